@@ -1,0 +1,104 @@
+"""Running the app for the cache: from a task to what becomes of the app's answer.
+
+The capture keeps to PEP 3333 as a server does: ``write()``, a late ``start_response``, ``exc_info``,
+generators, ``close()`` exactly once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from .entry import Refusal
+from .fill import Product, Task
+from .freshness import Failure, admit, refuse
+from .keys import PageKey, canonical
+from .rules import Policy
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+
+class Misbehaved(Exception):
+    """The app broke PEP 3333, so that there is no answer to speak of; the message says how."""
+
+
+def produce_page(app: WSGIApplication, policies: dict[str, Policy]) -> Callable[[Task], Product]:
+    """The ``produce`` of pages: the app, called with the canonical request of a task's key."""
+
+    def produce(task: Task) -> Product:
+        policy = policies[task.rule]
+        return run(app, canonical(PageKey.parse(task.text)), policy, time.monotonic() + task.timeout)
+
+    return produce
+
+
+def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, deadline: float) -> Product:
+    """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
+
+    An answer that may not be stored is dropped as soon as that is known: the visitor will get the app's
+    answer to their own request, and an endless one would never be complete.
+
+    :raises Misbehaved: the app did not keep to PEP 3333. Whatever the app raises goes through.
+    """
+    head: tuple[str, list[tuple[str, str]]] | None = None
+    chunks: list[bytes] = []
+    size = 0
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        nonlocal head
+        if head is not None and exc_info is None:
+            raise Misbehaved("start_response was called twice without exc_info")
+        # Nothing has been sent, so a second call may replace the first (PEP 3333, "Error Handling").
+        head = _checked(status, headers)
+        return take
+
+    def take(chunk: bytes) -> None:
+        nonlocal size
+        if not isinstance(chunk, bytes):
+            raise Misbehaved(f"the app yielded {type(chunk).__name__}, not bytes")
+        size += len(chunk)
+        chunks.append(chunk)
+
+    body: Iterable[bytes] = app(environ, start_response)
+    try:
+        for chunk in body:
+            take(chunk)
+            if (early := _early(head, size, policy, deadline)) is not None:
+                return early
+    finally:
+        if hasattr(body, "close"):
+            body.close()
+    if head is None:
+        raise Misbehaved("the app never called start_response")
+    if size > policy.max_body:  # through write(), or in one piece
+        return Refusal("max-body")
+    return admit(*head, b"".join(chunks), policy)
+
+
+def _early(
+    head: tuple[str, list[tuple[str, str]]] | None, size: int, policy: Policy, deadline: float
+) -> Refusal | Failure | None:
+    if head is None:
+        raise Misbehaved("the app yielded before it called start_response")
+    if reason := refuse(int(head[0][:3]), head[1], policy):
+        return Refusal(reason)
+    if size > policy.max_body:
+        return Refusal("max-body")
+    return Failure("timeout") if time.monotonic() > deadline else None
+
+
+def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
+    """The head, fit to be stored and sent again (PEP 3333, "The start_response() Callable")."""
+    if not isinstance(status, str) or len(status) < 3 or not status[:3].isdigit() or not status[:3].isascii():
+        raise Misbehaved(f"{status!r} is not a status")
+    for name, value in headers:
+        if not isinstance(name, str) or not isinstance(value, str) or "\n" in name + value or "\r" in name + value:
+            raise Misbehaved(f"{name!r} is not a header")
+    return status, list(headers)

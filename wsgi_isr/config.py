@@ -1,0 +1,179 @@
+"""The option table of the whole site, and where its values come from.
+
+Constructor before environment before TOML file before default; an unknown name is an error in each.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from . import options as o
+from .errors import ConfigError
+from .rules import PROFILES, RULE_OPTIONS, Rule, RuleSet
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+ENV_PREFIX = "WSGI_ISR_"
+#: Variables with our prefix that are no options.
+_ENV_OTHERS = frozenset({"CONFIG"})
+
+
+def _check_url(name: str, value: Any) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        raise ConfigError(name, f"{value!r} is not a URL", "write it like https://example.com")
+    scheme, _, rest = value.partition("://")
+    if scheme not in ("http", "https") or not rest or rest.strip("/") != rest:
+        raise ConfigError(name, f"{value!r} is not scheme and host", "write it like https://example.com, no path")
+    return value
+
+
+def _check_profiles(name: str, value: Any) -> dict[str, tuple[float, float]]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(name, f"{value!r} is not a table", 'write {"news": (30, 600)}: revalidate and expire')
+    own: dict[str, tuple[float, float]] = {}
+    for profile, pair in value.items():
+        where = f"{name}[{profile!r}]"
+        if isinstance(pair, str) or not isinstance(pair, (list, tuple)) or len(pair) != 2:
+            raise ConfigError(where, f"{pair!r} is not a pair", "write (revalidate, expire) in seconds")
+        revalidate, expire = (o.PERIOD.check(where, item) for item in pair)
+        if expire < revalidate:
+            raise ConfigError(where, f"expire {expire:g} is below revalidate {revalidate:g}", "swap them")
+        own[str(profile)] = (revalidate, expire)
+    return own
+
+
+URL = o.Kind("scheme and host", _check_url, lambda _name, text: text)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The options of the whole site, besides those that it shares with its rules."""
+
+    store: Any = o.option(
+        "sqlite:///.wsgi_isr/store.db",
+        o.any_value("URL", lambda _name, text: text),
+        "where pages are kept: a URL (see Stores), or an open store",
+        "sqlite:///.wsgi_isr/store.db",
+    )
+    namespace: str = o.option("default", o.TEXT, "keeps the pages of several sites in one store apart", "default")
+    local_bytes: int = o.option(
+        64 * 1024 * 1024, o.SIZE, "memory for copies of pages in each process, in bytes", "64 MiB"
+    )
+    canonical_url: str | None = o.option(
+        None, URL, "scheme and host that every page is rendered for, whatever Host a request names", "the request's"
+    )
+    ignore_cookies: tuple[str, ...] = o.option(
+        ("_ga*", "_gid", "_gat*", "_gcl_*", "_fbp", "_fbc", "_hj*", "_pk_*", "__utm*", "ajs_*", "_clck", "_clsk"),
+        o.NAMES,
+        "cookies of analytics scripts (`*` allowed), which no page looks at",
+        "_ga* _gid _fbp ...",
+    )
+    uncacheable_ttl: float = o.option(
+        60.0, o.PERIOD, "how long a page is remembered as not to be stored, before it is tried again", "60"
+    )
+    background_threads: int = o.option(
+        4, o.COUNT, "threads of each process that render stale pages in the background", "4"
+    )
+    background_queue: int = o.option(256, o.COUNT, "background renders that may wait for a thread", "256")
+    drain: float = o.option(
+        10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10"
+    )
+    profiles: Mapping[str, tuple[float, float]] = o.option(
+        None, o.Kind("dict", _check_profiles), "own profiles: name to revalidate and expire in seconds", "none"
+    )
+
+    def __post_init__(self) -> None:
+        o.check_all(self)
+
+
+SITE_OPTIONS = o.options_of(Settings)
+OPTIONS: dict[str, o.Option] = {**o.options_of(Rule), **SITE_OPTIONS}
+"""Every name that the constructor, the environment and the top of a TOML file know."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that was configured, checked and compiled."""
+
+    settings: Settings
+    rules: RuleSet
+
+    @classmethod
+    def load(
+        cls, rules: Any = None, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+    ) -> Config:
+        """From the constructor's arguments, the environment and the file it names.
+
+        :raises ConfigError: names the option, variable or file at fault, and the remedy.
+        """
+        environ = os.environ if environ is None else environ
+        options = dict(options or {})
+        for name in options:
+            if name not in OPTIONS:
+                raise o.unknown(name, OPTIONS)
+        in_file, file_rules = _from_file(environ[ENV_PREFIX + "CONFIG"]) if environ.get(ENV_PREFIX + "CONFIG") else ({}, {})
+        given = {**in_file, **_from_environment(environ), **{k: v for k, v in options.items() if v is not None}}
+        own_rules = _as_pairs(rules) if rules is not None else list(file_rules.items())
+        settings = Settings(**{name: value for name, value in given.items() if name in SITE_OPTIONS})
+        site = Rule(**{name: value for name, value in given.items() if name in RULE_OPTIONS})
+        return cls(settings, RuleSet(own_rules, site, {**PROFILES, **(settings.profiles or {})}))
+
+
+def _as_pairs(rules: Any) -> list[tuple[str, Any]]:
+    if isinstance(rules, Mapping):
+        return list(rules.items())
+    try:
+        return [(pattern, value) for pattern, value in rules]
+    except (TypeError, ValueError):
+        raise ConfigError("rules", f"{rules!r} is not a mapping", 'write {"/blog/<slug>": 60}') from None
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for variable, text in environ.items():
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if not variable.startswith(ENV_PREFIX) or name.upper() in _ENV_OTHERS:
+            continue
+        opt = OPTIONS.get(name)
+        if opt is None:
+            raise o.unknown(variable, (ENV_PREFIX + known.upper() for known in OPTIONS), "unknown variable")
+        if opt.kind.parse is None:
+            raise ConfigError(variable, "this option cannot be written as text", "give it to ISR(...)")
+        given[name] = opt.kind.parse(variable, text)
+    return given
+
+
+def _from_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    where = f"{ENV_PREFIX}CONFIG={path}"
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(where, f"cannot be read: {error.strerror}", "name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(where, f"is not TOML: {error}", "mend the file") from error
+    rules = table.pop("rules", {})
+    if not isinstance(rules, dict):
+        raise ConfigError(f"{where}: rules", "is not a table", 'write [rules."/blog/<slug>"]')
+    for name in table:
+        if name not in OPTIONS:
+            raise o.unknown(f"{where}: {name}", OPTIONS)
+    return table, rules
+
+
+def option_table() -> str:
+    """The option table as Markdown, for the README; a test holds the two against each other."""
+    rows = ["| option | meaning | value | default |", "| --- | --- | --- | --- |"]
+    for cls in (Rule, Settings):
+        for f in fields(cls):
+            opt: o.Option = f.metadata["option"]
+            scope = "" if cls is Settings else " ¹"
+            rows.append(f"| `{f.name}`{scope} | {opt.doc} | {opt.kind.words} | {opt.shown_default} |")
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,128 @@
+"""What is stored of a page, and its bytes.
+
+The bytes are ``schema (1) + CRC-32 (4) + msgpack``. Damage, another schema and another key's value
+(a collision of hashed names) are told apart from *missing* here, and treated like it by the caller.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+
+SCHEMA = 1
+_HEAD = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A page as it goes out, without the headers that depend on the moment.
+
+    ``status`` is a status line (``"200 OK"``); ``etag`` is unquoted and strong, made from the body;
+    ``reads_cookies`` says that the app answered with ``Vary: Cookie``: this is the page of a visitor
+    without cookies, and nobody else's.
+    """
+
+    status: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+    etag: str
+    reads_cookies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A page that may not be stored, and the word for why (a token, as in ``Cache-Status``)."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """``revalidate`` and ``expire`` as ages in seconds; ``None`` for never."""
+
+    revalidate: float | None
+    expire: float | None
+
+    def lowest(self, revalidate: float | None = None, expire: float | None = None) -> Lifetime:
+        """The lower of each, where ``None`` is the longest. Lowest wins, as in Next.js."""
+        return Lifetime(_lower(self.revalidate, revalidate), _lower(self.expire, expire))
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record of the store: a page, or the memory that there is none to be had.
+
+    ``started`` and ``created`` are the begin and the end of its render, in seconds of Unix time; age
+    counts from ``created``. ``revalidate`` and ``expire`` are ages in seconds, ``None`` for never.
+    """
+
+    key: str
+    content: Content | Refusal
+    started: float
+    created: float
+    revalidate: float | None
+    expire: float | None
+    size: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # What it weighs in memory: its bytes, and a kilobyte for the objects around them.
+        size = len(self.key) + 1024
+        if isinstance(self.content, Content):
+            size += len(self.content.body) + sum(len(n) + len(v) + 100 for n, v in self.content.headers)
+        object.__setattr__(self, "size", size)
+
+    def age(self, now: float) -> float:
+        """Seconds since the end of the render; never negative, whatever the clocks say."""
+        return max(0.0, now - self.created)
+
+
+class UnreadableEntry(ValueError):
+    """Bytes that are no entry of this schema and key; the message says which of these."""
+
+
+def pack(entry: Entry) -> bytes:
+    """The entry as bytes."""
+    content = entry.content
+    if isinstance(content, Content):
+        kind, payload = "page", [content.status, content.headers, content.body, content.etag, content.reads_cookies]
+    else:
+        kind, payload = "refusal", [content.reason]
+    fields = [entry.key, kind, payload, entry.started, entry.created, entry.revalidate, entry.expire]
+    packed: bytes = msgpack.packb(fields)
+    return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
+
+
+def unpack(data: bytes, key: str) -> Entry:
+    """The entry in ``data``.
+
+    :raises UnreadableEntry: it is damaged, of another schema, or belongs to another key.
+    """
+    if len(data) <= _HEAD:
+        raise UnreadableEntry("truncated")
+    if data[0] != SCHEMA:
+        raise UnreadableEntry(f"schema {data[0]}")
+    packed = memoryview(data)[_HEAD:]
+    if zlib.crc32(packed) != int.from_bytes(data[1:_HEAD], "big"):
+        raise UnreadableEntry("checksum")
+    try:
+        stored_key, kind, payload, started, created, revalidate, expire = msgpack.unpackb(packed)
+        entry = Entry(stored_key, _content(kind, payload), started, created, revalidate, expire)
+    except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more
+        raise UnreadableEntry(f"shape: {type(error).__name__}") from error
+    if entry.key != key:
+        raise UnreadableEntry("another key")
+    return entry
+
+
+def _content(kind: str, payload: list[Any]) -> Content | Refusal:
+    if kind == "refusal":
+        return Refusal(*payload)
+    status, headers, body, etag, reads_cookies = payload
+    return Content(status, tuple((name, value) for name, value in headers), body, etag, reads_cookies)

@@ -1,0 +1,59 @@
+"""Every error that leaves this package, under one base.
+
+Each class says whose fault it is and keeps the evidence (option, key, node, cause); none of them
+ever carries the body of a page.
+"""
+
+from __future__ import annotations
+
+
+class ISRError(Exception):
+    """The base of all errors of ``wsgi_isr``."""
+
+
+class ConfigError(ISRError, ValueError):
+    """The operator's fault, found at start: names the option and says what to do.
+
+    :param option: the option, rule or environment variable at fault.
+    :param problem: what is wrong with it.
+    :param remedy: what to write instead.
+    """
+
+    def __init__(self, option: str, problem: str, remedy: str = "") -> None:
+        self.option = option
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{option}: {problem}" + (f" ({remedy})" if remedy else ""))
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, str, str]]:
+        return type(self), (self.option, self.problem, self.remedy)
+
+
+class StoreError(ISRError):
+    """The base of what a store may raise once it is open."""
+
+
+class StoreUnavailable(StoreError):
+    """A node did not answer: not the same as a missing key.
+
+    :param node: the node's name (its address, or the file).
+    :param cause: what the operating system or the client library said.
+    """
+
+    def __init__(self, node: str, cause: BaseException | str) -> None:
+        self.node = node
+        self.cause = cause
+        super().__init__(f"{node}: {cause or type(cause).__name__}")
+
+
+class ValueTooLarge(StoreError):
+    """A value above the store's limit; refused before it is sent, so the old one stays.
+
+    :param size: bytes of the value. :param limit: bytes the store takes.
+    """
+
+    def __init__(self, key: str, size: int, limit: int) -> None:
+        self.key = key
+        self.size = size
+        self.limit = limit
+        super().__init__(f"{key}: {size} bytes, above the store's limit of {limit}")

@@ -1,0 +1,111 @@
+"""What happened, as frozen values. Logs and metrics are subscribers.
+
+The core emits and never looks back: a subscriber that raises is reported once and dropped from
+nothing, and the request goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_log = logging.getLogger("wsgi_isr")
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An answer left. ``label`` is the word of the ``X-ISR`` header; ``age`` is in seconds."""
+
+    key: str
+    label: str
+    age: float = 0.0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it."""
+
+    key: str
+    seconds: float
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An answer may not be stored; ``rule`` is its pattern, ``reason`` the word in ``Cache-Status``."""
+
+    key: str
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderFailed:
+    """A render raised, answered 5xx or 429, or ran past its timeout. Next try in ``retry_in`` seconds."""
+
+    key: str
+    rule: str
+    reason: str
+    retry_in: float
+    cause: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLost:
+    """A lock was not ours any more when we came to renew or release it."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFailed:
+    """A verb of the store did not work; the visitor was served without it."""
+
+    verb: str
+    key: str
+    cause: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A stored value was damaged, of another schema, or another key's; it counts as missing."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackgroundFull:
+    """A background render found no room; the stale page stays until a later request tries again."""
+
+    key: str
+
+
+Event = Served | Rendered | Refused | RenderFailed | LeaseLost | StoreFailed | Unreadable | BackgroundFull
+Subscriber = Callable[[Event], None]
+
+
+class Events:
+    """A list of subscribers."""
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._subscribers = subscribers
+        self._broken: set[Subscriber] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._subscribers)
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber`` with every event from now on, in the thread in which it happened."""
+        self._subscribers = (*self._subscribers, subscriber)
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            try:
+                subscriber(event)
+            except Exception:
+                if subscriber not in self._broken:
+                    self._broken.add(subscriber)
+                    _log.exception("the event subscriber %r is broken; it is reported once", subscriber)

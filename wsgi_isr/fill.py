@@ -1,0 +1,422 @@
+"""The filling core: from a key to something to serve, with one render in the cluster.
+
+It knows neither HTTP nor functions. What is to be rendered is a :class:`Task`, which is bytes on
+demand; how, is the ``produce`` that it was given.
+
+``get`` looks up and judges; ``_renew`` has a stale page rendered behind the visitor's back;
+``_obtain`` makes the visitor wait for the one render; ``regenerate`` is that render.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgpack
+from . import entry as codec
+from .entry import Content, Entry, Lifetime, Refusal
+from .errors import StoreError
+from .events import BackgroundFull, Events, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
+from .flight import Flight, Flights
+from .freshness import Expired, Failure, Fresh, Missing, Stale, Storable, Uncacheable, Verdict, judge
+from .lease import BackingOff, Busy, Keeper, Lease, Leases
+from .local import Local, Slot
+from .stores.base import Store, Token
+from .worker import Pool
+
+if sys.version_info >= (3, 11):
+    from typing import assert_never
+else:  # pragma: no cover
+    from typing_extensions import assert_never
+
+#: Seconds between two looks at the store for a stale copy that somebody else is renewing.
+LOOK_AGAIN = 0.1
+#: Seconds between two looks of a visitor who waits: the first pause, and the longest.
+WAIT_PAUSE = (0.01, 0.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to render, described by bytes, so that a thread or another process can do it as well.
+
+    ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name; ``timeout``,
+    ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
+    0 in the background. ``anyway``: there is nothing to serve, so render even during a back-off.
+    """
+
+    page: str
+    text: str
+    rule: str
+    timeout: float
+    wait: float
+    lease: float
+    patience: float = 0.0
+    anyway: bool = False
+
+    def pack(self) -> bytes:
+        """The task as bytes."""
+        packed: bytes = msgpack.packb([getattr(self, name) for name in self.__slots__])
+        return packed
+
+    @classmethod
+    def unpack(cls, job: bytes) -> Task:
+        """The reverse of :meth:`pack`."""
+        return cls(*msgpack.unpackb(job))
+
+
+Product = Storable | Refusal | Failure
+Produce = Callable[[Task], Product]
+
+
+# How a flight ends -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first)."""
+
+    slot: Slot
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Somebody else had rendered in the meantime."""
+
+    slot: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The render raised ``error``, or its answer is a failure, or it ran past its timeout."""
+
+    reason: str
+    error: BaseException | None = None
+    content: Content | None = None
+
+
+Outcome = Made | Found | Failed | Busy | BackingOff
+
+
+# What a visitor gets ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A page. ``label`` is the word of ``X-ISR``; ``stored``: rendered and stored for this very request;
+    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7)."""
+
+    slot: Slot
+    label: str
+    stored: bool = False
+    collapsed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PassedOn:
+    """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule."""
+
+    reason: str
+    missed: bool = False
+
+
+Answer = Served | PassedOn | Failed
+
+
+class Fill:
+    """Look-ups and renders of one process.
+
+    :param produce: renders a task; an exception from it is a failed render.
+    :param clock: Unix time in seconds, comparable between processes (ages).
+    :param monotonic: seconds for durations. :param pause: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        produce: Produce,
+        store: Store,
+        local: Local,
+        leases: Leases,
+        events: Events,
+        *,
+        threads: int,
+        queue: int,
+        uncacheable_ttl: float,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._produce = produce
+        self._store = store
+        self._local = local
+        self._leases = leases
+        self._events = events
+        self._uncacheable_ttl = uncacheable_ttl
+        self._clock = clock
+        self._monotonic = monotonic
+        self._pause = pause
+        self._flights: Flights[Outcome] = Flights()
+        self._keeper = Keeper(monotonic)
+        self._pool = Pool(self._run, self._drop, threads, queue)
+
+    # Looking up --------------------------------------------------------------------------------------
+
+    def get(self, task: Task, suits: Callable[[Content], bool] = lambda content: True) -> Answer:
+        """What the visitor who asks for ``task`` gets.
+
+        ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
+        and nobody waits.
+        """
+        slot = self._look_up(task)
+        verdict = judge(slot.entry if slot else None, self._clock())
+        if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
+            return PassedOn("cookie")
+        answer = self._answer(task, slot, verdict)
+        if isinstance(answer, Served):
+            content = answer.slot.entry.content
+            if isinstance(content, Refusal):
+                return PassedOn(content.reason)
+            if not suits(content):
+                return PassedOn("cookie")
+        return answer
+
+    def _answer(self, task: Task, slot: Slot | None, verdict: Verdict) -> Answer:
+        if slot is None or isinstance(verdict, Missing):
+            return self._obtain(task, None)
+        if isinstance(verdict, Fresh):
+            return Served(slot, "HIT")
+        if isinstance(verdict, Stale):
+            self._renew(task, slot)
+            return Served(slot, "STALE")
+        if isinstance(verdict, Uncacheable):
+            if verdict.due:
+                self._renew(task, slot)
+            return PassedOn(verdict.reason)
+        if isinstance(verdict, Expired):
+            if self._monotonic() < slot.resting_until:
+                return Served(slot, "ERROR-RETAINED")
+            return self._obtain(task, slot)
+        assert_never(verdict)
+
+    def _look_up(self, task: Task) -> Slot | None:
+        """The copy here if it will do, else what the store has, else the copy here all the same."""
+        slot = self._local.get(task.page)
+        if slot is not None:
+            verdict = judge(slot.entry, self._clock())
+            if _is_current(verdict):
+                return slot
+            if not isinstance(verdict, Expired) and self._monotonic() < slot.look_at:
+                return slot
+        try:
+            stored = self._read(task, self._store.get(task.page))
+        except StoreError as error:
+            self._events.emit(StoreFailed("get", task.page, error))
+            return slot
+        if stored is None or (slot is not None and stored.created == slot.entry.created):
+            return slot
+        return self._local.put(task.page, stored)
+
+    def _read(self, task: Task, data: bytes | None) -> Entry | None:
+        """Unreadable counts as missing, and is said."""
+        if data is None:
+            return None
+        try:
+            return codec.unpack(data, task.text)
+        except codec.UnreadableEntry as error:
+            self._events.emit(Unreadable(task.page, str(error)))
+            return None
+
+    # Stale: nobody waits -----------------------------------------------------------------------------
+
+    def _renew(self, task: Task, slot: Slot) -> None:
+        """Have the page rendered in the background, unless this process is at it already."""
+        slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
+        flight, leads = self._flights.board(task.page)
+        if leads and not self._pool.submit(task.pack()):
+            flight.land(Busy())
+            self._events.emit(BackgroundFull(task.page))
+
+    def _run(self, job: bytes) -> None:
+        """A job in a thread of the pool."""
+        task = Task.unpack(job)
+        flight = self._flights.get(task.page)
+        if flight is not None:
+            self._fly(task, flight, pooled=True)
+
+    def _drop(self, job: bytes) -> None:
+        """A job that will not be run, because the pool stops."""
+        flight = self._flights.get(Task.unpack(job).page)
+        if flight is not None:
+            flight.land(Busy())
+
+    # Expired, Missing: the visitor waits for the one render -------------------------------------------
+
+    def _obtain(self, task: Task, old: Slot | None) -> Answer:
+        """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
+        task = replace(task, patience=task.wait, anyway=old is None)
+        until = self._monotonic() + task.wait
+        outcome: Outcome | None
+        while True:
+            flight, leads = self._flights.board(task.page)
+            if leads and (old is None or not self._pool.submit(task.pack())):
+                # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
+                # exception of the app takes its natural way to the server.
+                outcome = self._fly(task, flight)
+            else:
+                outcome = flight.wait(task.timeout if leads else max(0.0, until - self._monotonic()))
+            # A flight of the background that lost to another process is nobody's answer: board the next.
+            if not isinstance(outcome, (Busy, BackingOff)) or leads or self._monotonic() >= until:
+                break
+        label = "EXPIRED" if old else "MISS"
+        if isinstance(outcome, Made):
+            return Served(outcome.slot, label, stored=outcome.stored and leads, collapsed=not leads)
+        if isinstance(outcome, Found):
+            return Served(outcome.slot, label, collapsed=True)
+        if old is not None:
+            old.resting_until = self._monotonic() + LOOK_AGAIN
+            return Served(old, "ERROR-RETAINED")
+        return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
+
+    # The one render ----------------------------------------------------------------------------------
+
+    def _fly(self, task: Task, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
+        """Lead ``flight`` to its outcome, waiting for another process's render as the task allows."""
+        until = self._monotonic() + task.patience
+        pause = WAIT_PAUSE[0]
+        thread = threading.current_thread()
+
+        def overdue() -> None:
+            flight.land(Failed("timeout"))
+            if pooled:
+                self._pool.write_off(thread)
+
+        outcome: Outcome = Busy()
+        try:
+            while True:
+                outcome = self.regenerate(task, overdue)
+                left = until - self._monotonic()
+                if not isinstance(outcome, Busy) or left <= 0:
+                    return outcome
+                # Someone else renders. Each further try takes over the lock if it has vanished, and finds
+                # the page if it has come.
+                self._pause(min(left, pause * random.uniform(0.5, 1.0)))
+                pause = min(pause * 1.5, WAIT_PAUSE[1])
+        finally:
+            flight.land(outcome)
+
+    def regenerate(self, task: Task, overdue: Callable[[], None] = lambda: None) -> Outcome:
+        """Render and store the page, if nobody else does and nobody just did.
+
+        ``overdue`` is called once, from another thread, if the render runs past its timeout.
+        """
+        lease: Lease | Busy | BackingOff | None
+        try:
+            lease = self._leases.acquire(task.page, task.lease)
+        except StoreError as error:
+            # No store, no lock: one flight in each process is what is left.
+            self._events.emit(StoreFailed("add", task.page, error))
+            lease = None
+        if isinstance(lease, Busy):
+            return lease
+        if isinstance(lease, BackingOff):
+            if not task.anyway:
+                return lease
+            lease = None
+        try:
+            # Look again. We saw a stale page; another worker rendered, stored and released; then we got
+            # the lock. Without this look we would render a second time in one window.
+            current, token = self._gets(task)
+            if current is not None and _is_current(judge(current, self._clock())):
+                return Found(self._local.put(task.page, current))
+            return self._render(task, lease, current, token, overdue)
+        finally:
+            if lease is not None:
+                lease.release()
+
+    def _gets(self, task: Task) -> tuple[Entry | None, Token | None]:
+        try:
+            held = self._store.gets(task.page)
+        except StoreError as error:
+            self._events.emit(StoreFailed("gets", task.page, error))
+            return None, None
+        return (None, None) if held is None else (self._read(task, held.value), held.token)
+
+    def _render(
+        self, task: Task, lease: Lease | None, current: Entry | None, token: Token | None, overdue: Callable[[], None]
+    ) -> Outcome:
+        started, began = self._clock(), self._monotonic()
+
+        def give_up() -> None:
+            self._failed(task, lease, "timeout", None)
+            overdue()
+
+        watch = self._keeper.watch(lease, task.timeout, give_up)
+        error: BaseException | None = None
+        product: Product
+        try:
+            product = self._produce(task)
+        except BaseException as raised:  # whatever it is, whoever waits for this flight must hear of it
+            error, product = raised, Failure("exception")
+        if not self._keeper.finish(watch):
+            # Too late to be stored, but good enough for a visitor who has waited all the same.
+            late = None if isinstance(product, Refusal) else product.content
+            return Failed("timeout", error, late if isinstance(late, Content) else None)
+        if error is not None and not isinstance(error, Exception):
+            return Failed("exit", error)  # the process is being stopped; that is not the page's fault
+        now = self._clock()
+        if isinstance(product, Refusal) and current is not None and isinstance(judge(current, now), Stale):
+            # It was cacheable a moment ago, so this is taken for an accident. Once the page may no longer
+            # be served (expired), its refusal is taken at its word.
+            product = Failure(product.reason)
+        if isinstance(product, Failure):
+            self._failed(task, lease, product.reason, error)
+            return Failed(product.reason, error, product.content)
+        if isinstance(product, Refusal):
+            self._events.emit(Refused(task.page, task.rule, product.reason))
+            product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
+        lifetime = product.lifetime
+        entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire)
+        winner, stored = self._put(task, entry, token, product.keep)
+        self._events.emit(Rendered(task.page, self._monotonic() - began, stored))
+        self._leases.forget_failures(task.page)
+        return Made(self._local.put(task.page, winner), stored)
+
+    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
+        pause = lease.rest() if lease is not None else 0.0
+        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error))
+
+    def _put(self, task: Task, entry: Entry, token: Token | None, keep: float | None) -> tuple[Entry, bool]:
+        """Store by compare-and-swap; a late writer loses to a render that started after its own.
+
+        Returns what is to be served, and whether our entry was stored.
+        """
+        packed = codec.pack(entry)
+        try:
+            for _ in range(8):
+                if token is None:
+                    done = self._store.add(task.page, packed, keep)
+                else:
+                    done = self._store.cas(task.page, packed, token, keep)
+                if done:
+                    return entry, True
+                theirs, token = self._gets(task)
+                if theirs is not None and theirs.started >= entry.started:
+                    return theirs, False
+        except StoreError as error:
+            self._events.emit(StoreFailed("cas", task.page, error))
+        return entry, False
+
+    # The end -----------------------------------------------------------------------------------------
+
+    def stop(self, timeout: float) -> bool:
+        """Drain the background within ``timeout`` seconds; ``True`` when nothing is left running."""
+        return self._pool.stop(timeout)
+
+
+def _is_current(verdict: Verdict) -> bool:
+    return isinstance(verdict, Fresh) or (isinstance(verdict, Uncacheable) and not verdict.due)

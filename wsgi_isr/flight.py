@@ -1,0 +1,62 @@
+"""Single flight: in one process, one render of a page at a time; who comes later joins it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """A render that is under way in this process, and its outcome once it has one."""
+
+    def __init__(self, flights: Flights[T], key: str) -> None:
+        self._flights = flights
+        self._key = key
+        self._done = threading.Event()
+        self._outcome: T | None = None
+
+    def land(self, outcome: T) -> bool:
+        """Hand ``outcome`` to everybody who waits. Only the first call counts; ``False`` for the others."""
+        with self._flights._lock:
+            if self._done.is_set():
+                return False
+            self._outcome = outcome
+            if self._flights._flying.get(self._key) is self:
+                del self._flights._flying[self._key]
+            self._done.set()
+            return True
+
+    @property
+    def landed(self) -> bool:
+        """Whether there is an outcome."""
+        return self._done.is_set()
+
+    def wait(self, timeout: float) -> T | None:
+        """The outcome, or ``None`` where it takes longer than ``timeout`` seconds."""
+        return self._outcome if self._done.wait(timeout) else None
+
+
+class Flights(Generic[T]):
+    """The flights of a process, by key."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._flying: dict[str, Flight[T]] = {}
+
+    def board(self, key: str) -> tuple[Flight[T], bool]:
+        """The flight of ``key``, and whether the caller leads it and must :meth:`Flight.land` it."""
+        with self._lock:
+            flight = self._flying.get(key)
+            if flight is not None:
+                return flight, False
+            flight = self._flying[key] = Flight(self, key)
+            return flight, True
+
+    def get(self, key: str) -> Flight[T] | None:
+        """The flight of ``key`` that is under way, if there is one."""
+        return self._flying.get(key)
+
+    def __len__(self) -> int:
+        return len(self._flying)

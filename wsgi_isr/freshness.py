@@ -1,0 +1,207 @@
+"""Decisions, without I/O: what an entry is worth now, and what of an answer may be stored.
+
+A look-up ends in one of six verdicts. The word of the verdict is the class, the counter and the log
+field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .entry import Content, Entry, Lifetime, Refusal
+from .rules import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Serve it; nothing else to do."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """Serve it at once, and have it rendered anew in the background."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """Too old to be served while a new one can be had; kept for when rendering fails."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Nothing to serve: the visitor waits for the one render."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncacheable:
+    """The app's answer may not be shared: each visitor gets the app's answer to their own request.
+
+    ``due``: it is time to find out, in the background, whether that is still so.
+    """
+
+    reason: str
+    due: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Bypass:
+    """This request is not for the cache."""
+
+    reason: str
+
+
+Verdict = Fresh | Stale | Expired | Missing | Uncacheable
+"""How a look-up ends. (:class:`Bypass` is decided before there is anything to look up.)"""
+
+
+def judge(entry: Entry | None, now: float) -> Verdict:
+    """What ``entry`` is worth at ``now`` (seconds of Unix time)."""
+    if entry is None:
+        return Missing()
+    age = entry.age(now)
+    if isinstance(entry.content, Refusal):
+        return Uncacheable(entry.content.reason, due=entry.revalidate is not None and age >= entry.revalidate)
+    if entry.revalidate is None or age < entry.revalidate:
+        return Fresh(entry)
+    if entry.expire is None or age < entry.expire:
+        return Stale(entry)
+    return Expired(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Storable:
+    """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
+
+    A good page is kept however old it is: it is what there is when rendering fails. What only says
+    that there is nothing goes by itself, or random URLs would fill the store.
+    """
+
+    content: Content | Refusal
+    lifetime: Lifetime
+    keep: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Not an answer but an accident: the last good page stays.
+
+    ``content`` is what the app had to say, for a visitor who has nothing else to see.
+    """
+
+    reason: str
+    content: Content | None = None
+
+
+FAILED_STATUSES = frozenset({429, *range(500, 600)})
+#: Statuses that say that there is nothing; they live for ``negative_ttl`` (RFC 9110, 15.5.5 and 15.5.11).
+NEGATIVE_STATUSES = frozenset({404, 410})
+
+
+#: Headers that are made anew for each answer, or that concern one connection only (RFC 9110, 7.6.1).
+_NOT_KEPT = frozenset(
+    "age cache-control cache-status cdn-cache-control connection content-length date etag expires keep-alive "
+    "pragma proxy-authenticate proxy-connection te trailer transfer-encoding upgrade x-isr".split()
+)
+
+
+def admit(status: str, headers: Sequence[tuple[str, str]], body: bytes, policy: Policy) -> Storable | Refusal | Failure:
+    """What becomes of an app's complete answer to a canonical request."""
+    lower = [(name.lower(), value) for name, value in headers]
+    code = int(status[:3])
+    if code in FAILED_STATUSES:
+        # With a Set-Cookie it is one visitor's answer, not to be handed to those who joined the wait.
+        shareable = not any(name == "set-cookie" for name, _ in lower)
+        return Failure(f"status-{code}", Content(status, tuple(headers), body, "") if shareable else None)
+    if reason := refuse(code, headers, policy):
+        return Refusal(reason)
+    for name, value in lower:
+        if name == "content-length" and value.strip() != str(len(body)):
+            return Failure("content-length")
+    lifetime = _lifetime(lower, policy)
+    if lifetime is None:
+        return Refusal("not-asked")
+    if lifetime.revalidate == 0:
+        return Refusal("revalidate-0")
+    keep = None
+    if code in NEGATIVE_STATUSES:
+        # What is not there may be there in a moment: no second of grace, and no place in the store.
+        lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
+        keep = policy.negative_ttl + 60
+    kept = tuple((name, value) for name, value in headers if name.lower() not in _NOT_KEPT)
+    etag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    return Storable(Content(status, kept, body, etag, "cookie" in _list(lower, "vary")), lifetime, keep)
+
+
+def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:
+    """Why an answer with this head may not be stored, as a token; empty where it may, or where it is a
+    failure. Known as soon as the app has called ``start_response``, before it has sent its body."""
+    lower = [(name.lower(), value) for name, value in headers]
+    if code in FAILED_STATUSES:
+        return ""
+    # First, because it is the reason to be told about, whatever else there is.
+    if any(name == "set-cookie" for name, _ in lower):
+        return "set-cookie"
+    if code not in policy.statuses:
+        return f"status-{code}"
+    directives = {part.split("=")[0] for part in _list(lower, "cache-control")}
+    # RFC 9111, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
+    # worth the risk to take it apart.
+    for directive in ("no-store", "private"):
+        if directive in directives:
+            return directive
+    for field in _list(lower, "vary"):
+        if field not in policy.varies_on and field not in ("accept-encoding", "cookie"):
+            return "vary-any" if field == "*" else f"vary-{field}"
+    for name, value in lower:
+        if name == "content-type" and value.lower().startswith("text/event-stream"):
+            return "event-stream"  # it has no end
+        if name == "content-length" and value.strip().isdigit() and int(value) > policy.max_body:
+            return "max-body"
+    return ""
+
+
+def _lifetime(lower: Sequence[tuple[str, str]], policy: Policy) -> Lifetime | None:
+    asked = _asked(lower)
+    if policy.lifetime is None or asked is None:
+        return policy.lifetime or asked
+    return policy.lifetime.lowest(asked.revalidate, asked.expire)
+
+
+def asks(headers: Sequence[tuple[str, str]]) -> bool:
+    """Whether an app asks a shared cache to keep its answer."""
+    lifetime = _asked([(name.lower(), value) for name, value in headers])
+    return lifetime is not None and lifetime.revalidate != 0
+
+
+def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
+    """The lifetime an app asks a shared cache for.
+
+    ``CDN-Cache-Control`` (RFC 9213) before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) with
+    ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers and is no request.
+    """
+    for field, names in (("cdn-cache-control", ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
+        directives = dict(part.partition("=")[::2] for part in _list(lower, field))
+        for name in names:
+            seconds = _delta(directives.get(name))
+            if seconds is not None:
+                window = _delta(directives.get("stale-while-revalidate"))
+                return Lifetime(seconds, None if window is None else seconds + window)
+    return None
+
+
+def _delta(text: str | None) -> float | None:
+    text = (text or "").strip().strip('"')
+    # RFC 9111, 1.2.2: beyond 2**31 counts as 2**31. isdigit() alone would let other scripts' digits in.
+    return float(min(int(text[:12]), 2**31)) if text.isascii() and text.isdigit() else None
+
+
+def _list(lower: Sequence[tuple[str, str]], field: str) -> list[str]:
+    return [part.strip().lower() for name, value in lower if name == field for part in value.split(",") if part.strip()]

@@ -1,0 +1,59 @@
+"""Events as log lines, on the logger ``wsgi_isr``."""
+
+from __future__ import annotations
+
+import logging
+
+from ..events import (
+    BackgroundFull,
+    Event,
+    LeaseLost,
+    Refused,
+    Rendered,
+    RenderFailed,
+    Served,
+    StoreFailed,
+    Subscriber,
+    Unreadable,
+)
+
+_log = logging.getLogger("wsgi_isr")
+
+
+def log_events() -> Subscriber:
+    """A subscriber that says each thing once where once is enough: a refusal for each rule and reason,
+    a store's trouble until it changes."""
+    refused: set[tuple[str, str]] = set()
+    trouble: set[str] = set()
+
+    def log(event: Event) -> None:
+        if isinstance(event, (Served, Rendered)):
+            return
+        if isinstance(event, Refused):
+            if (event.rule, event.reason) not in refused:
+                refused.add((event.rule, event.reason))
+                _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
+        elif isinstance(event, RenderFailed):
+            error = event.cause
+            info = (type(error), error, error.__traceback__) if error is not None else None
+            _log.warning(
+                "render failed: rule %r, page %s: %s; the last good page stays, next try in %.1f s",
+                event.rule,
+                event.key,
+                event.reason,
+                event.retry_in,
+                exc_info=info,
+            )
+        elif isinstance(event, StoreFailed):
+            kind = f"{event.verb}: {type(event.cause).__name__}"
+            if kind not in trouble:
+                trouble.add(kind)
+                _log.warning("the store failed and pages are served without it: %s", event.cause)
+        elif isinstance(event, LeaseLost):
+            _log.warning("a render took longer than its lease was kept: %s", event.key)
+        elif isinstance(event, Unreadable):
+            _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
+        elif isinstance(event, BackgroundFull):
+            _log.debug("no room for a background render: %s", event.key)
+
+    return log

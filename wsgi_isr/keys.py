@@ -1,0 +1,219 @@
+"""Which page a request is for, and the request that renders it.
+
+The one place where keys are built. A page is a function of its key: :func:`canonical` makes the
+render's environ from the key and nothing else, so nothing that one visitor sent can be stored for
+others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from werkzeug.http import dump_cookie, parse_cookie
+
+from .entry import SCHEMA
+from .freshness import Bypass
+from .rules import TRACKING, Policy, RuleSet
+
+#: Longer than any URL that browsers and proxies agree on; beyond it a request is not for a cache.
+MAX_URL = 8192
+_HOST = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
+_DEFAULT_PORT = {"http": ":80", "https": ":443"}
+
+
+class PageKey(NamedTuple):
+    """Everything that a render may see. ``path``, ``script`` and ``query`` are bytes held as latin-1
+    text, as in WSGI (PEP 3333, "Unicode Issues")."""
+
+    scheme: str
+    host: str
+    script: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    cookies: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The key as ASCII text: readable, and unambiguous because it is JSON."""
+        return json.dumps(self, separators=(",", ":"))
+
+    @classmethod
+    def parse(cls, text: str) -> PageKey:
+        """The reverse of :attr:`text`."""
+        scheme, host, script, path, *pairs = json.loads(text)
+        return cls(scheme, host, script, path, *(tuple((name, value) for name, value in part) for part in pairs))
+
+
+class Keyspace:
+    """Names in the store: schema, namespace, plane, and a hash of the key's text.
+
+    Names are hashed because memcached takes 250 bytes and no spaces; the text itself is kept in the
+    value and compared, so that a collision is a miss.
+    """
+
+    def __init__(self, namespace: str) -> None:
+        self._prefix = f"isr{SCHEMA}:{_digest(namespace, 6)}"
+
+    def page(self, key_text: str) -> str:
+        """Where a page is stored."""
+        return f"{self._prefix}:p:{_digest(key_text, 20)}"
+
+    @staticmethod
+    def lock(page: str) -> str:
+        """The lock of a page."""
+        return page + ":lock"
+
+    @staticmethod
+    def failures(page: str) -> str:
+        """How often in a row the page could not be rendered."""
+        return page + ":failures"
+
+
+def _digest(text: str, size: int) -> str:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+
+
+class Matcher:
+    """From an environ to the policy and the key of its page, or the reason why it has none."""
+
+    def __init__(self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...]) -> None:
+        self._rules = rules
+        self._ignored = _any_of(ignore_cookies)
+        split = urlsplit(canonical_url) if canonical_url else None
+        self._site = (split.scheme, split.netloc.lower()) if split else None
+
+    def match(self, environ: dict[str, Any]) -> tuple[Policy, PageKey] | Bypass:
+        """The page that a request is for; the visitor's identity and whims are left behind here."""
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return Bypass("method")
+        # REMOTE_USER and AUTH_TYPE: the server has found out who this is (RFC 3875, 4.1.1 and 4.1.11).
+        if "HTTP_AUTHORIZATION" in environ or environ.get("REMOTE_USER") or environ.get("AUTH_TYPE"):
+            return Bypass("authorization")
+        if "HTTP_UPGRADE" in environ:
+            return Bypass("upgrade")
+        path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
+        if len(path) + len(query) > MAX_URL:
+            return Bypass("url-length")
+        try:
+            decoded = path.encode("latin-1").decode("utf-8")
+            query.encode("latin-1")
+        except UnicodeError:
+            return Bypass("url-encoding")
+        site = self._site or _site_of(environ)
+        if site is None:
+            return Bypass("host")
+        policy = self._rules.match(decoded or "/")
+        if policy.never:
+            return Bypass("revalidate-0")
+        if policy.lifetime is None and policy.name == "*":
+            pass  # unlisted: the app may still ask for it, so its page has a key like any other
+        if policy.bypass is not None and policy.bypass(environ):
+            return Bypass("rule")
+        pairs = _canonical_query(policy, query)
+        if pairs is None:
+            return Bypass("query")
+        headers = tuple(_headers(policy, environ))
+        cookies = tuple(_cookies(policy, environ))
+        return policy, PageKey(*site, environ.get("SCRIPT_NAME", ""), path, pairs, headers, cookies)
+
+    def personal_cookies(self, policy: Policy, environ: dict[str, Any]) -> bool:
+        """Whether the request carries a cookie that is neither ignored nor part of the key."""
+        header = environ.get("HTTP_COOKIE")
+        if not header:
+            return False
+        names = [part.split("=", 1)[0].strip() for part in header.split(";")]
+        return any(name and name not in policy.cookies and not self._ignored(name) for name in names)
+
+
+def _site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
+    scheme = environ.get("wsgi.url_scheme", "http")
+    host = environ.get("HTTP_HOST")
+    if host is None:
+        host = f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+    host = host.lower()
+    if not _HOST.match(host):
+        return None
+    return scheme, host.removesuffix(_DEFAULT_PORT.get(scheme, "::"))
+
+
+def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
+    exact = frozenset(p for p in patterns if "*" not in p)
+    globs = tuple(p for p in patterns if "*" in p)
+    return lambda name: name in exact or any(fnmatchcase(name, glob) for glob in globs)
+
+
+_is_tracking = _any_of(TRACKING)
+
+
+def _canonical_query(policy: Policy, query: str) -> tuple[tuple[str, str], ...] | None:
+    """The parameters that are part of the key, sorted by name; ``None`` where the request is to bypass."""
+    if not query:
+        return ()
+    kept = []
+    # latin-1 lets any byte through and back, so that two spellings of one value are one page.
+    for name, value in parse_qsl(query, keep_blank_values=True, encoding="latin-1"):
+        if name in policy.query or (policy.other_query == "key" and not _is_tracking(name)):
+            kept.append((name, value))
+        elif policy.other_query == "bypass" and not _is_tracking(name):
+            return None
+    return tuple(sorted(kept, key=lambda pair: pair[0]))
+
+
+def _headers(policy: Policy, environ: dict[str, Any]) -> Any:
+    for header, narrow in policy.vary.items():
+        value = environ.get(_environ_name(header))
+        if narrow is not None:
+            value = narrow(value or "")
+        if value is not None:
+            yield header.lower(), value
+
+
+def _cookies(policy: Policy, environ: dict[str, Any]) -> Any:
+    if policy.cookies and environ.get("HTTP_COOKIE"):
+        sent = parse_cookie(environ["HTTP_COOKIE"])
+        for name in policy.cookies:
+            if name in sent:
+                yield name, sent[name]
+
+
+def _environ_name(header: str) -> str:
+    name = header.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def canonical(key: PageKey) -> dict[str, Any]:
+    """The environ that renders a page: a GET made of its key alone (PEP 3333, "environ Variables")."""
+    host, _, port = key.host.rpartition(":") if re.search(r":[0-9]+\Z", key.host) else (key.host, "", "")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": "GET",
+        "SCRIPT_NAME": key.script,
+        "PATH_INFO": key.path,
+        "QUERY_STRING": urlencode(key.query, encoding="latin-1"),
+        "SERVER_NAME": host,
+        "SERVER_PORT": port or ("443" if key.scheme == "https" else "80"),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": "127.0.0.1",
+        "HTTP_HOST": key.host,
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": key.scheme,
+        "wsgi.input": io.BytesIO(),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+    }
+    for header, value in key.headers:
+        environ[_environ_name(header)] = value
+    if key.cookies:
+        # parse_cookie undid the quoting; what the app gets must parse to the same values again.
+        environ["HTTP_COOKIE"] = "; ".join(dump_cookie(n, v, path=None).split(";")[0] for n, v in key.cookies)
+    return environ

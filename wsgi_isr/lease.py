@@ -1,0 +1,218 @@
+"""One render in the cluster: a lock with an owner and a deadline, and the back-off after a failure.
+
+A lock's value is its owner's token, or :data:`RESTING` while nobody may render because the last
+render failed. It is never deleted blindly: every change is a compare-and-swap on a value that was
+read and recognised, because by then a lock that lapsed may be somebody else's.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .errors import StoreError
+from .events import Events, LeaseLost, StoreFailed
+from .stores.base import Store
+
+RESTING = b"resting"
+_FREE = b"free"
+
+#: Seconds: the first pause after a failed render, and the longest.
+BACK_OFF = (1.0, 30.0)
+#: A streak of failures is forgotten this long after the last one.
+_STREAK = 4 * BACK_OFF[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else is rendering."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackingOff:
+    """The last render failed a moment ago; the next attempt is not due yet."""
+
+
+class Lease:
+    """The right to render one page, for ``ttl`` seconds unless it is renewed."""
+
+    def __init__(self, leases: Leases, page: str, ttl: float) -> None:
+        self._leases = leases
+        self.page = page
+        self.ttl = ttl
+        self.token = os.urandom(12)
+        #: It was given back, left in place as a back-off, or lost: not ours to change any more.
+        self.over = False
+
+    def renew(self) -> bool:
+        """Begin the ttl anew, if the lock is still ours."""
+        return self._swap(self.token, self.ttl)
+
+    def release(self) -> None:
+        """Let the next one in, if the lock is still ours."""
+        self._swap(_FREE, 0)
+        self.over = True
+
+    def rest(self) -> float:
+        """After a failure: leave the lock in place as a back-off for the whole cluster.
+
+        Returns its seconds: 1, doubled with each failure in a row up to 30, with a quarter of jitter.
+        """
+        failures = self._leases.count_failure(self.page)
+        pause = min(BACK_OFF[0] * 2.0 ** min(failures - 1, 10), BACK_OFF[1]) * random.uniform(1.0, 1.25)
+        self._swap(RESTING, pause)
+        self.over = True
+        return pause
+
+    def _swap(self, value: bytes, ttl: float) -> bool:
+        lock = self._leases.keyed(self.page)
+        if self.over:
+            return False
+        try:
+            held = self._leases.store.gets(lock)
+            if held is not None and held.value == self.token and self._leases.store.cas(lock, value, held.token, ttl):
+                return True
+        except StoreError as error:
+            self._leases.events.emit(StoreFailed("cas", lock, error))
+            return False
+        self.over = True
+        self._leases.events.emit(LeaseLost(self.page))
+        return False
+
+
+class Leases:
+    """Locks in a store, one for each page.
+
+    :param keyed: the name of a page's lock. :param counted: the name of its counter of failures.
+    """
+
+    def __init__(
+        self, store: Store, keyed: Callable[[str], str], counted: Callable[[str], str], events: Events
+    ) -> None:
+        self.store = store
+        self.keyed = keyed
+        self._counted = counted
+        self.events = events
+
+    def acquire(self, page: str, ttl: float) -> Lease | Busy | BackingOff:
+        """The lease, or who is in the way.
+
+        :raises StoreError: the store cannot be asked; there is no lease to be had.
+        """
+        lease = Lease(self, page, ttl)
+        lock = self.keyed(page)
+        if self.store.add(lock, lease.token, ttl):
+            return lease
+        held = self.store.get(lock)
+        # A store may answer a doubtful add with False although it happened: our token is proof.
+        if held == lease.token:
+            return lease
+        return BackingOff() if held == RESTING else Busy()
+
+    def count_failure(self, page: str) -> int:
+        """How many renders in a row failed, this one included. Approximate where several count at
+        once, or where the store is away: it only sets the length of a pause."""
+        counter = self._counted(page)
+        try:
+            failures = min(int(self.store.get(counter) or b"0"), 1000) + 1
+            self.store.set(counter, str(failures).encode(), _STREAK)
+        except (StoreError, ValueError):
+            return 1
+        return failures
+
+    def forget_failures(self, page: str) -> None:
+        """After a success, the next failure is the first again."""
+        try:
+            if self.store.get(self._counted(page)) is not None:
+                self.store.delete(self._counted(page))
+        except StoreError:
+            pass  # the counter lapses by itself
+
+
+@dataclass(order=True)
+class Watch:
+    """A render under way, as its keeper sees it."""
+
+    due: float
+    order: int
+    lease: Lease | None = field(compare=False)
+    deadline: float = field(compare=False)
+    overdue: Callable[[], None] = field(compare=False)
+    over: bool = field(default=False, compare=False)
+
+
+class Keeper:
+    """Renews the leases of renders under way, and gives up those that run past their deadline.
+
+    One daemon thread for each process, begun with the first render. Times are monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._watches: list[Watch] = []
+        self._order = itertools.count()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, lease: Lease | None, timeout: float, overdue: Callable[[], None]) -> Watch:
+        """Look after a render. ``overdue`` is called once, if :meth:`finish` does not come in time."""
+        now = self._clock()
+        deadline = now + timeout
+        watch = Watch(self._next(lease, now, deadline), next(self._order), lease, deadline, overdue)
+        with self._changed:
+            heapq.heappush(self._watches, watch)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="wsgi-isr-keeper", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return watch
+
+    def finish(self, watch: Watch) -> bool:
+        """The render is over; ``False`` where it had been given up before."""
+        with self._changed:
+            if watch.over:
+                return False
+            watch.over = True
+            if watch in self._watches:
+                self._watches.remove(watch)
+                heapq.heapify(self._watches)
+            return True
+
+    def tick(self) -> float | None:
+        """Do what is due; seconds until there is more to do, ``None`` for nothing in sight."""
+        while True:
+            with self._changed:
+                if not self._watches:
+                    return None
+                watch = self._watches[0]
+                now = self._clock()
+                if watch.due > now:
+                    return watch.due - now
+                heapq.heappop(self._watches)
+                if overdue := now >= watch.deadline:
+                    watch.over = True
+                else:
+                    watch.due = self._next(watch.lease, now, watch.deadline)
+                    heapq.heappush(self._watches, watch)
+            # I/O outside the lock. A renewal that comes too late finds another token and says so.
+            if overdue:
+                watch.overdue()
+            elif watch.lease is not None:
+                watch.lease.renew()
+
+    @staticmethod
+    def _next(lease: Lease | None, now: float, deadline: float) -> float:
+        return deadline if lease is None or lease.over else min(deadline, now + lease.ttl / 3)
+
+    def _run(self) -> None:
+        while True:
+            pause = self.tick()
+            with self._changed:
+                if not self._watches or self._watches[0].due > self._clock():
+                    self._changed.wait(pause)

@@ -1,0 +1,95 @@
+"""L1: the copies of entries that a process keeps, bounded by bytes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from .entry import Entry
+
+#: Raw requests that may lead straight to one copy; more of them mean that somebody is playing.
+MAX_PROBES = 4
+_PROBE_BYTES = 512
+
+
+class Slot:
+    """One entry with what this process knows about it.
+
+    ``ready`` belongs to the face that serves it (an answer prepared for the next moments); it is only
+    ever replaced whole, so that the hot path can read it without a lock. ``look_at`` is the monotonic
+    time before which the store is not asked again about a stale copy; ``resting_until`` the one before
+    which an expired copy is served because its last render failed.
+    """
+
+    __slots__ = ("entry", "look_at", "probes", "ready", "resting_until")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self.ready: Any = None
+        self.look_at = 0.0
+        self.resting_until = 0.0
+        self.probes: list[Any] = []
+
+
+class Local:
+    """The least recently used entries go first.
+
+    ``probes`` maps raw requests to slots; reading it takes no lock. It never holds a slot that was
+    replaced or evicted, so the memory it reaches is inside the bound.
+
+    :param max_bytes: the bound; an entry that alone is larger is not kept.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max = max_bytes
+        self._lock = threading.Lock()
+        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self.probes: dict[Any, Slot] = {}
+        self.bytes = 0
+
+    def get(self, key: str) -> Slot | None:
+        """The slot of ``key``, now the most recently used."""
+        with self._lock:
+            slot = self._slots.get(key)
+            if slot is not None:
+                self._slots.move_to_end(key)
+            return slot
+
+    def put(self, key: str, entry: Entry) -> Slot:
+        """Keep ``entry``, unless the copy here comes from a render that started later."""
+        with self._lock:
+            old = self._slots.get(key)
+            if old is not None and old.entry.started > entry.started:
+                return old
+            self._drop(key)
+            slot = Slot(entry)
+            if entry.size <= self._max:
+                self._slots[key] = slot
+                self.bytes += entry.size
+                while self.bytes > self._max:
+                    self._drop(next(iter(self._slots)))
+            return slot
+
+    def lead(self, probe: Any, key: str, slot: Slot) -> None:
+        """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``."""
+        with self._lock:
+            if self._slots.get(key) is slot and probe not in self.probes and len(slot.probes) < MAX_PROBES:
+                slot.probes.append(probe)
+                self.probes[probe] = slot
+                self.bytes += _PROBE_BYTES
+
+    def forget(self, key: str) -> None:
+        """Drop the copy of ``key``."""
+        with self._lock:
+            self._drop(key)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def _drop(self, key: str) -> None:
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            self.bytes -= slot.entry.size + _PROBE_BYTES * len(slot.probes)
+            for probe in slot.probes:
+                del self.probes[probe]

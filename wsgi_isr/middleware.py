@@ -1,0 +1,282 @@
+"""``ISR``: incremental static regeneration around any WSGI app, and ``wrap`` for when there is no code to touch."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .capture import produce_page
+from .config import Config
+from .entry import Content
+from .errors import ConfigError
+from .events import Events, Subscriber
+from .events import Served as ServedEvent
+from .fill import Failed, Fill, PassedOn, Served, Task
+from .freshness import Bypass, asks
+from .instrumentation.log import log_events
+from .keys import Keyspace, Matcher, PageKey
+from .lease import Leases
+from .local import Local
+from .respond import NAME, cache_status, headers_of, pass_on, ready, send_failure, send_page
+from .rules import Policy
+from .stores import open_store
+from .stores.base import Store
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication
+
+
+class ISR:
+    """Serve an app's pages from a shared cache and render stale ones in the background.
+
+    ``app.wsgi_app = ISR(app.wsgi_app, revalidate=60)`` is all there is to it::
+
+        ISR(app, {"/": 10, "/blog/<slug>": Rule(revalidate=3600, query=["page"])}, store="sqlite:///cache.db")
+
+    :param app: any WSGI application (PEP 3333).
+    :param rules: from werkzeug URL pattern to :class:`~wsgi_isr.Rule`, number of seconds, or mapping of
+        options; the most specific pattern wins. ``revalidate=`` is the rule for everything not listed.
+    :param clock: Unix time in seconds; a fake one makes tests exact.
+    :param monotonic: the same for durations. :param pause: waits that many seconds.
+    :param options: see the option table in the README; also from ``WSGI_ISR_*`` and ``WSGI_ISR_CONFIG``.
+    :raises ConfigError: at once, for whatever is wrong with any of these.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        rules: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] | None = None,
+        pause: Callable[[float], None] | None = None,
+        **options: Any,
+    ) -> None:
+        if not callable(app):
+            raise ConfigError("app", f"{app!r} is not a WSGI application", "wrap what your server would call")
+        self.app = app
+        self.config = Config.load(rules, options)
+        settings = self.config.settings
+        self.store: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
+        self.events = Events(log_events())
+        self._clock = clock or time.time
+        self._monotonic = monotonic
+        self._pause = pause
+        self._keys = Keyspace(settings.namespace)
+        self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
+        self._live: _Live | None = None
+        _instances.add(self)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        live = self._live or self._begin()
+        probe = _probe(environ)
+        # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
+        # the benchmark "hit" shows that matching, keys and headers would cost ten times as much.
+        slot = live.local.probes.get(probe)
+        if slot is not None and slot.ready is not None and self._clock() < slot.ready.until:
+            answer = slot.ready
+            start_response(answer.status, answer.headers.copy())
+            return [answer.body]
+
+        match = self._matcher.match(environ)
+        if isinstance(match, Bypass):
+            return self._bypass(environ, start_response, match.reason)
+        policy, key = match
+        if policy.lifetime is None and not live.asked(key):
+            return self._ask(environ, start_response, live, key)
+        task = self._task(policy, key)
+        found = live.fill.get(task, self._suits(policy, environ))
+        if isinstance(found, Served):
+            return self._serve(environ, start_response, live, policy, task, probe, found)
+        if isinstance(found, PassedOn):
+            return self._bypass(environ, start_response, found.reason, found.missed)
+        return self._fail(environ, start_response, found)
+
+    # What a visitor gets -----------------------------------------------------------------------------
+
+    def _serve(
+        self,
+        environ: dict[str, Any],
+        start_response: StartResponse,
+        live: _Live,
+        policy: Policy,
+        task: Task,
+        probe: tuple[Any, ...],
+        found: Served,
+    ) -> Iterable[bytes]:
+        entry, now = found.slot.entry, self._clock()
+        content = entry.content
+        assert isinstance(content, Content)
+        self.events.emit(ServedEvent(task.page, found.label, entry.age(now)))
+        if found.label == "HIT" and policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES:
+            found.slot.ready = ready(entry, content, now)
+            live.local.lead(probe, task.page, found.slot)
+        status = cache_status(entry, found.label, found.stored, found.collapsed, now)
+        return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
+
+    def _bypass(
+        self, environ: dict[str, Any], start_response: StartResponse, reason: str, missed: bool = False
+    ) -> Iterable[bytes]:
+        label = "MISS" if missed else "BYPASS"
+        self.events.emit(ServedEvent("", label, reason=reason))
+        status = f'{NAME}; fwd={"uri-miss" if missed else "bypass"}; detail="{reason}"'
+        return pass_on(self.app, environ, start_response, status, label)
+
+    def _ask(
+        self, environ: dict[str, Any], start_response: StartResponse, live: _Live, key: PageKey
+    ) -> Iterable[bytes]:
+        """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
+
+        def notice(headers: list[tuple[str, str]]) -> None:
+            if asks(headers):
+                live.note(key)
+
+        status = f'{NAME}; fwd=bypass; detail="no-rule"'
+        return pass_on(self.app, environ, start_response, status, "BYPASS", notice)
+
+    def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
+        if found.content is not None:
+            return send_failure(environ, start_response, found.content, found.reason)
+        if found.error is not None:
+            raise found.error
+        return self._bypass(environ, start_response, found.reason, missed=True)
+
+    def _suits(self, policy: Policy, environ: dict[str, Any]) -> Callable[[Content], bool]:
+        """A page whose app looks at cookies is for visitors who send none."""
+        if self._matcher.personal_cookies(policy, environ):
+            return lambda content: not content.reads_cookies
+        return lambda content: True
+
+    def _task(self, policy: Policy, key: PageKey) -> Task:
+        text = key.text
+        return Task(self._keys.page(text), text, policy.name, policy.timeout, policy.wait, policy.lease)
+
+    # A process and its end -----------------------------------------------------------------------------
+
+    def _begin(self) -> _Live:
+        """What a process has of its own; made by its first request, after every fork and every patch."""
+        with _beginning:
+            if self._live is None:
+                self._live = _Live(self)
+            return self._live
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber`` with every event (:mod:`wsgi_isr.events`) of this process."""
+        self.events.subscribe(subscriber)
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Drain the background and let go of the store; a later request begins anew.
+
+        :param timeout: seconds; the ``drain`` option by default.
+        :returns: whether everything that ran came to its end in time.
+        """
+        live, self._live = self._live, None
+        drained = True
+        if live is not None:
+            drained = live.fill.stop(self.config.settings.drain if timeout is None else timeout)
+        self.store.close()
+        return drained
+
+
+class _Live:
+    """One process's share of an :class:`ISR`: nothing of it is inherited across a fork."""
+
+    def __init__(self, isr: ISR) -> None:
+        settings = isr.config.settings
+        self.local = Local(settings.local_bytes)
+        self.fill = Fill(
+            produce_page(isr.app, isr.config.rules.policies),
+            isr.store,
+            self.local,
+            Leases(isr.store, Keyspace.lock, Keyspace.failures, isr.events),
+            isr.events,
+            threads=settings.background_threads,
+            queue=settings.background_queue,
+            uncacheable_ttl=settings.uncacheable_ttl,
+            clock=isr._clock,
+            # Looked up now, not when a module was loaded: gevent may have patched them in between.
+            monotonic=isr._monotonic or time.monotonic,
+            pause=isr._pause or time.sleep,
+        )
+        self._asked: dict[PageKey, None] = {}
+
+    def asked(self, key: PageKey) -> bool:
+        """Whether the app asked for this unlisted page to be kept, a short while ago."""
+        return key in self._asked
+
+    def note(self, key: PageKey) -> None:
+        """Remember that it did; the oldest of some thousand is forgotten."""
+        self._asked[key] = None
+        if len(self._asked) > 4096:
+            self._asked.pop(next(iter(self._asked)), None)
+
+
+# The request as the hot path sees it: method and URL, then what must be absent for it to be plain.
+_PLAIN = 6
+_PLAIN_VALUES = (None,) * 7
+
+
+def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
+    get = environ.get
+    return (
+        get("PATH_INFO"),
+        get("QUERY_STRING"),
+        get("HTTP_HOST"),
+        environ["REQUEST_METHOD"],
+        get("SCRIPT_NAME"),
+        get("wsgi.url_scheme"),
+        get("HTTP_COOKIE"),
+        get("HTTP_AUTHORIZATION"),
+        get("HTTP_IF_NONE_MATCH"),
+        get("HTTP_IF_MODIFIED_SINCE"),
+        get("HTTP_UPGRADE"),
+        get("REMOTE_USER"),
+        get("AUTH_TYPE"),
+    )
+
+
+_instances: weakref.WeakSet[ISR] = weakref.WeakSet()
+_beginning = threading.Lock()
+
+
+def _after_fork() -> None:
+    # Threads, flights and locks of the parent do not exist here; L1 begins empty.
+    global _beginning
+    _beginning = threading.Lock()
+    for isr in _instances:
+        isr._live = None
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def close_all() -> None:
+    """Drain every :class:`ISR` of this process; what the gunicorn hooks call."""
+    for isr in list(_instances):
+        isr.close()
+
+
+def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
+    """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
+
+    :param target: ``module:attribute``; with ``()`` behind it, a factory that is called.
+    :raises ConfigError: it does not import, or is no WSGI app.
+    """
+    where = f"wrap({target!r})"
+    module_name, colon, attribute = target.partition(":")
+    if not module_name or not colon or not attribute:
+        raise ConfigError(where, "is not module:attribute", "write it like wrap('myapp:app')")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(where, f"does not import: {error}", "is it installed, and the folder on sys.path?") from error
+    for name in attribute.removesuffix("()").split("."):
+        if not hasattr(found, name):
+            raise ConfigError(where, f"{module_name} has no {attribute!r}", "name the WSGI app in that module")
+        found = getattr(found, name)
+    return ISR(found() if attribute.endswith("()") else found, rules, **options)

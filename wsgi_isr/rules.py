@@ -1,0 +1,247 @@
+"""Rules: which pages are cached, for how long, and what makes two requests the same page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Map, RequestRedirect
+from werkzeug.routing import Rule as Route
+
+from . import options as o
+from .entry import Lifetime
+from .errors import ConfigError
+
+#: Next.js's profiles: revalidate and expire, in seconds.
+PROFILES: dict[str, tuple[float, float]] = {
+    "seconds": (1, 60),
+    "minutes": (60, 3600),
+    "hours": (3600, 86400),
+    "days": (86400, 604800),
+    "weeks": (604800, 2592000),
+    "max": (2592000, 31536000),
+}
+
+#: Parameters that campaigns add to links and that no page looks at. They are dropped.
+TRACKING = ("utm_*", "gclid", "dclid", "gbraid", "wbraid", "fbclid", "msclkid", "yclid", "mc_cid", "mc_eid", "_ga", "_gl")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the pages of one pattern are cached. What is not given comes from the ``ISR`` around it.
+
+    :raises ConfigError: a value is impossible; names the option and says what to write.
+    """
+
+    revalidate: float | str | bool | None = o.option(
+        None,
+        o.LIFETIME,
+        "how old a page gets before it is rendered anew: seconds, `False` for until invalidated, `0` for "
+        'never cached, or a profile (`"minutes"`, `"hours"`, ...)',
+        "-",
+    )
+    expire: float | None = o.option(
+        None,
+        o.PERIOD,
+        "the age past which the old page is no longer served while a new one is made; counts from the end of "
+        "the render",
+        "unlimited",
+    )
+    query: tuple[str, ...] | None = o.option(
+        None, o.NAMES, "query parameters that make a different page (any order, repeated values kept)", "none"
+    )
+    other_query: str | None = o.option(
+        None,
+        o.choice("bypass", "ignore", "key"),
+        "what becomes of a request with other query parameters: passed to the app uncached, the parameters "
+        "dropped (as Next.js does), or made part of the key",
+        "bypass",
+    )
+    vary: Any = o.option(
+        None,
+        o.HEADERS,
+        "request headers that make a different page; a dict maps a header to a function that narrows its value "
+        "to few",
+        "none",
+    )
+    cookies: tuple[str, ...] | None = o.option(None, o.NAMES, "cookies that make a different page", "none")
+    statuses: tuple[int, ...] | None = o.option(
+        None, o.STATUSES, "statuses that may be stored", "200 203 301 308 404 410"
+    )
+    negative_ttl: float | None = o.option(None, o.SECONDS, "how long a stored 404 or 410 lives, at most", "10")
+    timeout: float | None = o.option(
+        None, o.PERIOD, "the longest render: past it, its result is not stored and another worker may try", "30"
+    )
+    wait: float | None = o.option(None, o.SECONDS, "the longest a visitor waits for somebody else's render", "10")
+    max_body: int | None = o.option(None, o.SIZE, "larger answers stream through, unstored", "8 MiB")
+    bypass: Callable[[Mapping[str, Any]], bool] | None = o.option(
+        None, o.CALLABLE, "called with the environ: true keeps the request away from the cache", "none"
+    )
+
+    def __post_init__(self) -> None:
+        o.check_all(self)
+
+    @classmethod
+    def of(cls, value: Any, pattern: str) -> Rule:
+        """The rule that ``value`` stands for: a rule, a bare ``revalidate``, or a mapping of options."""
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, Mapping):
+            known = o.options_of(cls)
+            for name in value:
+                if name not in known:
+                    raise o.unknown(str(name), known, f"unknown option of the rule {pattern!r}")
+            return cls(**value)
+        return cls(revalidate=value)
+
+
+RULE_DEFAULTS: dict[str, Any] = {
+    "query": (),
+    "other_query": "bypass",
+    "vary": {},
+    "cookies": (),
+    "statuses": (200, 203, 301, 308, 404, 410),
+    "negative_ttl": 10.0,
+    "timeout": 30.0,
+    "wait": 10.0,
+    "max_body": 8 * 1024 * 1024,
+}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A rule with every default filled in; what the rest of the package works with.
+
+    ``name`` is the pattern (``"*"``: everything unlisted). ``lifetime`` is ``None`` where a page is
+    stored only if the app asks for it. ``lease`` is how long a lock outlives the worker that held it.
+    """
+
+    name: str
+    lifetime: Lifetime | None
+    never: bool
+    query: frozenset[str]
+    other_query: str
+    vary: Mapping[str, Callable[[str], str] | None]
+    cookies: tuple[str, ...]
+    statuses: frozenset[int]
+    negative_ttl: float
+    timeout: float
+    wait: float
+    max_body: int
+    bypass: Callable[[Mapping[str, Any]], bool] | None
+
+    #: Seconds. A lock is renewed while its render runs, so a short one costs nothing but recovers
+    #: sooner from a killed worker. Below 3 s, memcached's steps of one second would let it lapse.
+    @property
+    def lease(self) -> float:
+        return max(3.0, min(10.0, self.timeout))
+
+    @property
+    def by_url_alone(self) -> bool:
+        """Nothing but method and URL decides which page it is."""
+        return not (self.vary or self.cookies or self.bypass)
+
+    @property
+    def varies_on(self) -> frozenset[str]:
+        """The lower-case names of the request headers that are part of the key."""
+        return frozenset(name.lower() for name in self.vary)
+
+
+def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[float, float]]) -> Policy:
+    where = f"rule {name!r}: "
+
+    def value(option: str) -> Any:
+        for source in (rule, site):
+            if getattr(source, option) is not None:
+                return getattr(source, option)
+        return RULE_DEFAULTS.get(option)
+
+    revalidate, expire = value("revalidate"), value("expire")
+    if isinstance(revalidate, str):
+        if revalidate not in profiles:
+            raise o.unknown(where + f"revalidate={revalidate!r}", profiles, "there is no such profile")
+        profile = profiles[revalidate]
+        revalidate = profile[0]
+        if rule.expire is None:
+            # A profile is a pair: its own second half wins over a site-wide default, not over the rule's.
+            expire = profile[1]
+    never = revalidate == 0 and revalidate is not False
+    lifetime = None if revalidate is None else Lifetime(None if revalidate is False else float(revalidate), expire)
+    if lifetime and not never and expire is not None and (lifetime.revalidate is None or expire < lifetime.revalidate):
+        raise ConfigError(
+            where + "expire",
+            f"{expire:g} is below revalidate={revalidate!r}: every page would expire before it is due",
+            "make expire at least revalidate, or leave it out",
+        )
+    return Policy(
+        name=name,
+        lifetime=lifetime,
+        never=never,
+        query=frozenset(item.encode().decode("latin-1") for item in value("query")),
+        vary={header: narrow for header, narrow in sorted(value("vary").items())},
+        cookies=tuple(sorted(value("cookies"))),
+        statuses=frozenset(value("statuses")),
+        **{key: value(key) for key in ("other_query", "negative_ttl", "timeout", "wait", "max_body", "bypass")},
+    )
+
+
+class RuleSet:
+    """All rules of a site, compiled once; the most specific pattern wins.
+
+    :param rules: a mapping from pattern to :class:`Rule`, number, or mapping of options; or pairs.
+    :param site: the options given for the whole site; its ``revalidate`` is the rule of everything unlisted.
+    :raises ConfigError: a pattern that werkzeug does not take, two equal ones, an impossible value.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Any] | Iterable[tuple[str, Any]],
+        site: Rule,
+        profiles: Mapping[str, tuple[float, float]] = PROFILES,
+    ) -> None:
+        pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
+        self.policies: dict[str, Policy] = {}
+        shapes: dict[str, str] = {}
+        routes = []
+        for pattern, value in pairs:
+            where = f"rule {pattern!r}"
+            if not isinstance(pattern, str) or not pattern.startswith("/"):
+                raise ConfigError(where, "a pattern starts with a slash", "write it like '/blog/<slug>'")
+            # Two patterns that differ only in the names of their parameters match the same paths.
+            shape = re.sub(r"<(?:([^:<>]*):)?[^<>]*>", lambda m: f"<{m[1] or 'default'}>", pattern)
+            if shape in shapes:
+                raise ConfigError(where, f"matches the same paths as {shapes[shape]!r}", "keep one of them")
+            shapes[shape] = pattern
+            try:
+                routes.append(Route(pattern, endpoint=pattern))
+                Map([Route(pattern, endpoint=pattern)], merge_slashes=False)
+            except (ValueError, LookupError, TypeError) as error:
+                raise ConfigError(where, str(error), "see werkzeug's URL rules") from error
+            self.policies[pattern] = _policy(pattern, _own(value, where), site, profiles)
+        self.policies["*"] = _policy("*", Rule(), site, profiles)
+        # Redirects are the app's business: a slash too many is another path, as in WSGI.
+        self._adapter = Map(routes, merge_slashes=False, redirect_defaults=False).bind("host", "/")
+
+    def match(self, path: str) -> Policy:
+        """The policy for a decoded path below the app's mount point."""
+        try:
+            pattern, _ = self._adapter.match(path, method="GET")
+        except (HTTPException, RequestRedirect):
+            return self.policies["*"]
+        return self.policies[pattern]
+
+
+def _own(value: Any, where: str) -> Rule:
+    try:
+        return Rule.of(value, where)
+    except ConfigError as error:
+        if error.option.startswith(where):
+            raise
+        raise ConfigError(f"{where}: {error.option}", error.problem, error.remedy) from None
+
+
+#: Every option of a rule is also one of the site: the default of the rules that do not give it.
+RULE_OPTIONS = tuple(field.name for field in fields(Rule))

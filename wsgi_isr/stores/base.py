@@ -1,0 +1,88 @@
+"""The store contract: eight verbs over bytes.
+
+Locks, stamps, limits and back-off are recipes on top of these verbs; a store knows nothing of pages.
+Every store passes the suite in :mod:`wsgi_isr.testing`.
+
+Three answers are kept apart everywhere: a value, *missing* (``None``, or absent), and *unreachable*
+(:class:`~wsgi_isr.errors.StoreUnavailable`). What a visitor gets for each is decided elsewhere, once.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..errors import StoreUnavailable
+
+Token = Any
+"""What :meth:`Store.gets` hands out and :meth:`Store.cas` takes back; opaque to everybody else."""
+
+
+class Versioned(NamedTuple):
+    """A value with the token that proves, to :meth:`Store.cas`, that nobody wrote since."""
+
+    value: bytes
+    token: Token
+
+
+class Many(NamedTuple):
+    """The answer of :meth:`Store.get_many`; a key in neither mapping is missing."""
+
+    values: dict[str, bytes]
+    unreachable: dict[str, StoreUnavailable]
+
+
+class Store(abc.ABC):
+    """Bytes by key, shared by whoever opens the same URL.
+
+    Keys are printable ASCII without spaces, at most 200 characters. Values are any bytes up to
+    :attr:`max_value`. ``ttl`` is in seconds, above 0; ``None`` keeps the value until evicted. A value
+    past its ttl is missing, for every verb.
+
+    Every verb may raise :class:`~wsgi_isr.errors.StoreUnavailable`; a write that raises it may or
+    may not have happened. The writing verbs raise :class:`~wsgi_isr.errors.ValueTooLarge` *before*
+    anything is changed. All verbs may be called from any thread, and in a child after ``fork``
+    without any call in between: whatever a process must not inherit is opened lazily and dropped in
+    the child.
+    """
+
+    #: Bytes; larger values are refused.
+    max_value: int = 64 * 1024 * 1024
+
+    @abc.abstractmethod
+    def get(self, key: str) -> bytes | None:
+        """The value, or ``None`` where it is missing."""
+
+    @abc.abstractmethod
+    def get_many(self, keys: Sequence[str]) -> Many:
+        """All values at once: one round trip to each node that holds one of them.
+
+        Never raises for an unreachable node: its keys come back in ``unreachable``.
+        """
+
+    @abc.abstractmethod
+    def gets(self, key: str) -> Versioned | None:
+        """The value and the token for :meth:`cas`, or ``None`` where it is missing."""
+
+    @abc.abstractmethod
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        """Write, whatever was there."""
+
+    @abc.abstractmethod
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        """Write only where the key is missing; ``False`` where it is not. Atomic: of any number of
+        concurrent calls, in any number of processes, exactly one returns ``True``."""
+
+    @abc.abstractmethod
+    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
+        """Write only where nobody wrote, deleted or evicted since ``token`` was handed out;
+        ``False`` otherwise. Atomic. Writing equal bytes counts as writing."""
+
+    @abc.abstractmethod
+    def delete(self, key: str) -> bool:
+        """Remove; ``False`` where it was missing."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Let go of files and sockets. Harmless when repeated; a later verb opens them again."""
