@@ -83,9 +83,7 @@ class Settings:
         4, o.COUNT, "threads of each process that render stale pages in the background", "4"
     )
     background_queue: int = o.option(256, o.COUNT, "background renders that may wait for a thread", "256")
-    drain: float = o.option(
-        10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10"
-    )
+    drain: float = o.option(10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10")
     profiles: Mapping[str, tuple[float, float]] = o.option(
         None, o.Kind("dict", _check_profiles), "own profiles: name to revalidate and expire in seconds", "none"
     )
@@ -119,7 +117,9 @@ class Config:
         for name in options:
             if name not in OPTIONS:
                 raise o.unknown(name, OPTIONS)
-        in_file, file_rules = _from_file(environ[ENV_PREFIX + "CONFIG"]) if environ.get(ENV_PREFIX + "CONFIG") else ({}, {})
+        in_file, file_rules = (
+            _from_file(environ[ENV_PREFIX + "CONFIG"]) if environ.get(ENV_PREFIX + "CONFIG") else ({}, {})
+        )
         given = {**in_file, **_from_environment(environ), **{k: v for k, v in options.items() if v is not None}}
         own_rules = _as_pairs(rules) if rules is not None else list(file_rules.items())
         settings = Settings(**{name: value for name, value in given.items() if name in SITE_OPTIONS})

@@ -1,7 +1,6 @@
 """What happened, as frozen values. Logs and metrics are subscribers.
 
-The core emits and never looks back: a subscriber that raises is reported once and dropped from
-nothing, and the request goes on.
+The core emits and never looks back: a subscriber that raises is reported once, and the request goes on.
 """
 
 from __future__ import annotations

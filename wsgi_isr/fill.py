@@ -15,9 +15,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgpack
+
 from . import entry as codec
 from .entry import Content, Entry, Lifetime, Refusal
 from .errors import StoreError

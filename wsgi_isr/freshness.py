@@ -107,8 +107,11 @@ NEGATIVE_STATUSES = frozenset({404, 410})
 
 #: Headers that are made anew for each answer, or that concern one connection only (RFC 9110, 7.6.1).
 _NOT_KEPT = frozenset(
-    "age cache-control cache-status cdn-cache-control connection content-length date etag expires keep-alive "
-    "pragma proxy-authenticate proxy-connection te trailer transfer-encoding upgrade x-isr".split()
+    [
+        *("age", "cache-control", "cache-status", "cdn-cache-control", "content-length", "date", "etag", "expires"),
+        *("connection", "keep-alive", "pragma", "proxy-authenticate", "proxy-connection", "te", "trailer"),
+        *("transfer-encoding", "upgrade", "x-isr"),
+    ]
 )
 
 

@@ -8,6 +8,7 @@ all fed from there.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -96,11 +97,10 @@ def _parse_lifetime(name: str, text: str) -> Any:
 
 
 def _parse_size(name: str, text: str) -> int:
-    digits = text.strip().lower().rstrip("bikmg ")
-    unit = text.strip().lower()[len(digits) :].strip()
-    if not digits.isdigit() or unit not in _SIZES:
+    match = re.fullmatch(r"([0-9]+)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _SIZES:
         raise ConfigError(name, f"{text!r} is not a size", "write bytes, like 8388608 or 8MiB")
-    return int(digits) * _SIZES[unit]
+    return int(match[1]) * _SIZES[match[2]]
 
 
 def _check_int(name: str, value: Any) -> int:

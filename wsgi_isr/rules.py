@@ -26,7 +26,20 @@ PROFILES: dict[str, tuple[float, float]] = {
 }
 
 #: Parameters that campaigns add to links and that no page looks at. They are dropped.
-TRACKING = ("utm_*", "gclid", "dclid", "gbraid", "wbraid", "fbclid", "msclkid", "yclid", "mc_cid", "mc_eid", "_ga", "_gl")
+TRACKING = (
+    "utm_*",
+    "gclid",
+    "dclid",
+    "gbraid",
+    "wbraid",
+    "fbclid",
+    "msclkid",
+    "yclid",
+    "mc_cid",
+    "mc_eid",
+    "_ga",
+    "_gl",
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,7 @@ class Rule:
     vary: Any = o.option(
         None,
         o.HEADERS,
-        "request headers that make a different page; a dict maps a header to a function that narrows its value "
-        "to few",
+        "request headers that make a different page; a dict maps a header to a function that narrows its value to few",
         "none",
     )
     cookies: tuple[str, ...] | None = o.option(None, o.NAMES, "cookies that make a different page", "none")
@@ -181,7 +193,7 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
         lifetime=lifetime,
         never=never,
         query=frozenset(item.encode().decode("latin-1") for item in value("query")),
-        vary={header: narrow for header, narrow in sorted(value("vary").items())},
+        vary=dict(sorted(value("vary").items())),
         cookies=tuple(sorted(value("cookies"))),
         statuses=frozenset(value("statuses")),
         **{key: value(key) for key in ("other_query", "negative_ttl", "timeout", "wait", "max_body", "bypass")},

@@ -1,0 +1,73 @@
+# The short menu of what one can do here; `make` prints it. Everything runs in a virtual environment of
+# its own, made on first use and renewed when setup.cfg or pyproject.toml change.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# The steps of `make test` are in an order: servers, style, tests.
+.NOTPARALLEL:
+.PHONY: help demo test unit bench style servers clean
+
+help:
+	@echo 'make demo         run the example blog under gunicorn and print what to try'
+	@echo 'make demo CHECK=1 play that story over HTTP and check every step'
+	@echo 'make test         style, types and all tests (installs memcached, nginx and Chromium if it may)'
+	@echo 'make unit         only the tests that need no server and no browser'
+	@echo 'make bench        the benchmarks, as ratios against other caches'
+	@echo 'make style        format, lint and types; FIX=1 rewrites what can be rewritten'
+	@echo 'make clean        remove the environment, caches and build output'
+	@echo
+	@echo 'PYTHON=python3.12 names another Python (3.10 or newer), VENV=.venv312 another environment.'
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m examples.blog_flask.demo $(if $(filter-out 0,$(CHECK)),--check)
+
+test: servers style
+	$(BIN)/pytest -n auto
+
+unit: $(VENV)/.dev
+	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m tests.benchmarks
+
+style: $(VENV)/.dev
+ifneq ($(filter-out 0,$(FIX)),)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+else
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+endif
+	$(BIN)/mypy $(wildcard wsgi_isr cluster)
+
+servers: $(VENV)/pyvenv.cfg
+	@$(BIN)/python tests/ensure_servers.py
+
+clean:
+	rm -rf $(VENV) .wsgi_isr build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# A failed attempt is removed: half an environment would look like a whole one to the next run.
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	    echo "wsgi_isr needs Python 3.10 or newer; $(PYTHON) is not. Name another: make ... PYTHON=python3.11" >&2; \
+	    exit 1; }
+	@echo 'Setting up $(VENV) (once; takes a minute)'
+	@$(PYTHON) -m venv --clear $(VENV) || { \
+	    rm -rf $(VENV); \
+	    echo 'Could not set up $(VENV). Debian and Ubuntu need: apt-get install python3-venv' >&2; \
+	    exit 1; }
+
+$(VENV)/.demo: setup.cfg pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+# `dev` contains `demo`, so both are done.
+$(VENV)/.dev: setup.cfg pyproject.toml $(VENV)/pyvenv.cfg
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo

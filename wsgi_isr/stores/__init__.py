@@ -1,0 +1,87 @@
+"""Where pages are kept: bytes by key, behind one contract (:mod:`.base`), opened by URL.
+
+| URL | module | shared by |
+| --- | --- | --- |
+| ``memory://[?max_bytes=N]`` | :mod:`.memory` | the threads of one process |
+| ``sqlite:///path[?max_bytes=N&timeout=S]`` | :mod:`.sqlite` | one machine, across restarts |
+| ``null://`` | :mod:`.null` | nobody: nothing is stored |
+
+Other distributions add a scheme through the entry point group ``wsgi_isr.stores``: its name is the
+scheme, its object a callable that takes the URL and returns a :class:`~wsgi_isr.stores.base.Store`.
+The suite that each has to pass is :mod:`wsgi_isr.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
+
+from ..errors import ConfigError
+from .base import Store
+from .urls import scheme_of, suggest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = ["Store", "open_store"]
+
+GROUP = "wsgi_isr.stores"
+
+#: Module in this package and class; imported when the scheme is asked for, so that nobody pays for
+#: sqlite3 who does not use it.
+BUILT_IN = {
+    "memory": ("memory", "MemoryStore"),
+    "null": ("null", "NullStore"),
+    "sqlite": ("sqlite", "SQLiteStore"),
+}
+
+
+def open_store(url: str, *, option: str = "store") -> Store:
+    """The store behind a URL.
+
+    :param option: what errors name as their place: an argument, or an environment variable.
+    :raises ConfigError: an unknown scheme or URL option, or a store that cannot be opened.
+    """
+    try:
+        scheme = scheme_of(url)
+        return _factory(scheme)(url) if scheme in BUILT_IN else _open_foreign(scheme, url)
+    except ConfigError as error:
+        if error.option != "store":
+            raise
+        raise ConfigError(option, error.problem, error.remedy) from error.__cause__
+
+
+def _factory(scheme: str) -> Callable[[str], Store]:
+    module, name = BUILT_IN[scheme]
+    return cast("Callable[[str], Store]", getattr(import_module(f".{module}", __package__), name).from_url)
+
+
+def _open_foreign(scheme: str, url: str) -> Store:
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    # One distribution may be found twice, where sys.path leads to it twice.
+    found = {(point.name, point.value): point for point in entry_points(group=GROUP)}
+    points = [point for point in found.values() if point.name == scheme]
+    if not points:
+        known = sorted({*BUILT_IN, *(name for name, _ in found)})
+        raise ConfigError("store", f"no store for {scheme}://", suggest(scheme, known))
+    if len(points) > 1:
+        owners = " and ".join(_owner(point) for point in points)
+        raise ConfigError("store", f"{owners} both claim {scheme}://", "uninstall one of them")
+    point = points[0]
+    try:
+        store = point.load()(url)
+    except ConfigError:
+        raise
+    except Exception as error:
+        problem = f"{_owner(point)} failed to open {scheme}://: {type(error).__name__}: {error}"
+        raise ConfigError("store", problem, "see its documentation") from error
+    if not isinstance(store, Store):
+        problem = f"{_owner(point)} made a {type(store).__name__} for {scheme}://"
+        raise ConfigError("store", problem, "it must be a wsgi_isr.stores.base.Store")
+    return store
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name if point.dist else 'an entry point'} ({point.value})"
