@@ -415,7 +415,9 @@ class Fill:
 
     def stop(self, timeout: float) -> bool:
         """Drain the background within ``timeout`` seconds; ``True`` when nothing is left running."""
-        return self._pool.stop(timeout)
+        drained = self._pool.stop(timeout)
+        self._keeper.close()
+        return drained
 
 
 def _is_current(verdict: Verdict) -> bool:

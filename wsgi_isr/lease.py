@@ -184,6 +184,17 @@ class Keeper:
                 heapq.heapify(self._watches)
             return True
 
+    def close(self) -> None:
+        """The process ends: give back the leases of renders that will not come to their end in it, so
+        that others need not wait for them to lapse. What such a render still makes is not stored."""
+        with self._changed:
+            watches, self._watches = self._watches, []
+            for watch in watches:
+                watch.over = True
+        for watch in watches:
+            if watch.lease is not None:
+                watch.lease.release()
+
     def tick(self) -> float | None:
         """Do what is due; seconds until there is more to do, ``None`` for nothing in sight."""
         while True:

@@ -57,11 +57,12 @@ class Local:
             return slot
 
     def put(self, key: str, entry: Entry) -> Slot:
-        """Keep ``entry``, unless the copy here comes from a render that started later."""
+        """Keep ``entry`` in place of whatever was here.
+
+        Not even an older one is refused: the store is the only truth, clocks differ, and a copy that a
+        slow thread puts back over a newer one is stale and looked up again by the next request.
+        """
         with self._lock:
-            old = self._slots.get(key)
-            if old is not None and old.entry.started > entry.started:
-                return old
             self._drop(key)
             slot = Slot(entry)
             if entry.size <= self._max:

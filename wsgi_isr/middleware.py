@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import threading
@@ -259,6 +260,10 @@ def close_all() -> None:
     """Drain every :class:`ISR` of this process; what the gunicorn hooks call."""
     for isr in list(_instances):
         isr.close()
+
+
+# For servers without hooks. gunicorn's hook has done it by then, and there is nothing left to do.
+atexit.register(close_all)
 
 
 def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
