@@ -33,12 +33,36 @@ class Many(NamedTuple):
     unreachable: dict[str, StoreUnavailable]
 
 
+class Route(NamedTuple):
+    """What decides the node of a key. ``node`` is set where the key names it outright."""
+
+    control: bool
+    text: str
+    node: str | None = None
+
+
+def route(key: str) -> Route:
+    """Which node a key belongs on, read off the key: ``schema:namespace:plane:name[:suffix]``.
+
+    Planes ``p`` (pages) and ``d`` (data) may move to another node while theirs is down; a suffix (a lock
+    beside its entry) does not count, so that they stay together. Plane ``t`` (tags) never moves, and ``e``
+    (epochs) is followed by the name of its node. Keys of another form are data, routed whole.
+    """
+    schema, namespace, plane, name = (*key.split(":", 3), "", "", "")[:4]
+    if plane == "e" and name:
+        return Route(True, key, name)
+    if plane == "t" and name:
+        return Route(True, key)
+    return Route(False, f"{schema}:{namespace}:{plane}:{name.split(':')[0]}" if plane in ("p", "d") and name else key)
+
+
 class Store(abc.ABC):
     """Bytes by key, shared by whoever opens the same URL.
 
-    Keys are printable ASCII without spaces, at most 200 characters. Values are any bytes up to
-    :attr:`max_value`. ``ttl`` is in seconds, above 0; ``None`` keeps the value until evicted. A value
-    past its ttl is missing, for every verb.
+    Keys are printable ASCII without spaces, at most 200 characters (see :func:`route`). Values are any
+    bytes up to :attr:`max_value`. ``ttl`` is in seconds, above 0; ``None`` keeps the value until evicted.
+    A value past its ttl is missing, for every verb. Only :meth:`cas` also takes 0: gone at once, which is
+    how the owner of a lock lets go of it without touching a lock that has become somebody else's.
 
     Every verb may raise :class:`~wsgi_isr.errors.StoreUnavailable`; a write that raises it may or
     may not have happened. The writing verbs raise :class:`~wsgi_isr.errors.ValueTooLarge` *before*
@@ -49,6 +73,13 @@ class Store(abc.ABC):
 
     #: Bytes; larger values are refused.
     max_value: int = 64 * 1024 * 1024
+
+    #: The names of the nodes that the store spreads its keys over; they can fail one by one.
+    nodes: tuple[str, ...] = ("local",)
+
+    def node_of(self, key: str) -> str:
+        """The node that holds a control key: always the same one, reachable or not."""
+        return self.nodes[0]
 
     @abc.abstractmethod
     def get(self, key: str) -> bytes | None:

@@ -90,9 +90,7 @@ class SQLiteStore(ForkAware, Store):
             raise ConfigError("store", "the sqlite URL names no file", "write sqlite:///path/to/file.db")
         if path == ":memory:":
             raise ConfigError("store", "sqlite:///:memory: cannot be shared", "write memory://")
-        return cls(
-            path, max_bytes=parts.whole("max_bytes", _MAX_BYTES), timeout=parts.seconds("timeout", _TIMEOUT)
-        )
+        return cls(path, max_bytes=parts.whole("max_bytes", _MAX_BYTES), timeout=parts.seconds("timeout", _TIMEOUT))
 
     def get(self, key: str) -> bytes | None:
         return self._ask(lambda store: store.get(key))

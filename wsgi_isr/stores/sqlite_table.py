@@ -22,12 +22,13 @@ from .sqlite_file import Connection, DatabaseFile, FileBroken, NotOurs
 APPLICATION_ID = 0x57495352  # "WISR"
 SCHEMA_VERSION = 1
 
-# The size of an entry is what it takes in the file: whole pages of 4 KiB once it has pages of its own,
-# and, for key, token, indices and usage, less than 200 bytes and twice the key.
-_SIZE = (
-    "CASE WHEN length(NEW.value) < 3000 THEN length(NEW.value) ELSE (length(NEW.value) / 4092 + 1) * 4096 END"
-    " + 2 * length(NEW.key) + 200"
-)
+# The size of an entry is what it takes in the file, by the rules of the format (sqlite.org/fileformat2.html,
+# 1.6): a row of more than 4061 bytes leaves 489 to 4061 in its leaf, the rest has pages of its own, 4092 bytes
+# in each; so many rows share a leaf as fit there as a whole. On top, indices and usage.
+_ROW = "(length(NEW.value) + length(NEW.key) + 40)"
+_OWN_PAGES = f"(CASE WHEN {_ROW} <= 4061 THEN 0 ELSE ({_ROW} - 489) / 4092 + (({_ROW} - 489) % 4092 > 3572) END)"
+_IN_LEAF = f"(4096 / (4084 / max(min(489, {_ROW}), {_ROW} - 4092 * {_OWN_PAGES})))"
+_SIZE = f"{_IN_LEAF} + 4096 * {_OWN_PAGES} + length(NEW.key) * 3 / 2 + 110"
 _NEXT = "(SELECT ifnull(max(used), 0) + 1 FROM usage)"
 
 SCHEMA = (
@@ -39,8 +40,7 @@ SCHEMA = (
     "CREATE INDEX usage_used ON usage (used)",
     "CREATE TABLE total (bytes INTEGER NOT NULL)",
     "INSERT INTO total VALUES (0)",
-    f"CREATE TRIGGER entry_new AFTER INSERT ON entry BEGIN"
-    f" INSERT INTO usage VALUES (NEW.id, {_NEXT}, {_SIZE}); END",
+    f"CREATE TRIGGER entry_new AFTER INSERT ON entry BEGIN INSERT INTO usage VALUES (NEW.id, {_NEXT}, {_SIZE}); END",
     f"CREATE TRIGGER entry_written AFTER UPDATE ON entry BEGIN"
     f" UPDATE usage SET used = {_NEXT}, size = {_SIZE} WHERE id = NEW.id; END",
     "CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN DELETE FROM usage WHERE id = OLD.id; END",
@@ -250,7 +250,8 @@ def prepare(connection: Connection) -> None:
     """
     if _is_ours(connection):
         return
-    # Stays in the file. Cannot be done inside a transaction; harmless when repeated.
+    # Both stay in the file. They cannot be set inside a transaction, and are harmless when repeated.
+    connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
     if not _is_ours(connection):  # another process may have made them meanwhile

@@ -55,9 +55,7 @@ def scheme_of(url: str) -> str:
     :raises ConfigError: where ``url`` has none.
     """
     if not isinstance(url, str):
-        raise ConfigError(
-            "store", f"a URL in a str is needed, not {type(url).__name__}", "such as 'memory://'"
-        )
+        raise ConfigError("store", f"a URL in a str is needed, not {type(url).__name__}", "such as 'memory://'")
     scheme, separator, _ = url.partition("://")
     if not separator or not scheme:
         raise ConfigError(
