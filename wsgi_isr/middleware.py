@@ -84,6 +84,8 @@ class ISR:
             start_response(answer.status, answer.headers.copy())
             return [answer.body]
 
+        if not self.store.keeps:
+            return self._bypass(environ, start_response, "off")
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
             return self._bypass(environ, start_response, match.reason)

@@ -74,6 +74,9 @@ class Store(abc.ABC):
     #: Bytes; larger values are refused.
     max_value: int = 64 * 1024 * 1024
 
+    #: Whether anything stored can ever come back; where not, caching is off.
+    keeps: bool = True
+
     #: The names of the nodes that the store spreads its keys over; they can fail one by one.
     nodes: tuple[str, ...] = ("local",)
 

@@ -13,6 +13,8 @@ class NullStore(Store):
     """Every key is always missing. ``add`` says ``True`` all the same: a lock that nobody keeps is
     granted to everybody, so each render goes ahead, as if there were no cache."""
 
+    keeps = False
+
     @classmethod
     def from_url(cls, url: str) -> NullStore:
         """``null://``, and nothing after it."""
