@@ -82,7 +82,15 @@ class BackgroundFull:
     key: str
 
 
-Event = Served | Rendered | Refused | RenderFailed | LeaseLost | StoreFailed | Unreadable | BackgroundFull
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Our own code, or a callable given to a rule, raised; the visitor got the app's own answer."""
+
+    where: str
+    cause: Exception
+
+
+Event = Served | Rendered | Refused | RenderFailed | LeaseLost | StoreFailed | Unreadable | BackgroundFull | Broken
 Subscriber = Callable[[Event], None]
 
 

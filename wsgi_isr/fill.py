@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgpack
 
 from . import entry as codec
 from .entry import Content, Entry, Lifetime, Refusal
 from .errors import StoreError
-from .events import BackgroundFull, Events, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
+from .events import BackgroundFull, Broken, Events, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from .flight import Flight, Flights
 from .freshness import Expired, Failure, Fresh, Missing, Stale, Storable, Uncacheable, Verdict, judge
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
@@ -119,10 +120,12 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class PassedOn:
-    """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule."""
+    """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
+    ``key`` belongs to the face: the page that would be kept if the app asks for it."""
 
     reason: str
     missed: bool = False
+    key: Any = None
 
 
 Answer = Served | PassedOn | Failed
@@ -246,7 +249,10 @@ class Fill:
         task = Task.unpack(job)
         flight = self._flights.get(task.page)
         if flight is not None:
-            self._fly(task, flight, pooled=True)
+            try:
+                self._fly(task, flight, pooled=True)
+            except Exception as error:  # ours: the app's are outcomes of the flight
+                self._events.emit(Broken("a background render", error))
 
     def _drop(self, job: bytes) -> None:
         """A job that will not be run, because the pool stops."""

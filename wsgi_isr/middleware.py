@@ -9,13 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .capture import produce_page
 from .config import Config
 from .entry import Content
 from .errors import ConfigError
-from .events import Events, Subscriber
+from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
 from .fill import Failed, Fill, PassedOn, Served, Task
 from .freshness import Bypass, asks
@@ -84,21 +84,33 @@ class ISR:
             start_response(answer.status, answer.headers.copy())
             return [answer.body]
 
+        try:
+            page = self._match(environ, live)
+            found = live.fill.get(page.task, page.suits) if isinstance(page, _Page) else page
+        except Exception as error:
+            # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
+            self.events.emit(Broken("the cache", error))
+            page = found = PassedOn("broken")
+        if isinstance(found, PassedOn):
+            return self._pass_on(environ, start_response, live, found)
+        if isinstance(found, Failed):
+            return self._fail(environ, start_response, found)
+        assert isinstance(page, _Page)
+        return self._serve(environ, start_response, live, page, probe, found)
+
+    def _match(self, environ: dict[str, Any], live: _Live) -> _Page | PassedOn:
+        """The page that the request is for, or why it is not for the cache."""
         if not self.store.keeps:
-            return self._bypass(environ, start_response, "off")
+            return PassedOn("off")
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
-            return self._bypass(environ, start_response, match.reason)
+            return PassedOn(match.reason)
         policy, key = match
         if policy.lifetime is None and not live.asked(key):
-            return self._ask(environ, start_response, live, key)
-        task = self._task(policy, key)
-        found = live.fill.get(task, self._suits(policy, environ))
-        if isinstance(found, Served):
-            return self._serve(environ, start_response, live, policy, task, probe, found)
-        if isinstance(found, PassedOn):
-            return self._bypass(environ, start_response, found.reason, found.missed)
-        return self._fail(environ, start_response, found)
+            return PassedOn("no-rule", key=key)
+        text = key.text
+        task = Task(self._keys.page(text), text, policy.name, policy.timeout, policy.wait, policy.lease)
+        return _Page(policy, task, self._suits(policy, environ))
 
     # What a visitor gets -----------------------------------------------------------------------------
 
@@ -107,57 +119,49 @@ class ISR:
         environ: dict[str, Any],
         start_response: StartResponse,
         live: _Live,
-        policy: Policy,
-        task: Task,
+        page: _Page,
         probe: tuple[Any, ...],
         found: Served,
     ) -> Iterable[bytes]:
         entry, now = found.slot.entry, self._clock()
         content = entry.content
         assert isinstance(content, Content)
-        self.events.emit(ServedEvent(task.page, found.label, entry.age(now)))
-        if found.label == "HIT" and policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES:
+        self.events.emit(ServedEvent(page.task.page, found.label, entry.age(now)))
+        if found.label == "HIT" and page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES:
             found.slot.ready = ready(entry, content, now)
-            live.local.lead(probe, task.page, found.slot)
+            live.local.lead(probe, page.task.page, found.slot)
         status = cache_status(entry, found.label, found.stored, found.collapsed, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
-    def _bypass(
-        self, environ: dict[str, Any], start_response: StartResponse, reason: str, missed: bool = False
+    def _pass_on(
+        self, environ: dict[str, Any], start_response: StartResponse, live: _Live, found: PassedOn
     ) -> Iterable[bytes]:
-        label = "MISS" if missed else "BYPASS"
-        self.events.emit(ServedEvent("", label, reason=reason))
-        status = f'{NAME}; fwd={"uri-miss" if missed else "bypass"}; detail="{reason}"'
-        return pass_on(self.app, environ, start_response, status, label)
+        label = "MISS" if found.missed else "BYPASS"
+        self.events.emit(ServedEvent("", label, reason=found.reason))
+        status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
+        key, notice = found.key, None
+        if key is not None:
+            # No rule says how long: the app may ask for it in its answer, and then counts as listed.
+            def notice(headers: list[tuple[str, str]]) -> None:
+                if asks(headers):
+                    live.note(key)
 
-    def _ask(
-        self, environ: dict[str, Any], start_response: StartResponse, live: _Live, key: PageKey
-    ) -> Iterable[bytes]:
-        """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
-
-        def notice(headers: list[tuple[str, str]]) -> None:
-            if asks(headers):
-                live.note(key)
-
-        status = f'{NAME}; fwd=bypass; detail="no-rule"'
-        return pass_on(self.app, environ, start_response, status, "BYPASS", notice)
+        return pass_on(self.app, environ, start_response, status, label, notice)
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
+        """Nothing to serve, and the render failed: what the app had to say of it."""
         if found.content is not None:
             return send_failure(environ, start_response, found.content, found.reason)
         if found.error is not None:
             raise found.error
-        return self._bypass(environ, start_response, found.reason, missed=True)
+        status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
+        return pass_on(self.app, environ, start_response, status, "MISS")
 
     def _suits(self, policy: Policy, environ: dict[str, Any]) -> Callable[[Content], bool]:
         """A page whose app looks at cookies is for visitors who send none."""
         if self._matcher.personal_cookies(policy, environ):
             return lambda content: not content.reads_cookies
         return lambda content: True
-
-    def _task(self, policy: Policy, key: PageKey) -> Task:
-        text = key.text
-        return Task(self._keys.page(text), text, policy.name, policy.timeout, policy.wait, policy.lease)
 
     # A process and its end -----------------------------------------------------------------------------
 
@@ -184,6 +188,14 @@ class ISR:
             drained = live.fill.stop(self.config.settings.drain if timeout is None else timeout)
         self.store.close()
         return drained
+
+
+class _Page(NamedTuple):
+    """What a request is for: the policy, what is to be rendered, and for whom the page will do."""
+
+    policy: Policy
+    task: Task
+    suits: Callable[[Content], bool]
 
 
 class _Live:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from ..events import (
     BackgroundFull,
+    Broken,
     Event,
     LeaseLost,
     Refused,
@@ -34,15 +36,13 @@ def log_events() -> Subscriber:
                 refused.add((event.rule, event.reason))
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
         elif isinstance(event, RenderFailed):
-            error = event.cause
-            info = (type(error), error, error.__traceback__) if error is not None else None
             _log.warning(
                 "render failed: rule %r, page %s: %s; the last good page stays, next try in %.1f s",
                 event.rule,
                 event.key,
                 event.reason,
                 event.retry_in,
-                exc_info=info,
+                exc_info=_traceback(event.cause),
             )
         elif isinstance(event, StoreFailed):
             kind = f"{event.verb}: {type(event.cause).__name__}"
@@ -53,7 +53,16 @@ def log_events() -> Subscriber:
             _log.warning("a render took longer than its lease was kept: %s", event.key)
         elif isinstance(event, Unreadable):
             _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
+        elif isinstance(event, Broken):
+            cause = event.cause
+            _log.error(
+                "%s raised; the page was not cached", event.where, exc_info=(type(cause), cause, cause.__traceback__)
+            )
         elif isinstance(event, BackgroundFull):
             _log.debug("no room for a background render: %s", event.key)
 
     return log
+
+
+def _traceback(error: BaseException | None) -> Any:
+    return None if error is None else (type(error), error, error.__traceback__)
