@@ -237,7 +237,10 @@ class Fill:
     # Stale: nobody waits -----------------------------------------------------------------------------
 
     def _renew(self, task: Task, slot: Slot) -> None:
-        """Have the page rendered in the background, unless this process is at it already."""
+        """Have the page rendered in the background, unless this process is at it already, or has just
+        found that somebody else is."""
+        if self._monotonic() < slot.look_at:
+            return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         flight, leads = self._flights.board(task.page)
         if leads and not self._pool.submit(task.pack()):

@@ -174,15 +174,21 @@ class Keeper:
         return watch
 
     def finish(self, watch: Watch) -> bool:
-        """The render is over; ``False`` where it had been given up before."""
+        """The render is over; ``False`` where it took too long.
+
+        The clock is asked once more: the keeper's thread may not have had its turn yet, after a render
+        that kept the interpreter to itself, or after the whole process was stopped for a while.
+        """
         with self._changed:
             if watch.over:
                 return False
             watch.over = True
-            if watch in self._watches:
-                self._watches.remove(watch)
-                heapq.heapify(self._watches)
+            self._watches.remove(watch)
+            heapq.heapify(self._watches)
+        if self._clock() < watch.deadline:
             return True
+        watch.overdue()
+        return False
 
     def close(self) -> None:
         """The process ends: give back the leases of renders that will not come to their end in it, so
@@ -205,12 +211,12 @@ class Keeper:
                 now = self._clock()
                 if watch.due > now:
                     return watch.due - now
-                heapq.heappop(self._watches)
                 if overdue := now >= watch.deadline:
+                    heapq.heappop(self._watches)
                     watch.over = True
                 else:
                     watch.due = self._next(watch.lease, now, watch.deadline)
-                    heapq.heappush(self._watches, watch)
+                    heapq.heapreplace(self._watches, watch)
             # I/O outside the lock. A renewal that comes too late finds another token and says so.
             if overdue:
                 watch.overdue()

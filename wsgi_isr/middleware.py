@@ -231,9 +231,9 @@ class _Live:
             self._asked.pop(next(iter(self._asked)), None)
 
 
-# The request as the hot path sees it: method and URL, then what must be absent for it to be plain.
-_PLAIN = 6
-_PLAIN_VALUES = (None,) * 7
+# The request as the hot path sees it: the URL, then what a plain request must have, or not have.
+_PLAIN = 5
+_PLAIN_VALUES = ("GET", *(None,) * 7)
 
 
 def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
@@ -242,9 +242,9 @@ def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
         get("PATH_INFO"),
         get("QUERY_STRING"),
         get("HTTP_HOST"),
-        environ["REQUEST_METHOD"],
         get("SCRIPT_NAME"),
         get("wsgi.url_scheme"),
+        environ["REQUEST_METHOD"],
         get("HTTP_COOKIE"),
         get("HTTP_AUTHORIZATION"),
         get("HTTP_IF_NONE_MATCH"),

@@ -71,12 +71,12 @@ class Pool:
         for job in dropped:
             self._drop(job)
         with self._changed:
-            while self._alive:
+            while self._alive or self._written_off:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
                 self._changed.wait(left)
-            return not self._written_off
+            return True
 
     def _grow(self) -> None:
         if len(self._alive) < self._threads:
