@@ -155,9 +155,9 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
     if code not in policy.statuses:
         return f"status-{code}"
     directives = {part.split("=")[0] for part in _list(lower, "cache-control")}
-    # RFC 9111, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
+    # RFC 9111, 5.2.2.4, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
     # worth the risk to take it apart.
-    for directive in ("no-store", "private"):
+    for directive in ("no-store", "private", "no-cache"):
         if directive in directives:
             return directive
     for field in _list(lower, "vary"):

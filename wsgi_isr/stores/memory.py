@@ -16,7 +16,7 @@ from .urls import take_apart
 
 #: Bytes that CPython needs for an item beside the bytes of key and value (objects, table slots);
 #: measured with tracemalloc, rounded up. A test holds it against the real figure.
-ITEM_OVERHEAD = 400
+ITEM_OVERHEAD = 432
 
 #: The least and the usual ``max_bytes``.
 SMALLEST = 64 * 1024

@@ -1,0 +1,33 @@
+"""A blog in Flask with a real database, cached by ``wsgi_isr`` in one line.
+
+``app`` is made when it is first asked for (``examples.blog_flask:app`` on gunicorn's command line
+does), so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    app: Flask
+
+
+def __getattr__(name: str) -> Flask:
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    global app
+    app = _wrapped()
+    return app
+
+
+def _wrapped() -> Flask:
+    from wsgi_isr import ISR, Rule
+
+    from .blog import create_app
+
+    app = create_app()
+    stats = Rule(revalidate=app.config["REVALIDATE"], timeout=app.config["TIMEOUT"])
+    app.wsgi_app = ISR(app.wsgi_app, {"/": 10, "/posts/<slug>": 60, "/stats": stats}, revalidate=60)
+    return app

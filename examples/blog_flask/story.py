@@ -1,0 +1,343 @@
+"""The story of the blog, played over HTTP: each step is a method that returns what it saw or fails."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .browser import Answer, Browser
+from .server import Server
+
+POST = "/posts/what-vary-says"
+ADMIN, READER = "Robin Vale", "Kim Ferro"
+PATIENCE = 20.0  # seconds that a step waits for something before it fails
+
+
+class StepFailed(Exception):
+    """The step does not hold; the message is what was seen instead."""
+
+
+def require(holds: bool, seen: object) -> None:
+    """Fail the step unless ``holds``."""
+    if not holds:
+        raise StepFailed(str(seen))
+
+
+class Story:
+    """One run, from the first visitor to the end of the server.
+
+    :param faults: the directory of :mod:`.faults`.
+    :param lease: seconds after which the work of a killed renderer of ``/stats`` is taken over.
+    :param slow: the least time that ``/stats`` takes, in seconds.
+    """
+
+    def __init__(self, server: Server, faults: Path, lease: float, slow: float) -> None:
+        self.server = server
+        self.faults = faults
+        self.lease = lease
+        self.slow = slow
+        self.first: Answer  # to the first request for POST
+        self.admin = self.visitor()
+
+    def steps(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
+        """Name, sentence and action of each step, in order."""
+        yield "MISS", "the first visitor has a page made", self.miss
+        yield "HIT", "the next ones get that very page", self.hit
+        yield "304", "who has it already gets no body", self.not_modified
+        yield "HEAD", "the same answer without its body", self.head
+        yield "CROWD", "many at once on a cold page: one render", self.crowd
+        yield "STALE", "the old page at once, a new one behind", self.stale
+        yield "ERROR", "a failing render keeps the last good page", self.error
+        yield "LOGIN", "a page that sets a cookie is never kept", self.login_page
+        yield "SESSION", "who is logged in never gets or leaves a copy", self.session
+        yield "MIXED", "three visitors in turn, never mixed up", self.mixed
+        yield "ADMIN", "the administrator's page is not cached", self.admin_page
+        yield "COMMENT", "who writes sees it at once", self.comment
+        yield "KILL", "kill -9 while rendering: another takes over", self.kill
+        yield "STOP", "everything ends when asked to", self.stop
+
+    def visitor(self) -> Browser:
+        """Somebody new, without cookies."""
+        return Browser(self.server.port)
+
+    # The steps
+
+    def miss(self) -> str:
+        self.first = answer = self.visitor().get(POST)
+        require(answer.status == 200 and answer.verdict == "MISS", answer)
+        require(bool(answer["ETag"] and answer.stamp), f"no ETag or no stamp: {answer}")
+        require("Set-Cookie" not in answer.headers, "an anonymous visitor got a cookie")
+        require(self.renders(POST) == 1, f"{self.renders(POST)} renders")
+        return f"X-ISR: MISS, 1 render, {_ms(answer)}"
+
+    def hit(self) -> str:
+        answers = [self.visitor().get(POST) for _ in range(10)]
+        for answer in answers:
+            require(answer.status == 200 and answer.verdict == "HIT", answer)
+            require(answer.body == self.first.body, f"another body: rendered {answer.stamp}")
+            require(answer["ETag"] == self.first["ETag"], f"another ETag: {answer['ETag']}")
+        aged = self.poll(POST, lambda answer: _age(answer) >= 1, "an Age of 1 or more")
+        require(aged.verdict == "HIT" and aged.stamp == self.first.stamp, aged)
+        require(self.renders(POST) == 1, f"{self.renders(POST)} renders")
+        fastest = min(answer.seconds for answer in answers)
+        return f"X-ISR: HIT, same stamp and ETag, Age: {aged['Age']}, still 1 render, {fastest * 1000:.0f} ms"
+
+    def not_modified(self) -> str:
+        etag = self.first["ETag"]
+        answer = self.visitor().get(POST, If_None_Match=etag)
+        require(answer.status == 304 and not answer.body, f"{answer}, {len(answer.body)} characters of body")
+        require(answer["ETag"] == etag, f"ETag {answer['ETag']} instead of {etag}")
+        other = self.visitor().get(POST, If_None_Match='"something-else"')
+        require(other.status == 200 and other.body == self.first.body, f"with another ETag: {other}")
+        return f"304 for If-None-Match: {etag[:10]}..., 200 for another one"
+
+    def head(self) -> str:
+        get, head = self.visitor().get(POST), self.visitor().head(POST)
+        require(head.status == 200 and not head.body, f"{head}, {len(head.body)} characters of body")
+        for name in ("ETag", "Content-Type", "Content-Length", "X-ISR"):
+            require(bool(get[name]) and head[name] == get[name], f"{name}: {head[name]!r}, with GET {get[name]!r}")
+        return f"200, Content-Length: {head['Content-Length']}, no body"
+
+    def crowd(self) -> str:
+        with ThreadPoolExecutor(12) as people:
+            answers = list(people.map(lambda _: self.visitor().get("/stats"), range(12)))
+        for answer in answers:
+            require(answer.status == 200, answer)
+        require(self.renders("/stats") == 1, f"{self.renders('/stats')} renders")
+        stamps = {answer.stamp for answer in answers}
+        require(len(stamps) == 1, f"{len(stamps)} different pages")
+        slowest = max(answer.seconds for answer in answers)
+        return f"12 visitors, 1 render of {self.slow} s, the last one waited {slowest:.2f} s"
+
+    def stale(self) -> str:
+        old, before = self.fresh("/stats"), self.renders("/stats")
+        self.hold()
+        stale = self.poll("/stats", lambda answer: answer.verdict == "STALE", "STALE")
+        self.wait_for(lambda: (self.faults / "held").exists(), "a render in the background")
+        # That render cannot end before we let it: whoever has an answer now did not wait for it.
+        answers = [stale, *(self.visitor().get("/stats") for _ in range(8))]
+        for answer in answers:
+            require(answer.status == 200 and answer.verdict == "STALE", answer)
+            require(answer.stamp == old.stamp, f"rendered {answer.stamp} instead of {old.stamp}")
+        slowest = max(answer.seconds for answer in answers)
+        self.let_go()
+        self.newer("/stats", old)
+        made = self.renders("/stats") - before
+        require(made == 1, f"{made} renders in one window")
+        return f"9 got the old page during the render, in at most {slowest * 1000:.0f} ms; then 1 new one"
+
+    def error(self) -> str:
+        old, before = self.fresh("/stats"), self.renders("/stats")
+        (self.faults / "fail").touch()
+        never_made = self.visitor().get("/tags/databases")
+        require(never_made.status == 500, f"the backend is not down: {never_made}")
+        answers: list[Answer] = []
+        self.ask_until("/stats", answers, lambda: self.renders("/stats") > before, "an attempt to render")
+        # The attempt has only begun. What becomes of it must not be seen later either.
+        until = time.monotonic() + 1.5
+        self.ask_until("/stats", answers, lambda: time.monotonic() > until, "the end of a while")
+        for answer in answers:
+            require(answer.status == 200 and answer.stamp == old.stamp, f"{answer}, rendered {answer.stamp}")
+        attempts = self.renders("/stats") - before
+        (self.faults / "fail").unlink()
+        self.newer("/stats", old)
+        verdicts = " and ".join(dict.fromkeys(answer.verdict for answer in answers))
+        return (
+            f"{len(answers)} times 200 and the old page ({verdicts}), {attempts} failed;"
+            f" the backend is well again: a new one"
+        )
+
+    def login_page(self) -> str:
+        answers = [self.visitor().get("/login") for _ in range(6)]
+        for answer in answers:
+            require(answer.status == 200 and "Set-Cookie" in answer.headers, answer)
+            require(answer.verdict != "HIT", answer)
+        tokens = {answer.csrf for answer in answers}
+        require(len(tokens) == len(answers), f"{len(tokens)} tokens for {len(answers)} visitors")
+        return f"6 visitors, 6 cookies, 6 tokens; Cache-Status: {answers[-1]['Cache-Status']}"
+
+    def session(self) -> str:
+        welcome = self.admin.log_in("admin", "admin")
+        require(welcome.status == 303, f"login failed: {welcome}")
+        # /about was never made: the first to ask for it is somebody with a name.
+        for page in ("/about", POST):
+            own = self.admin.get(page)
+            require(own.status == 200 and ADMIN in own.account, f"{page}: {own}, {own.account!r}")
+            require(own.verdict != "HIT" and "stored" not in own["Cache-Status"], f"{page}: {own}")
+        own = self.admin.get("/about")
+        require(own.verdict == "BYPASS" and ADMIN in own.account, own)
+        require("fwd=bypass" in own["Cache-Status"] and "cookie" in own["Cache-Status"].lower(), own)
+        for page in ("/about", POST):
+            theirs = self.visitor().get(page)
+            require(
+                theirs.status == 200 and theirs.account == "Log in",
+                f"{page}: {theirs.account!r} to a stranger",
+            )
+            require("Set-Cookie" not in theirs.headers, theirs)
+        theirs = self.visitor().get("/about")
+        require(theirs.verdict == "HIT" and theirs.account == "Log in", theirs)
+        return f"X-ISR: BYPASS, Cache-Status: {own['Cache-Status']}; a stranger: HIT without the name"
+
+    def mixed(self) -> str:
+        reader = self.visitor()
+        require(reader.log_in("reader", "reader").status == 303, "login failed")
+        kinds = {ADMIN: self.admin, READER: reader, "Log in": None}
+        turns = list(kinds) * 40
+        random.Random(7).shuffle(turns)
+        hits = 0
+        for name in turns:
+            answer = (kinds[name] or self.visitor()).get("/about")
+            present = {known for known in kinds if known in answer.account}
+            require(answer.status == 200 and present == {name}, f"{name!r} was shown {answer.account!r}")
+            if name == "Log in":
+                require(answer.verdict in ("HIT", "STALE"), answer)
+                hits += 1
+            else:
+                require(answer.verdict == "BYPASS", answer)
+        return f"{len(turns)} requests: {hits} strangers from the cache, {len(turns) - hits} with their own page"
+
+    def admin_page(self) -> str:
+        form = {"title": "Written by the demo", "summary": "A test.", "tags": "caching", "body": "Hello."}
+        token = ""
+        for _ in range(2):
+            outside = self.visitor().get("/admin")
+            require(outside.status == 302 and outside["Location"] == "/login?next=/admin", outside)
+            inside = self.admin.get("/admin")
+            require(inside.status == 200 and "A new post" in inside.body, inside)
+            require(inside.verdict == "BYPASS", inside)
+            token = inside.csrf
+        require(self.visitor().post("/admin/posts", **form).status == 403, "a stranger could publish")
+        require(self.admin.post("/admin/posts", **form).status == 400, "published without a token")
+        made = self.admin.post("/admin/posts", csrf=token, **form)
+        require(made.status == 303, made)
+        seen = self.visitor().get(made["Location"])
+        require(seen.status == 200 and "Hello." in seen.body, seen)
+        return f"BYPASS inside, 302 outside; published {made['Location']}: {seen.verdict} for a stranger"
+
+    def comment(self) -> str:
+        post = "/posts/the-last-good-page"
+        writer = self.visitor()
+        require(writer.get(post).status == 200, "no such post")
+        sent = writer.post(post + "/comments", name="A visitor", body="Written just now.")
+        require(sent.status == 303 and "Set-Cookie" not in sent.headers, sent)
+        own = writer.get(sent["Location"].partition("#")[0])
+        require(own.status == 200 and "Written just now." in own.body, own)
+        return f"303 to {sent['Location']}, {own.verdict} ({own['Cache-Status']})"
+
+    def kill(self) -> str:
+        old, before = self.fresh("/stats"), self.renders("/stats")
+        self.hold()
+        answers: list[Answer] = []
+        self.ask_until("/stats", answers, (self.faults / "held").exists, "a render in the background")
+        victim = int((self.faults / "held").read_text())
+        require(victim not in (os.getpid(), self.server.process.pid), f"process {victim} is no worker")
+        os.kill(victim, signal.SIGKILL)
+        killed = time.monotonic()
+        self.wait_for(lambda: not _alive(victim), f"the end of process {victim}")
+        self.let_go()
+        new = self.newer("/stats", old, answers)
+        took = time.monotonic() - killed
+        for answer in answers:
+            require(answer.status == 200, answer)
+        require(new.rendered_by != victim, f"rendered by {victim}, which is dead")
+        # A lease that was renewed just before the kill, the render itself, and a second for the machine.
+        limit = self.lease + self.slow + 1.5
+        require(took <= limit, f"taken over after {took:.1f} s; the lease is {self.lease} s")
+        made = self.renders("/stats") - before
+        require(made == 2, f"{made} renders instead of the killed one and its successor")
+        return (
+            f"killed {victim}; {len(answers)} times 200;"
+            f" new page by {new.rendered_by} after {took:.1f} s (lease {self.lease} s)"
+        )
+
+    def stop(self) -> str:
+        started = time.monotonic()
+        code = self.server.stop()
+        require(code == 0, f"gunicorn's exit code is {code}")
+        return f"exit code 0 after {time.monotonic() - started:.1f} s"
+
+    # What the steps are made of
+
+    def renders(self, path: str) -> int:
+        """How often the application was asked for a page, cached or not."""
+        try:
+            lines = (self.faults / "renders").read_text().splitlines()
+        except FileNotFoundError:
+            return 0
+        return sum(line.split()[1:] == ["GET", path] for line in lines)
+
+    def hold(self) -> None:
+        """From now on a render of ``/stats`` waits."""
+        (self.faults / "held").unlink(missing_ok=True)
+        (self.faults / "hold").touch()
+
+    def let_go(self) -> None:
+        """End :meth:`hold`."""
+        (self.faults / "hold").unlink()
+
+    def poll(self, path: str, wanted: Callable[[Answer], bool], what: str) -> Answer:
+        """Ask as new visitors until the answer is the wanted one."""
+        last: Answer | None = None
+
+        def found() -> bool:
+            nonlocal last
+            last = self.visitor().get(path)
+            return wanted(last)
+
+        self.wait_for(found, f"{what} for {path}", lambda: f"; the last answer was {last}")
+        assert last is not None
+        return last
+
+    def ask_until(self, path: str, seen: list[Answer], holds: Callable[[], bool], what: str) -> None:
+        """Ask as new visitors, collecting the answers, until something else has happened."""
+
+        def asked() -> bool:
+            seen.append(self.visitor().get(path))
+            return holds()
+
+        self.wait_for(asked, what)
+
+    def fresh(self, path: str) -> Answer:
+        """A page that has just been served fresh: nobody is rendering it now."""
+        return self.poll(path, lambda answer: answer.verdict == "HIT", "a HIT")
+
+    def newer(self, path: str, old: Answer, seen: list[Answer] | None = None) -> Answer:
+        """Wait for a later version; until then everybody gets 200 and the old one."""
+
+        def is_newer(answer: Answer) -> bool:
+            if seen is not None:
+                seen.append(answer)
+            require(answer.status == 200, answer)
+            require(answer.stamp >= old.stamp, f"rendered {answer.stamp}, older than {old.stamp}")
+            return answer.stamp > old.stamp
+
+        return self.poll(path, is_newer, f"a page newer than {old.stamp}")
+
+    def wait_for(self, holds: Callable[[], bool], what: str, seen: Callable[[], str] = str) -> None:
+        """Poll until ``holds``; fail the step when that takes longer than :data:`PATIENCE`."""
+        deadline = time.monotonic() + PATIENCE
+        while not holds():
+            if time.monotonic() > deadline:
+                raise StepFailed(f"waited {PATIENCE:.0f} s in vain for {what}{seen()}")
+            time.sleep(0.05)
+
+
+def _ms(answer: Answer) -> str:
+    return f"{answer.seconds * 1000:.0f} ms"
+
+
+def _age(answer: Answer) -> int:
+    return int(answer["Age"]) if answer["Age"].isdigit() else -1
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
