@@ -6,6 +6,7 @@ Constructor before environment before TOML file before default; an unknown name 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -21,18 +22,21 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     import tomli as tomllib
 
+#: A lower-case host, with or without a port (RFC 3986, 3.2.2; underscores as container networks have them).
+HOST = re.compile(
+    r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])"
+    r"(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?\Z"
+)
 ENV_PREFIX = "WSGI_ISR_"
 #: Variables with our prefix that are no options.
 _ENV_OTHERS = frozenset({"CONFIG"})
 
 
 def _check_url(name: str, value: Any) -> str:
-    if not isinstance(value, str) or "://" not in value:
-        raise ConfigError(name, f"{value!r} is not a URL", "write it like https://example.com")
-    scheme, _, rest = value.partition("://")
-    if scheme not in ("http", "https") or not rest or rest.strip("/") != rest:
+    scheme, _, host = value.partition("://") if isinstance(value, str) else ("", "", "")
+    if scheme not in ("http", "https") or not HOST.match(host.lower()):
         raise ConfigError(name, f"{value!r} is not scheme and host", "write it like https://example.com, no path")
-    return value
+    return f"{scheme}://{host}"
 
 
 def _check_profiles(name: str, value: Any) -> dict[str, tuple[float, float]]:

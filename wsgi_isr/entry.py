@@ -124,5 +124,7 @@ def unpack(data: bytes, key: str) -> Entry:
 def _content(kind: str, payload: list[Any]) -> Content | Refusal:
     if kind == "refusal":
         return Refusal(*payload)
+    if kind != "page":
+        raise UnreadableEntry(f"kind {kind!r}")
     status, headers, body, etag, reads_cookies = payload
     return Content(status, tuple((name, value) for name, value in headers), body, etag, reads_cookies)

@@ -19,13 +19,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from werkzeug.http import dump_cookie, parse_cookie
 
+from .config import HOST
 from .entry import SCHEMA
 from .freshness import Bypass
 from .rules import TRACKING, Policy, RuleSet
 
 #: Longer than any URL that browsers and proxies agree on; beyond it a request is not for a cache.
 MAX_URL = 8192
-_HOST = re.compile(r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?\Z")
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
@@ -122,7 +122,10 @@ class Matcher:
         if pairs is None:
             return Bypass("query")
         headers = tuple(_headers(policy, environ))
-        cookies = tuple(_cookies(policy, environ))
+        try:
+            cookies = tuple(_cookies(policy, environ))
+        except UnicodeError:
+            return Bypass("cookie-encoding")
         return policy, PageKey(*site, environ.get("SCRIPT_NAME", ""), path, pairs, headers, cookies)
 
     def personal_cookies(self, policy: Policy, environ: dict[str, Any]) -> bool:
@@ -140,7 +143,7 @@ def _site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
     if host is None:
         host = f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
     host = host.lower()
-    if not _HOST.match(host):
+    if not HOST.match(host):
         return None
     return scheme, host.removesuffix(_DEFAULT_PORT.get(scheme, "::"))
 
@@ -215,5 +218,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
         environ[_environ_name(header)] = value
     if key.cookies:
         # parse_cookie undid the quoting; what the app gets must parse to the same values again.
-        environ["HTTP_COOKIE"] = "; ".join(dump_cookie(n, v, path=None).split(";")[0] for n, v in key.cookies)
+        environ["HTTP_COOKIE"] = "; ".join(
+            dump_cookie(name, value, path=None, max_size=0).split(";")[0] for name, value in key.cookies
+        )
     return environ

@@ -97,7 +97,7 @@ def _parse_lifetime(name: str, text: str) -> Any:
 
 
 def _parse_size(name: str, text: str) -> int:
-    match = re.fullmatch(r"([0-9]+)\s*([a-z]*)", text.strip().lower())
+    match = re.fullmatch(r"([0-9]{1,18})\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in _SIZES:
         raise ConfigError(name, f"{text!r} is not a size", "write bytes, like 8388608 or 8MiB")
     return int(match[1]) * _SIZES[match[2]]
@@ -110,7 +110,7 @@ def _check_int(name: str, value: Any) -> int:
 
 
 def _parse_int(name: str, text: str) -> int:
-    if not text.strip().isdigit():
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
         raise ConfigError(name, f"{text!r} is not a whole number", "write a number, like 4")
     return int(text)
 
@@ -121,7 +121,7 @@ def _check_names(name: str, value: Any) -> tuple[str, ...]:
         raise ConfigError(name, f"{value!r} is not a list of names", f"write [{value!r}]")
     names = tuple(value)
     for item in names:
-        if not isinstance(item, str) or not item:
+        if not isinstance(item, str) or not item or not item.isprintable():
             raise ConfigError(name, f"{item!r} is not a name", "give non-empty strings")
     return tuple(dict.fromkeys(names))
 

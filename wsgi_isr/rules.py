@@ -223,15 +223,15 @@ class RuleSet:
             if not isinstance(pattern, str) or not pattern.startswith("/"):
                 raise ConfigError(where, "a pattern starts with a slash", "write it like '/blog/<slug>'")
             # Two patterns that differ only in the names of their parameters match the same paths.
-            shape = re.sub(r"<(?:([^:<>]*):)?[^<>]*>", lambda m: f"<{m[1] or 'default'}>", pattern)
+            shape = re.sub(r"<(?:([^:<>]*):)?[^<>]*>", lambda m: f"<{m[1] or 'string'}>", pattern)
             if shape in shapes:
                 raise ConfigError(where, f"matches the same paths as {shapes[shape]!r}", "keep one of them")
             shapes[shape] = pattern
             try:
                 routes.append(Route(pattern, endpoint=pattern))
                 Map([Route(pattern, endpoint=pattern)], merge_slashes=False)
-            except (ValueError, LookupError, TypeError) as error:
-                raise ConfigError(where, str(error), "see werkzeug's URL rules") from error
+            except Exception as error:  # whatever werkzeug makes of it: a SyntaxError, an OverflowError ...
+                raise ConfigError(where, str(error) or type(error).__name__, "see werkzeug's URL rules") from error
             self.policies[pattern] = _policy(pattern, _own(value, where), site, profiles)
         self.policies["*"] = _policy("*", Rule(), site, profiles)
         # Redirects are the app's business: a slash too many is another path, as in WSGI.
