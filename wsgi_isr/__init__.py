@@ -8,11 +8,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import ConfigError, ISRError, StoreError, StoreUnavailable
-from .middleware import ISR, wrap
+from .errors import ConfigError, InvalidationError, ISRError, StoreError, StoreUnavailable
+from .invalidate import Receipt
+from .middleware import ISR, invalidate, replay, wrap
+from .page import cache_life, cache_tag, no_store
 from .rules import Rule
 
-__all__ = ["ISR", "ConfigError", "ISRError", "Rule", "StoreError", "StoreUnavailable", "wrap"]
+__all__ = [
+    "ISR",
+    "ConfigError",
+    "ISRError",
+    "InvalidationError",
+    "Receipt",
+    "Rule",
+    "StoreError",
+    "StoreUnavailable",
+    "cache_life",
+    "cache_tag",
+    "invalidate",
+    "no_store",
+    "replay",
+    "wrap",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from .entry import Refusal
 from .fill import Product, Task
-from .freshness import Failure, admit, refuse
-from .keys import PageKey, canonical
-from .rules import Policy
+from .freshness import Asked, Failure, Storable, admit, refuse
+from .keys import PageKey, canonical, tag_name
+from .page import rendering
+from .rules import Policy, RuleSet
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -27,17 +29,18 @@ class Misbehaved(Exception):
     """The app broke PEP 3333, so that there is no answer to speak of; the message says how."""
 
 
-def produce_page(app: WSGIApplication, policies: dict[str, Policy]) -> Callable[[Task], Product]:
+def produce_page(app: WSGIApplication, rules: RuleSet) -> Callable[[Task], Product]:
     """The ``produce`` of pages: the app, called with the canonical request of a task's key."""
 
     def produce(task: Task) -> Product:
-        policy = policies[task.rule]
-        return run(app, canonical(PageKey.parse(task.text)), policy, time.monotonic() + task.timeout)
+        environ = canonical(PageKey.parse(task.text))
+        with rendering(rules.profiles) as asked:
+            return run(app, environ, rules.policies[task.rule], asked, time.monotonic() + task.timeout)
 
     return produce
 
 
-def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, deadline: float) -> Product:
+def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: Asked, deadline: float) -> Product:
     """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
 
     An answer that may not be stored is dropped as soon as that is known: the visitor will get the app's
@@ -79,7 +82,8 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, deadline:
         raise Misbehaved("the app never called start_response")
     if size > policy.max_body:  # through write(), or in one piece
         return Refusal("max-body")
-    return admit(*head, b"".join(chunks), policy)
+    product = admit(*head, b"".join(chunks), policy, asked)
+    return replace(product, tags=tuple(map(tag_name, product.tags))) if isinstance(product, Storable) else product
 
 
 def _early(

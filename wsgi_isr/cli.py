@@ -5,21 +5,83 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from .config import Config
-from .errors import ConfigError, StoreError
+from .errors import ConfigError, InvalidationError, StoreError
+from .middleware import invalidate, replay
 from .stores import open_store
 from .stores.base import Store
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="wsgi_isr")
 def main() -> None:
     """Incremental static regeneration for WSGI apps."""
+
+
+def _store_options(command: Command) -> Command:
+    """The options of every command that speaks to the store."""
+    for option in (
+        click.option("--store", metavar="URL", help="The store, instead of the configured one."),
+        click.option("--namespace", metavar="NAME", help="The namespace, instead of the configured one."),
+        click.option("--journal", metavar="FILE", help="Keep here what cannot be delivered, for replay."),
+        click.option("--json", "as_json", is_flag=True, help="For machines."),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command("invalidate")
+@click.option("--tag", "tags", metavar="T", multiple=True, help="Everything with this tag. All these can be repeated.")
+@click.option("--path", "paths", metavar="P", multiple=True, help="The page at this path.")
+@click.option("--prefix", "prefixes", metavar="P", multiple=True, help="Everything at and below this path.")
+@click.option("--route", "routes", metavar="R", multiple=True, help="Every page of the rule with this pattern.")
+@click.option("--all", "everything", is_flag=True, help="Everything.")
+@click.option("--mode", type=click.Choice(["stale", "expire", "purge"]), default="expire", show_default=True)
+@_store_options
+def invalidate_command(as_json: bool, **arguments: Any) -> None:
+    """Invalidate pages. Exits with 1 where not everything was delivered, and names the rest."""
+    with _reported(as_json):
+        receipt = invalidate(**arguments)
+        done = {"ok": True, **asdict(receipt)}
+        _say(done, f"invalidated ({receipt.mode}): {', '.join(receipt.tags)}", as_json)
+
+
+@main.command("replay")
+@_store_options
+def replay_command(as_json: bool, **arguments: Any) -> None:
+    """Deliver the invalidations that the journal has kept."""
+    with _reported(as_json):
+        delivered = replay(**arguments)
+        said = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"
+        _say({"ok": True, "delivered": delivered}, said, as_json)
+
+
+@contextmanager
+def _reported(as_json: bool) -> Iterator[None]:
+    """Errors are one line, or one object, and an exit code."""
+    try:
+        yield
+    except InvalidationError as error:
+        undelivered = {tag: str(cause) for tag, cause in error.undelivered.items()}
+        failed = {"ok": False, "delivered": error.delivered, "undelivered": undelivered, "journal": error.journal}
+        _say(failed, str(error), as_json, err=True)
+        sys.exit(1)
+    except ConfigError as error:
+        _say({"ok": False, "error": str(error)}, str(error), as_json, err=True)
+        sys.exit(2)
+
+
+def _say(for_machines: dict[str, Any], for_people: str, as_json: bool, err: bool = False) -> None:
+    click.echo(json.dumps(for_machines) if as_json else for_people, err=err and not as_json)
 
 
 class Finding(NamedTuple):

@@ -10,17 +10,11 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from . import options as o
 from .errors import ConfigError
 from .rules import PROFILES, RULE_OPTIONS, Rule, RuleSet
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
 
 #: A lower-case host, with or without a port (RFC 3986, 3.2.2; underscores as container networks have them).
 HOST = re.compile(
@@ -68,6 +62,27 @@ class Settings:
         "sqlite:///.wsgi_isr/store.db",
     )
     namespace: str = o.option("default", o.TEXT, "keeps the pages of several sites in one store apart", "default")
+    release: str = o.option(
+        "", o.any_value("text", lambda _name, text: text), "pages belong to one release of the app; tags to all", "none"
+    )
+    adopt: str | None = o.option(
+        None,
+        o.any_value("text", lambda _name, text: text),
+        "the release before this one: its pages are served as stale while this one renders its own",
+        "none",
+    )
+    coherence: float = o.option(
+        0.1,
+        o.SECONDS,
+        "how long a process may serve its copies without asking for invalidations; 0 asks each time",
+        "0.1",
+    )
+    invalidate_on_write: bool = o.option(
+        True, o.FLAG, "a successful POST, PUT, PATCH or DELETE invalidates the page at its URL (RFC 9111, 4.4)", "true"
+    )
+    journal: str | None = o.option(
+        None, o.TEXT, "a file that keeps invalidations which could not be delivered, for replay", "none"
+    )
     local_bytes: int = o.option(
         64 * 1024 * 1024, o.SIZE, "memory for copies of pages in each process, in bytes", "64 MiB"
     )
@@ -107,6 +122,8 @@ class Config:
 
     settings: Settings
     rules: RuleSet
+    #: Whether somebody said which store; the default is only right in the app's own folder.
+    names_store: bool = True
 
     @classmethod
     def load(
@@ -128,7 +145,8 @@ class Config:
         own_rules = _as_pairs(rules) if rules is not None else list(file_rules.items())
         settings = Settings(**{name: value for name, value in given.items() if name in SITE_OPTIONS})
         site = Rule(**{name: value for name, value in given.items() if name in RULE_OPTIONS})
-        return cls(settings, RuleSet(own_rules, site, {**PROFILES, **(settings.profiles or {})}))
+        compiled = RuleSet(own_rules, site, {**PROFILES, **(settings.profiles or {})})
+        return cls(settings, compiled, names_store="store" in given)
 
 
 def _as_pairs(rules: Any) -> list[tuple[str, Any]]:
@@ -156,9 +174,16 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    if sys.version_info >= (3, 11):
+        import tomllib  # not worth a millisecond of the start of those who have no file
+    else:
+        import tomli as tomllib
+
     where = f"{ENV_PREFIX}CONFIG={path}"
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        table = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(where, f"cannot be read: {error.strerror}", "name a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -168,7 +193,7 @@ def _from_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ConfigError(f"{where}: rules", "is not a table", 'write [rules."/blog/<slug>"]')
     for name in table:
         if name not in OPTIONS:
-            raise o.unknown(f"{where}: {name}", OPTIONS)
+            raise o.unknown(name, OPTIONS, where=f"{where}: ")
     return table, rules
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-SCHEMA = 1
+SCHEMA = 2
 _HEAD = 5
 
 
@@ -56,6 +56,15 @@ def _lower(one: float | None, other: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """An entry's tags with the stamps from before its render, and the epochs of their nodes at which these
+    were the stamps of the moment (empty where that is not known)."""
+
+    tags: tuple[tuple[str, bytes], ...] = ()
+    valid_at: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One record of the store: a page, or the memory that there is none to be had.
 
@@ -69,11 +78,12 @@ class Entry:
     created: float
     revalidate: float | None
     expire: float | None
+    proof: Proof = Proof()
     size: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         # What it weighs in memory: its bytes, and a kilobyte for the objects around them.
-        size = len(self.key) + 1024
+        size = len(self.key) + 1024 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 100 for n, v in self.content.headers)
         object.__setattr__(self, "size", size)
@@ -94,7 +104,8 @@ def pack(entry: Entry) -> bytes:
         kind, payload = "page", [content.status, content.headers, content.body, content.etag, content.reads_cookies]
     else:
         kind, payload = "refusal", [content.reason]
-    fields = [entry.key, kind, payload, entry.started, entry.created, entry.revalidate, entry.expire]
+    times = [entry.started, entry.created, entry.revalidate, entry.expire]
+    fields = [entry.key, kind, payload, times, entry.proof.tags, entry.proof.valid_at]
     packed: bytes = msgpack.packb(fields)
     return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
 
@@ -112,8 +123,9 @@ def unpack(data: bytes, key: str) -> Entry:
     if zlib.crc32(packed) != int.from_bytes(data[1:_HEAD], "big"):
         raise UnreadableEntry("checksum")
     try:
-        stored_key, kind, payload, started, created, revalidate, expire = msgpack.unpackb(packed)
-        entry = Entry(stored_key, _content(kind, payload), started, created, revalidate, expire)
+        stored_key, kind, payload, (started, created, revalidate, expire), tags, valid_at = msgpack.unpackb(packed)
+        proof = Proof(tuple((tag, stamp) for tag, stamp in tags), tuple((node, nonce) for node, nonce in valid_at))
+        entry = Entry(stored_key, _content(kind, payload), started, created, revalidate, expire, proof)
     except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more
         raise UnreadableEntry(f"shape: {type(error).__name__}") from error
     if entry.key != key:

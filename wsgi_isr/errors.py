@@ -57,3 +57,22 @@ class ValueTooLarge(StoreError):
         self.size = size
         self.limit = limit
         super().__init__(f"{key}: {size} bytes, above the store's limit of {limit}")
+
+
+class InvalidationError(ISRError):
+    """An invalidation that was not, or not entirely, delivered. Repeating it is always safe.
+
+    :param delivered: the names of the tags that were. :param undelivered: those that were not, and why.
+    :param journal: the file that keeps the rest for replay, if there is one.
+    """
+
+    def __init__(
+        self, delivered: tuple[str, ...], undelivered: dict[str, StoreError], journal: str | None = None
+    ) -> None:
+        self.delivered = delivered
+        self.undelivered = undelivered
+        self.journal = journal
+        causes = ", ".join(sorted({str(error) for error in undelivered.values()}))
+        kept = f"kept in {journal} for replay" if journal else "repeat it; with journal= it would be kept for replay"
+        names = ", ".join(sorted(undelivered))
+        super().__init__(f"not delivered: {names} ({causes}); delivered: {', '.join(delivered) or 'none'}; {kept}")

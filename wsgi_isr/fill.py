@@ -13,7 +13,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,9 +24,10 @@ from .entry import Content, Entry, Lifetime, Refusal
 from .errors import StoreError
 from .events import BackgroundFull, Broken, Events, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from .flight import Flight, Flights
-from .freshness import Expired, Failure, Fresh, Missing, Stale, Storable, Uncacheable, Verdict, judge
+from .freshness import Expired, Failure, Fresh, Missing, Stale, Standing, Storable, Uncacheable, Verdict, judge
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
+from .stamps import Epochs, Stamps
 from .stores.base import Store, Token
 from .worker import Pool
 
@@ -121,11 +122,13 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class PassedOn:
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
-    ``key`` belongs to the face: the page that would be kept if the app asks for it."""
+    ``key`` and ``written`` belong to the face: the page that would be kept if the app asks for it, and the
+    one that a successful write invalidates."""
 
     reason: str
     missed: bool = False
     key: Any = None
+    written: Any = None
 
 
 Answer = Served | PassedOn | Failed
@@ -135,6 +138,8 @@ class Fill:
     """Look-ups and renders of one process.
 
     :param produce: renders a task; an exception from it is a failed render.
+    :param tags_of: the tags that a task's page has before it is rendered.
+    :param adopts: the name that a task's page had in the release before this one, if that is to be used.
     :param clock: Unix time in seconds, comparable between processes (ages).
     :param monotonic: seconds for durations. :param pause: waits that many seconds.
     """
@@ -142,11 +147,14 @@ class Fill:
     def __init__(
         self,
         produce: Produce,
+        tags_of: Callable[[Task], Sequence[str]],
         store: Store,
         local: Local,
         leases: Leases,
+        stamps: Stamps,
         events: Events,
         *,
+        adopts: Callable[[Task], str | None] = lambda task: None,
         threads: int,
         queue: int,
         uncacheable_ttl: float,
@@ -155,9 +163,12 @@ class Fill:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._produce = produce
+        self._tags_of = tags_of
+        self._adopts = adopts
         self._store = store
         self._local = local
         self._leases = leases
+        self._stamps = stamps
         self._events = events
         self._uncacheable_ttl = uncacheable_ttl
         self._clock = clock
@@ -175,8 +186,7 @@ class Fill:
         ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
         and nobody waits.
         """
-        slot = self._look_up(task)
-        verdict = judge(slot.entry if slot else None, self._clock())
+        slot, verdict = self._look_up(task)
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
             return PassedOn("cookie")
         answer = self._answer(task, slot, verdict)
@@ -192,10 +202,10 @@ class Fill:
         if slot is None or isinstance(verdict, Missing):
             return self._obtain(task, None)
         if isinstance(verdict, Fresh):
-            return Served(slot, "HIT")
+            return Served(slot, "DEGRADED" if _unproven(slot) else "HIT")
         if isinstance(verdict, Stale):
             self._renew(task, slot)
-            return Served(slot, "STALE")
+            return Served(slot, "DEGRADED" if _unproven(slot) else "STALE")
         if isinstance(verdict, Uncacheable):
             if verdict.due:
                 self._renew(task, slot)
@@ -206,23 +216,50 @@ class Fill:
             return self._obtain(task, slot)
         assert_never(verdict)
 
-    def _look_up(self, task: Task) -> Slot | None:
-        """The copy here if it will do, else what the store has, else the copy here all the same."""
+    def _look_up(self, task: Task) -> tuple[Slot | None, Verdict]:
+        """The copy here if it will do, else what the store has, else the copy here all the same.
+
+        The epochs come first **[needed]**: whatever is compared after them is at least as new.
+        """
+        epochs = self._stamps.epochs()
         slot = self._local.get(task.page)
         if slot is not None:
-            verdict = judge(slot.entry, self._clock())
+            verdict = self._judge(slot, epochs)
             if _is_current(verdict):
-                return slot
-            if not isinstance(verdict, Expired) and self._monotonic() < slot.look_at:
-                return slot
+                return slot, verdict
+            if isinstance(verdict, (Stale, Uncacheable)) and self._monotonic() < slot.look_at:
+                return slot, verdict
         try:
             stored = self._read(task, self._store.get(task.page))
+            if stored is None and slot is None:
+                slot = self._adopted(task)
         except StoreError as error:
             self._events.emit(StoreFailed("get", task.page, error))
-            return slot
-        if stored is None or (slot is not None and stored.created == slot.entry.created):
-            return slot
-        return self._local.put(task.page, stored)
+            stored = None
+        if stored is not None and (slot is None or stored != slot.entry):
+            slot = self._local.put(task.page, stored)
+        return slot, self._judge(slot, epochs) if slot is not None else Missing()
+
+    def _judge(self, slot: Slot, epochs: Epochs) -> Verdict:
+        """What a copy is worth; its stamps are compared once for each vector of epochs."""
+        checked = slot.checked
+        if checked is None or (checked[0] is not epochs and checked[0] != epochs):
+            checked = slot.checked = (epochs, self._stamps.standing(slot.entry.proof, epochs))
+        verdict = judge(slot.entry, checked[1], self._clock())
+        return Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict
+
+    def _adopted(self, task: Task) -> Slot | None:
+        """The page of the release before this one, to be served as stale: a new release begins without a
+        herd, and without a visitor who waits."""
+        former = self._adopts(task)
+        if former is None:
+            return None
+        entry = self._read(task, self._store.get(former))
+        if entry is None or isinstance(entry.content, Refusal):
+            return None
+        slot = self._local.put(task.page, entry)
+        slot.adopted = True
+        return slot
 
     def _read(self, task: Task, data: bytes | None) -> Entry | None:
         """Unreadable counts as missing, and is said."""
@@ -278,18 +315,26 @@ class Fill:
                 outcome = self._fly(task, flight)
             else:
                 outcome = flight.wait(task.timeout if leads else max(0.0, until - self._monotonic()))
-            # A flight of the background that lost to another process is nobody's answer: board the next.
-            if not isinstance(outcome, (Busy, BackingOff)) or leads or self._monotonic() >= until:
+            if leads or self._monotonic() >= until or self._will_do(outcome):
                 break
         label = "EXPIRED" if old else "MISS"
-        if isinstance(outcome, Made):
-            return Served(outcome.slot, label, stored=outcome.stored and leads, collapsed=not leads)
-        if isinstance(outcome, Found):
-            return Served(outcome.slot, label, collapsed=True)
-        if old is not None:
+        if isinstance(outcome, (Made, Found)) and (leads or self._will_do(outcome)):
+            stored = isinstance(outcome, Made) and outcome.stored and leads
+            return Served(outcome.slot, label, stored, collapsed=not leads or isinstance(outcome, Found))
+        if old is not None and not isinstance(self._judge(old, self._stamps.epochs()), Missing):
             old.resting_until = self._monotonic() + LOOK_AGAIN
             return Served(old, "ERROR-RETAINED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
+
+    def _will_do(self, outcome: Outcome | None) -> bool:
+        """Whether the outcome of somebody else's flight is one for a visitor who boarded it later.
+
+        It may have begun before an invalidation that was over when this visitor came; then the next
+        flight is theirs. So it is after one of the background that lost to another process.
+        """
+        if isinstance(outcome, (Made, Found)):
+            return isinstance(self._judge(outcome.slot, self._stamps.epochs()), (Fresh, Stale, Uncacheable))
+        return not isinstance(outcome, (Busy, BackingOff))
 
     # The one render ----------------------------------------------------------------------------------
 
@@ -340,8 +385,10 @@ class Fill:
             # Look again. We saw a stale page; another worker rendered, stored and released; then we got
             # the lock. Without this look we would render a second time in one window.
             current, token = self._gets(task)
-            if current is not None and _is_current(judge(current, self._clock())):
-                return Found(self._local.put(task.page, current))
+            if current is not None:
+                slot = self._local.put(task.page, current)
+                if _is_current(self._judge(slot, self._stamps.epochs())):
+                    return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
             if lease is not None:
@@ -364,6 +411,10 @@ class Fill:
             self._failed(task, lease, "timeout", None)
             overdue()
 
+        # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
+        known = self._tags_of(task)
+        former = [tag for tag, _ in current.proof.tags] if current is not None else []
+        capture = self._stamps.capture([*known, *former])
         watch = self._keeper.watch(lease, task.timeout, give_up)
         error: BaseException | None = None
         product: Product
@@ -378,7 +429,7 @@ class Fill:
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now = self._clock()
-        if isinstance(product, Refusal) and current is not None and isinstance(judge(current, now), Stale):
+        if isinstance(product, Refusal) and current is not None and self._is_stale(task, current):
             # It was cacheable a moment ago, so this is taken for an accident. Once the page may no longer
             # be served (expired), its refusal is taken at its word.
             product = Failure(product.reason)
@@ -389,11 +440,15 @@ class Fill:
             self._events.emit(Refused(task.page, task.rule, product.reason))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
-        entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire)
+        proof = self._stamps.prove(capture, [*known, *product.tags])
+        entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
         winner, stored = self._put(task, entry, token, product.keep)
         self._events.emit(Rendered(task.page, self._monotonic() - began, stored))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
+
+    def _is_stale(self, task: Task, current: Entry) -> bool:
+        return isinstance(self._judge(Slot(current), self._stamps.epochs()), Stale)
 
     def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
         pause = lease.rest() if lease is not None else 0.0
@@ -427,6 +482,10 @@ class Fill:
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained
+
+
+def _unproven(slot: Slot) -> bool:
+    return slot.checked is not None and slot.checked[1] is Standing.UNPROVEN
 
 
 def _is_current(verdict: Verdict) -> bool:

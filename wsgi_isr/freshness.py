@@ -6,9 +6,11 @@ field.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 
 from .entry import Content, Entry, Lifetime, Refusal
 from .rules import Policy
@@ -62,23 +64,38 @@ Verdict = Fresh | Stale | Expired | Missing | Uncacheable
 """How a look-up ends. (:class:`Bypass` is decided before there is anything to look up.)"""
 
 
-def judge(entry: Entry | None, now: float) -> Verdict:
+class Standing(enum.IntEnum):
+    """What has happened to an entry's tags since before its render; the higher, the stronger."""
+
+    VALID = 1
+    UNPROVEN = 2
+    """A node that holds one of its tags cannot be asked. Time alone decides, and the answer is marked."""
+    SOFT = 3
+    HARD = 4
+    PURGED = 5
+
+
+def judge(entry: Entry | None, standing: Standing, now: float) -> Verdict:
     """What ``entry`` is worth at ``now`` (seconds of Unix time)."""
-    if entry is None:
+    if entry is None or standing is Standing.PURGED:
         return Missing()
     age = entry.age(now)
     if isinstance(entry.content, Refusal):
-        return Uncacheable(entry.content.reason, due=entry.revalidate is not None and age >= entry.revalidate)
-    if entry.revalidate is None or age < entry.revalidate:
-        return Fresh(entry)
-    if entry.expire is None or age < entry.expire:
+        if standing is Standing.HARD:
+            return Missing()
+        due = standing is Standing.SOFT or (entry.revalidate is not None and age >= entry.revalidate)
+        return Uncacheable(entry.content.reason, due)
+    if standing is Standing.HARD or (entry.expire is not None and age >= entry.expire):
+        return Expired(entry)
+    if standing is Standing.SOFT or (entry.revalidate is not None and age >= entry.revalidate):
         return Stale(entry)
-    return Expired(entry)
+    return Fresh(entry)
 
 
 @dataclass(frozen=True, slots=True)
 class Storable:
     """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
+    ``tags`` are those that the render itself asked for.
 
     A good page is kept however old it is: it is what there is when rendering fails. What only says
     that there is nothing goes by itself, or random URLs would fill the store.
@@ -87,6 +104,7 @@ class Storable:
     content: Content | Refusal
     lifetime: Lifetime
     keep: float | None = None
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +126,41 @@ NEGATIVE_STATUSES = frozenset({404, 410})
 #: Headers that are made anew for each answer, or that concern one connection only (RFC 9110, 7.6.1).
 _NOT_KEPT = frozenset(
     [
-        *("age", "cache-control", "cache-status", "cdn-cache-control", "content-length", "date", "etag", "expires"),
-        *("connection", "keep-alive", "pragma", "proxy-authenticate", "proxy-connection", "te", "trailer"),
+        *(
+            "age",
+            "cache-control",
+            "cache-status",
+            "cache-tag",
+            "cdn-cache-control",
+            "content-length",
+            "date",
+            "etag",
+            "expires",
+        ),
+        *("expires", "connection", "keep-alive", "pragma", "proxy-authenticate", "proxy-connection", "te", "trailer"),
         *("transfer-encoding", "upgrade", "x-isr"),
     ]
 )
 
 
-def admit(status: str, headers: Sequence[tuple[str, str]], body: bytes, policy: Policy) -> Storable | Refusal | Failure:
+@dataclass(slots=True)
+class Asked:
+    """What the code that makes a page has said about it while it did."""
+
+    tags: list[str] = field(default_factory=list)
+    lifetime: Lifetime | None = None
+    no_store: bool = False
+
+    def live(self, revalidate: float | None, expire: float | None) -> None:
+        """At most this long; said several times, the lowest wins."""
+        self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
+
+
+def admit(
+    status: str, headers: Sequence[tuple[str, str]], body: bytes, policy: Policy, asked: Asked | None = None
+) -> Storable | Refusal | Failure:
     """What becomes of an app's complete answer to a canonical request."""
+    asked = asked or Asked()
     lower = [(name.lower(), value) for name, value in headers]
     code = int(status[:3])
     if code in FAILED_STATUSES:
@@ -128,7 +172,9 @@ def admit(status: str, headers: Sequence[tuple[str, str]], body: bytes, policy: 
     for name, value in lower:
         if name == "content-length" and value.strip() != str(len(body)):
             return Failure("content-length")
-    lifetime = _lifetime(lower, policy)
+    if asked.no_store:
+        return Refusal("no-store")
+    lifetime = _lowest(policy.lifetime, asked.lifetime, _asked(lower))
     if lifetime is None:
         return Refusal("not-asked")
     if lifetime.revalidate == 0:
@@ -140,7 +186,10 @@ def admit(status: str, headers: Sequence[tuple[str, str]], body: bytes, policy: 
         keep = policy.negative_ttl + 60
     kept = tuple((name, value) for name, value in headers if name.lower() not in _NOT_KEPT)
     etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    return Storable(Content(status, kept, body, etag, "cookie" in _list(lower, "vary")), lifetime, keep)
+    content = Content(status, kept, body, etag, "cookie" in _list(lower, "vary"))
+    in_headers = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
+    tags = dict.fromkeys([*asked.tags, *filter(None, in_headers)])
+    return Storable(content, lifetime, keep, tuple(tags))
 
 
 def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:
@@ -160,9 +209,9 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
     for directive in ("no-store", "private", "no-cache"):
         if directive in directives:
             return directive
-    for field in _list(lower, "vary"):
-        if field not in policy.varies_on and field not in ("accept-encoding", "cookie"):
-            return "vary-any" if field == "*" else f"vary-{field}"
+    for header in _list(lower, "vary"):
+        if header not in policy.varies_on and header not in ("accept-encoding", "cookie"):
+            return "vary-any" if header == "*" else f"vary-{header}"
     for name, value in lower:
         if name == "content-type" and value.lower().startswith("text/event-stream"):
             return "event-stream"  # it has no end
@@ -171,11 +220,11 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
     return ""
 
 
-def _lifetime(lower: Sequence[tuple[str, str]], policy: Policy) -> Lifetime | None:
-    asked = _asked(lower)
-    if policy.lifetime is None or asked is None:
-        return policy.lifetime or asked
-    return policy.lifetime.lowest(asked.revalidate, asked.expire)
+def _lowest(*lifetimes: Lifetime | None) -> Lifetime | None:
+    given = [lifetime for lifetime in lifetimes if lifetime is not None]
+    if not given:
+        return None
+    return reduce(lambda one, other: one.lowest(other.revalidate, other.expire), given)
 
 
 def asks(headers: Sequence[tuple[str, str]]) -> bool:
@@ -190,8 +239,8 @@ def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
     ``CDN-Cache-Control`` (RFC 9213) before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) with
     ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers and is no request.
     """
-    for field, names in (("cdn-cache-control", ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
-        directives = dict(part.partition("=")[::2] for part in _list(lower, field))
+    for header, names in (("cdn-cache-control", ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
+        directives = dict(part.partition("=")[::2] for part in _list(lower, header))
         for name in names:
             seconds = _delta(directives.get(name))
             if seconds is not None:

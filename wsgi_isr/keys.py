@@ -23,9 +23,12 @@ from .config import HOST
 from .entry import SCHEMA
 from .freshness import Bypass
 from .rules import TRACKING, Policy, RuleSet
+from .rules import tags_of as rule_tags
 
 #: Longer than any URL that browsers and proxies agree on; beyond it a request is not for a cache.
 MAX_URL = 8192
+#: Each segment of a path is a prefix that can be invalidated, and costs a tag.
+MAX_SEGMENTS = 32
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
@@ -57,15 +60,25 @@ class Keyspace:
     """Names in the store: schema, namespace, plane, and a hash of the key's text.
 
     Names are hashed because memcached takes 250 bytes and no spaces; the text itself is kept in the
-    value and compared, so that a collision is a miss.
+    value and compared, so that a collision is a miss. Pages belong to a release; tags and epochs to all
+    releases, so that an invalidation in the middle of a rolling deploy reaches the pages of both.
     """
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, release: str = "") -> None:
         self._prefix = f"isr{SCHEMA}:{_digest(namespace, 6)}"
+        self._release = release
 
     def page(self, key_text: str) -> str:
         """Where a page is stored."""
-        return f"{self._prefix}:p:{_digest(key_text, 20)}"
+        return f"{self._prefix}:p:{_digest(self._release + chr(0) + key_text, 20)}"
+
+    def tag(self, tag: str) -> str:
+        """Where a tag's stamp is."""
+        return f"{self._prefix}:t:{_digest(tag, 20)}"
+
+    def epoch(self, node: str) -> str:
+        """Where a node's epoch is: on that node."""
+        return f"{self._prefix}:e:{node}"
 
     @staticmethod
     def lock(page: str) -> str:
@@ -80,6 +93,46 @@ class Keyspace:
 
 def _digest(text: str, size: int) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
+
+
+# Every page carries tags that nobody gave it. A prefix of their own keeps them apart from those of people.
+EVERYTHING = "all"
+
+
+def tag_name(tag: str) -> str:
+    """The stored name of a tag that a person gave."""
+    return f"tag:{tag}"
+
+
+def path_tag(path: str) -> str:
+    """The tag of the page at a public path."""
+    return f"path:{path}"
+
+
+def prefix_tag(path: str) -> str:
+    """The tag of everything at a public path and below it; whole segments count."""
+    return "prefix:" + (path.rstrip("/") or "/")
+
+
+def route_tag(pattern: str) -> str:
+    """The tag of every page of a rule."""
+    return f"route:{pattern}"
+
+
+def public_path(key: PageKey) -> str:
+    """The path as people write it, mount point included, percent-encoding undone."""
+    return _decoded(key.script) + _decoded(key.path)
+
+
+def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
+    """All tags that a page has before it is rendered: its path, each ancestor, its rule, everything, and
+    those of its rule."""
+    path = public_path(key)
+    segments = path.strip("/").split("/")
+    ancestors = ["/" + "/".join(segments[:n]) for n in range(len(segments) + 1)]
+    params = rules.match(_decoded(key.path) or "/")[1] if policy.tags else {}
+    given = [tag_name(tag) for tag in rule_tags(policy, params)]
+    return [EVERYTHING, route_tag(policy.name), path_tag(path), *map(prefix_tag, ancestors), *given]
 
 
 class Matcher:
@@ -103,19 +156,20 @@ class Matcher:
         path, query = environ.get("PATH_INFO", ""), environ.get("QUERY_STRING", "")
         if len(path) + len(query) > MAX_URL:
             return Bypass("url-length")
+        if path.count("/") > MAX_SEGMENTS:
+            return Bypass("url-depth")
         try:
-            decoded = path.encode("latin-1").decode("utf-8")
+            decoded = _decoded(path)
+            _decoded(environ.get("SCRIPT_NAME", ""))
             query.encode("latin-1")
         except UnicodeError:
             return Bypass("url-encoding")
         site = self._site or _site_of(environ)
         if site is None:
             return Bypass("host")
-        policy = self._rules.match(decoded or "/")
+        policy, _ = self._rules.match(decoded or "/")
         if policy.never:
             return Bypass("revalidate-0")
-        if policy.lifetime is None and policy.name == "*":
-            pass  # unlisted: the app may still ask for it, so its page has a key like any other
         if policy.bypass is not None and policy.bypass(environ):
             return Bypass("rule")
         pairs = _canonical_query(policy, query)
@@ -128,6 +182,17 @@ class Matcher:
             return Bypass("cookie-encoding")
         return policy, PageKey(*site, environ.get("SCRIPT_NAME", ""), path, pairs, headers, cookies)
 
+    def written(self, environ: dict[str, Any]) -> str | None:
+        """The public path that a successful unsafe request invalidates, where a rule covers it."""
+        if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH", "DELETE"):
+            return None
+        try:
+            path = _decoded(environ.get("PATH_INFO", ""))
+            policy, _ = self._rules.match(path or "/")
+            return None if policy.lifetime is None or policy.never else _decoded(environ.get("SCRIPT_NAME", "")) + path
+        except UnicodeError:
+            return None
+
     def personal_cookies(self, policy: Policy, environ: dict[str, Any]) -> bool:
         """Whether the request carries a cookie that is neither ignored nor part of the key."""
         header = environ.get("HTTP_COOKIE")
@@ -135,6 +200,11 @@ class Matcher:
             return False
         names = [part.split("=", 1)[0].strip() for part in header.split(";")]
         return any(name and name not in policy.cookies and not self._ignored(name) for name in names)
+
+
+def _decoded(path: str) -> str:
+    """A path of an environ as text. :raises UnicodeError: it is not UTF-8 (PEP 3333, "Unicode Issues")."""
+    return path.encode("latin-1").decode("utf-8")
 
 
 def _site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
@@ -176,6 +246,8 @@ def _headers(policy: Policy, environ: dict[str, Any]) -> Any:
         value = environ.get(_environ_name(header))
         if narrow is not None:
             value = narrow(value or "")
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"rule {policy.name!r}: vary[{header!r}] returned {value!r}, which is not text")
         if value is not None:
             yield header.lower(), value
 

@@ -127,12 +127,17 @@ class Leases:
         return failures
 
     def forget_failures(self, page: str) -> None:
-        """After a success, the next failure is the first again."""
+        """After a success the next failure is the first again, and a back-off that a visitor without any
+        page to see has rendered through is over."""
         try:
-            if self.store.get(self._counted(page)) is not None:
-                self.store.delete(self._counted(page))
+            if self.store.get(self._counted(page)) is None:
+                return
+            self.store.delete(self._counted(page))
+            lock = self.store.gets(self.keyed(page))
+            if lock is not None and lock.value == RESTING:
+                self.store.cas(self.keyed(page), _FREE, lock.token, 0)
         except StoreError:
-            pass  # the counter lapses by itself
+            pass  # both lapse by themselves
 
 
 @dataclass(order=True)

@@ -19,13 +19,17 @@ class Slot:
     ``ready`` belongs to the face that serves it (an answer prepared for the next moments); it is only
     ever replaced whole, so that the hot path can read it without a lock. ``look_at`` is the monotonic
     time before which the store is not asked again about a stale copy; ``resting_until`` the one before
-    which an expired copy is served because its last render failed.
+    which an expired copy is served because its last render failed. ``checked`` is a pair, replaced whole:
+    the epochs at which the stamps of the copy were compared last, and the standing that came of it.
+    ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
     """
 
-    __slots__ = ("entry", "look_at", "probes", "ready", "resting_until")
+    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "ready", "resting_until")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+        self.adopted = False
+        self.checked: tuple[Any, Any] | None = None
         self.ready: Any = None
         self.look_at = 0.0
         self.resting_until = 0.0
@@ -80,10 +84,11 @@ class Local:
                 self.probes[probe] = slot
                 self.bytes += _PROBE_BYTES
 
-    def forget(self, key: str) -> None:
-        """Drop the copy of ``key``."""
+    def unready(self) -> None:
+        """Take back every prepared answer: this process knows of an invalidation."""
         with self._lock:
-            self._drop(key)
+            for slot in self.probes.values():
+                slot.ready = None
 
     def __len__(self) -> int:
         return len(self._slots)

@@ -8,23 +8,27 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .capture import produce_page
 from .config import Config
 from .entry import Content
-from .errors import ConfigError
+from .errors import ConfigError, InvalidationError, ISRError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
 from .fill import Failed, Fill, PassedOn, Served, Task
-from .freshness import Bypass, asks
+from .freshness import Bypass, Standing, asks
 from .instrumentation.log import log_events
-from .keys import Keyspace, Matcher, PageKey
+from .invalidate import Invalidator, Receipt, tag_names
+from .keys import Keyspace, Matcher, PageKey, tags_of_page
 from .lease import Leases
-from .local import Local
-from .respond import NAME, cache_status, headers_of, pass_on, ready, send_failure, send_page
+from .local import Local, Slot
+from .page import rendering
+from .respond import NAME, Ready, cache_status, headers_of, pass_on, send_failure, send_page
 from .rules import Policy
+from .stamps import Stamps
 from .stores import open_store
 from .stores.base import Store
 
@@ -66,9 +70,13 @@ class ISR:
         self.store: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
         self.events = Events(log_events())
         self._clock = clock or time.time
-        self._monotonic = monotonic
+        # A fake clock alone is meant for both.
+        self._monotonic = monotonic or clock
         self._pause = pause
-        self._keys = Keyspace(settings.namespace)
+        self._keys = Keyspace(settings.namespace, settings.release)
+        self._invalidator = Invalidator(
+            self.store, settings.namespace, settings.journal, self.events, after=self._invalidated
+        )
         self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
         self._live: _Live | None = None
         _instances.add(self)
@@ -77,12 +85,13 @@ class ISR:
         live = self._live or self._begin()
         probe = _probe(environ)
         # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
-        # the benchmark "hit" shows that matching, keys and headers would cost ten times as much.
+        # the benchmark "hotpath" shows that matching, keys and headers would cost twenty times as much.
         slot = live.local.probes.get(probe)
-        if slot is not None and slot.ready is not None and self._clock() < slot.ready.until:
-            answer = slot.ready
-            start_response(answer.status, answer.headers.copy())
-            return [answer.body]
+        if slot is not None and (answer := slot.ready) is not None:
+            now = live.monotonic()
+            if now < answer.until or (now < answer.over and live.still_valid(slot, answer)):
+                start_response(answer.status, answer.headers.copy())
+                return [answer.body]
 
         try:
             page = self._match(environ, live)
@@ -104,7 +113,8 @@ class ISR:
             return PassedOn("off")
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
-            return PassedOn(match.reason)
+            written = self._matcher.written(environ) if self.config.settings.invalidate_on_write else None
+            return PassedOn(match.reason, written=written)
         policy, key = match
         if policy.lifetime is None and not live.asked(key):
             return PassedOn("no-rule", key=key)
@@ -128,7 +138,7 @@ class ISR:
         assert isinstance(content, Content)
         self.events.emit(ServedEvent(page.task.page, found.label, entry.age(now)))
         if found.label == "HIT" and page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES:
-            found.slot.ready = ready(entry, content, now)
+            found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         status = cache_status(entry, found.label, found.stored, found.collapsed, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
@@ -139,14 +149,40 @@ class ISR:
         label = "MISS" if found.missed else "BYPASS"
         self.events.emit(ServedEvent("", label, reason=found.reason))
         status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
-        key, notice = found.key, None
-        if key is not None:
-            # No rule says how long: the app may ask for it in its answer, and then counts as listed.
-            def notice(headers: list[tuple[str, str]]) -> None:
-                if asks(headers):
-                    live.note(key)
+        if found.key is not None:
+            return self._ask(environ, start_response, live, found.key, status)
+        if found.written is not None:
+            return self._write(environ, start_response, found.written, status)
+        return pass_on(self.app, environ, start_response, status, label)
 
-        return pass_on(self.app, environ, start_response, status, label, notice)
+    def _ask(
+        self, environ: dict[str, Any], start_response: StartResponse, live: _Live, key: PageKey, status: str
+    ) -> Iterable[bytes]:
+        """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
+
+        def notice(_status: str, headers: list[tuple[str, str]]) -> None:
+            if asks(headers):
+                live.note(key)
+
+        with rendering(self.config.rules.profiles) as asked:
+            body = pass_on(self.app, environ, start_response, status, "BYPASS", notice)
+        if asked.lifetime is not None and not asked.no_store:
+            live.note(key)
+        return body
+
+    def _write(self, environ: dict[str, Any], start_response: StartResponse, path: str, status: str) -> Iterable[bytes]:
+        """A successful unsafe request invalidates the page at its URL (RFC 9111, 4.4), before the visitor
+        hears of the success: whoever looks after that sees the new page."""
+
+        def notice(status_line: str, _headers: list[tuple[str, str]]) -> None:
+            if status_line[:1] in ("2", "3"):
+                try:
+                    self.invalidate(paths=[path])
+                except ISRError as error:
+                    # The write has happened and must be answered; the journal, if any, has the rest.
+                    self.events.emit(Broken(f"invalidating {path!r} after a write", error))
+
+        return pass_on(self.app, environ, start_response, status, "BYPASS", notice)
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
         """Nothing to serve, and the render failed: what the app had to say of it."""
@@ -171,6 +207,27 @@ class ISR:
             if self._live is None:
                 self._live = _Live(self)
             return self._live
+
+    def invalidate(
+        self,
+        tags: Iterable[str] = (),
+        paths: Iterable[str] = (),
+        routes: Iterable[str] = (),
+        prefixes: Iterable[str] = (),
+        everything: bool = False,
+        mode: str = "expire",
+    ) -> Receipt:
+        """:func:`wsgi_isr.invalidate` for the pages of this app."""
+        names = tag_names(tags, paths, routes, prefixes, everything, self.config.rules)
+        return self._invalidator.invalidate(names, mode)
+
+    def replay(self) -> tuple[str, ...]:
+        """Deliver what the journal has kept. :raises InvalidationError: some could not be delivered."""
+        return self._invalidator.replay()
+
+    def _invalidated(self) -> None:
+        if (live := self._live) is not None:
+            live.forget()
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call ``subscriber`` with every event (:mod:`wsgi_isr.events`) of this process."""
@@ -202,23 +259,45 @@ class _Live:
     """One process's share of an :class:`ISR`: nothing of it is inherited across a fork."""
 
     def __init__(self, isr: ISR) -> None:
-        settings = isr.config.settings
+        settings, rules, keyspace = isr.config.settings, isr.config.rules, isr._keys
+        former = Keyspace(settings.namespace, settings.adopt) if settings.adopt is not None else None
+        # Looked up now, not when a module was loaded: gevent may have patched them in between.
+        self.monotonic = isr._monotonic or time.monotonic
         self.local = Local(settings.local_bytes)
+        self.stamps = Stamps(
+            isr.store, keyspace.tag, keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
+        )
         self.fill = Fill(
-            produce_page(isr.app, isr.config.rules.policies),
+            produce_page(isr.app, rules),
+            lambda task: tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules),
             isr.store,
             self.local,
             Leases(isr.store, Keyspace.lock, Keyspace.failures, isr.events),
+            self.stamps,
             isr.events,
+            adopts=lambda task: former.page(task.text) if former is not None else None,
             threads=settings.background_threads,
             queue=settings.background_queue,
             uncacheable_ttl=settings.uncacheable_ttl,
             clock=isr._clock,
-            # Looked up now, not when a module was loaded: gevent may have patched them in between.
-            monotonic=isr._monotonic or time.monotonic,
+            monotonic=self.monotonic,
             pause=isr._pause or time.sleep,
         )
         self._asked: dict[PageKey, None] = {}
+
+    def still_valid(self, slot: Slot, answer: Ready) -> bool:
+        """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
+        epochs = self.stamps.epochs()
+        checked = slot.checked
+        if checked is None or checked[1] is not Standing.VALID or checked[0] != epochs:
+            return False
+        answer.until = min(answer.over, self.stamps.lapses_at)
+        return True
+
+    def forget(self) -> None:
+        """This process has invalidated something itself: it does not wait to see that."""
+        self.stamps.forget()
+        self.local.unready()
 
     def asked(self, key: PageKey) -> bool:
         """Whether the app asked for this unlisted page to be kept, a short while ago."""
@@ -278,6 +357,84 @@ def close_all() -> None:
 
 # For servers without hooks. gunicorn's hook has done it by then, and there is nothing left to do.
 atexit.register(close_all)
+
+
+def invalidate(
+    tags: Iterable[str] = (),
+    paths: Iterable[str] = (),
+    routes: Iterable[str] = (),
+    prefixes: Iterable[str] = (),
+    everything: bool = False,
+    mode: str = "expire",
+    *,
+    store: str | Store | None = None,
+    namespace: str | None = None,
+    journal: str | None = None,
+) -> Receipt:
+    """Invalidate pages, from the app or from any job that knows the store. Commit your data first.
+
+    What is named is taken together: everything with one of the ``tags``; the pages at ``paths`` (public, with or
+    without percent-encoding; a trailing slash matters); the pages of the rules ``routes``; everything at and
+    below ``prefixes``; or ``everything``.
+
+    :param mode: ``"stale"``: the old page is served once more while it is renewed. ``"expire"``: nobody gets it, unless
+        rendering fails. ``"purge"``: nobody ever gets it again, even then.
+    :param store: a store or its URL; otherwise every :class:`ISR` of this process, or ``WSGI_ISR_STORE``.
+    :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what could
+        not be delivered; the next call, or ``wsgi-isr replay``, delivers it.
+    :returns: once it is acknowledged by every node that it concerns.
+    :raises InvalidationError: it was not, or not entirely; repeating is always safe.
+    :raises ConfigError: nothing was named, or no store is known.
+    """
+    named = (tags, paths, routes, prefixes, everything)
+    if store is None and namespace is None and journal is None and (here := list(_instances)):
+        return _in_all([lambda isr=isr: isr.invalidate(*named, mode) for isr in here])  # type: ignore[misc]
+    names = tag_names(*named)
+    with _elsewhere(store, namespace, journal) as invalidator:
+        return invalidator.invalidate(names, mode)
+
+
+def replay(
+    *, store: str | Store | None = None, namespace: str | None = None, journal: str | None = None
+) -> tuple[str, ...]:
+    """Deliver what a journal has kept; the arguments are those of :func:`invalidate`.
+
+    :returns: the stored names of the tags that were delivered.
+    :raises InvalidationError: some still cannot be. :raises ConfigError: no store or no journal is known.
+    """
+    with _elsewhere(store, namespace, journal) as invalidator:
+        if invalidator.journal is None:
+            raise ConfigError("journal", "no journal is known", "give journal=, or set WSGI_ISR_JOURNAL")
+        return invalidator.replay()
+
+
+@contextmanager
+def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | None) -> Iterator[Invalidator]:
+    """An invalidator for a store that is named, or configured by the environment."""
+    given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
+    if not given.names_store:
+        # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
+        raise ConfigError("store", "no store is known here", "give store=, or set WSGI_ISR_STORE as the app has it")
+    settings = given.settings
+    opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
+    try:
+        yield Invalidator(opened, settings.namespace, settings.journal)
+    finally:
+        if opened is not store:
+            opened.close()
+
+
+def _in_all(calls: list[Callable[[], Receipt]]) -> Receipt:
+    """Every call is made, whatever the others come to."""
+    receipts, failure = [], None
+    for call in calls:
+        try:
+            receipts.append(call())
+        except InvalidationError as error:
+            failure = error
+    if failure is not None:
+        raise failure
+    return receipts[0]
 
 
 def wrap(target: str, rules: Any = None, **options: Any) -> ISR:

@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any
 
 from .errors import ConfigError
@@ -58,11 +57,15 @@ def check_all(instance: Any, where: str = "") -> None:
             object.__setattr__(instance, name, opt.kind.check(where + name, value))
 
 
-def unknown(name: str, known: Iterable[str], what: str = "unknown option") -> ConfigError:
+def unknown(name: str, known: Iterable[str], what: str = "unknown option", where: str = "") -> ConfigError:
     """The error for a name that is in no table, with the nearest names as the remedy."""
+    from difflib import get_close_matches  # not worth a millisecond of everybody's start
+
     known = sorted(known)
     near = get_close_matches(name, known, n=2)
-    return ConfigError(name, what, f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+    return ConfigError(
+        where + name, what, f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    )
 
 
 def _number(name: str, value: Any, least: float, words: str) -> float:
@@ -167,15 +170,32 @@ def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | No
         for header, narrow in table.items():
             if narrow is not None:
                 _check_callable(f"{name}[{header!r}]", narrow)
-        _check_names(name, list(table))
-        return table
-    return dict.fromkeys(_check_names(name, value))
+    else:
+        table = dict.fromkeys(_check_names(name, value))
+    for header in table:
+        # RFC 9110, 5.6.2. "*" is a token too, but as a member of Vary it means "never the same".
+        if not isinstance(header, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'+.^_`|~-]+", header):
+            raise ConfigError(name, f"{header!r} is not the name of a header", "write names like Accept-Language")
+    return table
 
 
 def _check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(name, f"{value!r} is neither true nor false", "give True or False")
     return value
+
+
+def _check_tags(name: str, value: Any) -> Any:
+    """Any text is a tag: they are lists, so a comma is a character like any other."""
+    if callable(value):
+        return value
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(name, f"{value!r} is not a list of tags", f"write [{value!r}]")
+    tags = tuple(value)
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigError(name, f"{tag!r} is not a tag", "give non-empty strings")
+    return tags
 
 
 def _parse_bool(name: str, text: str) -> bool:
@@ -209,6 +229,7 @@ SIZE = Kind("bytes", _check_int, _parse_size)
 COUNT = Kind("number", _check_int, _parse_int)
 NAMES = Kind("list of names", _check_names, _split)
 HEADERS = Kind("list of headers, or dict", _check_headers, _split)
+TAGS = Kind("list of tags, or callable", _check_tags, _split)
 STATUSES = Kind("list of statuses", _check_statuses, _parse_statuses)
 TEXT = Kind("text", _check_text, lambda _name, text: text)
 FLAG = Kind("true or false", _check_bool, _parse_bool)

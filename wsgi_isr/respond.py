@@ -27,24 +27,20 @@ _IN_304 = frozenset({"content-location", "expires", "last-modified", "vary"})
 
 
 class Ready:
-    """An answer to a plain GET, prepared until ``until`` (Unix time)."""
+    """An answer to a plain GET, prepared. Times are monotonic seconds: ``over`` is when its ``Age`` or its
+    entry is over; until ``until`` it may be sent without asking whether it was invalidated."""
 
-    __slots__ = ("body", "headers", "status", "until")
+    __slots__ = ("body", "headers", "over", "status", "until")
 
-    def __init__(self, status: str, headers: list[tuple[str, str]], body: bytes, until: float) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
-        self.until = until
-
-
-def ready(entry: Entry, content: Content, now: float) -> Ready:
-    """The answer ``HIT`` of a fresh entry, good for as long as its ``Age`` is."""
-    headers = headers_of(entry, content, "HIT", f"{NAME}; hit", now)
-    until = entry.created + math.floor(entry.age(now)) + 1
-    if entry.revalidate is not None:
-        until = min(until, entry.created + entry.revalidate)
-    return Ready(content.status, headers, content.body, until)
+    def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
+        self.status = content.status
+        self.headers = headers_of(entry, content, "HIT", f"{NAME}; hit", now)
+        self.body = content.body
+        over = entry.created + math.floor(entry.age(now)) + 1
+        if entry.revalidate is not None:
+            over = min(over, entry.created + entry.revalidate)
+        self.over = monotonic + over - now
+        self.until = float("-inf")
 
 
 def headers_of(entry: Entry, content: Content, label: str, cache_status: str, now: float) -> list[tuple[str, str]]:
@@ -127,17 +123,17 @@ def pass_on(
     start_response: StartResponse,
     status: str,
     label: str,
-    notice: Callable[[list[tuple[str, str]]], None] | None = None,
+    notice: Callable[[str, list[tuple[str, str]]], None] | None = None,
 ) -> Iterable[bytes]:
     """The app itself, with the visitor's own environ; its iterable goes to the server untouched, so that
     ``close()``, ``wsgi.file_wrapper`` and streaming are between the two of them.
 
-    ``notice`` is shown the app's headers.
+    ``notice`` is shown the app's status line and headers before the server is.
     """
 
     def own_start_response(status_line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         if notice is not None:
-            notice(headers)
+            notice(status_line, headers)
         return start_response(status_line, [*headers, ("Cache-Status", status), ("X-ISR", label)], *exc_info)
 
     return app(environ, own_start_response)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from string import Formatter
 from typing import Any
 
 from werkzeug.exceptions import HTTPException
@@ -63,6 +64,13 @@ class Rule:
         "the render",
         "unlimited",
     )
+    tags: Any = o.option(
+        None,
+        o.TAGS,
+        "tags of the page, for invalidation: a list, with `{param}` filled from the URL, or a callable that gets "
+        "the parameters as a dict",
+        "none",
+    )
     query: tuple[str, ...] | None = o.option(
         None, o.NAMES, "query parameters that make a different page (any order, repeated values kept)", "none"
     )
@@ -110,7 +118,11 @@ class Rule:
         return cls(revalidate=value)
 
 
+# What werkzeug's one string converter is called.
+_CONVERTERS = {None: "string", "default": "string"}
+
 RULE_DEFAULTS: dict[str, Any] = {
+    "tags": (),
     "query": (),
     "other_query": "bypass",
     "vary": {},
@@ -121,6 +133,9 @@ RULE_DEFAULTS: dict[str, Any] = {
     "wait": 10.0,
     "max_body": 8 * 1024 * 1024,
 }
+
+
+TagTemplates = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ class Policy:
     name: str
     lifetime: Lifetime | None
     never: bool
+    tags: TagTemplates
     query: frozenset[str]
     other_query: str
     vary: Mapping[str, Callable[[str], str] | None]
@@ -192,12 +208,37 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
         name=name,
         lifetime=lifetime,
         never=never,
+        tags=_templates(where, name, value("tags")),
         query=frozenset(item.encode().decode("latin-1") for item in value("query")),
         vary=dict(sorted(value("vary").items())),
         cookies=tuple(sorted(value("cookies"))),
         statuses=frozenset(value("statuses")),
         **{key: value(key) for key in ("other_query", "negative_ttl", "timeout", "wait", "max_body", "bypass")},
     )
+
+
+def _templates(where: str, pattern: str, tags: TagTemplates) -> TagTemplates:
+    if not callable(tags):
+        params = set(re.findall(r"<(?:[^<>]*:)?([^<>]*)>", pattern))
+        for tag in tags:
+            try:
+                names = {name for _, name, _, _ in Formatter().parse(tag) if name is not None}
+            except ValueError as error:
+                raise ConfigError(where + "tags", f"{tag!r}: {error}", "double a brace that is meant as one") from None
+            for name in names - params:
+                raise ConfigError(
+                    where + "tags", f"{tag!r} names {{{name}}}, which the pattern does not have", "use its parameters"
+                )
+    return tags
+
+
+def tags_of(policy: Policy, params: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tags that a policy gives to the page with these URL parameters."""
+    if callable(policy.tags):
+        tags = policy.tags(params)
+        checked: tuple[str, ...] = o.TAGS.check(f"rule {policy.name!r}: tags", tags)
+        return checked
+    return tuple(tag.format_map(params) for tag in policy.tags)
 
 
 class RuleSet:
@@ -216,6 +257,7 @@ class RuleSet:
     ) -> None:
         pairs = list(rules.items()) if isinstance(rules, Mapping) else list(rules)
         self.policies: dict[str, Policy] = {}
+        self.profiles = profiles
         shapes: dict[str, str] = {}
         routes = []
         for pattern, value in pairs:
@@ -223,13 +265,14 @@ class RuleSet:
             if not isinstance(pattern, str) or not pattern.startswith("/"):
                 raise ConfigError(where, "a pattern starts with a slash", "write it like '/blog/<slug>'")
             # Two patterns that differ only in the names of their parameters match the same paths.
-            shape = re.sub(r"<(?:([^:<>]*):)?[^<>]*>", lambda m: f"<{m[1] or 'string'}>", pattern)
+            shape = re.sub(r"<(?:([^:<>]*):)?[^<>]*>", lambda m: f"<{_CONVERTERS.get(m[1], m[1])}>", pattern)
             if shape in shapes:
                 raise ConfigError(where, f"matches the same paths as {shapes[shape]!r}", "keep one of them")
             shapes[shape] = pattern
             try:
                 routes.append(Route(pattern, endpoint=pattern))
-                Map([Route(pattern, endpoint=pattern)], merge_slashes=False)
+                # Alone, and matched once: werkzeug compiles a pattern only then, and names no culprit.
+                Map([Route(pattern, endpoint=pattern)], merge_slashes=False).bind("host").test("/x")
             except Exception as error:  # whatever werkzeug makes of it: a SyntaxError, an OverflowError ...
                 raise ConfigError(where, str(error) or type(error).__name__, "see werkzeug's URL rules") from error
             self.policies[pattern] = _policy(pattern, _own(value, where), site, profiles)
@@ -237,13 +280,13 @@ class RuleSet:
         # Redirects are the app's business: a slash too many is another path, as in WSGI.
         self._adapter = Map(routes, merge_slashes=False, redirect_defaults=False).bind("host", "/")
 
-    def match(self, path: str) -> Policy:
-        """The policy for a decoded path below the app's mount point."""
+    def match(self, path: str) -> tuple[Policy, Mapping[str, Any]]:
+        """The policy and the URL's parameters for a decoded path below the app's mount point."""
         try:
-            pattern, _ = self._adapter.match(path, method="GET")
+            pattern, params = self._adapter.match(path, method="GET")
         except (HTTPException, RequestRedirect):
-            return self.policies["*"]
-        return self.policies[pattern]
+            return self.policies["*"], {}
+        return self.policies[pattern], params
 
 
 def _own(value: Any, where: str) -> Rule:

@@ -9,6 +9,7 @@ from ..events import (
     BackgroundFull,
     Broken,
     Event,
+    Invalidated,
     LeaseLost,
     Refused,
     Rendered,
@@ -53,6 +54,11 @@ def log_events() -> Subscriber:
             _log.warning("a render took longer than its lease was kept: %s", event.key)
         elif isinstance(event, Unreadable):
             _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
+        elif isinstance(event, Invalidated):
+            if event.undelivered:
+                _log.error("not delivered: the invalidation (%s) of %s", event.mode, ", ".join(event.undelivered))
+            else:
+                _log.debug("invalidated (%s): %s", event.mode, ", ".join(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
             _log.error(

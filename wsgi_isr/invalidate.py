@@ -1,0 +1,226 @@
+"""On demand: the invalidate helper, its receipt, and the journal of what could not be delivered."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
+
+from . import keys
+from .errors import ConfigError, InvalidationError
+from .events import Events, Invalidated
+from .keys import Keyspace
+from .rules import RuleSet
+from .stamps import Mode, Stamps
+from .stores.base import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The acknowledgement: no request that starts from now on is answered, as fresh, with anything older
+    (from copies in other processes: from ``coherence`` seconds on).
+
+    ``tags`` are the stored names (``tag:posts``, ``path:/blog/a``); ``replayed`` those that the journal had
+    kept from earlier calls; ``seconds`` how long it took.
+    """
+
+    tags: tuple[str, ...]
+    mode: str
+    seconds: float
+    replayed: tuple[str, ...] = ()
+
+
+def public_path(path: str, option: str = "paths") -> str:
+    """A path as people give it, percent-encoded or not, as the text that tags are made of.
+
+    :raises ConfigError: it is no path.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ConfigError(option, f"{path!r} is not a path", "write it like /blog/a, without scheme and host")
+    if "?" in path or "#" in path:
+        raise ConfigError(option, f"{path!r} has a query", "leave it out: all pages of the path are meant")
+    try:
+        return unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(option, f"{path!r} is not UTF-8 once decoded", "encode it as UTF-8") from None
+
+
+def tag_names(
+    tags: Iterable[str] = (),
+    paths: Iterable[str] = (),
+    routes: Iterable[str] = (),
+    prefixes: Iterable[str] = (),
+    everything: bool = False,
+    rules: RuleSet | None = None,
+) -> list[str]:
+    """The stored names of what is to be invalidated.
+
+    :param rules: to hold ``routes`` against; a job that does not have them names what it likes.
+    :raises ConfigError: nothing is named, or something is not what it should be.
+    """
+    for option, value in (("tags", tags), ("paths", paths), ("routes", routes), ("prefixes", prefixes)):
+        if isinstance(value, (str, bytes)):
+            raise ConfigError(option, f"{value!r} is not a list", f"write {option}=[{value!r}]")
+    names = [keys.EVERYTHING] if everything else []
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigError("tags", f"{tag!r} is not a tag", "give non-empty strings")
+        names.append(keys.tag_name(tag))
+    names += [keys.path_tag(public_path(path)) for path in paths]
+    names += [keys.prefix_tag(public_path(path, "prefixes")) for path in prefixes]
+    for pattern in routes:
+        if rules is not None and pattern not in rules.policies:
+            known = ", ".join(rules.policies)
+            raise ConfigError("routes", f"{pattern!r} is the pattern of no rule", f"one of: {known}")
+        names.append(keys.route_tag(pattern))
+    if not names:
+        raise ConfigError("invalidate", "nothing to invalidate was named", "give tags, paths, routes or prefixes")
+    return list(dict.fromkeys(names))
+
+
+class Invalidator:
+    """Invalidates in one store and namespace.
+
+    :param journal: a file for what cannot be delivered; the next call tries it again first.
+    :param after: called after each attempt, delivered or not (a process then asks the store again).
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: str,
+        journal: str | None = None,
+        events: Events | None = None,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        space = Keyspace(namespace)
+        # coherence=0: nothing here is answered from polled values.
+        self._stamps = Stamps(store, space.tag, space.epoch, coherence=0, monotonic=time.monotonic)
+        self._space = namespace
+        self.journal = Journal(journal) if journal else None
+        self._events = events or Events()
+        self._after = after
+
+    def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
+        """Returns once it is acknowledged.
+
+        :raises InvalidationError: it was not, or not entirely.
+        :raises ConfigError: there is no such mode.
+        """
+        if mode not in {known.value for known in Mode}:
+            raise ConfigError("mode", f"{mode!r} is not possible", "one of: stale, expire, purge")
+        began = time.monotonic()
+        names = tuple(dict.fromkeys(names))
+        replayed = self.replay(quiet=True)
+        try:
+            undelivered = self._stamps.invalidate(names, Mode(mode))
+        finally:
+            self._after()
+        self._events.emit(Invalidated(names, mode, tuple(undelivered)))
+        if undelivered:
+            if self.journal is not None:
+                self.journal.keep(self._space, tuple(undelivered), mode)
+            delivered = tuple(name for name in names if name not in undelivered)
+            raise InvalidationError(delivered, dict(undelivered), self.journal.path if self.journal else None)
+        return Receipt(names, mode, time.monotonic() - began, replayed)
+
+    def replay(self, quiet: bool = False) -> tuple[str, ...]:
+        """Deliver what the journal has kept; what still cannot be stays there.
+
+        :returns: the names of the tags that were delivered.
+        :raises InvalidationError: some were not (unless ``quiet``).
+        """
+        if self.journal is None:
+            return ()
+        delivered: list[str] = []
+        failed = {}
+        with self.journal.taken(self._space) as kept:
+            for line in list(kept):
+                undelivered = self._stamps.invalidate(line.tags, Mode(line.mode))
+                failed.update(undelivered)
+                delivered += [tag for tag in line.tags if tag not in undelivered]
+                kept.remove(line)
+                if undelivered:
+                    kept.append(Kept(line.namespace, tuple(undelivered), line.mode))
+        if delivered:
+            self._after()
+        if failed and not quiet:
+            raise InvalidationError(tuple(delivered), failed, self.journal.path)
+        return tuple(dict.fromkeys(delivered))
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One line of the journal."""
+
+    namespace: str
+    tags: tuple[str, ...]
+    mode: str
+
+
+class Journal:
+    """A file of JSON lines, locked while it is read or written, and on the disk before a call returns.
+
+    It may be shared by any number of processes on a machine, and by several namespaces.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def keep(self, namespace: str, tags: tuple[str, ...], mode: str) -> None:
+        """Append one line. :raises OSError: it cannot be written."""
+        with self._locked(), open(self.path, "ab") as file:
+            # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
+            file.write(b"\n" + _line(Kept(namespace, tags, mode)))
+            file.flush()
+            os.fsync(file.fileno())
+
+    @contextmanager
+    def taken(self, namespace: str) -> Iterator[list[Kept]]:
+        """The lines of ``namespace``; what is left in the list at the end stays in the file."""
+        if not os.path.exists(self.path):
+            yield []
+            return
+        with self._locked():
+            with open(self.path, encoding="utf-8", errors="replace") as lines:
+                every = [entry for line in lines if (entry := _parse(line)) is not None]
+            mine = [entry for entry in every if entry.namespace == namespace]
+            before = list(mine)
+            yield mine
+            if mine != before:
+                self._replace([entry for entry in every if entry.namespace != namespace] + mine)
+
+    def _replace(self, entries: list[Kept]) -> None:
+        """All or nothing: a crash leaves the old file, and delivering its lines again is harmless."""
+        beside = f"{self.path}.{os.getpid()}"
+        with open(beside, "wb") as file:
+            file.writelines(map(_line, entries))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, self.path)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        # A file of its own: the journal itself is replaced, and a lock on it would go with it.
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        with open(f"{self.path}.lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _line(entry: Kept) -> bytes:
+    return json.dumps([entry.namespace, entry.tags, entry.mode]).encode() + b"\n"
+
+
+def _parse(line: str) -> Kept | None:
+    """A line cut short by a crash in the middle of an append belongs to a call that was never answered."""
+    try:
+        namespace, tags, mode = json.loads(line)
+        return Kept(namespace, tuple(tags), mode) if mode in {known.value for known in Mode} else None
+    except (ValueError, TypeError):
+        return None

@@ -1,0 +1,79 @@
+"""The page that is being rendered: what its code may say about it.
+
+Each function here speaks of the page whose render it is called in, found through a context variable;
+anywhere else it does nothing. A thread that the app starts itself has a context of its own: hand it
+``contextvars.copy_context().run``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+from . import options as o
+from .errors import ConfigError
+from .freshness import Asked
+
+
+class _Page(NamedTuple):
+    asked: Asked
+    profiles: Mapping[str, tuple[float, float]]
+
+
+_current: ContextVar[_Page | None] = ContextVar("wsgi_isr_page", default=None)
+
+
+@contextmanager
+def rendering(profiles: Mapping[str, tuple[float, float]]) -> Iterator[Asked]:
+    """In here a page is rendered; what is said of it ends up in the value."""
+    asked = Asked()
+    token = _current.set(_Page(asked, profiles))
+    try:
+        yield asked
+    finally:
+        _current.reset(token)
+
+
+def cache_tag(*tags: str) -> None:
+    """Give the page these tags, by which it can be invalidated. Any non-empty text is a tag.
+
+    :raises TypeError: a tag is no text. :raises ValueError: it is empty.
+    """
+    for tag in tags:
+        if not isinstance(tag, str):
+            raise TypeError(f"a tag is text, not {type(tag).__name__}; several are given as cache_tag(*tags)")
+        if not tag:
+            raise ValueError("a tag is empty")
+    if (page := _current.get()) is not None:
+        page.asked.tags.extend(tags)
+
+
+def cache_life(revalidate: float | str | bool, expire: float | None = None) -> None:
+    """Let the page live for ``revalidate`` seconds, or by a profile (``"hours"``), or until invalidated
+    (``False``). The lowest of all that is said wins, the rule included; 0 is :func:`no_store`.
+
+    :param expire: the age in seconds past which it is not served while a new one is made.
+    :raises ConfigError: a value is impossible, or there is no such profile.
+    """
+    o.LIFETIME.check("cache_life", revalidate)
+    if (page := _current.get()) is None:
+        return
+    if isinstance(revalidate, str):
+        if revalidate not in page.profiles:
+            raise o.unknown(f"cache_life({revalidate!r})", page.profiles, "there is no such profile")
+        seconds, profile_expire = page.profiles[revalidate]
+        page.asked.live(seconds, profile_expire if expire is None else expire)
+        return
+    if expire is not None and (revalidate is False or o.PERIOD.check("cache_life: expire", expire) < revalidate):
+        raise ConfigError("cache_life: expire", f"{expire:g} is below revalidate", "make it larger, or leave it out")
+    if revalidate == 0 and revalidate is not False:
+        no_store()
+    page.asked.live(None if revalidate is False else revalidate, expire)
+
+
+def no_store() -> None:
+    """Do not store this page: each visitor gets the app's answer to their own request."""
+    if (page := _current.get()) is not None:
+        page.asked.no_store = True

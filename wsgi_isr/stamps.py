@@ -1,0 +1,294 @@
+"""Tag stamps and epochs: how an invalidation reaches every copy of a page without touching one.
+
+A tag is a control key with three nonces ``(any, hard, purge)``; an entry carries the stamps that its
+tags had before it was rendered. An epoch is one nonce for each node, renewed by every invalidation
+there: while it stays, nothing on that node was invalidated and nothing needs to be compared.
+
+Nonces are compared for equality only, and never reused: there are no counters and no clocks, and a key
+that was lost comes back with a value that nothing was ever stamped with.
+
+The order of the steps below is the protocol. It was searched exhaustively as a model
+(``tests/model``); each rule marked *needed* was left out in turn, and each time a page older than an
+acknowledged invalidation was served as fresh.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .entry import Proof
+from .errors import StoreError
+from .freshness import Standing
+from .stores.base import Store
+
+_NONCE = 12
+
+Epochs = Mapping[str, bytes | None]
+"""Node to nonce; ``None`` for a node that cannot be reached."""
+
+
+class Mode(str, enum.Enum):
+    """What an invalidation allows to be done with the old page."""
+
+    STALE = "stale"
+    """Serve it once more while renewing."""
+    EXPIRE = "expire"
+    """Nobody gets it, unless rendering fails."""
+    PURGE = "purge"
+    """Nobody ever gets it again, even then."""
+
+
+class Stamp(bytes):
+    """The three nonces of a tag, and its name, so that a collision of hashed keys is seen.
+
+    ``Stamp()`` is the stamp that nothing equals: of a tag that turned up while an invalidation went on.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def fresh(cls, tag: str) -> Stamp:
+        """Three new nonces."""
+        return cls(os.urandom(3 * _NONCE) + tag.encode("utf-8", "surrogatepass"))
+
+    def renewed(self, mode: Mode) -> Stamp:
+        """What stays stays; the rest is new."""
+        new = {Mode.STALE: _NONCE, Mode.EXPIRE: 2 * _NONCE, Mode.PURGE: 3 * _NONCE}[mode]
+        return Stamp(os.urandom(new) + self[new:])
+
+    def belongs_to(self, tag: str) -> bool:
+        """Whether these bytes are a stamp of ``tag``."""
+        return self[3 * _NONCE :] == tag.encode("utf-8", "surrogatepass") and len(self) >= 3 * _NONCE
+
+
+def compare(then: bytes, now: bytes | None) -> Standing:
+    """What became of one tag.
+
+    A tag that is missing now was invalidated in the strongest way for all that is known, and counts so.
+    """
+    if then == now and then:
+        return Standing.VALID
+    if not then or now is None or len(now) < 3 * _NONCE or then[2 * _NONCE :] != now[2 * _NONCE :]:
+        return Standing.PURGED
+    return Standing.HARD if then[_NONCE : 2 * _NONCE] != now[_NONCE : 2 * _NONCE] else Standing.SOFT
+
+
+@dataclass(slots=True)
+class Capture:
+    """What was read before a render: the stamps ``known`` (B) and the epochs ``before`` (E0)."""
+
+    known: dict[str, bytes]
+    before: Epochs
+
+
+@dataclass(slots=True)
+class _Polled:
+    epochs: Epochs = field(default_factory=dict)
+    at: float = float("-inf")
+
+
+class Stamps:
+    """The control plane of one process.
+
+    :param tag_key: the name of a tag's key. :param epoch_key: the name of a node's epoch.
+    :param coherence: how old polled epochs may be, in seconds; 0 asks on every request.
+    :param monotonic: seconds, for that.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tag_key: Callable[[str], str],
+        epoch_key: Callable[[str], str],
+        *,
+        coherence: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._tag_key = tag_key
+        self._epoch_key = epoch_key
+        self._coherence = coherence
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._polling = threading.Lock()
+        self._polled = _Polled()
+
+    # Epochs ------------------------------------------------------------------------------------------
+
+    def epochs(self) -> Epochs:
+        """The epochs, read no longer than ``coherence`` seconds ago."""
+        polled = self._polled
+        now = self._monotonic()
+        if now < polled.at + self._coherence:
+            return polled.epochs
+        if self._coherence == 0:
+            return self._read_epochs()
+        # One thread asks. The others wait for its answer: theirs may not be older than the bound.
+        with self._polling:
+            if self._monotonic() < self._polled.at + self._coherence:
+                return self._polled.epochs
+            return self._poll()
+
+    @property
+    def lapses_at(self) -> float:
+        """The monotonic time from which on the polled epochs are too old to answer with."""
+        return self._polled.at + self._coherence
+
+    def forget(self) -> None:
+        """Ask again at the next opportunity: this process has just invalidated something itself."""
+        self._polled = _Polled(self._polled.epochs)
+
+    def _poll(self) -> Epochs:
+        # The time is taken before the question: an answer is as old as that at most.
+        at = self._monotonic()
+        epochs = self._read_epochs()
+        with self._lock:
+            if epochs == self._polled.epochs:
+                epochs = self._polled.epochs  # the same object: copies checked at it are recognised by identity
+            self._polled = _Polled(epochs, at)
+        return epochs
+
+    def _read_epochs(self) -> Epochs:
+        keys = {node: self._epoch_key(node) for node in self._store.nodes}
+        found = self._store.get_many(list(keys.values()))
+        epochs: dict[str, bytes | None] = {}
+        for node, key in keys.items():
+            if key in found.unreachable:
+                epochs[node] = None
+            else:
+                epochs[node] = found.values.get(key) or self._begin_epoch(key)
+        return epochs
+
+    def _begin_epoch(self, key: str) -> bytes | None:
+        """A lost epoch comes back as one that no copy was checked at."""
+        nonce = os.urandom(_NONCE)
+        try:
+            return nonce if self._store.add(key, nonce) else self._store.get(key)
+        except StoreError:
+            return None
+
+    # Rendering ---------------------------------------------------------------------------------------
+
+    def capture(self, tags: Iterable[str]) -> Capture:
+        """Before any data is read **[needed]**: the stamps of every tag known beforehand."""
+        before = self.epochs()  # may be a polled value: that only errs towards another render
+        return Capture(self._stamps_of(list(dict.fromkeys(tags))), before)
+
+    def prove(self, capture: Capture, tags: Iterable[str]) -> Proof:
+        """After the data was read: stamps for all ``tags``, those included that turned up meanwhile."""
+        every = list(dict.fromkeys(tags))
+        late = [tag for tag in every if tag not in capture.known]
+        # First the late stamps, then the epochs **[needed: in this order]**: an invalidation between the
+        # two is then seen in the epochs.
+        late_stamps = self._stamps_of(late) if late else {}
+        after = self._read_epochs()
+        # None equals None, but an epoch that could not be read proves nothing.
+        quiet = {node for node, nonce in after.items() if nonce is not None and capture.before.get(node) == nonce}
+        stamped = []
+        for tag in every:
+            if tag in capture.known:
+                stamped.append((tag, capture.known[tag]))
+            elif self._node(tag) in quiet:
+                stamped.append((tag, late_stamps[tag]))
+            else:
+                # An invalidation went on beside the render. Whether it was of this tag, and before or
+                # after the data was read, cannot be told **[needed]**: the next request renders once
+                # more, with the tag known beforehand.
+                stamped.append((tag, b""))
+        nodes = {self._node(tag) for tag, _ in stamped}
+        proven = all(stamp for _, stamp in stamped)
+        valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)
+        return Proof(tuple(stamped), valid_at if proven else ())
+
+    def _stamps_of(self, tags: Sequence[str]) -> dict[str, bytes]:
+        """Their stamps now; a missing one begins with new nonces. ``b""`` where the node cannot be asked."""
+        keys = {tag: self._tag_key(tag) for tag in tags}
+        found = self._store.get_many(list(keys.values()))
+        stamps: dict[str, bytes] = {}
+        for tag, key in keys.items():
+            value = found.values.get(key)
+            if key in found.unreachable:
+                stamps[tag] = b""
+            elif value is not None and Stamp(value).belongs_to(tag):
+                stamps[tag] = value
+            else:
+                stamps[tag] = self._begin_tag(tag, key)
+        return stamps
+
+    def _begin_tag(self, tag: str, key: str) -> bytes:
+        stamp = Stamp.fresh(tag)
+        try:
+            if self._store.add(key, stamp):
+                return stamp
+            value = self._store.get(key)
+        except StoreError:
+            return b""
+        return value if value is not None and Stamp(value).belongs_to(tag) else b""
+
+    # Looking up --------------------------------------------------------------------------------------
+
+    def standing(self, proof: Proof, epochs: Epochs) -> Standing:
+        """What has happened to an entry, as of ``epochs``, which were read before this is called
+        **[needed]**: what is compared is then at least as new as what it is remembered under."""
+        nodes = {self._node(tag) for tag, _ in proof.tags}
+        valid_at = dict(proof.valid_at)
+        if all(epochs.get(node) is not None and valid_at.get(node) == epochs[node] for node in nodes):
+            return Standing.VALID
+        keys = {tag: self._tag_key(tag) for tag, _ in proof.tags}
+        found = self._store.get_many(list(keys.values()))
+        worst, proven = Standing.VALID, True
+        for tag, then in proof.tags:
+            if keys[tag] in found.unreachable or epochs.get(self._node(tag)) is None:
+                proven = False
+            else:
+                worst = max(worst, compare(then, found.values.get(keys[tag])))
+        # What is known to be invalid is so, whatever else cannot be asked.
+        return worst if proven or worst >= Standing.HARD else Standing.UNPROVEN
+
+    def _node(self, tag: str) -> str:
+        return self._store.node_of(self._tag_key(tag))
+
+    # Invalidating ------------------------------------------------------------------------------------
+
+    def invalidate(self, tags: Iterable[str], mode: Mode) -> dict[str, StoreError]:
+        """Invalidate ``tags``; returns those that were not delivered, and why. Repeating is harmless."""
+        by_node: dict[str, list[str]] = {}
+        for tag in dict.fromkeys(tags):
+            by_node.setdefault(self._node(tag), []).append(tag)
+        failed: dict[str, StoreError] = {}
+        for node, on_node in by_node.items():
+            try:
+                # **[needed]** A render that reads old data from here on, and stamps itself after the tags
+                # have changed, sees that the epoch is another one.
+                self._store.set(self._epoch_key(node), os.urandom(_NONCE))
+                for tag in on_node:
+                    self._renew(tag, mode)
+                # **[needed]** Copies that were checked between the two are checked again.
+                self._store.set(self._epoch_key(node), os.urandom(_NONCE))
+            except StoreError as error:
+                failed |= dict.fromkeys(on_node, error)
+        self.forget()
+        return failed
+
+    def _renew(self, tag: str, mode: Mode) -> None:
+        key = self._tag_key(tag)
+        if mode is Mode.PURGE:
+            self._store.set(key, Stamp.fresh(tag))  # nothing has to stay
+            return
+        while True:
+            held = self._store.gets(key)
+            if held is None or not Stamp(held.value).belongs_to(tag):
+                # Lost knowledge counts as the strongest: all three are new.
+                if held is not None:
+                    self._store.set(key, Stamp.fresh(tag))
+                    return
+                if self._store.add(key, Stamp.fresh(tag)):
+                    return
+            # **[needed]** What stays is written back only if nobody changed it since: a blind soft write
+            # would undo a concurrent hard one.
+            elif self._store.cas(key, Stamp(held.value).renewed(mode), held.token):
+                return
