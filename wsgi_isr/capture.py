@@ -55,11 +55,14 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
     def start_response(
         status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        nonlocal head
+        nonlocal head, size
         if head is not None and exc_info is None:
             raise Misbehaved("start_response was called twice without exc_info")
-        # Nothing has been sent, so a second call may replace the first (PEP 3333, "Error Handling").
+        # Nothing has been sent, so a second call may replace the first (PEP 3333, "Error Handling"), and
+        # with it what there was of the body.
         head = _checked(status, headers)
+        chunks.clear()
+        size = 0
         return take
 
     def take(chunk: bytes) -> None:

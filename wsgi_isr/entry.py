@@ -82,10 +82,10 @@ class Entry:
     size: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        # What it weighs in memory: its bytes, and a kilobyte for the objects around them.
-        size = len(self.key) + 1024 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
+        # What it weighs in memory: its bytes, the objects around them, and an answer prepared from them.
+        size = len(self.key) + 3072 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
         if isinstance(self.content, Content):
-            size += len(self.content.body) + sum(len(n) + len(v) + 100 for n, v in self.content.headers)
+            size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
         object.__setattr__(self, "size", size)
 
     def age(self, now: float) -> float:

@@ -110,7 +110,7 @@ class Events:
 
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = subscribers
-        self._broken: set[Subscriber] = set()
+        self._broken: list[Subscriber] = []
 
     def __bool__(self) -> bool:
         return bool(self._subscribers)
@@ -124,6 +124,6 @@ class Events:
             try:
                 subscriber(event)
             except Exception:
-                if subscriber not in self._broken:
-                    self._broken.add(subscriber)
+                if not any(subscriber is known for known in self._broken):
+                    self._broken.append(subscriber)
                     _log.exception("the event subscriber %r is broken; it is reported once", subscriber)

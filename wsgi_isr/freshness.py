@@ -177,16 +177,22 @@ def admit(
     lifetime = _lowest(policy.lifetime, asked.lifetime, _asked(lower))
     if lifetime is None:
         return Refusal("not-asked")
-    if lifetime.revalidate == 0:
-        return Refusal("revalidate-0")
+    if policy.lifetime is None and policy.expire is not None:
+        lifetime = lifetime.lowest(policy.expire, policy.expire)
     keep = None
     if code in NEGATIVE_STATUSES:
         # What is not there may be there in a moment: no second of grace, and no place in the store.
         lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
         keep = policy.negative_ttl + 60
-    kept = tuple((name, value) for name, value in headers if name.lower() not in _NOT_KEPT)
+    if lifetime.revalidate == 0:
+        return Refusal("revalidate-0")
+    kept = [(name, value) for name, value in headers if name.lower() not in _NOT_KEPT]
+    varies = _list(lower, "vary")
+    # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).
+    if undeclared := [name for name in policy.declares if name.lower() not in varies]:
+        kept.append(("Vary", ", ".join(undeclared)))
     etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    content = Content(status, kept, body, etag, "cookie" in _list(lower, "vary"))
+    content = Content(status, tuple(kept), body, etag, "cookie" in varies)
     in_headers = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, in_headers)])
     return Storable(content, lifetime, keep, tuple(tags))
@@ -203,7 +209,9 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
         return "set-cookie"
     if code not in policy.statuses:
         return f"status-{code}"
-    directives = {part.split("=")[0] for part in _list(lower, "cache-control")}
+    # RFC 9213, 2.2: where the targeted field is present, it is the one that counts for a shared cache.
+    targeted = _list(lower, "cdn-cache-control")
+    directives = {part.split("=")[0].strip() for part in targeted or _list(lower, "cache-control")}
     # RFC 9111, 5.2.2.4, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
     # worth the risk to take it apart.
     for directive in ("no-store", "private", "no-cache"):
@@ -215,7 +223,7 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
     for name, value in lower:
         if name == "content-type" and value.lower().startswith("text/event-stream"):
             return "event-stream"  # it has no end
-        if name == "content-length" and value.strip().isdigit() and int(value) > policy.max_body:
+        if name == "content-length" and (_delta(value) or 0) > policy.max_body:
             return "max-body"
     return ""
 
@@ -240,7 +248,7 @@ def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
     ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers and is no request.
     """
     for header, names in (("cdn-cache-control", ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
-        directives = dict(part.partition("=")[::2] for part in _list(lower, header))
+        directives = {name.strip(): value for name, _, value in (part.partition("=") for part in _list(lower, header))}
         for name in names:
             seconds = _delta(directives.get(name))
             if seconds is not None:
@@ -251,8 +259,9 @@ def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
 
 def _delta(text: str | None) -> float | None:
     text = (text or "").strip().strip('"')
-    # RFC 9111, 1.2.2: beyond 2**31 counts as 2**31. isdigit() alone would let other scripts' digits in.
-    return float(min(int(text[:12]), 2**31)) if text.isascii() and text.isdigit() else None
+    # RFC 9111, 1.2.2: beyond 2**31 counts as 2**31. isdigit() alone would let other scripts' digits in, and
+    # int() refuses more of them than anybody can mean.
+    return float(min(int(text.lstrip("0")[:12] or "0"), 2**31)) if text.isascii() and text.isdigit() else None
 
 
 def _list(lower: Sequence[tuple[str, str]], field: str) -> list[str]:

@@ -10,7 +10,8 @@ from .entry import Entry
 
 #: Raw requests that may lead straight to one copy; more of them mean that somebody is playing.
 MAX_PROBES = 4
-_PROBE_BYTES = 512
+# What a probe takes besides its strings: the tuple, its places in the dict and in the slot's list.
+_PROBE_BYTES = 600
 
 
 class Slot:
@@ -33,7 +34,7 @@ class Slot:
         self.ready: Any = None
         self.look_at = 0.0
         self.resting_until = 0.0
-        self.probes: list[Any] = []
+        self.probes: list[tuple[Any, ...]] = []
 
 
 class Local:
@@ -49,7 +50,7 @@ class Local:
         self._max = max_bytes
         self._lock = threading.Lock()
         self._slots: OrderedDict[str, Slot] = OrderedDict()
-        self.probes: dict[Any, Slot] = {}
+        self.probes: dict[tuple[Any, ...], Slot] = {}
         self.bytes = 0
 
     def get(self, key: str) -> Slot | None:
@@ -71,18 +72,16 @@ class Local:
             slot = Slot(entry)
             if entry.size <= self._max:
                 self._slots[key] = slot
-                self.bytes += entry.size
-                while self.bytes > self._max:
-                    self._drop(next(iter(self._slots)))
+                self._take(entry.size)
             return slot
 
-    def lead(self, probe: Any, key: str, slot: Slot) -> None:
+    def lead(self, probe: tuple[Any, ...], key: str, slot: Slot) -> None:
         """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``."""
         with self._lock:
             if self._slots.get(key) is slot and probe not in self.probes and len(slot.probes) < MAX_PROBES:
                 slot.probes.append(probe)
                 self.probes[probe] = slot
-                self.bytes += _PROBE_BYTES
+                self._take(_weight(probe))
 
     def unready(self) -> None:
         """Take back every prepared answer: this process knows of an invalidation."""
@@ -96,6 +95,16 @@ class Local:
     def _drop(self, key: str) -> None:
         slot = self._slots.pop(key, None)
         if slot is not None:
-            self.bytes -= slot.entry.size + _PROBE_BYTES * len(slot.probes)
+            self.bytes -= slot.entry.size + sum(map(_weight, slot.probes))
             for probe in slot.probes:
                 del self.probes[probe]
+
+    def _take(self, size: int) -> None:
+        self.bytes += size
+        while self.bytes > self._max:
+            self._drop(next(iter(self._slots)))
+
+
+def _weight(probe: tuple[Any, ...]) -> int:
+    # It holds what the client sent, which may be as long as a URL can be.
+    return _PROBE_BYTES + sum(len(part) + 60 for part in probe if part is not None)

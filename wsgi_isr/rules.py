@@ -143,11 +143,13 @@ class Policy:
     """A rule with every default filled in; what the rest of the package works with.
 
     ``name`` is the pattern (``"*"``: everything unlisted). ``lifetime`` is ``None`` where a page is
-    stored only if the app asks for it. ``lease`` is how long a lock outlives the worker that held it.
+    stored only if the app asks for it; ``expire`` holds even then. ``lease`` is how long a lock outlives
+    the worker that held it.
     """
 
     name: str
     lifetime: Lifetime | None
+    expire: float | None
     never: bool
     tags: TagTemplates
     query: frozenset[str]
@@ -171,6 +173,11 @@ class Policy:
     def by_url_alone(self) -> bool:
         """Nothing but method and URL decides which page it is."""
         return not (self.vary or self.cookies or self.bypass)
+
+    @property
+    def declares(self) -> tuple[str, ...]:
+        """The request headers that make a different page, as a ``Vary`` names them."""
+        return (*self.vary, *(("Cookie",) if self.cookies else ()))
 
     @property
     def varies_on(self) -> frozenset[str]:
@@ -207,6 +214,7 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
     return Policy(
         name=name,
         lifetime=lifetime,
+        expire=expire,
         never=never,
         tags=_templates(where, name, value("tags")),
         query=frozenset(item.encode().decode("latin-1") for item in value("query")),
