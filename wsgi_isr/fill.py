@@ -111,12 +111,13 @@ Outcome = Made | Found | Failed | Busy | BackingOff
 @dataclass(frozen=True, slots=True)
 class Served:
     """A page. ``label`` is the word of ``X-ISR``; ``stored``: rendered and stored for this very request;
-    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7)."""
+    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now."""
 
     slot: Slot
     label: str
     stored: bool = False
     collapsed: bool = False
+    hit: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +321,9 @@ class Fill:
         label = "EXPIRED" if old else "MISS"
         if isinstance(outcome, (Made, Found)) and (leads or self._will_do(outcome)):
             stored = isinstance(outcome, Made) and outcome.stored and leads
-            return Served(outcome.slot, label, stored, collapsed=not leads or isinstance(outcome, Found))
+            self._judge(outcome.slot, self._stamps.epochs())
+            label = "DEGRADED" if _unproven(outcome.slot) else label
+            return Served(outcome.slot, label, stored, collapsed=not leads or isinstance(outcome, Found), hit=False)
         if old is not None and not isinstance(self._judge(old, self._stamps.epochs()), Missing):
             old.resting_until = self._monotonic() + LOOK_AGAIN
             return Served(old, "ERROR-RETAINED")

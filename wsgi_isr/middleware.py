@@ -140,7 +140,7 @@ class ISR:
         if found.label == "HIT" and page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
-        status = cache_status(entry, found.label, found.stored, found.collapsed, now)
+        status = cache_status(found, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
     def _pass_on(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.http import is_resource_modified, quote_etag
 
 from .entry import Content, Entry
+from .fill import Served
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -71,17 +72,20 @@ def _cache_control(entry: Entry, label: str) -> str:
     return f"s-maxage={fresh}, stale-while-revalidate={max(0, window)}"
 
 
-def cache_status(entry: Entry, label: str, stored: bool, collapsed: bool, now: float) -> str:
+def cache_status(found: Served, now: float) -> str:
     """The ``Cache-Status`` of a page that we serve (RFC 9211, 2)."""
+    entry, label = found.slot.entry, found.label
     if label == "HIT":
         return f"{NAME}; hit"
     left = 0 if entry.revalidate is None else math.floor(entry.revalidate - entry.age(now))
-    if label == "STALE":
-        return f"{NAME}; hit; ttl={left}; detail=stale"
     if label == "ERROR-RETAINED":
         return f"{NAME}; fwd=stale; ttl={left}; detail=error-retained"
-    why = "stale" if label == "EXPIRED" else "uri-miss"
-    return f"{NAME}; fwd={why}" + ("; stored" if stored else "") + ("; collapsed" if collapsed else "")
+    if found.hit:
+        return f"{NAME}; hit; ttl={left}; detail={label.lower()}"
+    said = f"{NAME}; fwd={'stale' if label == 'EXPIRED' else 'uri-miss'}"
+    said += "; stored" if found.stored else ""
+    said += "; collapsed" if found.collapsed else ""
+    return said + ("; detail=degraded" if label == "DEGRADED" else "")
 
 
 def send_page(

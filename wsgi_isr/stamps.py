@@ -220,14 +220,17 @@ class Stamps:
         return stamps
 
     def _begin_tag(self, tag: str, key: str) -> bytes:
+        """New nonces for a tag that is missing or damaged, unless somebody else is faster."""
         stamp = Stamp.fresh(tag)
         try:
             if self._store.add(key, stamp):
                 return stamp
-            value = self._store.get(key)
+            held = self._store.gets(key)
+            if held is not None and Stamp(held.value).belongs_to(tag):
+                return held.value
+            return stamp if held is not None and self._store.cas(key, stamp, held.token) else b""
         except StoreError:
             return b""
-        return value if value is not None and Stamp(value).belongs_to(tag) else b""
 
     # Looking up --------------------------------------------------------------------------------------
 
