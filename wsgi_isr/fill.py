@@ -176,7 +176,7 @@ class Fill:
         self._monotonic = monotonic
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
-        self._keeper = Keeper(monotonic)
+        self._keeper = Keeper(monotonic, events)
         self._pool = Pool(self._run, self._drop, threads, queue)
 
     # Looking up --------------------------------------------------------------------------------------
@@ -305,10 +305,10 @@ class Fill:
 
     def _obtain(self, task: Task, old: Slot | None) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
-        task = replace(task, patience=task.wait, anyway=old is None)
         until = self._monotonic() + task.wait
         outcome: Outcome | None
         while True:
+            task = replace(task, patience=max(0.0, until - self._monotonic()), anyway=old is None)
             flight, leads = self._flights.board(task.page)
             if leads and (old is None or not self._pool.submit(task.pack())):
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
@@ -414,10 +414,14 @@ class Fill:
             self._failed(task, lease, "timeout", None)
             overdue()
 
-        # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
-        known = self._tags_of(task)
-        former = [tag for tag, _ in current.proof.tags] if current is not None else []
-        capture = self._stamps.capture([*known, *former])
+        try:
+            # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
+            known = self._tags_of(task)
+            former = [tag for tag, _ in current.proof.tags] if current is not None else []
+            capture = self._stamps.capture([*known, *former])
+        except Exception as raised:  # a rule's own callable
+            self._failed(task, lease, "tags", raised)
+            return Failed("tags")
         watch = self._keeper.watch(lease, task.timeout, give_up)
         error: BaseException | None = None
         product: Product
@@ -443,9 +447,14 @@ class Fill:
             self._events.emit(Refused(task.page, task.rule, product.reason))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
-        proof = self._stamps.prove(capture, [*known, *product.tags])
-        entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
-        winner, stored = self._put(task, entry, token, product.keep)
+        try:
+            proof = self._stamps.prove(capture, [*known, *product.tags])
+            entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
+            packed = codec.pack(entry)
+        except Exception as raised:  # a header or a tag that is no text after all
+            self._failed(task, lease, "unstorable", raised)
+            return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
+        winner, stored = self._put(task, entry, packed, token, product.keep)
         self._events.emit(Rendered(task.page, self._monotonic() - began, stored))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
@@ -457,12 +466,13 @@ class Fill:
         pause = lease.rest() if lease is not None else 0.0
         self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error))
 
-    def _put(self, task: Task, entry: Entry, token: Token | None, keep: float | None) -> tuple[Entry, bool]:
+    def _put(
+        self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
+    ) -> tuple[Entry, bool]:
         """Store by compare-and-swap; a late writer loses to a render that started after its own.
 
         Returns what is to be served, and whether our entry was stored.
         """
-        packed = codec.pack(entry)
         try:
             for _ in range(8):
                 if token is None:

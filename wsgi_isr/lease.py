@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .errors import StoreError
-from .events import Events, LeaseLost, StoreFailed
+from .events import Broken, Events, LeaseLost, StoreFailed
 from .stores.base import Store
 
 RESTING = b"resting"
@@ -49,31 +49,39 @@ class Lease:
         self.token = os.urandom(12)
         #: It was given back, left in place as a back-off, or lost: not ours to change any more.
         self.over = False
+        # The keeper's thread and the render's own both change the lock in the store. Their swaps take turns,
+        # or a renewal could slip into a release and leave the lock behind for a whole ttl.
+        self._turn = threading.Lock()
 
     def renew(self) -> bool:
         """Begin the ttl anew, if the lock is still ours."""
-        return self._swap(self.token, self.ttl)
+        with self._turn:
+            return not self.over and self._swap(self.token, self.ttl)
 
     def release(self) -> None:
         """Let the next one in, if the lock is still ours."""
-        self._swap(_FREE, 0)
-        self.over = True
+        with self._turn:
+            if not self.over:
+                self._swap(_FREE, 0)
+                self.over = True
 
     def rest(self) -> float:
         """After a failure: leave the lock in place as a back-off for the whole cluster.
 
-        Returns its seconds: 1, doubled with each failure in a row up to 30, with a quarter of jitter.
+        Returns its seconds: 1, doubled with each failure in a row up to 30, with a quarter of jitter; 0
+        where the lock is not ours any more.
         """
-        failures = self._leases.count_failure(self.page)
-        pause = min(BACK_OFF[0] * 2.0 ** min(failures - 1, 10), BACK_OFF[1]) * random.uniform(1.0, 1.25)
-        self._swap(RESTING, pause)
-        self.over = True
-        return pause
+        with self._turn:
+            if self.over:
+                return 0.0
+            failures = self._leases.count_failure(self.page)
+            pause = min(BACK_OFF[0] * 2.0 ** min(failures - 1, 10), BACK_OFF[1]) * random.uniform(1.0, 1.25)
+            self._swap(RESTING, pause)
+            self.over = True
+            return pause
 
     def _swap(self, value: bytes, ttl: float) -> bool:
         lock = self._leases.keyed(self.page)
-        if self.over:
-            return False
         try:
             held = self._leases.store.gets(lock)
             if held is not None and held.value == self.token and self._leases.store.cas(lock, value, held.token, ttl):
@@ -107,12 +115,18 @@ class Leases:
         """
         lease = Lease(self, page, ttl)
         lock = self.keyed(page)
-        if self.store.add(lock, lease.token, ttl):
-            return lease
+        doubt: StoreError | None = None
+        try:
+            if self.store.add(lock, lease.token, ttl):
+                return lease
+        except StoreError as error:
+            doubt = error
         held = self.store.get(lock)
-        # A store may answer a doubtful add with False although it happened: our token is proof.
+        # The answer to an add may be lost, or be the one to its repetition: our token is the proof.
         if held == lease.token:
             return lease
+        if doubt is not None:
+            raise doubt
         return BackingOff() if held == RESTING else Busy()
 
     def count_failure(self, page: str) -> int:
@@ -158,8 +172,9 @@ class Keeper:
     One daemon thread for each process, begun with the first render. Times are monotonic seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, events: Events | None = None) -> None:
         self._clock = clock
+        self._events = events or Events()
         self._changed = threading.Condition()
         self._watches: list[Watch] = []
         self._order = itertools.count()
@@ -173,8 +188,7 @@ class Keeper:
         with self._changed:
             heapq.heappush(self._watches, watch)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="wsgi-isr-keeper", daemon=True)
-                self._thread.start()
+                self._begin()
             self._changed.notify()
         return watch
 
@@ -202,6 +216,8 @@ class Keeper:
             watches, self._watches = self._watches, []
             for watch in watches:
                 watch.over = True
+            self._thread = None
+            self._changed.notify()
         for watch in watches:
             if watch.lease is not None:
                 watch.lease.release()
@@ -223,18 +239,34 @@ class Keeper:
                     watch.due = self._next(watch.lease, now, watch.deadline)
                     heapq.heapreplace(self._watches, watch)
             # I/O outside the lock. A renewal that comes too late finds another token and says so.
-            if overdue:
-                watch.overdue()
-            elif watch.lease is not None:
-                watch.lease.renew()
+            try:
+                if overdue:
+                    watch.overdue()
+                elif watch.lease is not None:
+                    watch.lease.renew()
+            except Exception as error:
+                # One lease less is bad; no keeper for all the others would be worse.
+                self._events.emit(Broken("keeping a lease", error))
 
     @staticmethod
     def _next(lease: Lease | None, now: float, deadline: float) -> float:
         return deadline if lease is None or lease.over else min(deadline, now + lease.ttl / 3)
 
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._run, name="wsgi-isr-keeper", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            return  # no thread to be had: leases lapse after their ttl, and finish() finds out what took too long
+        self._thread = thread
+
     def _run(self) -> None:
+        me = threading.current_thread()
         while True:
             pause = self.tick()
             with self._changed:
+                # Until its starter has said so, it is not yet `self._thread`; the lock sees to the order.
+                if self._thread is not me:
+                    return
                 if not self._watches or self._watches[0].due > self._clock():
                     self._changed.wait(pause)

@@ -179,6 +179,21 @@ class StoreSuite:
     def let_expire(self) -> None:
         self.advance(2 * self.shortest_ttl)
 
+    # What a store says of itself
+
+    @needs()
+    def test_it_says_whether_it_keeps_anything(self, store: Store) -> None:
+        assert store.keeps is self.stores
+
+    @needs()
+    def test_a_control_key_has_one_node_and_every_handle_names_the_same(self, store: Store) -> None:
+        assert len(set(store.nodes)) == len(store.nodes) > 0
+        other = self.another()
+        assert other.nodes == store.nodes
+        for key in (f"1:suite:t:tag{number}" for number in range(50)):
+            assert store.node_of(key) in store.nodes
+            assert other.node_of(key) == store.node_of(key)
+
     # Reading and writing
 
     @needs()
@@ -303,6 +318,15 @@ class StoreSuite:
         store.set(self.key(), b"old")
         assert store.cas(self.key(), b"new", self.token(store)) is True
         assert store.get(self.key()) == b"new"
+
+    def test_cas_with_a_ttl_of_0_removes_and_only_what_its_token_is_for(self, store: Store) -> None:
+        store.set(self.key(), b"my lock", ttl=100 * self.shortest_ttl)
+        mine = self.token(store)
+        assert store.cas(self.key(), b"", mine, ttl=0) is True
+        assert store.get(self.key()) is None
+        assert store.add(self.key(), b"another's lock") is True
+        assert store.cas(self.key(), b"", mine, ttl=0) is False
+        assert store.get(self.key()) == b"another's lock"
 
     @pytest.mark.parametrize("verb", ["set", "cas", "delete", "delete and add", "delete and set"])
     def test_cas_is_refused_after_any_other_write_of_equal_bytes(self, store: Store, verb: str) -> None:

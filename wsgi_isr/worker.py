@@ -44,6 +44,9 @@ class Pool:
             self._jobs.append(job)
             if self._idle < len(self._jobs):
                 self._grow()
+            if not self._alive:  # and none to be had: nobody would ever run it
+                self._jobs.pop()
+                return False
             self._changed.notify()
             return True
 
@@ -82,7 +85,10 @@ class Pool:
         if len(self._alive) < self._threads:
             thread = threading.Thread(target=self._work, name="wsgi-isr-render", daemon=True)
             self._alive.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no more, or the interpreter is shutting down
+                self._alive.discard(thread)
 
     def _work(self) -> None:
         me = threading.current_thread()

@@ -1,0 +1,59 @@
+"""A scripted origin, a clock that moves when told to, and sites made of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.behaviour.origin import DEADLINE, Origin
+from tests.behaviour.visitor import Clock, Jobs, Site
+
+MakeSite = Callable[..., Site]
+
+
+@pytest.fixture(autouse=True)
+def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of whoever runs the tests decides nothing."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("WSGI_ISR_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    origin = Origin()
+    yield origin
+    origin.open_all()
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
+    jobs = Jobs()
+    jobs.watch(monkeypatch)
+    return jobs
+
+
+@pytest.fixture
+def make_site(origin: Origin, clock: Clock, jobs: Jobs) -> Iterator[MakeSite]:
+    """``make_site(rules, **options)``: the origin behind the middleware. Several share a store if told to."""
+    sites: list[Site] = []
+
+    def make(rules: Any = None, *, app: Any = None, **options: Any) -> Site:
+        site = Site(origin if app is None else app, rules, clock=clock, jobs=jobs, **options)
+        sites.append(site)
+        return site
+
+    yield make
+    origin.open_all()
+    jobs.wait()
+    for site in sites:
+        site.isr.close(DEADLINE)

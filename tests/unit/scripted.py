@@ -1,0 +1,264 @@
+"""Scripted parts for tests of the core: a clock that stands still, an origin that counts its renders
+and can be held at a gate, a store that fails on demand, and a process made of these."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from wsgi_isr.entry import Content, Lifetime
+from wsgi_isr.errors import StoreUnavailable
+from wsgi_isr.events import Event, Events
+from wsgi_isr.fill import Answer, Fill, Product, Served, Task
+from wsgi_isr.freshness import Storable
+from wsgi_isr.keys import Keyspace
+from wsgi_isr.lease import Leases
+from wsgi_isr.local import Local
+from wsgi_isr.stamps import Stamps
+from wsgi_isr.stores.base import Many, Store, Token, Versioned
+from wsgi_isr.stores.memory import MemoryStore
+
+T = TypeVar("T")
+
+#: Seconds after which something that must happen is said never to happen. No passing test waits for it.
+NEVER = 10.0
+
+
+class Clock:
+    """Seconds that pass only when told to. Serves as Unix time and as monotonic time."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Gate:
+    """A place in the script where a thread stops until the test lets it go on."""
+
+    def __init__(self, then: Any = None) -> None:
+        self.then = then
+        self._entered = threading.Event()
+        self._opened = threading.Event()
+
+    def enter(self) -> Any:
+        self._entered.set()
+        assert self._opened.wait(NEVER), "the gate was never opened"
+        return self.then
+
+    def reached(self) -> None:
+        assert self._entered.wait(NEVER), "nobody came to the gate"
+
+    def open(self) -> None:
+        self._opened.set()
+
+
+def page(body: str = "v1", revalidate: float | None = 10, expire: float | None = None) -> Storable:
+    """What an app's good answer becomes."""
+    content = Content("200 OK", (("Content-Type", "text/plain"),), body.encode(), "tag-" + body)
+    return Storable(content, Lifetime(revalidate, expire))
+
+
+class Origin:
+    """The ``produce`` of a :class:`Fill`: gives the products of ``script`` one after the other, then pages
+    that count on: ``v1`` is the first render. An exception is raised; a :class:`Gate` holds the render."""
+
+    def __init__(self, *script: Any, revalidate: float | None = 10, expire: float | None = None) -> None:
+        self.script: deque[Any] = deque(script)
+        self.tasks: list[Task] = []
+        self._lifetime = (revalidate, expire)
+        self._lock = threading.Lock()
+
+    @property
+    def renders(self) -> int:
+        return len(self.tasks)
+
+    def __call__(self, task: Task) -> Product:
+        with self._lock:
+            self.tasks.append(task)
+            answer = self.script.popleft() if self.script else None
+            number = len(self.tasks)
+        if isinstance(answer, Gate):
+            answer = answer.enter()
+        if isinstance(answer, BaseException):
+            raise answer
+        if answer is None:
+            return page(f"v{number}", *self._lifetime)
+        product: Product = answer
+        return product
+
+
+class Troubled(Store):
+    """Another store, with trouble: verbs in ``failing`` find it unreachable; ``before`` and ``after`` hold
+    one-time interruptions by verb and key, which run at that point in the calling thread."""
+
+    def __init__(self, inner: Store) -> None:
+        self.inner = inner
+        self.max_value = inner.max_value
+        self.nodes = inner.nodes
+        self.failing: set[str] = set()
+        self.before: dict[tuple[str, str], Callable[[], object]] = {}
+        self.after: dict[tuple[str, str], Callable[[], object]] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    def count(self, verb: str, key: str) -> int:
+        return self.calls.count((verb, key))
+
+    def _do(self, verb: str, key: str, call: Callable[[], T]) -> T:
+        self.calls.append((verb, key))
+        if verb in self.failing:
+            raise StoreUnavailable("node-1", "timed out")
+        if interruption := self.before.pop((verb, key), None):
+            interruption()
+        result = call()
+        if interruption := self.after.pop((verb, key), None):
+            interruption()
+        return result
+
+    def get(self, key: str) -> bytes | None:
+        return self._do("get", key, lambda: self.inner.get(key))
+
+    def get_many(self, keys: Sequence[str]) -> Many:
+        try:
+            return self._do("get_many", " ".join(keys), lambda: self.inner.get_many(keys))
+        except StoreUnavailable as error:
+            return Many({}, dict.fromkeys(keys, error))
+
+    def gets(self, key: str) -> Versioned | None:
+        return self._do("gets", key, lambda: self.inner.gets(key))
+
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        self._do("set", key, lambda: self.inner.set(key, value, ttl))
+
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        return self._do("add", key, lambda: self.inner.add(key, value, ttl))
+
+    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
+        return self._do("cas", key, lambda: self.inner.cas(key, value, token, ttl))
+
+    def delete(self, key: str) -> bool:
+        return self._do("delete", key, lambda: self.inner.delete(key))
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def unavailable() -> None:
+    """For :class:`Troubled`: the verb happened, but its answer was lost."""
+    raise StoreUnavailable("node-1", "timed out")
+
+
+class Process:
+    """One process of a cluster: a :class:`Fill` with an L1 of its own, on a store that others share.
+
+    Its keeper has no thread: a test calls :meth:`tick`.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        store: Store,
+        origin: Callable[[Task], Product],
+        *,
+        pause: Callable[[float], None] | None = None,
+        threads: int = 2,
+        queue: int = 8,
+    ) -> None:
+        self.seen: list[Event] = []
+        self.local = Local(1 << 20)
+        self.joined = threading.Event()
+        events = Events(self.seen.append)
+        keys = Keyspace("site")
+        self.fill = Fill(
+            origin,
+            lambda task: ["all"],
+            store,
+            self.local,
+            Leases(store, Keyspace.lock, Keyspace.failures, events),
+            Stamps(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock),
+            events,
+            threads=threads,
+            queue=queue,
+            uncacheable_ttl=60,
+            clock=clock,
+            monotonic=clock,
+            pause=pause or clock.advance,
+        )
+        self.fill._keeper._thread = threading.current_thread()
+        board = self.fill._flights.board
+
+        def spy(key: str) -> Any:
+            flight, leads = board(key)
+            if not leads:
+                self.joined.set()
+            return flight, leads
+
+        self.fill._flights.board = spy  # type: ignore[method-assign]
+
+    def get(self, task: Task | None = None, **options: Any) -> Answer:
+        return self.fill.get(task or task_of(), **options)
+
+    def settle(self, task: Task | None = None) -> None:
+        """Wait until no render of the page is under way here."""
+        flight = self.fill._flights.get((task or task_of()).page)
+        assert flight is None or flight.wait(NEVER) is not None, "the render never ended"
+
+    def tick(self) -> None:
+        """Do what the keeper's thread does."""
+        self.fill._keeper.tick()
+
+    def events(self, kind: type[T]) -> list[T]:
+        return [event for event in self.seen if isinstance(event, kind)]
+
+
+class Cluster:
+    """Processes on one memory store, with one clock."""
+
+    def __init__(self, origin: Origin | None = None) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(clock=self.clock)
+        self.origin = origin or Origin()
+
+    def process(self, store: Store | None = None, **options: Any) -> Process:
+        return Process(self.clock, store or self.store, self.origin, **options)
+
+
+def task_of(name: str = "/", **options: Any) -> Task:
+    """The task of the page ``name``."""
+    seconds = {"timeout": 30.0, "wait": 10.0, "lease": 10.0, **options}
+    return Task(page="isr:p:" + name, text=f'["{name}"]', rule="*", **seconds)
+
+
+def body(answer: Answer) -> str:
+    """The text of a page that was served."""
+    assert isinstance(answer, Served), answer
+    content = answer.slot.entry.content
+    assert isinstance(content, Content)
+    return content.body.decode()
+
+
+def shown(answer: Answer) -> tuple[str, str]:
+    """Label and text of a page that was served."""
+    assert isinstance(answer, Served), answer
+    return answer.label, body(answer)
+
+
+def start(call: Callable[[], T]) -> Future[T]:
+    """Begin ``call`` in a thread of its own."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -1,0 +1,158 @@
+"""The codec of entries: what goes in comes out, and nothing else ever does."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsgi_isr.entry import SCHEMA, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, pack, unpack
+
+WIRE = st.text(st.characters(max_codepoint=255), max_size=20)  # headers are bytes held as latin-1
+SECONDS = st.floats(0, 2**40) | st.integers(0, 2**40)
+
+CONTENTS = st.builds(
+    Content,
+    status=st.sampled_from(["200 OK", "404 Not Found", "301 Moved"]),
+    headers=st.lists(st.tuples(WIRE, WIRE), max_size=5).map(tuple),
+    body=st.binary(max_size=200),
+    etag=st.text("0123456789abcdef", max_size=24),
+    reads_cookies=st.booleans(),
+)
+NONCES = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=12)), max_size=3).map(tuple)
+ENTRIES = st.builds(
+    Entry,
+    key=st.text(max_size=40),
+    content=CONTENTS | st.builds(Refusal, st.text(max_size=20)),
+    started=SECONDS,
+    created=SECONDS,
+    revalidate=st.none() | SECONDS,
+    expire=st.none() | SECONDS,
+    proof=st.builds(Proof, tags=NONCES, valid_at=NONCES),
+)
+
+PAGE = Entry(
+    '["https","example.com","","/"]',
+    Content("200 OK", (("Content-Type", "text/html"), ("X-Nam\xe9", "\xff")), b"<p>\x00hello</p>", "0f1e", True),
+    1_700_000_000.25,
+    1_700_000_001.5,
+    60,
+    None,
+    Proof((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
+)
+REFUSED = Entry("[]", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)
+
+
+@given(ENTRIES)
+def test_what_was_packed_comes_out_equal(entry: Entry) -> None:
+    again = unpack(pack(entry), entry.key)
+    assert again == entry
+    assert again.size == entry.size
+    if isinstance(again.content, Content):
+        assert isinstance(again.content.headers, tuple)
+        assert all(isinstance(pair, tuple) for pair in again.content.headers)
+        assert type(again.content.body) is bytes
+
+
+@pytest.mark.parametrize("entry", [PAGE, REFUSED], ids=["page", "refusal"])
+def test_a_value_cut_off_anywhere_is_unreadable(entry: Entry) -> None:
+    data = pack(entry)
+    for length in range(len(data)):
+        with pytest.raises(UnreadableEntry):
+            unpack(data[:length], entry.key)
+
+
+@pytest.mark.parametrize("entry", [PAGE, REFUSED], ids=["page", "refusal"])
+def test_a_single_flipped_bit_anywhere_makes_a_value_unreadable(entry: Entry) -> None:
+    data = pack(entry)
+    for place in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            with pytest.raises(UnreadableEntry):
+                unpack(bytes(damaged), entry.key)
+
+
+def test_bytes_behind_the_end_make_a_value_unreadable() -> None:
+    with pytest.raises(UnreadableEntry, match="checksum"):
+        unpack(pack(PAGE) + b"\x00", PAGE.key)
+
+
+@given(st.binary(max_size=80))
+def test_bytes_from_elsewhere_are_unreadable(data: bytes) -> None:
+    with pytest.raises(UnreadableEntry):
+        unpack(data, "[]")
+
+
+def test_the_value_of_another_key_is_unreadable() -> None:
+    with pytest.raises(UnreadableEntry, match="another key"):
+        unpack(pack(PAGE), REFUSED.key)
+
+
+@pytest.mark.parametrize("schema", [0, SCHEMA + 1, 255])
+def test_a_value_of_another_schema_is_unreadable_and_says_which(schema: int) -> None:
+    data = bytes([schema]) + pack(PAGE)[1:]
+    with pytest.raises(UnreadableEntry, match=f"schema {schema}"):
+        unpack(data, PAGE.key)
+
+
+TIMES = [1.0, 2.0, None, None]
+
+
+def sealed(value: Any) -> bytes:
+    """Bytes that are whole, so that only their shape can give them away."""
+    packed = msgpack.packb(value)
+    return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        7,
+        "text",
+        [],
+        {},
+        ["[]"],
+        ["[]", "page", [], TIMES, [], []],
+        ["[]", "page", None, TIMES, [], []],
+        ["[]", "page", ["200 OK", [["only a name"]], b"", "", False], TIMES, [], []],
+        ["[]", "refusal", [], TIMES, [], []],
+        ["[]", "refusal", ["a", "b"], TIMES, [], []],
+        ["[]", "refusal", ["set-cookie"], TIMES[1:], [], []],
+        ["[]", "refusal", ["set-cookie"], TIMES, []],
+        ["[]", "refusal", ["set-cookie"], TIMES, [["only a tag"]], []],
+        ["[]", "refusal", ["set-cookie"], TIMES, [], [], "more"],
+        ["[]", "refusal", ["set-cookie"], None, [], []],
+        ["[]", "data", ["200 OK", [], b"", "", False], TIMES, [], []],
+    ],
+)
+def test_a_whole_value_of_another_shape_is_unreadable(value: Any) -> None:
+    with pytest.raises(UnreadableEntry):
+        unpack(sealed(value), "[]")
+
+
+@settings(max_examples=50)
+@given(ENTRIES, st.floats(0, 2**41))
+def test_age_is_never_negative_whatever_the_clocks_say(entry: Entry, now: float) -> None:
+    assert entry.age(now) == max(0, now - entry.created)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "lowest"),
+    [
+        ((60, None), (None, None), (60, None)),
+        ((None, None), (60, 600), (60, 600)),
+        ((60, 600), (10, 7200), (10, 600)),
+        ((60, 600), (3600, 300), (60, 300)),
+        ((None, None), (None, None), (None, None)),
+        ((0, 5), (60, 600), (0, 5)),
+    ],
+)
+def test_the_lowest_of_two_lifetimes_takes_the_lower_of_each(one: Any, other: Any, lowest: Any) -> None:
+    assert Lifetime(*one).lowest(*other) == Lifetime(*lowest)
+    assert Lifetime(*other).lowest(*one) == Lifetime(*lowest)

@@ -1,0 +1,230 @@
+"""L1: bounded by bytes, the least recently used out first, raw requests lead to nothing that was dropped."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections import OrderedDict
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from wsgi_isr.entry import Content, Entry, Refusal, pack, unpack
+from wsgi_isr.local import MAX_PROBES, Local
+
+
+def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:
+    content = Content("200 OK", (("X-Number", str(number)),), bytes(size), "e")
+    return Entry(key, content, 1.0, 2.0, 60, None)
+
+
+def test_what_was_put_is_there_and_nothing_else() -> None:
+    local = Local(20_000)
+    held = entry("a")
+    slot = local.put("a", held)
+    assert local.get("a") is slot
+    assert slot.entry is held
+    assert local.get("b") is None
+    assert (len(local), local.bytes) == (1, held.size)
+
+
+def test_a_new_entry_takes_the_place_of_the_old_one_in_a_slot_of_its_own() -> None:
+    local = Local(20_000)
+    first = local.put("a", entry())
+    first.ready, first.look_at = "prepared", 5.0
+    second = local.put("a", entry(number=1))
+    assert local.get("a") is second
+    assert (second.ready, second.look_at) == (None, 0.0)
+    assert local.bytes == second.entry.size
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    size = entry().size
+    local = Local(3 * size)
+    for key in "abc":
+        local.put(key, entry())
+    local.get("a")
+    local.put("d", entry())
+    assert [key for key in "abcd" if local.get(key)] == ["a", "c", "d"]
+
+
+def test_a_big_entry_pushes_out_as_many_as_it_needs() -> None:
+    size = entry().size
+    local = Local(4 * size)
+    for key in "abcd":
+        local.put(key, entry())
+    local.put("e", entry(size=100 + size))
+    assert [key for key in "abcde" if local.get(key)] == ["c", "d", "e"]
+
+
+def test_an_entry_above_the_limit_is_served_but_not_kept_and_pushes_out_nobody() -> None:
+    local = Local(20_000)
+    local.put("a", entry())
+    big = local.put("b", entry(size=20_000))
+    assert big.entry.size > 20_000
+    assert local.get("b") is None
+    assert local.get("a") is not None
+
+
+def test_an_entry_that_grew_above_the_limit_takes_its_old_copy_along() -> None:
+    local = Local(20_000)
+    local.put("a", entry())
+    local.put("a", entry(size=20_000))
+    assert (local.get("a"), local.bytes) == (None, 0)
+
+
+def test_a_raw_request_leads_straight_to_its_slot() -> None:
+    local = Local(20_000)
+    slot = local.put("a", entry())
+    local.lead(("/", ""), "a", slot)
+    assert local.probes[("/", "")] is slot
+
+
+def test_a_slot_that_was_replaced_meanwhile_is_led_to_by_nobody() -> None:
+    local = Local(20_000)
+    old = local.put("a", entry())
+    local.put("a", entry(number=1))
+    local.lead(("probe",), "a", old)
+    assert local.probes == {}
+
+
+def test_somebody_who_plays_with_the_url_gets_no_more_than_a_few_probes() -> None:
+    local = Local(100_000)
+    slot = local.put("a", entry())
+    for number in range(100):
+        local.lead((f"utm_id={number}",), "a", slot)
+    assert len(local.probes) == MAX_PROBES
+
+
+def test_leading_the_same_request_twice_costs_nothing() -> None:
+    local = Local(20_000)
+    slot = local.put("a", entry())
+    local.lead(("probe",), "a", slot)
+    before = local.bytes
+    local.lead(("probe",), "a", slot)
+    assert local.bytes == before
+
+
+def test_a_raw_request_leads_nowhere_once_its_entry_was_pushed_out() -> None:
+    size = entry().size
+    local = Local(2 * size)
+    local.lead(("probe",), "a", local.put("a", entry()))
+    local.put("b", entry())
+    local.put("c", entry())
+    assert local.probes == {}
+
+
+def test_an_invalidation_takes_every_prepared_answer_back_but_keeps_the_copies() -> None:
+    local = Local(20_000)
+    slot = local.put("a", entry())
+    local.lead(("probe",), "a", slot)
+    slot.ready = "prepared"
+    local.unready()
+    assert slot.ready is None
+    assert local.probes == {("probe",): slot}
+
+
+def test_probes_count_and_make_room_for_themselves() -> None:
+    size = entry().size
+    local = Local(2 * size)
+    local.put("a", entry())
+    slot = local.put("b", entry())
+    local.lead(("probe",), "b", slot)
+    assert local.bytes <= 2 * size
+
+
+@pytest.mark.parametrize("headers", [0, 6, 60])
+@pytest.mark.parametrize("size", [0, 20_000])
+@pytest.mark.parametrize("probes", [0, MAX_PROBES])
+def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(headers: int, size: int, probes: int) -> None:
+    key = '["https","example.com","","/blog/%d",[],[],[]]'
+    pairs = tuple((f"X-Header-{n}", f"value {n}") for n in range(headers))
+    packed = []
+    for number in range(200):
+        content = Content("200 OK", pairs, bytes(size), "0123456789abcdef")
+        packed.append(pack(Entry(key % number, content, 1.5, 2.5, 60.0, None)))
+    # What a client may send: long enough to matter, short enough to be for the cache.
+    url = "/" + "x" * 4_000
+    gc.collect()
+    tracemalloc.start()
+    try:
+        local = Local(1 << 30)
+        for number, data in enumerate(packed):
+            slot = local.put(key % number, unpack(data, key % number))
+            for probe in range(probes):
+                local.lead((f"{url}{number}.{probe}", f"utm_id={probe}", "GET"), key % number, slot)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(local) == 200
+    assert taken <= local.bytes
+
+
+KEYS = st.sampled_from("abcde")
+
+
+class LocalMachine(RuleBasedStateMachine):
+    """Random operations against a model that is a plain ordered dict."""
+
+    LIMIT = 24_000
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.local = Local(self.LIMIT)
+        self.known: OrderedDict[str, Entry] = OrderedDict()
+        self.slots = []
+        self.number = 0
+
+    def sync(self) -> None:
+        """What was pushed out must have been the oldest."""
+        while len(self.known) > len(self.local):
+            self.known.popitem(last=False)
+
+    @rule(key=KEYS, size=st.sampled_from([0, 100, 2_000, 8_000, 20_000, 25_000]), refused=st.booleans())
+    def put(self, key: str, size: int, refused: bool) -> None:
+        self.number += 1
+        new = entry(key, size, self.number)
+        if refused:
+            new = Entry(key, Refusal("private"), 1.0, 2.0, 60, None)
+        slot = self.local.put(key, new)
+        assert slot.entry is new
+        self.slots.append((key, slot))
+        self.known.pop(key, None)
+        if new.size <= self.LIMIT:
+            self.known[key] = new
+        self.sync()
+
+    @rule(key=KEYS)
+    def get(self, key: str) -> None:
+        slot = self.local.get(key)
+        assert (slot and slot.entry) is self.known.get(key)
+        if slot:
+            self.known.move_to_end(key)
+
+    @rule(probe=st.integers(0, 12), which=st.integers(0, 100))
+    def lead(self, probe: int, which: int) -> None:
+        if self.slots:
+            key, slot = self.slots[which % len(self.slots)]
+            self.local.lead((str(probe), None), key, slot)
+            self.sync()
+
+    @invariant()
+    def bounded(self) -> None:
+        assert 0 <= self.local.bytes <= self.LIMIT
+
+    @invariant()
+    def probes_lead_only_to_what_is_kept(self) -> None:
+        kept = {id(slot) for slot in self.local._slots.values()}
+        assert all(id(slot) in kept for slot in self.local.probes.values())
+
+    @invariant()
+    def empty_is_empty(self) -> None:
+        assert list(self.local._slots) == list(self.known)
+        if not self.known:
+            assert (self.local.bytes, self.local.probes) == (0, {})
+
+
+TestLocalMachine = LocalMachine.TestCase
+TestLocalMachine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
