@@ -95,18 +95,20 @@ def send_page(
     headers: list[tuple[str, str]],
 ) -> Iterable[bytes]:
     """A page, or 304 where the visitor has it (RFC 9110, 13.2.2); without a body for HEAD."""
-    # Only a 200 is compared (RFC 9110, 13.2.1). Range is not served from here, and may be ignored (14.2).
-    if content.status.startswith("200") and ("HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ):
-        if _has_it(environ, content):
-            first_own = len(content.headers) + 1  # Content-Length is not repeated
-            kept = [(name, value) for name, value in content.headers if name.lower() in _IN_304]
-            start_response("304 Not Modified", kept + headers[first_own:])
-            return []
+    if _has_it(environ, content):
+        first_own = len(content.headers) + 1  # Content-Length is not repeated
+        kept = [(name, value) for name, value in content.headers if name.lower() in _IN_304]
+        start_response("304 Not Modified", kept + headers[first_own:])
+        return []
     start_response(content.status, headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
 
 
 def _has_it(environ: dict[str, Any], content: Content) -> bool:
+    # Only a 200 is compared (RFC 9110, 13.2.1). Range is not served from here, and may be ignored (14.2).
+    asked = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
+    if not asked or not content.status.startswith("200"):
+        return False
     modified = next((value for name, value in content.headers if name.lower() == "last-modified"), None)
     try:
         return not is_resource_modified(environ, quote_etag(content.etag), last_modified=modified)
