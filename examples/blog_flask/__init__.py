@@ -26,8 +26,10 @@ def _wrapped() -> Flask:
     from wsgi_isr import ISR, Rule
 
     from .blog import create_app
+    from .caching import RULES, invalidate_with
 
     app = create_app()
-    stats = Rule(revalidate=app.config["REVALIDATE"], timeout=app.config["TIMEOUT"])
-    app.wsgi_app = ISR(app.wsgi_app, {"/": 10, "/posts/<slug>": 60, "/stats": stats}, revalidate=60)
+    stats = Rule(revalidate=app.config["REVALIDATE"], timeout=app.config["TIMEOUT"], tags=["posts"])
+    app.wsgi_app = ISR(app.wsgi_app, {**RULES, "/stats": stats}, revalidate=60)
+    invalidate_with(app.logger)
     return app

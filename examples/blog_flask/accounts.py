@@ -24,7 +24,7 @@ from flask import (
 from werkzeug.security import check_password_hash
 from werkzeug.wrappers import Response
 
-from . import db, text
+from . import db, text, writing
 
 blueprint = Blueprint("accounts", __name__)
 
@@ -106,32 +106,14 @@ def new_post() -> Response | tuple[str, int]:
         problems.append("The title needs at least one letter or digit from a to z, 0 to 9.")
     if not typed["summary"] or not typed["body"]:
         problems.append("The summary and the text must not be empty.")
-    if not problems and not _insert_post(user["id"], slug, tags, typed):
+    if not problems and not writing.publish(
+        db.get(), user["id"], slug, tags, typed["title"], typed["summary"], typed["body"]
+    ):
         problems.append("There is a post with nearly the same title already.")
     if problems:
         return _admin_page(problems, typed), 400
-    flash("Your post is published. Lists that are cached show it a few seconds from now.")
+    flash("Your post is published.")
     return redirect(url_for("pages.post", slug=slug), 303)
-
-
-def _insert_post(author_id: int, slug: str, tags: set[str], typed: dict[str, str]) -> bool:
-    connection = db.get()
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:  # commits, or rolls back when something raises
-        try:
-            post_id = connection.execute(
-                "INSERT INTO post (slug, title, summary, body, author_id, published) VALUES (?, ?, ?, ?, ?, ?)",
-                (slug, typed["title"], typed["summary"], _newlines(typed["body"]), author_id, db.now()),
-            ).lastrowid
-        except sqlite3.IntegrityError:
-            return False
-        rows = [(post_id, tag) for tag in tags]
-        connection.executemany("INSERT INTO post_tag (post_id, tag) VALUES (?, ?)", rows)
-    return True
-
-
-def _newlines(typed: str) -> str:
-    return typed.replace("\r\n", "\n")
 
 
 def _admins_only() -> sqlite3.Row:

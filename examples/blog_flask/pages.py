@@ -8,7 +8,7 @@ import time
 from flask import Blueprint, abort, current_app, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response
 
-from . import accounts, db, stats
+from . import accounts, db, stats, writing
 
 blueprint = Blueprint("pages", __name__)
 
@@ -64,14 +64,7 @@ def comment(slug: str) -> Response | tuple[str, int]:
         problems.append(f"Please write a comment of at most {COMMENT_LENGTH:,} characters.")
     if problems:
         return _post_page(post, problems=problems, typed={"name": name, "body": body}), 400
-    comment_id = (
-        db.get()
-        .execute(
-            "INSERT INTO comment (post_id, name, body, written) VALUES (?, ?, ?, ?)",
-            (post["id"], name, body, db.now()),
-        )
-        .lastrowid
-    )
+    comment_id = writing.comment(db.get(), post, name, body)
     # The query makes it another URL than the cached page, so the writer sees the comment at once.
     return redirect(url_for(".post", slug=slug, comment=comment_id, _anchor=f"comment-{comment_id}"), 303)
 

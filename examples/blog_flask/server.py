@@ -55,7 +55,7 @@ class Server:
         self.url = f"http://{HOST}:{self.port}"
         self.log = log
         self._listener = listener
-        self._options = options
+        self.environment = {**os.environ, **options, "PYTHONUNBUFFERED": "1"}
 
     def __enter__(self) -> Server:
         command = [sys.executable, "-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn"]
@@ -69,7 +69,7 @@ class Server:
         try:
             self.process = subprocess.Popen(
                 [*command, "examples.blog_flask:app"],
-                env={**os.environ, **self._options, "PYTHONUNBUFFERED": "1"},
+                env=self.environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

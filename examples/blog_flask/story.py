@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .browser import Answer, Browser
-from .server import Server
+from .server import ROOT, Server
 
 POST = "/posts/what-vary-says"
 ADMIN, READER = "Robin Vale", "Kim Ferro"
+COHERENCE = 0.1  # seconds: the option of this name, by default
 PATIENCE = 20.0  # seconds that a step waits for something before it fails
 
 
@@ -57,7 +60,8 @@ class Story:
         yield "SESSION", "who is logged in never gets or leaves a copy", self.session
         yield "MIXED", "three visitors in turn, never mixed up", self.mixed
         yield "ADMIN", "the administrator's page is not cached", self.admin_page
-        yield "COMMENT", "who writes sees it at once", self.comment
+        yield "COMMENT", "who writes sees it at once, and so do all", self.comment
+        yield "PUBLISH", "a job beside the server publishes a post", self.publish
         yield "KILL", "kill -9 while rendering: another takes over", self.kill
         yield "STOP", "everything ends when asked to", self.stop
 
@@ -227,7 +231,21 @@ class Story:
         require(sent.status == 303 and "Set-Cookie" not in sent.headers, sent)
         own = writer.get(sent["Location"].partition("#")[0])
         require(own.status == 200 and "Written just now." in own.body, own)
-        return f"303 to {sent['Location']}, {own.verdict} ({own['Cache-Status']})"
+        seen = self.at_once(post, "Written just now.")
+        return f"303 to {sent['Location']}, {own.verdict}; {seen}"
+
+    def publish(self) -> str:
+        title = f"Published by a job {time.time():.0f}"
+        lists = ["/", "/tags/caching"]
+        for path in lists:
+            self.fresh(path)  # kept for ten seconds and more
+        command = [sys.executable, "-m", "examples.blog_flask.publish", title, "--tags", "caching"]
+        job = subprocess.run(
+            command, env=self.server.environment, cwd=ROOT, input="Hello.", capture_output=True, text=True, timeout=60
+        )
+        require(job.returncode == 0, job.stdout + job.stderr)
+        seen = [self.at_once(path, title) for path in lists]
+        return f"{job.stdout.strip()} / and /tags/caching: {seen[0]}"
 
     def kill(self) -> str:
         old, before = self.fresh("/stats"), self.renders("/stats")
@@ -293,6 +311,14 @@ class Story:
         assert last is not None
         return last
 
+    def at_once(self, path: str, words: str) -> str:
+        """Every answer shows the words, from the time on that a process may go without asking."""
+        time.sleep(COHERENCE)
+        answers = [self.visitor().get(path) for _ in range(6)]
+        for answer in answers:
+            require(answer.status == 200 and words in answer.body, f"an old page: {answer}, rendered {answer.stamp}")
+        return f"{len(answers)} strangers see it ({', '.join(dict.fromkeys(answer.verdict for answer in answers))})"
+
     def ask_until(self, path: str, seen: list[Answer], holds: Callable[[], bool], what: str) -> None:
         """Ask as new visitors, collecting the answers, until something else has happened."""
 
@@ -303,8 +329,13 @@ class Story:
         self.wait_for(asked, what)
 
     def fresh(self, path: str) -> Answer:
-        """A page that has just been served fresh: nobody is rendering it now."""
-        return self.poll(path, lambda answer: answer.verdict == "HIT", "a HIT")
+        """A page that has just been served fresh: nobody is rendering it now, and no process has an older one.
+
+        One that found another rendering does not look again for a tenth of a second.
+        """
+        made = self.poll(path, lambda answer: answer.verdict == "HIT", "a HIT")
+        time.sleep(COHERENCE)
+        return self.poll(path, lambda answer: answer.verdict == "HIT" and answer.stamp >= made.stamp, "a HIT")
 
     def newer(self, path: str, old: Answer, seen: list[Answer] | None = None) -> Answer:
         """Wait for a later version; until then everybody gets 200 and the old one."""
