@@ -113,17 +113,14 @@ class DatabaseFile(ForkAware):
             connection = self._take()
         except (sqlite3.Error, OSError) as error:
             raise diagnose(self.path, error) from error
-        reusable = True
         try:
             yield connection
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
             raise  # such as a parameter of a wrong type: the caller's fault, not the file's
         except sqlite3.Error as error:
-            meaning = diagnose(self.path, error)
-            reusable = isinstance(meaning, StoreUnavailable)
-            raise meaning from error
+            raise diagnose(self.path, error) from error
         finally:
-            self._give_back(connection, reusable)
+            self._give_back(connection)
 
     @contextmanager
     def transaction(self, wait: bool = True) -> Iterator[Connection]:
@@ -165,7 +162,7 @@ class DatabaseFile(ForkAware):
                 return connection
         return self._open()
 
-    def _give_back(self, connection: Connection, reusable: bool) -> None:
+    def _give_back(self, connection: Connection, reusable: bool = True) -> None:
         if connection.in_transaction:
             try:
                 connection.rollback()

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..errors import StoreUnavailable, ValueTooLarge
 from .base import Many, Store, Token, Versioned
+from .forks import ForkAware, watch
 from .sqlite_file import Connection, DatabaseFile, FileBroken, NotOurs
 
 APPLICATION_ID = 0x57495352  # "WISR"
@@ -196,15 +197,15 @@ class SQLiteTable(Store):
             excess -= size
             if excess <= 0:
                 break
-        connection.executemany("DELETE FROM entry WHERE id = ?", victims)
-        return excess > 0 and bool(victims)
+        gone = connection.executemany("DELETE FROM entry WHERE id = ?", victims).rowcount
+        return excess > 0 and gone > 0
 
     def _refuse_large(self, key: str, value: bytes) -> None:
         if len(value) > self.max_value:
             raise ValueTooLarge(key, len(value), self.max_value)
 
 
-class Notes:
+class Notes(ForkAware):
     """Which entries were read since it was last written down, the latest last."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -212,6 +213,12 @@ class Notes:
         self._lock = threading.Lock()
         self._ids: dict[int, None] = {}
         self._tried = clock()
+        watch(self)
+
+    def after_fork_in_child(self) -> None:
+        """A reader may have been noting something in the parent, with the lock, at that moment."""
+        self._lock = threading.Lock()
+        self._ids = {}
 
     def add(self, ids: Iterable[int]) -> bool:
         """Whether it is time to write them down."""
@@ -248,13 +255,18 @@ def prepare(connection: Connection) -> None:
     :raises NotOurs: another program's database.
     :raises FileBroken: made by another version of this package.
     """
-    if _is_ours(connection):
+    # One transaction, one moment: between two, another process may make the tables, and a number from
+    # before with tables from after would look like the database of another program.
+    connection.execute("BEGIN")
+    ours = _is_ours(connection)
+    connection.execute("COMMIT")
+    if ours:
         return
     # Both stay in the file. They cannot be set inside a transaction, and are harmless when repeated.
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
-    if not _is_ours(connection):  # another process may have made them meanwhile
+    if not _is_ours(connection):  # nobody was faster
         for statement in SCHEMA:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
