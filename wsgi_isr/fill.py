@@ -48,7 +48,7 @@ class Task:
 
     ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name; ``timeout``,
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
-    0 in the background. ``anyway``: there is nothing to serve, so render even during a back-off.
+    0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
     """
 
     page: str
@@ -245,7 +245,12 @@ class Fill:
         """What a copy is worth; its stamps are compared once for each vector of epochs."""
         checked = slot.checked
         if checked is None or (checked[0] is not epochs and checked[0] != epochs):
-            checked = slot.checked = (epochs, self._stamps.standing(slot.entry.proof, epochs))
+            standing = self._stamps.standing(slot.entry.proof, epochs)
+            if checked is not None and checked[1] >= Standing.HARD:
+                # Nonces are never used again: what was invalid once is so for ever, and stays so when the
+                # node that knew it goes away.
+                standing = max(standing, checked[1])
+            checked = slot.checked = (epochs, standing)
         verdict = judge(slot.entry, checked[1], self._clock())
         return Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict
 
@@ -306,9 +311,10 @@ class Fill:
     def _obtain(self, task: Task, old: Slot | None) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
+        anyway = task.anyway and old is None
         outcome: Outcome | None
         while True:
-            task = replace(task, patience=max(0.0, until - self._monotonic()), anyway=old is None)
+            task = replace(task, patience=max(0.0, until - self._monotonic()), anyway=anyway)
             flight, leads = self._flights.board(task.page)
             if leads and (old is None or not self._pool.submit(task.pack())):
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
@@ -316,28 +322,39 @@ class Fill:
                 outcome = self._fly(task, flight)
             else:
                 outcome = flight.wait(task.timeout if leads else max(0.0, until - self._monotonic()))
-            if leads or self._monotonic() >= until or self._will_do(outcome):
+            if isinstance(outcome, (Made, Found)):
+                answer = self._landed(task, outcome, leads, "EXPIRED" if old else "MISS")
+                if answer is not None:
+                    return answer
+            elif leads or outcome is None or isinstance(outcome, Failed):
                 break
-        label = "EXPIRED" if old else "MISS"
-        if isinstance(outcome, (Made, Found)) and (leads or self._will_do(outcome)):
-            stored = isinstance(outcome, Made) and outcome.stored and leads
-            self._judge(outcome.slot, self._stamps.epochs())
-            label = "DEGRADED" if _unproven(outcome.slot) else label
-            return Served(outcome.slot, label, stored, collapsed=not leads or isinstance(outcome, Found), hit=False)
+            # A flight of the background that lost to another process is nobody's answer either: board the next.
+            if self._monotonic() >= until:
+                break
         if old is not None and not isinstance(self._judge(old, self._stamps.epochs()), Missing):
             old.resting_until = self._monotonic() + LOOK_AGAIN
             return Served(old, "ERROR-RETAINED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
 
-    def _will_do(self, outcome: Outcome | None) -> bool:
-        """Whether the outcome of somebody else's flight is one for a visitor who boarded it later.
+    def _landed(self, task: Task, outcome: Made | Found, leads: bool, label: str) -> Served | None:
+        """What a flight has brought, for one of those who waited for it.
 
-        It may have begun before an invalidation that was over when this visitor came; then the next
-        flight is theirs. So it is after one of the background that lost to another process.
+        Its leader came before it began. Whoever boarded later may have come after an invalidation that it
+        does not know of: for them it is worth what a look-up would say of it now, which may be nothing.
         """
-        if isinstance(outcome, (Made, Found)):
-            return isinstance(self._judge(outcome.slot, self._stamps.epochs()), (Fresh, Stale, Uncacheable))
-        return not isinstance(outcome, (Busy, BackingOff))
+        verdict = self._judge(outcome.slot, self._stamps.epochs())
+        if not leads and isinstance(verdict, (Expired, Missing)):
+            return None
+        if not leads and isinstance(verdict, Stale):
+            self._renew(task, outcome.slot)
+            return Served(outcome.slot, "DEGRADED" if _unproven(outcome.slot) else "STALE")
+        return Served(
+            outcome.slot,
+            "DEGRADED" if _unproven(outcome.slot) else label,
+            stored=isinstance(outcome, Made) and outcome.stored and leads,
+            collapsed=not leads or isinstance(outcome, Found),
+            hit=False,
+        )
 
     # The one render ----------------------------------------------------------------------------------
 
@@ -436,7 +453,7 @@ class Fill:
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now = self._clock()
-        if isinstance(product, Refusal) and current is not None and self._is_stale(task, current):
+        if isinstance(product, Refusal) and current is not None and self._is_stale(current):
             # It was cacheable a moment ago, so this is taken for an accident. Once the page may no longer
             # be served (expired), its refusal is taken at its word.
             product = Failure(product.reason)
@@ -459,8 +476,11 @@ class Fill:
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
 
-    def _is_stale(self, task: Task, current: Entry) -> bool:
-        return isinstance(self._judge(Slot(current), self._stamps.epochs()), Stale)
+    def _is_stale(self, entry: Entry) -> bool:
+        return isinstance(self._judge(Slot(entry), self._stamps.epochs()), Stale)
+
+    def _is_valid(self, entry: Entry) -> bool:
+        return self._stamps.standing(entry.proof, self._stamps.epochs()) <= Standing.UNPROVEN
 
     def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
         pause = lease.rest() if lease is not None else 0.0
@@ -469,7 +489,7 @@ class Fill:
     def _put(
         self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
     ) -> tuple[Entry, bool]:
-        """Store by compare-and-swap; a late writer loses to a render that started after its own.
+        """Store by compare-and-swap; a late writer loses to a valid page whose render started after its own.
 
         Returns what is to be served, and whether our entry was stored.
         """
@@ -482,7 +502,8 @@ class Fill:
                 if done:
                     return entry, True
                 theirs, token = self._gets(task)
-                if theirs is not None and theirs.started >= entry.started:
+                # Clocks differ between machines: that theirs started later counts only if it is valid too.
+                if theirs is not None and theirs.started >= entry.started and self._is_valid(theirs):
                     return theirs, False
         except StoreError as error:
             self._events.emit(StoreFailed("cas", task.page, error))

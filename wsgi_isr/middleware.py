@@ -100,6 +100,9 @@ class ISR:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
             self.events.emit(Broken("the cache", error))
             page = found = PassedOn("broken")
+        if isinstance(found, Failed) and isinstance(page, _Page) and page.personal:
+            # It failed for somebody without cookies. That says nothing about who has some.
+            found = PassedOn("cookie")
         if isinstance(found, PassedOn):
             return self._pass_on(environ, start_response, live, found)
         if isinstance(found, Failed):
@@ -118,9 +121,9 @@ class ISR:
         policy, key = match
         if policy.lifetime is None and not live.asked(key):
             return PassedOn("no-rule", key=key)
-        text = key.text
-        task = Task(self._keys.page(text), text, policy.name, policy.timeout, policy.wait, policy.lease)
-        return _Page(policy, task, self._suits(policy, environ))
+        text, personal = key.text, self._matcher.personal_cookies(policy, environ)
+        times = policy.timeout, policy.wait, policy.lease
+        return _Page(policy, Task(self._keys.page(text), text, policy.name, *times, anyway=not personal), personal)
 
     # What a visitor gets -----------------------------------------------------------------------------
 
@@ -193,12 +196,6 @@ class ISR:
         status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
         return pass_on(self.app, environ, start_response, status, "MISS")
 
-    def _suits(self, policy: Policy, environ: dict[str, Any]) -> Callable[[Content], bool]:
-        """A page whose app looks at cookies is for visitors who send none."""
-        if self._matcher.personal_cookies(policy, environ):
-            return lambda content: not content.reads_cookies
-        return lambda content: True
-
     # A process and its end -----------------------------------------------------------------------------
 
     def _begin(self) -> _Live:
@@ -248,11 +245,16 @@ class ISR:
 
 
 class _Page(NamedTuple):
-    """What a request is for: the policy, what is to be rendered, and for whom the page will do."""
+    """What a request is for: the policy, what is to be rendered, and whether the visitor carries cookies
+    that are not part of the key."""
 
     policy: Policy
     task: Task
-    suits: Callable[[Content], bool]
+    personal: bool
+
+    def suits(self, content: Content) -> bool:
+        """A page whose app looks at cookies is for visitors who send none."""
+        return not (self.personal and content.reads_cookies)
 
 
 class _Live:
@@ -287,11 +289,11 @@ class _Live:
 
     def still_valid(self, slot: Slot, answer: Ready) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
-        epochs = self.stamps.epochs()
+        polled = self.stamps.polled()
         checked = slot.checked
-        if checked is None or checked[1] is not Standing.VALID or checked[0] != epochs:
+        if checked is None or checked[1] is not Standing.VALID or checked[0] != polled.epochs:
             return False
-        answer.until = min(answer.over, self.stamps.lapses_at)
+        answer.until = min(answer.over, polled.lapses_at)
         return True
 
     def forget(self) -> None:

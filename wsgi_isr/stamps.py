@@ -18,7 +18,8 @@ import enum
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from .entry import Proof
 from .errors import StoreError
@@ -85,10 +86,11 @@ class Capture:
     before: Epochs
 
 
-@dataclass(slots=True)
-class _Polled:
-    epochs: Epochs = field(default_factory=dict)
-    at: float = float("-inf")
+class Polled(NamedTuple):
+    """Epochs, and the monotonic time from which on they are too old to answer with."""
+
+    epochs: Epochs
+    lapses_at: float
 
 
 class Stamps:
@@ -113,44 +115,44 @@ class Stamps:
         self._epoch_key = epoch_key
         self._coherence = coherence
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._forgets = 0
         self._polling = threading.Lock()
-        self._polled = _Polled()
+        self._polled = Polled({}, float("-inf"))
 
     # Epochs ------------------------------------------------------------------------------------------
 
     def epochs(self) -> Epochs:
         """The epochs, read no longer than ``coherence`` seconds ago."""
+        return self.polled().epochs
+
+    def polled(self) -> Polled:
+        """The same, with the time until which they are good."""
         polled = self._polled
-        now = self._monotonic()
-        if now < polled.at + self._coherence:
-            return polled.epochs
+        if self._monotonic() < polled.lapses_at:
+            return polled
         if self._coherence == 0:
-            return self._read_epochs()
+            return Polled(self._read_epochs(), float("-inf"))
         # One thread asks. The others wait for its answer: theirs may not be older than the bound.
         with self._polling:
-            if self._monotonic() < self._polled.at + self._coherence:
-                return self._polled.epochs
+            if self._monotonic() < self._polled.lapses_at:
+                return self._polled
             return self._poll()
-
-    @property
-    def lapses_at(self) -> float:
-        """The monotonic time from which on the polled epochs are too old to answer with."""
-        return self._polled.at + self._coherence
 
     def forget(self) -> None:
         """Ask again at the next opportunity: this process has just invalidated something itself."""
-        self._polled = _Polled(self._polled.epochs)
+        self._forgets += 1
+        self._polled = Polled(self._polled.epochs, float("-inf"))
 
-    def _poll(self) -> Epochs:
+    def _poll(self) -> Polled:
         # The time is taken before the question: an answer is as old as that at most.
-        at = self._monotonic()
+        asked, forgets = self._monotonic(), self._forgets
         epochs = self._read_epochs()
-        with self._lock:
-            if epochs == self._polled.epochs:
-                epochs = self._polled.epochs  # the same object: copies checked at it are recognised by identity
-            self._polled = _Polled(epochs, at)
-        return epochs
+        if epochs == self._polled.epochs:
+            epochs = self._polled.epochs  # the same object: copies checked at it are recognised by identity
+        # An invalidation of our own while we asked: this answer is not to be used a second time.
+        lapses_at = asked + self._coherence if forgets == self._forgets else float("-inf")
+        self._polled = polled = Polled(epochs, lapses_at)
+        return polled
 
     def _read_epochs(self) -> Epochs:
         keys = {node: self._epoch_key(node) for node in self._store.nodes}

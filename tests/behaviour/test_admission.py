@@ -26,6 +26,8 @@ REFUSED = {
     "no-store": ([("Cache-Control", "no-store")], "no-store"),
     "no-store in another case": ([("cache-control", "No-Store")], "no-store"),
     "no-store in a second header": ([("Cache-Control", "public"), ("Cache-Control", "no-store")], "no-store"),
+    # Not to be used without asking the app again (RFC 9111, 5.2.2.4); asking again is what a bypass does.
+    "no-cache": ([("Cache-Control", "no-cache")], "no-cache"),
     "Vary on a header": ([("Vary", "User-Agent")], "vary"),
     "Vary on a header among others": ([("Vary", "Accept-Encoding, user-agent")], "vary"),
     "Vary in a second header": ([("Vary", "Cookie"), ("Vary", "Origin")], "vary"),
@@ -45,6 +47,15 @@ def test_an_answer_that_is_not_for_others_is_never_stored(
         assert site.visit("/a").label == "BYPASS"
         assert origin.calls["/a"] > calls
     assert make_site(revalidate=60, store=store).visit("/a").label == "BYPASS"
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "301 Moved Permanently", "410 Gone"])
+def test_a_status_that_may_be_stored_does_not_make_up_for_a_cookie(
+    make_site: MakeSite, origin: Origin, status: str
+) -> None:
+    origin.on("/a", answer(b"x", ("Set-Cookie", "a=b"), ("Location", "/"), status=status))
+    site = make_site(revalidate=60)
+    assert [site.visit("/a").label for _ in range(3)] == ["BYPASS"] * 3
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -74,18 +85,14 @@ def test_the_app_is_asked_once_for_each_visit_of_a_page_known_as_uncacheable(
 
 
 def test_the_visitor_of_an_uncacheable_page_is_seen_as_they_are(make_site: MakeSite, origin: Origin) -> None:
-    origin.on(
-        "/a", answer(lambda environ: environ.get("HTTP_USER_AGENT", "none").encode(), ("Vary", "User-Agent"))
-    )
+    origin.on("/a", answer(lambda environ: environ.get("HTTP_USER_AGENT", "none").encode(), ("Vary", "User-Agent")))
     site = make_site(revalidate=60)
     for name in ("one", "two", "one"):
         assert site.visit("/a", headers={"User-Agent": name}).text == name
 
 
 @pytest.mark.parametrize("value", ["Accept-Encoding", "accept-encoding", "Cookie", "Accept-Encoding, Cookie", ""])
-def test_vary_on_accept_encoding_or_cookie_may_be_stored(
-    make_site: MakeSite, origin: Origin, value: str
-) -> None:
+def test_vary_on_accept_encoding_or_cookie_may_be_stored(make_site: MakeSite, origin: Origin, value: str) -> None:
     origin.on("/a", answer(b"x", ("Vary", value)))
     site = make_site(revalidate=60)
     assert [site.visit("/a").label for _ in range(2)] == ["MISS", "HIT"]
@@ -100,9 +107,7 @@ def test_other_cache_control_may_be_stored(make_site: MakeSite, origin: Origin, 
     assert [site.visit("/a").label for _ in range(2)] == ["MISS", "HIT"]
 
 
-def test_several_visitors_of_an_uncacheable_page_are_in_the_app_at_once(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_several_visitors_of_an_uncacheable_page_are_in_the_app_at_once(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", answer(b"x", ("Set-Cookie", "a=b")))
     site = make_site(revalidate=60)
     site.visit("/a")
@@ -152,9 +157,7 @@ def test_an_uncacheable_page_is_tried_again_after_uncacheable_ttl(
     assert site.visit("/a").label == "HIT"
 
 
-def test_another_instance_knows_that_a_page_is_uncacheable(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_another_instance_knows_that_a_page_is_uncacheable(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", answer(b"x", ("Set-Cookie", "a=b")))
     store = MemoryStore(clock=clock)
     make_site(revalidate=60, store=store).visit("/a")
@@ -165,9 +168,7 @@ def test_another_instance_knows_that_a_page_is_uncacheable(
     assert origin.calls["/a"] <= calls + 3
 
 
-def test_one_uncacheable_page_does_not_make_its_neighbours_uncacheable(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_one_uncacheable_page_does_not_make_its_neighbours_uncacheable(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/p/1", answer(b"x", ("Set-Cookie", "a=b")))
     site = make_site({"/p/<int:id>": 60})
     site.visit("/p/1")
@@ -202,9 +203,7 @@ def test_the_reason_is_in_the_log_once_for_each_rule(
         "410 Gone",
     ],
 )
-def test_a_status_that_may_be_stored_is_stored_as_it_is(
-    make_site: MakeSite, origin: Origin, status: str
-) -> None:
+def test_a_status_that_may_be_stored_is_stored_as_it_is(make_site: MakeSite, origin: Origin, status: str) -> None:
     origin.on("/a", answer(b"x", ("Location", "http://example.org/b"), status=status))
     site = make_site(revalidate=60)
     first, second = site.visit("/a"), site.visit("/a")
@@ -231,9 +230,7 @@ def test_a_status_that_may_be_stored_is_stored_as_it_is(
         "451 Unavailable For Legal Reasons",
     ],
 )
-def test_another_status_is_passed_through_and_not_stored(
-    make_site: MakeSite, origin: Origin, status: str
-) -> None:
+def test_another_status_is_passed_through_and_not_stored(make_site: MakeSite, origin: Origin, status: str) -> None:
     origin.on("/a", answer(b"x", status=status))
     site = make_site(revalidate=60)
     for _ in range(2):
@@ -302,9 +299,7 @@ def test_a_404_of_a_page_that_is_fresh_for_ever_lives_ten_seconds(
     assert site.visit("/a").label != "HIT"
 
 
-def test_a_404_is_not_served_long_after_its_ten_seconds(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_404_is_not_served_long_after_its_ten_seconds(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     """What lives ten seconds is not a visitor's answer an hour later, when the page may long exist."""
     origin.on("/a", answer(b"nothing here", status="404 Not Found"))
     site = make_site(revalidate=60)
@@ -314,9 +309,7 @@ def test_a_404_is_not_served_long_after_its_ten_seconds(
     assert site.visit("/a").code == 200
 
 
-def test_a_page_that_was_taken_down_becomes_its_404(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_page_that_was_taken_down_becomes_its_404(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     origin.on("/a", answer(b"gone", status="404 Not Found"))
@@ -391,9 +384,7 @@ def test_a_large_download_known_as_such_streams_part_by_part(make_site: MakeSite
     talk.close()
 
 
-def test_the_first_answer_over_max_body_is_not_held_in_memory_whole(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_the_first_answer_over_max_body_is_not_held_in_memory_whole(make_site: MakeSite, origin: Origin) -> None:
     """A 10 GB download must not be read to its end before its first byte leaves."""
     bodies: list[Body] = []
 

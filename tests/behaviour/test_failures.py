@@ -147,9 +147,7 @@ def test_the_visitors_of_a_broken_page_do_not_wait_for_its_back_off(
     assert sum(clock.paused) < 1
 
 
-def test_a_page_that_fails_for_one_visitor_does_not_fail_its_neighbours(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_page_that_fails_for_one_visitor_does_not_fail_its_neighbours(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/p/1", failing(Boom()))
     site = make_site({"/p/<int:id>": 60})
     with pytest.raises(Boom):
@@ -198,9 +196,7 @@ def test_all_who_wait_for_an_expired_page_get_the_old_one_when_it_fails(
     assert origin.calls["/a"] == 2
 
 
-def test_another_instance_has_the_last_good_page_too(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_another_instance_has_the_last_good_page_too(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     make_site(revalidate=60, expire=60, store=store).visit("/a")
     origin.on("/a", failing(Boom()))
@@ -222,9 +218,7 @@ def test_a_retained_page_is_not_relabelled_as_new(make_site: MakeSite, origin: O
     assert int(seen.directives["s-maxage"]) <= 2
 
 
-def test_an_expired_page_that_is_retained_tells_its_age(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_an_expired_page_that_is_retained_tells_its_age(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60, expire=60)
     site.visit("/a")
     origin.on("/a", failing(Boom()))
@@ -260,9 +254,7 @@ def test_an_answer_that_is_not_for_others_leaves_a_stale_page_and_is_never_share
     assert seen.body in (b"/a v1", b"bob")
 
 
-def test_an_error_in_the_background_does_not_reach_a_visitor(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_an_error_in_the_background_does_not_reach_a_visitor(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     origin.on("/a", failing(Boom()))
@@ -301,9 +293,7 @@ def test_an_exit_in_a_render_reaches_the_server_and_leaves_no_lock(
     assert site.visit("/a").label == "HIT"
 
 
-def test_an_exit_in_the_background_ends_no_thread_for_good(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_an_exit_in_the_background_ends_no_thread_for_good(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60, background_threads=1)
     for path in ("/a", "/b"):
         site.visit(path)
@@ -336,9 +326,7 @@ def seconds_until_next_attempt(site: Site, origin: Origin, clock: Clock) -> floa
     return clock.now - begin
 
 
-def test_right_after_a_failure_the_app_is_left_alone(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_right_after_a_failure_the_app_is_left_alone(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     fail_once(site, origin, clock)
     for _ in range(20):
@@ -348,9 +336,7 @@ def test_right_after_a_failure_the_app_is_left_alone(
     assert origin.calls["/a"] == 2
 
 
-def test_the_next_attempt_comes_after_about_a_second(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_the_next_attempt_comes_after_about_a_second(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     fail_once(site, origin, clock)
     assert 0.5 <= seconds_until_next_attempt(site, origin, clock) <= 2
@@ -367,9 +353,7 @@ def test_the_back_off_doubles_up_to_half_a_minute(make_site: MakeSite, origin: O
     assert all(abs(said - waited) <= 0.2 for said, waited in zip(announced, pauses, strict=False))
 
 
-def test_a_success_makes_the_next_failure_the_first_again(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_success_makes_the_next_failure_the_first_again(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     fail_once(site, origin, clock)
     for _ in range(4):
@@ -394,9 +378,7 @@ def test_the_back_off_is_shared_by_all_instances(make_site: MakeSite, origin: Or
     assert origin.calls["/a"] == 2
 
 
-def test_an_expired_page_in_back_off_is_served_at_once(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_an_expired_page_in_back_off_is_served_at_once(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60, expire=60)
     site.visit("/a")
     origin.on("/a", failing(Boom()))
@@ -407,9 +389,7 @@ def test_an_expired_page_in_back_off_is_served_at_once(
     assert (origin.calls["/a"], sum(clock.paused)) == (2, 0)
 
 
-def test_the_back_off_of_one_page_holds_up_no_other_page(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_the_back_off_of_one_page_holds_up_no_other_page(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/b")
     fail_once(site, origin, clock)
@@ -611,9 +591,7 @@ def test_a_page_is_degraded_where_the_store_cannot_be_reached(
         assert int(seen.directives["s-maxage"]) <= 2
 
 
-def test_without_the_store_visitors_at_once_share_a_render(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_without_the_store_visitors_at_once_share_a_render(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = Broken(clock)
     store.broken.update(VERBS)
     site = make_site(revalidate=60, store=store)
@@ -774,9 +752,7 @@ def test_a_sqlite_file_that_is_damaged_meanwhile_breaks_no_page(
             assert site.visit_and_settle(name).status == "200 OK"
 
 
-def test_a_page_in_sqlite_survives_a_restart(
-    make_site: MakeSite, origin: Origin, clock: Clock, tmp_path: Any
-) -> None:
+def test_a_page_in_sqlite_survives_a_restart(make_site: MakeSite, origin: Origin, clock: Clock, tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path / 'store.db'}"
     one = make_site(revalidate=60, store=url)
     one.visit("/a")

@@ -226,9 +226,7 @@ def test_a_host_that_is_none_is_no_error(make_site: MakeSite, host: str) -> None
 
 
 @pytest.mark.parametrize("host", ["a/b", "a@b", "a b", "'\"<>", "\x00", "a,b", "evil.example\\@good.example"])
-def test_a_host_that_is_none_is_not_stored_for_a_real_one(
-    make_site: MakeSite, origin: Origin, host: str
-) -> None:
+def test_a_host_that_is_none_is_not_stored_for_a_real_one(make_site: MakeSite, origin: Origin, host: str) -> None:
     origin.on("/a", answer(lambda environ: environ.get("HTTP_HOST", "").encode("latin-1")))
     site = make_site(revalidate=60)
     site.visit("/a", host=host)
@@ -294,7 +292,7 @@ HOSTILE_HEADERS = {
         "," * LONG,
         "a" * LONG,
         " " * LONG,
-        'W/' * (LONG // 2),
+        "W/" * (LONG // 2),
     ],
     "If-Match": ['"', "*", "garbage", '"a",' * 1000],
     "If-Modified-Since": [
@@ -411,9 +409,7 @@ def test_a_visitor_cannot_make_the_app_render(make_site: MakeSite, origin: Origi
 @pytest.mark.parametrize(
     "date", ["garbage", "Sun, 06 Nov 99999999999999999999 08:49:37 GMT", "Mon, 01 Jan 0000 00:00:00 GMT", "\xff"]
 )
-def test_an_odd_last_modified_of_the_app_is_no_error_of_ours(
-    make_site: MakeSite, origin: Origin, date: str
-) -> None:
+def test_an_odd_last_modified_of_the_app_is_no_error_of_ours(make_site: MakeSite, origin: Origin, date: str) -> None:
     origin.on("/a", answer(b"x", ("Last-Modified", date)))
     site = make_site(revalidate=60)
     for _ in range(2):

@@ -7,9 +7,10 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import pytest
+from werkzeug.http import parse_cookie
 
 from tests.behaviour.conftest import MakeSite
-from tests.behaviour.origin import Environ, Handler, Origin, answer, body_of
+from tests.behaviour.origin import HTML, Environ, Handler, Origin, answer, body_of
 from tests.behaviour.visitor import Clock, Seen, all_at_once
 from wsgi_isr import Rule
 from wsgi_isr.stores.memory import MemoryStore
@@ -66,9 +67,7 @@ SECRETS = {
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_header_that_no_rule_declares_never_reaches_a_render(
-    make_site: MakeSite, origin: Origin, name: str
-) -> None:
+def test_a_header_that_no_rule_declares_never_reaches_a_render(make_site: MakeSite, origin: Origin, name: str) -> None:
     site = make_site(revalidate=60)
     seen = site.visit("/a", headers={name: SECRETS[name]})
     assert (seen.code, seen.label) == (200, "MISS")
@@ -119,9 +118,7 @@ def test_the_body_of_a_get_never_reaches_a_render(make_site: MakeSite, origin: O
     assert seen.body == b""
 
 
-def test_a_render_cannot_read_a_body_even_if_it_ignores_the_length(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_render_cannot_read_a_body_even_if_it_ignores_the_length(make_site: MakeSite, origin: Origin) -> None:
     def read(environ: Environ) -> bytes:
         stream: io.BytesIO = environ["wsgi.input"]
         return stream.read(100) + stream.readline() + b"".join(stream.readlines())
@@ -229,9 +226,7 @@ def test_a_post_reaches_the_app_with_its_body(make_site: MakeSite, origin: Origi
     assert seen.body == b"text=hello"
 
 
-def test_a_bypassed_request_reaches_the_app_with_its_very_own_environ(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_bypassed_request_reaches_the_app_with_its_very_own_environ(make_site: MakeSite, origin: Origin) -> None:
     talk = make_site(revalidate=60).begin(
         "/a?x=1", headers={"Authorization": "x", "X-Forwarded-For": "192.0.2.1"}, extra={"REMOTE_USER": "a"}
     )
@@ -334,9 +329,7 @@ def test_with_ignore_the_declared_parameters_still_count(make_site: MakeSite, or
         ("x", "y"),
     ],
 )
-def test_different_queries_are_different_pages(
-    make_site: MakeSite, origin: Origin, one: str, other: str
-) -> None:
+def test_different_queries_are_different_pages(make_site: MakeSite, origin: Origin, one: str, other: str) -> None:
     site = make_site({"/a": Rule(revalidate=60, query=["x", "y"])})
     assert site.visit(f"/a?{one}").body == b"/a v1"
     assert site.visit(f"/a?{other}").body == b"/a v2"
@@ -345,9 +338,7 @@ def test_different_queries_are_different_pages(
 @pytest.mark.parametrize(
     "query", ["x=%FF", "x=%C3%A9", "x=a%20b", "x=%26", "x=%3D", "x=%25", "x=%2B", "x=", "x=%00", "%78=1"]
 )
-def test_a_declared_value_reaches_the_app_as_it_was_sent(
-    make_site: MakeSite, origin: Origin, query: str
-) -> None:
+def test_a_declared_value_reaches_the_app_as_it_was_sent(make_site: MakeSite, origin: Origin, query: str) -> None:
     site = make_site({"/a": Rule(revalidate=60, query=["x"])})
     assert site.visit(f"/a?{query}").label == "MISS"
     got = parse_qsl(origin.last("/a")["QUERY_STRING"], keep_blank_values=True, encoding="latin-1")
@@ -411,9 +402,7 @@ def test_an_empty_query_is_no_query(make_site: MakeSite) -> None:
         ("/a%20", "/a"),
     ],
 )
-def test_different_paths_are_different_pages(
-    make_site: MakeSite, origin: Origin, one: str, other: str
-) -> None:
+def test_different_paths_are_different_pages(make_site: MakeSite, origin: Origin, one: str, other: str) -> None:
     site = make_site(revalidate=60)
     for path in (one, other):
         plain = unquote_to_bytes(path).decode("latin-1")
@@ -546,6 +535,33 @@ def test_a_declared_cookie_makes_a_page_of_each_value(make_site: MakeSite, origi
 
 
 @pytest.mark.parametrize(
+    "cookie",
+    [
+        "lang=de",
+        'lang="a b"',
+        'lang="a\\054b"',
+        'lang="a\\"b"',
+        "lang=a%20b",
+        "lang=a=b=c",
+        "lang=",
+        "lang=\xc3\xa9",
+        "lang=de; lang=fr",
+        "other=1;lang=de;more=2",
+        "lang=a,b",
+        "lang={json:[1]}",
+    ],
+)
+def test_a_declared_cookie_reaches_the_app_with_the_value_that_was_sent(
+    make_site: MakeSite, origin: Origin, cookie: str
+) -> None:
+    site = make_site({"/a": Rule(revalidate=60, cookies=["lang"])})
+    assert site.visit("/a", cookie=cookie).code == 200
+    sent, got = (parse_cookie(header) for header in (cookie, origin.last("/a").get("HTTP_COOKIE", "")))
+    assert got.getlist("lang")[:1] == sent.getlist("lang")[:1]
+    assert set(got) <= {"lang"}
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
         ("a=1; b=2", 'a="1; b=2"'),
@@ -564,9 +580,7 @@ def test_different_declared_cookies_are_different_pages(
     assert first.body != second.body
 
 
-def test_a_session_page_with_a_declared_cookie_is_no_ones_but_the_sessions(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_session_page_with_a_declared_cookie_is_no_ones_but_the_sessions(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", SESSION_PAGE)
     site = make_site({"/a": Rule(revalidate=60, cookies=["lang"])})
     for _ in range(2):
@@ -579,18 +593,14 @@ def test_a_session_page_with_a_declared_cookie_is_no_ones_but_the_sessions(
 # Sessions
 
 
-def test_a_page_that_looks_at_no_cookie_is_shared_by_all_who_send_some(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_page_that_looks_at_no_cookie_is_shared_by_all_who_send_some(make_site: MakeSite, origin: Origin) -> None:
     site = make_site(revalidate=60)
     site.visit("/a", cookie="session=alice")
     seen = site.visit("/a", cookie="session=bob")
     assert (seen.body, seen.label, origin.calls["/a"]) == (b"/a v1", "HIT", 1)
 
 
-def test_a_session_page_is_served_to_the_anonymous_from_the_cache(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_session_page_is_served_to_the_anonymous_from_the_cache(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", SESSION_PAGE)
     site = make_site(revalidate=60)
     assert [site.visit("/a").label for _ in range(3)] == ["MISS", "HIT", "HIT"]
@@ -606,18 +616,14 @@ def test_a_session_page_is_passed_through_to_who_sends_a_cookie(make_site: MakeS
     assert seen.cache_status == 'wsgi-isr; fwd=bypass; detail="cookie"'
 
 
-def test_the_very_first_visitor_of_a_session_page_gets_their_own(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_the_very_first_visitor_of_a_session_page_gets_their_own(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", SESSION_PAGE)
     site = make_site(revalidate=60)
     assert site.visit("/a", cookie="session=alice").text == "hello session=alice"
     assert site.visit("/a").text == "hello stranger"
 
 
-def test_visitors_who_share_a_cold_render_of_a_session_page_get_their_own(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_visitors_who_share_a_cold_render_of_a_session_page_get_their_own(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", SESSION_PAGE)
     site = make_site(revalidate=60)
     names = ["alice", "bob", "", "carol", "", "dave"]
@@ -658,9 +664,7 @@ def test_a_stale_session_page_is_still_passed_through_to_who_sends_a_cookie(
     assert site.visit("/a", cookie="session=alice").text == "hello session=alice"
 
 
-def test_another_instance_knows_that_a_page_looks_at_cookies(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_another_instance_knows_that_a_page_looks_at_cookies(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", SESSION_PAGE)
     store = MemoryStore(clock=clock)
     make_site(revalidate=60, store=store).visit("/a")
@@ -703,9 +707,7 @@ def test_an_analytics_cookie_does_not_hide_a_session(make_site: MakeSite, origin
 
 
 @pytest.mark.parametrize("cookie", ["x_ga=1", "ga=1", "session=_ga", "_GA=1", "_g=1", "x=_ga=1"])
-def test_a_cookie_that_only_looks_like_analytics_counts(
-    make_site: MakeSite, origin: Origin, cookie: str
-) -> None:
+def test_a_cookie_that_only_looks_like_analytics_counts(make_site: MakeSite, origin: Origin, cookie: str) -> None:
     origin.on("/a", SESSION_PAGE)
     site = make_site(revalidate=60)
     site.visit("/a")
@@ -731,9 +733,70 @@ def test_a_broken_cookie_header_is_passed_through_or_ignored_and_never_shared(
     assert site.visit("/a").text == "hello stranger"
 
 
-def test_interleaved_visitors_never_see_each_other(
+def members_only(status: str) -> Handler:
+    """A page that is only something for who has a session."""
+
+    def handler(environ: Environ, start_response: Any) -> list[bytes]:
+        cookie = environ.get("HTTP_COOKIE")
+        start_response("200 OK" if cookie else status, [HTML, ("Vary", "Cookie"), ("Location", "/login")])
+        return [greeting(environ)]
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["404 Not Found", "302 Found", "301 Moved Permanently", "401 Unauthorized", "403 Forbidden", "410 Gone"],
+)
+def test_a_page_for_members_is_there_for_them_whatever_the_anonymous_get(
+    make_site: MakeSite, origin: Origin, status: str
+) -> None:
+    origin.on("/a", members_only(status))
+    site = make_site(revalidate=60)
+    for _ in range(2):
+        for name in ("alice", "bob"):
+            seen = site.visit("/a", cookie=f"session={name}")
+            assert (seen.code, seen.text) == (200, f"hello session={name}")
+        assert site.visit("/a").status == status
+
+
+def test_a_page_that_answers_500_without_a_session_works_for_who_has_one(make_site: MakeSite, origin: Origin) -> None:
+    """``session["name"]`` of a page that nobody reaches without logging in: a KeyError for the anonymous."""
+    origin.on("/a", members_only("500 Internal Server Error"))
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        for name in ("alice", "bob"):
+            seen = site.visit("/a", cookie=f"session={name}")
+            assert (seen.code, seen.text) == (200, f"hello session={name}")
+
+
+def test_a_page_that_raises_without_a_session_works_for_who_has_one(make_site: MakeSite, origin: Origin) -> None:
+    def handler(environ: Environ, start_response: Any) -> list[bytes]:
+        name = environ["HTTP_COOKIE"]
+        start_response("200 OK", [HTML, ("Vary", "Cookie")])
+        return [name.encode()]
+
+    origin.on("/a", handler)
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        for name in ("alice", "bob"):
+            assert site.visit("/a", cookie=f"session={name}").text == f"session={name}"
+
+
+def test_a_session_page_whose_render_begins_to_fail_still_works_for_who_has_a_session(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
+    origin.on("/a", SESSION_PAGE)
+    site = make_site(revalidate=60, expire=60)
+    site.visit("/a")
+    origin.on("/a", members_only("500 Internal Server Error"))
+    clock.advance(61)
+    for _ in range(2):
+        assert site.visit("/a", cookie="session=alice").text == "hello session=alice"
+        assert site.visit("/a").text == "hello stranger"
+
+
+def test_interleaved_visitors_never_see_each_other(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", SESSION_PAGE)
     site = make_site(revalidate=60)
     for turn in range(300):
@@ -795,9 +858,7 @@ def test_a_stored_page_that_begins_to_set_a_cookie_gives_nobody_anothers(
     assert len(set(given)) == len(given)
 
 
-def test_visitors_who_share_a_cold_render_that_sets_a_cookie_get_their_own(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_visitors_who_share_a_cold_render_that_sets_a_cookie_get_their_own(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", login)
     site = make_site(revalidate=60)
     seen = all_at_once(6, lambda number: site.visit("/a", cookie=f"v={number}"))

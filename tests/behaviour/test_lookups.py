@@ -28,9 +28,7 @@ def test_a_fresh_page_is_served_without_the_app(make_site: MakeSite, origin: Ori
     assert (seen.body, seen.label, origin.calls["/a"]) == (b"/a v1", "HIT", 1)
 
 
-def test_a_page_is_fresh_until_just_before_revalidate(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_page_is_fresh_until_just_before_revalidate(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     clock.advance(59.99)
@@ -55,9 +53,7 @@ def test_a_fraction_of_a_second_is_a_lifetime(make_site: MakeSite, clock: Clock)
     assert site.visit("/a").label == "STALE"
 
 
-def test_a_stale_page_is_served_while_its_render_is_held(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_stale_page_is_served_while_its_render_is_held(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     clock.advance(61)
@@ -80,9 +76,7 @@ def test_the_page_rendered_in_the_background_is_what_comes_next(
     assert origin.calls["/a"] == 2
 
 
-def test_many_visits_to_a_stale_page_start_one_render(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_many_visits_to_a_stale_page_start_one_render(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     clock.advance(61)
@@ -94,9 +88,7 @@ def test_many_visits_to_a_stale_page_start_one_render(
     assert origin.calls["/a"] == 2
 
 
-def test_without_expire_a_page_of_any_age_is_served_while_a_new_one_is_made(
-    make_site: MakeSite, clock: Clock
-) -> None:
+def test_without_expire_a_page_of_any_age_is_served_while_a_new_one_is_made(make_site: MakeSite, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     clock.advance(60 * 86400)
@@ -122,9 +114,7 @@ def test_a_page_just_before_expire_is_stale(make_site: MakeSite, clock: Clock) -
     assert site.visit("/a").label == "STALE"
 
 
-def test_expire_may_equal_revalidate_and_then_nothing_is_ever_stale(
-    make_site: MakeSite, clock: Clock
-) -> None:
+def test_expire_may_equal_revalidate_and_then_nothing_is_ever_stale(make_site: MakeSite, clock: Clock) -> None:
     site = make_site(revalidate=60, expire=60)
     site.visit("/a")
     clock.advance(60.1)
@@ -162,9 +152,7 @@ def test_visitors_who_come_while_a_cold_page_is_rendered_join_in(make_site: Make
     assert origin.calls["/a"] == 1
 
 
-def test_thirty_visitors_of_an_expired_page_share_one_render(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_thirty_visitors_of_an_expired_page_share_one_render(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60, expire=60)
     site.visit("/a")
     clock.advance(61)
@@ -187,9 +175,7 @@ def test_the_render_of_one_page_holds_up_no_other_page(make_site: MakeSite, orig
 # Several processes: one middleware each, on one store.
 
 
-def test_what_one_instance_stored_the_next_one_serves(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_what_one_instance_stored_the_next_one_serves(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     one, two = (make_site(revalidate=60, store=store) for _ in range(2))
     one.visit("/a")
@@ -228,9 +214,7 @@ def test_while_one_instance_renders_the_other_serves_stale_and_does_not(
     assert clock.paused == [], "somebody waited although there was something to serve"
 
 
-def test_a_cold_instance_waits_for_the_render_of_another_one(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_cold_instance_waits_for_the_render_of_another_one(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     one, two = (make_site(revalidate=60, store=store) for _ in range(2))
     gate = origin.hold("/a")
@@ -261,9 +245,7 @@ def test_pauses_of_a_waiting_instance_grow(make_site: MakeSite, origin: Origin, 
     assert clock.paused[0] < 0.2
 
 
-def test_who_waited_as_long_as_wait_renders_without_storing(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_who_waited_as_long_as_wait_renders_without_storing(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     one, two = (make_site(revalidate=60, store=store, wait=5) for _ in range(2))
     gate = origin.hold("/a")
@@ -279,9 +261,7 @@ def test_who_waited_as_long_as_wait_renders_without_storing(
     assert make_site(revalidate=60, store=store).visit("/a").body == b"/a v1"
 
 
-def test_with_wait_0_nobody_waits_for_another_instance(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_with_wait_0_nobody_waits_for_another_instance(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     one, two = (make_site(revalidate=60, store=store, wait=0) for _ in range(2))
     gate = origin.hold("/a")
@@ -293,9 +273,7 @@ def test_with_wait_0_nobody_waits_for_another_instance(
     finish(gate, first)
 
 
-def test_who_waits_takes_over_when_the_renderer_is_gone(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_who_waits_takes_over_when_the_renderer_is_gone(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     one, two = (make_site(revalidate=60, store=store, wait=25) for _ in range(2))
     gate = origin.hold("/a")
@@ -403,6 +381,21 @@ def test_all_who_wait_for_a_render_get_the_expired_page_when_it_times_out(
     for visit in visits:
         seen = visit.result()
         assert (seen.body, seen.label) == (b"/a v1", "ERROR-RETAINED")
+
+
+def test_who_waits_for_a_missing_page_whose_render_times_out_is_not_held_any_longer(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    site = make_site(revalidate=60, timeout=30, wait=600)
+    gate = origin.hold("/a")
+    first = site.start_visit("/a")
+    gate.wait_until_entered()
+    second = site.start_visit("/a")
+    origin.let_go("/a")
+    time_out(site, clock)
+    seen = second.result()
+    assert "stored" not in seen.cache_status or seen.body != b"/a v1"
+    finish(gate, first)
 
 
 def test_a_render_given_up_at_timeout_is_not_stored_when_it_ends(
@@ -538,9 +531,7 @@ def test_an_unlisted_page_is_not_cached(make_site: MakeSite, origin: Origin, rul
     assert origin.calls["/a"] == 2
 
 
-def test_an_unlisted_page_is_cached_when_the_app_asks_for_it(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_an_unlisted_page_is_cached_when_the_app_asks_for_it(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", answer(b"x", ("Cache-Control", "s-maxage=30")))
     site = make_site()
     # The first visitor may get the app's answer to their own request: nobody knew before that it asks.
@@ -567,9 +558,7 @@ def test_the_app_says_how_long_its_unlisted_page_may_be_stale(
     assert site.visit("/a").label == "EXPIRED"
 
 
-def test_what_a_visitor_sent_to_an_unlisted_page_is_not_in_what_is_cached(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_what_a_visitor_sent_to_an_unlisted_page_is_not_in_what_is_cached(make_site: MakeSite, origin: Origin) -> None:
     def greet(environ: Environ) -> bytes:
         return f"hello {environ.get('HTTP_COOKIE', 'you')}".encode()
 
@@ -633,9 +622,7 @@ def test_two_instances_render_once_for_every_window_under_threads(
     assert origin.calls["/a"] == first + 5
 
 
-def test_pages_of_two_namespaces_in_one_store_are_apart(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_pages_of_two_namespaces_in_one_store_are_apart(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
     one, two = (make_site(revalidate=60, store=store, namespace=name) for name in ("one", "two"))
     assert one.visit("/a").body == b"/a v1"
@@ -648,9 +635,7 @@ def test_the_null_store_keeps_nothing(make_site: MakeSite, origin: Origin) -> No
     assert [site.visit("/a").body for _ in range(2)] == [b"/a v1", b"/a v2"]
 
 
-def test_with_the_null_store_visitors_at_once_still_share_a_render(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_with_the_null_store_visitors_at_once_still_share_a_render(make_site: MakeSite, origin: Origin) -> None:
     site = make_site(revalidate=60, store="null://")
     gate = origin.hold("/a")
     first = site.start_visit("/a")
@@ -676,9 +661,7 @@ def test_after_close_the_middleware_begins_anew(make_site: MakeSite, origin: Ori
     assert site.visit("/a").body == b"/a v2"
 
 
-def test_close_says_when_a_render_is_still_under_way(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_close_says_when_a_render_is_still_under_way(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     clock.advance(61)

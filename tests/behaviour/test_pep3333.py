@@ -47,9 +47,7 @@ def error_of(ask: Callable[[], object]) -> Exception | None:
 
 
 @both_ways
-def test_what_is_written_comes_before_what_is_returned(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_what_is_written_comes_before_what_is_returned(make_site: MakeSite, origin: Origin, options: Any) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:
         write = start_response("200 OK", [HTML])
         write(b"one ")
@@ -130,9 +128,7 @@ def test_a_failure_after_write_is_not_stored(make_site: MakeSite, origin: Origin
 
 
 @both_ways
-def test_start_response_may_come_with_the_first_part(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_start_response_may_come_with_the_first_part(make_site: MakeSite, origin: Origin, options: Any) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:
         start_response("200 OK", [HTML, ("X-Late", "yes")])
         yield b"late "
@@ -146,9 +142,7 @@ def test_start_response_may_come_with_the_first_part(
 
 
 @both_ways
-def test_start_response_may_come_late_for_an_empty_page(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_start_response_may_come_late_for_an_empty_page(make_site: MakeSite, origin: Origin, options: Any) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:
         start_response("200 OK", [HTML])
         yield from ()
@@ -175,9 +169,7 @@ def test_an_app_may_change_its_mind_with_exc_info(make_site: MakeSite, origin: O
     assert "X-First" not in seen.headers
 
 
-def test_an_error_page_sent_with_exc_info_is_a_failed_render(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_an_error_page_sent_with_exc_info_is_a_failed_render(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
 
@@ -195,9 +187,7 @@ def test_an_error_page_sent_with_exc_info_is_a_failed_render(
     assert site.visit("/a").body == b"/a v1"
 
 
-def test_on_bypass_exc_info_after_a_part_left_breaks_the_answer_off(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_on_bypass_exc_info_after_a_part_left_breaks_the_answer_off(make_site: MakeSite, origin: Origin) -> None:
     """PEP 3333: where headers were sent, start_response raises the exception that it is given."""
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:
@@ -245,9 +235,7 @@ def test_exc_info_after_a_part_does_not_make_a_page_of_two_halves(
 
 
 @both_ways
-def test_an_app_that_never_starts_a_response_is_an_error(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_an_app_that_never_starts_a_response_is_an_error(make_site: MakeSite, origin: Origin, options: Any) -> None:
     origin.on("/a", lambda environ, start_response: [])
     site = make_site(**options)
     for _ in range(2):
@@ -257,9 +245,7 @@ def test_an_app_that_never_starts_a_response_is_an_error(
 
 
 @both_ways
-def test_an_app_that_starts_two_responses_is_an_error(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_an_app_that_starts_two_responses_is_an_error(make_site: MakeSite, origin: Origin, options: Any) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:
         start_response("200 OK", [HTML])
         start_response("200 OK", [HTML])
@@ -282,9 +268,7 @@ def test_a_header_list_given_to_the_server_is_never_given_again(make_site: MakeS
     assert len(site.visit("/a").headers) > 3
 
 
-def test_what_the_app_does_to_its_header_list_afterwards_changes_nothing(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_what_the_app_does_to_its_header_list_afterwards_changes_nothing(make_site: MakeSite, origin: Origin) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:
         headers = [HTML, ("X-Name", "1")]
         start_response("200 OK", headers)
@@ -310,9 +294,7 @@ def test_a_body_is_closed_once(make_site: MakeSite, origin: Origin, options: Any
 
 
 @both_ways
-def test_a_body_that_fails_half_way_is_closed_once(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_a_body_that_fails_half_way_is_closed_once(make_site: MakeSite, origin: Origin, options: Any) -> None:
     bodies: list[Body] = []
     origin.on("/a", started(b"one", Boom(), b"two", bodies=bodies))
     with pytest.raises(Boom):
@@ -332,9 +314,7 @@ def test_a_body_that_is_not_stored_is_closed_once(
     assert [body.closed for body in bodies] == [1] * len(bodies)
 
 
-def test_a_body_made_in_the_background_is_closed_once(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_body_made_in_the_background_is_closed_once(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     bodies: list[Body] = []
     origin.on("/a", started(b"one", b"two", bodies=bodies))
     site = make_site(revalidate=60)
@@ -344,9 +324,7 @@ def test_a_body_made_in_the_background_is_closed_once(
     assert [body.closed for body in bodies] == [1, 1]
 
 
-def test_a_body_that_fails_in_the_background_is_closed_once(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_body_that_fails_in_the_background_is_closed_once(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     bodies: list[Body] = []
@@ -365,9 +343,7 @@ def test_on_bypass_a_visitor_who_leaves_early_closes_the_body(make_site: MakeSit
     assert [(body.given, body.closed) for body in bodies] == [(1, 1)]
 
 
-def test_a_visitor_who_leaves_before_reading_still_leaves_the_page_behind(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_visitor_who_leaves_before_reading_still_leaves_the_page_behind(make_site: MakeSite, origin: Origin) -> None:
     bodies: list[Body] = []
     origin.on("/a", started(b"one", b"two", bodies=bodies))
     site = make_site(revalidate=60)
@@ -398,9 +374,7 @@ def test_the_body_is_closed_after_its_last_part_was_read(make_site: MakeSite, or
         assert order == ["read", "read", "close"]
 
 
-def test_a_page_whose_close_fails_reaches_its_visitor_or_fails_as_a_whole(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_a_page_whose_close_fails_reaches_its_visitor_or_fails_as_a_whole(make_site: MakeSite, origin: Origin) -> None:
     class Failing(Body):
         def close(self) -> None:
             super().close()
@@ -437,9 +411,7 @@ def test_a_page_whose_close_fails_reaches_its_visitor_or_fails_as_a_whole(
     ],
     ids=["list", "tuple", "iterator", "generator", "dict", "Body", "file", "FileWrapper"],
 )
-def test_any_iterable_is_a_body(
-    make_site: MakeSite, origin: Origin, options: Any, make: Callable[[], Any]
-) -> None:
+def test_any_iterable_is_a_body(make_site: MakeSite, origin: Origin, options: Any, make: Callable[[], Any]) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Any:
         start_response("200 OK", [HTML])
         return make()
@@ -494,9 +466,7 @@ def test_a_file_may_be_sent_with_the_file_wrapper(
 
 
 @both_ways
-def test_a_file_sent_with_the_file_wrapper_is_closed(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_a_file_sent_with_the_file_wrapper_is_closed(make_site: MakeSite, origin: Origin, options: Any) -> None:
     files: list[io.BytesIO] = []
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Any:
@@ -509,9 +479,7 @@ def test_a_file_sent_with_the_file_wrapper_is_closed(
     assert [file.closed for file in files] == [True]
 
 
-def test_on_bypass_the_server_s_own_file_wrapper_comes_back_to_it(
-    make_site: MakeSite, origin: Origin
-) -> None:
+def test_on_bypass_the_server_s_own_file_wrapper_comes_back_to_it(make_site: MakeSite, origin: Origin) -> None:
     """A server sends a file with sendfile() only where it finds its own wrapper (PEP 3333)."""
 
     class Sendfile(FileWrapper):
@@ -540,9 +508,7 @@ def test_an_app_need_not_know_its_length(make_site: MakeSite, origin: Origin, op
 
 
 @pytest.mark.parametrize("length", ["100", "3", "0", "-1", "many", "", "6.0", "1e1", "6, 6"])
-def test_a_page_with_a_wrong_length_is_never_stored(
-    make_site: MakeSite, origin: Origin, length: str
-) -> None:
+def test_a_page_with_a_wrong_length_is_never_stored(make_site: MakeSite, origin: Origin, length: str) -> None:
     origin.on("/a", started(b"one", b"two", headers=[("Content-Length", length)]))
     site = make_site(revalidate=60)
     for _ in range(2):
@@ -551,9 +517,7 @@ def test_a_page_with_a_wrong_length_is_never_stored(
         assert origin.calls["/a"] > calls
 
 
-def test_a_page_with_a_wrong_length_leaves_the_last_good_one(
-    make_site: MakeSite, origin: Origin, clock: Clock
-) -> None:
+def test_a_page_with_a_wrong_length_leaves_the_last_good_one(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     site = make_site(revalidate=60)
     site.visit("/a")
     origin.on("/a", started(b"half", headers=[("Content-Length", "100")]))
@@ -566,9 +530,7 @@ def test_a_page_with_a_wrong_length_leaves_the_last_good_one(
 
 
 @pytest.mark.parametrize("watcher", ["wsgiref", "werkzeug"])
-def test_on_bypass_parts_leave_one_by_one_and_unbuffered(
-    make_site: MakeSite, origin: Origin, watcher: str
-) -> None:
+def test_on_bypass_parts_leave_one_by_one_and_unbuffered(make_site: MakeSite, origin: Origin, watcher: str) -> None:
     bodies: list[Body] = []
     origin.on("/a", started(b"one", b"", b"two", b"three", bodies=bodies))
     talk = make_site(watcher=watcher).begin("/a")
@@ -623,9 +585,7 @@ def test_a_stream_that_waits_for_its_reader_is_not_waited_for_where_it_is_not_st
 
 
 @pytest.mark.parametrize("watcher", ["wsgiref", "werkzeug"])
-def test_a_render_gets_a_complete_environ(
-    make_site: MakeSite, origin: Origin, clock: Clock, watcher: str
-) -> None:
+def test_a_render_gets_a_complete_environ(make_site: MakeSite, origin: Origin, clock: Clock, watcher: str) -> None:
     def handler(environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:
         assert type(environ) is dict
         environ["wsgi.errors"].write("a line\n")
@@ -684,9 +644,7 @@ def test_a_variable_that_may_be_absent_may_be_absent(
 
 
 @both_ways
-def test_the_path_may_be_absent_below_a_script_name(
-    make_site: MakeSite, origin: Origin, options: Any
-) -> None:
+def test_the_path_may_be_absent_below_a_script_name(make_site: MakeSite, origin: Origin, options: Any) -> None:
     site = make_site(watcher="werkzeug", **options)  # wsgiref's validator insists on it
     for _ in range(2):
         environ = make_environ("/", script_name="/app")
