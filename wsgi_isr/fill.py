@@ -58,7 +58,7 @@ class Task:
     wait: float
     lease: float
     patience: float = 0.0
-    anyway: bool = False
+    anyway: bool = True
 
     def pack(self) -> bytes:
         """The task as bytes."""
@@ -286,7 +286,7 @@ class Fill:
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         flight, leads = self._flights.board(task.page)
-        if leads and not self._pool.submit(task.pack()):
+        if leads and not self._pool.submit(replace(task, anyway=False).pack()):
             flight.land(Busy())
             self._events.emit(BackgroundFull(task.page))
 

@@ -16,7 +16,7 @@ import pytest
 from werkzeug.datastructures import Headers
 from werkzeug.middleware.lint import LintMiddleware
 
-from tests.behaviour.origin import DEADLINE, Environ, Origin
+from tests.behaviour.origin import DEADLINE, Environ
 from wsgi_isr import ISR
 from wsgi_isr.events import Event
 from wsgi_isr.stores.memory import MemoryStore
@@ -310,9 +310,7 @@ class Site:
         self._happened = threading.Condition()
         options.setdefault("store", MemoryStore(clock=clock))
         self.store = options["store"]
-        self.isr = ISR(
-            WATCHERS[watcher](app), rules, clock=clock, monotonic=clock, pause=clock.pause, **options
-        )
+        self.isr = ISR(WATCHERS[watcher](app), rules, clock=clock, monotonic=clock, pause=clock.pause, **options)
         self.isr.subscribe(self._note)
         self._watcher = watcher
 
