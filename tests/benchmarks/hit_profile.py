@@ -1,0 +1,87 @@
+"""Where the time of a hit goes: the calls below ``ISR.__call__``, as a tree."""
+
+from __future__ import annotations
+
+import contextlib
+import cProfile
+import pstats
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import paths
+from tests.benchmarks.measure import Batch, interleaved, wsgi
+from tests.benchmarks.report import Report, Table
+
+REQUESTS = 1000
+TRIES = 8
+ROUNDS = 40
+#: Shown are calls that take this share of a request, and at most so many levels of them.
+SHARE = 0.03
+DEPTH = 4
+PREPARED = "hit, prepared"
+
+#: File, line and name; what pstats calls a function.
+Function = tuple[str, int, str]
+#: To each its calls, own and cumulative seconds, and the same by caller; what pstats keeps.
+Stats = dict[Function, Any]
+
+
+def run() -> Report:
+    with contextlib.ExitStack() as stack:
+        ways = {
+            PREPARED: paths.prepared(),
+            "hit, its second is over": paths.ticking(),
+            "hit, never prepared": paths.unprepared(1),
+            "stale, rendered here": stack.enter_context(paths.stale("memory://", rendered_here=True)),
+        }
+        batches = {label: wsgi(app, environ) for label, (app, environ, _) in ways.items()}
+        rows = interleaved(batches, ROUNDS)
+        notes = []
+        for label, batch in batches.items():
+            # The one that was disturbed least; the profiler's clock is the wall's.
+            best = min((_profiled(batch) for _ in range(TRIES)), key=lambda stats: stats[_top(stats)][3])
+            notes.append(_tree(label, best))
+        for app, environ, word in ways.values():
+            paths.prove(app, environ, word)
+    notes.append("The profiler counts calls truly and weighs small ones too heavily: compare shares, do not add up.")
+    return Report([Table("without the profiler", "us of CPU per request", rows, PREPARED)], notes=notes)
+
+
+def _profiled(batch: Batch) -> Stats:
+    profile = cProfile.Profile()
+    profile.enable()
+    batch(REQUESTS)
+    profile.disable()
+    stats: Stats = vars(pstats.Stats(profile))["stats"]
+    return stats
+
+
+def _top(stats: Stats) -> Function:
+    return next(function for function in stats if function[2] == "__call__" and function[0].endswith("middleware.py"))
+
+
+def _tree(label: str, stats: Stats) -> str:
+    below: dict[Function, dict[Function, tuple[int, float]]] = defaultdict(dict)
+    for function, (_, _, _, _, callers) in stats.items():
+        for caller, (count, _, _, seconds) in callers.items():
+            below[caller][function] = count, seconds
+    top = _top(stats)
+    _, _, alone, whole, _ = stats[top]
+    lines = [f"{label}\n   share   calls", f"  {1:6.1%}  {1:6.2f}  __call__ (alone {alone / whole:.1%})"]
+
+    def show(function: Function, depth: int, path: tuple[Function, ...]) -> None:
+        children = sorted(below[function].items(), key=lambda item: item[1][1], reverse=True)
+        for child, (count, seconds) in children:
+            if seconds >= SHARE * whole and child not in path:
+                lines.append(f"  {seconds / whole:6.1%}  {count / REQUESTS:6.2f}  {'  ' * depth}{_name(child)}")
+                if depth < DEPTH:
+                    show(child, depth + 1, (*path, child))
+
+    show(top, 1, (top,))
+    return "\n".join(lines) + "\n"
+
+
+def _name(function: Function) -> str:
+    file, line, name = function
+    return f"{name} ({Path(file).name}:{line})" if line else name.strip("<>")

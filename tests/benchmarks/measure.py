@@ -1,0 +1,125 @@
+"""Interleaved rounds: every contestant gets a short slice of each, in turn.
+
+A machine that slows down for a second slows down everybody, and the ratios within a round stay true.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks.report import Row
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+#: Makes that many calls and returns the seconds of CPU that they took. Nothing here waits, so on a machine
+#: to itself that is the time that passes; on a busy one, what passes is mostly the neighbours' time.
+Batch = Callable[[int], float]
+
+#: Seconds of one contestant in one round: long against the clock's resolution, short against the
+#: time for which a shared machine stays as it is.
+SLICE = 0.004
+#: Environs that are made ahead. More of them would have the next contestant find the heap in pieces, or
+#: given back to the system, and pay for it.
+AT_ONCE = 50
+
+
+def interleaved(contestants: Mapping[str, Batch], rounds: int) -> list[Row]:
+    """Microseconds of CPU per call, a sample for each round."""
+    counts = {label: _count_for(batch) for label, batch in contestants.items()}
+    samples: dict[str, list[float]] = {label: [] for label in contestants}
+    # The collector stays on, as in a server, so that whoever makes cycles pays for them; but what was
+    # built before the first round is nobody's.
+    gc.collect()
+    gc.freeze()
+    try:
+        for turn in range(rounds):
+            # In another order each time, so that nobody always comes after the same neighbour.
+            for label, batch in random.Random(turn).sample(list(contestants.items()), len(contestants)):
+                samples[label].append(batch(counts[label]) / counts[label] * 1e6)
+    finally:
+        gc.unfreeze()
+    return [Row(label, values) for label, values in samples.items()]
+
+
+def _count_for(batch: Batch) -> int:
+    """How many calls fill a slice, by the best of some tries: the first ones are cold."""
+    count = 1
+    while (took := min(batch(count) for _ in range(5))) < SLICE / 4:
+        count *= 2
+    return max(1, round(count * SLICE / took))
+
+
+def wsgi(app: WSGIApplication, environ: Mapping[str, Any]) -> Batch:
+    """Requests as a server makes them: an environ for each, iterate, close.
+
+    The environs are made outside of the time that is taken: that is the server's part.
+    """
+    head: tuple[str, list[tuple[str, str]]]
+
+    def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        nonlocal head
+        head = status, headers
+        return _no_write
+
+    def batch(count: int) -> float:
+        took = 0.0
+        for done in range(0, count, AT_ONCE):
+            environs = [{**environ, "wsgi.input": io.BytesIO()} for _ in range(min(AT_ONCE, count - done))]
+            began = time.thread_time()
+            for each in environs:
+                body = app(each, start_response)
+                for _ in body:
+                    pass
+                if hasattr(body, "close"):
+                    body.close()
+            took += time.thread_time() - began
+        return took
+
+    return batch
+
+
+def plain(function: Callable[[], object]) -> Batch:
+    """Calls of ``function``."""
+
+    def batch(count: int) -> float:
+        turns = range(count)
+        began = time.thread_time()
+        for _ in turns:
+            function()
+        return time.thread_time() - began
+
+    return batch
+
+
+def _no_write(chunk: bytes) -> object:
+    raise NotImplementedError("no contestant uses write()")
+
+
+def noise() -> Batch:
+    """A fixed piece of arithmetic. Whatever its rounds differ by is the machine's doing."""
+
+    def work() -> int:
+        total = 0
+        for number in range(2000):
+            total += number & 7
+        return total
+
+    return plain(work)
+
+
+def noise_note(row: Row) -> str:
+    """One line on how far this machine's figures can be trusted."""
+    best = min(row.samples)
+    slow = sorted(row.samples)[int(0.9 * (len(row.samples) - 1))]
+    load = f"; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
+    return (
+        f"noise: a fixed loop took {best:.0f} us at best, {row.median / best - 1:.0%} more at the median, "
+        f"{slow / best - 1:.0%} more in the slowest tenth of {len(row.samples)} rounds{load}"
+    )

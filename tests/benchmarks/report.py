@@ -1,0 +1,124 @@
+"""What a benchmark has to say: tables of samples, budgets that are met or missed, notes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+class CannotRun(Exception):
+    """Something that this benchmark needs is not on this machine; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contestant: a sample for each round, in the unit of its table."""
+
+    label: str
+    samples: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+def ratio(over: Row, under: Row) -> float:
+    """How many times ``under`` goes into ``over``: the median over the rounds.
+
+    Taken within each round, where both met the same machine. The ratio of two medians would compare
+    moments that may lie seconds apart.
+    """
+    return statistics.median(a / b for a, b in zip(over.samples, under.samples, strict=True))
+
+
+def undisturbed(over: Row, under: Row) -> float:
+    """The same of the best tenth of each, where more is better and the rest was taken by the neighbours."""
+    best, other = (sorted(row.samples)[int(0.9 * (len(row.samples) - 1))] for row in (over, under))
+    return best / other
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one unit, with ratios to the row called ``reference``."""
+
+    title: str
+    unit: str
+    rows: Sequence[Row]
+    reference: str
+    digits: int = 2
+    compare: Callable[[Row, Row], float] = ratio
+
+    def row(self, label: str) -> Row:
+        return next(row for row in self.rows if row.label == label)
+
+    def lines(self) -> list[str]:
+        width = max(len(row.label) for row in self.rows)
+        lines = [self.title, f"  {'':{width}}  {'min':>9}  {'median':>9}  {'max':>9}  {self.unit}"]
+        for row in self.rows:
+            figures = "  ".join(f"{x:9.{self.digits}f}" for x in (min(row.samples), row.median, max(row.samples)))
+            against = "= 1" if row.label == self.reference else f"{self.compare(row, self.row(self.reference)):.3g} x"
+            lines.append(f"  {row.label:{width}}  {figures}  {against}")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "reference": self.reference,
+            "rows": [
+                {
+                    "label": row.label,
+                    "min": min(row.samples),
+                    "median": row.median,
+                    "max": max(row.samples),
+                    "rounds": len(row.samples),
+                    "ratio": self.compare(row, self.row(self.reference)),
+                }
+                for row in self.rows
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A promise of the project: ``measured`` is at most (or at least) ``limit``."""
+
+    text: str
+    measured: float
+    limit: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.limit if self.at_least else self.measured <= self.limit
+
+    def line(self) -> str:
+        words = "at least" if self.at_least else "at most"
+        return f"  {'ok    ' if self.met else 'MISSED'}  {self.text}: {self.measured:.5g} ({words} {self.limit:g})"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "met": self.met}
+
+
+@dataclass
+class Report:
+    """The outcome of one benchmark."""
+
+    tables: list[Table] = field(default_factory=list)
+    budgets: list[Budget] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        parts = ["\n".join(table.lines()) for table in self.tables]
+        parts += ["\n".join(self.notes)] if self.notes else []
+        parts += ["\n".join(budget.line() for budget in self.budgets)] if self.budgets else []
+        return "\n\n".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "tables": [table.to_json() for table in self.tables],
+            "budgets": [budget.to_json() for budget in self.budgets],
+            "notes": self.notes,
+        }

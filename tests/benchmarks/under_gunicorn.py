@@ -1,0 +1,220 @@
+"""Requests per second under gunicorn: pages from L1 against a bare function that sends the same bytes.
+
+Two gunicorns with one worker each, and a wrk at each, all at once; but only one worker runs at a time
+(SIGSTOP, SIGCONT), in turns of a twentieth of a second. What else a shared machine does in one second and
+not in the next is more than the difference to be seen here, and wrk cannot be run for less. Its requests
+are counted turn by turn, by the bytes that it has read, and the best tenth of the turns is compared: a
+neighbour can only take from them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.benchmarks.apps import PAGE
+from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, undisturbed
+from tests.benchmarks.run import ROOT
+from tests.benchmarks.served import HEADERS_VARIABLE
+
+HOST = "127.0.0.1"
+PATH = "/blog/served"
+#: Rounds of each worker class; the most for the one that the README recommends.
+ROUNDS = {"gthread": 4, "sync": 3, "gevent": 3}
+OPTIONS = {"gthread": ("--threads", "4")}
+#: The names in ``served.py``, and in the tables.
+ISR, BARE = "isr", "same_bytes"
+OURS, REFERENCE = "pages from L1", "bare function"
+CONNECTIONS = 8
+#: Seconds: of wrk in one round; of that, at its begin and at its end, while both workers stand still, so
+#: that every request was answered in a turn; of one turn.
+DURATION, STILL, TURN = 2, 0.25, 0.05
+#: Nothing that does more can be this much faster: beyond it, the neighbours have been measured.
+NONSENSE = 1.1
+
+Head = list[tuple[str, str]]
+
+
+class Server(NamedTuple):
+    """A gunicorn with one worker."""
+
+    port: int
+    worker: int
+
+
+def run() -> Report:
+    if not shutil.which("wrk"):
+        raise CannotRun("wrk is missing; please install it (Debian: apt-get install wrk)")
+    if find_spec("gunicorn") is None:
+        raise CannotRun("gunicorn is missing: pip install '.[dev]'")
+    report = Report(notes=[f"wrk: 1 thread, {CONNECTIONS} connections; gunicorn: 1 worker; turns of {TURN:g} s"])
+    for worker_class, rounds in ROUNDS.items():
+        if worker_class == "gevent" and find_spec("gevent") is None:
+            continue
+        with contextlib.ExitStack() as stack:
+            ours = stack.enter_context(_server(ISR, worker_class, []))
+            _fetch(ours, "MISS")
+            head = _fetch(ours, "HIT")
+            bare = stack.enter_context(_server(BARE, worker_class, head))
+            if (other := _fetch(bare, "HIT")) != head:
+                raise AssertionError(f"{worker_class}: the heads differ: {head} and {other}")
+            pairs: list[tuple[float, float]] = []
+            for turn in range(rounds):  # each goes first in every other round
+                pairs += _round(ours, bare) if turn % 2 else [pair[::-1] for pair in _round(bare, ours)]
+            _fetch(ours, "HIT")
+        rows = [Row(OURS, [pair[0] for pair in pairs]), Row(REFERENCE, [pair[1] for pair in pairs])]
+        report.tables.append(
+            Table(f"gunicorn, {worker_class} worker", "requests per second", rows, REFERENCE, 0, undisturbed)
+        )
+        if (share := undisturbed(*rows)) > NONSENSE:
+            raise CannotRun(
+                f"{worker_class}: {share:.2f} of the bare function cannot be; repeat when nothing else runs"
+            )
+        text = f"{worker_class}: of the bare function's requests per second"
+        report.budgets.append(Budget(text, share, 0.95, at_least=True))
+    return report
+
+
+# A server ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _server(app: str, worker_class: str, head: Head) -> Iterator[Server]:
+    """Until the block ends."""
+    from gunicorn.config import make_settings
+
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen(128)
+        port: int = listener.getsockname()[1]
+        command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--log-level", "warning"]
+        command += ["--worker-class", worker_class, *OPTIONS.get(worker_class, ()), "--graceful-timeout", "2"]
+        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; several would share it
+            command += ["--no-control-socket"]
+        process = subprocess.Popen(
+            [*command, f"tests.benchmarks.served:{app}"],
+            env={**os.environ, HEADERS_VARIABLE: json.dumps(head)},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            pass_fds=[listener.fileno()],
+        )
+    try:
+        _wait_until_it_answers(process, port)
+        worker = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text())
+        yield Server(port, worker)
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()  # its worker notices that it has lost it, and ends
+            process.wait()
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"gunicorn ended at once, with exit code {process.returncode}")
+        try:
+            connection = http.client.HTTPConnection(HOST, port, timeout=5)
+            with contextlib.closing(connection):
+                connection.request("GET", "/blog/ready")
+                if connection.getresponse().status == 200:
+                    return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError("gunicorn did not answer within 20 seconds")
+
+
+def _fetch(server: Server, label: str) -> Head:
+    """The head of the page, without what gunicorn adds, and the ``Age`` of its first second."""
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request("GET", PATH)
+        response = connection.getresponse()
+        body, head = response.read(), response.getheaders()
+    if response.status != 200 or body != PAGE or dict(head).get("X-ISR") != label:
+        raise AssertionError(f"port {server.port}: not the page as {label}: {response.status}, {head}")
+    fixed = [(name, value) for name, value in head if name not in ("Server", "Date", "Connection")]
+    return [(name, "0" if name == "Age" else value) for name, value in fixed]
+
+
+# A round -------------------------------------------------------------------------------------------
+
+
+def _round(first: Server, second: Server) -> list[tuple[float, float]]:
+    """Requests per second of ``first`` and ``second``, for each pair of turns."""
+    servers = (first, second)
+    read: tuple[list[int], list[int]] = ([], [])  # bytes that wrk had read at the begin of each turn
+    took: tuple[list[float], list[float]] = ([], [])  # seconds of each turn
+    with contextlib.ExitStack() as stack:
+        for server in servers:
+            stack.callback(os.kill, server.worker, signal.SIGCONT)
+            os.kill(server.worker, signal.SIGSTOP)
+        clients = [stack.enter_context(_wrk(server)) for server in servers]
+        time.sleep(STILL)  # they connect, and send their first requests
+        end = time.monotonic() + DURATION - 2 * STILL
+        while time.monotonic() < end:
+            for which, server in enumerate(servers):
+                read[which].append(_bytes_read(clients[which].pid))
+                os.kill(server.worker, signal.SIGCONT)
+                began = time.perf_counter()
+                time.sleep(TURN)
+                os.kill(server.worker, signal.SIGSTOP)
+                took[which].append(time.perf_counter() - began)
+        time.sleep(STILL / 2)  # wrk reads what is under way
+        rates = []
+        for which, client in enumerate(clients):
+            read[which].append(_bytes_read(client.pid))
+            size = (read[which][-1] - read[which][0]) / _answered(client)
+            if not len(PAGE) < size < len(PAGE) + 1000:
+                raise AssertionError(f"an answer has {size:.0f} bytes, by what wrk and the kernel counted")
+            turns = zip(read[which], read[which][1:], took[which], strict=False)
+            rates.append([(after - before) / size / seconds for before, after, seconds in turns])
+    # A turn in which somebody else had every core for all of its time says nothing.
+    return [pair for pair in zip(*rates, strict=True) if all(pair)]
+
+
+@contextlib.contextmanager
+def _wrk(server: Server) -> Iterator[subprocess.Popen[str]]:
+    command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{DURATION}s"]
+    url = f"http://{HOST}:{server.port}{PATH}"
+    client = subprocess.Popen([*command, url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield client
+    finally:
+        if client.poll() is None:
+            client.kill()
+        client.communicate()
+
+
+def _bytes_read(pid: int) -> int:
+    """What a process has read so far, from sockets as well (proc(5), ``rchar`` in /proc/pid/io)."""
+    found = re.search(r"rchar: (\d+)", Path(f"/proc/{pid}/io").read_text())
+    assert found is not None
+    return int(found[1])
+
+
+def _answered(client: subprocess.Popen[str]) -> int:
+    """How many requests got the page, by wrk's own count."""
+    said, _ = client.communicate(timeout=DURATION + 10)
+    if bad := re.search(r"Non-2xx.*|Socket errors:.*", said):
+        raise AssertionError(f"wrk says: {bad[0]}")
+    count = re.search(r"(\d+) requests in", said)
+    if client.returncode or count is None or not int(count[1]):
+        raise AssertionError(f"wrk says: {said}")
+    return int(count[1])
