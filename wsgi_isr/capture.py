@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -86,7 +85,7 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
     if size > policy.max_body:  # through write(), or in one piece
         return Refusal("max-body")
     product = admit(*head, b"".join(chunks), policy, asked)
-    return replace(product, tags=tuple(map(tag_name, product.tags))) if isinstance(product, Storable) else product
+    return product._replace(tags=tuple(map(tag_name, product.tags))) if isinstance(product, Storable) else product
 
 
 def _early(

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any, NamedTuple, TypeVar
 
 import click
@@ -51,7 +50,7 @@ def invalidate_command(as_json: bool, **arguments: Any) -> None:
     """Invalidate pages. Exits with 1 where not everything was delivered, and names the rest."""
     with _reported(as_json):
         receipt = invalidate(**arguments)
-        done = {"ok": True, **asdict(receipt)}
+        done = {"ok": True, **receipt._asdict()}
         _say(done, f"invalidated ({receipt.mode}): {', '.join(receipt.tags)}", as_json)
 
 

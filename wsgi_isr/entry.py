@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -16,8 +16,7 @@ SCHEMA = 2
 _HEAD = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(NamedTuple):
     """A page as it goes out, without the headers that depend on the moment.
 
     ``status`` is a status line (``"200 OK"``); ``etag`` is unquoted and strong, made from the body;
@@ -32,15 +31,13 @@ class Content:
     reads_cookies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """A page that may not be stored, and the word for why (a token, as in ``Cache-Status``)."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(NamedTuple):
     """``revalidate`` and ``expire`` as ages in seconds; ``None`` for never."""
 
     revalidate: float | None
@@ -55,13 +52,15 @@ def _lower(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(NamedTuple):
     """An entry's tags with the stamps from before its render, and the epochs of their nodes at which these
     were the stamps of the moment (empty where that is not known)."""
 
     tags: tuple[tuple[str, bytes], ...] = ()
     valid_at: tuple[tuple[str, bytes], ...] = ()
+
+
+_NO_PROOF = Proof()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ class Entry:
     created: float
     revalidate: float | None
     expire: float | None
-    proof: Proof = Proof()
+    proof: Proof = _NO_PROOF
     size: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:

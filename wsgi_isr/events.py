@@ -1,7 +1,8 @@
 """What happened, as frozen values. Logs and metrics are subscribers.
 
 The core emits and never looks back: a subscriber that raises is reported once, and the request goes on.
-Events are named tuples because generating a frozen dataclass costs seven times as much at import.
+Like most values of this package they are named tuples: generating a frozen dataclass costs seven times as
+much at import.
 """
 
 from __future__ import annotations

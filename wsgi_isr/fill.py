@@ -14,8 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -42,8 +41,7 @@ LOOK_AGAIN = 0.1
 WAIT_PAUSE = (0.01, 0.25)
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """What to render, described by bytes, so that a thread or another process can do it as well.
 
     ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name; ``timeout``,
@@ -62,7 +60,7 @@ class Task:
 
     def pack(self) -> bytes:
         """The task as bytes."""
-        packed: bytes = msgpack.packb([getattr(self, name) for name in self.__slots__])
+        packed: bytes = msgpack.packb(self)
         return packed
 
     @classmethod
@@ -78,23 +76,20 @@ Produce = Callable[[Task], Product]
 # How a flight ends -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(NamedTuple):
     """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first)."""
 
     slot: Slot
     stored: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """Somebody else had rendered in the meantime."""
 
     slot: Slot
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """The render raised ``error``, or its answer is a failure, or it ran past its timeout."""
 
     reason: str
@@ -108,8 +103,7 @@ Outcome = Made | Found | Failed | Busy | BackingOff
 # What a visitor gets ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(NamedTuple):
     """A page. ``label`` is the word of ``X-ISR``; ``stored``: rendered and stored for this very request;
     ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now."""
 
@@ -120,8 +114,7 @@ class Served:
     hit: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class PassedOn:
+class PassedOn(NamedTuple):
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
     ``key`` and ``written`` belong to the face: the page that would be kept if the app asks for it, and the
     one that a successful write invalidates."""
@@ -286,7 +279,7 @@ class Fill:
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         flight, leads = self._flights.board(task.page)
-        if leads and not self._pool.submit(replace(task, anyway=False).pack()):
+        if leads and not self._pool.submit(task._replace(anyway=False).pack()):
             flight.land(Busy())
             self._events.emit(BackgroundFull(task.page))
 
@@ -314,7 +307,7 @@ class Fill:
         anyway = task.anyway and old is None
         outcome: Outcome | None
         while True:
-            task = replace(task, patience=max(0.0, until - self._monotonic()), anyway=anyway)
+            task = task._replace(patience=max(0.0, until - self._monotonic()), anyway=anyway)
             flight, leads = self._flights.board(task.page)
             if leads and (old is None or not self._pool.submit(task.pack())):
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import NamedTuple
 
 from .entry import Content, Entry, Lifetime, Refusal
 from .rules import Policy
@@ -42,8 +43,7 @@ class Missing:
     """Nothing to serve: the visitor waits for the one render."""
 
 
-@dataclass(frozen=True, slots=True)
-class Uncacheable:
+class Uncacheable(NamedTuple):
     """The app's answer may not be shared: each visitor gets the app's answer to their own request.
 
     ``due``: it is time to find out, in the background, whether that is still so.
@@ -53,8 +53,7 @@ class Uncacheable:
     due: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Bypass:
+class Bypass(NamedTuple):
     """This request is not for the cache."""
 
     reason: str
@@ -92,8 +91,7 @@ def judge(entry: Entry | None, standing: Standing, now: float) -> Verdict:
     return Fresh(entry)
 
 
-@dataclass(frozen=True, slots=True)
-class Storable:
+class Storable(NamedTuple):
     """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
     ``tags`` are those that the render itself asked for.
 
@@ -107,8 +105,7 @@ class Storable:
     tags: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Not an answer but an accident: the last good page stays.
 
     ``content`` is what the app had to say, for a visitor who has nothing else to see.

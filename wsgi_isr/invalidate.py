@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from . import keys
@@ -20,8 +20,7 @@ from .stamps import Mode, Stamps
 from .stores.base import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The acknowledgement: no request that starts from now on is answered, as fresh, with anything older
     (from copies in other processes: from ``coherence`` seconds on).
 
@@ -154,8 +153,7 @@ class Invalidator:
         return tuple(dict.fromkeys(delivered))
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """One line of the journal."""
 
     namespace: str

@@ -18,7 +18,6 @@ import enum
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from .entry import Proof
@@ -78,8 +77,7 @@ def compare(then: bytes, now: bytes | None) -> Standing:
     return Standing.HARD if then[_NONCE : 2 * _NONCE] != now[_NONCE : 2 * _NONCE] else Standing.SOFT
 
 
-@dataclass(slots=True)
-class Capture:
+class Capture(NamedTuple):
     """What was read before a render: the stamps ``known`` (B) and the epochs ``before`` (E0)."""
 
     known: dict[str, bytes]
