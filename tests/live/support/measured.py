@@ -1,0 +1,31 @@
+"""The origin behind the cache, with what only the server knows about an answer, as headers.
+
+``X-Worker``: the process that answered. ``X-Entered`` and ``X-Left``: ``time.monotonic`` when the cache was
+called and when it answered. A client could not measure that: its times include the queue in front of a
+busy server.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from wsgi_isr import wrap
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+_cached = wrap("tests.live.support.origin:origin")
+
+
+def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """The WSGI app; the cache in it takes its options from the environment."""
+    entered = time.monotonic()
+
+    def measured(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+        times = [("X-Entered", repr(entered)), ("X-Left", repr(time.monotonic()))]
+        return start_response(status, [*headers, ("X-Worker", str(os.getpid())), *times], *exc_info)
+
+    return _cached(environ, measured)

@@ -1,0 +1,121 @@
+"""Every kind of gunicorn worker, with and without --preload: a page is served, goes stale, is rebuilt once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.live.support import processes
+from tests.live.support.origin import Origin
+from tests.live.support.server import Gunicorn
+from tests.live.support.visitor import Crowd, ask
+from tests.live.support.waiting import until
+from tests.live.support.windows import check_one_render_in_each
+
+REVALIDATE = 0.5
+WINDOWS = 3
+
+
+@pytest.fixture
+def env(origin: Origin, store: str) -> Mapping[str, str]:
+    return {**origin.env, "WSGI_ISR_STORE": store, "WSGI_ISR_REVALIDATE": f"{REVALIDATE:g}", "LIVE_SLOW": "0.2"}
+
+
+every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+@every_class
+def test_workers_share_one_render_in_each_window_and_inherit_nothing(
+    worker_class: str, preload: bool, origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    with Gunicorn(tmp_path / "log", env, worker_class=worker_class, preload=preload) as server:
+        workers = server.workers()
+        with Crowd([server.port], clients=16) as crowd:
+            until(lambda: len(origin.renders()) > WINDOWS, f"{WINDOWS} windows")
+            for verdict, worker in product(("HIT", "STALE"), workers):
+                until(partial(crowd.answered_by, worker, verdict), f"a {verdict} by worker {worker}")
+        renders = origin.settled()
+        # What a worker could have inherited from the master: a thread, or a connection to the store.
+        assert processes.threads(server.pid) == 1
+        assert [name for name in processes.open_files(server.pid) if "pages.sqlite3" in name] == []
+        for worker in workers:
+            assert any("pages.sqlite3" in name for name in processes.open_files(worker))
+        assert server.workers() == workers, "a worker died meanwhile"
+        assert server.stop() == 0
+        assert server.left() == []
+        assert server.complaints() == []
+
+    assert crowd.errors() == []
+    assert check_one_render_in_each(renders, crowd.answers, REVALIDATE) >= WINDOWS
+    # Nobody waits for a render but the first visitors; what comes after the first page is background work.
+    later = {render.name: render.thread for render in renders[1:]}
+    assert {answer.verdict for answer in crowd.answers if answer.render in later} == {"HIT", "STALE"}
+    assert set(later.values()) == {"wsgi-isr-render"}
+
+
+@every_class
+def test_workers_are_forked_from_a_master_that_is_rendering(
+    worker_class: str, origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    warmed = "tests.live.support.warmed:application"
+    with Gunicorn(tmp_path / "log", env, warmed, worker_class=worker_class, preload=True) as server:
+        assert processes.threads(server.pid) > 1, "the master has nothing that could be inherited"
+        with Crowd([server.port], clients=8) as crowd:
+            until(lambda: len(origin.renders()) > 2 + WINDOWS, f"{WINDOWS} windows")
+            for worker in server.workers():
+                until(partial(crowd.answered_by, worker), f"an answer of {worker}")
+        first, *renders = origin.settled()
+        assert server.stop() == 0
+        assert server.complaints() == []
+    assert [first.pid, renders[0].pid] == [server.pid, server.pid]
+    assert server.pid not in {render.pid for render in renders[1:]}
+    assert crowd.errors() == []
+    later = [answer for answer in crowd.answers if answer.render != first.name]
+    # Patient with the first window, which began while the workers were still starting.
+    assert check_one_render_in_each(renders, later, REVALIDATE, noise=5) >= WINDOWS
+
+
+def test_an_app_is_wrapped_on_the_command_line_with_options_from_the_environment(
+    env: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "myapp.py").write_text(
+        "import itertools\n"
+        "numbers = itertools.count(1)\n"
+        "def app(environ, start_response):\n"
+        "    start_response('200 OK', [('Content-Type', 'text/plain')])\n"
+        "    return [b'%s, render %d' % (environ['PATH_INFO'].encode(), next(numbers))]\n"
+    )
+    options = {**env, "WSGI_ISR_REVALIDATE": "60", "WSGI_ISR_QUERY": "page", "WSGI_ISR_NAMESPACE": "mine"}
+    target = "wsgi_isr:wrap('myapp:app')"
+    with Gunicorn(tmp_path / "log", options, target, workers=1, directory=tmp_path) as server:
+        first, again = ask(server.port, "/a"), ask(server.port, "/a")
+        other, unknown = ask(server.port, "/a?page=2"), ask(server.port, "/a?color=red")
+        assert server.stop() == 0
+    assert (first.verdict, again.verdict, other.verdict, unknown.verdict) == ("MISS", "HIT", "MISS", "BYPASS")
+    assert first.body == again.body != other.body
+    assert again.headers["cache-control"].startswith("s-maxage=60")
+    assert (tmp_path / "pages.sqlite3").exists()
+
+    # The store outlives the server; another namespace in it is empty.
+    with Gunicorn(tmp_path / "log", options, target, workers=1, directory=tmp_path) as server:
+        assert ask(server.port, "/a").body == first.body
+    with Gunicorn(
+        tmp_path / "log", {**options, "WSGI_ISR_NAMESPACE": "another"}, target, workers=1, directory=tmp_path
+    ) as server:
+        assert ask(server.port, "/a").verdict == "MISS"
+
+
+def test_a_misspelt_variable_ends_the_server_at_once_and_the_log_says_what_to_write(
+    env: Mapping[str, str], tmp_path: Path
+) -> None:
+    server = Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_REVALIDAET": "60"})
+    with pytest.raises(AssertionError, match="gunicorn ended"), server:
+        pass
+    log = (tmp_path / "log").read_text()
+    assert "WSGI_ISR_REVALIDAET" in log
+    assert "did you mean WSGI_ISR_REVALIDATE" in log
