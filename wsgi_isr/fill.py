@@ -170,6 +170,7 @@ class Fill:
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
         self._keeper = Keeper(monotonic, events)
+        leases.orphaned = self._keeper.let_go
         self._pool = Pool(self._run, self._drop, threads, queue)
 
     # Looking up --------------------------------------------------------------------------------------
@@ -230,21 +231,26 @@ class Fill:
         except StoreError as error:
             self._events.emit(StoreFailed("get", task.page, error))
             stored = None
-        if stored is not None and (slot is None or stored != slot.entry):
+        if stored is not None:
             slot = self._local.put(task.page, stored)
         return slot, self._judge(slot, epochs) if slot is not None else Missing()
 
     def _judge(self, slot: Slot, epochs: Epochs) -> Verdict:
         """What a copy is worth; its stamps are compared once for each vector of epochs."""
         checked = slot.checked
-        if checked is None or (checked[0] is not epochs and checked[0] != epochs):
+        if checked is not None and (checked[0] is epochs or checked[0] == epochs):
+            standing: Standing = checked[1]
+        else:
             standing = self._stamps.standing(slot.entry.proof, epochs)
             if checked is not None and checked[1] >= Standing.HARD:
                 # Nonces are never used again: what was invalid once is so for ever, and stays so when the
                 # node that knew it goes away.
                 standing = max(standing, checked[1])
-            checked = slot.checked = (epochs, standing)
-        verdict = judge(slot.entry, checked[1], self._clock())
+            if standing is not Standing.UNPROVEN or not self._stamps.reachable(slot.entry.proof, epochs):
+                # One answer that was lost on the way says nothing about the next: that is not remembered.
+                slot.checked = (epochs, standing)
+        slot.standing = standing
+        verdict = judge(slot.entry, standing, self._clock())
         return Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict
 
     def _adopted(self, task: Task) -> Slot | None:
@@ -512,7 +518,7 @@ class Fill:
 
 
 def _unproven(slot: Slot) -> bool:
-    return slot.checked is not None and slot.checked[1] is Standing.UNPROVEN
+    return slot.standing is Standing.UNPROVEN
 
 
 def _is_current(verdict: Verdict) -> bool:

@@ -25,6 +25,8 @@ _FREE = b"free"
 
 #: Seconds: the first pause after a failed render, and the longest.
 BACK_OFF = (1.0, 30.0)
+#: Seconds between two attempts to free a lock that nobody needs.
+_FREE_AGAIN = 0.5
 #: A streak of failures is forgotten this long after the last one.
 _STREAK = 4 * BACK_OFF[1]
 
@@ -56,14 +58,22 @@ class Lease:
     def renew(self) -> bool:
         """Begin the ttl anew, if the lock is still ours."""
         with self._turn:
-            return not self.over and self._swap(self.token, self.ttl)
+            return not self.over and self._swap(self.token, self.ttl) is True
 
     def release(self) -> None:
         """Let the next one in, if the lock is still ours."""
         with self._turn:
-            if not self.over:
-                self._swap(_FREE, 0)
-                self.over = True
+            if self.over:
+                return
+            done = self._swap(_FREE, 0)
+            self.over = True
+        if done is None:
+            self._leases.orphaned(self)
+
+    def free(self) -> bool:
+        """The same for a lock that nobody holds any more; ``False`` where the store cannot be asked."""
+        with self._turn:
+            return self._swap(_FREE, 0, expected=False) is not None
 
     def rest(self) -> float:
         """After a failure: leave the lock in place as a back-off for the whole cluster.
@@ -80,7 +90,11 @@ class Lease:
             self.over = True
             return pause
 
-    def _swap(self, value: bytes, ttl: float) -> bool:
+    def _swap(self, value: bytes, ttl: float, expected: bool = True) -> bool | None:
+        """Whether the lock was ours and is changed; ``None`` where the store cannot be asked.
+
+        ``expected``: that it is ours; where it is not, the lease was lost.
+        """
         lock = self._leases.keyed(self.page)
         try:
             held = self._leases.store.gets(lock)
@@ -88,9 +102,10 @@ class Lease:
                 return True
         except StoreError as error:
             self._leases.events.emit(StoreFailed("cas", lock, error))
-            return False
-        self.over = True
-        self._leases.events.emit(LeaseLost(self.page))
+            return None
+        if expected:
+            self.over = True
+            self._leases.events.emit(LeaseLost(self.page))
         return False
 
 
@@ -107,6 +122,8 @@ class Leases:
         self.keyed = keyed
         self._counted = counted
         self.events = events
+        #: Told of a lease whose lock may be in the store although nobody needs it any more.
+        self.orphaned: Callable[[Lease], None] = lambda lease: None
 
     def acquire(self, page: str, ttl: float) -> Lease | Busy | BackingOff:
         """The lease, or who is in the way.
@@ -121,11 +138,18 @@ class Leases:
                 return lease
         except StoreError as error:
             doubt = error
-        held = self.store.get(lock)
+        try:
+            held = self.store.get(lock)
+        except StoreError:
+            if doubt is not None:
+                # A paused node applies what was queued when it goes on, and this lock would lock out everybody.
+                self.orphaned(lease)
+            raise
         # The answer to an add may be lost, or be the one to its repetition: our token is the proof.
         if held == lease.token:
             return lease
         if doubt is not None:
+            self.orphaned(lease)
             raise doubt
         return BackingOff() if held == RESTING else Busy()
 
@@ -163,6 +187,7 @@ class Watch:
     lease: Lease | None = field(compare=False)
     deadline: float = field(compare=False)
     overdue: Callable[[], None] = field(compare=False)
+    freeing: bool = field(default=False, compare=False)
     over: bool = field(default=False, compare=False)
 
 
@@ -182,9 +207,14 @@ class Keeper:
 
     def watch(self, lease: Lease | None, timeout: float, overdue: Callable[[], None]) -> Watch:
         """Look after a render. ``overdue`` is called once, if :meth:`finish` does not come in time."""
-        now = self._clock()
-        deadline = now + timeout
-        watch = Watch(self._next(lease, now, deadline), next(self._order), lease, deadline, overdue)
+        return self._add(Watch(0, next(self._order), lease, self._clock() + timeout, overdue))
+
+    def let_go(self, lease: Lease) -> None:
+        """Free an orphaned lock as soon as the store can be reached, until it would have lapsed anyway."""
+        self._add(Watch(0, next(self._order), lease, self._clock() + lease.ttl, lambda: None, freeing=True))
+
+    def _add(self, watch: Watch) -> Watch:
+        watch.due = self._next(watch)
         with self._changed:
             heapq.heappush(self._watches, watch)
             if self._thread is None:
@@ -236,21 +266,28 @@ class Keeper:
                     heapq.heappop(self._watches)
                     watch.over = True
                 else:
-                    watch.due = self._next(watch.lease, now, watch.deadline)
+                    watch.due = self._next(watch)
                     heapq.heapreplace(self._watches, watch)
             # I/O outside the lock. A renewal that comes too late finds another token and says so.
             try:
                 if overdue:
                     watch.overdue()
                 elif watch.lease is not None:
-                    watch.lease.renew()
+                    if not watch.freeing:
+                        watch.lease.renew()
+                    elif watch.lease.free():
+                        self.finish(watch)
             except Exception as error:
                 # One lease less is bad; no keeper for all the others would be worse.
                 self._events.emit(Broken("keeping a lease", error))
 
-    @staticmethod
-    def _next(lease: Lease | None, now: float, deadline: float) -> float:
-        return deadline if lease is None or lease.over else min(deadline, now + lease.ttl / 3)
+    def _next(self, watch: Watch) -> float:
+        now = self._clock()
+        if watch.freeing:
+            return min(watch.deadline, now + _FREE_AGAIN)
+        if watch.lease is None or watch.lease.over:
+            return watch.deadline
+        return min(watch.deadline, now + watch.lease.ttl / 3)
 
     def _begin(self) -> None:
         thread = threading.Thread(target=self._run, name="wsgi-isr-keeper", daemon=True)

@@ -21,16 +21,18 @@ class Slot:
     ever replaced whole, so that the hot path can read it without a lock. ``look_at`` is the monotonic
     time before which the store is not asked again about a stale copy; ``resting_until`` the one before
     which an expired copy is served because its last render failed. ``checked`` is a pair, replaced whole:
-    the epochs at which the stamps of the copy were compared last, and the standing that came of it.
+    the epochs at which the stamps of the copy were compared last, and the standing that came of it;
+    ``standing`` is the latest one, remembered or not.
     ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
     """
 
-    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "ready", "resting_until")
+    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "ready", "resting_until", "standing")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.adopted = False
         self.checked: tuple[Any, Any] | None = None
+        self.standing: Any = None
         self.ready: Any = None
         self.look_at = 0.0
         self.resting_until = 0.0
@@ -62,12 +64,16 @@ class Local:
             return slot
 
     def put(self, key: str, entry: Entry) -> Slot:
-        """Keep ``entry`` in place of whatever was here.
+        """Keep ``entry`` in place of whatever was here. The same one keeps its slot, and what is known of it.
 
         Not even an older one is refused: the store is the only truth, clocks differ, and a copy that a
         slow thread puts back over a newer one is stale and looked up again by the next request.
         """
         with self._lock:
+            old = self._slots.get(key)
+            if old is not None and old.entry == entry:
+                self._slots.move_to_end(key)
+                return old
             self._drop(key)
             slot = Slot(entry)
             if entry.size <= self._max:

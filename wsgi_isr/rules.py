@@ -167,7 +167,7 @@ class Policy:
     #: sooner from a killed worker. Below 3 s, memcached's steps of one second would let it lapse.
     @property
     def lease(self) -> float:
-        return max(3.0, min(10.0, self.timeout))
+        return max(3.0, min(5.0, self.timeout))
 
     @property
     def by_url_alone(self) -> bool:

@@ -164,10 +164,14 @@ class Stamps:
         return epochs
 
     def _begin_epoch(self, key: str) -> bytes | None:
-        """A lost epoch comes back as one that no copy was checked at."""
+        """A lost epoch comes back as one that no copy was checked at.
+
+        Where somebody else was faster and it is lost once more, it is still not *unreachable*: any new
+        nonce says what is to be said, that nothing is known.
+        """
         nonce = os.urandom(_NONCE)
         try:
-            return nonce if self._store.add(key, nonce) else self._store.get(key)
+            return nonce if self._store.add(key, nonce) else self._store.get(key) or nonce
         except StoreError:
             return None
 
@@ -245,12 +249,17 @@ class Stamps:
         found = self._store.get_many(list(keys.values()))
         worst, proven = Standing.VALID, True
         for tag, then in proof.tags:
-            if keys[tag] in found.unreachable or epochs.get(self._node(tag)) is None:
+            if keys[tag] in found.unreachable:
                 proven = False
             else:
                 worst = max(worst, compare(then, found.values.get(keys[tag])))
+                proven = proven and epochs.get(self._node(tag)) is not None
         # What is known to be invalid is so, whatever else cannot be asked.
         return worst if proven or worst >= Standing.HARD else Standing.UNPROVEN
+
+    def reachable(self, proof: Proof, epochs: Epochs) -> bool:
+        """Whether every node that holds one of the tags could be asked for its epoch."""
+        return all(epochs.get(self._node(tag)) is not None for tag, _ in proof.tags)
 
     def _node(self, tag: str) -> str:
         return self._store.node_of(self._tag_key(tag))

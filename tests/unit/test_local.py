@@ -189,7 +189,8 @@ class LocalMachine(RuleBasedStateMachine):
         if refused:
             new = Entry(key, Refusal("private"), 1.0, 2.0, 60, None)
         slot = self.local.put(key, new)
-        assert slot.entry is new
+        assert slot.entry == new  # and where it is the same as before, so is the slot
+        new = slot.entry
         self.slots.append((key, slot))
         self.known.pop(key, None)
         if new.size <= self.LIMIT:
