@@ -342,7 +342,8 @@ class Fill:
         does not know of: for them it is worth what a look-up would say of it now, which may be nothing.
         """
         verdict = self._judge(outcome.slot, self._stamps.epochs())
-        if not leads and isinstance(verdict, (Expired, Missing)):
+        own = leads and isinstance(outcome, Made)
+        if not own and isinstance(verdict, (Expired, Missing)):
             return None
         if not leads and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)
@@ -351,7 +352,7 @@ class Fill:
             outcome.slot,
             "DEGRADED" if _unproven(outcome.slot) else label,
             stored=isinstance(outcome, Made) and outcome.stored and leads,
-            collapsed=not leads or isinstance(outcome, Found),
+            collapsed=not own,
             hit=False,
         )
 
@@ -406,7 +407,8 @@ class Fill:
             current, token = self._gets(task)
             if current is not None:
                 slot = self._local.put(task.page, current)
-                if _is_current(self._judge(slot, self._stamps.epochs())):
+                # Only what is proven: a page that cannot be is no reason not to render one.
+                if _is_current(self._judge(slot, self._stamps.epochs())) and not _unproven(slot):
                     return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
