@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @click.version_option(package_name="wsgi_isr")
 def main() -> None:
     """Incremental static regeneration for WSGI apps."""
+    # A command says what happened itself, in one line; without a handler, logging would add its own.
+    logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
 
 
 def _store_options(command: Command) -> Command:
