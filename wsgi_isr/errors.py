@@ -43,7 +43,7 @@ class StoreUnavailable(StoreError):
     def __init__(self, node: str, cause: BaseException | str) -> None:
         self.node = node
         self.cause = cause
-        super().__init__(f"{node}: {cause or type(cause).__name__}")
+        super().__init__(f"{node}: {str(cause) or type(cause).__name__}")
 
 
 class ValueTooLarge(StoreError):

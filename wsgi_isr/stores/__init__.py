@@ -2,6 +2,7 @@
 
 | URL | module | shared by |
 | --- | --- | --- |
+| ``memcached://host[:port],host...[?timeout=S&...]`` | :mod:`.memcached` | the cluster |
 | ``memory://[?max_bytes=N]`` | :mod:`.memory` | the threads of one process |
 | ``sqlite:///path[?max_bytes=N&timeout=S]`` | :mod:`.sqlite` | one machine, across restarts |
 | ``null://`` | :mod:`.null` | nobody: nothing is stored |
@@ -31,6 +32,7 @@ GROUP = "wsgi_isr.stores"
 #: Module in this package and class; imported when the scheme is asked for, so that nobody pays for
 #: sqlite3 who does not use it.
 BUILT_IN = {
+    "memcached": ("memcached", "MemcachedStore"),
     "memory": ("memory", "MemoryStore"),
     "null": ("null", "NullStore"),
     "sqlite": ("sqlite", "SQLiteStore"),

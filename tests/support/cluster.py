@@ -1,0 +1,71 @@
+"""Nodes, proxies before them and stores on them, for tests of what goes wrong between the three."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import secrets
+import time
+from collections.abc import Callable, Iterator
+
+from tests.support.memcached import Memcached
+from tests.support.proxy import Proxy
+from wsgi_isr.errors import StoreError
+from wsgi_isr.stores.addresses import Address
+from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.wire import Settings
+
+#: Seconds: short enough to wait for, long enough for a node that is well on a machine under load.
+TIMEOUT = 0.3
+
+
+class Cluster:
+    """Nodes, proxies and stores that end with the test."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self.nodes: dict[str, Memcached] = {}
+
+    def node(self) -> Memcached:
+        node = Memcached()
+        self._stack.callback(node.kill)
+        self.nodes[node.name] = node
+        return node
+
+    def proxy(self, node: Memcached) -> Proxy:
+        proxy = Proxy(node.port)
+        self._stack.callback(proxy.refuse)
+        self.nodes[proxy.name] = node
+        return proxy
+
+    def store(self, *nodes: Memcached | Proxy, **settings: object) -> MemcachedStore:
+        chosen = Settings(**{"timeout": TIMEOUT, "connect_timeout": TIMEOUT, "deadline": 5.0, **settings})
+        store = MemcachedStore([Address("127.0.0.1", node.port) for node in nodes], chosen)
+        self._stack.callback(store.close)
+        return store
+
+    def three(self, **settings: object) -> MemcachedStore:
+        return self.store(*(self.node() for _ in range(3)), **settings)
+
+
+def keys(plane: str = "p") -> Iterator[str]:
+    """Keys of a plane, all different."""
+    return (f"isr1:test:{plane}:{secrets.token_hex(6)}" for _ in itertools.count())
+
+
+def key_on(store: MemcachedStore, name: str, plane: str = "p") -> str:
+    """A key whose first node is ``name``."""
+    return next(key for key in keys(plane) if store.node_of(key) == name)
+
+
+def is_open(store: MemcachedStore, name: str) -> bool:
+    """The store leaves a node alone."""
+    return store._nodes[name].breaker.cause is not None
+
+
+def seconds(call: Callable[..., object], *arguments: object) -> float:
+    """How long a call takes, whether it fails or not."""
+    began = time.monotonic()
+    with contextlib.suppress(StoreError):
+        call(*arguments)
+    return time.monotonic() - began

@@ -1,0 +1,49 @@
+"""What a store asks memcached for, counted on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tests.support.proxy import Proxy
+
+
+class Trip(NamedTuple):
+    """One question and its answer: the verb, and how many keys it names."""
+
+    verb: str
+    keys: int
+
+
+class Wires:
+    """The connections through proxies. For one thread: whatever is written at once is one round trip."""
+
+    def __init__(self, proxies: Sequence[Proxy]) -> None:
+        self._proxies = proxies
+        self._seen = [0] * len(proxies)
+        self.trips()
+
+    def trips(self) -> dict[str, list[Trip]]:
+        """Those of each node since this was called last, in order."""
+        found = {}
+        for number, proxy in enumerate(self._proxies):
+            pieces = proxy.requests[self._seen[number] :]
+            self._seen[number] += len(pieces)
+            found[proxy.name] = [_trip(request) for request in _whole(pieces)]
+        return found
+
+
+def _whole(pieces: Sequence[bytes]) -> list[bytes]:
+    """What was sent as one may have been read in several pieces."""
+    requests: list[bytes] = []
+    for piece in pieces:
+        if requests and not requests[-1].endswith(b"\r\n"):
+            requests[-1] += piece
+        else:
+            requests.append(piece)
+    return requests
+
+
+def _trip(request: bytes) -> Trip:
+    verb, *rest = request.partition(b"\r\n")[0].decode().split(" ")
+    return Trip(verb, len(rest) if verb in ("get", "gets") else 1)
