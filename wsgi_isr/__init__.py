@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .data import cached
 from .errors import ConfigError, InvalidationError, ISRError, StoreError, StoreUnavailable
 from .invalidate import Receipt
 from .middleware import ISR, invalidate, replay, wrap
@@ -25,6 +26,7 @@ __all__ = [
     "StoreUnavailable",
     "cache_life",
     "cache_tag",
+    "cached",
     "invalidate",
     "no_store",
     "replay",

@@ -31,6 +31,12 @@ class Content(NamedTuple):
     reads_cookies: bool = False
 
 
+class Value(NamedTuple):
+    """What a cached function returned, as bytes (:mod:`.values`)."""
+
+    data: bytes
+
+
 class Refusal(NamedTuple):
     """A page that may not be stored, and the word for why (a token, as in ``Cache-Status``)."""
 
@@ -72,7 +78,7 @@ class Entry:
     """
 
     key: str
-    content: Content | Refusal
+    content: Content | Value | Refusal
     started: float
     created: float
     revalidate: float | None
@@ -85,6 +91,8 @@ class Entry:
         size = len(self.key) + 3072 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
+        elif isinstance(self.content, Value):
+            size += len(self.content.data)
         object.__setattr__(self, "size", size)
 
     def age(self, now: float) -> float:
@@ -101,6 +109,8 @@ def pack(entry: Entry) -> bytes:
     content = entry.content
     if isinstance(content, Content):
         kind, payload = "page", [content.status, content.headers, content.body, content.etag, content.reads_cookies]
+    elif isinstance(content, Value):
+        kind, payload = "value", [content.data]
     else:
         kind, payload = "refusal", [content.reason]
     times = [entry.started, entry.created, entry.revalidate, entry.expire]
@@ -132,9 +142,11 @@ def unpack(data: bytes, key: str) -> Entry:
     return entry
 
 
-def _content(kind: str, payload: list[Any]) -> Content | Refusal:
+def _content(kind: str, payload: list[Any]) -> Content | Value | Refusal:
     if kind == "refusal":
         return Refusal(*payload)
+    if kind == "value":
+        return Value(*payload)
     if kind != "page":
         raise UnreadableEntry(f"kind {kind!r}")
     status, headers, body, etag, reads_cookies = payload

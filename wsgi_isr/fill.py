@@ -44,7 +44,8 @@ WAIT_PAUSE = (0.01, 0.25)
 class Task(NamedTuple):
     """What to render, described by bytes, so that a thread or another process can do it as well.
 
-    ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name; ``timeout``,
+    ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name, or for data the
+    function's (``data`` tells which); ``timeout``,
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
     """
@@ -57,6 +58,7 @@ class Task(NamedTuple):
     lease: float
     patience: float = 0.0
     anyway: bool = True
+    data: bool = False
 
     def pack(self) -> bytes:
         """The task as bytes."""
@@ -175,26 +177,31 @@ class Fill:
 
     # Looking up --------------------------------------------------------------------------------------
 
-    def get(self, task: Task, suits: Callable[[Content], bool] = lambda content: True) -> Answer:
+    def get(
+        self, task: Task, suits: Callable[[Content], bool] = lambda content: True, *, fresh: bool = False
+    ) -> Answer:
         """What the visitor who asks for ``task`` gets.
 
         ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
-        and nobody waits.
+        and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
+        one will do nor one that is kept for errors.
         """
         slot, verdict = self._look_up(task)
+        if fresh and isinstance(verdict, (Stale, Expired)):
+            slot, verdict = None, Missing()
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
             return PassedOn("cookie")
-        answer = self._answer(task, slot, verdict)
+        answer = self._obtain(task, None, fresh) if slot is None else self._answer(task, slot, verdict)
         if isinstance(answer, Served):
             content = answer.slot.entry.content
             if isinstance(content, Refusal):
                 return PassedOn(content.reason)
-            if not suits(content):
+            if isinstance(content, Content) and not suits(content):
                 return PassedOn("cookie")
         return answer
 
-    def _answer(self, task: Task, slot: Slot | None, verdict: Verdict) -> Answer:
-        if slot is None or isinstance(verdict, Missing):
+    def _answer(self, task: Task, slot: Slot, verdict: Verdict) -> Answer:
+        if isinstance(verdict, Missing):
             return self._obtain(task, None)
         if isinstance(verdict, Fresh):
             return Served(slot, "DEGRADED" if _unproven(slot) else "HIT")
@@ -307,7 +314,7 @@ class Fill:
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
 
-    def _obtain(self, task: Task, old: Slot | None) -> Answer:
+    def _obtain(self, task: Task, old: Slot | None, fresh: bool = False) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
         anyway = task.anyway and old is None
@@ -322,7 +329,7 @@ class Fill:
             else:
                 outcome = flight.wait(task.timeout if leads else max(0.0, until - self._monotonic()))
             if isinstance(outcome, (Made, Found)):
-                answer = self._landed(task, outcome, leads, "EXPIRED" if old else "MISS")
+                answer = self._landed(task, outcome, leads, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
             elif leads or outcome is None or isinstance(outcome, Failed):
@@ -335,7 +342,7 @@ class Fill:
             return Served(old, "ERROR-RETAINED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
 
-    def _landed(self, task: Task, outcome: Made | Found, leads: bool, label: str) -> Served | None:
+    def _landed(self, task: Task, outcome: Made | Found, leads: bool, label: str, fresh: bool) -> Served | None:
         """What a flight has brought, for one of those who waited for it.
 
         Its leader came before it began. Whoever boarded later may have come after an invalidation that it
@@ -344,6 +351,8 @@ class Fill:
         verdict = self._judge(outcome.slot, self._stamps.epochs())
         own = leads and isinstance(outcome, Made)
         if not own and isinstance(verdict, (Expired, Missing)):
+            return None
+        if not own and fresh and isinstance(verdict, Stale):
             return None
         if not leads and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)
@@ -466,7 +475,7 @@ class Fill:
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
         try:
-            proof = self._stamps.prove(capture, [*known, *product.tags])
+            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried))
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = codec.pack(entry)
         except Exception as raised:  # a header or a tag that is no text after all

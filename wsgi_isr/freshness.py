@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
 
-from .entry import Content, Entry, Lifetime, Refusal
+from .entry import Content, Entry, Lifetime, Refusal, Value
 from .rules import Policy
 
 
@@ -93,16 +93,18 @@ def judge(entry: Entry | None, standing: Standing, now: float) -> Verdict:
 
 class Storable(NamedTuple):
     """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
-    ``tags`` are those that the render itself asked for.
+    ``tags`` are those that the render itself asked for; ``carried`` those of the data it used, with the
+    stamps that the data carries.
 
     A good page is kept however old it is: it is what there is when rendering fails. What only says
     that there is nothing goes by itself, or random URLs would fill the store.
     """
 
-    content: Content | Refusal
+    content: Content | Value | Refusal
     lifetime: Lifetime
     keep: float | None = None
     tags: tuple[str, ...] = ()
+    carried: tuple[tuple[str, bytes], ...] = ()
 
 
 class Failure(NamedTuple):
@@ -142,11 +144,24 @@ _NOT_KEPT = frozenset(
 
 @dataclass(slots=True)
 class Asked:
-    """What the code that makes a page has said about it while it did."""
+    """What the code that makes a page has said about it while it did, and the data that it used.
+
+    ``carried``: the tags of that data with the stamps that the data carries, which may be older than any
+    that could be read now. Where two pieces of data disagree, nothing is proven: ``b""``.
+    """
 
     tags: list[str] = field(default_factory=list)
     lifetime: Lifetime | None = None
     no_store: bool = False
+    carried: dict[str, bytes] = field(default_factory=dict)
+
+    def use(self, entry: Entry, now: float) -> None:
+        """A piece of data went in: its tags, and what is left of its lifetime."""
+        age = entry.age(now)
+        left = [None if limit is None else max(0.0, limit - age) for limit in (entry.revalidate, entry.expire)]
+        self.live(*left)
+        for tag, stamp in entry.proof.tags:
+            self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
 
     def live(self, revalidate: float | None, expire: float | None) -> None:
         """At most this long; said several times, the lowest wins."""
@@ -192,7 +207,7 @@ def admit(
     content = Content(status, tuple(kept), body, etag, "cookie" in varies)
     in_headers = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, in_headers)])
-    return Storable(content, lifetime, keep, tuple(tags))
+    return Storable(content, lifetime, keep, tuple(tags), tuple(asked.carried.items()))
 
 
 def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:

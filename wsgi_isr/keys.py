@@ -72,6 +72,10 @@ class Keyspace:
         """Where a page is stored."""
         return f"{self._prefix}:p:{_digest(self._release + chr(0) + key_text, 20)}"
 
+    def data(self, key_text: str) -> str:
+        """Where what a cached function returned is stored."""
+        return f"{self._prefix}:d:{_digest(self._release + chr(0) + key_text, 20)}"
+
     def tag(self, tag: str) -> str:
         """Where a tag's stamp is."""
         return f"{self._prefix}:t:{_digest(tag, 20)}"

@@ -10,25 +10,25 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .capture import produce_page
 from .config import Config
+from .data import live_in
+from .engine import Engine
 from .entry import Content
 from .errors import ConfigError, InvalidationError, ISRError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
-from .fill import Failed, Fill, PassedOn, Served, Task
-from .freshness import Bypass, Standing, asks
+from .fill import Failed, PassedOn, Served, Task
+from .freshness import Bypass, asks
 from .instrumentation.log import log_events
 from .invalidate import Invalidator, Receipt, tag_names
-from .keys import Keyspace, Matcher, PageKey, tags_of_page
-from .lease import Leases
-from .local import Local, Slot
+from .keys import Matcher, PageKey
 from .page import rendering
 from .respond import NAME, Ready, cache_status, headers_of, pass_on, send_failure, send_page
 from .rules import Policy
-from .stamps import Stamps
 from .stores import open_store
 from .stores.base import Store
 
@@ -73,12 +73,9 @@ class ISR:
         # A fake clock alone is meant for both.
         self._monotonic = monotonic or clock
         self._pause = pause
-        self._keys = Keyspace(settings.namespace, settings.release)
-        self._invalidator = Invalidator(
-            self.store, settings.namespace, settings.journal, self.events, after=self._invalidated
-        )
         self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
-        self._live: _Live | None = None
+        self._asked: dict[PageKey, None] = {}
+        self._live: Engine | None = None
         _instances.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -110,7 +107,7 @@ class ISR:
         assert isinstance(page, _Page)
         return self._serve(environ, start_response, live, page, probe, found)
 
-    def _match(self, environ: dict[str, Any], live: _Live) -> _Page | PassedOn:
+    def _match(self, environ: dict[str, Any], live: Engine) -> _Page | PassedOn:
         """The page that the request is for, or why it is not for the cache."""
         if not self.store.keeps:
             return PassedOn("off")
@@ -119,11 +116,11 @@ class ISR:
             written = self._matcher.written(environ) if self.config.settings.invalidate_on_write else None
             return PassedOn(match.reason, written=written)
         policy, key = match
-        if policy.lifetime is None and not live.asked(key):
+        if policy.lifetime is None and key not in self._asked:
             return PassedOn("no-rule", key=key)
         text, personal = key.text, self._matcher.personal_cookies(policy, environ)
         times = policy.timeout, policy.wait, policy.lease
-        return _Page(policy, Task(self._keys.page(text), text, policy.name, *times, anyway=not personal), personal)
+        return _Page(policy, Task(live.keyspace.page(text), text, policy.name, *times, anyway=not personal), personal)
 
     # What a visitor gets -----------------------------------------------------------------------------
 
@@ -131,7 +128,7 @@ class ISR:
         self,
         environ: dict[str, Any],
         start_response: StartResponse,
-        live: _Live,
+        live: Engine,
         page: _Page,
         probe: tuple[Any, ...],
         found: Served,
@@ -147,7 +144,7 @@ class ISR:
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
     def _pass_on(
-        self, environ: dict[str, Any], start_response: StartResponse, live: _Live, found: PassedOn
+        self, environ: dict[str, Any], start_response: StartResponse, live: Engine, found: PassedOn
     ) -> Iterable[bytes]:
         label = "MISS" if found.missed else "BYPASS"
         self.events.emit(ServedEvent("", label, reason=found.reason))
@@ -156,21 +153,21 @@ class ISR:
             return self._ask(environ, start_response, live, found.key, status)
         if found.written is not None:
             return self._write(environ, start_response, found.written, status)
-        return pass_on(self.app, environ, start_response, status, label)
+        return pass_on(self._call, environ, start_response, status, label)
 
     def _ask(
-        self, environ: dict[str, Any], start_response: StartResponse, live: _Live, key: PageKey, status: str
+        self, environ: dict[str, Any], start_response: StartResponse, live: Engine, key: PageKey, status: str
     ) -> Iterable[bytes]:
         """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
 
         def notice(_status: str, headers: list[tuple[str, str]]) -> None:
             if asks(headers):
-                live.note(key)
+                self._note(key)
 
-        with rendering(self.config.rules.profiles) as asked:
-            body = pass_on(self.app, environ, start_response, status, "BYPASS", notice)
+        with rendering(self.config.rules.profiles, stored=False) as asked:
+            body = pass_on(self._call, environ, start_response, status, "BYPASS", notice)
         if asked.lifetime is not None and not asked.no_store:
-            live.note(key)
+            self._note(key)
         return body
 
     def _write(self, environ: dict[str, Any], start_response: StartResponse, path: str, status: str) -> Iterable[bytes]:
@@ -185,7 +182,7 @@ class ISR:
                     # The write has happened and must be answered; the journal, if any, has the rest.
                     self.events.emit(Broken(f"invalidating {path!r} after a write", error))
 
-        return pass_on(self.app, environ, start_response, status, "BYPASS", notice)
+        return pass_on(self._call, environ, start_response, status, "BYPASS", notice)
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
         """Nothing to serve, and the render failed: what the app had to say of it."""
@@ -194,15 +191,37 @@ class ISR:
         if found.error is not None:
             raise found.error
         status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
-        return pass_on(self.app, environ, start_response, status, "MISS")
+        return pass_on(self._call, environ, start_response, status, "MISS")
+
+    def _call(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        """The app; what it caches while it is called belongs to this ISR."""
+        token = _here.set(self)
+        try:
+            return self.app(environ, start_response)
+        finally:
+            _here.reset(token)
+
+    def _note(self, key: PageKey) -> None:
+        """Remember that the app asked for this page to be kept; the oldest of some thousand is forgotten."""
+        self._asked[key] = None
+        if len(self._asked) > 4096:
+            self._asked.pop(next(iter(self._asked)), None)
 
     # A process and its end -----------------------------------------------------------------------------
 
-    def _begin(self) -> _Live:
+    def _begin(self) -> Engine:
         """What a process has of its own; made by its first request, after every fork and every patch."""
         with _beginning:
             if self._live is None:
-                self._live = _Live(self)
+                self._live = Engine(
+                    self.config,
+                    self.store,
+                    self.events,
+                    produce_page(self._call, self.config.rules),
+                    clock=self._clock,
+                    monotonic=self._monotonic,
+                    pause=self._pause,
+                )
             return self._live
 
     def invalidate(
@@ -216,15 +235,11 @@ class ISR:
     ) -> Receipt:
         """:func:`wsgi_isr.invalidate` for the pages of this app."""
         names = tag_names(tags, paths, routes, prefixes, everything, self.config.rules)
-        return self._invalidator.invalidate(names, mode)
+        return self._begin().invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
         """Deliver what the journal has kept. :raises InvalidationError: some could not be delivered."""
-        return self._invalidator.replay()
-
-    def _invalidated(self) -> None:
-        if (live := self._live) is not None:
-            live.forget()
+        return self._begin().invalidator.replay()
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call ``subscriber`` with every event (:mod:`wsgi_isr.events`) of this process."""
@@ -239,7 +254,7 @@ class ISR:
         live, self._live = self._live, None
         drained = True
         if live is not None:
-            drained = live.fill.stop(self.config.settings.drain if timeout is None else timeout)
+            drained = live.close(timeout)
         self.store.close()
         return drained
 
@@ -255,61 +270,6 @@ class _Page(NamedTuple):
     def suits(self, content: Content) -> bool:
         """A page whose app looks at cookies is for visitors who send none."""
         return not (self.personal and content.reads_cookies)
-
-
-class _Live:
-    """One process's share of an :class:`ISR`: nothing of it is inherited across a fork."""
-
-    def __init__(self, isr: ISR) -> None:
-        settings, rules, keyspace = isr.config.settings, isr.config.rules, isr._keys
-        former = Keyspace(settings.namespace, settings.adopt) if settings.adopt is not None else None
-        # Looked up now, not when a module was loaded: gevent may have patched them in between.
-        self.monotonic = isr._monotonic or time.monotonic
-        self.local = Local(settings.local_bytes)
-        self.stamps = Stamps(
-            isr.store, keyspace.tag, keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
-        )
-        self.fill = Fill(
-            produce_page(isr.app, rules),
-            lambda task: tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules),
-            isr.store,
-            self.local,
-            Leases(isr.store, Keyspace.lock, Keyspace.failures, isr.events),
-            self.stamps,
-            isr.events,
-            adopts=lambda task: former.page(task.text) if former is not None else None,
-            threads=settings.background_threads,
-            queue=settings.background_queue,
-            uncacheable_ttl=settings.uncacheable_ttl,
-            clock=isr._clock,
-            monotonic=self.monotonic,
-            pause=isr._pause or time.sleep,
-        )
-        self._asked: dict[PageKey, None] = {}
-
-    def still_valid(self, slot: Slot, answer: Ready) -> bool:
-        """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
-        polled = self.stamps.polled()
-        checked = slot.checked
-        if checked is None or checked[1] is not Standing.VALID or checked[0] != polled.epochs:
-            return False
-        answer.until = min(answer.over, polled.lapses_at)
-        return True
-
-    def forget(self) -> None:
-        """This process has invalidated something itself: it does not wait to see that."""
-        self.stamps.forget()
-        self.local.unready()
-
-    def asked(self, key: PageKey) -> bool:
-        """Whether the app asked for this unlisted page to be kept, a short while ago."""
-        return key in self._asked
-
-    def note(self, key: PageKey) -> None:
-        """Remember that it did; the oldest of some thousand is forgotten."""
-        self._asked[key] = None
-        if len(self._asked) > 4096:
-            self._asked.pop(next(iter(self._asked)), None)
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
@@ -338,12 +298,34 @@ def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
 
 _instances: weakref.WeakSet[ISR] = weakref.WeakSet()
 _beginning = threading.Lock()
+_here: ContextVar[ISR | None] = ContextVar("wsgi_isr_here", default=None)
+# For scripts that only use cached functions: as the environment says, like ISR() itself.
+_alone: Engine | None = None
+
+
+def _home() -> Engine:
+    """Where data is kept that is used here."""
+    isr = _here.get() or next(iter(_instances), None)
+    if isr is not None:
+        return isr._begin()
+    global _alone
+    with _beginning:
+        if _alone is None:
+            config = Config.load()
+            store = config.settings.store
+            opened = store if isinstance(store, Store) else open_store(store)
+            _alone = Engine(config, opened, Events(log_events()))
+        return _alone
+
+
+live_in(_home)
 
 
 def _after_fork() -> None:
     # Threads, flights and locks of the parent do not exist here; L1 begins empty.
-    global _beginning
+    global _alone, _beginning
     _beginning = threading.Lock()
+    _alone = None
     for isr in _instances:
         isr._live = None
 
@@ -353,8 +335,13 @@ os.register_at_fork(after_in_child=_after_fork)
 
 def close_all() -> None:
     """Drain every :class:`ISR` of this process; what the gunicorn hooks call."""
+    global _alone
     for isr in list(_instances):
         isr.close()
+    alone, _alone = _alone, None
+    if alone is not None:
+        alone.close()
+        alone.store.close()
 
 
 # For servers without hooks. gunicorn's hook has done it by then, and there is nothing left to do.

@@ -17,19 +17,27 @@ from .errors import ConfigError
 from .freshness import Asked
 
 
-class _Page(NamedTuple):
+class Frame(NamedTuple):
+    """What is being made: a page, or data for one. ``stored``: it will be, so nothing stale may go in."""
+
     asked: Asked
     profiles: Mapping[str, tuple[float, float]]
+    stored: bool
 
 
-_current: ContextVar[_Page | None] = ContextVar("wsgi_isr_page", default=None)
+_current: ContextVar[Frame | None] = ContextVar("wsgi_isr_page", default=None)
+
+
+def current() -> Frame | None:
+    """What is being made here, if anything is."""
+    return _current.get()
 
 
 @contextmanager
-def rendering(profiles: Mapping[str, tuple[float, float]]) -> Iterator[Asked]:
-    """In here a page is rendered; what is said of it ends up in the value."""
+def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) -> Iterator[Asked]:
+    """In here something is made; what is said of it ends up in the value."""
     asked = Asked()
-    token = _current.set(_Page(asked, profiles))
+    token = _current.set(Frame(asked, profiles, stored))
     try:
         yield asked
     finally:

@@ -227,17 +227,23 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
 
 def _templates(where: str, pattern: str, tags: TagTemplates) -> TagTemplates:
     if not callable(tags):
-        params = set(re.findall(r"<(?:[^<>]*:)?([^<>]*)>", pattern))
-        for tag in tags:
-            try:
-                names = {name for _, name, _, _ in Formatter().parse(tag) if name is not None}
-            except ValueError as error:
-                raise ConfigError(where + "tags", f"{tag!r}: {error}", "double a brace that is meant as one") from None
-            for name in names - params:
-                raise ConfigError(
-                    where + "tags", f"{tag!r} names {{{name}}}, which the pattern does not have", "use its parameters"
-                )
+        check_templates(where, tags, set(re.findall(r"<(?:[^<>]*:)?([^<>]*)>", pattern)))
     return tags
+
+
+def check_templates(where: str, tags: Iterable[str], params: set[str]) -> None:
+    """Hold the ``{param}`` of tags against what there is. :raises ConfigError: it names something else."""
+    for tag in tags:
+        try:
+            names = {name for _, name, _, _ in Formatter().parse(tag) if name is not None}
+        except ValueError as error:
+            raise ConfigError(where + "tags", f"{tag!r}: {error}", "double a brace that is meant as one") from None
+        for name in names - params:
+            raise ConfigError(
+                where + "tags",
+                f"{tag!r} names {{{name}}}, which there is not",
+                f"use {', '.join(sorted(params)) or 'none'}",
+            )
 
 
 def tags_of(policy: Policy, params: Mapping[str, Any]) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import enum
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from .entry import Proof
@@ -182,9 +183,15 @@ class Stamps:
         before = self.epochs()  # may be a polled value: that only errs towards another render
         return Capture(self._stamps_of(list(dict.fromkeys(tags))), before)
 
-    def prove(self, capture: Capture, tags: Iterable[str]) -> Proof:
-        """After the data was read: stamps for all ``tags``, those included that turned up meanwhile."""
-        every = list(dict.fromkeys(tags))
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Mapping[str, bytes] = MappingProxyType({})
+    ) -> Proof:
+        """After the data was read: stamps for all ``tags``, those included that turned up meanwhile.
+
+        :param carried: tags of cached data that went in, with the stamps that it carries. They may be older than
+            those of now, and then what was made of the data is no newer than they are.
+        """
+        every = list(dict.fromkeys([*tags, *carried]))
         late = [tag for tag in every if tag not in capture.known]
         # First the late stamps, then the epochs **[needed: in this order]**: an invalidation between the
         # two is then seen in the epochs.
@@ -203,8 +210,10 @@ class Stamps:
                 # after the data was read, cannot be told **[needed]**: the next request renders once
                 # more, with the tag known beforehand.
                 stamped.append((tag, b""))
+        current = dict(stamped)
+        stamped = [(tag, carried.get(tag, stamp)) for tag, stamp in stamped]
         nodes = {self._node(tag) for tag, _ in stamped}
-        proven = all(stamp for _, stamp in stamped)
+        proven = all(stamp and stamp == current[tag] for tag, stamp in stamped)
         valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)
         return Proof(tuple(stamped), valid_at if proven else ())
 

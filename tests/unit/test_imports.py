@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "values and decisions",
-        frozenset({"errors", "events", "options", "rules", "keys", "entry", "freshness", "config"}),
+        frozenset({"errors", "events", "options", "values", "rules", "keys", "entry", "freshness", "config"}),
     ),
     ("the contract of stores", frozenset({"stores.base"})),
     ("stores", frozenset({"stores", "stores.*"})),
@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "faces",
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
-    ("wiring", frozenset({"middleware"})),
+    ("wiring", frozenset({"engine", "middleware"})),
     ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "testing"})),
 )
 

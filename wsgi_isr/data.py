@@ -1,0 +1,278 @@
+"""The data cache: functions whose results are kept in the same store, by the same protocol, under the same
+tags as pages.
+
+A page takes over every tag of the data that it used, with the stamps that the data carries, and the lowest
+remaining lifetime. Inside a render that will be stored, stale data is renewed at once; anywhere else it is
+handed out and renewed in the background.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from . import options as o
+from . import values
+from .entry import Lifetime, Refusal, Value
+from .errors import ConfigError
+from .fill import Failed, Fill, Product, Served, Task
+from .freshness import Storable
+from .invalidate import Invalidator, Receipt
+from .keys import EVERYTHING, Keyspace, tag_name
+from .page import current, rendering
+from .rules import PROFILES, Rule, RuleSet, check_templates
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log = logging.getLogger("wsgi_isr.data")
+
+
+class Home(Protocol):
+    """Where data is kept: one process's share of a store (:class:`~.engine.Engine`)."""
+
+    fill: Fill
+    clock: Callable[[], float]
+    keyspace: Keyspace
+    invalidator: Invalidator
+    profiles: Mapping[str, tuple[float, float]]
+    keeps: bool
+
+
+_find_home: Callable[[], Home | None] = lambda: None  # noqa: E731
+_functions: dict[str, Cached[Any, Any]] = {}
+
+
+def live_in(find_home: Callable[[], Home | None]) -> None:
+    """Say where the data of this process is kept; the wiring does, once."""
+    global _find_home
+    _find_home = find_home
+
+
+class Cached(Generic[P, R]):
+    """A function with a memory; made by :func:`cached`."""
+
+    def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int) -> None:
+        functools.update_wrapper(self, function)
+        self.name = f"{function.__module__}:{function.__qualname__}"
+        self._function = function
+        self._signature = inspect.signature(function)
+        self._rule = rule
+        self._tags = tags
+        self._version = version
+        _functions[self.name] = self
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else _Bound(self, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The kept result, or a new one.
+
+        :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
+        """
+        frame, home = current(), _find_home()
+        if self._rule.revalidate == 0 and self._rule.revalidate is not False:
+            if frame is not None:
+                frame.asked.no_store = True
+            return self._function(*args, **kwargs)
+        if home is None or not home.keeps:
+            return self._function(*args, **kwargs)
+        found = home.fill.get(self._task(home, args, kwargs), fresh=frame is not None and frame.stored)
+        if isinstance(found, Served) and isinstance(found.slot.entry.content, Value):
+            entry = found.slot.entry
+            try:
+                value: R = values.decode(entry.content.data)  # type: ignore[union-attr]
+            except ValueError as error:
+                _log.warning("%s: what is kept cannot be read (%s); the function is called", self.name, error)
+            else:
+                if frame is not None:
+                    frame.asked.use(entry, home.clock())
+                return value
+        if isinstance(found, Failed) and found.error is not None:
+            raise found.error
+        # Nobody else's result came in time, or there is none that could be kept.
+        with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
+            value = self._function(*args, **kwargs)
+        if frame is not None:
+            frame.asked.tags += self._given_tags(args, kwargs) + asked.tags
+            frame.asked.carried.update(asked.carried)
+            frame.asked.no_store = frame.asked.no_store or asked.no_store
+            lifetime = self._lifetime(home.profiles)
+            frame.asked.live(lifetime.revalidate, lifetime.expire)
+        return value
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
+        """Nobody gets the kept result of these arguments any more; ``None`` where no data is kept at all.
+
+        :raises InvalidationError: it could not be delivered.
+        """
+        home = _find_home()
+        if home is None or not home.keeps:
+            return None
+        return home.invalidator.invalidate([f"data:{self._text(args, kwargs)}"], "expire")
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function now, keep the result, and return it."""
+        self.invalidate(*args, **kwargs)
+        return self(*args, **kwargs)
+
+    # What a task is made of ----------------------------------------------------------------------------
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """The key: module, qualified name, version and every argument by name, unambiguously."""
+        arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
+        return json.dumps([self.name, self._version, arguments])
+
+    def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+        text, rule = self._text(args, kwargs), self._rule
+        timeout, wait = rule.timeout or 30.0, 10.0 if rule.wait is None else rule.wait
+        lease = max(3.0, min(5.0, timeout))
+        return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
+
+    def _given_tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
+        arguments = self._bind(args, kwargs)
+        given: Iterable[str] = (
+            self._tags(arguments) if callable(self._tags) else [tag.format_map(arguments) for tag in self._tags]
+        )
+        return list(given)
+
+    def _lifetime(self, profiles: Mapping[str, tuple[float, float]]) -> Lifetime:
+        revalidate, expire = self._rule.revalidate, self._rule.expire
+        if isinstance(revalidate, str):
+            if revalidate not in profiles:
+                raise o.unknown(f"cached: revalidate={revalidate!r}", profiles, "there is no such profile")
+            profile = profiles[revalidate]
+            return Lifetime(profile[0], profile[1] if expire is None else expire)
+        return Lifetime(None if revalidate in (None, False) else float(revalidate), expire)
+
+
+class _Bound(Generic[P, R]):
+    """A cached method of one object, which is an argument like any other."""
+
+    def __init__(self, method: Cached[P, R], instance: Any) -> None:
+        self._method = method
+        self._instance = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        return self._method(self._instance, *args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Receipt | None:
+        """See :meth:`Cached.invalidate`."""
+        return self._method.invalidate(self._instance, *args, **kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> R:
+        """See :meth:`Cached.refresh`."""
+        return self._method.refresh(self._instance, *args, **kwargs)
+
+
+@overload
+def cached(function: Callable[P, R], /) -> Cached[P, R]: ...
+@overload
+def cached(
+    *,
+    revalidate: float | str | bool = ...,
+    expire: float | None = ...,
+    tags: Any = ...,
+    version: int = ...,
+    timeout: float | None = ...,
+    wait: float | None = ...,
+) -> Callable[[Callable[P, R]], Cached[P, R]]: ...
+def cached(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    revalidate: float | str | bool = False,
+    expire: float | None = None,
+    tags: Any = (),
+    version: int = 1,
+    timeout: float | None = None,
+    wait: float | None = None,
+) -> Any:
+    """Keep what a function or method returns, like Next.js's ``unstable_cache``.
+
+    The key is module, qualified name, ``version`` and all arguments (of a method, the object too), which are
+    made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
+    the result, and it comes back as what it was.
+
+    :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
+        it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
+    :param tags: a list, with ``{argument}`` filled in, or a callable that gets the arguments as a dict.
+    :param version: change it when the meaning of the result changes.
+    :param timeout: seconds for the longest call. :param wait: seconds to wait for somebody else's.
+    :raises ConfigError: a value is impossible.
+    """
+
+    def decorate(function: Callable[P, R]) -> Cached[P, R]:
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise ConfigError("cached", f"{function.__qualname__} returns no data", "cache a plain function")
+        rule = Rule(revalidate=revalidate, expire=expire, timeout=timeout, wait=wait)
+        RuleSet({"/": rule}, Rule())  # the same checks as for a page's
+        checked = o.TAGS.check("cached: tags", tags)
+        if not callable(checked):
+            parameters = inspect.signature(function).parameters
+            check_templates("cached: ", checked, set(parameters))
+        return Cached(function, rule, checked, version)
+
+    return decorate if function is None else decorate(function)
+
+
+def tags_of_data(task: Task) -> list[str]:
+    """All tags that data has before it is made."""
+    function = _functions[task.rule]
+    given = function._given_tags((), _arguments(task))
+    return [EVERYTHING, f"data:{task.text}", *map(tag_name, given)]
+
+
+def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFILES) -> Product:
+    """The ``produce`` of data: the function, called with the arguments in a task's key."""
+    function = _functions[task.rule]
+    with rendering(profiles) as asked:
+        arguments = _arguments(task)
+        value = function._function(*_positional(function, arguments), **_named(function, arguments))
+    if asked.no_store:
+        return Refusal("revalidate-0")
+    try:
+        data = values.encode(value)
+    except values.Unencodable as error:
+        _log.warning("%s is not kept: %s", function.name, error)
+        return Refusal("unencodable")
+    lifetime = function._lifetime(profiles)
+    if asked.lifetime is not None:
+        lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
+    tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
+    return Storable(Value(data), lifetime, None, tags, tuple(asked.carried.items()))
+
+
+def _arguments(task: Task) -> dict[str, Any]:
+    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]))
+    return arguments
+
+
+def _positional(function: Cached[Any, Any], arguments: dict[str, Any]) -> list[Any]:
+    taken: list[Any] = []
+    for name, parameter in function._signature.parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            taken.append(arguments[name])
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            taken += arguments[name]
+    return taken
+
+
+def _named(function: Cached[Any, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, parameter in function._signature.parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = arguments[name]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named |= arguments[name]
+    return named

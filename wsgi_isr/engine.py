@@ -1,0 +1,102 @@
+"""One process's share of a store: its copies, flights, leases and background, wired together.
+
+An :class:`~wsgi_isr.ISR` has one; a script that only uses cached functions gets one of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .config import Config
+from .data import produce_data, tags_of_data
+from .entry import Refusal
+from .events import Events
+from .fill import Fill, Product, Task
+from .freshness import Standing
+from .invalidate import Invalidator
+from .keys import Keyspace, PageKey, tags_of_page
+from .lease import Leases
+from .local import Local, Slot
+from .respond import Ready
+from .stamps import Stamps
+from .stores.base import Store
+
+
+class Engine:
+    """Made by a process's first request, after every fork and every patch: nothing of it is inherited.
+
+    :param produce_page: renders the task of a page; ``None`` where there is no app.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        events: Events,
+        produce_page: Callable[[Task], Product] | None = None,
+        *,
+        clock: Callable[[], float] | None = None,
+        monotonic: Callable[[], float] | None = None,
+        pause: Callable[[float], None] | None = None,
+    ) -> None:
+        settings, rules = config.settings, config.rules
+        self.store = store
+        self.keeps = store.keeps
+        self.profiles = rules.profiles
+        self.drain = settings.drain
+        self.keyspace = Keyspace(settings.namespace, settings.release)
+        former = Keyspace(settings.namespace, settings.adopt) if settings.adopt is not None else None
+        # Looked up now, not when a module was loaded: gevent may have patched them in between.
+        self.clock = clock or time.time
+        self.monotonic = monotonic or time.monotonic
+        self.local = Local(settings.local_bytes)
+        self.invalidator = Invalidator(store, settings.namespace, settings.journal, events, after=self.forget)
+        self.stamps = Stamps(
+            store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
+        )
+
+        def produce(task: Task) -> Product:
+            if task.data:
+                return produce_data(task, rules.profiles)
+            return produce_page(task) if produce_page is not None else Refusal("no-app")
+
+        def tags_of(task: Task) -> list[str]:
+            if task.data:
+                return tags_of_data(task)
+            return tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules)
+
+        self.fill = Fill(
+            produce,
+            tags_of,
+            store,
+            self.local,
+            Leases(store, Keyspace.lock, Keyspace.failures, events),
+            self.stamps,
+            events,
+            adopts=lambda task: None if former is None or task.data else former.page(task.text),
+            threads=settings.background_threads,
+            queue=settings.background_queue,
+            uncacheable_ttl=settings.uncacheable_ttl,
+            clock=self.clock,
+            monotonic=self.monotonic,
+            pause=pause or time.sleep,
+        )
+
+    def still_valid(self, slot: Slot, answer: Ready) -> bool:
+        """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
+        polled = self.stamps.polled()
+        checked = slot.checked
+        if checked is None or checked[1] is not Standing.VALID or checked[0] != polled.epochs:
+            return False
+        answer.until = min(answer.over, polled.lapses_at)
+        return True
+
+    def forget(self) -> None:
+        """This process has invalidated something itself: it does not wait to see that."""
+        self.stamps.forget()
+        self.local.unready()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Drain the background within ``timeout`` seconds, by default the ``drain`` option."""
+        return self.fill.stop(self.drain if timeout is None else timeout)
