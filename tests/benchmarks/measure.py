@@ -18,9 +18,13 @@ from tests.benchmarks.report import Row
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-#: Makes that many calls and returns the seconds of CPU that they took. Nothing here waits, so on a machine
-#: to itself that is the time that passes; on a busy one, what passes is mostly the neighbours' time.
+#: Makes that many calls and returns the seconds that they took.
 Batch = Callable[[int], float]
+#: CPU time of this thread: for what waits for nothing. On a machine to itself that is the time that passes; on a
+#: busy one, what passes is mostly the neighbours' time.
+CPU = time.thread_time
+#: The time that passes: for what waits for another process to answer.
+PASSING = time.perf_counter
 
 #: Seconds of one contestant in one round: long against the clock's resolution, short against the
 #: time for which a shared machine stays as it is.
@@ -31,7 +35,7 @@ AT_ONCE = 50
 
 
 def interleaved(contestants: Mapping[str, Batch], rounds: int) -> list[Row]:
-    """Microseconds of CPU per call, a sample for each round."""
+    """Microseconds per call, a sample for each round."""
     counts = {label: _count_for(batch) for label, batch in contestants.items()}
     samples: dict[str, list[float]] = {label: [] for label in contestants}
     # The collector stays on, as in a server, so that whoever makes cycles pays for them; but what was
@@ -56,7 +60,7 @@ def _count_for(batch: Batch) -> int:
     return max(1, round(count * SLICE / took))
 
 
-def wsgi(app: WSGIApplication, environ: Mapping[str, Any]) -> Batch:
+def wsgi(app: WSGIApplication, environ: Mapping[str, Any], clock: Callable[[], float] = CPU) -> Batch:
     """Requests as a server makes them: an environ for each, iterate, close.
 
     The environs are made outside of the time that is taken: that is the server's part.
@@ -72,28 +76,28 @@ def wsgi(app: WSGIApplication, environ: Mapping[str, Any]) -> Batch:
         took = 0.0
         for done in range(0, count, AT_ONCE):
             environs = [{**environ, "wsgi.input": io.BytesIO()} for _ in range(min(AT_ONCE, count - done))]
-            began = time.thread_time()
+            began = clock()
             for each in environs:
                 body = app(each, start_response)
                 for _ in body:
                     pass
                 if hasattr(body, "close"):
                     body.close()
-            took += time.thread_time() - began
+            took += clock() - began
         return took
 
     return batch
 
 
-def plain(function: Callable[[], object]) -> Batch:
+def plain(function: Callable[[], object], clock: Callable[[], float] = CPU) -> Batch:
     """Calls of ``function``."""
 
     def batch(count: int) -> float:
         turns = range(count)
-        began = time.thread_time()
+        began = clock()
         for _ in turns:
             function()
-        return time.thread_time() - began
+        return clock() - began
 
     return batch
 

@@ -6,13 +6,21 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tests.support.proxy import Proxy
+from wsgi_isr.stores.base import route
 
 
 class Trip(NamedTuple):
-    """One question and its answer: the verb, and how many keys it names."""
+    """One question and its answer.
+
+    :param verb: of memcached. :param planes: a letter for each key that is named: an epoch, a tag, a page.
+    """
 
     verb: str
-    keys: int
+    planes: str
+
+    @classmethod
+    def of(cls, verb: str, keys: Sequence[str]) -> Trip:
+        return cls(verb, "".join(route(key).text.split(":")[2] for key in keys))
 
 
 class Wires:
@@ -46,4 +54,6 @@ def _whole(pieces: Sequence[bytes]) -> list[bytes]:
 
 def _trip(request: bytes) -> Trip:
     verb, *rest = request.partition(b"\r\n")[0].decode().split(" ")
-    return Trip(verb, len(rest) if verb in ("get", "gets") else 1)
+    if verb == "stats":  # how a connection begins
+        return Trip(verb, "")
+    return Trip.of(verb, rest if verb in ("get", "gets") else rest[:1])

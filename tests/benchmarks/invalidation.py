@@ -1,0 +1,177 @@
+"""One invalidation of a tag that 1,000,000 pages carry, against one of a tag that a single page carries.
+
+The pages are variants (``?page=N``) of one page that ISR rendered and stored, written by the package's own
+codec into one memcached. Only the writing goes past the store, in bulk: nobody renders a million pages here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks.apps import LIFETIME, environ_of
+from tests.benchmarks.measure import PASSING, interleaved, noise, noise_note, plain
+from tests.benchmarks.nodes import client, running, url_of
+from tests.benchmarks.paths import answer
+from tests.benchmarks.report import Budget, CannotRun, Report, Table, ratio
+from wsgi_isr import ISR, Rule
+from wsgi_isr import entry as codec
+from wsgi_isr.entry import Content, Entry
+from wsgi_isr.keys import Keyspace, PageKey
+from wsgi_isr.stores.parts import pack
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+    from tests.support.memcached import Memcached
+
+PAGES = 1_000_000
+#: What memcached may take at most; the pages need less.
+MEGABYTES = 2048
+#: Seconds after which filling is given up.
+PATIENCE = 90
+#: Pages in one write.
+AT_ONCE = 1000
+#: Pages that are visited, from all over, before and after.
+SAMPLE = 300
+ROUNDS = 150
+NOISE = "noise"
+FEW, MANY = "1 page has the tag", f"{PAGES:,} pages have the tag"
+HOST = "www.example.com"
+NAMESPACE = "catalogue"
+TAGGED, UNTAGGED = "/blog/tagged", "/blog/untagged"
+TAG = "goods"
+RULES = {
+    TAGGED: Rule(revalidate=LIFETIME, query=("page",), tags=[TAG]),
+    UNTAGGED: Rule(revalidate=LIFETIME, query=("page",)),
+}
+
+
+def run() -> Report:
+    if _available() < MEGABYTES:
+        raise CannotRun(f"a million pages need a machine with {MEGABYTES} MiB of free memory")
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(running(2, MEGABYTES))
+        # The third has the same store as the second, and none of its pages in L1.
+        few, many, reader = (_isr([node]) for node in (*nodes, nodes[1]))
+        for isr in (few, many, reader):
+            stack.callback(isr.close)
+        _expect("MISS", few, TAGGED, [0])
+        _expect("MISS", many, TAGGED, [0])
+        began = time.monotonic()
+        _fill(nodes[1], many)
+        took = time.monotonic() - began
+        stats = nodes[1].stats()
+        items = int(stats["curr_items"])
+        if int(stats["evictions"]) or items < PAGES:
+            raise AssertionError(f"{items} items and {stats['evictions']} evictions: these are not {PAGES} pages")
+
+        seen = [0, PAGES - 1, *random.Random(20).sample(range(1, PAGES - 1), SAMPLE - 2)]
+        others = sorted({(number + 1) % PAGES for number in seen} - set(seen))
+        _expect("HIT", reader, TAGGED, seen)
+        for label in ("MISS", "HIT"):
+            _expect(label, reader, UNTAGGED, seen)
+
+        batches = {
+            FEW: plain(partial(few.invalidate, [TAG]), PASSING),
+            MANY: plain(partial(many.invalidate, [TAG]), PASSING),
+        }
+        *rows, noisy = interleaved({**batches, NOISE: noise()}, ROUNDS)
+
+        time.sleep(reader.config.settings.coherence)
+        for label in ("EXPIRED", "HIT"):  # rendered anew; from then on a hit again, and only these
+            _expect(label, reader, TAGGED, seen)
+        _expect("EXPIRED", reader, TAGGED, others)
+        _expect("HIT", reader, UNTAGGED, seen)
+
+    table = Table("one invalidation, memcached", "us that pass", rows, FEW)
+    return Report(
+        [table],
+        [Budget("times one with 1 page", ratio(table.row(MANY), table.row(FEW)), 1.2)],
+        [
+            f"filled in {took:.0f} s with {items:,} items of {int(stats['bytes']) / items:.0f} bytes; none was evicted",
+            f"visited: {len(seen)} pages that were hits before it are rendered anew after it, and so are {len(others)} "
+            f"that nobody had asked for; {len(seen)} without the tag are hits as before",
+            noise_note(noisy),
+        ],
+    )
+
+
+def _app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [_body(environ["QUERY_STRING"].removeprefix("page="))]
+
+
+def _body(number: int | str) -> bytes:
+    return f"page {number}".encode()
+
+
+def _isr(nodes: list[Memcached]) -> ISR:
+    return ISR(_app, RULES, store=url_of(nodes), namespace=NAMESPACE)
+
+
+def _expect(label: str, isr: ISR, path: str, numbers: Iterable[int]) -> None:
+    """Visit pages.
+
+    :raises AssertionError: one is not ``label``, or not what it should be.
+    """
+    for number in numbers:
+        environ = environ_of(path.rpartition("/")[2], QUERY_STRING=f"page={number}")
+        status, headers, body = answer(isr, environ)
+        if (status, headers.get("X-ISR"), body) != ("200 OK", label, _body(number)):
+            raise AssertionError(f"{path}?page={number}: {status}, {body!r}, {headers.get('X-ISR')} and not {label}")
+
+
+# A million pages -----------------------------------------------------------------------------------
+
+
+def _fill(node: Memcached, isr: ISR) -> None:
+    """Write all pages but the first, which is there and shows how they look, its stamps included."""
+    space = Keyspace(NAMESPACE)
+    text = _key_text(0)
+    data = isr.store.get(space.page(text))
+    if data is None:
+        raise AssertionError("the page that ISR has just stored is not where its key says")
+    items = _items(codec.unpack(data, text), space)
+    deadline = time.monotonic() + PATIENCE
+    done = 1
+    with client(node, timeout=PATIENCE) as connection:
+        while batch := dict(islice(items, AT_ONCE)):
+            connection.set_many(batch, noreply=True)
+            done += len(batch)
+            if time.monotonic() > deadline:
+                raise CannotRun(f"only {done:,} pages were written in {PATIENCE} s; repeat when nothing else runs")
+        connection.version()  # the answers come in order: all is written by now
+
+
+def _items(first: Entry, space: Keyspace) -> Iterator[tuple[str, bytes]]:
+    """The other pages, as the store writes them: by name."""
+    content, times = first.content, (first.started, first.created, first.revalidate, first.expire)
+    assert isinstance(content, Content)
+    for number in range(1, PAGES):
+        body = _body(number)
+        etag = hashlib.blake2b(body, digest_size=len(content.etag) // 2).hexdigest()
+        text = _key_text(number)
+        entry = Entry(text, Content(content.status, content.headers, body, etag), *times, first.proof)
+        yield space.page(text), pack(codec.pack(entry))
+
+
+def _key_text(number: int) -> str:
+    return PageKey("http", HOST, "", TAGGED, (("page", str(number)),)).text
+
+
+def _available() -> float:
+    """MiB; without end where nothing says so."""
+    try:
+        found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        found = None
+    return int(found[1]) / 1024 if found else float("inf")

@@ -1,0 +1,39 @@
+"""memcached nodes for a benchmark, and the client that everybody measures against."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import pytest
+from pymemcache.client.base import Client
+
+from tests.benchmarks.report import CannotRun
+from tests.support.memcached import HOST, Memcached
+from tests.support.proxy import Proxy
+
+
+@contextlib.contextmanager
+def running(count: int, megabytes: int = 64) -> Iterator[list[Memcached]]:
+    """So many nodes of this machine, until the block ends."""
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for _ in range(count):
+            try:
+                nodes.append(Memcached(megabytes))
+            except pytest.fail.Exception as failure:  # how the helper of the tests says what is missing
+                raise CannotRun(str(failure)) from None
+            stack.callback(nodes[-1].kill)
+        yield nodes
+
+
+def url_of(nodes: Sequence[Memcached | Proxy]) -> str:
+    """Of a store on these nodes."""
+    return f"memcached://{','.join(node.name for node in nodes)}"
+
+
+@contextlib.contextmanager
+def client(node: Memcached, timeout: float | None = None) -> Iterator[Client]:
+    """pymemcache's own, with nothing around it: no pool, no routing, and no timeouts unless they are asked for."""
+    with contextlib.closing(Client((HOST, node.port), timeout=timeout, connect_timeout=timeout)) as opened:
+        yield opened

@@ -1,0 +1,158 @@
+"""What the tags of a page cost: round trips to memcached, counted on the wire, and the time of a check."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tests.benchmarks import paths
+from tests.benchmarks.apps import LIFETIME, Site, bare, environ_of
+from tests.benchmarks.measure import PASSING, Batch, interleaved, noise, noise_note
+from tests.benchmarks.nodes import running, url_of
+from tests.benchmarks.report import Budget, Report, Table
+from tests.support.proxy import Proxy
+from tests.support.round_trips import Wires
+from wsgi_isr import ISR, Rule
+from wsgi_isr.keys import Keyspace
+
+if TYPE_CHECKING:
+    from tests.support.memcached import Memcached
+
+NODES = 3
+TAGS = 100
+#: Those that every page has, at this depth: everything, its rule, its path, the prefixes /, /blog and its own.
+IMPLICIT = 6
+#: How often what is counted is counted.
+REQUESTS = 20
+ROUNDS = 100
+NOISE = "noise"
+SLUG = "tags"
+
+#: To each node the `get`s of one request, in order, with a letter for each key: an epoch, a tag, a page.
+Asked = list[list[str]]
+
+
+def run() -> Report:
+    with contextlib.ExitStack() as stack:
+        nodes = stack.enter_context(running(NODES))
+        proxies = [Proxy(node.port) for node in nodes]
+        for proxy in proxies:
+            stack.callback(proxy.refuse)
+        asking, polling = _Page(proxies, TAGS), _Page(proxies, TAGS, coherence=3600)
+        timed = [_Page(nodes[:count], tags) for count in (1, NODES) for tags in (0, TAGS)]
+        for page in (asking, polling, *timed):
+            stack.callback(page.isr.close)
+
+        wires = Wires(proxies)
+        checked = asking.count(wires, elsewhere=True)
+        quiet = asking.count(wires, elsewhere=False)
+        polled = polling.count(wires, elsewhere=False)
+        tags = sum(planes.count("t") for node in checked for planes in node)
+        if tags != IMPLICIT + TAGS:
+            raise AssertionError(f"{tags} tags were asked for, so this is no check of {IMPLICIT} and {TAGS}")
+
+        batches: dict[str, Batch] = {}
+        for page in timed:
+            batches[f"{page.label}, quiet"] = page.batch(elsewhere=False)
+            batches[f"{page.label}, checked"] = page.batch(elsewhere=True)
+        *rows, noisy = interleaved({**batches, NOISE: noise()}, ROUNDS)
+        for page in timed:
+            page.prove("HIT")
+
+    return Report(
+        [Table("a Fresh hit from L1, coherence=0, memcached", "us that pass per request", rows, rows[0].label)],
+        [
+            Budget(f"round trips to a node to check {tags} tags", _beyond_epochs(checked), 1),
+            Budget("round trips to a node on a quiet site, beyond the epoch", max(map(len, quiet)) - 1, 0),
+            Budget("round trips on a quiet site, within coherence", sum(map(len, polled)), 0),
+        ],
+        [
+            f"each `get` of one request on the wire, node by node, with its keys (the same {REQUESTS} times):",
+            f"  a quiet site, within coherence:          {_text(polled)}",
+            f"  a quiet site, coherence=0:               {_text(quiet)}",
+            f"  other pages were invalidated elsewhere:  {_text(checked)}",
+            noise_note(noisy),
+        ],
+    )
+
+
+class _Page:
+    """A page in L1, with so many tags of its own, in front of ``nodes``."""
+
+    def __init__(self, nodes: Sequence[Memcached | Proxy], tags: int, coherence: float = 0) -> None:
+        self.label = f"{IMPLICIT + tags} tags on {len(nodes)} node{'s' * (len(nodes) > 1)}"
+        namespace = f"{self.label}, {coherence}, {nodes[0].name}"  # they share the nodes, and nothing else
+        rule = Rule(revalidate=LIFETIME, tags=[f"tag {number}" for number in range(tags)])
+        # A proxy is slow, and what is counted must not have been given up and asked again.
+        url = f"{url_of(nodes)}?timeout=5&connect_timeout=5&deadline=10"
+        self.isr = ISR(bare(Site()), {"/blog/<slug>": rule}, store=url, namespace=namespace, coherence=coherence)
+        self._environ = environ_of(SLUG)
+        self._epochs = [Keyspace(namespace).epoch(node) for node in self.isr.store.nodes]
+        for label in ("MISS", "HIT", "HIT"):
+            self.prove(label)
+
+    def prove(self, label: str) -> None:
+        """:raises AssertionError: the answer is not ``label``, or not the page."""
+        paths.prove(self.isr, self._environ, label)
+
+    def count(self, wires: Wires, elsewhere: bool) -> Asked:
+        """What each of some requests asked.
+
+        :param elsewhere: before each of them, pages that have none of its tags were invalidated, on every node.
+        :raises AssertionError: not the same each time, or something else than `get`.
+        """
+        every = []
+        for _ in range(REQUESTS):
+            if elsewhere:
+                self._disturb()
+            wires.trips()
+            self.prove("HIT")
+            trips = wires.trips().values()
+            if any(trip.verb != "get" for node in trips for trip in node):
+                raise AssertionError(f"a hit should only read: {trips}")
+            every.append([[trip.planes for trip in node] for node in trips])
+        if any(asked != every[0] for asked in every):
+            raise AssertionError(f"not every request asked the same: {every}")
+        return every[0]
+
+    def batch(self, elsewhere: bool) -> Batch:
+        """Requests, in the time that passes; what happens elsewhere is not in it."""
+
+        def batch(count: int) -> float:
+            took = 0.0
+            for _ in range(count):
+                if elsewhere:
+                    self._disturb()
+                environ = self._environ.copy()
+                began = PASSING()
+                for _ in self.isr(environ, _start_response):
+                    pass
+                took += PASSING() - began
+            return took
+
+        return batch
+
+    def _disturb(self) -> None:
+        """What an invalidation does first, and last, on a node."""
+        for key in self._epochs:
+            self.isr.store.set(key, os.urandom(12))
+
+
+def _start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+    """Takes what it gets."""
+
+
+def _beyond_epochs(asked: Asked) -> int:
+    """The most round trips that one node was asked for anything else."""
+    return max(sum(planes != "e" for planes in node) for node in asked)
+
+
+def _text(asked: Asked) -> str:
+    names = {"e": "epoch", "t": "tag", "p": "page"}
+
+    def text(planes: str) -> str:
+        return f"{len(planes)} {names[planes[0]]}{'s' * (len(planes) > 1)}"
+
+    return "; ".join(" + ".join(map(text, node)) or "none" for node in asked)
