@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
+
+from werkzeug.sansio.utils import get_current_url
 
 from .entry import Refusal
 from .fill import Product, Task
@@ -24,6 +28,10 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
+class _Enough(BaseException):
+    """Leaves an app that writes more than would be stored; not an Exception, which it might swallow."""
+
+
 class Misbehaved(Exception):
     """The app broke PEP 3333, so that there is no answer to speak of; the message says how."""
 
@@ -32,6 +40,11 @@ def produce_page(app: WSGIApplication, rules: RuleSet) -> Callable[[Task], Produ
     """The ``produce`` of pages: the app, called with the canonical request of a task's key."""
 
     def produce(task: Task) -> Product:
+        # In a context of its own: a cold page is rendered in the thread of a visitor, and what code around us
+        # has noted about them there (a user, a language, a tenant) must not be found by the app.
+        return Context().run(render, task)
+
+    def render(task: Task) -> Product:
         environ = canonical(PageKey.parse(task.text))
         with rendering(rules.profiles) as asked:
             return run(app, environ, rules.policies[task.rule], asked, time.monotonic() + task.timeout)
@@ -69,35 +82,49 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
         if not isinstance(chunk, bytes):
             raise Misbehaved(f"the app yielded {type(chunk).__name__}, not bytes")
         size += len(chunk)
+        if size > policy.max_body or time.monotonic() > deadline:
+            raise _Enough
         chunks.append(chunk)
 
-    body: Iterable[bytes] = app(environ, start_response)
+    body: Iterable[bytes] = ()
     try:
+        body = app(environ, start_response)
         for chunk in body:
+            if head is None:
+                raise Misbehaved("the app yielded before it called start_response")
+            if reason := refuse(int(head[0][:3]), head[1], policy):
+                return Refusal(reason)
             take(chunk)
-            if (early := _early(head, size, policy, deadline)) is not None:
-                return early
+    except _Enough:
+        return Refusal("max-body") if size > policy.max_body else Failure("timeout")
     finally:
         if hasattr(body, "close"):
             body.close()
     if head is None:
         raise Misbehaved("the app never called start_response")
-    if size > policy.max_body:  # through write(), or in one piece
-        return Refusal("max-body")
+    if _leads_back(head, environ):
+        return Refusal("self-redirect")
     product = admit(*head, b"".join(chunks), policy, asked)
     return product._replace(tags=tuple(map(tag_name, product.tags))) if isinstance(product, Storable) else product
 
 
-def _early(
-    head: tuple[str, list[tuple[str, str]]] | None, size: int, policy: Policy, deadline: float
-) -> Refusal | Failure | None:
-    if head is None:
-        raise Misbehaved("the app yielded before it called start_response")
-    if reason := refuse(int(head[0][:3]), head[1], policy):
-        return Refusal(reason)
-    if size > policy.max_body:
-        return Refusal("max-body")
-    return Failure("timeout") if time.monotonic() > deadline else None
+def _leads_back(head: tuple[str, list[tuple[str, str]]], environ: dict[str, Any]) -> bool:
+    """Whether the answer is a redirect to the page itself, at another scheme or host.
+
+    That is what an app says that sends everybody to https, to a render that cannot know that its visitors are
+    there already (a proxy in front ended their TLS). Stored, it would be a loop for all of them.
+    """
+    if head[0][:1] != "3":
+        return False
+    target = next((value for name, value in head[1] if name.lower() == "location"), "")
+    here = get_current_url(environ["wsgi.url_scheme"], environ["HTTP_HOST"], *_url(environ))
+    there = urlsplit(urljoin(here, target))
+    return (there.path, there.query) == urlsplit(here)[2:4]
+
+
+def _url(environ: dict[str, Any]) -> tuple[str, str, bytes]:
+    script, path = (environ[name].encode("latin-1").decode("utf-8") for name in ("SCRIPT_NAME", "PATH_INFO"))
+    return script, path, environ["QUERY_STRING"].encode("latin-1")
 
 
 def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:

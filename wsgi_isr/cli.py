@@ -130,7 +130,8 @@ def _examine(url: str | None) -> Iterator[Finding]:
 
 def _exercise(store: Store) -> Iterator[Finding]:
     """Each promise of the store that the package lives on, once, under a key that nobody else has."""
-    key = f"isr-doctor:{os.urandom(8).hex()}"
+    unique = os.urandom(8).hex()
+    key, tag = f"isr0:doctor:p:{unique}", f"isr0:doctor:t:{unique}"
     try:
         granted = [store.add(key, b"one", 60), store.add(key, b"two", 60)]
         yield Finding(
@@ -145,5 +146,9 @@ def _exercise(store: Store) -> Iterator[Finding]:
             swaps = [store.cas(key, b"three", held.token, 60), store.cas(key, b"four", held.token, 60)]
             yield Finding("late writers", swaps == [True, False], "lose" if swaps[1] is False else "win")
         store.delete(key)
+        store.set(tag, b"tag", 60)
+        reached = store.get(tag) == b"tag"
+        yield Finding("invalidations", reached, "reach the store" if reached else "are forgotten")
+        store.delete(tag)
     except StoreError as error:
         yield Finding("store", False, f"cannot be reached: {error}")

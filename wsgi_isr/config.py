@@ -62,12 +62,10 @@ class Settings:
         "sqlite:///.wsgi_isr/store.db",
     )
     namespace: str = o.option("default", o.TEXT, "keeps the pages of several sites in one store apart", "default")
-    release: str = o.option(
-        "", o.any_value("text", lambda _name, text: text), "pages belong to one release of the app; tags to all", "none"
-    )
+    release: str = o.option("", o.TEXT_OR_NONE, "pages belong to one release of the app; tags to all", "none")
     adopt: str | None = o.option(
         None,
-        o.any_value("text", lambda _name, text: text),
+        o.TEXT_OR_NONE,
         "the release before this one: its pages are served as stale while this one renders its own",
         "none",
     )

@@ -14,6 +14,7 @@ import inspect
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import options as o
@@ -26,6 +27,7 @@ from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
 from .page import current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
+from .stamps import Stamps
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -40,6 +42,7 @@ class Home(Protocol):
     clock: Callable[[], float]
     keyspace: Keyspace
     invalidator: Invalidator
+    stamps: Stamps
     profiles: Mapping[str, tuple[float, float]]
     keeps: bool
 
@@ -82,7 +85,8 @@ class Cached(Generic[P, R]):
             return self._function(*args, **kwargs)
         if home is None or not home.keeps:
             return self._function(*args, **kwargs)
-        found = home.fill.get(self._task(home, args, kwargs), fresh=frame is not None and frame.stored)
+        task = self._task(home, args, kwargs)
+        found = home.fill.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served) and isinstance(found.slot.entry.content, Value):
             entry = found.slot.entry
             try:
@@ -96,14 +100,16 @@ class Cached(Generic[P, R]):
         if isinstance(found, Failed) and found.error is not None:
             raise found.error
         # Nobody else's result came in time, or there is none that could be kept.
+        carried = {} if frame is None else dict(home.stamps.capture(tags_of_data(task)).known)
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
             value = self._function(*args, **kwargs)
         if frame is not None:
-            frame.asked.tags += self._given_tags(args, kwargs) + asked.tags
-            frame.asked.carried.update(asked.carried)
+            frame.asked.tags += asked.tags
+            for tag, stamp in [*carried.items(), *asked.carried.items()]:
+                frame.asked.carried[tag] = stamp if frame.asked.carried.get(tag, stamp) == stamp else b""
             frame.asked.no_store = frame.asked.no_store or asked.no_store
-            lifetime = self._lifetime(home.profiles)
-            frame.asked.live(lifetime.revalidate, lifetime.expire)
+            for lifetime in filter(None, (self._lifetime(home.profiles), asked.lifetime)):
+                frame.asked.live(*lifetime)
         return value
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
@@ -213,10 +219,12 @@ def cached(
     """
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(function) for is_kind in kinds):
             raise ConfigError("cached", f"{function.__qualname__} returns no data", "cache a plain function")
         rule = Rule(revalidate=revalidate, expire=expire, timeout=timeout, wait=wait)
-        RuleSet({"/": rule}, Rule())  # the same checks as for a page's
+        # The same checks as for a page's. Which profiles there are is known where it is used.
+        RuleSet({"/": rule}, Rule(), {revalidate: (0.0, inf)} if isinstance(revalidate, str) else PROFILES)
         checked = o.TAGS.check("cached: tags", tags)
         if not callable(checked):
             parameters = inspect.signature(function).parameters

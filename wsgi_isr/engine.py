@@ -85,7 +85,10 @@ class Engine:
 
     def still_valid(self, slot: Slot, answer: Ready) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
-        polled = self.stamps.polled()
+        try:
+            polled = self.stamps.polled()
+        except Exception:
+            return False  # a store that raises what it should not: the way below says so, and passes on
         checked = slot.checked
         if checked is None or checked[1] is not Standing.VALID or checked[0] != polled.epochs:
             return False

@@ -15,7 +15,11 @@ _log = logging.getLogger("wsgi_isr")
 
 
 class Served(NamedTuple):
-    """An answer left. ``label`` is the word of the ``X-ISR`` header; ``age`` is in seconds."""
+    """An answer left. ``label`` is the word of the ``X-ISR`` header; ``age`` is in seconds.
+
+    Not emitted for each of the plain hits that are answered from what was prepared a moment before: there
+    is about one for each page and second, or ``coherence``.
+    """
 
     key: str
     label: str

@@ -292,15 +292,14 @@ class Fill:
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         flight, leads = self._flights.board(task.page)
-        if leads and not self._pool.submit(task._replace(anyway=False).pack()):
+        if leads and not self._submit(task._replace(patience=0.0, anyway=False)):
             flight.land(Busy())
-            self._events.emit(BackgroundFull(task.page))
 
     def _run(self, job: bytes) -> None:
         """A job in a thread of the pool."""
         task = Task.unpack(job)
         flight = self._flights.get(task.page)
-        if flight is not None:
+        if flight is not None and flight.claim():
             try:
                 self._fly(task, flight, pooled=True)
             except Exception as error:  # ours: the app's are outcomes of the flight
@@ -309,7 +308,7 @@ class Fill:
     def _drop(self, job: bytes) -> None:
         """A job that will not be run, because the pool stops."""
         flight = self._flights.get(Task.unpack(job).page)
-        if flight is not None:
+        if flight is not None and flight.claim():
             flight.land(Busy())
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
@@ -317,30 +316,44 @@ class Fill:
     def _obtain(self, task: Task, old: Slot | None, fresh: bool = False) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
-        anyway = task.anyway and old is None
-        outcome: Outcome | None
+        pause = WAIT_PAUSE[0]
+        # A back-off that began before an invalidation says nothing about the page after it: one try is due.
+        anyway = not old.failed and old.standing is Standing.HARD if old is not None else task.anyway
         while True:
-            task = task._replace(patience=max(0.0, until - self._monotonic()), anyway=anyway)
+            left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
-            if leads and (old is None or not self._pool.submit(task.pack())):
+            if leads and old is not None and self._submit(task._replace(patience=0.0, anyway=anyway), first=True):
+                outcome = flight.wait(task.timeout)
+            elif (leads or old is None) and flight.claim():
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
                 # exception of the app takes its natural way to the server.
-                outcome = self._fly(task, flight)
+                leads = True
+                outcome = self._fly(task._replace(patience=left, anyway=anyway), flight)
             else:
-                outcome = flight.wait(task.timeout if leads else max(0.0, until - self._monotonic()))
+                outcome = flight.wait(left)
             if isinstance(outcome, (Made, Found)):
                 answer = self._landed(task, outcome, leads, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
-            elif leads or outcome is None or isinstance(outcome, Failed):
-                break
-            # A flight of the background that lost to another process is nobody's answer either: board the next.
+            elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
+                break  # it failed, or takes too long
             if self._monotonic() >= until:
-                break
+                return PassedOn("waited", missed=True)
+            if isinstance(outcome, Busy):
+                self._pause(min(max(0.0, until - self._monotonic()), pause * random.uniform(0.5, 1.0)))
+                pause = min(pause * 1.5, WAIT_PAUSE[1])
         if old is not None and not isinstance(self._judge(old, self._stamps.epochs()), Missing):
+            old.failed = True
             old.resting_until = self._monotonic() + LOOK_AGAIN
             return Served(old, "ERROR-RETAINED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
+
+    def _submit(self, task: Task, first: bool = False) -> bool:
+        """Whether the background has taken a task whose flight was boarded."""
+        if self._pool.submit(task.pack(), first):
+            return True
+        self._events.emit(BackgroundFull(task.page))
+        return False
 
     def _landed(self, task: Task, outcome: Made | Found, leads: bool, label: str, fresh: bool) -> Served | None:
         """What a flight has brought, for one of those who waited for it.
@@ -390,7 +403,9 @@ class Fill:
                 self._pause(min(left, pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
         finally:
-            flight.land(outcome)
+            # What ends one visitor's thread (a timeout of their own, a stopping process) is not for the others.
+            own = isinstance(outcome, Failed) and outcome.reason == "exit"
+            flight.land(Busy() if own else outcome)
 
     def regenerate(self, task: Task, overdue: Callable[[], None] = lambda: None) -> Outcome:
         """Render and store the page, if nobody else does and nobody just did.
@@ -489,8 +504,9 @@ class Fill:
     def _is_stale(self, entry: Entry) -> bool:
         return isinstance(self._judge(Slot(entry), self._stamps.epochs()), Stale)
 
-    def _is_valid(self, entry: Entry) -> bool:
-        return self._stamps.standing(entry.proof, self._stamps.epochs()) <= Standing.UNPROVEN
+    def _is_better(self, ours: Entry, theirs: Entry) -> bool:
+        epochs = self._stamps.epochs()
+        return self._stamps.standing(ours.proof, epochs) < self._stamps.standing(theirs.proof, epochs)
 
     def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
         pause = lease.rest() if lease is not None else 0.0
@@ -499,7 +515,8 @@ class Fill:
     def _put(
         self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
     ) -> tuple[Entry, bool]:
-        """Store by compare-and-swap; a late writer loses to a valid page whose render started after its own.
+        """Store by compare-and-swap; a late writer loses to a page whose render started after its own, unless
+        that one is worse proven.
 
         Returns what is to be served, and whether our entry was stored.
         """
@@ -512,8 +529,8 @@ class Fill:
                 if done:
                     return entry, True
                 theirs, token = self._gets(task)
-                # Clocks differ between machines: that theirs started later counts only if it is valid too.
-                if theirs is not None and theirs.started >= entry.started and self._is_valid(theirs):
+                # Clocks differ between machines: that theirs started later counts unless ours is better proven.
+                if theirs is not None and theirs.started >= entry.started and not self._is_better(entry, theirs):
                     return theirs, False
         except StoreError as error:
             self._events.emit(StoreFailed("cas", task.page, error))

@@ -16,6 +16,14 @@ class Flight(Generic[T]):
         self._key = key
         self._done = threading.Event()
         self._outcome: T | None = None
+        self._claimed = False
+
+    def claim(self) -> bool:
+        """Begin it. Only the first call gets ``True``: a flight that waits for a thread may be begun by a
+        visitor who cannot wait, and is not begun again by that thread."""
+        with self._flights._lock:
+            first, self._claimed = not self._claimed and not self._done.is_set(), True
+            return first
 
     def land(self, outcome: T) -> bool:
         """Hand ``outcome`` to everybody who waits. Only the first call counts; ``False`` for the others."""
@@ -46,7 +54,8 @@ class Flights(Generic[T]):
         self._flying: dict[str, Flight[T]] = {}
 
     def board(self, key: str) -> tuple[Flight[T], bool]:
-        """The flight of ``key``, and whether the caller leads it and must :meth:`Flight.land` it."""
+        """The flight of ``key``, and whether the caller made it, and must see to it that somebody claims and
+        lands it."""
         with self._lock:
             flight = self._flying.get(key)
             if flight is not None:

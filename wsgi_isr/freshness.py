@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -117,6 +118,9 @@ class Failure(NamedTuple):
     content: Content | None = None
 
 
+_TARGETED = "cdn-cache-control"
+_TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2, in lower case
+
 FAILED_STATUSES = frozenset({429, *range(500, 600)})
 #: Statuses that say that there is nothing; they live for ``negative_ttl`` (RFC 9110, 15.5.5 and 15.5.11).
 NEGATIVE_STATUSES = frozenset({404, 410})
@@ -191,6 +195,9 @@ def admit(
         return Refusal("not-asked")
     if policy.lifetime is None and policy.expire is not None:
         lifetime = lifetime.lowest(policy.expire, policy.expire)
+    if not _directives(lower).keys().isdisjoint(("must-revalidate", "proxy-revalidate")):
+        # RFC 9111, 4.2.4: then not even for a moment may it be served stale.
+        lifetime = lifetime.lowest(None, lifetime.revalidate)
     keep = None
     if code in NEGATIVE_STATUSES:
         # What is not there may be there in a moment: no second of grace, and no place in the store.
@@ -222,8 +229,7 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
     if code not in policy.statuses:
         return f"status-{code}"
     # RFC 9213, 2.2: where the targeted field is present, it is the one that counts for a shared cache.
-    targeted = _list(lower, "cdn-cache-control")
-    directives = {part.split("=")[0].strip() for part in targeted or _list(lower, "cache-control")}
+    directives = _directives(lower).keys()
     # RFC 9111, 5.2.2.4, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
     # worth the risk to take it apart.
     for directive in ("no-store", "private", "no-cache"):
@@ -231,7 +237,7 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
             return directive
     for header in _list(lower, "vary"):
         if header not in policy.varies_on and header not in ("accept-encoding", "cookie"):
-            return "vary-any" if header == "*" else f"vary-{header}"
+            return f"vary-{header}" if _TOKEN.fullmatch(header) and header != "*" else "vary-any"
     for name, value in lower:
         if name == "content-type" and value.lower().startswith("text/event-stream"):
             return "event-stream"  # it has no end
@@ -259,14 +265,27 @@ def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
     ``CDN-Cache-Control`` (RFC 9213) before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) with
     ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers and is no request.
     """
-    for header, names in (("cdn-cache-control", ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
-        directives = {name.strip(): value for name, _, value in (part.partition("=") for part in _list(lower, header))}
+    for header, names in ((_TARGETED, ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
+        directives = _directives_of(lower, header)
         for name in names:
             seconds = _delta(directives.get(name))
             if seconds is not None:
                 window = _delta(directives.get("stale-while-revalidate"))
                 return Lifetime(seconds, None if window is None else seconds + window)
     return None
+
+
+def _directives(lower: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What a shared cache is told. RFC 9213, 2.2: where the targeted field is present and can be read, it is the
+    one that counts."""
+    return _directives_of(lower, _TARGETED) or _directives_of(lower, "cache-control")
+
+
+def _directives_of(lower: Sequence[tuple[str, str]], header: str) -> dict[str, str]:
+    parts = [part.partition("=") for part in _list(lower, header)]
+    directives = {name.strip(): value for name, _, value in parts}
+    readable = all(map(_TOKEN.fullmatch, directives))
+    return directives if readable or header != _TARGETED else {}
 
 
 def _delta(text: str | None) -> float | None:

@@ -6,16 +6,15 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from . import keys
-from .errors import ConfigError, InvalidationError
-from .events import Events, Invalidated
+from .errors import ConfigError, InvalidationError, StoreError
+from .events import Broken, Events, Invalidated
 from .keys import Keyspace
-from .rules import RuleSet
 from .stamps import Mode, Stamps
 from .stores.base import Store
 
@@ -34,7 +33,7 @@ class Receipt(NamedTuple):
     replayed: tuple[str, ...] = ()
 
 
-def public_path(path: str, option: str = "paths") -> str:
+def parse_path(path: str, option: str = "paths") -> str:
     """A path as people give it, percent-encoded or not, as the text that tags are made of.
 
     :raises ConfigError: it is no path.
@@ -55,11 +54,11 @@ def tag_names(
     routes: Iterable[str] = (),
     prefixes: Iterable[str] = (),
     everything: bool = False,
-    rules: RuleSet | None = None,
+    rules: Collection[str] | None = None,
 ) -> list[str]:
     """The stored names of what is to be invalidated.
 
-    :param rules: to hold ``routes`` against; a job that does not have them names what it likes.
+    :param rules: the patterns to hold ``routes`` against; a job that does not have them names what it likes.
     :raises ConfigError: nothing is named, or something is not what it should be.
     """
     for option, value in (("tags", tags), ("paths", paths), ("routes", routes), ("prefixes", prefixes)):
@@ -70,11 +69,11 @@ def tag_names(
         if not isinstance(tag, str) or not tag:
             raise ConfigError("tags", f"{tag!r} is not a tag", "give non-empty strings")
         names.append(keys.tag_name(tag))
-    names += [keys.path_tag(public_path(path)) for path in paths]
-    names += [keys.prefix_tag(public_path(path, "prefixes")) for path in prefixes]
+    names += [keys.path_tag(parse_path(path)) for path in paths]
+    names += [keys.prefix_tag(parse_path(path, "prefixes")) for path in prefixes]
     for pattern in routes:
-        if rules is not None and pattern not in rules.policies:
-            known = ", ".join(rules.policies)
+        if rules is not None and pattern not in rules:
+            known = ", ".join(sorted(rules))
             raise ConfigError("routes", f"{pattern!r} is the pattern of no rule", f"one of: {known}")
         names.append(keys.route_tag(pattern))
     if not names:
@@ -85,7 +84,7 @@ def tag_names(
 class Invalidator:
     """Invalidates in one store and namespace.
 
-    :param journal: a file for what cannot be delivered; the next call tries it again first.
+    :param journal: a file for what cannot be delivered; the next call that can be tries it again.
     :param after: called after each attempt, delivered or not (a process then asks the store again).
     """
 
@@ -115,40 +114,57 @@ class Invalidator:
             raise ConfigError("mode", f"{mode!r} is not possible", "one of: stale, expire, purge")
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
-        replayed = self.replay(quiet=True)
         try:
             undelivered = self._stamps.invalidate(names, Mode(mode))
         finally:
             self._after()
         self._events.emit(Invalidated(names, mode, tuple(undelivered)))
         if undelivered:
-            if self.journal is not None:
-                self.journal.keep(self._space, tuple(undelivered), mode)
+            kept = self._keep(tuple(undelivered), mode)
             delivered = tuple(name for name in names if name not in undelivered)
-            raise InvalidationError(delivered, dict(undelivered), self.journal.path if self.journal else None)
-        return Receipt(names, mode, time.monotonic() - began, replayed)
+            raise InvalidationError(delivered, dict(undelivered), kept)
+        # Only now, with the store at hand: what earlier calls could not deliver.
+        return Receipt(names, mode, time.monotonic() - began, self._replay_quietly())
 
-    def replay(self, quiet: bool = False) -> tuple[str, ...]:
+    def _keep(self, names: tuple[str, ...], mode: str) -> str | None:
+        """The path of the journal that has them now."""
+        if self.journal is None:
+            return None
+        try:
+            self.journal.keep(Kept(self._space, names, mode))
+        except OSError as error:
+            self._events.emit(Broken(f"the journal {self.journal.path}", error))
+            return None
+        return self.journal.path
+
+    def _replay_quietly(self) -> tuple[str, ...]:
+        try:
+            return self.replay()
+        except InvalidationError as error:
+            return error.delivered
+        except OSError as error:
+            self._events.emit(Broken("the journal", error))
+            return ()
+
+    def replay(self) -> tuple[str, ...]:
         """Deliver what the journal has kept; what still cannot be stays there.
 
         :returns: the names of the tags that were delivered.
-        :raises InvalidationError: some were not (unless ``quiet``).
+        :raises InvalidationError: some were not. :raises OSError: the journal cannot be read or written.
         """
         if self.journal is None:
             return ()
         delivered: list[str] = []
-        failed = {}
-        with self.journal.taken(self._space) as kept:
-            for line in list(kept):
-                undelivered = self._stamps.invalidate(line.tags, Mode(line.mode))
-                failed.update(undelivered)
-                delivered += [tag for tag in line.tags if tag not in undelivered]
-                kept.remove(line)
-                if undelivered:
-                    kept.append(Kept(line.namespace, tuple(undelivered), line.mode))
+        failed: dict[str, StoreError] = {}
+        for line in self.journal.lines(self._space):
+            undelivered = self._stamps.invalidate(line.tags, Mode(line.mode))
+            failed.update(undelivered)
+            delivered += [tag for tag in line.tags if tag not in undelivered]
+            if len(undelivered) < len(line.tags):
+                self.journal.done(line, Kept(line.namespace, tuple(undelivered), line.mode))
         if delivered:
             self._after()
-        if failed and not quiet:
+        if failed:
             raise InvalidationError(tuple(delivered), failed, self.journal.path)
         return tuple(dict.fromkeys(delivered))
 
@@ -170,28 +186,45 @@ class Journal:
     def __init__(self, path: str) -> None:
         self.path = path
 
-    def keep(self, namespace: str, tags: tuple[str, ...], mode: str) -> None:
-        """Append one line. :raises OSError: it cannot be written."""
-        with self._locked(), open(self.path, "ab") as file:
-            # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
-            file.write(b"\n" + _line(Kept(namespace, tags, mode)))
-            file.flush()
-            os.fsync(file.fileno())
+    def check(self) -> None:
+        """:raises ConfigError: it cannot be written."""
+        try:
+            with self._locked(), open(self.path, "ab"):
+                pass
+        except OSError as error:
+            raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
 
-    @contextmanager
-    def taken(self, namespace: str) -> Iterator[list[Kept]]:
-        """The lines of ``namespace``; what is left in the list at the end stays in the file."""
+    def lines(self, namespace: str) -> list[Kept]:
+        """What is kept for ``namespace``. The lock is not held while it is delivered: that may take a while, and
+        delivering a line twice is harmless."""
         if not os.path.exists(self.path):
-            yield []
-            return
+            return []
         with self._locked():
+            return [entry for entry in self._read() if entry.namespace == namespace]
+
+    def keep(self, entry: Kept) -> None:
+        """Append a line, unless it is there. :raises OSError: it cannot be written."""
+        with self._locked():
+            if entry in self._read():
+                return
+            with open(self.path, "ab") as file:
+                # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
+                file.write(b"\n" + _line(entry))
+                file.flush()
+                os.fsync(file.fileno())
+
+    def done(self, entry: Kept, rest: Kept) -> None:
+        """``entry`` was delivered, but for the tags of ``rest``."""
+        with self._locked():
+            others = [other for other in self._read() if other != entry]
+            self._replace([*others, rest] if rest.tags and rest not in others else others)
+
+    def _read(self) -> list[Kept]:
+        try:
             with open(self.path, encoding="utf-8", errors="replace") as lines:
-                every = [entry for line in lines if (entry := _parse(line)) is not None]
-            mine = [entry for entry in every if entry.namespace == namespace]
-            before = list(mine)
-            yield mine
-            if mine != before:
-                self._replace([entry for entry in every if entry.namespace != namespace] + mine)
+                return [entry for line in lines if (entry := _parse(line)) is not None]
+        except FileNotFoundError:
+            return []
 
     def _replace(self, entries: list[Kept]) -> None:
         """All or nothing: a crash leaves the old file, and delivering its lines again is harmless."""

@@ -186,14 +186,19 @@ class Matcher:
             return Bypass("cookie-encoding")
         return policy, PageKey(*site, environ.get("SCRIPT_NAME", ""), path, pairs, headers, cookies)
 
-    def written(self, environ: dict[str, Any]) -> str | None:
-        """The public path that a successful unsafe request invalidates, where a rule covers it."""
+    def written(self, environ: dict[str, Any], asked: bool) -> str | None:
+        """The tag that a successful unsafe request invalidates: that of the page at its URL.
+
+        ``asked``: the app has asked for unlisted pages to be kept, so that this may be one of them.
+        """
         if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH", "DELETE"):
             return None
         try:
             path = _decoded(environ.get("PATH_INFO", ""))
             policy, _ = self._rules.match(path or "/")
-            return None if policy.lifetime is None or policy.never else _decoded(environ.get("SCRIPT_NAME", "")) + path
+            if policy.never or (policy.lifetime is None and not asked):
+                return None
+            return path_tag(_decoded(environ.get("SCRIPT_NAME", "")) + path)
         except UnicodeError:
             return None
 
@@ -280,7 +285,8 @@ def canonical(key: PageKey) -> dict[str, Any]:
         "SERVER_NAME": host,
         "SERVER_PORT": port or ("443" if key.scheme == "https" else "80"),
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "127.0.0.1",
+        # An address of nobody (RFC 5737): apps trust loopback, and would show strangers what is not for them.
+        "REMOTE_ADDR": "192.0.2.1",
         "HTTP_HOST": key.host,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": key.scheme,

@@ -18,13 +18,13 @@ from .config import Config
 from .data import live_in
 from .engine import Engine
 from .entry import Content
-from .errors import ConfigError, InvalidationError, ISRError
+from .errors import ConfigError, InvalidationError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
 from .fill import Failed, PassedOn, Served, Task
 from .freshness import Bypass, asks
 from .instrumentation.log import log_events
-from .invalidate import Invalidator, Receipt, tag_names
+from .invalidate import Invalidator, Journal, Receipt, tag_names
 from .keys import Matcher, PageKey
 from .page import rendering
 from .respond import NAME, Ready, cache_status, headers_of, pass_on, send_failure, send_page
@@ -74,6 +74,9 @@ class ISR:
         self._monotonic = monotonic or clock
         self._pause = pause
         self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
+        if settings.journal is not None:
+            Journal(settings.journal).check()
+        self._on_write = settings.invalidate_on_write
         self._asked: dict[PageKey, None] = {}
         self._live: Engine | None = None
         _instances.add(self)
@@ -113,7 +116,7 @@ class ISR:
             return PassedOn("off")
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
-            written = self._matcher.written(environ) if self.config.settings.invalidate_on_write else None
+            written = self._matcher.written(environ, bool(self._asked)) if self._on_write else None
             return PassedOn(match.reason, written=written)
         policy, key = match
         if policy.lifetime is None and key not in self._asked:
@@ -137,7 +140,7 @@ class ISR:
         content = entry.content
         assert isinstance(content, Content)
         self.events.emit(ServedEvent(page.task.page, found.label, entry.age(now)))
-        if found.label == "HIT" and page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES:
+        if found.label == "HIT" and page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         status = cache_status(found, now)
@@ -170,17 +173,17 @@ class ISR:
             self._note(key)
         return body
 
-    def _write(self, environ: dict[str, Any], start_response: StartResponse, path: str, status: str) -> Iterable[bytes]:
+    def _write(self, environ: dict[str, Any], start_response: StartResponse, tag: str, status: str) -> Iterable[bytes]:
         """A successful unsafe request invalidates the page at its URL (RFC 9111, 4.4), before the visitor
         hears of the success: whoever looks after that sees the new page."""
 
         def notice(status_line: str, _headers: list[tuple[str, str]]) -> None:
             if status_line[:1] in ("2", "3"):
                 try:
-                    self.invalidate(paths=[path])
-                except ISRError as error:
+                    self._begin().invalidator.invalidate([tag])
+                except Exception as error:
                     # The write has happened and must be answered; the journal, if any, has the rest.
-                    self.events.emit(Broken(f"invalidating {path!r} after a write", error))
+                    self.events.emit(Broken(f"invalidating {tag!r} after a write", error))
 
         return pass_on(self._call, environ, start_response, status, "BYPASS", notice)
 
@@ -205,7 +208,7 @@ class ISR:
         """Remember that the app asked for this page to be kept; the oldest of some thousand is forgotten."""
         self._asked[key] = None
         if len(self._asked) > 4096:
-            self._asked.pop(next(iter(self._asked)), None)
+            self._asked.pop(next(iter(list(self._asked))), None)
 
     # A process and its end -----------------------------------------------------------------------------
 
@@ -234,7 +237,7 @@ class ISR:
         mode: str = "expire",
     ) -> Receipt:
         """:func:`wsgi_isr.invalidate` for the pages of this app."""
-        names = tag_names(tags, paths, routes, prefixes, everything, self.config.rules)
+        names = tag_names(tags, paths, routes, prefixes, everything, set(self.config.rules.policies))
         return self._begin().invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
@@ -273,6 +276,7 @@ class _Page(NamedTuple):
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
+_HOST = 2
 _PLAIN = 5
 _PLAIN_VALUES = ("GET", *(None,) * 7)
 
@@ -336,11 +340,13 @@ os.register_at_fork(after_in_child=_after_fork)
 def close_all() -> None:
     """Drain every :class:`ISR` of this process; what the gunicorn hooks call."""
     global _alone
+    began = time.monotonic()
     for isr in list(_instances):
-        isr.close()
+        # The drains run out together, not one after the other.
+        isr.close(max(0.0, began + isr.config.settings.drain - time.monotonic()))
     alone, _alone = _alone, None
     if alone is not None:
-        alone.close()
+        alone.close(max(0.0, began + alone.drain - time.monotonic()))
         alone.store.close()
 
 
@@ -375,10 +381,12 @@ def invalidate(
     :raises InvalidationError: it was not, or not entirely; repeating is always safe.
     :raises ConfigError: nothing was named, or no store is known.
     """
-    named = (tags, paths, routes, prefixes, everything)
+    rules = None
     if store is None and namespace is None and journal is None and (here := list(_instances)):
-        return _in_all([lambda isr=isr: isr.invalidate(*named, mode) for isr in here])  # type: ignore[misc]
-    names = tag_names(*named)
+        rules = {pattern for isr in here for pattern in isr.config.rules.policies}
+    names = tag_names(tags, paths, routes, prefixes, everything, rules)
+    if rules is not None:
+        return _in_all({_place(isr): isr._begin().invalidator for isr in here}.values(), names, mode)
     with _elsewhere(store, namespace, journal) as invalidator:
         return invalidator.invalidate(names, mode)
 
@@ -405,25 +413,36 @@ def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | 
         # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
         raise ConfigError("store", "no store is known here", "give store=, or set WSGI_ISR_STORE as the app has it")
     settings = given.settings
+    if isinstance(settings.store, str) and settings.store.partition(":")[0].lower() in ("memory", "null"):
+        raise ConfigError("store", f"{settings.store} is seen by no other process", "name the store that the app uses")
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
+        if settings.journal is not None:
+            Journal(settings.journal).check()
         yield Invalidator(opened, settings.namespace, settings.journal)
     finally:
         if opened is not store:
             opened.close()
 
 
-def _in_all(calls: list[Callable[[], Receipt]]) -> Receipt:
-    """Every call is made, whatever the others come to."""
-    receipts, failure = [], None
-    for call in calls:
+def _place(isr: ISR) -> tuple[int, str]:
+    return id(isr.store), isr.config.settings.namespace
+
+
+def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
+    """Each is asked, whatever the others come to; together they have one receipt, or one error."""
+    receipts, failures = [], []
+    for invalidator in invalidators:
         try:
-            receipts.append(call())
+            receipts.append(invalidator.invalidate(names, mode))
         except InvalidationError as error:
-            failure = error
-    if failure is not None:
-        raise failure
-    return receipts[0]
+            failures.append(error)
+    if failures:
+        undelivered = {tag: cause for error in failures for tag, cause in error.undelivered.items()}
+        journal = next((error.journal for error in failures if error.journal), None)
+        raise InvalidationError(tuple(name for name in names if name not in undelivered), undelivered, journal)
+    replayed = tuple(dict.fromkeys(tag for receipt in receipts for tag in receipt.replayed))
+    return Receipt(tuple(names), mode, sum(receipt.seconds for receipt in receipts), replayed)
 
 
 def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
@@ -444,4 +463,11 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
         if not hasattr(found, name):
             raise ConfigError(where, f"{module_name} has no {attribute!r}", "name the WSGI app in that module")
         found = getattr(found, name)
-    return ISR(found() if attribute.endswith("()") else found, rules, **options)
+    if attribute.endswith("()"):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigError(where, f"the factory raised {error!r}", "call it by hand to see why") from error
+    if not callable(found):
+        raise ConfigError(where, f"{found!r} is not a WSGI application", "name the WSGI app in that module")
+    return ISR(found, rules, **options)

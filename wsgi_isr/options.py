@@ -18,6 +18,10 @@ from .errors import ConfigError
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 
 
+#: Seconds: a hundred years. Beyond it, waiting overflows, and nobody can have meant it.
+LONGEST = 3.2e9
+
+
 class Kind(NamedTuple):
     """A kind of value: its words for people, its reader for text, its check for everybody."""
 
@@ -69,7 +73,7 @@ def unknown(name: str, known: Iterable[str], what: str = "unknown option", where
 def _number(name: str, value: Any, least: float, words: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(name, f"{value!r} is not a number", f"give {words}")
-    if not math.isfinite(value) or value < least:
+    if not math.isfinite(value) or value < least or value > LONGEST:
         raise ConfigError(name, f"{value!r} is not possible", f"give {words}")
     return value
 
@@ -229,6 +233,7 @@ NAMES = Kind("list of names", _check_names, _split)
 HEADERS = Kind("list of headers, or dict", _check_headers, _split)
 TAGS = Kind("list of tags, or callable", _check_tags, _split)
 STATUSES = Kind("list of statuses", _check_statuses, _parse_statuses)
+TEXT_OR_NONE = Kind("text", lambda n, v: v if v == "" else _check_text(n, v), lambda _name, text: text)
 TEXT = Kind("text", _check_text, lambda _name, text: text)
 FLAG = Kind("true or false", _check_bool, _parse_bool)
 CALLABLE = Kind("callable", _check_callable)

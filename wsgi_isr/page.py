@@ -71,9 +71,8 @@ def cache_life(revalidate: float | str | bool, expire: float | None = None) -> N
     if isinstance(revalidate, str):
         if revalidate not in page.profiles:
             raise o.unknown(f"cache_life({revalidate!r})", page.profiles, "there is no such profile")
-        seconds, profile_expire = page.profiles[revalidate]
-        page.asked.live(seconds, profile_expire if expire is None else expire)
-        return
+        revalidate, profile_expire = page.profiles[revalidate]
+        expire = profile_expire if expire is None else expire
     if expire is not None and (revalidate is False or o.PERIOD.check("cache_life: expire", expire) < revalidate):
         raise ConfigError("cache_life: expire", f"{expire:g} is below revalidate", "make it larger, or leave it out")
     if revalidate == 0 and revalidate is not False:

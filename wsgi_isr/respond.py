@@ -24,7 +24,7 @@ NAME = "wsgi-isr"
 YEAR = 31536000
 
 # RFC 9110, 15.4.5: what a 304 repeats of the answer that it stands for. Our own headers are added to these.
-_IN_304 = frozenset({"content-location", "expires", "last-modified", "vary"})
+_IN_304 = frozenset({"content-location", "last-modified", "vary"})
 
 
 class Ready:
@@ -77,7 +77,7 @@ def cache_status(found: Served, now: float) -> str:
     entry, label = found.slot.entry, found.label
     if label == "HIT":
         return f"{NAME}; hit"
-    left = 0 if entry.revalidate is None else math.floor(entry.revalidate - entry.age(now))
+    left = 0 if entry.revalidate is None else min(0, math.floor(entry.revalidate - entry.age(now)))
     if label == "ERROR-RETAINED":
         return f"{NAME}; fwd=stale; ttl={left}; detail=error-retained"
     if found.hit:

@@ -114,6 +114,7 @@ class Stamps:
         self._epoch_key = epoch_key
         self._coherence = coherence
         self._monotonic = monotonic
+        self._lock = threading.Lock()
         self._forgets = 0
         self._polling = threading.Lock()
         self._polled = Polled({}, float("-inf"))
@@ -139,8 +140,9 @@ class Stamps:
 
     def forget(self) -> None:
         """Ask again at the next opportunity: this process has just invalidated something itself."""
-        self._forgets += 1
-        self._polled = Polled(self._polled.epochs, float("-inf"))
+        with self._lock:
+            self._forgets += 1
+            self._polled = Polled(self._polled.epochs, float("-inf"))
 
     def _poll(self) -> Polled:
         # The time is taken before the question: an answer is as old as that at most.
@@ -149,8 +151,9 @@ class Stamps:
         if epochs == self._polled.epochs:
             epochs = self._polled.epochs  # the same object: copies checked at it are recognised by identity
         # An invalidation of our own while we asked: this answer is not to be used a second time.
-        lapses_at = asked + self._coherence if forgets == self._forgets else float("-inf")
-        self._polled = polled = Polled(epochs, lapses_at)
+        with self._lock:
+            lapses_at = asked + self._coherence if forgets == self._forgets else float("-inf")
+            self._polled = polled = Polled(epochs, lapses_at)
         return polled
 
     def _read_epochs(self) -> Epochs:
@@ -264,7 +267,7 @@ class Stamps:
                 worst = max(worst, compare(then, found.values.get(keys[tag])))
                 proven = proven and epochs.get(self._node(tag)) is not None
         # What is known to be invalid is so, whatever else cannot be asked.
-        return worst if proven or worst >= Standing.HARD else Standing.UNPROVEN
+        return worst if proven or worst > Standing.UNPROVEN else Standing.UNPROVEN
 
     def reachable(self, proof: Proof, epochs: Epochs) -> bool:
         """Whether every node that holds one of the tags could be asked for its epoch."""

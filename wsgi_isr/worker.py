@@ -36,16 +36,20 @@ class Pool:
         self._written_off: set[threading.Thread] = set()
         self._stopping = False
 
-    def submit(self, job: bytes) -> bool:
-        """Take a job; ``False`` where there is no room, or the pool is stopping."""
+    def submit(self, job: bytes, first: bool = False) -> bool:
+        """Take a job, before all that wait where somebody waits for it (``first``); ``False`` where there is
+        no room, or the pool is stopping."""
         with self._changed:
             if self._stopping or len(self._jobs) >= self._queue:
                 return False
-            self._jobs.append(job)
+            if first:
+                self._jobs.appendleft(job)
+            else:
+                self._jobs.append(job)
             if self._idle < len(self._jobs):
                 self._grow()
             if not self._alive:  # and none to be had: nobody would ever run it
-                self._jobs.pop()
+                self._jobs.remove(job)
                 return False
             self._changed.notify()
             return True
@@ -53,11 +57,11 @@ class Pool:
     def write_off(self, thread: threading.Thread) -> None:
         """``thread`` is stuck in a job that nobody waits for any more: let another take its place.
 
-        At most as many are replaced as the pool has threads; beyond that the app hangs everywhere, and
-        more threads would only hang with it.
+        At most as many are replaced as the pool has threads; beyond that the app hangs everywhere, more
+        threads would only hang with it, and jobs are refused until one of them comes back.
         """
         with self._changed:
-            if thread in self._alive and len(self._written_off) < self._threads:
+            if thread in self._alive:
                 self._alive.discard(thread)
                 self._written_off.add(thread)
                 if self._jobs:
@@ -82,7 +86,7 @@ class Pool:
             return True
 
     def _grow(self) -> None:
-        if len(self._alive) < self._threads:
+        if len(self._alive) < self._threads and len(self._alive) + len(self._written_off) < 2 * self._threads:
             thread = threading.Thread(target=self._work, name="wsgi-isr-render", daemon=True)
             self._alive.add(thread)
             try:

@@ -280,9 +280,9 @@ class Jobs:
 
             begin(pool, counted_run, counted_drop, *rest, **named)
 
-        def counted_submit(pool: Pool, job: bytes) -> bool:
+        def counted_submit(pool: Pool, job: bytes, first: bool = False) -> bool:
             self.count(+1)
-            taken = submit(pool, job)
+            taken = submit(pool, job, first)
             if not taken:
                 self.count(-1)
             return taken

@@ -170,6 +170,7 @@ class Process:
         pause: Callable[[float], None] | None = None,
         threads: int = 2,
         queue: int = 8,
+        adopts: Callable[[Task], str | None] = lambda task: None,
     ) -> None:
         self.seen: list[Event] = []
         self.local = Local(1 << 20)
@@ -184,6 +185,7 @@ class Process:
             Leases(store, Keyspace.lock, Keyspace.failures, events),
             Stamps(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock),
             events,
+            adopts=adopts,
             threads=threads,
             queue=queue,
             uncacheable_ttl=60,

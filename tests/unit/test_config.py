@@ -52,7 +52,9 @@ SAMPLES = {
     "invalidate_on_write": Sample(False, "off", "false", False),
     "journal": Sample("j.log", "j.log", '"j.log"', "j.log"),
     "local_bytes": Sample(1 << 20, "1m", "1048576", 1 << 20),
-    "canonical_url": Sample(*["https://example.com"] * 2, '"https://example.com"', "https://example.com"),
+    "canonical_url": Sample(
+        "https://example.com", "https://example.com", '"https://example.com"', "https://example.com"
+    ),
     "ignore_cookies": Sample(["_ga*", "x"], "_ga*, x", '["_ga*", "x"]', ("_ga*", "x")),
     "uncacheable_ttl": Sample(5, "5", "5", 5),
     "background_threads": Sample(2, "2", "2", 2),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsgi_isr.entry import SCHEMA, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, pack, unpack
+from wsgi_isr.entry import SCHEMA, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value, pack, unpack
 
 WIRE = st.text(st.characters(max_codepoint=255), max_size=20)  # headers are bytes held as latin-1
 SECONDS = st.floats(0, 2**40) | st.integers(0, 2**40)
@@ -27,7 +27,7 @@ NONCES = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=12)), max_si
 ENTRIES = st.builds(
     Entry,
     key=st.text(max_size=40),
-    content=CONTENTS | st.builds(Refusal, st.text(max_size=20)),
+    content=CONTENTS | st.builds(Refusal, st.text(max_size=20)) | st.builds(Value, st.binary(max_size=200)),
     started=SECONDS,
     created=SECONDS,
     revalidate=st.none() | SECONDS,
@@ -44,6 +44,7 @@ PAGE = Entry(
     None,
     Proof((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
 )
+VALUE = Entry("f", Value(b"\x92\x01\x02"), 1.0, 2.0, None, None)
 REFUSED = Entry("[]", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)
 
 
@@ -58,7 +59,7 @@ def test_what_was_packed_comes_out_equal(entry: Entry) -> None:
         assert type(again.content.body) is bytes
 
 
-@pytest.mark.parametrize("entry", [PAGE, REFUSED], ids=["page", "refusal"])
+@pytest.mark.parametrize("entry", [PAGE, REFUSED, VALUE], ids=["page", "refusal", "value"])
 def test_a_value_cut_off_anywhere_is_unreadable(entry: Entry) -> None:
     data = pack(entry)
     for length in range(len(data)):
@@ -66,7 +67,7 @@ def test_a_value_cut_off_anywhere_is_unreadable(entry: Entry) -> None:
             unpack(data[:length], entry.key)
 
 
-@pytest.mark.parametrize("entry", [PAGE, REFUSED], ids=["page", "refusal"])
+@pytest.mark.parametrize("entry", [PAGE, REFUSED, VALUE], ids=["page", "refusal", "value"])
 def test_a_single_flipped_bit_anywhere_makes_a_value_unreadable(entry: Entry) -> None:
     data = pack(entry)
     for place in range(len(data)):
@@ -105,7 +106,7 @@ TIMES = [1.0, 2.0, None, None]
 
 def sealed(value: Any) -> bytes:
     """Bytes that are whole, so that only their shape can give them away."""
-    packed = msgpack.packb(value)
+    packed: bytes = msgpack.packb(value)
     return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
 
 
@@ -128,6 +129,8 @@ def sealed(value: Any) -> bytes:
         ["[]", "refusal", ["set-cookie"], TIMES, [["only a tag"]], []],
         ["[]", "refusal", ["set-cookie"], TIMES, [], [], "more"],
         ["[]", "refusal", ["set-cookie"], None, [], []],
+        ["[]", "value", [], TIMES, [], []],
+        ["[]", "value", [b"a", b"b"], TIMES, [], []],
         ["[]", "data", ["200 OK", [], b"", "", False], TIMES, [], []],
     ],
 )

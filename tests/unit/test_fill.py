@@ -504,12 +504,12 @@ def test_during_the_back_off_an_expired_page_is_served_without_another_try() -> 
     assert shown(process.get()) == ("EXPIRED", "v3")
 
 
-def test_who_waits_too_long_for_the_new_page_gets_the_expired_one() -> None:
+def test_who_waits_too_long_for_somebody_elses_new_page_gets_the_apps_own_answer_not_the_expired_one() -> None:
     cluster = Cluster(Origin(expire=20))
     process = filled(cluster, age=20)
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert shown(process.get()) == ("ERROR-RETAINED", "v1")
+    assert process.get() == PassedOn("waited", missed=True)
     assert cluster.clock.now - begun == pytest.approx(10)
 
 
@@ -927,6 +927,99 @@ def test_a_page_above_the_limit_of_the_store_is_served_from_here() -> None:
     assert store.get(LOCK) is None
 
 
+@pytest.mark.parametrize("verb", ["gets", "cas"])
+def test_a_lock_that_could_not_be_given_back_is_freed_as_soon_as_the_store_can_be_reached(verb: str) -> None:
+    cluster = Cluster()
+    store = Troubled(cluster.store)
+    process = cluster.process(store)
+    gate = Gate(page())
+    cluster.origin.script.append(gate)
+    visitor = start(process.get)
+    gate.reached()
+    store.failing.add(verb)
+    gate.open()
+    assert body(visitor.result(NEVER)) == "v1"
+    cluster.clock.advance(0.5)
+    process.tick()
+    assert cluster.store.get(LOCK) is not None
+    store.failing.clear()
+    cluster.clock.advance(0.5)
+    process.tick()
+    assert cluster.store.get(LOCK) is None
+    assert process.events(LeaseLost) == []
+
+
+def test_a_lock_that_could_not_be_given_back_and_became_somebody_elses_is_left_alone() -> None:
+    cluster = Cluster()
+    store = Troubled(cluster.store)
+    process = cluster.process(store)
+    gate = Gate(page())
+    cluster.origin.script.append(gate)
+    visitor = start(process.get)
+    gate.reached()
+    store.failing.add("gets")
+    gate.open()
+    visitor.result(NEVER)
+    cluster.store.set(LOCK, b"another process", 10)
+    store.failing.clear()
+    cluster.clock.advance(0.5)
+    process.tick()
+    assert cluster.store.get(LOCK) == b"another process"
+
+
+# What goes into something that is stored itself ------------------------------------------------------------
+
+
+def test_where_only_a_fresh_one_will_do_a_stale_one_is_rendered_anew_at_once() -> None:
+    cluster = Cluster()
+    process = filled(cluster, age=10)
+    assert body(process.get(fresh=True)) == "v2"
+    assert body(process.get(fresh=True)) == "v2"
+    assert cluster.origin.renders == 2
+
+
+def test_where_only_a_fresh_one_will_do_the_last_good_one_does_not() -> None:
+    cluster = Cluster()
+    process = filled(cluster, age=10)
+    error = RuntimeError("database is away")
+    cluster.origin.script.append(error)
+    assert process.get(fresh=True) == Failed("exception", error)
+    assert shown(process.get()) == ("STALE", "v1")
+
+
+# A new release ---------------------------------------------------------------------------------------------
+
+
+def adopting(cluster: Cluster) -> Process:
+    """A process of the next release: its page has another name, and the former one is known."""
+    return cluster.process(adopts=lambda task: TASK.page)
+
+
+NEXT = TASK._replace(page="isr:p:next release")
+
+
+def test_a_new_release_serves_the_page_of_the_former_as_stale_and_renders_its_own() -> None:
+    cluster = Cluster()
+    filled(cluster)
+    process = adopting(cluster)
+    assert shown(process.get(NEXT)) == ("STALE", "v1")
+    process.settle(NEXT)
+    assert shown(process.get(NEXT)) == ("HIT", "v2")
+    assert text_of(stored(cluster)) == "v1"
+    assert cluster.origin.renders == 2
+
+
+def test_what_the_former_release_could_not_store_is_not_adopted() -> None:
+    cluster = Cluster(Origin(Refusal("set-cookie")))
+    cluster.process().get()
+    assert shown(adopting(cluster).get(NEXT)) == ("MISS", "v2")
+
+
+def test_a_new_release_without_a_former_page_renders_its_own() -> None:
+    cluster = Cluster()
+    assert shown(adopting(cluster).get(NEXT)) == ("MISS", "v1")
+
+
 # Whom a page suits -----------------------------------------------------------------------------------------
 
 
@@ -1027,8 +1120,8 @@ def test_a_visitor_of_an_expired_page_whose_render_is_dropped_gets_the_old_one_o
     boarded = threading.Event()
     submit = process.fill._pool.submit
 
-    def watched(job: bytes) -> bool:
-        taken = submit(job)
+    def watched(job: bytes, first: bool = False) -> bool:
+        taken = submit(job, first)
         boarded.set()
         return taken
 

@@ -44,6 +44,20 @@ def test_who_comes_after_the_landing_leads_a_new_flight() -> None:
     assert (first.landed, second.landed) == (True, False)
 
 
+def test_a_flight_is_claimed_once() -> None:
+    flights: Flights[str] = Flights()
+    flight, _ = flights.board("a")
+    assert flight.claim()
+    assert not flight.claim()
+
+
+def test_a_flight_that_has_landed_cannot_be_claimed() -> None:
+    flights: Flights[str] = Flights()
+    flight, _ = flights.board("a")
+    flight.land("busy")
+    assert not flight.claim()
+
+
 def test_only_the_first_landing_counts() -> None:
     flights: Flights[str] = Flights()
     flight, _ = flights.board("a")

@@ -301,7 +301,7 @@ def test_headers_of_the_moment_and_of_the_connection_are_not_stored() -> None:
 
 
 def test_the_etag_is_that_of_the_body() -> None:
-    tags = {}
+    tags: dict[bytes, str] = {}
     for body in (b"one", b"two", b"one"):
         admitted = verdict(body=body)
         assert isinstance(admitted, Storable)

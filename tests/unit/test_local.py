@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wsgi_isr.entry import Content, Entry, Refusal, pack, unpack
-from wsgi_isr.local import MAX_PROBES, Local
+from wsgi_isr.local import MAX_PROBES, Local, Slot
 
 
 def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:
@@ -38,6 +38,14 @@ def test_a_new_entry_takes_the_place_of_the_old_one_in_a_slot_of_its_own() -> No
     assert local.get("a") is second
     assert (second.ready, second.look_at) == (None, 0.0)
     assert local.bytes == second.entry.size
+
+
+def test_the_same_entry_keeps_its_slot_and_what_is_known_of_it() -> None:
+    local = Local(20_000)
+    slot = local.put("a", entry())
+    slot.look_at = 5.0
+    assert local.put("a", entry()) is slot
+    assert local.bytes == slot.entry.size
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -174,7 +182,7 @@ class LocalMachine(RuleBasedStateMachine):
         super().__init__()
         self.local = Local(self.LIMIT)
         self.known: OrderedDict[str, Entry] = OrderedDict()
-        self.slots = []
+        self.slots: list[tuple[str, Slot]] = []
         self.number = 0
 
     def sync(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from ..events import (
@@ -25,9 +26,9 @@ _log = logging.getLogger("wsgi_isr")
 
 def log_events() -> Subscriber:
     """A subscriber that says each thing once where once is enough: a refusal for each rule and reason,
-    a store's trouble until it changes."""
+    each kind of trouble with the store once a minute."""
     refused: set[tuple[str, str]] = set()
-    trouble: set[str] = set()
+    trouble: dict[str, float] = {}
 
     def log(event: Event) -> None:
         if isinstance(event, (Served, Rendered)):
@@ -47,8 +48,9 @@ def log_events() -> Subscriber:
             )
         elif isinstance(event, StoreFailed):
             kind = f"{event.verb}: {type(event.cause).__name__}"
-            if kind not in trouble:
-                trouble.add(kind)
+            now = time.monotonic()
+            if now >= trouble.get(kind, now):
+                trouble[kind] = now + 60
                 _log.warning("the store failed and pages are served without it: %s", event.cause)
         elif isinstance(event, LeaseLost):
             _log.warning("a render took longer than its lease was kept: %s", event.key)

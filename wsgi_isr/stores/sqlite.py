@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..errors import ConfigError, StoreUnavailable
-from .base import Many, Store, Token, Versioned
+from .base import Many, Store, Token, Versioned, route
 from .forks import ForkAware, watch
 from .memory import MAX_BYTES, SMALLEST, MemoryStore
 from .sqlite_file import FileBroken, NotOurs
@@ -93,25 +93,32 @@ class SQLiteStore(ForkAware, Store):
         return cls(path, max_bytes=parts.whole("max_bytes", _MAX_BYTES), timeout=parts.seconds("timeout", _TIMEOUT))
 
     def get(self, key: str) -> bytes | None:
-        return self._ask(lambda store: store.get(key))
+        return self._ask(key, lambda store: store.get(key))
 
     def get_many(self, keys: Sequence[str]) -> Many:
-        return self._ask(lambda store: store.get_many(keys))
+        if self._memory is None:
+            try:
+                return self._table.get_many(keys)
+            except FileBroken as broken:
+                self._degrade(broken)
+        assert self._memory is not None
+        found = self._memory.get_many([key for key in keys if not route(key).control])
+        return Many(found.values, {key: self._cut_off() for key in keys if route(key).control})
 
     def gets(self, key: str) -> Versioned | None:
-        return self._ask(lambda store: store.gets(key))
+        return self._ask(key, lambda store: store.gets(key))
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        self._ask(lambda store: store.set(key, value, ttl))
+        self._ask(key, lambda store: store.set(key, value, ttl))
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
-        return self._ask(lambda store: store.add(key, value, ttl))
+        return self._ask(key, lambda store: store.add(key, value, ttl))
 
     def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
-        return self._ask(lambda store: store.cas(key, value, token, ttl))
+        return self._ask(key, lambda store: store.cas(key, value, token, ttl))
 
     def delete(self, key: str) -> bool:
-        return self._ask(lambda store: store.delete(key))
+        return self._ask(key, lambda store: store.delete(key))
 
     def close(self) -> None:
         self._table.close()
@@ -119,15 +126,24 @@ class SQLiteStore(ForkAware, Store):
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
 
-    def _ask(self, verb: Callable[[Store], _Answer]) -> _Answer:
-        """The file's answer, or the memory's once the file is broken."""
+    def _ask(self, key: str, verb: Callable[[Store], _Answer]) -> _Answer:
+        """The file's answer, or the memory's once the file is broken.
+
+        Control keys are unreachable then: an invalidation that only this process would see must not be
+        acknowledged, and what others invalidate does not come here any more.
+        """
         memory = self._memory
         if memory is None:
             try:
                 return verb(self._table)
             except FileBroken as broken:
                 memory = self._degrade(broken)
+        if route(key).control:
+            raise self._cut_off()
         return verb(memory)
+
+    def _cut_off(self) -> StoreUnavailable:
+        return StoreUnavailable(self.path, "the file cannot be used; see the warning in the log")
 
     def _degrade(self, broken: FileBroken) -> MemoryStore:
         with self._lock:
@@ -138,9 +154,9 @@ class SQLiteStore(ForkAware, Store):
             self._memory = memory
         self._table.close()
         _log.warning(
-            "%s: %s. Pages are kept in the memory of this process instead, shared with no other, until it is "
-            "restarted. To repair: %sdelete the file (with -wal and -shm; it misses what was invalidated "
-            "meanwhile), and restart every process that uses it",
+            "%s: %s. Pages are kept in the memory of this process instead, shared with no other and out of reach of "
+            "invalidations, until it is restarted. To repair: %sdelete the file (with -wal and -shm; it misses what "
+            "was invalidated meanwhile), and restart every process that uses it",
             self.path,
             broken.problem,
             broken.remedy and f"{broken.remedy}, ",
