@@ -114,9 +114,9 @@ def _leads_back(head: tuple[str, list[tuple[str, str]]], environ: dict[str, Any]
     That is what an app says that sends everybody to https, to a render that cannot know that its visitors are
     there already (a proxy in front ended their TLS). Stored, it would be a loop for all of them.
     """
-    if head[0][:1] != "3":
-        return False
     target = next((value for name, value in head[1] if name.lower() == "location"), "")
+    if head[0][:1] != "3" or not target:
+        return False
     here = get_current_url(environ["wsgi.url_scheme"], environ["HTTP_HOST"], *_url(environ))
     there = urlsplit(urljoin(here, target))
     return (there.path, there.query) == urlsplit(here)[2:4]

@@ -130,6 +130,18 @@ class PassedOn(NamedTuple):
 Answer = Served | PassedOn | Failed
 
 
+class Judged(NamedTuple):
+    """A verdict, and the standing that led to it. They travel together: another thread may judge the same
+    copy by other epochs in between."""
+
+    verdict: Verdict
+    standing: Standing
+
+    def label(self, word: str) -> str:
+        """The word for ``X-ISR``, unless the copy could not be proven."""
+        return "DEGRADED" if self.standing is Standing.UNPROVEN else word
+
+
 class Fill:
     """Look-ups and renders of one process.
 
@@ -186,12 +198,12 @@ class Fill:
         and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
         one will do nor one that is kept for errors.
         """
-        slot, verdict = self._look_up(task)
-        if fresh and isinstance(verdict, (Stale, Expired)):
-            slot, verdict = None, Missing()
+        slot, judged = self._look_up(task)
+        if fresh and isinstance(judged.verdict, (Stale, Expired)):
+            slot = None
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
             return PassedOn("cookie")
-        answer = self._obtain(task, None, fresh) if slot is None else self._answer(task, slot, verdict)
+        answer = self._obtain(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
         if isinstance(answer, Served):
             content = answer.slot.entry.content
             if isinstance(content, Refusal):
@@ -200,14 +212,15 @@ class Fill:
                 return PassedOn("cookie")
         return answer
 
-    def _answer(self, task: Task, slot: Slot, verdict: Verdict) -> Answer:
+    def _answer(self, task: Task, slot: Slot, judged: Judged) -> Answer:
+        verdict = judged.verdict
         if isinstance(verdict, Missing):
             return self._obtain(task, None)
         if isinstance(verdict, Fresh):
-            return Served(slot, "DEGRADED" if _unproven(slot) else "HIT")
+            return Served(slot, judged.label("HIT"))
         if isinstance(verdict, Stale):
             self._renew(task, slot)
-            return Served(slot, "DEGRADED" if _unproven(slot) else "STALE")
+            return Served(slot, judged.label("STALE"))
         if isinstance(verdict, Uncacheable):
             if verdict.due:
                 self._renew(task, slot)
@@ -215,10 +228,10 @@ class Fill:
         if isinstance(verdict, Expired):
             if self._monotonic() < slot.resting_until:
                 return Served(slot, "ERROR-RETAINED")
-            return self._obtain(task, slot)
+            return self._obtain(task, slot, judged.standing)
         assert_never(verdict)
 
-    def _look_up(self, task: Task) -> tuple[Slot | None, Verdict]:
+    def _look_up(self, task: Task) -> tuple[Slot | None, Judged]:
         """The copy here if it will do, else what the store has, else the copy here all the same.
 
         The epochs come first **[needed]**: whatever is compared after them is at least as new.
@@ -226,11 +239,11 @@ class Fill:
         epochs = self._stamps.epochs()
         slot = self._local.get(task.page)
         if slot is not None:
-            verdict = self._judge(slot, epochs)
-            if _is_current(verdict):
-                return slot, verdict
-            if isinstance(verdict, (Stale, Uncacheable)) and self._monotonic() < slot.look_at:
-                return slot, verdict
+            judged = self._judge(slot, epochs)
+            if _is_current(judged.verdict):
+                return slot, judged
+            if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < slot.look_at:
+                return slot, judged
         try:
             stored = self._read(task, self._store.get(task.page))
             if stored is None and slot is None:
@@ -240,9 +253,9 @@ class Fill:
             stored = None
         if stored is not None:
             slot = self._local.put(task.page, stored)
-        return slot, self._judge(slot, epochs) if slot is not None else Missing()
+        return slot, self._judge(slot, epochs) if slot is not None else Judged(Missing(), Standing.VALID)
 
-    def _judge(self, slot: Slot, epochs: Epochs) -> Verdict:
+    def _judge(self, slot: Slot, epochs: Epochs) -> Judged:
         """What a copy is worth; its stamps are compared once for each vector of epochs."""
         checked = slot.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
@@ -256,9 +269,8 @@ class Fill:
             if standing is not Standing.UNPROVEN or not self._stamps.reachable(slot.entry.proof, epochs):
                 # One answer that was lost on the way says nothing about the next: that is not remembered.
                 slot.checked = (epochs, standing)
-        slot.standing = standing
         verdict = judge(slot.entry, standing, self._clock())
-        return Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict
+        return Judged(Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict, standing)
 
     def _adopted(self, task: Task) -> Slot | None:
         """The page of the release before this one, to be served as stale: a new release begins without a
@@ -313,12 +325,12 @@ class Fill:
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
 
-    def _obtain(self, task: Task, old: Slot | None, fresh: bool = False) -> Answer:
+    def _obtain(self, task: Task, old: Slot | None, standing: Standing = Standing.VALID, fresh: bool = False) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
         pause = WAIT_PAUSE[0]
         # A back-off that began before an invalidation says nothing about the page after it: one try is due.
-        anyway = not old.failed and old.standing is Standing.HARD if old is not None else task.anyway
+        anyway = not old.failed and standing is Standing.HARD if old is not None else task.anyway
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
@@ -342,10 +354,13 @@ class Fill:
             if isinstance(outcome, Busy):
                 self._pause(min(max(0.0, until - self._monotonic()), pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
-        if old is not None and not isinstance(self._judge(old, self._stamps.epochs()), Missing):
+        epochs = self._stamps.epochs()
+        if old is not None and not isinstance(self._judge(old, epochs).verdict, Missing):
             old.failed = True
             old.resting_until = self._monotonic() + LOOK_AGAIN
-            return Served(old, "ERROR-RETAINED")
+            # With a node away that holds one of its tags, nobody can know that it was not purged meanwhile.
+            proven = self._stamps.reachable(old.entry.proof, epochs)
+            return Served(old, "ERROR-RETAINED" if proven else "DEGRADED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
 
     def _submit(self, task: Task, first: bool = False) -> bool:
@@ -361,7 +376,8 @@ class Fill:
         Its leader came before it began. Whoever boarded later may have come after an invalidation that it
         does not know of: for them it is worth what a look-up would say of it now, which may be nothing.
         """
-        verdict = self._judge(outcome.slot, self._stamps.epochs())
+        judged = self._judge(outcome.slot, self._stamps.epochs())
+        verdict = judged.verdict
         own = leads and isinstance(outcome, Made)
         if not own and isinstance(verdict, (Expired, Missing)):
             return None
@@ -369,10 +385,10 @@ class Fill:
             return None
         if not leads and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)
-            return Served(outcome.slot, "DEGRADED" if _unproven(outcome.slot) else "STALE")
+            return Served(outcome.slot, judged.label("STALE"))
         return Served(
             outcome.slot,
-            "DEGRADED" if _unproven(outcome.slot) else label,
+            judged.label(label),
             stored=isinstance(outcome, Made) and outcome.stored and leads,
             collapsed=not own,
             hit=False,
@@ -432,7 +448,8 @@ class Fill:
             if current is not None:
                 slot = self._local.put(task.page, current)
                 # Only what is proven: a page that cannot be is no reason not to render one.
-                if _is_current(self._judge(slot, self._stamps.epochs())) and not _unproven(slot):
+                judged = self._judge(slot, self._stamps.epochs())
+                if _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN:
                     return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
@@ -502,7 +519,7 @@ class Fill:
         return Made(self._local.put(task.page, winner), stored)
 
     def _is_stale(self, entry: Entry) -> bool:
-        return isinstance(self._judge(Slot(entry), self._stamps.epochs()), Stale)
+        return isinstance(self._judge(Slot(entry), self._stamps.epochs()).verdict, Stale)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()
@@ -543,10 +560,6 @@ class Fill:
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained
-
-
-def _unproven(slot: Slot) -> bool:
-    return slot.standing is Standing.UNPROVEN
 
 
 def _is_current(verdict: Verdict) -> bool:

@@ -150,8 +150,8 @@ _NOT_KEPT = frozenset(
 class Asked:
     """What the code that makes a page has said about it while it did, and the data that it used.
 
-    ``carried``: the tags of that data with the stamps that the data carries, which may be older than any
-    that could be read now. Where two pieces of data disagree, nothing is proven: ``b""``.
+    ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
+    disagree, one of them is outdated, and nothing is proven: ``b""``.
     """
 
     tags: list[str] = field(default_factory=list)

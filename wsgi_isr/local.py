@@ -22,18 +22,16 @@ class Slot:
     time before which the store is not asked again about a stale copy; ``resting_until`` the one before
     which an expired copy is served because its last render failed; ``failed``: a render was tried since it
     expired. ``checked`` is a pair, replaced whole:
-    the epochs at which the stamps of the copy were compared last, and the standing that came of it;
-    ``standing`` is the latest one, remembered or not.
+    the epochs at which the stamps of the copy were compared last, and the standing that came of it.
     ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
     """
 
-    __slots__ = ("adopted", "checked", "entry", "failed", "look_at", "probes", "ready", "resting_until", "standing")
+    __slots__ = ("adopted", "checked", "entry", "failed", "look_at", "probes", "ready", "resting_until")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.adopted = False
         self.checked: tuple[Any, Any] | None = None
-        self.standing: Any = None
         self.ready: Any = None
         self.look_at = 0.0
         self.resting_until = 0.0

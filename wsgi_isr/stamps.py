@@ -191,8 +191,9 @@ class Stamps:
     ) -> Proof:
         """After the data was read: stamps for all ``tags``, those included that turned up meanwhile.
 
-        :param carried: tags of cached data that went in, with the stamps that it carries. They may be older than
-            those of now, and then what was made of the data is no newer than they are.
+        :param carried: tags of cached data that went in, with the stamps that it carries. Where one is not the
+            stamp known here, an invalidation lies between the data and the render, whichever came first: one
+            of the two is outdated, and so is what was made of both.
         """
         every = list(dict.fromkeys([*tags, *carried]))
         late = [tag for tag in every if tag not in capture.known]
@@ -213,10 +214,9 @@ class Stamps:
                 # after the data was read, cannot be told **[needed]**: the next request renders once
                 # more, with the tag known beforehand.
                 stamped.append((tag, b""))
-        current = dict(stamped)
-        stamped = [(tag, carried.get(tag, stamp)) for tag, stamp in stamped]
+        stamped = [(tag, stamp if carried.get(tag, stamp) == stamp else b"") for tag, stamp in stamped]
         nodes = {self._node(tag) for tag, _ in stamped}
-        proven = all(stamp and stamp == current[tag] for tag, stamp in stamped)
+        proven = all(stamp for _, stamp in stamped)
         valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)
         return Proof(tuple(stamped), valid_at if proven else ())
 
