@@ -182,7 +182,7 @@ def test_a_float_that_is_no_number_comes_back() -> None:
 
 # Keys ---------------------------------------------------------------------------------------------------
 
-MOMENT = dt.datetime(2024, 10, 27, 2, 30)
+MOMENT = dt.datetime(2024, 10, 27, 2, 30)  # noqa: DTZ001 - the clock shows it twice, and says not where
 ALIKE: list[list[Any]] = [
     [1, True, 1.0, "1", b"1", decimal.Decimal(1), decimal.Decimal("1.0"), 2**64 + 1],
     [0, False, 0.0, -0.0, "", b"", None, (), [], {}, set(), frozenset()],
