@@ -1,0 +1,302 @@
+"""Programs for the explorer that are the real thing: ``Fill``, ``Stamps``, ``Leases`` and the codec, put
+together as in a process of a cluster. Only time, randomness and the keeper's thread are stood in for."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from tests.model import gate as words
+from tests.model.explorer import System
+from tests.model.gate import Gate, Program
+from tests.model.protocol import PAGE, epoch_key, on_two_nodes, tag_key
+from tests.model.protocol import show as show_model
+from wsgi_isr import entry as codec
+from wsgi_isr.entry import Content, Lifetime, Refusal, Value
+from wsgi_isr.events import Broken, Event, Events
+from wsgi_isr.fill import Answer, Fill, Made, PassedOn, Product, Served, Task
+from wsgi_isr.freshness import Asked, Failure, Storable
+from wsgi_isr.keys import Keyspace
+from wsgi_isr.lease import Leases
+from wsgi_isr.local import Local, Slot
+from wsgi_isr.stamps import Mode, Stamps
+from wsgi_isr.stores.base import Store
+
+DATA = "isr:model:d:data"
+TASK = Task(PAGE, '["page"]', "*", timeout=30.0, wait=0.0, lease=10.0)
+DATA_TASK = TASK._replace(page=DATA, text='["data"]', data=True)
+
+_SERVED = {
+    "HIT": words.FRESH,
+    "MISS": words.FRESH,
+    "EXPIRED": words.FRESH,
+    "STALE": words.STALE,
+    "ERROR-RETAINED": words.RETAINED,
+    "DEGRADED": words.UNPROVEN,
+}
+
+
+class TimedFill(Fill):
+    """Pages do not age here, so that only a render need look at the time: it is held against others."""
+
+    time: Callable[[], float]
+
+    def _render(self, *arguments: Any, **options: Any) -> Any:
+        still, self._clock = self._clock, self.time
+        try:
+            return super()._render(*arguments, **options)
+        finally:
+            self._clock = still
+
+
+class Parts:
+    """What a process is made of: the parts as they are. A variant that leaves a rule out replaces some."""
+
+    stamps: type[Stamps] = Stamps
+    fill: type[TimedFill] = TimedFill
+    control_keys_move = False
+
+    def store(self, gate: Gate) -> Store:
+        return gate
+
+
+class Process:
+    """One process, with an L1 of its own. ``late`` are tags that turn up in a render; every render fails if
+    ``fails``; the clock is ``skew`` ahead of the world's."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        parts: Parts,
+        known: Sequence[str] = (),
+        late: Sequence[str] = (),
+        *,
+        fails: bool = False,
+        uses_data: bool = False,
+        skew: float = 0.0,
+        coherence: float = 0.0,
+    ) -> None:
+        self._gate = gate
+        self._late = tuple(late)
+        self._fails = fails
+        self._uses_data = uses_data
+        self.now = 0.0
+        self._troubles: list[Event] = []
+        events = Events(self._hear)
+        store = parts.store(gate)
+        self.stamps = parts.stamps(store, tag_key, epoch_key, coherence=coherence, monotonic=lambda: self.now)
+        self.fill = parts.fill(
+            self._produce,
+            lambda task: known or ("a",) if task.data else known,
+            store,
+            Local(1 << 20),
+            Leases(store, Keyspace.lock, Keyspace.failures, events),
+            self.stamps,
+            events,
+            threads=0,
+            queue=0,  # the background takes nothing: what renders is a program of its own
+            uncacheable_ttl=60.0,
+            clock=lambda: 0.0,
+            monotonic=lambda: self.now,
+        )
+        self.fill.time = lambda: gate.time() + skew
+        self.fill._keeper._thread = threading.current_thread()  # so that it begins none
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Broken):
+            self._troubles.append(event)
+
+    def _produce(self, task: Task) -> Product:
+        if self._fails:
+            return Failure("status-500")
+        if task.data:
+            return Storable(Value(str(self._gate.read()).encode()), Lifetime(None, None))
+        asked = Asked()
+        version = self._gate.read()
+        if self._uses_data:
+            answer = self.fill.get(DATA_TASK, fresh=True)
+            if isinstance(answer, Served):
+                asked.use(answer.slot.entry, 0.0)
+                version = min(version, _version(answer.slot.entry))
+        body = str(version)
+        content = Content("200 OK", (), body.encode(), body)
+        return Storable(content, Lifetime(None, None), tags=self._late, carried=tuple(asked.carried.items()))
+
+    def only_look(self) -> None:
+        """From now on nothing is rendered: a visitor gets what they would if that failed."""
+
+        def obtain(task: Task, old: Slot | None, *_: Any, **__: Any) -> Answer:
+            return Served(old, "ERROR-RETAINED") if old is not None else PassedOn("waited")
+
+        self.fill._obtain = obtain  # type: ignore[method-assign]
+
+    def visit(self) -> None:
+        """A visitor asks for the page and is served."""
+        answer: Answer = self.fill.get(TASK)
+        assert not self._troubles, self._troubles
+        if isinstance(answer, Served):
+            self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
+
+    def render(self) -> bool:
+        """Render the page if it is due; whether it was, and got into the store."""
+        outcome = self.fill.regenerate(TASK)
+        assert not self._troubles, self._troubles
+        return isinstance(outcome, Made) and outcome.stored
+
+
+def _version(entry: codec.Entry) -> int:
+    content = entry.content
+    assert not isinstance(content, Refusal)
+    return int(content.data if isinstance(content, Value) else content.body)
+
+
+# Programs ----------------------------------------------------------------------------------------------
+
+
+class Maker(NamedTuple):
+    """A program, once it is known of what parts. ``renders`` says whether it takes the lock of the page."""
+
+    run: Callable[[Parts, Gate], None]
+    renders: bool = False
+
+    def of(self, parts: Parts) -> Program:
+        def program(gate: Gate) -> None:
+            # Random bytes that are the same whenever the program is run again, and in no other program.
+            urandom, os.urandom = os.urandom, gate.urandom
+            try:
+                self.run(parts, gate)
+            finally:
+                os.urandom = urandom
+
+        return program
+
+
+def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
+    """Commits new data, then invalidates ``tags``, again if none of them was delivered, so many times."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        version = gate.commit()
+        stamps = parts.stamps(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
+        if any(set(tags) - set(stamps.invalidate(tags, Mode(mode))) for _ in range(attempts)):
+            gate.acknowledge(mode, version)
+
+    return Maker(run)
+
+
+def renderer(known: Sequence[str] = (), late: Sequence[str] = (), **options: Any) -> Maker:
+    """A renderer of the background: acquires the lease, looks again, renders, stores and releases."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        Process(gate, parts, known, late, **options).render()
+
+    return Maker(run, renders=True)
+
+
+def outdated(*tags: str, mode: str = "expire", **options: Any) -> Maker:
+    """For a setup: the page is rendered, then new data committed, and ``tags`` invalidated."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        process = Process(gate, parts, tags, **options)
+        process.render()
+        version = gate.commit()
+        assert not process.stamps.invalidate(tags, Mode(mode))
+        gate.acknowledge(mode, version)
+
+    return Maker(run, renders=True)
+
+
+def committer() -> Maker:
+    """Commits new data and invalidates nothing."""
+    return Maker(lambda parts, gate: None if gate.commit() else None)
+
+
+def visitors(count: int, known: Sequence[str] = (), late: Sequence[str] = (), polls: int = 1, **options: Any) -> Maker:
+    """Visitors of one process, one after the other, each of whom renders if it must be. For ``polls`` see
+    :func:`reader`."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        process = Process(gate, parts, known, late, coherence=0.0 if polls == 1 else 1.0, **options)
+        for visit in range(count):
+            if visit % polls == 0:
+                process.now += 1.0
+                gate.begin()
+            process.visit()
+
+    return Maker(run, renders=True)
+
+
+def own_invalidator(*tags: str) -> Maker:
+    """A process that polls, and commits and invalidates between two of its own visitors: the second of them
+    is owed that, however short a time after the poll."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        process = Process(gate, parts, coherence=1.0)
+        process.only_look()
+        gate.begin()
+        process.visit()
+        version = gate.commit()
+        assert not process.stamps.invalidate(tags, Mode.EXPIRE)
+        gate.acknowledge("expire", version)
+        gate.begin()
+        process.visit()
+
+    return Maker(run)
+
+
+def reader(visits: int = 1, polls: int = 1) -> Maker:
+    """Visitors of one process, who look for the page and do not render it. The epochs are asked for at every
+    visit, or at every ``polls``-th: an answer owes what was acknowledged before that."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        process = Process(gate, parts, coherence=0.0 if polls == 1 else 1.0)
+        process.only_look()
+        for visit in range(visits):
+            if visit % polls == 0:
+                process.now += 1.0
+                gate.begin()
+            process.visit()
+
+    return Maker(run)
+
+
+def system(
+    programs: Mapping[str, Maker], parts: Parts | None = None, setup: Maker | None = None, **options: Any
+) -> System:
+    """The programs, of these parts."""
+    parts = parts or Parts()
+    if options.get("nodes"):
+        options.setdefault("home", on_two_nodes)
+    alone = sum(maker.renders for maker in programs.values()) <= 1
+    private = {Keyspace.failures(PAGE), Keyspace.failures(DATA)}
+    if alone:
+        private |= {Keyspace.lock(PAGE), Keyspace.lock(DATA), DATA}
+    made = {name: maker.of(parts) for name, maker in programs.items()}
+    first = None if setup is None else setup.of(parts)
+    fixed: dict[str, Any] = {
+        "control_keys_move": parts.control_keys_move,
+        "private": private.__contains__,
+        "show": show,
+    }
+    return System(made, first, **fixed, **options)
+
+
+@functools.lru_cache(maxsize=1024)
+def show(key: str, value: Any) -> str:
+    """For traces."""
+    if key == "key":
+        for stem, name in ((PAGE, "page"), (DATA, "data")):
+            if value.startswith(stem):
+                return name + value.removeprefix(stem).replace(":", "'s ")
+        return show_model(key, value)
+    if not isinstance(value, bytes):
+        return "missing" if value is None else str(value)
+    if key in (PAGE, DATA):
+        entry = codec.unpack(value, (TASK if key == PAGE else DATA_TASK).text)
+        stamps = ", ".join(f"{tag}={show('', stamp) or 'invalid'}" for tag, stamp in entry.proof.tags)
+        valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in entry.proof.valid_at)
+        return f"v{_version(entry)} [{stamps}; valid at {valid_at or 'none'}]"
+    text = value.decode()
+    return "/".join(text[place : place + 12].rstrip("_") for place in range(0, min(len(text), 36), 12))

@@ -1,0 +1,323 @@
+"""The protocol of invalidation as a model: what is written in the specification, and nothing else.
+
+Each rule can be switched off by its name; ``test_protocol.py`` shows what then goes wrong. Nonces are texts,
+a tag's value is ``(any, hard, purge)``, an entry's ``(version of its data, stamps, valid at)``.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from tests.model import gate as words
+from tests.model.explorer import System
+from tests.model.gate import Gate, Program
+from wsgi_isr.errors import StoreUnavailable
+
+PAGE = "isr:model:p:page"
+
+
+class Rule(enum.Enum):
+    """A rule that can be left out. The value says it."""
+
+    EPOCH_BEFORE_TAGS = "an invalidation renews the epoch before the tags"
+    EPOCH_AFTER_TAGS = "an invalidation renews the epoch after the tags"
+    CAS_OF_WHAT_STAYS = "what stays of a tag is written back by compare-and-swap"
+    CAPTURE_BEFORE_DATA = "known tags are captured before the data is read"
+    LATE_TAGS_BEFORE_EPOCHS = "late tags are read before the epochs they are held against"
+    INVALID_WHERE_EPOCHS_DIFFER = "a late tag's stamp is invalid where the epoch has changed"
+    VALID_AT_WHERE_EPOCHS_AGREE = "an entry is valid at an epoch only if that has not changed since the capture"
+    EPOCHS_BEFORE_TAGS = "a look-up reads the epochs before the tags"
+    TAG_NONCES = "a tag's nonces are never used again"
+    EPOCH_NONCES = "an epoch's nonce is never used again"
+    MISSING_IS_PURGED = "a missing tag counts as purged"
+    CONTROL_KEYS_STAY = "control keys never move to another node"
+    UNREACHABLE_PROVES_NOTHING = "an epoch that cannot be read is equal to none"
+    UNPROVEN_IS_FORGOTTEN = "that an entry could not be proven is not remembered at an epoch"
+
+
+class Entry(NamedTuple):
+    version: int
+    stamps: tuple[tuple[str, Any], ...]
+    valid_at: tuple[tuple[str, str], ...]
+
+
+class Capture(NamedTuple):
+    known: dict[str, Any]
+    before: dict[str, str | None]
+
+
+#: What became of an entry, from the best to the worst. UNPROVEN is served marked as such.
+VALID, UNPROVEN, SOFT, HARD, PURGED = range(5)
+_SERVED = {VALID: words.FRESH, UNPROVEN: words.UNPROVEN, SOFT: words.STALE, HARD: words.RETAINED}
+
+#: The stamp that nothing equals.
+INVALID = ()
+
+
+def tag_key(tag: str) -> str:
+    return f"isr:model:t:{tag}"
+
+
+def epoch_key(node: str) -> str:
+    return f"isr:model:e:{node}"
+
+
+class Protocol:
+    """The control plane of one process, without the rules in ``off``."""
+
+    def __init__(self, gate: Gate, off: frozenset[Rule] = frozenset()) -> None:
+        self.gate = gate
+        self.off = off
+
+    # Epochs and tags ---------------------------------------------------------------------------------
+
+    def epochs(self) -> dict[str, str | None]:
+        return {node: self._epoch(epoch_key(node)) for node in self.gate.nodes}
+
+    def _epoch(self, key: str) -> str | None:
+        try:
+            return self._get_or_add(key, "first" if Rule.EPOCH_NONCES in self.off else self.gate.nonce())
+        except StoreUnavailable:
+            return None
+
+    def _get_or_add(self, key: str, new: Any) -> Any:
+        while True:
+            value: Any = self.gate.get(key)
+            if value is not None:
+                return value
+            if self.gate.add(key, new):
+                return new
+
+    def _stamp(self, tag: str) -> Any:
+        try:
+            return self._get_or_add(tag_key(tag), self._new_stamp())
+        except StoreUnavailable:
+            return INVALID
+
+    def _new_stamp(self) -> Any:
+        if Rule.TAG_NONCES in self.off:
+            return (0, 0, 0)
+        return (self.gate.nonce(), self.gate.nonce(), self.gate.nonce())
+
+    # Invalidate --------------------------------------------------------------------------------------
+
+    def invalidate(self, tags: Iterable[str], mode: str) -> list[str]:
+        """The tags that were delivered."""
+        by_node: dict[str, list[str]] = {}
+        for tag in tags:
+            by_node.setdefault(self.gate.node_of(tag_key(tag)), []).append(tag)
+        delivered = []
+        for node, on_node in by_node.items():
+            try:
+                if Rule.EPOCH_BEFORE_TAGS not in self.off:
+                    self.gate.set(epoch_key(node), self.gate.nonce())
+                for tag in on_node:
+                    self._renew(tag_key(tag), mode)
+                if Rule.EPOCH_AFTER_TAGS not in self.off:
+                    self.gate.set(epoch_key(node), self.gate.nonce())
+            except StoreUnavailable:
+                continue
+            delivered += on_node
+        return delivered
+
+    def _renew(self, key: str, mode: str) -> None:
+        if mode == "purge" and Rule.TAG_NONCES not in self.off:
+            self.gate.set(key, self._new_stamp())
+            return
+        while True:
+            held = self.gate.gets(key)
+            if held is None:
+                if self.gate.add(key, self._new_stamp()):
+                    return
+                continue
+            stamp: Any = held.value
+            new = {"stale": 1, "expire": 2, "purge": 3}[mode]
+            fresh = [part + 1 for part in stamp] if Rule.TAG_NONCES in self.off else list(self._new_stamp())
+            renewed = (*fresh[:new], *stamp[new:])
+            if Rule.CAS_OF_WHAT_STAYS in self.off:
+                self.gate.set(key, renewed)  # type: ignore[arg-type]
+                return
+            if self.gate.cas(key, renewed, held.token):
+                return
+
+    # Render ------------------------------------------------------------------------------------------
+
+    def capture(self, tags: Iterable[str]) -> Capture:
+        before = self.epochs()
+        return Capture({tag: self._stamp(tag) for tag in tags}, before)
+
+    def prove(self, capture: Capture, tags: Iterable[str], version: int) -> Entry:
+        tags = list(tags)
+        after: Mapping[str, str | None] = {}
+        if Rule.LATE_TAGS_BEFORE_EPOCHS in self.off:
+            after = self.epochs()
+        late = {tag: self._stamp(tag) for tag in tags if tag not in capture.known}
+        if Rule.LATE_TAGS_BEFORE_EPOCHS not in self.off:
+            after = self.epochs()
+
+        def quiet(node: str) -> bool:
+            same = after[node] == capture.before[node]
+            return same and (after[node] is not None or Rule.UNREACHABLE_PROVES_NOTHING in self.off)
+
+        stamps = dict(capture.known)
+        for tag, stamp in late.items():
+            accepted = quiet(self.gate.node_of(tag_key(tag))) or Rule.INVALID_WHERE_EPOCHS_DIFFER in self.off
+            stamps[tag] = stamp if accepted else INVALID
+        valid_at = [
+            (node, nonce)
+            for node, nonce in after.items()
+            if nonce is not None and (quiet(node) or Rule.VALID_AT_WHERE_EPOCHS_AGREE in self.off)
+        ]
+        proven = INVALID not in stamps.values()
+        return Entry(version, tuple(stamps.items()), tuple(valid_at) if proven else ())
+
+    # Look up -----------------------------------------------------------------------------------------
+
+    def standing(self, entry: Entry, epochs: Mapping[str, str | None]) -> int:
+        """What has become of ``entry`` as of ``epochs``, read before this."""
+        nodes = {self.gate.node_of(tag_key(tag)) for tag, _ in entry.stamps}
+        valid_at = dict(entry.valid_at)
+        if all(epochs[node] is not None and epochs[node] == valid_at.get(node) for node in nodes):
+            return VALID
+        worst, proven = VALID, True
+        for tag, then in entry.stamps:
+            if epochs[self.gate.node_of(tag_key(tag))] is None:
+                proven = False
+                continue
+            try:
+                now: Any = self.gate.get(tag_key(tag))
+            except StoreUnavailable:
+                proven = False
+                continue
+            worst = max(worst, self._compare(then, now))
+        return worst if proven or worst >= HARD else UNPROVEN
+
+    def _compare(self, then: Any, now: Any) -> int:
+        if now is None:
+            return PURGED if Rule.MISSING_IS_PURGED not in self.off else HARD
+        if then == INVALID or then[2] != now[2]:
+            return PURGED
+        if then[1] != now[1]:
+            return HARD
+        return VALID if then == now else SOFT
+
+
+# Programs ----------------------------------------------------------------------------------------------
+
+Off = frozenset[Rule]
+
+
+Maker = Callable[[Off], Program]
+
+
+def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
+    """Commits new data, then invalidates ``tags``, again if none of them was delivered, so many times."""
+
+    def program(off: Off, gate: Gate) -> None:
+        version = gate.commit()
+        if any(Protocol(gate, off).invalidate(tags, mode) for _ in range(attempts)):
+            gate.acknowledge(mode, version)
+
+    return lambda off: lambda gate: program(off, gate)
+
+
+def renderer(known: Iterable[str], late: Iterable[str] = ()) -> Maker:
+    """Renders the page, whatever is there, and stores it unless somebody else has meanwhile."""
+
+    def program(off: Off, gate: Gate) -> None:
+        control = Protocol(gate, off)
+        try:
+            held = gate.gets(PAGE)
+        except StoreUnavailable:
+            held = None
+        if Rule.CAPTURE_BEFORE_DATA in off:
+            version = gate.read()
+            capture = control.capture(known)
+        else:
+            capture = control.capture(known)
+            version = gate.read()
+        entry: Any = control.prove(capture, [*known, *late], version)
+        try:
+            if held is None:
+                gate.add(PAGE, entry)
+            else:
+                gate.cas(PAGE, entry, held.token)
+        except StoreUnavailable:
+            pass  # not stored
+
+    return lambda off: lambda gate: program(off, gate)
+
+
+def reader(visits: int = 1, polls: int | None = None) -> Maker:
+    """A process with an L1 copy that visitors come to, one after the other. Rendering fails here, so that a
+    visitor gets an expired page. It asks for the epochs at every visit, or at every ``polls``-th: an answer
+    then owes what was acknowledged before they were asked for."""
+
+    def program(off: Off, gate: Gate) -> None:
+        control = Protocol(gate, off)
+        entry: Entry | None = None
+        epochs: Mapping[str, str | None] = {}
+        checked: tuple[Mapping[str, str | None], int] = ({}, PURGED)
+        for visit in range(visits):
+            if visit % (polls or 1) == 0:
+                gate.begin()
+                epochs = control.epochs()
+            remembered = checked[1] == VALID or (checked[1] == UNPROVEN and Rule.UNPROVEN_IS_FORGOTTEN in off)
+            if entry is None or checked[0] != epochs or not remembered:
+                try:
+                    stored: Any = gate.get(PAGE)
+                except StoreUnavailable:
+                    stored = None
+                entry = stored if stored is not None else entry
+                if entry is None:
+                    continue
+                checked = (epochs, control.standing(entry, epochs))
+                if Rule.EPOCHS_BEFORE_TAGS in off:
+                    checked = (control.epochs(), checked[1])
+            if checked[1] != PURGED:
+                gate.serve(_SERVED[checked[1]], entry.version)
+
+    return lambda off: lambda gate: program(off, gate)
+
+
+# Systems -----------------------------------------------------------------------------------------------
+
+
+def on_two_nodes(key: str) -> str:
+    """Tags ``a...`` and the page are on n1, other tags on n2; epochs where they say."""
+    name = key.split(":")[3]
+    return name if name in ("n1", "n2") else "n1" if name.startswith("a") or key == PAGE else "n2"
+
+
+def system(
+    programs: Mapping[str, Maker],
+    off: Off = frozenset(),
+    setup: Maker | None = None,
+    **options: Any,
+) -> System:
+    """The programs without the rules that are off."""
+    if options.get("nodes"):
+        options.setdefault("home", on_two_nodes)
+    return System(
+        {name: program(off) for name, program in programs.items()},
+        setup(off) if setup is not None else None,
+        control_keys_move=Rule.CONTROL_KEYS_STAY in off,
+        show=show,
+        **options,
+    )
+
+
+def show(key: str, value: Any) -> str:
+    """For traces."""
+    if key == "key":
+        plane, _, name = value.removeprefix("isr:model:").partition(":")
+        return {"p": "page", "t": f"tag {name}", "e": f"epoch of {name}"}[plane]
+    if isinstance(value, Entry):
+        stamps = ", ".join(f"{tag}={show('', stamp) or 'invalid'}" for tag, stamp in value.stamps)
+        valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in value.valid_at)
+        return f"page v{value.version} [{stamps}; valid at {valid_at or 'none'}]"
+    if isinstance(value, tuple):
+        return "/".join(show("", part) for part in value)
+    return "missing" if value is None else str(value).rstrip("_")

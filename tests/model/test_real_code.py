@@ -1,0 +1,147 @@
+"""The same searches with the real ``Stamps``, ``Fill``, ``Leases`` and codec as the programs: what runs in
+production is what is explored, at every one of its operations on the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.model import processes
+from tests.model.gate import FRESH, RETAINED, STALE, UNPROVEN
+from tests.model.processes import invalidator, outdated, own_invalidator, reader, renderer, visitors
+from tests.model.protocol import Rule
+from tests.model.situations import SHOWS_IN, SITUATIONS, search
+from tests.model.variants import VARIANTS, Also
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_no_acknowledged_invalidation_is_lost(name: str) -> None:
+    situation = SITUATIONS[name]
+    result = search(name, processes.system(**situation.make(processes)))
+    assert result.violation is None, result
+    assert situation.sees <= {(how, behind) for who, how, behind in result.served if who == "reader"}
+
+
+@pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.name.lower())
+def test_an_invalidation_is_lost_unless(rule: Rule, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = VARIANTS[rule](monkeypatch)
+    system = processes.system(**SITUATIONS[SHOWS_IN[rule]].make(processes), parts=parts)
+    result = search(f"without: {rule.value}", system)
+    assert result.violation is not None, f"{rule.value}: nothing goes wrong without it ({result})"
+    assert "was served v" in result.violation
+
+
+# What only the real code can do ----------------------------------------------------------------------------
+
+_LOCK = {"losses": 1, "vanishes": lambda key: key.endswith(":lock")}
+
+#: The arguments of a system, and how its visitors or its reader are served, at least.
+REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
+    "visitors render what they need": (
+        {
+            "programs": {"job": invalidator("a"), "visitors": visitors(2, ["a"]), "reader": reader()},
+            "setup": renderer(["a"]),
+            "losses": 1,
+        },
+        {("visitors", FRESH, False), ("reader", RETAINED, True)},
+    ),
+    "visitors render and find a tag": (
+        {"programs": {"job": invalidator("a"), "visitors": visitors(1, [], ["a"]), "reader": reader()}},
+        {("visitors", FRESH, False), ("reader", RETAINED, True)},
+    ),
+    "visitors render and fail": (
+        {
+            "programs": {"job": invalidator("a"), "visitors": visitors(2, ["a"], fails=True), "reader": reader()},
+            "setup": renderer(["a"]),
+            "losses": 1,
+        },
+        {("visitors", FRESH, False), ("visitors", RETAINED, True)},
+    ),
+    "visitors render and fail after a purge": (
+        {
+            "programs": {"job": invalidator("a", mode="purge"), "visitors": visitors(2, ["a"], fails=True)},
+            "setup": renderer(["a"]),
+            "losses": 1,
+        },
+        {("visitors", FRESH, False)},
+    ),
+    "visitors render while a node is cut off": (
+        {
+            "programs": {"job": invalidator("a"), "visitors": visitors(1, ["a"]), "reader": reader()},
+            "setup": renderer(["a"]),
+            "cuts": 1,
+        },
+        {("visitors", FRESH, False), ("visitors", UNPROVEN, True)},
+    ),
+    "visitors of a process that polls": (
+        {
+            "programs": {"job": invalidator("a"), "visitors": visitors(4, ["a"], polls=2)},
+            "setup": renderer(["a"]),
+            "losses": 1,
+        },
+        {("visitors", FRESH, False)},
+    ),
+    "visitors of two processes": (
+        {
+            "programs": {"job": invalidator("a"), "visitors": visitors(1, ["a"]), "others": visitors(1, ["a"])},
+            "setup": renderer(["a"]),
+        },
+        {("visitors", FRESH, False), ("others", FRESH, False)},
+    ),
+    "a process invalidates something itself": (
+        {
+            "programs": {"job": own_invalidator("a"), "renderer": renderer(["a"]), "reader": reader()},
+            "setup": renderer(["a"]),
+            "losses": 1,
+        },
+        {("job", FRESH, False), ("job", RETAINED, True)},
+    ),
+    "a renderer whose clock is ahead": (
+        {
+            "programs": {
+                "job": invalidator("a"),
+                "ahead": renderer(["a"], skew=10.0),
+                "visitors": visitors(1, ["a"]),
+            },
+            "setup": outdated("a", mode="stale"),
+            **_LOCK,
+        },
+        {("visitors", FRESH, False), ("visitors", STALE, True)},
+    ),
+    "a page is made with cached data": (
+        {"programs": {"job": invalidator("a"), "renderer": renderer(["a"], uses_data=True), "reader": reader()}},
+        {("reader", FRESH, False), ("reader", RETAINED, True)},
+    ),
+    "a page is made with old data while a node is cut off": (
+        {
+            "programs": {"renderer": renderer(["a"], uses_data=True), "reader": reader()},
+            "setup": outdated("a", uses_data=True),
+            "cuts": 1,
+        },
+        {("reader", FRESH, False), ("reader", UNPROVEN, True)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_no_acknowledged_invalidation_is_lost_where(name: str) -> None:
+    arguments, sees = REAL[name]
+    result = search(name, processes.system(**arguments))
+    assert result.violation is None, result
+    assert sees <= result.served
+
+
+_ALSO_SHOWS_IN = {
+    Also.OWN_INVALIDATION: REAL["a process invalidates something itself"][0],
+    Also.CLOCKS_DIFFER: REAL["a renderer whose clock is ahead"][0],
+    Also.CARRIED_STAMPS: REAL["a page is made with cached data"][0],
+}
+
+
+@pytest.mark.parametrize("rule", Also, ids=lambda rule: rule.name.lower())
+def test_an_invalidation_is_lost_in_the_real_code_unless(rule: Also, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = processes.system(**_ALSO_SHOWS_IN[rule], parts=VARIANTS[rule](monkeypatch))
+    result = search(f"without: {rule.value}", system)
+    assert result.violation is not None, f"{rule.value}: nothing goes wrong without it ({result})"
+    assert "was served v" in result.violation

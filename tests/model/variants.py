@@ -1,0 +1,323 @@
+"""The real parts with one rule left out of each, by the names of the model (:class:`tests.model.protocol.Rule`).
+
+As much as possible of the real code stays: what is left out is a verb on its way to the store, or the order
+of two calls.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from tests.model.gate import Gate
+from tests.model.processes import Parts, TimedFill
+from tests.model.protocol import Rule
+from wsgi_isr import stamps as stamps_module
+from wsgi_isr.entry import Entry, Proof
+from wsgi_isr.freshness import Standing
+from wsgi_isr.local import Slot
+from wsgi_isr.stamps import Capture, Epochs, Mode, Stamp, Stamps
+from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
+
+Carried = Mapping[str, bytes]
+NOTHING: Carried = MappingProxyType({})
+
+VARIANTS: dict[Rule | Also, Callable[[pytest.MonkeyPatch], Parts]] = {}
+
+
+class Also(enum.Enum):
+    """What the real code has to see to besides: rules that the model has no words for."""
+
+    OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
+    CLOCKS_DIFFER = "that a page's render began later by its clock counts only if it is proven no worse"
+    CARRIED_STAMPS = "a page takes over a stamp from its data only if it is the one that it had itself"
+
+
+def _variant(rule: Rule | Also) -> Callable[[Callable[[pytest.MonkeyPatch], Parts]], None]:
+    def add(make: Callable[[pytest.MonkeyPatch], Parts]) -> None:
+        VARIANTS[rule] = make
+
+    return add
+
+
+def parts_with(**different: Any) -> Parts:
+    """Parts of which some are different."""
+    return type("Variant", (Parts,), different)()
+
+
+class Forwarding(Store):
+    """The gate, with some verbs changed by a subclass."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+        self.nodes = gate.nodes
+
+    def node_of(self, key: str) -> str:
+        return self.gate.node_of(key)
+
+    def get(self, key: str) -> bytes | None:
+        return self.gate.get(key)
+
+    def get_many(self, keys: Sequence[str]) -> Many:
+        return self.gate.get_many(keys)
+
+    def gets(self, key: str) -> Versioned | None:
+        return self.gate.gets(key)
+
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        self.gate.set(key, value, ttl)
+
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        return self.gate.add(key, value, ttl)
+
+    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
+        return self.gate.cas(key, value, token, ttl)
+
+    def delete(self, key: str) -> bool:
+        return self.gate.delete(key)
+
+    def close(self) -> None:
+        self.gate.close()
+
+
+def _is_epoch(key: str) -> bool:
+    return route(key).node is not None
+
+
+class OneEpoch(Forwarding):
+    """Of the two times that an invalidation sets an epoch, the one before the tags or the one after them."""
+
+    before = True
+
+    def __init__(self, gate: Gate) -> None:
+        super().__init__(gate)
+        self._times = 0
+
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        if _is_epoch(key):
+            self._times += 1
+            if (self._times % 2 == 1) is not self.before:
+                return
+        super().set(key, value, ttl)
+
+
+class OtherEpoch(OneEpoch):
+    before = False
+
+
+@_variant(Rule.EPOCH_BEFORE_TAGS)
+def _without_epoch_before(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(store=lambda self, gate: OtherEpoch(gate))
+
+
+@_variant(Rule.EPOCH_AFTER_TAGS)
+def _without_epoch_after(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(store=lambda self, gate: OneEpoch(gate))
+
+
+class BlindWrites(Forwarding):
+    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
+        if not route(key).control:
+            return super().cas(key, value, token, ttl)
+        self.set(key, value)
+        return True
+
+
+@_variant(Rule.CAS_OF_WHAT_STAYS)
+def _without_cas(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(store=lambda self, gate: BlindWrites(gate))
+
+
+class CapturesLate(Stamps):
+    def capture(self, tags: Iterable[str]) -> Any:
+        return tuple(tags)
+
+    def prove(self, capture: Any, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        return super().prove(super().capture(capture), tags, carried)
+
+
+@_variant(Rule.CAPTURE_BEFORE_DATA)
+def _without_capture_before(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=CapturesLate)
+
+
+class Proving(Stamps):
+    """Knows the epochs that a proof was made with."""
+
+    kept: Epochs | None = None
+    last: Epochs = {}
+
+    def _read_epochs(self) -> Epochs:
+        self.last = self.kept if self.kept is not None else super()._read_epochs()
+        return self.last
+
+
+class EpochsFirst(Proving):
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        self.kept = self._read_epochs()
+        try:
+            return super().prove(capture, tags, carried)
+        finally:
+            self.kept = None
+
+
+@_variant(Rule.LATE_TAGS_BEFORE_EPOCHS)
+def _without_late_tags_first(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=EpochsFirst)
+
+
+class _Whatever(bytes):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = bytes.__hash__
+
+
+class TakesLateTags(Stamps):
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        same = dict.fromkeys(capture.before, _Whatever())
+        return Proof(super().prove(Capture(capture.known, same), tags, carried).tags)
+
+
+@_variant(Rule.INVALID_WHERE_EPOCHS_DIFFER)
+def _without_invalid_stamps(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=TakesLateTags)
+
+
+class ValidAtAnyEpoch(Proving):
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        proof = super().prove(capture, tags, carried)
+        if not all(stamp for _, stamp in proof.tags):
+            return proof
+        return Proof(proof.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None))
+
+
+@_variant(Rule.VALID_AT_WHERE_EPOCHS_AGREE)
+def _without_agreement(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=ValidAtAnyEpoch)
+
+
+class TagsFirst(TimedFill):
+    """What was compared is remembered under epochs that were read after it."""
+
+    def _judge(self, slot: Slot, epochs: Epochs) -> Any:
+        before = slot.checked
+        judged = super()._judge(slot, epochs)
+        if slot.checked is not None and slot.checked is not before:
+            slot.checked = (self._stamps.epochs(), slot.checked[1])
+        return judged
+
+
+@_variant(Rule.EPOCHS_BEFORE_TAGS)
+def _without_epochs_first(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(fill=TagsFirst)
+
+
+def _count_on(stamp: Stamp, mode: Mode) -> Stamp:
+    parts = [int(stamp[place : place + 12]) for place in (0, 12, 24)]
+    renewed = {Mode.STALE: 1, Mode.EXPIRE: 2, Mode.PURGE: 3}[mode]
+    counted = [part + (place < renewed) for place, part in enumerate(parts)]
+    return Stamp("".join(f"{part:012}" for part in counted).encode() + stamp[36:])
+
+
+@_variant(Rule.TAG_NONCES)
+def _with_counters(monkeypatch: pytest.MonkeyPatch) -> Parts:
+    monkeypatch.setattr(Stamp, "fresh", classmethod(lambda cls, tag: cls(b"0" * 36 + tag.encode())))
+    monkeypatch.setattr(Stamp, "renewed", _count_on)
+    return Parts()
+
+
+class FirstEpoch(Stamps):
+    def _begin_epoch(self, key: str) -> bytes | None:
+        first = b"first_epoch_"
+        return first if self._store.add(key, first) else self._store.get(key)
+
+
+@_variant(Rule.EPOCH_NONCES)
+def _with_a_first_epoch(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=FirstEpoch)
+
+
+@_variant(Rule.MISSING_IS_PURGED)
+def _missing_is_expired(monkeypatch: pytest.MonkeyPatch) -> Parts:
+    compare = stamps_module.compare
+    monkeypatch.setattr(
+        stamps_module, "compare", lambda then, now: Standing.HARD if now is None else compare(then, now)
+    )
+    return Parts()
+
+
+@_variant(Rule.CONTROL_KEYS_STAY)
+def _with_moving_keys(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(control_keys_move=True)
+
+
+class UnreachableIsAnEpoch(Stamps):
+    proving = False
+
+    def _read_epochs(self) -> Epochs:
+        epochs = super()._read_epochs()
+        return _named(epochs) if self.proving else epochs
+
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        self.proving = True
+        try:
+            return super().prove(Capture(capture.known, _named(capture.before)), tags, carried)
+        finally:
+            self.proving = False
+
+
+def _named(epochs: Epochs) -> Epochs:
+    return {node: nonce or b"unreachable_" for node, nonce in epochs.items()}
+
+
+@_variant(Rule.UNREACHABLE_PROVES_NOTHING)
+def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=UnreachableIsAnEpoch)
+
+
+class RemembersUnproven(TimedFill):
+    def _judge(self, slot: Slot, epochs: Epochs) -> Any:
+        judged = super()._judge(slot, epochs)
+        slot.checked = (epochs, judged.standing)
+        return judged
+
+
+@_variant(Rule.UNPROVEN_IS_FORGOTTEN)
+def _with_unproven_remembered(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(fill=RemembersUnproven)
+
+
+class NeverForgets(Stamps):
+    def forget(self) -> None:
+        pass
+
+
+@_variant(Also.OWN_INVALIDATION)
+def _without_forgetting(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=NeverForgets)
+
+
+class TrustsClocks(TimedFill):
+    def _is_better(self, ours: Entry, theirs: Entry) -> bool:
+        return False
+
+
+@_variant(Also.CLOCKS_DIFFER)
+def _with_trusted_clocks(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(fill=TrustsClocks)
+
+
+class TakesWhatDataCarries(Stamps):
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        proof = super().prove(capture, tags, carried)
+        return Proof(tuple((tag, carried.get(tag, stamp)) for tag, stamp in proof.tags))
+
+
+@_variant(Also.CARRIED_STAMPS)
+def _with_any_carried_stamp(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=TakesWhatDataCarries)
