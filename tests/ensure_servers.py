@@ -36,9 +36,7 @@ PROGRAMS = (
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 POLICY = Path("/usr/sbin/policy-rc.d")
-POLICY_TEXT = (
-    "#!/bin/sh\n# Temporary, by wsgi_isr's tests/ensure_servers.py: packages start no service.\nexit 101\n"
-)
+POLICY_TEXT = "#!/bin/sh\n# Temporary, by wsgi_isr's tests/ensure_servers.py: packages start no service.\nexit 101\n"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -46,11 +44,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def missing(path: str) -> list[str]:
     """The packages of the programs that are not on ``path``, in the order of :data:`PROGRAMS`."""
-    return [
-        program.package
-        for program in PROGRAMS
-        if not any(shutil.which(name, path=path) for name in program.names)
-    ]
+    return [program.package for program in PROGRAMS if not any(shutil.which(name, path=path) for name in program.names)]
 
 
 @contextlib.contextmanager

@@ -137,6 +137,11 @@ class Judged(NamedTuple):
     verdict: Verdict
     standing: Standing
 
+    @property
+    def is_proven_fresh(self) -> bool:
+        """Fit to go into something that is stored, and shown as new."""
+        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.standing is not Standing.UNPROVEN
+
     def label(self, word: str) -> str:
         """The word for ``X-ISR``, unless the copy could not be proven."""
         return "DEGRADED" if self.standing is Standing.UNPROVEN else word
@@ -199,7 +204,7 @@ class Fill:
         one will do nor one that is kept for errors.
         """
         slot, judged = self._look_up(task)
-        if fresh and isinstance(judged.verdict, (Stale, Expired)):
+        if fresh and not judged.is_proven_fresh:
             slot = None
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
             return PassedOn("cookie")
@@ -381,7 +386,7 @@ class Fill:
         own = leads and isinstance(outcome, Made)
         if not own and isinstance(verdict, (Expired, Missing)):
             return None
-        if not own and fresh and isinstance(verdict, Stale):
+        if not own and fresh and not judged.is_proven_fresh:
             return None
         if not leads and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)

@@ -266,8 +266,9 @@ class Stamps:
             else:
                 worst = max(worst, compare(then, found.values.get(keys[tag])))
                 proven = proven and epochs.get(self._node(tag)) is not None
-        # What is known to be invalid is so, whatever else cannot be asked.
-        return worst if proven or worst > Standing.UNPROVEN else Standing.UNPROVEN
+        # What is known to be invalid is so, whatever else cannot be asked. Known to be soft is not enough: what
+        # cannot be asked may be worse, and the answer must say so.
+        return worst if proven or worst >= Standing.HARD else Standing.UNPROVEN
 
     def reachable(self, proof: Proof, epochs: Epochs) -> bool:
         """Whether every node that holds one of the tags could be asked for its epoch."""

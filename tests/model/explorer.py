@@ -209,8 +209,8 @@ class Explorer:
             while state[2] != nobody:
                 state = self._step(state, count)
             facts, cells = state[0].facts, state[1]
-        budgets = {"losses": self._system.losses, "cuts": self._system.cuts, "doubts": self._system.doubts}
-        world = self._world(facts._replace(renders=0, **budgets))
+        losses, cuts, doubts = self._system.losses, self._system.cuts, self._system.doubts
+        world = self._world(facts._replace(renders=0, losses=losses, cuts=cuts, doubts=doubts))
         state = (world, cells, nobody)
         for actor in range(count):
             state = self._enter(*state, actor, self._spot(actor, ()))

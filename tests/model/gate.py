@@ -137,9 +137,8 @@ class Gate(Store):
     def node_of(self, key: str) -> str:
         return self._home(key)
 
-    def get(self, key: str) -> bytes | None:
-        value: bytes | None = self._call("get", key)
-        return value
+    def get(self, key: str) -> Any:
+        return self._call("get", key)
 
     def get_many(self, keys: Sequence[str]) -> Many:
         """Key by key in the order asked, as memcached does it: others may write in between."""

@@ -17,7 +17,7 @@ from tests.model.protocol import show as show_model
 from wsgi_isr import entry as codec
 from wsgi_isr.entry import Content, Lifetime, Refusal, Value
 from wsgi_isr.events import Broken, Event, Events
-from wsgi_isr.fill import Answer, Fill, Made, PassedOn, Product, Served, Task
+from wsgi_isr.fill import Answer, Fill, PassedOn, Product, Served, Task
 from wsgi_isr.freshness import Asked, Failure, Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import Leases
@@ -140,11 +140,10 @@ class Process:
         if isinstance(answer, Served):
             self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
 
-    def render(self) -> bool:
-        """Render the page if it is due; whether it was, and got into the store."""
-        outcome = self.fill.regenerate(TASK)
+    def render(self) -> None:
+        """Render the page, if it is due."""
+        self.fill.regenerate(TASK)
         assert not self._troubles, self._troubles
-        return isinstance(outcome, Made) and outcome.stored
 
 
 def _version(entry: codec.Entry) -> int:
@@ -210,7 +209,11 @@ def outdated(*tags: str, mode: str = "expire", **options: Any) -> Maker:
 
 def committer() -> Maker:
     """Commits new data and invalidates nothing."""
-    return Maker(lambda parts, gate: None if gate.commit() else None)
+
+    def run(parts: Parts, gate: Gate) -> None:
+        gate.commit()
+
+    return Maker(run)
 
 
 def visitors(count: int, known: Sequence[str] = (), late: Sequence[str] = (), polls: int = 1, **options: Any) -> Maker:
@@ -289,7 +292,8 @@ def show(key: str, value: Any) -> str:
     if key == "key":
         for stem, name in ((PAGE, "page"), (DATA, "data")):
             if value.startswith(stem):
-                return name + value.removeprefix(stem).replace(":", "'s ")
+                suffix = str(value).removeprefix(stem).replace(":", "'s ")
+                return name + suffix
         return show_model(key, value)
     if not isinstance(value, bytes):
         return "missing" if value is None else str(value)

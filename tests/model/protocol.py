@@ -33,7 +33,7 @@ class Rule(enum.Enum):
     EPOCH_NONCES = "an epoch's nonce is never used again"
     MISSING_IS_PURGED = "a missing tag counts as purged"
     CONTROL_KEYS_STAY = "control keys never move to another node"
-    UNREACHABLE_PROVES_NOTHING = "an epoch that cannot be read is equal to none"
+    UNREACHABLE_PROVES_NOTHING = "an epoch that cannot be read equals no other, not even one of its kind"
     UNPROVEN_IS_FORGOTTEN = "that an entry could not be proven is not remembered at an epoch"
 
 
@@ -78,13 +78,14 @@ class Protocol:
 
     def _epoch(self, key: str) -> str | None:
         try:
-            return self._get_or_add(key, "first" if Rule.EPOCH_NONCES in self.off else self.gate.nonce())
+            nonce: str = self._get_or_add(key, "first" if Rule.EPOCH_NONCES in self.off else self.gate.nonce())
+            return nonce
         except StoreUnavailable:
             return None
 
     def _get_or_add(self, key: str, new: Any) -> Any:
         while True:
-            value: Any = self.gate.get(key)
+            value = self.gate.get(key)
             if value is not None:
                 return value
             if self.gate.add(key, new):
@@ -137,7 +138,7 @@ class Protocol:
             fresh = [part + 1 for part in stamp] if Rule.TAG_NONCES in self.off else list(self._new_stamp())
             renewed = (*fresh[:new], *stamp[new:])
             if Rule.CAS_OF_WHAT_STAYS in self.off:
-                self.gate.set(key, renewed)  # type: ignore[arg-type]
+                self.gate.set(key, renewed)
                 return
             if self.gate.cas(key, renewed, held.token):
                 return
@@ -187,7 +188,7 @@ class Protocol:
                 proven = False
                 continue
             try:
-                now: Any = self.gate.get(tag_key(tag))
+                now = self.gate.get(tag_key(tag))
             except StoreUnavailable:
                 proven = False
                 continue
@@ -207,8 +208,6 @@ class Protocol:
 # Programs ----------------------------------------------------------------------------------------------
 
 Off = frozenset[Rule]
-
-
 Maker = Callable[[Off], Program]
 
 
@@ -238,7 +237,7 @@ def renderer(known: Iterable[str], late: Iterable[str] = ()) -> Maker:
         else:
             capture = control.capture(known)
             version = gate.read()
-        entry: Any = control.prove(capture, [*known, *late], version)
+        entry = control.prove(capture, [*known, *late], version)
         try:
             if held is None:
                 gate.add(PAGE, entry)
@@ -267,7 +266,7 @@ def reader(visits: int = 1, polls: int | None = None) -> Maker:
             remembered = checked[1] == VALID or (checked[1] == UNPROVEN and Rule.UNPROVEN_IS_FORGOTTEN in off)
             if entry is None or checked[0] != epochs or not remembered:
                 try:
-                    stored: Any = gate.get(PAGE)
+                    stored = gate.get(PAGE)
                 except StoreUnavailable:
                     stored = None
                 entry = stored if stored is not None else entry
@@ -286,9 +285,9 @@ def reader(visits: int = 1, polls: int | None = None) -> Maker:
 
 
 def on_two_nodes(key: str) -> str:
-    """Tags ``a...`` and the page are on n1, other tags on n2; epochs where they say."""
+    """Tag ``a`` and the page with its lock are on n1, tag ``b`` on n2; epochs where they say."""
     name = key.split(":")[3]
-    return name if name in ("n1", "n2") else "n1" if name.startswith("a") or key == PAGE else "n2"
+    return {"a": "n1", "b": "n2", "page": "n1"}.get(name, name)
 
 
 def system(
@@ -317,7 +316,7 @@ def show(key: str, value: Any) -> str:
     if isinstance(value, Entry):
         stamps = ", ".join(f"{tag}={show('', stamp) or 'invalid'}" for tag, stamp in value.stamps)
         valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in value.valid_at)
-        return f"page v{value.version} [{stamps}; valid at {valid_at or 'none'}]"
+        return f"v{value.version} [{stamps}; valid at {valid_at or 'none'}]"
     if isinstance(value, tuple):
         return "/".join(show("", part) for part in value)
     return "missing" if value is None else str(value).rstrip("_")

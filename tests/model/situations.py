@@ -11,13 +11,15 @@ from typing import Any, NamedTuple
 from tests.model.explorer import Result, System, explore
 from tests.model.protocol import Rule
 
-#: A number from the environment, for bigger searches than a test run has time for; see ``README.md``.
+#: For searches that take minutes: 1 adds the situations at the end of this file, and one lost key to every
+#: situation that has any; 2 adds two.
 DEPTH = int(os.environ.get("MODEL_DEPTH", "0"))
 
 
 class Situation(NamedTuple):
     """``make`` is given a kit (one of the two modules) and gives the arguments of its ``system``. ``sees``:
-    how the reader is served in it, at least, and whether with data older than what was acknowledged."""
+    how the reader is served in it, at least, and whether with data older than what was acknowledged: a search
+    that never sees this has missed what it is for."""
 
     make: Callable[[Any], dict[str, Any]]
     sees: frozenset[tuple[str, bool]]
@@ -27,9 +29,10 @@ _SITUATIONS: dict[str, Situation] = {}
 SITUATIONS: Mapping[str, Situation] = _SITUATIONS
 
 
-def _situation(name: str, *sees: tuple[str, bool]) -> Callable[[Callable[[Any], dict[str, Any]]], None]:
+def _situation(name: str, *sees: tuple[str, bool], depth: int = 0) -> Callable[[Callable[[Any], dict[str, Any]]], None]:
     def add(make: Callable[[Any], dict[str, Any]]) -> None:
-        _SITUATIONS[name] = Situation(make, frozenset({("fresh", False), *sees}))
+        if depth <= DEPTH:
+            _SITUATIONS[name] = Situation(make, frozenset({("fresh", False), *sees}))
 
     return add
 
@@ -156,6 +159,41 @@ def _late_write(kit: Any) -> dict[str, Any]:
     return {"programs": programs, "setup": kit.renderer(["a"]), "doubts": 1}
 
 
+# Bigger ones ---------------------------------------------------------------------------------------------
+
+
+@_situation("two invalidations and two renders", ("stale", True), ("retained", True), depth=1)
+def _many(kit: Any) -> dict[str, Any]:
+    programs = {
+        "soft": kit.invalidator("a", mode="stale"),
+        "hard": kit.invalidator("a"),
+        "renderer": kit.renderer(["a"]),
+        "another": kit.renderer(["a"]),
+        "reader": kit.reader(1),
+    }
+    return {"programs": programs, "setup": kit.renderer(["a"])}
+
+
+@_situation("tags of one batch on two nodes", ("retained", True), depth=1)
+def _batch(kit: Any) -> dict[str, Any]:
+    programs = {"job": kit.invalidator("b", "a"), "renderer": kit.renderer(["a"], ["b"]), "reader": kit.reader(2)}
+    return {"programs": programs, "nodes": ("n1", "n2")}
+
+
+@_situation("a node is cut off, and a key is lost", ("retained", True), ("unproven", True), depth=1)
+def _cut_and_lost(kit: Any) -> dict[str, Any]:
+    programs = {"job": kit.invalidator("a"), "renderer": kit.renderer([], ["a"]), "reader": kit.reader(1)}
+    return {"programs": programs, "cuts": 1, "losses": 1}
+
+
+@_situation("a node is cut off, and a write happens late", ("retained", True), ("unproven", True), depth=1)
+def _cut_and_late(kit: Any) -> dict[str, Any]:
+    programs = {"job": kit.invalidator("a", attempts=2), "renderer": kit.renderer(["a"]), "reader": kit.reader(1)}
+    return {"programs": programs, "setup": kit.renderer(["a"]), "cuts": 1, "doubts": 1}
+
+
+# Rules -----------------------------------------------------------------------------------------------------
+
 #: Where it shows that a rule is left out.
 SHOWS_IN: Mapping[Rule, str] = {
     Rule.EPOCH_BEFORE_TAGS: "a tag that turns up in the render",
@@ -177,6 +215,6 @@ SHOWS_IN: Mapping[Rule, str] = {
 
 def search(name: str, system: System) -> Result:
     """Explore it, deeper if that is asked for, and say how many states that were."""
-    result = explore(replace(system, losses=system.losses + (DEPTH if system.losses else 0)))
+    result = explore(replace(system, losses=system.losses + (DEPTH if system.losses else 0)), most=100_000_000)
     print(f"\n{name}: {result}")
     return result

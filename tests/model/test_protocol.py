@@ -1,5 +1,20 @@
 """The protocol as it is specified: no order of events loses an acknowledged invalidation, and none of its
-rules can be left out. How to search further, and how to read what is found: ``README.md``."""
+rules can be left out.
+
+The files, from the inside out: ``gate`` is the store as one program sees it; ``explorer`` takes programs
+through every order of their operations; ``protocol`` is the model; ``processes`` are the same programs made
+of the real code; ``situations`` say what happens beside each other; ``variants`` are the real code with one
+rule left out of each. Here the model is searched, in ``test_real_code`` the real code, in ``test_renders``
+both for renders; ``test_one_render`` tries longer stories of the real code at random.
+
+    pytest tests/model -s                            says how many states each search had
+    pytest tests/model -s -k capture_before_data     tells what goes wrong without one rule, step by step
+    MODEL_DEPTH=1 pytest tests/model -n auto         minutes and millions of states instead of seconds
+    MODEL_DEPTH=2 pytest tests/model -n auto         hours, and 10 GB of memory for each process
+
+A search fails with the shortest story that breaks the promise. ``v0`` is the data before the first commit;
+a tag's value is shown as ``any/hard/purge``; a nonce has the name of whoever made it.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +35,8 @@ def test_no_acknowledged_invalidation_is_lost(name: str) -> None:
 
 @pytest.mark.parametrize("rule", Rule, ids=lambda rule: rule.name.lower())
 def test_an_invalidation_is_lost_unless(rule: Rule) -> None:
-    result = search(f"without: {rule.value}", protocol.system(**SITUATIONS[SHOWS_IN[rule]].make(protocol), off={rule}))
+    result = search(
+        f"without: {rule.value}", protocol.system(**SITUATIONS[SHOWS_IN[rule]].make(protocol), off=frozenset({rule}))
+    )
     assert result.violation is not None, f"{rule.value}: nothing goes wrong without it ({result})"
     assert "was served v" in result.violation

@@ -41,40 +41,42 @@ def _worker(off: Collection[Rule]) -> Program:
         if gate.get(PAGE) != STALE:
             return
         token = f"{gate.name}'s"
-        if not gate.add(LOCK, token):  # type: ignore[arg-type]
+        if not gate.add(LOCK, token):
             return
-        held = gate.gets(PAGE)
-        assert held is not None
+        held: Any = gate.gets(PAGE)
         if held.value == STALE or Rule.LOOK_AGAIN in off:
-            entry: Any = gate.time()
+            entry = gate.time()
             gate.read()
             _store(gate, entry, held.token, off)
-        lock = gate.gets(LOCK)
+        lock: Any = gate.gets(LOCK)
         if lock is not None and lock.value == token:
             gate.cas(LOCK, b"free", lock.token, 0)
 
     return program
 
 
-def _store(gate: Gate, entry: Any, token: Token, off: Collection[Rule]) -> None:
+def _store(gate: Gate, entry: int, token: Token, off: Collection[Rule]) -> None:
     if Rule.STORE_BY_CAS in off:
         gate.set(PAGE, entry)
         return
     while not gate.cas(PAGE, entry, token):
-        theirs = gate.gets(PAGE)
-        assert theirs is not None
+        theirs: Any = gate.gets(PAGE)
         if theirs.value >= entry:
             return
         token = theirs.token
 
 
+def _committer(gate: Gate) -> None:
+    gate.commit()
+
+
 def _model(situation: str, off: Collection[Rule] = ()) -> System:
     def stale_page(gate: Gate) -> None:
-        gate.set(PAGE, STALE)  # type: ignore[arg-type]
+        gate.set(PAGE, STALE)
 
     programs = {"one": _worker(off), "two": _worker(off), "three": _worker(off)}
     if situation == P4:
-        programs["three"] = lambda gate: None if gate.commit() else None
+        programs["three"] = _committer
     return System(programs, stale_page, overwrites=_later_by_earlier, **_OPTIONS[situation])
 
 

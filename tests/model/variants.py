@@ -24,7 +24,7 @@ from wsgi_isr.stamps import Capture, Epochs, Mode, Stamp, Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
 
 Carried = Mapping[str, bytes]
-NOTHING: Carried = MappingProxyType({})
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 VARIANTS: dict[Rule | Also, Callable[[pytest.MonkeyPatch], Parts]] = {}
 
@@ -46,7 +46,8 @@ def _variant(rule: Rule | Also) -> Callable[[Callable[[pytest.MonkeyPatch], Part
 
 def parts_with(**different: Any) -> Parts:
     """Parts of which some are different."""
-    return type("Variant", (Parts,), different)()
+    parts: Parts = type("Variant", (Parts,), different)()
+    return parts
 
 
 class Forwarding(Store):
@@ -59,7 +60,7 @@ class Forwarding(Store):
     def node_of(self, key: str) -> str:
         return self.gate.node_of(key)
 
-    def get(self, key: str) -> bytes | None:
+    def get(self, key: str) -> Any:
         return self.gate.get(key)
 
     def get_many(self, keys: Sequence[str]) -> Many:
@@ -149,7 +150,7 @@ class Proving(Stamps):
     """Knows the epochs that a proof was made with."""
 
     kept: Epochs | None = None
-    last: Epochs = {}
+    last: Epochs = NOTHING
 
     def _read_epochs(self) -> Epochs:
         self.last = self.kept if self.kept is not None else super()._read_epochs()

@@ -66,9 +66,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_nothing_happens_where_everything_is_there(
-    machine: Machine, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     machine.add("memcached", "nginx", "google-chrome", "chromedriver", "apt-get")
     assert machine.main() == 0
     assert machine.calls == []
@@ -125,9 +123,7 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     assert not machine.policy.exists()
 
 
-def test_who_is_not_root_is_told_what_to_install(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     machine.add("memcached", "apt-get")
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
@@ -137,9 +133,7 @@ def test_who_is_not_root_is_told_what_to_install(
     assert machine.calls == []
 
 
-def test_root_without_apt_get_is_told_what_to_install(
-    machine: Machine, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("The tests need memcached, nginx, chromium, chromium-driver;")

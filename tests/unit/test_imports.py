@@ -211,8 +211,7 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
     [
         pytest.param(
             {"rules.py": "from .fill import Fill\n", "fill.py": ""},
-            "wsgi_isr.rules, line 1, imports wsgi_isr.fill: "
-            "the layer 'values and decisions' is below 'coordination'",
+            "wsgi_isr.rules, line 1, imports wsgi_isr.fill: the layer 'values and decisions' is below 'coordination'",
             id="a decision knows coordination",
         ),
         pytest.param(
@@ -275,9 +274,7 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_forbidden_arrow_is_found_and_nothing_else(
-    tmp_path: Path, sources: dict[str, str], expected: str
-) -> None:
+def test_a_forbidden_arrow_is_found_and_nothing_else(tmp_path: Path, sources: dict[str, str], expected: str) -> None:
     (problem,) = violations(tree(tmp_path, sources))
     if expected.startswith("a cycle"):  # which begins anywhere on the circle
         assert problem.startswith("a cycle: ")

@@ -1,0 +1,79 @@
+"""A process that commits new versions of rows and invalidates them, again and again, until it is told to stop.
+
+It writes a line for each (:meth:`.history.Invalidation.parse`), once it was acknowledged: what is refused is repeated
+until then. ``WSGI_ISR_STORE`` is the store; ``FAULTS_PAUSE`` the mean of the seconds between two.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import threading
+import time
+from typing import Any
+
+import wsgi_isr
+from wsgi_isr import InvalidationError
+from wsgi_isr.stores import open_store
+
+from . import broken
+from .dawdling import Dawdling
+from .history import written
+from .site import ROWS, Database, selection
+from .tethered import until_told
+
+MODES = ("stale", "expire", "purge")
+#: Seconds between two attempts; and how long the last invalidation is repeated for.
+AGAIN, PATIENCE = 0.05, 15.0
+
+
+def main() -> None:
+    """Until standard input ends."""
+    told = until_told()
+    database = Database(os.environ["FAULTS_DIRECTORY"])
+    pause = float(os.environ["FAULTS_PAUSE"])
+    kept = open_store(os.environ["WSGI_ISR_STORE"])
+    # By turns: a job that opens the store for each call, a process that keeps it, and one that takes its
+    # time between any two steps, which no invalidation may mind.
+    stores = (None, kept, Dawdling(kept))
+    while not told.wait(min(random.expovariate(1 / pause), 10 * pause)):
+        rows = _rows()
+        sys.stdout.buffer.write(written(_invalidate(database, rows, random.choice(MODES), random.choice(stores), told)))
+        sys.stdout.buffer.flush()
+    kept.close()
+
+
+def _rows() -> list[str]:
+    """What changes: mostly one of them, or some together."""
+    every, single = "site", list(ROWS)[1:]
+    if random.random() < 0.05:
+        return [every]  # rarely, or nothing else would ever decide
+    if random.random() < 0.3:
+        return [single[int(time.monotonic()) % len(single)]]  # by several admins at the same time
+    return random.sample(single, random.choice((1, 1, 2, 3)))
+
+
+def _invalidate(database: Database, rows: list[str], mode: str, store: object, told: threading.Event) -> dict[str, Any]:
+    versions = database.commit(rows)
+    attempts: list[tuple[float, float, str]] = []
+    deadline = None
+    while deadline is None or time.monotonic() < deadline:
+        start, error = time.monotonic(), ""
+        try:
+            wsgi_isr.invalidate(**selection(rows), mode=mode, store=store)  # type: ignore[arg-type]
+        except InvalidationError as refused:
+            error = str(refused)
+        attempts.append((start, time.monotonic(), error))
+        if not error:
+            break
+        time.sleep(AGAIN)
+        if told.is_set() and deadline is None:
+            deadline = time.monotonic() + PATIENCE
+    return {"rows": versions, "mode": mode, "attempts": attempts}
+
+
+if __name__ == "__main__":
+    if rule := os.environ.get("FAULTS_BREAK"):
+        broken.BREAK[rule]()
+    main()

@@ -1,0 +1,94 @@
+"""The protocol with one of its rules left out, for a history that has to show it.
+
+Each entry of :data:`BREAK` changes the classes of the process that it is called in, before an ``ISR`` is made there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
+
+from wsgi_isr.entry import Proof
+from wsgi_isr.errors import StoreError
+from wsgi_isr.stamps import Capture, Mode, Stamp, Stamps
+from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.node import Node
+
+NOTHING: Mapping[str, bytes] = {}
+
+
+class CapturesAfterwards(Stamps):
+    """Render 4: the stamps of the tags are read when the data was."""
+
+    def capture(self, tags: Iterable[str]) -> Capture:
+        return Capture({}, {})
+
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Mapping[str, bytes] = NOTHING) -> Proof:
+        every = list(tags)
+        return super().prove(super().capture(every), every, carried)
+
+
+class RenewsOneEpoch(Stamps):
+    """Invalidate 3: the epochs are not renewed a second time."""
+
+    def invalidate(self, tags: Iterable[str], mode: Mode) -> dict[str, StoreError]:
+        every = list(tags)
+        try:
+            for node in {self._node(tag) for tag in every}:
+                self._store.set(self._epoch_key(node), os.urandom(12))
+            for tag in every:
+                self._renew(tag, mode)
+        except StoreError as error:
+            return dict.fromkeys(every, error)
+        self.forget()
+        return {}
+
+
+class TrustsLateTags(Stamps):
+    """Render 7: a tag that turned up while rendering is stamped whatever went on meanwhile."""
+
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Mapping[str, bytes] = NOTHING) -> Proof:
+        every = list(tags)
+        late = self._stamps_of([tag for tag in every if tag not in capture.known])
+        return Proof(tuple((tag, capture.known.get(tag) or late[tag]) for tag in every), ())
+
+
+class WritesSoftlyBlind(Stamps):
+    """Invalidate 2: what stays of a tag is written back, whoever has changed it since it was read."""
+
+    def _renew(self, tag: str, mode: Mode) -> None:
+        if mode is Mode.STALE and (held := self._store.gets(self._tag_key(tag))) is not None:
+            self._store.set(self._tag_key(tag), Stamp(held.value).renewed(mode))
+        else:
+            super()._renew(tag, mode)
+
+
+def _use(stamps: type[Stamps]) -> None:
+    import_module("wsgi_isr.middleware")  # and with it whoever makes some
+    names = [name for name, module in sys.modules.items() if getattr(module, "Stamps", None) is Stamps]
+    users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.stamps"}
+    assert users > {"wsgi_isr.invalidate"}, f"who looks up is not among {users}"
+    for name in users:
+        sys.modules[name].Stamps = stamps  # type: ignore[attr-defined]
+
+
+def _move_control_keys() -> None:
+    """Control keys go to the next node while theirs is down, as data keys do."""
+
+    def places(self: MemcachedStore, key: str) -> tuple[Node, ...]:
+        first = self.node_of(key)
+        return tuple(self._nodes[name] for name in (first, *(name for name in self.nodes if name != first)))
+
+    MemcachedStore._find_places = places  # type: ignore[method-assign]
+
+
+#: Rule to what breaks it.
+BREAK: Mapping[str, Callable[[], None]] = {
+    "capture before the data is read": lambda: _use(CapturesAfterwards),
+    "renew the epochs a second time": lambda: _use(RenewsOneEpoch),
+    "trust late tags only where no epoch changed": lambda: _use(TrustsLateTags),
+    "write soft invalidations by compare-and-swap": lambda: _use(WritesSoftlyBlind),
+    "control keys never move": _move_control_keys,
+}

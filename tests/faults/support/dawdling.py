@@ -1,0 +1,60 @@
+"""A store that takes its time: what lies between two steps of the protocol lasts long enough to be hit."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from wsgi_isr.stores.base import Many, Store, Token, Versioned
+
+#: Seconds before a verb, at most.
+LONGEST = 0.04
+
+
+class Dawdling(Store):
+    """Another store, with pauses. It belongs to whoever opened that one, and does not close it."""
+
+    def __init__(self, store: Store, pause: Callable[[float], None] = time.sleep) -> None:
+        self._store = store
+        self._sleep = pause
+        self.max_value = store.max_value
+        self.nodes = store.nodes
+
+    def _pause(self) -> None:
+        if random.random() < 0.5:
+            self._sleep(random.uniform(0.0, LONGEST))
+
+    def node_of(self, key: str) -> str:
+        return self._store.node_of(key)
+
+    def get(self, key: str) -> bytes | None:
+        self._pause()
+        return self._store.get(key)
+
+    def get_many(self, keys: Sequence[str]) -> Many:
+        self._pause()
+        return self._store.get_many(keys)
+
+    def gets(self, key: str) -> Versioned | None:
+        self._pause()
+        return self._store.gets(key)
+
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        self._pause()
+        self._store.set(key, value, ttl)
+
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        self._pause()
+        return self._store.add(key, value, ttl)
+
+    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
+        self._pause()
+        return self._store.cas(key, value, token, ttl)
+
+    def delete(self, key: str) -> bool:
+        self._pause()
+        return self._store.delete(key)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,206 @@
+"""Three gunicorn instances of two workers, two memcached nodes, readers and admins, a fault: a history."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.live.support.server import Gunicorn
+from tests.live.support.visitor import Answer, ask
+from tests.live.support.waiting import until
+from tests.support.memcached import Memcached
+from wsgi_isr.keys import Keyspace
+from wsgi_isr.stores import open_store
+
+from .faults import Fault, Target
+from .history import Circumstances, Figures, Invalidation, Read, Violation, check, figures
+from .site import PAGES, ROWS, Database, tag_of
+from .tethered import Tethered
+
+SERVED = "tests.faults.support.served:application"
+#: Visitors, and the longest pause that each makes; admins, and the mean of their pauses, in seconds.
+READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE = 24, 0.01, 2, 0.12
+#: Seconds that a render takes at most.
+SLOW = 0.3
+#: Small keys for each node in a second, where they are to be evicted.
+PRESSURE = 10_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to do: until there are so many of each, but no longer than ``seconds``."""
+
+    reads: int
+    invalidations: int
+    seconds: float = 60.0
+    #: A history that has shown a violation goes no further.
+    to_the_end: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it."""
+
+    violations: Sequence[Violation]
+    figures: Figures
+    struck: int
+    #: Lines of the servers' logs that nobody wants to see, whatever was done to them.
+    complaints: Sequence[str]
+
+    def __str__(self) -> str:
+        return f"{self.figures}; struck {self.struck} times; {len(self.violations)} violations"
+
+
+def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str = "") -> Outcome:
+    """Do it. To be called in the main thread.
+
+    :param broken: the rule of the protocol that nobody keeps (:mod:`.broken`).
+    :raises AssertionError: there was too little of something in time.
+    """
+    Database(directory).create()
+    with ExitStack() as stack:
+        # `-n 512`: everything small is in one slab class, whose least recently used item is the next to go.
+        arguments = ("-n", "512") if fault.small else ()
+        nodes = [Memcached(2 if fault.small else 64, arguments) for _ in range(2)]
+        for node in nodes:
+            stack.callback(node.kill)
+        env = _environment(directory, nodes, fault, coherence, broken)
+        servers = [
+            stack.enter_context(Gunicorn(directory / f"server{n}.log", env, SERVED, preload=True)) for n in range(3)
+        ]
+        if fault.small:
+            filling = {"FAULTS_NODES": ",".join(str(node.port) for node in nodes), "FAULTS_RATE": str(PRESSURE)}
+            stack.enter_context(Tethered("pressure", "tests.faults.support.pressure", directory, filling, bytes))
+        target = Target(nodes, servers)
+        reads, invalidations = _watch(directory, fault, target, env, plan, coherence)
+        if not broken:
+            reads += _in_the_end(directory, servers)
+            assert [server.stop() for server in servers] == [0, 0, 0]
+        complaints = [line for server in servers for line in _complaints(server, fault)]
+    violations = check(reads, invalidations, _circumstances(fault, target, coherence))
+    return Outcome(violations, figures(reads, invalidations), target.struck, complaints)
+
+
+def _environment(
+    directory: Path, nodes: Sequence[Memcached], fault: Fault, coherence: float, broken: str
+) -> dict[str, str]:
+    # Where no node goes away, none is to be taken for gone because the machine is busy.
+    patience = "timeout=0.5&connect_timeout=0.5" if fault.outages else "timeout=5&connect_timeout=5&deadline=10"
+    env = {
+        "FAULTS_DIRECTORY": str(directory),
+        "FAULTS_SLOW": str(SLOW),
+        "WSGI_ISR_STORE": f"memcached://{','.join(node.name for node in nodes)}?{patience}",
+        "WSGI_ISR_COHERENCE": f"{coherence:g}",
+    }
+    if fault.kills or fault.outages:  # locks are left behind by whoever cannot release them
+        env |= {"WSGI_ISR_TIMEOUT": "3", "WSGI_ISR_WAIT": "0.4"}
+    if broken:
+        env["FAULTS_BREAK"] = broken
+    return env
+
+
+def _watch(
+    directory: Path, fault: Fault, target: Target, env: dict[str, str], plan: Plan, coherence: float
+) -> tuple[list[Read], list[Invalidation]]:
+    visiting = {
+        "FAULTS_PORTS": ",".join(str(server.port) for server in target.servers),
+        "FAULTS_READERS": str(READERS),
+        "FAULTS_PAUSE": str(READERS_PAUSE),
+    }
+    administering = {**env, "FAULTS_PAUSE": str(ADMINS_PAUSE)}
+    with ExitStack() as stack:
+        readers = Tethered("readers", "tests.faults.support.readers", directory, visiting, Read.parse)
+        stack.enter_context(readers)
+        admins = [
+            Tethered(f"admin{n}", "tests.faults.support.admin", directory, administering, Invalidation.parse)
+            for n in range(ADMINS)
+        ]
+        with ExitStack() as inner:
+            for admin in admins:
+                inner.enter_context(admin)
+            _strike(fault, target, plan, coherence, readers, admins)
+        time.sleep(0.5)  # what was acknowledged last is to be read, too
+    return readers.lines, [invalidation for admin in admins for invalidation in admin.lines]
+
+
+def _strike(
+    fault: Fault,
+    target: Target,
+    plan: Plan,
+    coherence: float,
+    readers: Tethered[Read],
+    admins: Sequence[Tethered[Invalidation]],
+) -> None:
+    deadline = time.monotonic() + plan.seconds
+    looked = time.monotonic()
+    strikes = fault.strikes(target)
+    due = time.monotonic() + next(strikes)
+    try:
+        while True:
+            time.sleep(0.05)
+            while due <= time.monotonic():
+                due = time.monotonic() + next(strikes)
+            readers.look()
+            for admin in admins:
+                admin.look()
+            invalidations = [invalidation for admin in admins for invalidation in admin.lines]
+            done = (len(readers.lines), len(invalidations), target.struck)
+            if all(n >= enough for n, enough in zip(done, (plan.reads, plan.invalidations, fault.enough), strict=True)):
+                return
+            if not plan.to_the_end and time.monotonic() - looked > 1.0:
+                looked = time.monotonic()
+                if check(readers.lines, invalidations, _circumstances(fault, target, coherence)):
+                    return
+            assert time.monotonic() < deadline, f"only {done[0]} reads, {done[1]} invalidations, {done[2]} strikes"
+    finally:
+        _close(strikes)
+
+
+def _close(strikes: Iterator[float]) -> None:
+    strikes.close()  # type: ignore[attr-defined]
+
+
+def _circumstances(fault: Fault, target: Target, coherence: float) -> Circumstances:
+    store = open_store(f"memcached://{','.join(node.name for node in target.nodes)}")
+    node_of = {row: store.node_of(Keyspace("default").tag(tag_of(row))) for row in ROWS}
+    store.close()
+    return Circumstances(coherence, target.outages, node_of, fault.kills or fault.outages, fault.kills)
+
+
+def _in_the_end(directory: Path, servers: Sequence[Gunicorn]) -> list[Read]:
+    """When all is quiet, every page of every server comes to show what was committed last."""
+    database, reads = Database(directory), []
+
+    def current(server: Gunicorn, path: str) -> bool:
+        read = _as_read(ask(server.port, path), path)
+        reads.append(read)
+        return read.status == 200 and all(version == database.read(row) for row, version in read.versions.items())
+
+    for server in servers:
+        for path in PAGES:
+            until(lambda s=server, p=path: current(s, p), f"the newest {path}")  # type: ignore[misc]
+    return reads
+
+
+def _as_read(answer: Answer, path: str) -> Read:
+    page = answer.page if answer.status == 200 else {}
+    return Read(
+        answer.began,
+        answer.ended,
+        answer.status,
+        answer.verdict,
+        path,
+        answer.port,
+        page.get("path", ""),
+        page.get("versions", {}),
+        answer.error,
+    )
+
+
+def _complaints(server: Gunicorn, fault: Fault) -> list[str]:
+    """An exception is nothing that any fault excuses."""
+    complaints = server.complaints()
+    return [line for line in complaints if "Traceback" in line] if fault.enough else complaints

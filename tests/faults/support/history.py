@@ -1,0 +1,249 @@
+"""What readers saw and admins did, and what of it the protocol forbids. Pure: no clock, no processes.
+
+Times are those of ``time.monotonic``, which is one clock for all processes of a machine. A read begins
+before its request is sent, and an invalidation is acknowledged after ``invalidate`` has returned, so that what
+lies between two processes is never held against the cache.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Labels of answers that say to be as new as any other.
+FRESH = frozenset({"HIT", "MISS", "EXPIRED", "BYPASS"})
+#: Which invalidations an answer has to know of, by its label. A stale page may be older than a soft
+#: invalidation, a retained one older than a hard one: it says so, and rendering failed.
+KNOWS: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys(FRESH, frozenset({"stale", "expire", "purge"})),
+    "STALE": frozenset({"expire", "purge"}),
+    "ERROR-RETAINED": frozenset({"purge"}),
+    "DEGRADED": frozenset({"expire", "purge"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One answer. ``status`` is 0 where the connection was cut; ``shown`` is the path that the body names,
+    and ``versions`` are the rows on the page."""
+
+    start: float
+    end: float
+    status: int
+    label: str
+    path: str
+    port: int = 0
+    shown: str = ""
+    versions: Mapping[str, int] = field(default_factory=dict)
+    error: str = ""
+
+    @classmethod
+    def parse(cls, line: bytes) -> Read:
+        """A line that :mod:`.readers` wrote."""
+        start, end, status, label, path, port, body = json.loads(line)
+        if isinstance(body, dict) and "versions" in body:
+            return cls(start, end, status, label, path, port, body["path"], body["versions"])
+        return cls(start, end, status, label, path, port, error=str(body)[:500])
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call of ``invalidate``; ``error`` is empty where it was acknowledged."""
+
+    start: float
+    end: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Invalidation:
+    """Rows with the versions that were committed first, and the calls until one was acknowledged."""
+
+    rows: Mapping[str, int]
+    mode: str
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def acknowledged(self) -> float | None:
+        """When; ``None`` for never."""
+        last = self.attempts[-1]
+        return None if last.error else last.end
+
+    @classmethod
+    def parse(cls, line: bytes) -> Invalidation:
+        """A line that :mod:`.admin` wrote."""
+        written = json.loads(line)
+        return cls(written["rows"], written["mode"], tuple(Attempt(*attempt) for attempt in written["attempts"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A node that some process may have found unreachable, from ``start`` to ``end``."""
+
+    node: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What was going on, and therefore what an answer is allowed.
+
+    :param coherence: seconds that copies may be served without asking.
+    :param outages: in these, answers may be marked as degraded. :param node_of: the node of each row's tag.
+    :param renders_fail: pages may be retained for errors (of which a visitor's own lost patience is one).
+    :param cuts: connections may break, because workers are killed.
+    """
+
+    coherence: float
+    outages: Sequence[Outage] = ()
+    node_of: Mapping[str, str] = field(default_factory=dict)
+    renders_fail: bool = False
+    cuts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken, and the read and the invalidation that show it."""
+
+    promise: str
+    read: Read
+    row: str = ""
+    invalidation: Invalidation | None = None
+
+    def __str__(self) -> str:
+        said = f"{self.promise}: {self.read.path} on port {self.read.port}, asked at {self.read.start:.6f}"
+        said += f", answered at {self.read.end:.6f} with {self.read.status} {self.read.label} {self.read.error}"
+        if self.invalidation is not None:
+            acknowledged = self.invalidation.acknowledged or 0.0
+            before = (self.read.start - acknowledged) * 1000
+            said += (
+                f": row {self.row!r} in version {self.read.versions[self.row]}; version "
+                f"{self.invalidation.rows[self.row]} was acknowledged ({self.invalidation.mode}) at "
+                f"{acknowledged:.6f}, {before:.1f} ms before"
+            )
+        return said
+
+
+def check(
+    reads: Iterable[Read], invalidations: Sequence[Invalidation], circumstances: Circumstances
+) -> list[Violation]:
+    """Every read that the protocol forbids, by the worst of its rows."""
+    demands = {knows: _Demands(invalidations, knows) for knows in {*KNOWS.values(), frozenset({"purge"})}}
+    found = []
+    for read in reads:
+        violation = _plain(read, circumstances) or _too_old(read, demands, circumstances)
+        if violation is not None:
+            found.append(violation)
+    return found
+
+
+def _plain(read: Read, circumstances: Circumstances) -> Violation | None:
+    """What is wrong with an answer whatever was invalidated."""
+    if read.status == 0:
+        return None if circumstances.cuts else Violation("no connection breaks", read)
+    if read.status >= 500:
+        return Violation("no 5xx", read)
+    if read.status != 200:
+        return Violation("every page is there", read)
+    if read.label not in KNOWS:
+        return Violation("every answer is labelled", read)
+    if read.shown != read.path:
+        return Violation(f"an answer is for its own request, and not for {read.shown!r}", read)
+    if read.label == "DEGRADED" and not _down(read, circumstances):
+        return Violation("nothing is degraded while all nodes can be reached", read)
+    if not read.versions:
+        return Violation("a page shows its rows", read)
+    return None
+
+
+def _too_old(read: Read, demands: Mapping[frozenset[str], _Demands], circumstances: Circumstances) -> Violation | None:
+    if read.status == 0:
+        return None
+    knows = KNOWS[read.label]
+    if read.label == "ERROR-RETAINED" and not circumstances.renders_fail:
+        knows = KNOWS["STALE"]
+    # What says that it could not be checked cannot know what a node knows that is away: as far as its tags are
+    # there, it is served by time alone.
+    down = _down(read, circumstances) if read.label in ("DEGRADED", "ERROR-RETAINED") else frozenset()
+    for row, version in read.versions.items():
+        if circumstances.node_of.get(row) in down:
+            continue
+        demanded = demands[knows].at(row, read.start - circumstances.coherence)
+        if demanded is not None and version < demanded.rows[row]:
+            return Violation(f"{read.label} is not older than what was acknowledged before", read, row, demanded)
+    return None
+
+
+def _down(read: Read, circumstances: Circumstances) -> frozenset[str]:
+    """The nodes that were not to be reached at some moment of a read."""
+    return frozenset(o.node for o in circumstances.outages if o.start <= read.end and read.start <= o.end)
+
+
+class _Demands:
+    """For each row, the newest version of which everybody has to know at a time."""
+
+    def __init__(self, invalidations: Iterable[Invalidation], modes: frozenset[str]) -> None:
+        self._times: dict[str, list[float]] = {}
+        self._newest: dict[str, list[Invalidation]] = {}
+        done = [(i.acknowledged, i) for i in invalidations if i.acknowledged is not None and i.mode in modes]
+        for acknowledged, invalidation in sorted(done, key=lambda pair: pair[0]):
+            for row, version in invalidation.rows.items():
+                newest = self._newest.setdefault(row, [])
+                # Two admins may be acknowledged in another order than the one in which they committed.
+                newest.append(invalidation if not newest or newest[-1].rows[row] < version else newest[-1])
+                self._times.setdefault(row, []).append(acknowledged)
+
+    def at(self, row: str, time: float) -> Invalidation | None:
+        """The invalidation with the newest version of ``row`` that was acknowledged before ``time``."""
+        number = bisect_left(self._times.get(row, []), time)
+        return self._newest[row][number - 1] if number else None
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How much of what was seen; a history without hits, say, would prove little."""
+
+    reads: int
+    seconds: float
+    labels: Mapping[str, int]
+    cut: int
+    soon: int
+    invalidations: int
+    refused: int
+
+    def __str__(self) -> str:
+        labels = ", ".join(f"{count} {label}" for label, count in sorted(self.labels.items(), key=lambda p: -p[1]))
+        cut = f", {self.cut} cut off" if self.cut else ""
+        refused = f" after {self.refused} InvalidationErrors" if self.refused else ""
+        return (
+            f"{self.reads} reads in {self.seconds:.1f} s ({labels}{cut}), {self.soon} of them of a row that had been "
+            f"invalidated within the second before; {self.invalidations} invalidations acknowledged{refused}"
+        )
+
+
+def figures(reads: Sequence[Read], invalidations: Sequence[Invalidation]) -> Figures:
+    """What a history holds."""
+    every = _Demands(invalidations, frozenset({"stale", "expire", "purge"}))
+    soon = 0
+    for read in reads:
+        for row in read.versions:
+            last = every.at(row, read.start)
+            if last is not None and read.start - (last.acknowledged or 0.0) < 1.0:
+                soon += 1
+                break
+    labels = Counter(read.label for read in reads if read.status == 200)
+    seconds = max((read.end for read in reads), default=0.0) - min((read.start for read in reads), default=0.0)
+    done = sum(invalidation.acknowledged is not None for invalidation in invalidations)
+    refused = sum(bool(attempt.error) for invalidation in invalidations for attempt in invalidation.attempts)
+    cut = sum(read.status == 0 for read in reads)
+    return Figures(len(reads), seconds, labels, cut, soon, done, refused)
+
+
+def written(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
+    """A line for :meth:`Read.parse` or :meth:`Invalidation.parse`."""
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"

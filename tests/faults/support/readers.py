@@ -1,0 +1,123 @@
+"""A process of visitors who read without end, and write down what they got (:meth:`.history.Read.parse`).
+
+``FAULTS_PORTS``: of the servers. ``FAULTS_READERS``: how many visitors, each with a thread and a connection that
+is kept for a few requests. ``FAULTS_PAUSE``: seconds between two requests of a visitor, at most.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import sys
+import threading
+import time
+
+from tests.live.support.visitor import HOST, SITE, TIMEOUT
+
+from .history import written
+from .site import PAGES
+from .tethered import until_told
+
+#: Requests over one connection, at most.
+KEPT = 30
+
+
+class Visitor:
+    """One visitor: picks a page and a server, asks, writes down the answer, pauses."""
+
+    def __init__(self, ports: list[int], pause: float, told: threading.Event) -> None:
+        self._ports = ports
+        self._pause = pause
+        self._told = told
+        self._connection: socket.socket | None = None
+        self._left = 0
+        self._port = 0
+
+    def run(self) -> None:
+        while not self._told.is_set():
+            path = random.choice(PAGES)
+            # One write for each line, to a buffer that has a lock of its own.
+            sys.stdout.buffer.write(written(self._read(path)))
+            time.sleep(random.uniform(0.0, self._pause))
+        self._drop()
+
+    def _read(self, path: str) -> list[object]:
+        start = time.monotonic()
+        try:
+            reused = self._connection is not None
+            try:
+                status, headers, body = self._ask(path)
+            except (ConnectionError, EOFError):
+                if not reused:
+                    raise
+                # The server may let go of a connection over which nothing is asked; that is no fault of it.
+                self._drop()
+                status, headers, body = self._ask(path)
+        except (OSError, EOFError) as error:
+            self._drop()
+            return [start, time.monotonic(), 0, "", path, self._port, f"{type(error).__name__}: {error}"]
+        end = time.monotonic()
+        self._left -= 1
+        if self._left <= 0 or headers.get("connection") == "close":
+            self._drop()
+        try:
+            page = json.loads(body)
+        except ValueError:
+            page = body.decode("utf-8", "replace")
+        return [start, end, status, headers.get("x-isr", ""), path, self._port, page]
+
+    def _ask(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        connection = self._connection or self._connect()
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode())
+        return _answer(connection)
+
+    def _connect(self) -> socket.socket:
+        self._port = random.choice(self._ports)
+        self._left = random.randint(1, KEPT)
+        self._connection = socket.create_connection((HOST, self._port), TIMEOUT)
+        self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body. :raises EOFError: the connection ended before."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += _more(connection)
+    head, _, body = data.partition(b"\r\n\r\n")
+    status, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    while len(body) < int(headers["content-length"]):
+        body += _more(connection)
+    return int(status.split()[1]), headers, body
+
+
+def _more(connection: socket.socket) -> bytes:
+    if not (data := connection.recv(65536)):
+        raise EOFError("the connection ended early")
+    return data
+
+
+def main() -> None:
+    """Until standard input ends."""
+    told = until_told()
+    ports = [int(port) for port in os.environ["FAULTS_PORTS"].split(",")]
+    pause = float(os.environ["FAULTS_PAUSE"])
+    visitors = [Visitor(ports, pause, told) for _ in range(int(os.environ["FAULTS_READERS"]))]
+    threads = [threading.Thread(target=visitor.run) for visitor in visitors]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.05)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

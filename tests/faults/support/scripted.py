@@ -1,0 +1,76 @@
+"""The tests' side of :mod:`.site`: what its renders are to do, and what its servers answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.live.support.server import Gunicorn
+from tests.live.support.visitor import Answer, ask
+from tests.live.support.waiting import until
+
+from .site import Database
+
+
+class Scripted:
+    """The site in ``directory``.
+
+    :param store: the URL that its servers use.
+    """
+
+    def __init__(self, directory: Path, store: str) -> None:
+        self._directory = directory
+        self.store = store
+        self.database = Database(directory)
+        self.database.create()
+        #: What the servers need in their environment. Nothing is served unasked: what a test sees holds at once.
+        self.env = {"FAULTS_DIRECTORY": str(directory), "WSGI_ISR_STORE": store, "WSGI_ISR_COHERENCE": "0"}
+
+    def fail(self, how: str) -> None:
+        """From now on every render fails: it raises (``"raise"``), or answers with that status."""
+        (self._directory / "fail").write_text(how)
+
+    def mend(self) -> None:
+        """End :meth:`fail`."""
+        (self._directory / "fail").unlink()
+
+    def hold(self) -> None:
+        """From now on every render waits once it has read its rows."""
+        (self._directory / "held").unlink(missing_ok=True)
+        (self._directory / "hold").touch()
+
+    def wait_until_held(self) -> None:
+        """Until a render waits."""
+        until((self._directory / "held").exists, "a render that is held")
+
+    def release(self) -> None:
+        """End :meth:`hold`."""
+        (self._directory / "hold").unlink()
+
+
+def everywhere(servers: Sequence[Gunicorn], path: str, times: int = 8) -> list[Answer]:
+    """What each server answers, so many times in a row that each of its workers has its turn."""
+    return [ask(server.port, path) for _ in range(times) for server in servers]
+
+
+def warm(servers: Sequence[Gunicorn], path: str, version: int) -> None:
+    """Until every answer for ``path`` is a hit in that version."""
+
+    def hits() -> bool:
+        return seen(everywhere(servers, path)) == {(200, "HIT", version)}
+
+    until(hits, f"{path} in version {version} in every cache")
+
+
+def seen(answers: Sequence[Answer]) -> set[tuple[int, str, int | None]]:
+    """Status, label, and the version of the row that the page is named after, of all answers."""
+    return {(answer.status, answer.verdict, shown(answer)) for answer in answers}
+
+
+def shown(answer: Answer) -> int | None:
+    """The newest version on a page besides that of the whole site; ``None`` for what is no page."""
+    try:
+        versions: dict[str, int] = answer.page["versions"]
+    except (ValueError, KeyError):
+        return None
+    return max(version for row, version in versions.items() if row != "site")

@@ -1,0 +1,56 @@
+"""No acknowledged invalidation is lost: not by what is evicted, flushed, restarted, cut off or killed.
+
+Each test makes a history and has it checked (:mod:`tests.faults.support.history`). How long a history is, for each
+fault and coherence: ``FAULTS_READS`` and ``FAULTS_INVALIDATIONS``; ``python -m tests.faults.run`` makes long ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.support.experiment import Plan, run
+from tests.faults.support.faults import FAULTS
+
+READS = int(os.environ.get("FAULTS_READS", "3000"))
+INVALIDATIONS = int(os.environ.get("FAULTS_INVALIDATIONS", "50"))
+ASKING, POLLING = 0.0, 0.1
+PLAN = Plan(READS, INVALIDATIONS, seconds=90 + READS / 50)
+
+
+@pytest.mark.parametrize("coherence", [ASKING, POLLING], ids=["asking each time", "polling"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_no_answer_is_older_than_an_acknowledged_invalidation_allows(
+    fault: str, coherence: float, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    outcome = run(tmp_path, FAULTS[fault], coherence, PLAN)
+    figure(str(outcome))
+    assert [str(violation) for violation in outcome.violations[:10]] == []
+    assert outcome.complaints == []
+    # A history in which nothing was cached, or nothing changed, would prove nothing.
+    assert outcome.figures.labels["HIT"] > READS / 50
+    assert outcome.figures.soon > READS / 50
+    assert {"MISS", "EXPIRED", "STALE"} <= set(outcome.figures.labels)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fault", "coherence"),
+    [
+        ("capture before the data is read", "no fault", POLLING),
+        ("renew the epochs a second time", "no fault", ASKING),
+        ("trust late tags only where no epoch changed", "no fault", ASKING),
+        ("control keys never move", "nodes are paused", POLLING),
+    ],
+)
+def test_without_one_rule_of_the_protocol_the_history_shows_it(
+    rule: str, fault: str, coherence: float, tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    until_seen = Plan(reads=10**9, invalidations=0, seconds=100, to_the_end=False)
+    outcome = run(tmp_path, FAULTS[fault], coherence, until_seen, broken=rule)
+    figure(f"{outcome}, such as: {outcome.violations[0]}")
+    shown = {violation.promise for violation in outcome.violations}
+    assert shown <= {f"{label} is not older than what was acknowledged before" for label in outcome.figures.labels}
+    assert shown
