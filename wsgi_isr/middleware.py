@@ -156,7 +156,14 @@ class ISR:
             return self._ask(environ, start_response, live, found.key, status)
         if found.written is not None:
             return self._write(environ, start_response, found.written, status)
+        if found.missed:
+            return self._miss(environ, start_response, status)
         return pass_on(self._call, environ, start_response, status, label)
+
+    def _miss(self, environ: dict[str, Any], start_response: StartResponse, status: str) -> Iterable[bytes]:
+        """The app itself, for want of a page. It is shown as new, so nothing stale goes into it."""
+        with rendering(self.config.rules.profiles):
+            return pass_on(self._call, environ, start_response, status, "MISS")
 
     def _ask(
         self, environ: dict[str, Any], start_response: StartResponse, live: Engine, key: PageKey, status: str
@@ -194,7 +201,7 @@ class ISR:
         if found.error is not None:
             raise found.error
         status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
-        return pass_on(self._call, environ, start_response, status, "MISS")
+        return self._miss(environ, start_response, status)
 
     def _call(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """The app; what it caches while it is called belongs to this ISR."""
