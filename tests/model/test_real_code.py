@@ -110,7 +110,10 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
         {("visitors", FRESH, False), ("visitors", STALE, True)},
     ),
     "a page is made with cached data": (
-        {"programs": {"job": invalidator("a"), "renderer": renderer(["a"], uses_data=True), "reader": reader()}},
+        {
+            "programs": {"job": invalidator("a"), "renderer": renderer(["a"], uses_data=True), "reader": reader()},
+            "setup": invalidator("a"),
+        },
         {("reader", FRESH, False), ("reader", RETAINED, True)},
     ),
     "a page is made with old data while a node is cut off": (
@@ -133,6 +136,7 @@ def test_no_acknowledged_invalidation_is_lost_where(name: str) -> None:
 
 
 _ALSO_SHOWS_IN = {
+    Also.EPOCH_LOST_TWICE: SITUATIONS["two keys are lost"].make(processes),
     Also.OWN_INVALIDATION: REAL["a process invalidates something itself"][0],
     Also.CLOCKS_DIFFER: REAL["a renderer whose clock is ahead"][0],
     Also.CARRIED_STAMPS: REAL["a page is made with cached data"][0],

@@ -7,6 +7,7 @@ of two calls.
 from __future__ import annotations
 
 import enum
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +19,7 @@ from tests.model.processes import Parts, TimedFill
 from tests.model.protocol import Rule
 from wsgi_isr import stamps as stamps_module
 from wsgi_isr.entry import Entry, Proof
+from wsgi_isr.errors import StoreError
 from wsgi_isr.freshness import Standing
 from wsgi_isr.local import Slot
 from wsgi_isr.stamps import Capture, Epochs, Mode, Stamp, Stamps
@@ -32,6 +34,7 @@ VARIANTS: dict[Rule | Also, Callable[[pytest.MonkeyPatch], Parts]] = {}
 class Also(enum.Enum):
     """What the real code has to see to besides: rules that the model has no words for."""
 
+    EPOCH_LOST_TWICE = "an epoch that is lost once more while it begins is missing, not unreachable"
     OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
     CLOCKS_DIFFER = "that a page's render began later by its clock counts only if it is proven no worse"
     CARRIED_STAMPS = "a page takes over a stamp from its data only if it is the one that it had itself"
@@ -291,6 +294,20 @@ class RemembersUnproven(TimedFill):
 @_variant(Rule.UNPROVEN_IS_FORGOTTEN)
 def _with_unproven_remembered(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=RemembersUnproven)
+
+
+class UnreachableIfLostTwice(Stamps):
+    def _begin_epoch(self, key: str) -> bytes | None:
+        nonce = os.urandom(12)
+        try:
+            return nonce if self._store.add(key, nonce) else self._store.get(key)
+        except StoreError:
+            return None
+
+
+@_variant(Also.EPOCH_LOST_TWICE)
+def _with_an_epoch_that_is_none(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=UnreachableIfLostTwice)
 
 
 class NeverForgets(Stamps):
