@@ -395,7 +395,11 @@ def invalidate(
     if rules is not None:
         return _in_all({_place(isr): isr._begin().invalidator for isr in here}.values(), names, mode)
     with _elsewhere(store, namespace, journal) as invalidator:
-        return invalidator.invalidate(names, mode)
+        try:
+            return invalidator.invalidate(names, mode)
+        finally:
+            if _alone is not None:
+                _alone.forget()
 
 
 def replay(

@@ -810,7 +810,6 @@ def test_scripts_without_an_app_share_the_data_of_the_store_in_their_environment
     assert run_script("f.invalidate") == ["{'x': (1,)} {'x': (1,)} 0", "{'x': (1,)} 1"]
 
 
-@pytest.mark.xfail(strict=True, reason="middleware.invalidate() does not tell the engine that scripts have")
 def test_a_script_sees_its_own_invalidation_at_once(run_script: Callable[..., list[str]]) -> None:
     assert run_script("invalidate") == ["{'x': (1,)} {'x': (1,)} 1", "{'x': (1,)} 2"]
 

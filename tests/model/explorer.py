@@ -165,6 +165,8 @@ class Explorer:
 
     def _spot(self, actor: int, history: tuple[tuple[Question, Any], ...]) -> Spot:
         """Run a program again with the answers it has had."""
+        if len(self._spots) % 1000 == 0:
+            gc.collect(0)  # programs that were left are cycles, through the traceback of their end
         spot = Spot(self._names[actor], history)
         gate = Gate(self._names[actor], spot, self._system.nodes, self._system.home)
         error: Exception | None = None
