@@ -135,6 +135,7 @@ class Explorer:
         self._items: list[Any] = [None]
         self._numbers: dict[Any, int] = {}
         self._touched: dict[str, set[tuple[int, bool]]] = {}
+        self._runs = 0
         self._served: set[tuple[str, str, bool]] = set()
         self._came_from: dict[_State, tuple[_State, _Choice] | None] = {}
 
@@ -165,8 +166,9 @@ class Explorer:
 
     def _spot(self, actor: int, history: tuple[tuple[Question, Any], ...]) -> Spot:
         """Run a program again with the answers it has had."""
-        if len(self._spots) % 1000 == 0:
-            gc.collect(0)  # programs that were left are cycles, through the traceback of their end
+        self._runs += 1
+        if self._runs % 20_000 == 0:
+            gc.collect(0)  # a program that was left is a cycle, through the traceback of its end
         spot = Spot(self._names[actor], history)
         gate = Gate(self._names[actor], spot, self._system.nodes, self._system.home)
         error: Exception | None = None

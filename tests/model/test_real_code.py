@@ -11,7 +11,7 @@ from tests.model import processes
 from tests.model.gate import FRESH, RETAINED, STALE, UNPROVEN
 from tests.model.processes import invalidator, outdated, own_invalidator, reader, renderer, visitors
 from tests.model.protocol import Rule
-from tests.model.situations import SHOWS_IN, SITUATIONS, search
+from tests.model.situations import DEPTH, SHOWS_IN, SITUATIONS, search
 from tests.model.variants import VARIANTS, Also
 
 
@@ -125,6 +125,16 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
         {("reader", FRESH, False), ("reader", UNPROVEN, True)},
     ),
 }
+
+if DEPTH:
+    REAL["a page is made with cached data while a node is cut off"] = (
+        {
+            "programs": {"job": invalidator("a"), "renderer": renderer(["a"], uses_data=True), "reader": reader()},
+            "setup": outdated("a", mode="stale", uses_data=True),
+            "cuts": 1,
+        },
+        {("reader", FRESH, False), ("reader", STALE, True), ("reader", RETAINED, True), ("reader", UNPROVEN, True)},
+    )
 
 
 @pytest.mark.parametrize("name", REAL)
