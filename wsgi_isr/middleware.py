@@ -104,7 +104,7 @@ class ISR:
             # It failed for somebody without cookies. That says nothing about who has some.
             found = PassedOn("cookie")
         if isinstance(found, PassedOn):
-            return self._pass_on(environ, start_response, live, found)
+            return self._pass_on(environ, start_response, found)
         if isinstance(found, Failed):
             return self._fail(environ, start_response, found)
         assert isinstance(page, _Page)
@@ -146,14 +146,12 @@ class ISR:
         status = cache_status(found, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
-    def _pass_on(
-        self, environ: dict[str, Any], start_response: StartResponse, live: Engine, found: PassedOn
-    ) -> Iterable[bytes]:
+    def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:
         label = "MISS" if found.missed else "BYPASS"
         self.events.emit(ServedEvent("", label, reason=found.reason))
         status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
         if found.key is not None:
-            return self._ask(environ, start_response, live, found.key, status)
+            return self._ask(environ, start_response, found.key, status)
         if found.written is not None:
             return self._write(environ, start_response, found.written, status)
         if found.missed:
@@ -166,7 +164,7 @@ class ISR:
             return pass_on(self._call, environ, start_response, status, "MISS")
 
     def _ask(
-        self, environ: dict[str, Any], start_response: StartResponse, live: Engine, key: PageKey, status: str
+        self, environ: dict[str, Any], start_response: StartResponse, key: PageKey, status: str
     ) -> Iterable[bytes]:
         """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
 

@@ -253,11 +253,12 @@ class Stamps:
     def standing(self, proof: Proof, epochs: Epochs) -> Standing:
         """What has happened to an entry, as of ``epochs``, which were read before this is called
         **[needed]**: what is compared is then at least as new as what it is remembered under."""
-        nodes = {self._node(tag) for tag, _ in proof.tags}
-        valid_at = dict(proof.valid_at)
-        if all(epochs.get(node) is not None and valid_at.get(node) == epochs[node] for node in nodes):
-            return Standing.VALID
+        # Each name is a hash, and there may be a hundred of them: they are made once.
         keys = {tag: self._tag_key(tag) for tag, _ in proof.tags}
+        homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
+        valid_at = dict(proof.valid_at)
+        if all(epochs.get(node) is not None and valid_at.get(node) == epochs[node] for node in set(homes.values())):
+            return Standing.VALID
         found = self._store.get_many(list(keys.values()))
         worst, proven = Standing.VALID, True
         for tag, then in proof.tags:
@@ -265,7 +266,7 @@ class Stamps:
                 proven = False
             else:
                 worst = max(worst, compare(then, found.values.get(keys[tag])))
-                proven = proven and epochs.get(self._node(tag)) is not None
+                proven = proven and epochs.get(homes[tag]) is not None
         # What is known to be invalid is so, whatever else cannot be asked. Known to be soft is not enough: what
         # cannot be asked may be worse, and the answer must say so.
         return worst if proven or worst >= Standing.HARD else Standing.UNPROVEN
