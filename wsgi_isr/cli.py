@@ -14,7 +14,7 @@ import click
 
 from .config import Config
 from .errors import ConfigError, InvalidationError, StoreError
-from .middleware import invalidate, replay
+from .process import invalidate, replay
 from .stores import open_store
 from .stores.base import Store
 

@@ -101,6 +101,8 @@ class Settings:
     )
     background_queue: int = o.option(256, o.COUNT, "background renders that may wait for a thread", "256")
     drain: float = o.option(10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10")
+    secret: str | None = o.option(None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none")
+    debug: bool = o.option(False, o.FLAG, "one line in the log for each decision of the cache", "false")
     profiles: Mapping[str, tuple[float, float]] = o.option(
         None, o.Kind("dict", _check_profiles), "own profiles: name to revalidate and expire in seconds", "none"
     )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import Context
 
 from .config import Config
-from .data import produce_data, tags_of_data
+from .data import at_home, produce_data, tags_of_data
+from .draft import Drafts
 from .entry import Refusal
 from .events import Events
 from .fill import Fill, Product, Task
@@ -42,6 +44,7 @@ class Engine:
     ) -> None:
         settings, rules = config.settings, config.rules
         self.store = store
+        self.events = events
         self.keeps = store.keeps
         self.profiles = rules.profiles
         self.drain = settings.drain
@@ -50,6 +53,7 @@ class Engine:
         # Looked up now, not when a module was loaded: gevent may have patched them in between.
         self.clock = clock or time.time
         self.monotonic = monotonic or time.monotonic
+        self.drafts = Drafts(settings.secret, settings.namespace, self.clock)
         self.local = Local(settings.local_bytes)
         self.invalidator = Invalidator(store, settings.namespace, settings.journal, events, after=self.forget)
         self.stamps = Stamps(
@@ -57,9 +61,15 @@ class Engine:
         )
 
         def produce(task: Task) -> Product:
-            if task.data:
-                return produce_data(task, rules.profiles)
-            return produce_page(task) if produce_page is not None else Refusal("no-app")
+            # A page in a context of its own: a cold one is rendered in the thread of a visitor, and what code around
+            # us has noted about them there (a user, a language, a tenant) must not be found by the app.
+            return produce_here(task) if task.data else Context().run(produce_here, task)
+
+        def produce_here(task: Task) -> Product:
+            with at_home(self):
+                if task.data:
+                    return produce_data(task, rules.profiles)
+                return produce_page(task) if produce_page is not None else Refusal("no-app")
 
         def tags_of(task: Task) -> list[str]:
             if task.data:

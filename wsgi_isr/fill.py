@@ -20,13 +20,23 @@ import msgpack
 
 from . import entry as codec
 from .entry import Content, Entry, Lifetime, Refusal
-from .errors import StoreError
-from .events import BackgroundFull, Broken, Events, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
+from .errors import InvalidationError, StoreError
+from .events import (
+    BackgroundFull,
+    Broken,
+    Events,
+    Invalidated,
+    Refused,
+    Rendered,
+    RenderFailed,
+    StoreFailed,
+    Unreadable,
+)
 from .flight import Flight, Flights
 from .freshness import Expired, Failure, Fresh, Missing, Stale, Standing, Storable, Uncacheable, Verdict, judge
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
-from .stamps import Epochs, Stamps
+from .stamps import Epochs, Mode, Stamps
 from .stores.base import Store, Token
 from .worker import Pool
 
@@ -39,6 +49,8 @@ else:  # pragma: no cover
 LOOK_AGAIN = 0.1
 #: Seconds between two looks of a visitor who waits: the first pause, and the longest.
 WAIT_PAUSE = (0.01, 0.25)
+#: Seconds that a refresh gives a render that began before it: those that wait meanwhile share the next one.
+OLDER_RENDER = 1.0
 
 
 class Task(NamedTuple):
@@ -48,6 +60,8 @@ class Task(NamedTuple):
     function's (``data`` tells which); ``timeout``,
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
+    ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new;
+    then it is rendered whatever there is, and whoever else is at it.
     """
 
     page: str
@@ -59,6 +73,13 @@ class Task(NamedTuple):
     patience: float = 0.0
     anyway: bool = True
     data: bool = False
+    refreshes: str = ""
+
+    @property
+    def flight(self) -> str:
+        """What it is called among the flights of a process. Nobody joins a refresh who does not want one: it is
+        a render more."""
+        return f"{self.page}:refresh" if self.refreshes else self.page
 
     def pack(self) -> bytes:
         """The task as bytes."""
@@ -118,16 +139,21 @@ class Served(NamedTuple):
 
 class PassedOn(NamedTuple):
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
-    ``key`` and ``written`` belong to the face: the page that would be kept if the app asks for it, and the
-    one that a successful write invalidates."""
+    ``key``, ``written`` and ``draft`` belong to the face: the page that would be kept if the app asks for it, the
+    one that a successful write invalidates, and whether it is for somebody who sees drafts."""
 
     reason: str
     missed: bool = False
     key: Any = None
     written: Any = None
+    draft: bool = False
 
 
-Answer = Served | PassedOn | Failed
+class Coming(NamedTuple):
+    """Nothing yet: it is being made in the background, and the visitor is somebody who does not wait."""
+
+
+Answer = Served | PassedOn | Failed | Coming
 
 
 class Judged(NamedTuple):
@@ -195,19 +221,27 @@ class Fill:
     # Looking up --------------------------------------------------------------------------------------
 
     def get(
-        self, task: Task, suits: Callable[[Content], bool] = lambda content: True, *, fresh: bool = False
+        self,
+        task: Task,
+        suits: Callable[[Content], bool] = lambda content: True,
+        *,
+        fresh: bool = False,
+        waits: bool = True,
     ) -> Answer:
         """What the visitor who asks for ``task`` gets.
 
         ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
         and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
-        one will do nor one that is kept for errors.
+        one will do nor one that is kept for errors. ``waits``: where there is nothing yet, the visitor has a page
+        made; otherwise they are told that it is :class:`Coming`.
         """
         slot, judged = self._look_up(task)
         if fresh and not judged.is_proven_fresh:
             slot = None
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
             return PassedOn("cookie")
+        if (slot is None or isinstance(judged.verdict, Missing)) and not waits and self._begin(task):
+            return Coming()
         answer = self._obtain(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
         if isinstance(answer, Served):
             content = answer.slot.entry.content
@@ -308,14 +342,20 @@ class Fill:
         if self._monotonic() < slot.look_at:
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
+        self._send_off(task)
+
+    def _send_off(self, task: Task) -> bool:
+        """Whether a render of the page is under way in this process, or waits for its turn."""
         flight, leads = self._flights.board(task.page)
         if leads and not self._submit(task._replace(patience=0.0, anyway=False)):
             flight.land(Busy())
+            return False
+        return True
 
     def _run(self, job: bytes) -> None:
         """A job in a thread of the pool."""
         task = Task.unpack(job)
-        flight = self._flights.get(task.page)
+        flight = self._flights.get(task.flight)
         if flight is not None and flight.claim():
             try:
                 self._fly(task, flight, pooled=True)
@@ -324,9 +364,19 @@ class Fill:
 
     def _drop(self, job: bytes) -> None:
         """A job that will not be run, because the pool stops."""
-        flight = self._flights.get(Task.unpack(job).page)
+        flight = self._flights.get(Task.unpack(job).flight)
         if flight is not None and flight.claim():
             flight.land(Busy())
+
+    # Missing, and the visitor does not wait ------------------------------------------------------------
+
+    def _begin(self, task: Task) -> bool:
+        """Have the page made in the background, if that can lead to one: after a failure the visitor is to hear
+        of it, and not to be told for ever that there will be something in a moment."""
+        try:
+            return not self._leases.resting(task.page) and self._send_off(task)
+        except StoreError:
+            return False
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
 
@@ -399,6 +449,42 @@ class Fill:
             hit=False,
         )
 
+    # On demand ---------------------------------------------------------------------------------------
+
+    def refresh(self, task: Task, tag: str) -> Made | Failed:
+        """Render what ``task`` describes, with everything read from now on, and store it.
+
+        A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
+        is marked as stale, so that every process looks for the new one; where rendering fails, the old one stays.
+
+        :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
+        """
+        task = task._replace(refreshes=tag, patience=0.0, anyway=True)
+        until = self._monotonic() + task.timeout + task.wait
+        older: Flight[Outcome] | None = None
+        while True:
+            flight, leads = self._flights.board(task.flight, instead_of=older)
+            if not leads and older is None and flight.begun:
+                # Whoever comes in the meantime shares the next one, instead of rendering beside it.
+                flight.wait(min(OLDER_RENDER, task.wait))
+                older = flight
+                continue
+            # In a thread of the pool: it may hang, and the caller is to hear of that after `timeout`.
+            if leads and not self._submit(task, first=True) and flight.claim():
+                self._fly(task, flight)
+            outcome = flight.wait(max(0.0, until - self._monotonic()))
+            if isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
+                raise outcome.error
+            if isinstance(outcome, (Made, Failed)):
+                return outcome
+            if self._monotonic() >= until:
+                return Failed("waited")
+            older = flight
+
+    def kept(self, task: Task) -> Entry | None:
+        """What the store has for ``task``, whatever it is worth. :raises StoreError: it cannot be asked."""
+        return self._read(task, self._store.get(task.page))
+
     # The one render ----------------------------------------------------------------------------------
 
     def _fly(self, task: Task, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
@@ -441,12 +527,16 @@ class Fill:
             self._events.emit(StoreFailed("add", task.page, error))
             lease = None
         if isinstance(lease, Busy):
-            return lease
+            if not task.refreshes:
+                return lease
+            lease = None
         if isinstance(lease, BackingOff):
             if not task.anyway:
                 return lease
             lease = None
         try:
+            if task.refreshes and (undelivered := self._mark(task.refreshes)):
+                return Failed("undelivered", InvalidationError((), undelivered))
             # Look again. We saw a stale page; another worker rendered, stored and released; then we got
             # the lock. Without this look we would render a second time in one window.
             current, token = self._gets(task)
@@ -454,12 +544,21 @@ class Fill:
                 slot = self._local.put(task.page, current)
                 # Only what is proven: a page that cannot be is no reason not to render one.
                 judged = self._judge(slot, self._stamps.epochs())
-                if _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN:
+                proven = _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN
+                if proven and not task.refreshes:
                     return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
             if lease is not None:
                 lease.release()
+
+    def _mark(self, tag: str) -> dict[str, StoreError]:
+        """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
+        that nobody renders for it meanwhile. Returns what could not be delivered."""
+        undelivered = self._stamps.invalidate([tag], Mode.STALE)
+        self._local.unready()
+        self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
+        return undelivered
 
     def _gets(self, task: Task) -> tuple[Entry | None, Token | None]:
         try:
@@ -508,7 +607,7 @@ class Fill:
             self._failed(task, lease, product.reason, error)
             return Failed(product.reason, error, product.content)
         if isinstance(product, Refusal):
-            self._events.emit(Refused(task.page, task.rule, product.reason))
+            self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
         try:
@@ -519,7 +618,7 @@ class Fill:
             self._failed(task, lease, "unstorable", raised)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
-        self._events.emit(Rendered(task.page, self._monotonic() - began, stored))
+        self._events.emit(Rendered(task.page, self._monotonic() - began, stored, task.text))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
 
@@ -532,7 +631,7 @@ class Fill:
 
     def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
         pause = lease.rest() if lease is not None else 0.0
-        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error))
+        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
 
     def _put(
         self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .middleware import close_all
+from .process import close_all
 
 
 def worker_exit(server: Any, worker: Any) -> None:

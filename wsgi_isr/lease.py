@@ -153,6 +153,10 @@ class Leases:
             raise doubt
         return BackingOff() if held == RESTING else Busy()
 
+    def resting(self, page: str) -> bool:
+        """Whether nobody may render because the last render failed. :raises StoreError: it cannot be asked."""
+        return self.store.get(self.keyed(page)) == RESTING
+
     def count_failure(self, page: str) -> int:
         """How many renders in a row failed, this one included. Approximate where several count at
         once, or where the store is away: it only sets the length of a pause."""

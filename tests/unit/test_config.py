@@ -38,6 +38,9 @@ SAMPLES = {
     "other_query": Sample("key", "key", '"key"', "key"),
     "vary": Sample(["X-A"], "X-A", '["X-A"]', {"X-A": None}),
     "cookies": Sample(["lang"], "lang", '["lang"]', ("lang",)),
+    "paths": Sample(["/a", "/a?q=1"], "/a,/a?q=1", '["/a", "/a?q=1"]', ("/a", "/a?q=1")),
+    "dynamic_params": Sample(True, "yes", "true", True),
+    "fallback": Sample("blocking", "blocking", '"blocking"', "blocking"),
     "statuses": Sample([200, 404], "200,404", "[200, 404]", {200, 404}),
     "negative_ttl": Sample(3, "3", "3", 3),
     "timeout": Sample(5.5, "5.5", "5.5", 5.5),
@@ -60,6 +63,8 @@ SAMPLES = {
     "background_threads": Sample(2, "2", "2", 2),
     "background_queue": Sample(9, "9", "9", 9),
     "drain": Sample(0, "0", "0", 0),
+    "secret": Sample("s3cret", "s3cret", '"s3cret"', "s3cret"),
+    "debug": Sample(True, "1", "true", True),
     "profiles": Sample({"news": (30, 600)}, None, "{ news = [30, 600] }", {"news": (30, 600)}),
 }
 

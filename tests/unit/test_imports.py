@@ -21,7 +21,21 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "values and decisions",
-        frozenset({"errors", "events", "options", "values", "rules", "keys", "entry", "freshness", "config"}),
+        frozenset(
+            {
+                "errors",
+                "events",
+                "options",
+                "values",
+                "rules",
+                "keys",
+                "entry",
+                "freshness",
+                "config",
+                "listing",
+                "crawlers",
+            }
+        ),
     ),
     ("the contract of stores", frozenset({"stores.base"})),
     ("stores", frozenset({"stores", "stores.*"})),
@@ -31,7 +45,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         "faces",
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
-    ("wiring", frozenset({"engine", "middleware"})),
+    ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
     ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "testing"})),
 )
 

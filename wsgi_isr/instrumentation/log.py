@@ -19,6 +19,7 @@ from ..events import (
     StoreFailed,
     Subscriber,
     Unreadable,
+    Used,
 )
 
 _log = logging.getLogger("wsgi_isr")
@@ -31,7 +32,7 @@ def log_events() -> Subscriber:
     trouble: dict[str, float] = {}
 
     def log(event: Event) -> None:
-        if isinstance(event, (Served, Rendered)):
+        if isinstance(event, (Served, Used, Rendered)):
             return
         if isinstance(event, Refused):
             if (event.rule, event.reason) not in refused:
