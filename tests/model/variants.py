@@ -38,6 +38,7 @@ class Also(enum.Enum):
     OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
     CLOCKS_DIFFER = "that a page's render began later by its clock counts only if it is proven no worse"
     CARRIED_STAMPS = "a page takes over a stamp from its data only if it is the one that it had itself"
+    REFRESH_MARKS = "a refresh marks the page as stale, so that no process goes on with its copy"
 
 
 def _variant(rule: Rule | Also) -> Callable[[Callable[[pytest.MonkeyPatch], Parts]], None]:
@@ -328,6 +329,16 @@ class TrustsClocks(TimedFill):
 @_variant(Also.CLOCKS_DIFFER)
 def _with_trusted_clocks(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TrustsClocks)
+
+
+class TellsNobody(TimedFill):
+    def _mark(self, tag: str) -> dict[str, StoreError]:
+        return {}
+
+
+@_variant(Also.REFRESH_MARKS)
+def _without_marking(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(fill=TellsNobody)
 
 
 class TakesWhatDataCarries(Stamps):
