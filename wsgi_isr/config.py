@@ -96,6 +96,17 @@ class Settings:
     uncacheable_ttl: float = o.option(
         60.0, o.PERIOD, "how long a page is remembered as not to be stored, before it is tried again", "60"
     )
+    background: str = o.option(
+        "auto",
+        o.choice("auto", "threads"),
+        "where stale pages are rendered: in renderer processes where the gunicorn hooks are loaded (in threads "
+        "elsewhere), or always in threads of the process that serves",
+        "auto",
+    )
+    renderers: int = o.option(1, o.COUNT, "renderer processes of each instance", "1")
+    max_renders: int = o.option(
+        1000, o.COUNT, "renders after which a renderer process is replaced by a new one", "1000"
+    )
     background_threads: int = o.option(
         4, o.COUNT, "threads of each process that render stale pages in the background", "4"
     )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextvars import Context
 
+from . import remote
 from .config import Config
 from .data import at_home, produce_data, tags_of_data
 from .draft import Drafts
@@ -20,6 +21,7 @@ from .invalidate import Invalidator
 from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
 from .local import Local, Slot
+from .remote import Remote
 from .respond import Ready
 from .stamps import Stamps
 from .stores.base import Store
@@ -29,6 +31,7 @@ class Engine:
     """Made by a process's first request, after every fork and every patch: nothing of it is inherited.
 
     :param produce_page: renders the task of a page; ``None`` where there is no app.
+    :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Engine:
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], None] | None = None,
+        site: bytes | None = None,
     ) -> None:
         settings, rules = config.settings, config.rules
         self.store = store
@@ -93,6 +97,10 @@ class Engine:
             pause=pause or time.sleep,
         )
 
+        self._remote = None if site is None or remote.folder is None else Remote(remote.folder, site, self.fill.worked)
+        if self._remote is not None:
+            self.fill.elsewhere = self._remote.submit
+
     def still_valid(self, slot: Slot, answer: Ready) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
         try:
@@ -112,4 +120,6 @@ class Engine:
 
     def close(self, timeout: float | None = None) -> bool:
         """Drain the background within ``timeout`` seconds, by default the ``drain`` option."""
+        if self._remote is not None:
+            self._remote.close()
         return self.fill.stop(self.drain if timeout is None else timeout)

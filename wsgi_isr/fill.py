@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import msgpack
 
 from . import entry as codec
+from . import remote
 from .entry import Content, Entry, Lifetime, Refusal
-from .errors import InvalidationError, StoreError
+from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import (
     BackgroundFull,
     Broken,
@@ -217,6 +218,9 @@ class Fill:
         self._keeper = Keeper(monotonic, events)
         leases.orphaned = self._keeper.let_go
         self._pool = Pool(self._run, self._drop, threads, queue)
+        #: Another process that takes jobs, if there is one: called with a job, whether it goes first, and how many
+        #: seconds it may take; then :meth:`worked` is called with the word for what came of it.
+        self.elsewhere: Callable[[bytes, bool, float], bool] | None = None
 
     # Looking up --------------------------------------------------------------------------------------
 
@@ -362,6 +366,64 @@ class Fill:
             except Exception as error:  # ours: the app's are outcomes of the flight
                 self._events.emit(Broken("a background render", error))
 
+    def work(self, task: Task) -> bytes:
+        """Do what another process has asked for; the word for what came of it (:mod:`.remote`)."""
+        try:
+            self._tags_of(task)
+        except LookupError:
+            return remote.UNKNOWN  # a function that only the process that asks has defined
+        flight, leads = self._flights.board(task.flight)
+        if leads and not self._pool.submit(task.pack(), True):
+            flight.land(Busy())
+        outcome = flight.wait(task.timeout + 1)
+        if isinstance(outcome, Made):
+            return remote.MADE
+        if isinstance(outcome, Found):
+            return remote.FOUND
+        if isinstance(outcome, BackingOff):
+            return remote.RESTING
+        if isinstance(outcome, Failed):
+            return remote.FAILED + outcome.reason.encode()
+        return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
+
+    def worked(self, job: bytes, word: bytes | None) -> None:
+        """Another process has done a job, and this is its word for it; ``None`` where it has died of it, or is too
+        far behind: the lease will lapse, and whoever asks next sees to the page."""
+        task = Task.unpack(job)
+        flight = self._flights.get(task.flight)
+        if flight is None:
+            return
+        if word == remote.UNKNOWN and self._pool.submit(job):
+            return
+        outcome = self._outcome_of(task, word)
+        # A visitor who could not wait may have begun the same flight here: only a page ends that.
+        if isinstance(outcome, (Made, Found)) or flight.claim():
+            flight.land(outcome)
+
+    def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
+        if task.refreshes:
+            self._stamps.forget()
+            self._local.unready()
+        if word == remote.RESTING:
+            return BackingOff()
+        if word is not None and word.startswith(remote.FAILED):
+            reason = word.removeprefix(remote.FAILED).decode()
+            error = None
+            if reason == "undelivered":
+                cause = StoreUnavailable("the renderer", "it could not tell other processes")
+                error = InvalidationError((), {task.refreshes: cause})
+            return Failed(reason, error)
+        if word in (remote.MADE, remote.FOUND):
+            try:
+                entry = self.kept(task)
+            except StoreError as raised:
+                self._events.emit(StoreFailed("get", task.page, raised))
+                entry = None
+            if entry is not None:
+                slot = self._local.put(task.page, entry)
+                return Made(slot, True) if word == remote.MADE else Found(slot)
+        return Busy()
+
     def _drop(self, job: bytes) -> None:
         """A job that will not be run, because the pool stops."""
         flight = self._flights.get(Task.unpack(job).flight)
@@ -420,7 +482,10 @@ class Fill:
 
     def _submit(self, task: Task, first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
-        if self._pool.submit(task.pack(), first):
+        job = task.pack()
+        if self.elsewhere is not None and self.elsewhere(job, first, task.timeout + task.wait):
+            return True
+        if self._pool.submit(job, first):
             return True
         self._events.emit(BackgroundFull(task.page))
         return False

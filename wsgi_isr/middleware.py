@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import itertools
 import threading
 import time
 import weakref
@@ -29,6 +31,7 @@ from .invalidate import Journal, Receipt, tag_names
 from .keys import Matcher, PageKey, Site, Sites, canonical, path_tag, public_path, shown_url
 from .listing import Absent, Listings
 from .page import Frame, within
+from .remote import SITE_BYTES
 from .respond import (
     NAME,
     NOT_FOUND,
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
 
 instances: weakref.WeakSet[ISR] = weakref.WeakSet()
 """Every one of this process."""
+_numbers = itertools.count()
 
 
 class ISR:
@@ -107,6 +111,8 @@ class ISR:
         self._asked: dict[PageKey, None] = {}
         self._beginning = threading.Lock()
         self._live: Engine | None = None
+        #: Tells it from others, in every process that runs the same code.
+        self.site = _site_of(self.config, next(_numbers))
         instances.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -367,6 +373,7 @@ class ISR:
                     clock=self._clock,
                     monotonic=self._monotonic,
                     pause=self._pause,
+                    site=self.site if self.renders_elsewhere else None,
                 )
             return self._live
 
@@ -386,6 +393,11 @@ class ISR:
     def replay(self) -> tuple[str, ...]:
         """Deliver what the journal has kept. :raises InvalidationError: some could not be delivered."""
         return self.begin().invalidator.replay()
+
+    @property
+    def renders_elsewhere(self) -> bool:
+        """Whether pages may be rendered in other processes: they have to find them in the store."""
+        return self.config.settings.background == "auto" and self.store.keeps and self.store.shared
 
     def is_at(self, home: object) -> bool:
         """Whether data that is kept at ``home`` is this app's."""
@@ -426,6 +438,13 @@ def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
     if errors:
         raise errors[0]
     return changed
+
+
+def _site_of(config: Config, number: int) -> bytes:
+    """Another release of an app has another one, and so has another of several in a process."""
+    settings = config.settings
+    told = repr((number, settings.namespace, settings.release, sorted(config.rules.policies)))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
 
 
 class Page(NamedTuple):

@@ -40,13 +40,13 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the contract of stores", frozenset({"stores.base"})),
     ("stores", frozenset({"stores", "stores.*"})),
     ("subscribers", frozenset({"instrumentation", "instrumentation.*"})),
-    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "fill"})),
+    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "fill"})),
     (
         "faces",
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
     ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
-    ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "testing"})),
+    ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "renderers", "testing"})),
 )
 
 # Where a layer may know less than everything below it: the layers and the single modules it may know.
