@@ -17,6 +17,7 @@ class Process(NamedTuple):
     pid: int
     parent: int
     group: int
+    name: str
 
 
 def alive() -> Iterator[Process]:
@@ -33,8 +34,9 @@ def look_at(pid: int) -> Process | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name stands in parentheses and may contain any, so the last one counts.
-    state, parent, group = stat.rpartition(")")[2].split()[:3]
-    return None if state in "ZX" else Process(pid, int(parent), int(group))
+    before, _, after = stat.rpartition(")")
+    state, parent, group = after.split()[:3]
+    return None if state in "ZX" else Process(pid, int(parent), int(group), before.partition("(")[2])
 
 
 def threads(pid: int) -> int:

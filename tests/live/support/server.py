@@ -25,6 +25,8 @@ TETHER = Path(__file__).with_name("tether.py")
 MEASURED = "tests.live.support.measured:application"
 #: Variables that would change what a test is about, and are not passed on.
 FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "LIVE_", "PYTHONWARN")
+#: What the processes beside its workers are called.
+SUPERVISOR, RENDERER = "isr-supervisor", "isr-renderer"
 #: The words of log levels and tracebacks with which a server complains.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
 
@@ -103,7 +105,13 @@ class Gunicorn:
 
     def workers(self) -> list[int]:
         """The process ids of its workers that are alive, in order."""
-        return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
+        children = (process for process in processes.alive() if process.parent == self.pid)
+        return sorted(process.pid for process in children if process.name != SUPERVISOR)
+
+    def renderers(self) -> list[int]:
+        """The process ids of its renderers that are alive, in order."""
+        mine = (process for process in processes.alive() if process.group == self.pid)
+        return sorted(process.pid for process in mine if process.name == RENDERER)
 
     def wait_for_workers(self) -> None:
         """Until there are as many as there should be, and each would hear a SIGTERM.
