@@ -24,7 +24,7 @@ TETHER = Path(__file__).with_name("tether.py")
 #: The app that most live tests are about.
 MEASURED = "tests.live.support.measured:application"
 #: Variables that would change what a test is about, and are not passed on.
-FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "LIVE_", "PYTHONWARN")
+FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "PYTHONWARN")
 #: The words of log levels and tracebacks with which a server complains.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
 
