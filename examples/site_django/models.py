@@ -73,9 +73,9 @@ class Event(models.Model):
         return self.title
 
     @classmethod
-    def from_db(cls, db: str | None, field_names: Collection[str], values: Sequence[Any]) -> Event:
+    def from_db(cls, db: str | None, field_names: Collection[str], values: Sequence[Any], **more: Any) -> Event:
         """Remember what came from the database, so that a change can be told from the rest."""
-        event = super().from_db(db, field_names, values)
+        event = super().from_db(db, field_names, values, **more)
         event.loaded = dict(zip(field_names, values, strict=True))
         return event
 

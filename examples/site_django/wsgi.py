@@ -13,12 +13,7 @@ from .caching import NO_PAGE_LOOKS_AT, RULES
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "examples.site_django.settings")
 application = ISR(get_wsgi_application(), RULES, revalidate=60, ignore_cookies=NO_PAGE_LOOKS_AT)
 
-
-def _ready() -> None:
-    from .database import ensure
-
-    ensure()
-
+from .database import ensure  # noqa: E402 - models can be imported from here on
 
 # So that one command is enough to see the example. A real site migrates when it is deployed.
-_ready()
+ensure()

@@ -14,7 +14,6 @@ class Command(BaseCommand):
     """Does nothing where all is there; the server does it, too, when it starts."""
 
     help = "Make the tables and fill them with a first programme, where they are missing."
-    requires_migrations_checks = False
 
     def handle(self, **_: Any) -> None:
         """Run it."""
