@@ -9,6 +9,7 @@ demand; how, is the ``produce`` that it was given.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 import threading
@@ -372,13 +373,18 @@ class Fill:
             self._tags_of(task)
         except LookupError:
             return remote.UNKNOWN  # a function that only the process that asks has defined
-        flight, leads = self._flights.board(task.flight)
-        if leads and not self._pool.submit(task.pack(), True):
-            flight.land(Busy())
-        outcome = flight.wait(task.timeout + 1)
-        if isinstance(outcome, Made):
-            return remote.MADE
-        if isinstance(outcome, Found):
+        leads = True
+        if task.refreshes:
+            outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
+        else:
+            flight, leads = self._flights.board(task.flight)
+            if leads and not self._pool.submit(task.pack(), True):
+                flight.land(Busy())
+            outcome = flight.wait(task.timeout + 1)
+        # A render that began before we were asked may be older than what whoever asks must not miss.
+        if isinstance(outcome, Made) and outcome.stored and leads:
+            return remote.MADE + _digest(codec.pack(outcome.slot.entry))
+        if isinstance(outcome, (Made, Found)):
             return remote.FOUND
         if isinstance(outcome, BackingOff):
             return remote.RESTING
@@ -413,15 +419,16 @@ class Fill:
                 cause = StoreUnavailable("the renderer", "it could not tell other processes")
                 error = InvalidationError((), {task.refreshes: cause})
             return Failed(reason, error)
-        if word in (remote.MADE, remote.FOUND):
+        if word is not None and word.startswith((remote.MADE, remote.FOUND)):
             try:
-                entry = self.kept(task)
+                data = self._store.get(task.page)
             except StoreError as raised:
                 self._events.emit(StoreFailed("get", task.page, raised))
-                entry = None
-            if entry is not None:
+                data = None
+            if data is not None and (entry := self._read(task, data)) is not None:
                 slot = self._local.put(task.page, entry)
-                return Made(slot, True) if word == remote.MADE else Found(slot)
+                # Only if it is the very page: another node of the store may still have an older one.
+                return Made(slot, True) if word == remote.MADE + _digest(data) else Found(slot)
         return Busy()
 
     def _drop(self, job: bytes) -> None:
@@ -516,7 +523,7 @@ class Fill:
 
     # On demand ---------------------------------------------------------------------------------------
 
-    def refresh(self, task: Task, tag: str) -> Made | Failed:
+    def refresh(self, task: Task, tag: str, raises: bool = True) -> Made | Failed:
         """Render what ``task`` describes, with everything read from now on, and store it.
 
         A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
@@ -538,7 +545,7 @@ class Fill:
             if leads and not self._submit(task, first=True) and flight.claim():
                 self._fly(task, flight)
             outcome = flight.wait(max(0.0, until - self._monotonic()))
-            if isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
+            if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
             if isinstance(outcome, (Made, Failed)):
                 return outcome
@@ -729,6 +736,10 @@ class Fill:
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _is_current(verdict: Verdict) -> bool:

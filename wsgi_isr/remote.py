@@ -15,10 +15,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-#: Words that come back.
-MADE, FOUND, BUSY, RESTING, UNKNOWN = b"made", b"found", b"busy", b"resting", b"unknown"
-#: Followed by the reason.
-FAILED = b"failed:"
+#: Words that come back. The first is followed by a digest of what was stored, the last by the reason.
+MADE, FOUND, BUSY, RESTING, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"resting", b"unknown", b"failed:"
 
 #: The names of the two sockets in their folder: what a visitor waits for goes first.
 URGENT, LATER = "urgent", "later"

@@ -24,7 +24,7 @@ TETHER = Path(__file__).with_name("tether.py")
 #: The app that most live tests are about.
 MEASURED = "tests.live.support.measured:application"
 #: Variables that would change what a test is about, and are not passed on.
-FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "LIVE_", "PYTHONWARN")
+FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "PYTHONWARN")
 #: What the processes beside its workers are called.
 SUPERVISOR, RENDERER = "isr-supervisor", "isr-renderer"
 #: The words of log levels and tracebacks with which a server complains.
@@ -135,8 +135,9 @@ class Gunicorn:
         return sorted(process.pid for process in processes.alive() if process.group == self.pid)
 
     def kill(self, worker: int) -> None:
-        """``kill -9`` one worker, and wait until it is gone."""
-        assert worker in self.workers(), f"{worker} is none of {self.workers()}"
+        """``kill -9`` one worker or renderer, and wait until it is gone."""
+        mine = [*self.workers(), *self.renderers()]
+        assert worker in mine, f"{worker} is none of {mine}"
         os.kill(worker, signal.SIGKILL)
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)
 
