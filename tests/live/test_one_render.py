@@ -27,7 +27,7 @@ def test_two_instances_of_two_workers_render_once_in_each_window(
 ) -> None:
     env = {**origin.env, "LIVE_SLOW": str(SLOW), "WSGI_ISR_STORE": store, "WSGI_ISR_REVALIDATE": f"{REVALIDATE:g}"}
     with Gunicorn(tmp_path / "one.log", env) as one, Gunicorn(tmp_path / "two.log", env) as two:
-        processes = {*one.workers(), *two.workers()}
+        processes = {*one.workers(), *two.workers(), *one.renderers(), *two.renderers()}
         began = time.monotonic()
         with Crowd([one.port, two.port], clients=64, pause=0.04) as crowd:
             time.sleep(SECONDS)  # the time itself is the point
