@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 
-# Words that most of them have in common ("+http" is how a bot names the page about itself), and those without any.
+# Words that most of them have in common ("+http" is how a bot names the page about itself; Cubot makes telephones),
+# and those without any.
 _CRAWLERS = re.compile(
-    r"bot\b|bot[/;_-]|crawl|spider|slurp|\+https?://"
+    r"(?<!cu)bot\b|(?<!cu)bot[/;_-]|crawl|spider|slurp|\+https?://"
     r"|facebookexternalhit|facebookcatalog|meta-externalagent|meta-externalfetcher|whatsapp|skypeuripreview"
     r"|mediapartners-google|adsbot-google|google-inspectiontool|googleother|google-read-aloud|apis-google|feedfetcher"
     r"|bingpreview|duckassist|yandex|baidu|sogou|yeti/|naver|daum|qwantify|petalsearch"

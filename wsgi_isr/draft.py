@@ -50,8 +50,12 @@ class Drafts:
             return False
         from itsdangerous import BadSignature  # not worth a millisecond of the start of those without drafts
 
-        # A cookie may be sent twice, by a page of another path: any of them will do.
-        for value in parse_cookie(sent).getlist(COOKIE):
+        try:
+            values = parse_cookie(sent).getlist(COOKIE)
+        except UnicodeError:  # bytes that are no text
+            return False
+        # It may be sent twice, by a page of another path: any of them will do.
+        for value in values:
             try:
                 expires = int(self._signer().unsign(value))
             except (BadSignature, ValueError, UnicodeError):

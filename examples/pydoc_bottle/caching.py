@@ -26,13 +26,9 @@ def package_params() -> list[dict[str, str]]:
 
 
 RULES = {
-    "/": Rule(revalidate="hours", tags=["pydoc", "index"]),
-    "/module/<name>": Rule(
-        revalidate=False,
-        tags=module_tags,
-        # paths=module_params
-    ),
-    "/package/<name>": Rule(revalidate=False, tags=["pydoc", "package:{name}"]),
+    "/": Rule(revalidate="hours", tags=["pydoc", "index"], paths=["/"]),
+    "/module/<name>": Rule(revalidate=False, tags=module_tags, paths=module_params),
+    "/package/<name>": Rule(revalidate=False, tags=["pydoc", "package:{name}"], paths=package_params),
     "/search": Rule(revalidate=60, query=["q"], tags=["pydoc"]),
     "/about": Rule(revalidate=10, tags=["pydoc"]),
 }
