@@ -69,8 +69,8 @@ class Here(NamedTuple):
         split = urlsplit(url)
         if not self.holds(url):
             return None
-        # Twice, because browsers take `%2e%2e` for `..` as well.
-        path = urlsplit(urljoin("http://host/", "//host" + spelled(split.path or "/"))).path
+        # As browsers do it: they take `%2e%2e` for `..` as well.
+        path = _without_dots(spelled(split.path or "/"))
         text = unquote_to_bytes(path).decode("utf-8", "surrogateescape")
         if self.mount and text != self.mount and not text.startswith(self.mount + "/"):
             return None
@@ -81,6 +81,19 @@ class Here(NamedTuple):
 def spelled(path: str) -> str:
     """A path as it is written in a URL, whichever of its characters were encoded."""
     return quote(unquote_to_bytes(path), safe=_IN_PATH)
+
+
+def _without_dots(path: str) -> str:
+    """RFC 3986, 5.2.4. (``urljoin`` takes a path that begins with two slashes for a host.)"""
+    kept: list[str] = []
+    for segment in path.split("/")[1:]:
+        if segment == "..":
+            kept = kept[:-1]
+        elif segment != ".":
+            kept.append(segment)
+    if path.endswith(("/.", "/..")):
+        kept.append("")
+    return "/" + "/".join(kept)
 
 
 def absolute(url: str, base: str) -> str | None:
@@ -214,7 +227,7 @@ def in_css(text: str, url: str) -> tuple[str, ...]:
 
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _CSS_URL = re.compile(
-    r"""url\(\s*(?:"([^"]*)"|'([^']*)'|([^)"'\s]*))\s*\)|@import\s+(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE
+    r"""url\(\s*(?:"([^"]*)"|'([^']*)'|((?:\\.|[^)"'\s\\])*))\s*\)|@import\s+(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE
 )
 
 
