@@ -82,10 +82,10 @@ class Maker:
         # Without a wait: while another process renders this page, the caller has others to render. And what has just
         # failed rests, as for anybody.
         task = page.task._replace(wait=0.0, anyway=False)
-        answer = self._fill.get(task, fresh=True)
+        answer, tried = self._fill.get(task, fresh=True), False
         if isinstance(answer, PassedOn) and not answer.missed and self._fill.landed(task):
-            # It was known not to be for the cache, and is being tried again in the background.
-            answer = self._fill.get(task, fresh=True)
+            # It was known not to be for the cache, and has been tried again in the background.
+            answer, tried = self._fill.get(task, fresh=True), True
         if isinstance(answer, PassedOn):
             raise Later if answer.missed else Skip(answer.reason)
         if isinstance(answer, Failed):
@@ -96,7 +96,7 @@ class Maker:
         if answer.label == "DEGRADED":
             raise Fail("a node of the store cannot be asked, so that nobody can prove the page")
         if answer.hit or answer.collapsed:
-            return False, entry.content
+            return tried, entry.content
         if not answer.stored:
             self._check_kept(page, entry)
         return answer.stored or not self._keeps, entry.content

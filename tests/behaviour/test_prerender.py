@@ -101,6 +101,11 @@ def test_a_page_at_the_mount_point_is_found_by_its_visitors(make_site: MakeSite,
         assert site.visit(f"/blog/{slug}", scheme="https", script_name="/docs").label == "HIT"
 
 
+def test_a_path_that_only_begins_like_the_mount_point_is_one_below_it(make_site: MakeSite, origin: Origin) -> None:
+    prerender(make_site(revalidate=60), "/docsy", "/docs/a", url="https://example.org/docs")
+    assert origin.calls == {"/docsy": 1, "/a": 1}
+
+
 def test_what_the_app_says_where_no_rule_does_counts(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/kept", answer(b"kept", ("Cache-Control", "s-maxage=60")))
     assert outcome(prerender(make_site(), "/kept", "/other")) == (1, 0, ["/other: not-asked"], [])
@@ -119,6 +124,20 @@ def test_pages_that_are_not_for_the_cache_are_skipped_with_the_reason(make_site:
         [],
     )
     assert (report.ok, origin.calls["/now"]) == (True, 0)
+
+
+def test_what_was_not_for_the_cache_is_tried_again_when_that_is_due(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    origin.on("/blog/a", answer(b"x", ("Set-Cookie", "a=b")))
+    site = make_site(blog("a"))
+    assert outcome(prerender(site)) == (0, 0, ["/blog/a: set-cookie"], [])
+    clock.advance(61)
+    assert outcome(prerender(site)) == (0, 0, ["/blog/a: set-cookie"], [])
+    clock.advance(61)
+    origin.mend("/blog/a")
+    assert outcome(prerender(site)) == (1, 0, [], [])
+    assert (site.visit("/blog/a").label, origin.calls["/blog/a"]) == ("HIT", 3)
 
 
 def test_failures_are_named_and_the_others_are_rendered(make_site: MakeSite, origin: Origin) -> None:
