@@ -23,7 +23,7 @@ HOST = re.compile(
 )
 ENV_PREFIX = "WSGI_ISR_"
 #: Variables with our prefix that are no options.
-_ENV_OTHERS = frozenset({"CONFIG"})
+_ENV_OTHERS = frozenset({"APP", "CONFIG"})
 
 
 def _check_url(name: str, value: Any) -> str:

@@ -523,11 +523,12 @@ class Fill:
 
     # On demand ---------------------------------------------------------------------------------------
 
-    def refresh(self, task: Task, tag: str, raises: bool = True) -> Made | Failed:
+    def refresh(self, task: Task, tag: str, *, here: bool = False, raises: bool = True) -> Made | Failed:
         """Render what ``task`` describes, with everything read from now on, and store it.
 
         A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
         is marked as stale, so that every process looks for the new one; where rendering fails, the old one stays.
+        ``here``: in the caller's own thread, which hangs if the render does.
 
         :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
         """
@@ -542,7 +543,7 @@ class Fill:
                 older = flight
                 continue
             # In a thread of the pool: it may hang, and the caller is to hear of that after `timeout`.
-            if leads and not self._submit(task, first=True) and flight.claim():
+            if leads and (here or not self._submit(task, first=True)) and flight.claim():
                 self._fly(task, flight)
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
@@ -552,6 +553,12 @@ class Fill:
             if self._monotonic() >= until:
                 return Failed("waited")
             older = flight
+
+    def landed(self, task: Task) -> bool:
+        """Wait for the render of a page that is under way in this process; whether there was one, and it came to its
+        end."""
+        flight = self._flights.get(task.flight)
+        return flight is not None and flight.wait(task.timeout) is not None
 
     def kept(self, task: Task) -> Entry | None:
         """What the store has for ``task``, whatever it is worth. :raises StoreError: it cannot be asked."""

@@ -320,7 +320,7 @@ class ISR:
         plain, _, query = path.partition("?")
         below = o.parse_path(plain, "path")
         script = site.script.encode("latin-1").decode("utf-8")
-        if script and below.startswith(script):
+        if script and (below == script or below.startswith(script + "/")):
             below = below[len(script) :]
         environ = canonical(PageKey(*site, below.encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
@@ -329,11 +329,12 @@ class ISR:
             raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
         return Page(match[0], self._task(live, *match), personal=False)
 
-    def refresh(self, path: str, *, only_if_cached: bool = False) -> bool:
+    def refresh(self, path: str, *, only_if_cached: bool = False, site: Site | None = None) -> bool:
         """Render the page at a public path now and store it, with everything that is read from now on: a render that
         began earlier does not do for it. Variants of the page (by query, host or cookie) become stale.
 
         :param only_if_cached: do nothing for a page that nobody asked for yet.
+        :param site: of this one only; by default of every one that is known here.
         :returns: whether the page has changed.
         :raises RefreshError: the render failed or took too long, or the page is not for the cache; the last good page
             stays. :raises InvalidationError: other processes could not be told. :raises StoreError: the store cannot
@@ -342,11 +343,11 @@ class ISR:
         live = self.begin()
         if not live.keeps:
             return False
-        pages = [self.page_at(path, site) for site in self._sites.known()]
+        pages = [self.page_at(path, known) for known in ([site] if site else self._sites.known())]
         kept = [(page, entry) for page in pages if (entry := live.fill.kept(page.task)) is not None]
         if not kept and not only_if_cached:
             # Nobody has asked for it at any host that is known here.
-            return self._refresh(path, self.page_at(path), None)
+            return self._refresh(path, self.page_at(path, site), None)
         return any_of(functools.partial(self._refresh, path, page, entry) for page, entry in kept)
 
     def _refresh(self, path: str, page: Page, before: Entry | None) -> bool:

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "config",
                 "listing",
                 "crawlers",
+                "links",
             }
         ),
     ),
@@ -46,7 +47,25 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
     ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
-    ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "renderers", "testing"})),
+    (
+        "entrances",
+        frozenset(
+            {
+                "",
+                "__main__",
+                "cli",
+                "commands",
+                "commands.*",
+                "export",
+                "gunicorn",
+                "making",
+                "prerender",
+                "renderers",
+                "sitemaps",
+                "testing",
+            }
+        ),
+    ),
 )
 
 # Where a layer may know less than everything below it: the layers and the single modules it may know.
