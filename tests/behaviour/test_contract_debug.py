@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import shlex
@@ -24,7 +23,6 @@ from wsgi_isr import Rule, cached, middleware, process
 @pytest.fixture(autouse=True)
 def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
-    gc.collect()
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     monkeypatch.setattr(process, "instances", alive)
     monkeypatch.setattr(middleware, "instances", alive)

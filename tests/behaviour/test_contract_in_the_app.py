@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import gc
 import threading
 import weakref
 from collections import Counter
@@ -22,7 +21,6 @@ from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, middlewar
 @pytest.fixture(autouse=True)
 def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
-    gc.collect()
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     monkeypatch.setattr(process, "instances", alive)
     monkeypatch.setattr(middleware, "instances", alive)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import subprocess
 import sys
@@ -38,7 +37,6 @@ PAGES = ["/", "/blog", "/blog/a", "/blog/b", "/blog/a/comments", "/blogs", "/doc
 @pytest.fixture(autouse=True)
 def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What speaks to every app of the process speaks to those of this test."""
-    gc.collect()
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     monkeypatch.setattr(process, "instances", alive)
     monkeypatch.setattr(middleware, "instances", alive)

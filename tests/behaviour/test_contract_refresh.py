@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from wsgi_isr.stores.memory import MemoryStore
 @pytest.fixture(autouse=True)
 def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What speaks to every app of the process speaks to those of this test."""
-    gc.collect()
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     monkeypatch.setattr(process, "instances", alive)
     monkeypatch.setattr(middleware, "instances", alive)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import subprocess
@@ -30,7 +29,6 @@ POSTS = 25
 @pytest.fixture(autouse=True)
 def only_this_app(monkeypatch: pytest.MonkeyPatch) -> None:
     """What speaks to every app of the process speaks to those of this test."""
-    gc.collect()
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     monkeypatch.setattr(process, "instances", alive)
     monkeypatch.setattr(middleware, "instances", alive)
