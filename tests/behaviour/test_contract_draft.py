@@ -230,9 +230,7 @@ def test_a_wrong_cookie_makes_no_page_uncached(make_site: MakeSite, origin: Orig
         assert (seen.label, seen.body) == ("HIT", b"/a v1"), value
 
 
-@pytest.mark.xfail(
-    strict=True, reason="section 2: only a valid draft cookie bypasses; no UTF-8 raises inside the cache"
-)
+@pytest.mark.xfail(strict=True, reason="only a valid draft cookie bypasses; no UTF-8 raises inside the cache")
 def test_a_draft_cookie_that_is_no_utf8_makes_no_page_uncached(make_site: MakeSite, origin: Origin) -> None:
     site = make_site(revalidate=60, secret=SECRET)
     name = next(iter(editor_of(site, origin).jar))

@@ -210,7 +210,7 @@ NOT_FOR_OTHERS = {
         pytest.param(
             "stale",
             marks=pytest.mark.xfail(
-                strict=True, reason="section 2, `the page remembered as Uncacheable`: it counts as a failed render"
+                strict=True, reason="`the page remembered as Uncacheable`: it counts as a failed render"
             ),
         ),
         "past expire",

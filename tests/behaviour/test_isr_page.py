@@ -124,7 +124,7 @@ print({client.get(f"/blog/{number}").headers["X-ISR"] for number in range(1, 26)
 """
 
 
-@pytest.mark.xfail(strict=True, reason="section 5, `prerender myapp:app`: there is no such command yet")
+@pytest.mark.xfail(strict=True, reason="`prerender myapp:app`: there is no such command yet")
 def test_step_1_during_the_build_all_known_posts_are_generated(tmp_path: Path) -> None:
     (tmp_path / "built.py").write_text(BUILT)
     paths = os.pathsep.join([str(tmp_path), *sys.path])
@@ -368,7 +368,7 @@ def test_on_demand_by_tag_a_form_invalidates_all_data_with_that_tag(make_site: M
     assert {site.visit(path).label for path in ("/list", "/count", "/about")} == {"HIT"}
 
 
-@pytest.mark.xfail(strict=True, reason="section 3, `session = isr_requests(...)`: it is not there yet")
+@pytest.mark.xfail(strict=True, reason="`session = isr_requests(...)`: it is not there yet")
 def test_on_demand_by_tag_single_fetches_are_tagged(make_site: MakeSite, blog: Blog) -> None:
     import http.server
 
