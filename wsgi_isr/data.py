@@ -75,6 +75,11 @@ def live_in(find_home: Callable[[], Home | None]) -> None:
     _elsewhere = find_home
 
 
+def inside() -> Home | None:
+    """Where data is kept in the app that is called here, if one is."""
+    return _here.get()
+
+
 def here() -> Home | None:
     """Where data is kept that is used here."""
     return _here.get() or _elsewhere()

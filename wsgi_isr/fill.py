@@ -14,7 +14,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -55,6 +55,12 @@ WAIT_PAUSE = (0.01, 0.25)
 OLDER_RENDER = 1.0
 
 
+#: Reasons that no accident has: the app speaks of whether the page is to be stored.
+DELIBERATE = frozenset({"no-store", "private", "no-cache", "revalidate-0", "not-asked"})
+#: How often in a row another reason may be one.
+ACCIDENTS = 2
+
+
 class Task(NamedTuple):
     """What to render, described by bytes, so that a thread or another process can do it as well.
 
@@ -63,7 +69,8 @@ class Task(NamedTuple):
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
     ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new;
-    then it is rendered whatever there is, and whoever else is at it.
+    then it is rendered whatever there is, and whoever else is at it. ``outdated``: the page was invalidated, and a
+    back-off from before that does not hold up a render.
     """
 
     page: str
@@ -76,6 +83,7 @@ class Task(NamedTuple):
     anyway: bool = True
     data: bool = False
     refreshes: str = ""
+    outdated: bool = False
 
     @property
     def flight(self) -> str:
@@ -453,18 +461,18 @@ class Fill:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
         pause = WAIT_PAUSE[0]
-        # A back-off that began before an invalidation says nothing about the page after it: one try is due.
-        anyway = not old.failed and standing is Standing.HARD if old is not None else task.anyway
+        # A back-off that began before an invalidation says nothing about the page after it.
+        task = task._replace(outdated=standing is Standing.HARD, anyway=task.anyway and old is None)
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
-            if leads and old is not None and self._submit(task._replace(patience=0.0, anyway=anyway), first=True):
+            if leads and old is not None and self._submit(task._replace(patience=0.0), first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
                 # exception of the app takes its natural way to the server.
                 leads = True
-                outcome = self._fly(task._replace(patience=left, anyway=anyway), flight)
+                outcome = self._fly(task._replace(patience=left), flight)
             else:
                 outcome = flight.wait(left)
             if isinstance(outcome, (Made, Found)):
@@ -480,7 +488,6 @@ class Fill:
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
         epochs = self._stamps.epochs()
         if old is not None and not isinstance(self._judge(old, epochs).verdict, Missing):
-            old.failed = True
             old.resting_until = self._monotonic() + LOOK_AGAIN
             # With a node away that holds one of its tags, nobody can know that it was not purged meanwhile.
             proven = self._stamps.reachable(old.entry.proof, epochs)
@@ -610,9 +617,14 @@ class Fill:
                 return lease
             lease = None
         if isinstance(lease, BackingOff):
-            if not task.anyway:
+            if task.outdated and (taken := self._past_back_off(task)) is not None:
+                lease = taken
+            elif not task.anyway:
                 return lease
-            lease = None
+            else:
+                lease = None
+        if isinstance(lease, Busy):
+            return lease
         try:
             if task.refreshes and (undelivered := self._mark(task.refreshes)):
                 return Failed("undelivered", InvalidationError((), undelivered))
@@ -630,6 +642,20 @@ class Fill:
         finally:
             if lease is not None:
                 lease.release()
+
+    def _past_back_off(self, task: Task) -> Lease | Busy | None:
+        """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""
+        try:
+            current, _ = self._gets(task)
+            failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
+            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease)
+        except StoreError as error:
+            self._events.emit(StoreFailed("gets", task.page, error))
+            return None
+
+    def _tags(self, task: Task, current: Entry | None) -> list[str]:
+        """Those that can be known before a render, those of the last one included."""
+        return [*self._tags_of(task), *(tag for tag, _ in current.proof.tags)] if current else list(self._tags_of(task))
 
     def _mark(self, tag: str) -> dict[str, StoreError]:
         """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
@@ -652,18 +678,19 @@ class Fill:
     ) -> Outcome:
         started, began = self._clock(), self._monotonic()
 
-        def give_up() -> None:
-            self._failed(task, lease, "timeout", None)
-            overdue()
-
         try:
             # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
             known = self._tags_of(task)
-            former = [tag for tag, _ in current.proof.tags] if current is not None else []
-            capture = self._stamps.capture([*known, *former])
+            capture = self._stamps.capture(self._tags(task, current))
         except Exception as raised:  # a rule's own callable
             self._failed(task, lease, "tags", raised)
             return Failed("tags")
+        of = _told(capture.known)
+
+        def give_up() -> None:
+            self._failed(task, lease, "timeout", None, of)
+            overdue()
+
         watch = self._keeper.watch(lease, task.timeout, give_up)
         error: BaseException | None = None
         product: Product
@@ -678,12 +705,10 @@ class Fill:
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now = self._clock()
-        if isinstance(product, Refusal) and current is not None and self._is_stale(current):
-            # It was cacheable a moment ago, so this is taken for an accident. Once the page may no longer
-            # be served (expired), its refusal is taken at its word.
+        if isinstance(product, Refusal) and current is not None and self._is_accident(task, product, current):
             product = Failure(product.reason)
         if isinstance(product, Failure):
-            self._failed(task, lease, product.reason, error)
+            self._failed(task, lease, product.reason, error, of)
             return Failed(product.reason, error, product.content)
         if isinstance(product, Refusal):
             self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
@@ -694,22 +719,34 @@ class Fill:
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = codec.pack(entry)
         except Exception as raised:  # a header or a tag that is no text after all
-            self._failed(task, lease, "unstorable", raised)
+            self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
         self._events.emit(Rendered(task.page, self._monotonic() - began, stored, task.text))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
 
-    def _is_stale(self, entry: Entry) -> bool:
-        return isinstance(self._judge(Slot(entry), self._stamps.epochs()).verdict, Stale)
+    def _is_accident(self, task: Task, refusal: Refusal, current: Entry) -> bool:
+        """Whether a page that was cacheable a moment ago is not to be given up for an answer that may not be stored.
+
+        What an app says of its page on purpose is taken at its word, and so is anything once it comes for the third
+        time in a row, or the page may no longer be served anyway (expired).
+        """
+        if refusal.reason in DELIBERATE or isinstance(current.content, Refusal):
+            return False
+        try:
+            if self._leases.failures(task.page) >= ACCIDENTS:
+                return False
+        except StoreError:
+            pass
+        return isinstance(self._judge(Slot(current), self._stamps.epochs()).verdict, Stale)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()
         return self._stamps.standing(ours.proof, epochs) < self._stamps.standing(theirs.proof, epochs)
 
-    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
-        pause = lease.rest() if lease is not None else 0.0
+    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, of: str = "") -> None:
+        pause = lease.rest(of) if lease is not None else 0.0
         self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
 
     def _put(
@@ -743,6 +780,11 @@ class Fill:
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained
+
+
+def _told(stamps: Mapping[str, bytes]) -> str:
+    """What tells a render before an invalidation from one after it."""
+    return _digest(b"".join(stamps[tag] for tag in sorted(stamps))).hex()
 
 
 def _digest(data: bytes) -> bytes:

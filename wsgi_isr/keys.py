@@ -80,6 +80,11 @@ class Keyspace:
         """Where a tag's stamp is."""
         return f"{self._prefix}:t:{_digest(tag, 20)}"
 
+    @property
+    def sites(self) -> str:
+        """Where it is kept for whom pages are made. (A page's key is JSON, and never this.)"""
+        return f"{self._prefix}:p:{_digest('sites', 20)}"
+
     def epoch(self, node: str) -> str:
         """Where a node's epoch is: on that node."""
         return f"{self._prefix}:e:{node}"
@@ -153,42 +158,6 @@ def site_of_url(url: str) -> Site:
     return Site(split.scheme, split.netloc.lower().removesuffix(_DEFAULT_PORT[split.scheme]))
 
 
-#: For whom pages are made without a request, where nobody has said for whom.
-NOBODY = Site("http", "localhost")
-
-
-class Sites:
-    """The sites that a process is asked for, so that a page can be made without a request. A few: whoever sends
-    many hosts wants to fill the memory."""
-
-    def __init__(self, canonical_url: str | None, most: int = 16) -> None:
-        self._canonical = site_of_url(canonical_url) if canonical_url else None
-        self._most = most
-        self._known: dict[tuple[Any, ...], Site] = {}
-        self._latest: Site | None = None
-
-    def note(self, environ: dict[str, Any]) -> None:
-        """A request came in."""
-        raw = (environ.get("wsgi.url_scheme"), environ.get("HTTP_HOST"), environ.get("SCRIPT_NAME", ""))
-        site = self._known.get(raw)
-        if site is None:
-            found = self._canonical or _site_of(environ)
-            if found is None:
-                return
-            site = self._known[raw] = Site(*found[:2], environ.get("SCRIPT_NAME", ""))
-            if len(self._known) > self._most:
-                self._known.pop(next(iter(list(self._known))), None)
-        self._latest = site
-
-    def latest(self) -> Site:
-        """That of the latest request; before the first one, the canonical one."""
-        return self._latest or self._canonical or NOBODY
-
-    def known(self) -> list[Site]:
-        """Every one, the latest first."""
-        return list(dict.fromkeys([self.latest(), *list(self._known.values())]))
-
-
 class Matcher:
     """From an environ to the policy and the key of its page, or the reason why it has none."""
 
@@ -217,7 +186,7 @@ class Matcher:
             query.encode("latin-1")
         except UnicodeError:
             return Bypass("url-encoding")
-        site = self._site or _site_of(environ)
+        site = self._site or site_of(environ)
         if site is None:
             return Bypass("host")
         policy, _ = self._rules.match(text or "/")
@@ -265,7 +234,8 @@ def decoded(path: str) -> str:
     return path.encode("latin-1").decode("utf-8")
 
 
-def _site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
+def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
+    """Scheme and host that a request names; ``None`` where that is no host."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST")
     if host is None:

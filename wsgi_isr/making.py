@@ -13,7 +13,7 @@ from .entry import Content, Refusal
 from .errors import ConfigError, ISRError, StoreError
 from .export import Answer
 from .fill import Failed, PassedOn, Served
-from .keys import NOBODY, PageKey, Site, canonical, path_tag, public_path, site_of_url
+from .keys import PageKey, Site, canonical, path_tag, public_path, site_of_url
 from .links import Here, spelled
 from .middleware import ISR, Page
 from .stores.memory import MemoryStore
@@ -40,7 +40,7 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     canonical_url = isr.config.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
     if url is None:
-        return fixed or NOBODY, fixed is not None
+        return isr.latest_site(), fixed is not None
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     if scheme not in ("http", "https") or not HOST.match(host.lower()):

@@ -28,7 +28,7 @@ from .freshness import Asked, Bypass, asks
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
 from .invalidate import Journal, Receipt, tag_names
-from .keys import Matcher, PageKey, Site, Sites, canonical, path_tag, public_path, shown_url
+from .keys import Keyspace, Matcher, PageKey, Site, canonical, path_tag, public_path, shown_url
 from .listing import Absent, Listings
 from .page import Frame, within
 from .remote import SITE_BYTES
@@ -50,6 +50,7 @@ from .respond import (
     shell_of,
 )
 from .rules import Policy
+from .sites import Sites
 from .stores import open_store
 from .stores.base import Store
 
@@ -104,7 +105,7 @@ class ISR:
         self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
         self._listings = Listings(self.config.rules, self.events, monotonic or clock or time.monotonic)
         self._drafts = Drafts(settings.secret, settings.namespace, self._clock)
-        self._sites = Sites(settings.canonical_url)
+        self._sites = Sites(settings.canonical_url, self.store, Keyspace(settings.namespace).sites)
         if settings.journal is not None:
             Journal(settings.journal).check()
         self._on_write = settings.invalidate_on_write
@@ -299,6 +300,8 @@ class ISR:
         if isinstance(found, Served):
             label, age = found.label, found.slot.entry.age(self._clock())
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
+            if found.stored:
+                self._sites.tell(Site(*PageKey.parse(text)[:3]))
         elif isinstance(found, PassedOn):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
         elif isinstance(found, Absent):
@@ -309,6 +312,10 @@ class ISR:
 
     # On demand -----------------------------------------------------------------------------------------
 
+    def latest_site(self) -> Site:
+        """For whom a page is made where nobody says for whom: the canonical site, or that of the latest visitor."""
+        return self._sites.latest()
+
     def page_at(self, path: str, site: Site | None = None) -> Page:
         """The page at a public path, which may have a query, for a visitor without cookies.
 
@@ -317,7 +324,7 @@ class ISR:
         :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
         """
         live, site = self.begin(), site or self._sites.latest()
-        plain, _, query = path.partition("?")
+        plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
         below = o.parse_path(plain, "path")
         script = site.script.encode("latin-1").decode("utf-8")
         if script and (below == script or below.startswith(script + "/")):

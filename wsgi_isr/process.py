@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from .config import Config
-from .data import here, live_in
+from .data import inside, live_in
 from .engine import Engine
 from .errors import ConfigError, InvalidationError
 from .events import Events
@@ -120,7 +120,7 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
 
     :raises ConfigError: there is none.
     """
-    home = here()
+    home = inside()
     own = [isr for isr in instances if isr.is_at(home)] or list(instances)
     if not own:
         raise ConfigError("refresh", "no app is wrapped in this process", "use `wsgi-isr refresh`, or invalidate()")

@@ -143,10 +143,6 @@ def test_a_visitor_cannot_forge_a_line(
     assert [line["verdict"] for line in lines(caplog, "page")] == ["BYPASS", "MISS"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="one line for each decision: `invalidated (expire): path:...` has the path as the visitor sent it",
-)
 @pytest.mark.parametrize("path", ["/a%0Apage%20verdict=HIT%20key=/forged", "/a%1B[31m"])
 def test_a_visitor_whose_write_invalidates_a_page_cannot_forge_a_line(
     debugged: Callable[..., Site], caplog: pytest.LogCaptureFixture, path: str

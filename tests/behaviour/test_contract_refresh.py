@@ -387,7 +387,6 @@ def test_the_view_s_own_page_is_neither_tagged_nor_limited_by_what_it_refreshes(
     assert site.visit("/b").label == "HIT"
 
 
-@pytest.mark.xfail(strict=True, reason="refresh(), `elsewhere that of every app of this process`: one of them only")
 def test_outside_of_a_request_it_is_the_page_of_every_app_of_the_process(make_site: MakeSite, origin: Origin) -> None:
     one, two = (make_site(revalidate=60, **HERE) for _ in range(2))
     assert refresh("/a") is True

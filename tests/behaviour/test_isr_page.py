@@ -124,7 +124,6 @@ print({client.get(f"/blog/{number}").headers["X-ISR"] for number in range(1, 26)
 """
 
 
-@pytest.mark.xfail(strict=True, reason="`prerender myapp:app`: there is no such command yet")
 def test_step_1_during_the_build_all_known_posts_are_generated(tmp_path: Path) -> None:
     (tmp_path / "built.py").write_text(BUILT)
     paths = os.pathsep.join([str(tmp_path), *sys.path])

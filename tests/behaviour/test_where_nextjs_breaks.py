@@ -205,7 +205,6 @@ def test_row_04_a_hard_invalidation_beside_a_failing_backend_keeps_the_old_page_
     assert site.visit("/a").label == "HIT"
 
 
-@pytest.mark.xfail(strict=True, reason="`back-off shared by the cluster`: each instance tries once for itself")
 @pytest.mark.parametrize("how", FAILURES.values(), ids=FAILURES)
 def test_row_04_after_a_hard_invalidation_the_whole_cluster_backs_off_together(
     make_site: MakeSite, origin: Origin, clock: Clock, how: Handler
@@ -261,7 +260,6 @@ def test_row_05_past_expire_beside_an_error_everybody_gets_the_old_page_labelled
         pytest.param(
             True,
             id="two instances",
-            marks=pytest.mark.xfail(strict=True, reason="refresh() returns True, and what it rendered is not stored"),
         ),
     ],
 )

@@ -138,11 +138,11 @@ def _without_cas(_: pytest.MonkeyPatch) -> Parts:
 
 
 class CapturesLate(Stamps):
-    def capture(self, tags: Iterable[str]) -> Any:
-        return tuple(tags)
+    def capture(self, tags: Iterable[str]) -> Capture:
+        return Capture(dict.fromkeys(tags, b""), {})
 
-    def prove(self, capture: Any, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
-        return super().prove(super().capture(capture), tags, carried)
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        return super().prove(super().capture(capture.known), tags, carried)
 
 
 @_variant(Rule.CAPTURE_BEFORE_DATA)

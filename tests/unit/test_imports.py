@@ -41,7 +41,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the contract of stores", frozenset({"stores.base"})),
     ("stores", frozenset({"stores", "stores.*"})),
     ("subscribers", frozenset({"instrumentation", "instrumentation.*"})),
-    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "fill"})),
+    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "fill", "sites"})),
     (
         "faces",
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
