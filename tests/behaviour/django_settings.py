@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import django
 from django.conf import settings
 
 
@@ -22,3 +23,4 @@ def configure() -> None:
         LOGGING_CONFIG=None,
         DATABASES={},
     )
+    django.setup()

@@ -9,7 +9,6 @@ from http.cookies import SimpleCookie
 from typing import Any
 
 import bottle
-import django
 import flask
 import pytest
 from django.http import HttpResponse
@@ -55,7 +54,6 @@ def with_headers(response: Any, environ: Environ, start_response: Callable[..., 
 
 def django_response() -> HttpResponse:
     configure()
-        django.setup()
     return HttpResponse(b"ok")
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import bottle
-import django
 import flask
 import pytest
 from django.core.wsgi import get_wsgi_application
@@ -174,7 +173,6 @@ def bottle_app() -> Any:
 
 def django_app() -> Any:
     configure()
-        django.setup()
     DJANGO_RENDERS["count"] = 0
     return get_wsgi_application()
 
