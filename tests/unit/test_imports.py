@@ -43,7 +43,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "fill"})),
     (
         "faces",
-        frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
+        frozenset({"page", "data", "fetch", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
     ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
     ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "testing"})),
