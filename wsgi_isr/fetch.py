@@ -14,7 +14,8 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -164,12 +165,13 @@ class ISRSession(requests.Session):
         if verify is not None:
             how["verify"] = verify
 
-        never = lifetime[0] == 0 and lifetime[0] is not False
         reason, configuration = "", ""
         if method != "GET":
             reason = "method"
-        elif no_store or never:
-            reason = "no-store" if no_store else "revalidate-0"
+        elif no_store:
+            reason = "no-store"
+        elif lifetime[0] == 0 and lifetime[0] is not False:
+            reason = "revalidate-0"
         elif self.stream if stream is None else stream:
             reason = "stream"
         elif data or files or json is not None:
@@ -180,39 +182,51 @@ class ISRSession(requests.Session):
             reason = "hooks" if hooks else "proxies"
         elif not _is_data([given, how]):
             reason = "unencodable"
-        else:
-            configuration, state = self.configuration()
-            if configuration:
-                self._site.know(configuration, state)
-            else:
-                reason = "authorization"
-        if not reason:
-            try:
-                answer = self._fetch(configuration, full_url, given, how, *lifetime, every_tag)
-            except Exception:
-                # Even if the app copes with it: a page without the prices is no page for the next hour.
-                fail("fetch-error")
-                raise
-            return answer.response()
+        elif not (configuration := self._remembered()):
+            reason = "authorization"
+        if reason:
+            arguments = (params, data, headers, cookies, files, auth, how["timeout"], allow_redirects, proxies, hooks)
+            with self._noted(reason, method, full_url, lifetime, every_tag) as note:
+                return note(super().request(method, url, *arguments, stream, verify, cert, json))
+        try:
+            answer = self._fetch(configuration, full_url, given, how, *lifetime, every_tag)
+        except Exception:
+            # Even if the app copes with it: a page without the prices is no page for the next hour.
+            fail("fetch-error")
+            raise
+        return answer.response()
 
-        if method == "GET":
-            _say_of_page(reason, lifetime, every_tag)
+    @contextmanager
+    def _noted(
+        self, reason: str, method: str, url: str, lifetime: tuple[Any, float | None], tags: tuple[str, ...]
+    ) -> Iterator[Callable[[requests.Response], requests.Response]]:
+        """Around a request that is not for the cache: what it means for the page that uses it, and its line in the
+        log. It hands out a function that is told of the response."""
         home, status = here(), 0
         began = home.monotonic() if home is not None else 0.0
-        try:
-            response = super().request(
-                *(method, url, params, data, headers, cookies, files, auth, how["timeout"], allow_redirects),
-                *(proxies, hooks, stream, verify, cert, json),
-            )
+
+        def note(response: requests.Response) -> requests.Response:
+            nonlocal status
             status = response.status_code
+            return response
+
+        if method == "GET":
+            _say_of_page(reason, lifetime, tags)
+        try:
+            yield note
         finally:
             if method == "GET":
                 _say_of_status(status)
             if home is not None:
-                seconds = home.monotonic() - began
-                shown = f"{method} {_without_user(full_url)}"
+                seconds, shown = home.monotonic() - began, f"{method} {_without_user(url)}"
                 home.events.emit(Used(self._site.name, "SKIP", reason=reason, seconds=seconds, shown=shown))
-        return response
+
+    def _remembered(self) -> str:
+        """The digest under which the session as it is now is known; empty where it has none."""
+        configuration, state = self.configuration()
+        if configuration:
+            self._site.know(configuration, state)
+        return configuration
 
     def configuration(self) -> tuple[str, dict[str, Any]]:
         """A digest of what the session adds to every request, and a copy of it; no digest where the session
@@ -471,7 +485,7 @@ def _told_of(auth: Any) -> Any:
     :raises Unencodable: nobody knows: it may sign for whoever is asking just now.
     """
     if auth is None or isinstance(auth, tuple):
-        return auth
+        return auth  # of None: what is in a .netrc belongs to the machine, like the addresses of hosts
     given = dict(vars(auth)) if isinstance(auth, AuthBase) else {}
     given.pop("_thread_local", None)  # what HTTPDigestAuth remembers of the conversation
     if not given:

@@ -1208,12 +1208,9 @@ for argument in sys.argv[1:]:
 
 
 def test_scripts_share_what_was_fetched_by_the_store_in_their_environment(upstream: Upstream, tmp_path: Any) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-
     def run(*arguments: str) -> list[str]:
         environ = {**os.environ, "WSGI_ISR_STORE": f"sqlite:///{tmp_path}/cache.db"}
-        command = [sys.executable, str(script), *arguments]
+        command = [sys.executable, "-c", SCRIPT, *arguments]
         done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.splitlines()
