@@ -46,7 +46,12 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
     ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
-    ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "renderers", "testing"})),
+    (
+        "entrances",
+        frozenset(
+            {"", "__main__", "children", "cli", "gunicorn", "prerender", "renderer", "renderers", "serve", "testing"}
+        ),
+    ),
 )
 
 # Where a layer may know less than everything below it: the layers and the single modules it may know.

@@ -26,7 +26,7 @@ MEASURED = "tests.live.support.measured:application"
 #: Variables that would change what a test is about, and are not passed on.
 FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "PYTHONWARN")
 #: What the processes beside its workers are called.
-SUPERVISOR, RENDERER = "isr-supervisor", "isr-renderer"
+WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
 #: The words of log levels and tracebacks with which a server complains.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
 
@@ -106,12 +106,16 @@ class Gunicorn:
     def workers(self) -> list[int]:
         """The process ids of its workers that are alive, in order."""
         children = (process for process in processes.alive() if process.parent == self.pid)
-        return sorted(process.pid for process in children if process.name != SUPERVISOR)
+        return sorted(process.pid for process in children if process.name != WATCHER)
 
     def renderers(self) -> list[int]:
         """The process ids of its renderers that are alive, in order."""
+        return self.called(RENDERER)
+
+    def called(self, name: str) -> list[int]:
+        """The process ids of those of its processes that have this name, in order."""
         mine = (process for process in processes.alive() if process.group == self.pid)
-        return sorted(process.pid for process in mine if process.name == RENDERER)
+        return sorted(process.pid for process in mine if process.name == name)
 
     def wait_for_workers(self) -> None:
         """Until there are as many as there should be, and each would hear a SIGTERM.
@@ -135,8 +139,8 @@ class Gunicorn:
         return sorted(process.pid for process in processes.alive() if process.group == self.pid)
 
     def kill(self, worker: int) -> None:
-        """``kill -9`` one worker or renderer, and wait until it is gone."""
-        mine = [*self.workers(), *self.renderers()]
+        """``kill -9`` one worker, or one of the processes beside them, and wait until it is gone."""
+        mine = [*self.workers(), *self.renderers(), *self.called(SUPERVISOR), *self.called(WATCHER)]
         assert worker in mine, f"{worker} is none of {mine}"
         os.kill(worker, signal.SIGKILL)
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)
