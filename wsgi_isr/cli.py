@@ -15,6 +15,7 @@ import click
 from .config import Config
 from .errors import ConfigError, InvalidationError, StoreError
 from .process import invalidate, replay
+from .serve import serve_command
 from .stores import open_store
 from .stores.base import Store
 
@@ -152,3 +153,6 @@ def _exercise(store: Store) -> Iterator[Finding]:
         store.delete(tag)
     except StoreError as error:
         yield Finding("store", False, f"cannot be reached: {error}")
+
+
+main.add_command(serve_command)
