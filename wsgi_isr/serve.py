@@ -64,7 +64,13 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
     options = arguments[1:] if arguments[0] == target else arguments[:-1]
     name = [] if given.proc_name or of_environment.proc_name else ["--name", target]
     expression = f"wsgi_isr.loading:served({target!r})"
-    return [sys.executable, "-m", "gunicorn", "--config", _HOOKS, *name, *options, expression]
+    return [sys.executable, *_gunicorn(), "--config", _HOOKS, *name, *options, expression]
+
+
+def _gunicorn() -> list[str]:
+    # With -m it could not be upgraded by SIGUSR2: it would run its __main__.py, next to which is a module `http`.
+    script = os.path.join(os.path.dirname(sys.executable), "gunicorn")
+    return [script] if os.path.exists(script) else ["-m", "gunicorn"]
 
 
 def _as_gunicorn_reads(arguments: list[str]) -> tuple[Namespace, Namespace]:

@@ -68,7 +68,9 @@ def refusal_of(result: Result) -> str:
     return result.output
 
 
-HEAD = ["-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn", "--name", "plain:app"]
+SCRIPT = Path(sys.executable).with_name("gunicorn")
+GUNICORN = [str(SCRIPT)] if SCRIPT.exists() else ["-m", "gunicorn"]
+HEAD = [*GUNICORN, "--config", "python:wsgi_isr.gunicorn", "--name", "plain:app"]
 TAIL = "wsgi_isr.loading:served('plain:app')"
 
 
@@ -83,7 +85,7 @@ def test_options_may_come_before_the_app(serve: Callable[..., Result]) -> None:
 
 def test_a_name_of_ones_own_is_kept_even_where_it_is_that_of_the_app(serve: Callable[..., Result]) -> None:
     command = command_of(serve("plain:app", "--name", "plain:app"))
-    assert command == ["-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn", "--name", "plain:app", TAIL]
+    assert command == [*HEAD, TAIL]
 
 
 def test_an_app_is_looked_for_where_gunicorn_would(serve: Callable[..., Result], tmp_path: Path) -> None:
