@@ -88,8 +88,9 @@ class Remote:
             self._closed = True
             sent, self._sent = self._sent, {}
             self._nudge()
-            if self._wake is not None:
-                self._wake.close()
+            wake, self._wake = self._wake, None
+        if wake is not None:
+            wake.close()
         for connection, (done, _) in sent.items():
             connection.close()
             done(None)
@@ -126,10 +127,15 @@ class Remote:
         if self._wake is None:
             try:
                 wake, woken = socket.socketpair()
-                wake.setblocking(False)
-                woken.setblocking(False)
+            except OSError:  # no descriptors are left
+                return False
+            wake.setblocking(False)
+            woken.setblocking(False)
+            try:
                 threading.Thread(target=self._listen, args=(woken,), name="wsgi-isr-remote", daemon=True).start()
-            except (OSError, RuntimeError):  # no descriptors or no threads are left
+            except RuntimeError:  # nor threads
+                wake.close()
+                woken.close()
                 return False
             self._wake = wake
         return True
