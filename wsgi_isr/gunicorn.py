@@ -17,6 +17,9 @@ from . import remote
 from .process import close_all
 from .renderers import Watcher, make_folder, open_sockets
 
+# What `from wsgi_isr.gunicorn import *` brings into a config file.
+__all__ = ["on_exit", "on_reload", "pre_fork", "when_ready", "worker_exit"]
+
 #: Seconds, beyond those that renders get to their end (``drain``, which only the supervisor knows).
 _STOPPING = 30.0
 
