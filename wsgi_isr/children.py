@@ -92,8 +92,9 @@ class Stopping:
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self._selector = selectors.DefaultSelector()
-        for one in (self._woken, *others):
-            self._selector.register(one, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        for one in others:
+            self._selector.register(one, selectors.EVENT_READ, one)
         for number in _ASKING:
             signal.signal(number, self._ask)
         signal.signal(signal.SIGCHLD, self._nudge)  # a child that ends wakes up who waits
@@ -108,11 +109,11 @@ class Stopping:
 
     def wait(self, seconds: float) -> list[socket.socket]:
         """At most so long; those of ``others`` that somebody connects to."""
-        ready = [key.fileobj for key, _ in self._selector.select(seconds)]
+        ready: list[socket.socket | None] = [key.data for key, _ in self._selector.select(seconds)]
         with contextlib.suppress(BlockingIOError):
-            while self._woken in ready and self._woken.recv(64):
+            while None in ready and self._woken.recv(64):
                 pass
-        return [one for one in ready if isinstance(one, socket.socket) and one is not self._woken]
+        return [one for one in ready if one is not None]
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._asked = True

@@ -397,6 +397,46 @@ def test_an_app_that_does_not_import_there_is_not_tried_again_and_again(env: Map
         assert server.stop() == 0
 
 
+def test_an_app_that_does_not_import_at_all_ends_the_server_and_leaves_nobody(
+    env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    server = Gunicorn(tmp_path / "log", env, "broken", workers=1, directory=tmp_path)
+    with pytest.raises(AssertionError, match="gunicorn ended at once"), server:
+        pass
+    assert list(folder.iterdir()) == [], "it did not end in order"
+
+
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+from tests.live.support.measured import application
+"""
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_an_app_that_patches_everything_with_gevent_is_rendered_like_any_other(
+    preload: bool, origin: Origin, env: dict[str, str], tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "patched.py").write_text(PATCHED)
+    env |= {"WSGI_ISR_MAX_RENDERS": "2", "WSGI_ISR_TIMEOUT": "3"}
+    options = {"worker_class": "gevent", "preload": preload, "directory": tmp_path}
+    with Gunicorn(tmp_path / "log", env, "patched", workers=1, **options) as server:  # type: ignore[arg-type]
+        ask(server.port)
+        for _ in range(3):
+            old = stale(server)
+            assert renewed(server, "/", old).page["pid"] not in server.workers()
+        origin.hold()
+        stale(server)
+        server.kill(origin.held())
+        origin.release()
+        until(server.renderers, "another renderer")
+        assert ask(server.port).status == 200
+        assert server.stop() == 0
+        assert server.left() == []
+        assert list(folder.iterdir()) == []
+
+
 # The end -----------------------------------------------------------------------------------------------
 
 
