@@ -17,6 +17,7 @@ from .commands.refresh import invalidate_in, refresh_command, say_invalidated
 from .config import Config
 from .errors import ConfigError, StoreError
 from .process import invalidate, replay
+from .serve import serve_command
 from .stores import open_store
 from .stores.base import Store
 
@@ -145,3 +146,6 @@ def _exercise(store: Store) -> Iterator[Finding]:
         store.delete(tag)
     except StoreError as error:
         yield Finding("store", False, f"cannot be reached: {error}")
+
+
+main.add_command(serve_command)

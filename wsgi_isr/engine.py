@@ -97,7 +97,7 @@ class Engine:
             pause=pause or time.sleep,
         )
 
-        self._remote = None if site is None or remote.folder is None else Remote(remote.folder, site, self.fill.worked)
+        self._remote = None if site is None or remote.folder is None else Remote(remote.folder, site)
         if self._remote is not None:
             self.fill.elsewhere = self._remote.submit
 

@@ -9,6 +9,7 @@ demand; how, is the ``produce`` that it was given.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 import sys
@@ -233,9 +234,9 @@ class Fill:
         self._keeper = Keeper(monotonic, events)
         leases.orphaned = self._keeper.let_go
         self._pool = Pool(self._run, self._drop, threads, queue)
-        #: Another process that takes jobs, if there is one: called with a job, whether it goes first, and how many
-        #: seconds it may take; then :meth:`worked` is called with the word for what came of it.
-        self.elsewhere: Callable[[bytes, bool, float], bool] | None = None
+        #: Another process that takes jobs, if there is one: called with a job, whether it goes first, how many
+        #: seconds it may take, and what is to be called with the word for what came of it (:mod:`.remote`).
+        self.elsewhere: Callable[[bytes, bool, float, remote.Done], bool] | None = None
 
     # Looking up --------------------------------------------------------------------------------------
 
@@ -366,7 +367,7 @@ class Fill:
     def _send_off(self, task: Task) -> bool:
         """Whether a render of the page is under way in this process, or waits for its turn."""
         flight, leads = self._flights.board(task.page)
-        if leads and not self._submit(task._replace(patience=0.0, anyway=False)):
+        if leads and not self._submit(task._replace(patience=0.0, anyway=False), flight):
             flight.land(Busy())
             return False
         return True
@@ -387,6 +388,8 @@ class Fill:
             self._tags_of(task)
         except LookupError:
             return remote.UNKNOWN  # a function that only the process that asks has defined
+        except Exception:
+            pass  # a rule's own callable: the render will find out, and have it recorded
         leads = True
         if task.refreshes:
             outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
@@ -406,16 +409,20 @@ class Fill:
             return remote.FAILED + outcome.reason.encode()
         return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
 
-    def worked(self, job: bytes, word: bytes | None) -> None:
-        """Another process has done a job, and this is its word for it; ``None`` where it has died of it, or is too
-        far behind: the lease will lapse, and whoever asks next sees to the page."""
-        task = Task.unpack(job)
-        flight = self._flights.get(task.flight)
-        if flight is None:
-            return
-        if word == remote.UNKNOWN and self._pool.submit(job):
-            return
-        outcome = self._outcome_of(task, word)
+    def worked(self, task: Task, flight: Flight[Outcome], first: bool, word: bytes | None) -> None:
+        """Another process has done the job of ``flight``, and this is its word for it; ``None`` where it has died of
+        it, or is too far behind: the lease will lapse, and whoever asks next sees to the page.
+
+        The word is for that very flight. One of the same page that began later may be for visitors who came after an
+        invalidation, of which that render knew nothing.
+        """
+        outcome: Outcome = Busy()
+        try:
+            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(task.pack(), first):
+                return
+            outcome = self._outcome_of(task, word)
+        except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
+            self._events.emit(Broken("a render in another process", error))
         # A visitor who could not wait may have begun the same flight here: only a page ends that.
         if isinstance(outcome, (Made, Found)) or flight.claim():
             flight.land(outcome)
@@ -472,7 +479,7 @@ class Fill:
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
-            if leads and old is not None and self._submit(task._replace(patience=0.0), first=True):
+            if leads and old is not None and self._submit(task._replace(patience=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
@@ -500,11 +507,14 @@ class Fill:
             return Served(old, "ERROR-RETAINED" if proven else "DEGRADED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
 
-    def _submit(self, task: Task, first: bool = False) -> bool:
+    def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
         job = task.pack()
-        if self.elsewhere is not None and self.elsewhere(job, first, task.timeout + task.wait):
-            return True
+        # What a function raises when it is refreshed is for whoever called; it does not come out of another process.
+        if self.elsewhere is not None and not (task.data and task.refreshes):
+            done = functools.partial(self.worked, task, flight, first)
+            if self.elsewhere(job, first, task.timeout + task.wait, done):
+                return True
         if self._pool.submit(job, first):
             return True
         self._events.emit(BackgroundFull(task.page))
@@ -556,7 +566,7 @@ class Fill:
                 older = flight
                 continue
             # In a thread of the pool: it may hang, and the caller is to hear of that after `timeout`.
-            if leads and (here or not self._submit(task, first=True)) and flight.claim():
+            if leads and (here or not self._submit(task, flight, first=True)) and flight.claim():
                 self._fly(task, flight)
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):

@@ -7,48 +7,99 @@ threads and connections with its first request, so with ``--preload`` none is in
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
+import time
 from typing import Any
 
+from . import remote
 from .process import close_all
-from .renderers import Sockets, Supervisor, close_sockets, open_sockets
+from .renderers import Watcher, make_folder, open_sockets
+
+# What `from wsgi_isr.gunicorn import *` brings into a config file.
+__all__ = ["on_exit", "on_reload", "pre_fork", "when_ready", "worker_exit"]
 
 #: Seconds, beyond those that renders get to their end (``drain``, which only the supervisor knows).
 _STOPPING = 30.0
 
+_log = logging.getLogger("wsgi_isr")
+
 
 class _Renderers:
-    """Those of one instance."""
+    """Those of one instance, as its master sees them."""
 
     def __init__(self, server: Any) -> None:
         self._owner = os.getpid()
-        self.sockets: Sockets = open_sockets(server.cfg.uid, server.cfg.gid)
-        self.begin(server)
+        self._folder = make_folder(server.cfg.uid, server.cfg.gid)
+        self._watchers: list[Watcher] = []
+        try:
+            self.begin(server)
+        except OSError:
+            self._remove_folder()
+            raise
+        remote.folder = self._folder
 
     def begin(self, server: Any) -> None:
-        """With the code of now."""
-        self._supervisor = Supervisor(self.sockets, server.app.wsgi, lambda: _become_child(server))
+        """With the code of now. Those before end what they do."""
+        sockets = open_sockets(self._folder, server.cfg.uid, server.cfg.gid)
+        for watcher in self._watchers:
+            if watcher.pid not in server.WORKERS:  # it is long gone, and its id somebody else's
+                watcher.stop()
+        self._watchers = [watcher for watcher in self._watchers if watcher.alive]
+        self._watchers.append(Watcher(sockets, self._folder, server.app.wsgi, lambda: _become_child(server)))
 
-    def replace(self, server: Any) -> None:
-        """The old ones end what they do; the new ones take what waits."""
-        self._supervisor.stop()
-        self.begin(server)
+    def look_after(self, server: Any) -> None:
+        """The watcher may have been killed. Nobody tells the master, so it has a look when it gets the chance."""
+        watcher = self._watchers[-1]
+        if not watcher.alive and not watcher.content:
+            self.begin(server)
 
     def end(self) -> None:
-        if os.getpid() == self._owner:
-            self._supervisor.stop()
-            self._supervisor.wait(_STOPPING)
-            close_sockets(self.sockets)
+        if os.getpid() != self._owner:
+            return
+        for watcher in self._watchers:
+            watcher.stop()
+        deadline = time.monotonic() + _STOPPING
+        for watcher in self._watchers:
+            watcher.wait(max(0.0, deadline - time.monotonic()))
+        remote.folder = None
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def when_ready(server: Any) -> None:
     """Called by gunicorn in its master, before there are workers."""
-    server.wsgi_isr = _Renderers(server)
+    if server.cfg.reload:
+        return  # a worker begins anew when the code changes; renderers would go on with the old one
+    try:
+        server.wsgi_isr = _Renderers(server)
+    except OSError as error:
+        _log.warning("no renderer processes (%s): pages are rendered in threads of the workers", error)
 
 
 def on_reload(server: Any) -> None:
     """Called by gunicorn in its master on SIGHUP, once the configuration was read anew."""
-    server.wsgi_isr.replace(server)
+    renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
+    if renderers is None:
+        when_ready(server)
+        return
+    try:
+        renderers.begin(server)
+    except OSError as error:
+        _log.warning("no new renderer processes (%s)", error)
+
+
+def pre_fork(server: Any, worker: Any) -> None:
+    """Called by gunicorn in its master, before it forks a worker."""
+    renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
+    if renderers is not None:
+        try:
+            renderers.look_after(server)
+        except OSError as error:
+            _log.warning("no new renderer processes (%s)", error)
 
 
 def worker_exit(server: Any, worker: Any) -> None:

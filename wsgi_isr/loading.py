@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .middleware import ISR
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
 
 
 def load(target: str, option: str) -> Any:
@@ -58,12 +61,26 @@ def wrapped(target: str) -> ISR:
     :raises ConfigError: see :func:`load`.
     """
     app = load(target, target)
-    inside = app
+    return _found_in(app) or ISR(app)
+
+
+def served(target: str) -> WSGIApplication:
+    """What a server is to call: the app that ``target`` names, wrapped as the environment says if there is no
+    :class:`ISR` in it; what ``wsgi-isr serve`` runs.
+
+    :raises ConfigError: see :func:`load`.
+    """
+    app: WSGIApplication = load(target, target)
+    return app if _found_in(app) is not None else ISR(app)
+
+
+def _found_in(app: Any) -> ISR | None:
     for _ in range(16):
-        if isinstance(inside, ISR):
-            return inside
-        attributes = (getattr(inside, name, None) for name in _INSIDE)
-        inside = next((found for found in attributes if callable(found) and found is not inside), None)
+        if isinstance(app, ISR):
+            return app
+        attributes = (getattr(app, name, None) for name in _INSIDE)
+        inside = next((found for found in attributes if callable(found) and found is not app), None)
         if inside is None:
             break
-    return ISR(app)
+        app = inside
+    return None

@@ -56,16 +56,23 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def close_all() -> None:
-    """Drain every :class:`ISR` of this process; what the gunicorn hooks call."""
+def close_all(timeout: float | None = None) -> None:
+    """Drain every :class:`ISR` of this process; what the gunicorn hooks call.
+
+    :param timeout: seconds for all together; the ``drain`` of each by default.
+    """
     global _alone
     began = time.monotonic()
-    for isr in list(instances):
+
+    def left(drain: float) -> float:
         # The drains run out together, not one after the other.
-        isr.close(max(0.0, began + isr.config.settings.drain - time.monotonic()))
+        return max(0.0, began + (drain if timeout is None else timeout) - time.monotonic())
+
+    for isr in list(instances):
+        isr.close(left(isr.config.settings.drain))
     alone, _alone = _alone, None
     if alone is not None:
-        alone.close(max(0.0, began + alone.drain - time.monotonic()))
+        alone.close(left(alone.drain))
         alone.store.close()
 
 

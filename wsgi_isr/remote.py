@@ -23,16 +23,23 @@ URGENT, LATER = "urgent", "later"
 
 #: How many bytes of a job say whose it is.
 SITE_BYTES = 16
+#: The largest job, in bytes: it has to fit into the buffer of a socket that nobody reads yet.
+MAX_JOB = 64 * 1024
+#: Seconds in which one warning will do, however often renderers come and go.
+WARN_AGAIN = 60.0
 
 #: Where the sockets of this instance's renderers are; ``None`` where there are none, and in each of them. Set before
 #: processes are forked, and inherited.
 folder: str | None = None
 
+#: Called with the word for what came of a job, or with ``None`` where none came.
+Done = Callable[[bytes | None], object]
+
 _log = logging.getLogger("wsgi_isr")
 
 
 class _Sent(NamedTuple):
-    job: bytes
+    done: Done
     until: float
 
 
@@ -40,81 +47,133 @@ class Remote:
     """The renderers of this instance, as a serving process sees them.
 
     :param folder: where their sockets are. :param site: tells them whose job it is.
-    :param done: called with each job that was taken and what came back, ``None`` where nothing did.
     """
 
-    def __init__(self, folder: str, site: bytes, done: Callable[[bytes, bytes | None], None]) -> None:
+    def __init__(self, folder: str, site: bytes) -> None:
         self._folder = folder
         self._site = site
-        self._done = done
         self._lock = threading.Lock()
         self._sent: dict[socket.socket, _Sent] = {}
         self._wake: socket.socket | None = None
-        self._warned = False
+        self._closed = False
+        self._warned_at: float | None = None
+        self._well = True
 
-    def submit(self, job: bytes, first: bool, patience: float) -> bool:
-        """Whether a renderer takes the job; ``patience`` is how long its word may take, in seconds."""
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.setblocking(False)
-            connection.connect(f"{self._folder}/{URGENT if first else LATER}")
-            message = self._site + job
-            if connection.send(message) < len(message):
-                raise BlockingIOError("the job is too large")
-            connection.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            connection.close()
-            if not self._warned:
-                self._warned = True
-                why = "are busy" if isinstance(error, BlockingIOError) else f"are gone ({error.strerror})"
-                _log.warning("the renderer processes %s: pages are rendered in threads of this process", why)
+    def submit(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
+        """Whether a renderer takes the job.
+
+        :param first: before those that nobody waits for. :param patience: how long its word may take, in seconds.
+        :param done: is called with it, once, in another thread; it must not raise.
+        """
+        message = self._site + job
+        if len(message) > MAX_JOB:
             return False
-        self._warned = False
+        try:
+            connection = self._send(message, URGENT if first else LATER)
+        except OSError as error:
+            self._warn(error)
+            return False
         with self._lock:
-            if self._wake is None:
-                self._begin()
-            self._sent[connection] = _Sent(job, time.monotonic() + patience)
-            assert self._wake is not None
-            self._wake.send(b"+")
+            if self._closed or not self._is_listening():
+                connection.close()
+                return False
+            self._sent[connection] = _Sent(done, time.monotonic() + patience)
+            self._well = True
+            self._nudge()
         return True
 
     def close(self) -> None:
         """Nobody waits any more; what was taken is rendered all the same."""
         with self._lock:
-            wake, self._wake = self._wake, None
+            self._closed = True
             sent, self._sent = self._sent, {}
-            if wake is not None:
-                wake.close()
-        for connection, (job, _) in sent.items():
+            self._nudge()
+            wake, self._wake = self._wake, None
+        if wake is not None:
+            wake.close()
+        for connection, (done, _) in sent.items():
             connection.close()
-            self._done(job, None)
+            done(None)
 
-    def _begin(self) -> None:
-        self._wake, woken = socket.socketpair()
-        threading.Thread(target=self._listen, args=(woken,), name="wsgi-isr-remote", daemon=True).start()
+    def _send(self, message: bytes, name: str) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.setblocking(False)
+            connection.connect(f"{self._folder}/{name}")
+            if connection.send(message) < len(message):
+                raise BlockingIOError("no room for the whole job")
+            connection.shutdown(socket.SHUT_WR)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _warn(self, error: OSError) -> None:
+        """Once when they go, however many jobs that concerns."""
+        now = time.monotonic()
+        with self._lock:
+            silent = not self._well or (self._warned_at is not None and now - self._warned_at < WARN_AGAIN)
+            self._well = False
+            if silent:
+                return
+            self._warned_at = now
+        why = "are busy" if isinstance(error, BlockingIOError) else f"are gone ({error.strerror})"
+        _log.warning("the renderer processes %s: pages are rendered in threads of this process meanwhile", why)
+
+    # The thread that listens for words ---------------------------------------------------------------
+
+    def _is_listening(self) -> bool:
+        """Begin it with the first job."""
+        if self._wake is None:
+            try:
+                wake, woken = socket.socketpair()
+            except OSError:  # no descriptors are left
+                return False
+            wake.setblocking(False)
+            woken.setblocking(False)
+            try:
+                threading.Thread(target=self._listen, args=(woken,), name="wsgi-isr-remote", daemon=True).start()
+            except RuntimeError:  # nor threads
+                wake.close()
+                woken.close()
+                return False
+            self._wake = wake
+        return True
+
+    def _nudge(self) -> None:
+        if self._wake is not None:
+            try:
+                self._wake.send(b"+")
+            except BlockingIOError:  # it is behind, and will look at all there is
+                pass
 
     def _listen(self, woken: socket.socket) -> None:
         """Wait for words until :meth:`close`."""
         with selectors.DefaultSelector() as selector, woken:
             selector.register(woken, selectors.EVENT_READ)
+            known: dict[socket.socket, _Sent] = {}
             while True:
-                ready = [key.fileobj for key, _ in selector.select(1.0)]
-                if woken in ready and not woken.recv(4096):
-                    return
+                soonest = min((sent.until for sent in known.values()), default=None)
+                patience = None if soonest is None else max(0.0, soonest - time.monotonic())
+                ready = {key.fileobj for key, _ in selector.select(patience)}
+                if woken in ready:
+                    woken.recv(4096)
                 with self._lock:
-                    if self._wake is None:
+                    if self._closed:
                         return
-                    for connection in self._sent:
-                        if connection not in selector.get_map():
-                            selector.register(connection, selectors.EVENT_READ)
                     now = time.monotonic()
-                    late = [connection for connection, sent in self._sent.items() if sent.until < now]
-                    over = [(one, self._sent.pop(one)) for one in list(self._sent) if one in ready or one in late]
-                for connection, sent in over:
+                    over = [one for one, sent in known.items() if one in ready or sent.until <= now]
+                    for connection in over:
+                        del self._sent[connection]
+                    came = {one: sent for one, sent in self._sent.items() if one not in known}
+                for connection in over:
                     selector.unregister(connection)
                     with connection:
                         word = _read(connection)
-                    self._done(sent.job, word)
+                    known.pop(connection).done(word)
+                for connection in came:
+                    selector.register(connection, selectors.EVENT_READ)
+                known |= came
 
 
 def _read(connection: socket.socket) -> bytes | None:

@@ -1,306 +1,273 @@
 """Renderer processes: where an instance makes the pages that are due, so that its visitors do not feel it.
 
-One supervisor for each instance loads the app and forks renderers, which share its memory until they change it. It
-runs them at lower priority, replaces those that die, that rendered ``max_renders`` pages, or that hang in one, and
-stops them in a written order: no more jobs are taken, what runs gets ``drain`` seconds, what still runs is killed.
-Whoever's parent is gone ends as well.
+Three kinds of processes stand in a row, and each ends when the one before it is gone:
 
-Jobs come over two sockets (:mod:`.remote`); who listens on them is made before everybody who connects.
+* the *watcher* is a child of the server's master. It is small, because it never loads the app, and begins another
+  supervisor where one is killed;
+* the *supervisor* loads the app and forks renderers, which share its memory until they change it. It replaces those
+  that die, that rendered ``max_renders`` pages, or that hang in one, and stops them in a written order: no more jobs
+  are taken, what runs gets ``drain`` seconds, what still runs is killed;
+* the *renderers* (:mod:`.renderer`) render, at lower priority than who serves.
+
+Jobs come over two sockets (:mod:`.remote`) that only the supervisor and its renderers hold: where these are gone, who
+connects is refused at once, and renders itself. They are made before everybody who connects.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import os
-import select
 import shutil
 import signal
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Callable
-from types import FrameType
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 from . import remote
-from .fill import Task
-from .middleware import ISR, instances
-from .process import close_all
-from .remote import LATER, SITE_BYTES, UNKNOWN, URGENT
+from .children import Stopping, fork, status_of
+from .middleware import instances
+from .remote import LATER, URGENT
+from .renderer import LOOK, Board, Sockets, render
 
 #: How much nicer than the processes that serve.
 NICENESS = 10
 #: Jobs that wait for a renderer, on each socket.
 BACKLOG = 128
-#: Seconds between two looks at what nobody tells: a parent that is gone.
-_LOOK = 0.5
-#: A renderer that lived shorter than this is not replaced at once, in seconds.
+#: What lived shorter than this is not replaced at once, in seconds; the first pause and the longest.
 _SHORT_LIFE = 1.0
+_PAUSE = (1.0, 30.0)
+#: Seconds, beyond ``drain``, in which a renderer has to end that was asked to.
+_LAST_WORDS = 1.0
+#: The exit code of a supervisor that was asked to stop. Any other says that it has found nothing to do.
+_STOPPED = 75
 
 _log = logging.getLogger("wsgi_isr")
 
 
-class Sockets(NamedTuple):
-    """What renderers listen on, and the folder that it is in."""
-
-    folder: str
-    urgent: socket.socket
-    later: socket.socket
+# The sockets -----------------------------------------------------------------------------------------------
 
 
-def open_sockets(uid: int | None = None, gid: int | None = None) -> Sockets:
-    """Made by the process that all others are forked from; they outlive every supervisor.
+def make_folder(uid: int | None = None, gid: int | None = None) -> str:
+    """For the sockets, and for its owner only.
 
     :param uid: who the processes run as, if that is somebody else.
     """
-    folder = remote.folder = tempfile.mkdtemp(prefix="wsgi-isr-")  # for its owner only
+    folder = tempfile.mkdtemp(prefix="wsgi-isr-")
+    if uid is not None and gid is not None and uid != os.geteuid():
+        os.chown(folder, uid, gid)
+    return folder
+
+
+def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:
+    """In the place of those that are there, if any: whoever connects from now on reaches these."""
     opened = []
     for name in (URGENT, LATER):
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(f"{folder}/{name}")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{folder}/new")
+        listener.bind(f"{folder}/new")
         listener.listen(BACKLOG)
         listener.setblocking(False)
+        if uid is not None and gid is not None and uid != os.geteuid():
+            os.chown(f"{folder}/new", uid, gid)
+        os.rename(f"{folder}/new", f"{folder}/{name}")
         opened.append(listener)
-    if uid is not None and gid is not None and uid != os.geteuid():
-        for path in (folder, f"{folder}/{URGENT}", f"{folder}/{LATER}"):
-            os.chown(path, uid, gid)
-    return Sockets(folder, *opened)
+    return Sockets(*opened)
 
 
-def close_sockets(sockets: Sockets) -> None:
-    """For good."""
-    remote.folder = None
-    sockets.urgent.close()
-    sockets.later.close()
-    shutil.rmtree(sockets.folder, ignore_errors=True)
+# The parent's side -----------------------------------------------------------------------------------------
 
 
-# The supervisor ------------------------------------------------------------------------------------------
+class Watcher:
+    """The watcher of an instance, as its parent sees it.
 
-
-class Supervisor:
-    """A forked process that forks renderers; this is the side of its parent.
-
-    :param load: imports the app, in the child. :param prepare: whatever else is to be done there before that.
+    :param sockets: what the first supervisor listens on; closed here. :param folder: where they are.
+    :param load: imports the app, in the supervisor. :param prepare: whatever else is to be done before, in the child.
     """
 
-    def __init__(self, sockets: Sockets, load: Callable[[], object], prepare: Callable[[], object]) -> None:
+    def __init__(
+        self, sockets: Sockets, folder: str, load: Callable[[], object], prepare: Callable[[], object]
+    ) -> None:
         parent = os.getpid()
-        self.pid = os.fork()
-        if self.pid == 0:
-            _run(lambda: _supervise(sockets, load, prepare, parent))
+        #: One byte that both processes see: it ends because there is nothing to do, not because it was killed.
+        self._content = mmap.mmap(-1, 1)
+        self.pid = fork("isr-watcher", lambda: _watch(sockets, folder, load, prepare, parent, self._content))
+        sockets.close()
+
+    @property
+    def content(self) -> bool:
+        """Whether it has found that there is nothing to do, and ended by itself."""
+        return self._content[0] == 1
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is. Once it is not, its id may be that of anybody."""
+        try:
+            # It stays a zombie: the server's master has its own way to find out about its children.
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            return False
 
     def stop(self) -> None:
         """Ask it to end; :meth:`wait` for that."""
-        with contextlib.suppress(ProcessLookupError):
+        if self.alive:
             os.kill(self.pid, signal.SIGTERM)
 
     def wait(self, timeout: float) -> None:
-        """Until it has ended, at most ``timeout`` seconds; then it is killed, and its renderers see that."""
+        """Until it has ended, at most ``timeout`` seconds; then it is killed, and those after it see that."""
         deadline = time.monotonic() + timeout
-        with contextlib.suppress(ChildProcessError):  # somebody else has reaped it
-            while os.waitpid(self.pid, os.WNOHANG) == (0, 0):
-                if time.monotonic() >= deadline:
-                    os.kill(self.pid, signal.SIGKILL)
-                    os.waitpid(self.pid, 0)
-                    return
-                time.sleep(0.02)
+        while self.alive:
+            if time.monotonic() >= deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                deadline = float("inf")
+            time.sleep(0.02)
+        status_of(self.pid)
 
 
-def _run(main: Callable[[], int]) -> NoReturn:
-    """The whole life of a child: whatever happens, it does not return into its parent's code."""
-    code = 1
-    try:
-        code = main()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-        _log.exception("a renderer process ended")
-    finally:
-        logging.shutdown()
-        os._exit(code)
+# The watcher -----------------------------------------------------------------------------------------------
 
 
-def _supervise(sockets: Sockets, load: Callable[[], object], prepare: Callable[[], object], parent: int) -> int:
+def _watch(
+    sockets: Sockets | None,
+    folder: str,
+    load: Callable[[], object],
+    prepare: Callable[[], object],
+    parent: int,
+    content: mmap.mmap,
+) -> int:
+    """Have one supervisor after the other."""
+    stopping = Stopping(parent)
     remote.folder = None  # who renders for others asks nobody else
-    _name("isr-supervisor")
-    stopping = _Stopping()
     prepare()
-    app = load()
-    wanted = [isr for isr in instances if isr.renders_elsewhere]
-    if not wanted:
-        return 0
-    settings = [isr.config.settings for isr in wanted]
-    number = max(setting.renderers for setting in settings)
-    drain = max(setting.drain for setting in settings)
-    os.nice(NICENESS)
-    running: dict[int, float] = {}
-    due = [0.0] * number
-    while not stopping.asked and os.getppid() == parent:
-        now = time.monotonic()
-        for _ in range(sum(1 for at in due if at <= now)):
-            running[_fork(lambda: _render(sockets, wanted))] = now
-        due = [at for at in due if at > now]
-        for pid in _reaped(running):
-            began = running.pop(pid)
-            due.append(now + _SHORT_LIFE if now - began < _SHORT_LIFE else now)
-        stopping.wait(_LOOK if not due else 0.05)
-    for pid in running:
-        os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + drain + 1
-    while running and time.monotonic() < deadline:
-        for pid in _reaped(running):
-            del running[pid]
-        time.sleep(0.02)
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
-    del app  # the only reference to what is wrapped
+    me, again = os.getpid(), _Again()
+    while not stopping:
+        listening = sockets or open_sockets(folder)
+        sockets = None
+        began = time.monotonic()
+        pid = fork("isr-supervisor", lambda: _supervise(listening, load, me))  # noqa: B023 - forked at once
+        listening.close()
+        while (status := status_of(pid)) is None and not stopping:
+            stopping.wait(LOOK)
+        if status is None:
+            os.kill(pid, signal.SIGTERM)
+            while status_of(pid) is None:
+                stopping.wait(LOOK)
+        elif os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == _STOPPED:
+            pause = again.after(time.monotonic() - began)
+            text = "the supervisor of the renderer processes was stopped by signal %d: another one begins in %g s"
+            _log.warning(text, os.WTERMSIG(status) or signal.SIGTERM, pause)
+            until = time.monotonic() + pause
+            while not stopping and (left := until - time.monotonic()) > 0:
+                stopping.wait(min(left, LOOK))
+        else:
+            # Nobody wants renderers, or the app does not import. Trying that again would not lead to anything else.
+            content[0] = 1
+            return 0
+    if stopping.orphaned:
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
-def _fork(main: Callable[[], int]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        _run(main)
-    return pid
-
-
-def _reaped(running: dict[int, float]) -> list[int]:
-    """Those that have ended. By their ids: the app may have children of its own."""
-    return [pid for pid in running if os.waitpid(pid, os.WNOHANG)[0] == pid]
-
-
-class _Stopping:
-    """Whether this process was asked to end, and a way to wait for that."""
+class _Again:
+    """How long to wait before something begins again that has ended."""
 
     def __init__(self) -> None:
-        self.asked = False
-        self._woken, self._wake = socket.socketpair()
-        self._woken.setblocking(False)
-        self._wake.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, self._ask)
-        # Its parent's were for its parent; a child that ends has to wake somebody up.
-        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGABRT, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, self._nudge)
+        self._pause = 0.0
 
-    def wait(self, seconds: float, *others: socket.socket) -> list[socket.socket]:
-        """At most so long; those of ``others`` that somebody connects to."""
-        ready, _, _ = select.select([self._woken, *others], [], [], seconds)
-        if self._woken in ready:
-            with contextlib.suppress(BlockingIOError):
-                while self._woken.recv(64):
-                    pass
-        return [one for one in others if one in ready]
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        self._nudge(number, frame)
-
-    def _nudge(self, _number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(OSError):
-            self._wake.send(b".")
+    def after(self, life: float) -> float:
+        """Seconds; none after a life that was long enough."""
+        self._pause = 0.0 if life >= _SHORT_LIFE else min(max(_PAUSE[0], 2 * self._pause), _PAUSE[1])
+        return self._pause
 
 
-def _name(name: str) -> None:
-    """What ``ps -o comm`` and ``top`` show; Linux has room for 15 characters."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
+# The supervisor --------------------------------------------------------------------------------------------
 
 
-# A renderer ----------------------------------------------------------------------------------------------
+def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int:
+    """Load the app, and have its renderers."""
+    os.nice(NICENESS)  # before that: loading is not to be felt either
+    app = load()
+    sites = {isr.site: isr for isr in instances if isr.renders_elsewhere}
+    if not sites:
+        return 0
+    # Only now is there something to come to an end, and the app may have had handlers of its own.
+    stopping = Stopping(parent)
+    settings = [isr.config.settings for isr in sites.values()]
+    me, drain = os.getpid(), max(each.drain for each in settings)
+
+    def begin(board: Board) -> int:
+        return fork("isr-renderer", lambda: render(sockets, sites, board, me))
+
+    staff = Staff(max(each.renderers for each in settings), begin)
+    while not stopping:
+        stopping.wait(staff.turn(time.monotonic()))
+    sockets.close()
+    staff.stop(drain + _LAST_WORDS)
+    del app  # the only reference to what is wrapped
+    return _STOPPED
 
 
-def _render(sockets: Sockets, sites: list[ISR]) -> int:
-    """Take jobs until asked to stop, or enough of them."""
-    parent = os.getppid()
-    _name("isr-renderer")
-    stopping = _Stopping()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    by_site = {isr.site: isr for isr in sites}
-    settings = [isr.config.settings for isr in sites]
-    threads, left = min(s.background_threads for s in settings), max(s.max_renders for s in settings)
-    desk = _Desk(by_site, threads)
-    while left > 0 and not stopping.asked and not desk.hangs and os.getppid() == parent:
-        if not desk.is_free(_LOOK):
-            continue
-        ready = stopping.wait(_LOOK, sockets.urgent, sockets.later)
-        # In this order: what somebody waits for goes first.
-        for listener in (sockets.urgent, sockets.later):
-            if listener in ready and (connection := _accept(listener)) is not None:
-                desk.take(connection)
-                left -= 1
-                break
-    desk.finish(max(s.drain for s in settings) if not desk.hangs else 1.0)
-    close_all()
-    return 0
+class _Renderer(NamedTuple):
+    began: float
+    board: Board
 
 
-def _accept(listener: socket.socket) -> socket.socket | None:
-    try:
-        connection, _ = listener.accept()
-    except OSError:  # another renderer was faster
-        return None
-    connection.settimeout(5)
-    return connection
+class Staff:
+    """As many renderers as there should be.
 
+    :param begin: forks one that writes on a board, and returns its process id.
+    """
 
-class _Desk:
-    """The jobs that a renderer has taken: as many at once as it has threads."""
+    def __init__(self, number: int, begin: Callable[[Board], int]) -> None:
+        self._begin = begin
+        self._working: dict[int, _Renderer] = {}
+        self._leaving: dict[int, _Renderer] = {}
+        self._due = [0.0] * number
+        self._again = _Again()
 
-    def __init__(self, sites: dict[bytes, ISR], threads: int) -> None:
-        self._sites = sites
-        self._changed = threading.Condition()
-        self._threads = threads
-        self._busy = 0
-        #: A render ran past its timeout, and nobody can end it but the whole process.
-        self.hangs = False
+    def turn(self, now: float) -> float:
+        """Do what is due; at most so many seconds until there is more to do."""
+        self._look(now)
+        for at in [at for at in self._due if at <= now]:
+            board = Board()
+            try:
+                self._working[self._begin(board)] = _Renderer(now, board)
+            except OSError as error:  # no more processes, or no memory
+                board.close()
+                _log.warning("no renderer process can be begun (%s)", error.strerror)
+                self._due.append(now + _PAUSE[0])
+            self._due.remove(at)
+        return max(0.0, min([now + LOOK, *self._due]) - now)
 
-    def is_free(self, seconds: float) -> bool:
-        """Whether one more can be taken, within so many seconds."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._busy < self._threads, seconds)
+    def _look(self, now: float) -> None:
+        for pid, renderer in [*self._working.items(), *self._leaving.items()]:
+            if (status := status_of(pid)) is not None:
+                if pid in self._working:
+                    self._due.append(now + self._again.after(now - renderer.began))
+                if os.WIFSIGNALED(status):
+                    _log.warning("a renderer process was killed by signal %d", os.WTERMSIG(status))
+                self._working.pop(pid, None)
+                self._leaving.pop(pid, None)
+                renderer.board.close()
+            elif 0 < renderer.board.until < now:
+                _log.warning("a renderer process hangs in a render past its timeout, and is killed")
+                os.kill(pid, signal.SIGKILL)
+            elif pid in self._working and renderer.board.leaving:
+                self._leaving[pid] = self._working.pop(pid)
+                self._due.append(now)
 
-    def take(self, connection: socket.socket) -> None:
-        """Do the job that comes over ``connection``."""
-        with self._changed:
-            self._busy += 1
-        threading.Thread(target=self._do, args=(connection,), name="wsgi-isr-job", daemon=True).start()
-
-    def finish(self, seconds: float) -> None:
-        """Wait for what runs, at most so long."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._busy == 0, seconds)
-
-    def _do(self, connection: socket.socket) -> None:
-        try:
-            with connection:
-                connection.sendall(self._word(_read(connection)))
-        except OSError:
-            pass  # who asked is gone; the page is there
-        except Exception:
-            _log.exception("a job for a renderer")
-        finally:
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
-
-    def _word(self, message: bytes) -> bytes:
-        isr, job = self._sites.get(message[:SITE_BYTES]), message[SITE_BYTES:]
-        if isr is None:
-            return UNKNOWN
-        word = isr.begin().fill.work(Task.unpack(job))
-        if word == b"failed:timeout":
-            self.hangs = True
-        return word
-
-
-def _read(connection: socket.socket) -> bytes:
-    parts = []
-    while part := connection.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
+    def stop(self, seconds: float) -> None:
+        """Ask all to end; what has not after so many seconds is killed."""
+        left = {*self._working, *self._leaving}
+        for pid in left:
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while left := {pid for pid in left if status_of(pid) is None}:
+            if time.monotonic() >= deadline:
+                for pid in left:
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)

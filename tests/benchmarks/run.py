@@ -30,6 +30,7 @@ BENCHMARKS = {
     "invalidate": "invalidation",
     "tags": "tags",
     "gunicorn": "under_gunicorn",
+    "visitors": "visitors",
     "import": "import_time",
     "memory": "memory",
 }

@@ -53,6 +53,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
             {
                 "",
                 "__main__",
+                "children",
                 "cli",
                 "commands",
                 "commands.*",
@@ -60,7 +61,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "gunicorn",
                 "making",
                 "prerender",
+                "renderer",
                 "renderers",
+                "serve",
                 "sitemaps",
                 "testing",
             }

@@ -26,7 +26,7 @@ MEASURED = "tests.live.support.measured:application"
 #: Variables that would change what a test is about, and are not passed on.
 FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "PYTHONWARN")
 #: What the processes beside its workers are called.
-SUPERVISOR, RENDERER = "isr-supervisor", "isr-renderer"
+WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
 #: The words of log levels and tracebacks with which a server complains.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
 
@@ -39,6 +39,8 @@ class Gunicorn:
     :param log: where its output goes, appended.
     :param env: environment variables.
     :param arguments: further options of gunicorn's command line.
+    :param program: what is run: ``python -m gunicorn``, or what becomes that.
+    :param binds: it binds its port itself; one that it inherited could not be handed on by SIGUSR2.
     """
 
     def __init__(
@@ -52,10 +54,14 @@ class Gunicorn:
         preload: bool = False,
         arguments: Sequence[str] = (),
         directory: Path = ROOT,
+        program: Sequence[str] = ("-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn"),
+        binds: bool = False,
     ) -> None:
         self.log = log
         self._env = env
         self._directory = directory
+        self._program = program
+        self._binds = binds
         self._workers = workers
         self._arguments = ["--workers", str(workers), "--worker-class", worker_class]
         # Longer than the default of our `drain`, and no longer than an orphan should live.
@@ -66,16 +72,20 @@ class Gunicorn:
             self._arguments += ["--preload"]
         if "control_socket_disable" in make_settings():  # gunicorn 25 and later; two servers would share it
             self._arguments += ["--no-control-socket"]
-        self._arguments += ["--config", "python:wsgi_isr.gunicorn", *arguments, target]
+        self._arguments += [*arguments, target]
 
     def __enter__(self) -> Gunicorn:
         with socket() as listener, self.log.open("ab") as output:
             listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
             listener.bind((HOST, 0))
-            listener.listen(512)
             self.port: int = listener.getsockname()[1]
             descriptor = listener.fileno()
-            command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{descriptor}", *self._arguments]
+            address = f"{HOST}:{self.port}" if self._binds else f"fd://{descriptor}"
+            command = [sys.executable, *self._program, "--bind", address, *self._arguments]
+            if self._binds:
+                listener.close()
+            else:
+                listener.listen(512)
             # The port is ours before the server starts, and the server inherits it: nobody else can get it.
             self._process = subprocess.Popen(
                 [sys.executable, str(TETHER), str(os.getpid()), *command],
@@ -84,7 +94,7 @@ class Gunicorn:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                pass_fds=[descriptor],
+                pass_fds=[] if self._binds else [descriptor],
                 start_new_session=True,  # a group of its own, which is ended as a whole
             )
         self.pid = self._process.pid
@@ -106,12 +116,16 @@ class Gunicorn:
     def workers(self) -> list[int]:
         """The process ids of its workers that are alive, in order."""
         children = (process for process in processes.alive() if process.parent == self.pid)
-        return sorted(process.pid for process in children if process.name != SUPERVISOR)
+        return sorted(process.pid for process in children if process.name != WATCHER)
 
     def renderers(self) -> list[int]:
         """The process ids of its renderers that are alive, in order."""
+        return self.called(RENDERER)
+
+    def called(self, name: str) -> list[int]:
+        """The process ids of those of its processes that have this name, in order."""
         mine = (process for process in processes.alive() if process.group == self.pid)
-        return sorted(process.pid for process in mine if process.name == RENDERER)
+        return sorted(process.pid for process in mine if process.name == name)
 
     def wait_for_workers(self) -> None:
         """Until there are as many as there should be, and each would hear a SIGTERM.
@@ -135,8 +149,8 @@ class Gunicorn:
         return sorted(process.pid for process in processes.alive() if process.group == self.pid)
 
     def kill(self, worker: int) -> None:
-        """``kill -9`` one worker or renderer, and wait until it is gone."""
-        mine = [*self.workers(), *self.renderers()]
+        """``kill -9`` one worker, or one of the processes beside them, and wait until it is gone."""
+        mine = [*self.workers(), *self.renderers(), *self.called(SUPERVISOR), *self.called(WATCHER)]
         assert worker in mine, f"{worker} is none of {mine}"
         os.kill(worker, signal.SIGKILL)
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)

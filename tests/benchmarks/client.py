@@ -1,0 +1,58 @@
+"""A lean HTTP client for where wrk is not: ``python client.py PORT PATH CONNECTIONS SECONDS``.
+
+One process, one thread, connections that stay open where the server lets them. It prints requests per second, and the
+99th percentile of the seconds that an answer took.
+"""
+
+from __future__ import annotations
+
+import selectors
+import sys
+import time
+from socket import create_connection, socket
+
+
+def main(port: int, path: str, connections: int, seconds: float) -> None:
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+    took: list[float] = []
+    with selectors.DefaultSelector() as selector:
+
+        def ask(connection: socket) -> None:
+            connection.sendall(request)
+            selector.register(connection, selectors.EVENT_READ, [time.perf_counter(), b""])
+
+        for _ in range(connections):
+            ask(create_connection(("127.0.0.1", port)))
+        began = time.perf_counter()
+        while (now := time.perf_counter()) < began + seconds:
+            for key, _ in selector.select(began + seconds - now):
+                connection, state = key.fileobj, key.data
+                assert isinstance(connection, socket)
+                chunk = connection.recv(65536)
+                state[1] += chunk
+                head, ended, body = state[1].partition(b"\r\n\r\n")
+                if chunk and (not ended or len(body) < _length(head)):
+                    continue
+                assert head.startswith(b"HTTP/1.1 200"), head
+                took.append(time.perf_counter() - state[0])
+                selector.unregister(connection)
+                if not chunk or b"\r\nconnection: close" in head.lower():
+                    connection.close()
+                    connection = create_connection(("127.0.0.1", port))
+                ask(connection)
+        passed = time.perf_counter() - began
+        for key in list(selector.get_map().values()):
+            assert isinstance(key.fileobj, socket)
+            key.fileobj.close()
+    print(len(took) / passed, sorted(took)[int(len(took) * 0.99)])
+
+
+def _length(head: bytes) -> int:
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line.partition(b":")[2])
+    return 0
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4]))

@@ -1,0 +1,533 @@
+"""Jobs for another process: the client's side of the socket, and what a filling core makes of the words."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled, page, shown, start, task_of
+from wsgi_isr import remote
+from wsgi_isr.entry import Content, pack, unpack
+from wsgi_isr.errors import InvalidationError
+from wsgi_isr.events import Broken, StoreFailed
+from wsgi_isr.fill import Failed, Fill, Made, Served, Task
+from wsgi_isr.freshness import Failure
+from wsgi_isr.keys import Keyspace
+from wsgi_isr.remote import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
+
+SITE = b"s" * SITE_BYTES
+TASK = task_of()
+
+
+# The client ----------------------------------------------------------------------------------------------
+
+
+class Renderers:
+    """Both sockets, and whoever sits behind them."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.listeners: dict[str, socket.socket] = {}
+
+    def listen(self, name: str = LATER, backlog: int = 8) -> None:
+        Path(self.folder, name).unlink(missing_ok=True)
+        listener = self.listeners[name] = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{self.folder}/{name}")
+        listener.listen(backlog)
+        listener.settimeout(NEVER)
+
+    def accept(self, name: str = LATER) -> tuple[socket.socket, bytes]:
+        """The next job, and the connection that it came over."""
+        connection, _ = self.listeners[name].accept()
+        connection.settimeout(NEVER)
+        message = b"".join(iter(lambda: connection.recv(65536), b""))
+        return connection, message
+
+    def close(self) -> None:
+        for listener in self.listeners.values():
+            listener.close()
+
+
+@pytest.fixture
+def renderers() -> Iterator[Renderers]:
+    folder = tempfile.mkdtemp(prefix="t-", dir="/tmp")  # the path of a socket has to be short
+    made = Renderers(folder)
+    yield made
+    made.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def client(renderers: Renderers) -> Iterator[Remote]:
+    made = Remote(renderers.folder, SITE)
+    yield made
+    made.close()
+
+
+class Heard:
+    """A ``done`` that can be waited for."""
+
+    def __init__(self) -> None:
+        self.words: list[bytes | None] = []
+        self._called = threading.Event()
+
+    def __call__(self, word: bytes | None) -> None:
+        self.words.append(word)
+        self._called.set()
+
+    def word(self) -> bytes | None:
+        assert self._called.wait(NEVER), "nothing was heard"
+        assert len(self.words) == 1
+        return self.words[0]
+
+
+def unheard(word: bytes | None) -> None:
+    raise AssertionError(f"nothing was sent, and yet: {word!r}")
+
+
+def test_a_job_goes_out_with_its_site_and_one_word_comes_back(renderers: Renderers, client: Remote) -> None:
+    renderers.listen()
+    heard = Heard()
+    assert client.submit(b"the job", False, 30, heard)
+    connection, message = renderers.accept()
+    assert message == SITE + b"the job"
+    with connection:
+        connection.sendall(remote.FOUND)
+    assert heard.word() == remote.FOUND
+
+
+def test_what_a_visitor_waits_for_goes_another_way(renderers: Renderers, client: Remote) -> None:
+    renderers.listen(URGENT)
+    heard = Heard()
+    assert client.submit(b"at once", True, 30, heard)
+    connection, message = renderers.accept(URGENT)
+    connection.close()
+    assert message == SITE + b"at once"
+    assert heard.word() is None
+
+
+def test_many_are_under_way_at_once_and_each_hears_its_own(renderers: Renderers, client: Remote) -> None:
+    renderers.listen(backlog=64)
+    heard = [Heard() for _ in range(50)]
+    for number, each in enumerate(heard):
+        assert client.submit(str(number).encode(), False, 30, each)
+    taken = [renderers.accept() for _ in heard]
+    for connection, message in reversed(taken):
+        with connection:
+            connection.sendall(b"word for " + message[SITE_BYTES:])
+    assert [each.word() for each in heard] == [f"word for {number}".encode() for number in range(50)]
+
+
+def test_a_renderer_that_dies_is_heard_of_at_once(renderers: Renderers, client: Remote) -> None:
+    renderers.listen()
+    heard = Heard()
+    client.submit(b"job", False, 30, heard)
+    renderers.accept()[0].close()
+    assert heard.word() is None
+
+
+def test_so_is_one_that_dies_with_jobs_in_its_queue(renderers: Renderers, client: Remote) -> None:
+    renderers.listen()
+    heard = Heard()
+    client.submit(b"job", False, 30, heard)
+    renderers.close()
+    assert heard.word() is None
+
+
+def test_a_word_that_takes_too_long_is_not_waited_for(renderers: Renderers, client: Remote) -> None:
+    renderers.listen()
+    heard = Heard()
+    assert client.submit(b"job", False, 0.0, heard)
+    assert heard.word() is None
+
+
+def test_after_the_end_nothing_is_sent_and_who_waits_hears_of_it(renderers: Renderers, client: Remote) -> None:
+    renderers.listen()
+    heard = Heard()
+    client.submit(b"job", False, 30, heard)
+    client.close()
+    assert heard.word() is None
+    assert not client.submit(b"another", False, 30, unheard)
+
+
+def test_where_nobody_listens_it_is_said_once_and_once_more_after_a_minute_of_work(
+    renderers: Renderers, client: Remote, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        assert not client.submit(b"job", False, 30, unheard)
+    renderers.listen()
+    heard = Heard()
+    assert client.submit(b"job", False, 30, heard)
+    renderers.close()
+    assert not client.submit(b"job", False, 30, unheard)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("wsgi_isr", logging.WARNING)
+    assert "are gone (No such file or directory)" in record.getMessage()
+
+    monkeypatch.setattr(remote, "WARN_AGAIN", 0.0)
+    assert not client.submit(b"job", False, 30, unheard)
+    assert len(caplog.records) == 1, "it has not been well since"
+    renderers.listen()
+    assert client.submit(b"job", False, 30, lambda word: None)
+    renderers.close()
+    assert not client.submit(b"job", False, 30, unheard)
+    assert len(caplog.records) == 2
+
+
+def test_a_full_queue_refuses_at_once(renderers: Renderers, client: Remote, caplog: pytest.LogCaptureFixture) -> None:
+    renderers.listen(backlog=1)
+    taken = 0
+    while client.submit(b"job", False, 30, lambda word: None):
+        taken += 1
+        assert taken < 10
+    assert taken >= 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "the renderer processes are busy: pages are rendered in threads of this process meanwhile"
+    ]
+
+
+def test_a_job_that_is_too_large_for_the_way_stays_here_without_a_word(
+    renderers: Renderers, client: Remote, caplog: pytest.LogCaptureFixture
+) -> None:
+    renderers.listen()
+    assert not client.submit(b"x" * MAX_JOB, False, 30, unheard)
+    assert client.submit(b"x" * (MAX_JOB - SITE_BYTES), False, 30, lambda word: None)
+    connection, message = renderers.accept()
+    connection.close()
+    assert len(message) == MAX_JOB
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("where", "error"), [("socket", OSError(24, "too many")), ("socketpair", OSError(24, "too"))])
+def test_without_descriptors_the_job_is_refused_and_nobody_waits_for_it(
+    where: str, error: Exception, renderers: Renderers, client: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderers.listen()
+
+    def none_left(*_arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(socket, where, none_left)
+    assert not client.submit(b"job", False, 30, unheard)
+
+
+def test_nor_without_a_thread(renderers: Renderers, client: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    renderers.listen()
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    assert not client.submit(b"job", False, 30, unheard)
+    monkeypatch.undo()
+    assert client.submit(b"job", False, 30, lambda word: None)
+
+
+# What the core makes of it -----------------------------------------------------------------------------------
+
+
+class Sent:
+    """An ``elsewhere`` that takes every job, and does nothing."""
+
+    def __init__(self, process: Process, takes: bool = True) -> None:
+        self.takes = takes
+        self.jobs: list[tuple[Task, bool, Callable[[bytes | None], object]]] = []
+        process.fill.elsewhere = self
+
+    def __call__(self, job: bytes, first: bool, patience: float, done: Callable[[bytes | None], object]) -> bool:
+        if self.takes:
+            self.jobs.append((Task.unpack(job), first, done))
+        return self.takes
+
+
+class Scene:
+    """A process that serves a page which has become stale, one that renders, and what was sent between them."""
+
+    def __init__(self, *script: Any, age: float = 15, expire: float | None = None) -> None:
+        self.cluster = Cluster(Origin(*script, expire=expire))
+        self.store = Troubled(self.cluster.store)
+        self.serving = self.cluster.process(self.store)
+        self.rendering = self.cluster.process()
+        assert shown(self.serving.get()) == ("MISS", "v1")
+        self.cluster.clock.advance(age)
+        self.sent = Sent(self.serving)
+
+    def do(self) -> bytes:
+        """The other process does the one job that was sent; its word is returned, not yet told."""
+        return self.rendering.fill.work(self.sent.jobs[-1][0])
+
+    def tell(self, word: bytes | None) -> None:
+        self.sent.jobs[-1][2](word)
+
+
+def test_a_stale_page_is_rendered_by_the_other_process_alone() -> None:
+    scene = Scene()
+    assert shown(scene.serving.get()) == ("STALE", "v1")
+    ((task, first, _),) = scene.sent.jobs
+    assert (task.page, first) == (TASK.page, False)
+    word = scene.do()
+    assert word.startswith(remote.MADE)
+    scene.tell(word)
+    assert shown(scene.serving.get()) == ("HIT", "v2")
+    assert scene.cluster.origin.renders == 2
+
+
+def test_while_it_is_under_way_it_is_not_sent_again() -> None:
+    scene = Scene()
+    for _ in range(3):
+        assert shown(scene.serving.get()) == ("STALE", "v1")
+        scene.cluster.clock.advance(1)
+    assert len(scene.sent.jobs) == 1
+
+
+def test_who_waits_for_an_expired_page_is_served_first_and_gets_the_new_one() -> None:
+    scene = Scene(expire=12)
+    visitor = start(scene.serving.get)
+    _until_sent(scene)
+    assert scene.sent.jobs[0][1] is True
+    scene.tell(scene.do())
+    answer = visitor.result(NEVER)
+    assert shown(answer) == ("EXPIRED", "v2")
+    assert isinstance(answer, Served)
+    assert answer.stored
+
+
+def _until_sent(scene: Scene) -> None:
+    waiting = threading.Event()
+    while not scene.sent.jobs:
+        assert not waiting.wait(0.001)
+
+
+def test_a_job_that_is_refused_is_done_here() -> None:
+    scene = Scene()
+    scene.sent.takes = False
+    assert shown(scene.serving.get()) == ("STALE", "v1")
+    scene.serving.settle()
+    assert shown(scene.serving.get()) == ("HIT", "v2")
+
+
+def test_one_that_the_other_process_does_not_know_is_done_here() -> None:
+    scene = Scene()
+    scene.serving.get()
+    scene.tell(remote.UNKNOWN)
+    scene.serving.settle()
+    assert shown(scene.serving.get()) == ("HIT", "v2")
+
+
+def test_a_renderer_that_dies_costs_nothing_but_the_time_until_somebody_asks_again() -> None:
+    scene = Scene()
+    scene.serving.get()
+    scene.tell(None)
+    scene.cluster.clock.advance(0.2)
+    assert shown(scene.serving.get()) == ("STALE", "v1")
+    assert len(scene.sent.jobs) == 2
+
+
+def test_a_page_that_somebody_else_has_rendered_is_found() -> None:
+    scene = Scene()
+    scene.serving.get()
+    third = scene.cluster.process()
+    assert shown(third.get()) == ("STALE", "v1")
+    third.settle()
+    assert scene.do() == remote.FOUND
+    scene.tell(remote.FOUND)
+    assert shown(scene.serving.get()) == ("HIT", "v2")
+
+
+def test_one_that_is_being_rendered_elsewhere_is_busy() -> None:
+    gate = Gate()
+    scene = Scene(None, gate)
+    scene.serving.get()
+    third = scene.cluster.process()
+    third.get()
+    gate.reached()
+    assert scene.do() == remote.BUSY
+    scene.tell(remote.BUSY)
+    gate.open()
+    third.settle()
+
+
+def test_a_failure_is_heard_of_with_its_reason_and_then_the_page_rests() -> None:
+    scene = Scene(None, ValueError("no"))
+    scene.serving.get()
+    assert scene.do() == remote.FAILED + b"exception"
+    assert scene.rendering.fill.work(TASK._replace(anyway=False)) == remote.RESTING
+    scene.tell(remote.RESTING)
+    assert shown(scene.serving.get()) == ("STALE", "v1")
+
+
+def test_for_who_waits_the_last_good_page_is_kept_after_a_failure() -> None:
+    scene = Scene(None, Failure("status-500"), expire=12)
+    visitor = start(scene.serving.get)
+    _until_sent(scene)
+    word = scene.do()
+    assert word == remote.FAILED + b"status-500"
+    scene.tell(word)
+    assert shown(visitor.result(NEVER)) == ("ERROR-RETAINED", "v1")
+
+
+def test_a_rules_own_callable_that_raises_is_a_failure_like_any_other() -> None:
+    scene = Scene()
+    scene.serving.get()
+
+    def raises(task: Task) -> list[str]:
+        raise ValueError("no tags")
+
+    scene.rendering.fill._tags_of = raises
+    assert scene.do() == remote.FAILED + b"tags"
+
+
+def test_a_task_that_only_the_other_one_can_describe_is_unknown() -> None:
+    scene = Scene()
+
+    def raises(task: Task) -> list[str]:
+        raise LookupError("no such function")
+
+    scene.rendering.fill._tags_of = raises
+    assert scene.rendering.fill.work(TASK) == remote.UNKNOWN
+    assert scene.cluster.origin.renders == 1
+
+
+def test_an_older_page_than_the_one_that_was_made_counts_as_found() -> None:
+    # Another node of the store still has the one before: it is not taken for what was rendered just now.
+    scene = Scene(expire=12)
+    visitor = start(scene.serving.get)
+    _until_sent(scene)
+    before = scene.cluster.store.get(TASK.page)
+    assert before is not None
+    word = scene.do()
+    scene.cluster.store.set(TASK.page, before)
+    scene.tell(word)
+    _second_job(scene)
+    scene.tell(scene.do())
+    assert shown(visitor.result(NEVER)) == ("EXPIRED", "v3")
+
+
+def _second_job(scene: Scene) -> None:
+    waiting = threading.Event()
+    while len(scene.sent.jobs) < 2:
+        assert not waiting.wait(0.001)
+
+
+def test_a_word_is_not_taken_for_a_flight_that_began_later() -> None:
+    # A visitor with nothing to fall back on renders here what was sent there. After that the page is invalidated,
+    # and somebody waits for a new one: the word for the first render comes too late to be theirs.
+    scene = Scene()
+    scene.serving.get()
+    first = scene.sent.jobs[0][2]
+    word = scene.do()
+    flight = scene.serving.fill._flights.get(TASK.page)
+    assert flight is not None
+    assert flight.claim()
+    scene.serving.fill._fly(TASK, flight)
+    assert len(scene.serving.fill._flights) == 0
+
+    later, leads = scene.serving.fill._flights.board(TASK.page)
+    assert leads
+    first(word)
+    assert not later.landed
+
+
+def test_a_store_that_fails_meanwhile_is_reported_and_nobody_waits_for_ever() -> None:
+    scene = Scene()
+    scene.serving.get()
+    word = scene.do()
+    scene.store.failing = {"get"}
+    scene.tell(word)
+    assert len(scene.serving.fill._flights) == 0
+    assert len(scene.serving.events(StoreFailed)) == 1
+
+
+def test_nor_where_it_raises_what_it_should_not() -> None:
+    scene = Scene()
+    scene.serving.get()
+    word = scene.do()
+
+    def breaks() -> None:
+        raise TypeError("a bug")
+
+    scene.store.before["get", TASK.page] = breaks
+    scene.tell(word)
+    assert len(scene.serving.fill._flights) == 0
+    assert [event.where for event in scene.serving.events(Broken)] == ["a render in another process"]
+
+
+def test_two_that_send_the_same_page_to_one_renderer_have_it_rendered_once() -> None:
+    gate = Gate(page("v2"))
+    scene = Scene(None, gate)
+    one = start(lambda: scene.rendering.fill.work(TASK))
+    gate.reached()
+    two = start(lambda: scene.rendering.fill.work(TASK))
+    assert scene.rendering.joined.wait(NEVER)
+    gate.open()
+    assert one.result(NEVER).startswith(remote.MADE)
+    assert two.result(NEVER) == remote.FOUND
+    assert scene.cluster.origin.renders == 2
+
+
+# On demand ---------------------------------------------------------------------------------------------------
+
+
+def refresh(fill: Fill) -> Made | Failed:
+    return fill.refresh(TASK, "all")
+
+
+def test_a_refresh_is_rendered_there_and_seen_here() -> None:
+    scene = Scene(age=0)
+    caller = start(lambda: refresh(scene.serving.fill))
+    _until_sent(scene)
+    assert scene.sent.jobs[0][:2] == (TASK._replace(refreshes="all"), True)
+    scene.tell(scene.do())
+    outcome = caller.result(NEVER)
+    assert isinstance(outcome, Made)
+    content = outcome.slot.entry.content
+    assert isinstance(content, Content)
+    assert content.body == b"v2"
+    assert shown(scene.serving.get()) == ("HIT", "v2")
+
+
+def test_a_refresh_that_could_not_be_announced_there_raises_here() -> None:
+    scene = Scene(age=0)
+    caller = start(lambda: refresh(scene.serving.fill))
+    _until_sent(scene)
+    scene.rendering.fill._stamps._store = _failing(scene)
+    word = scene.do()
+    assert word == remote.FAILED + b"undelivered"
+    scene.tell(word)
+    with pytest.raises(InvalidationError):
+        caller.result(NEVER)
+
+
+def _failing(scene: Scene) -> Troubled:
+    store = Troubled(scene.cluster.store)
+    store.failing = {"set", "add", "cas", "gets"}
+    return store
+
+
+def test_what_a_function_raises_is_for_its_caller_so_that_data_is_refreshed_here() -> None:
+    scene = Scene(None, ZeroDivisionError("mine"), age=0)
+    task = TASK._replace(data=True)
+    outcome = scene.serving.fill.refresh(task, "all")
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, ZeroDivisionError)
+    assert scene.sent.jobs == []
+
+
+def test_a_task_is_the_same_after_its_way() -> None:
+    task = TASK._replace(patience=2.5, anyway=False, data=True, refreshes="tag")
+    assert Task.unpack(task.pack()) == task
+    assert Keyspace.lock(task.page) != task.page
+    entry = Cluster()
+    entry.process().get()
+    stored = entry.store.get(TASK.page)
+    assert stored is not None
+    # The digest that a word carries is of what is stored.
+    assert pack(unpack(stored, TASK.text)) == stored

@@ -1,0 +1,148 @@
+"""How many renderers there are at any time: the supervisor's book-keeping, with processes that only exist in it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import signal
+
+import pytest
+
+from wsgi_isr import renderers
+from wsgi_isr.renderer import LOOK, Board
+from wsgi_isr.renderers import Staff
+
+KILLED, EXITED = int(signal.SIGKILL), 0
+
+
+class World:
+    """Processes by number. Who is killed has ended at the next look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.boards: dict[int, Board] = {}
+        self.ended: dict[int, int] = {}
+        self.signals: list[tuple[int, int]] = []
+        self.failing: OSError | None = None
+        self.deaf: set[int] = set()
+        self._pids = itertools.count(101)
+        monkeypatch.setattr(renderers, "status_of", self.ended.get)
+        monkeypatch.setattr("os.kill", self._kill)
+
+    def begin(self, board: Board) -> int:
+        if self.failing is not None:
+            raise self.failing
+        pid = next(self._pids)
+        self.boards[pid] = board
+        return pid
+
+    def _kill(self, pid: int, number: int) -> None:
+        self.signals.append((pid, number))
+        if number == signal.SIGKILL or pid not in self.deaf:
+            self.ended.setdefault(pid, number)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+def test_as_many_begin_as_there_should_be_and_then_no_more(world: World) -> None:
+    staff = Staff(3, world.begin)
+    assert staff.turn(1000.0) == LOOK
+    staff.turn(1001.0)
+    assert list(world.boards) == [101, 102, 103]
+
+
+def test_one_that_dies_is_replaced_at_once_and_it_is_said(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    staff = Staff(2, world.begin)
+    staff.turn(1000.0)
+    world.ended[101] = KILLED
+    staff.turn(1010.0)
+    assert list(world.boards) == [101, 102, 103]
+    assert [record.getMessage() for record in caplog.records] == ["a renderer process was killed by signal 9"]
+
+
+def test_those_that_end_at_once_are_replaced_more_and_more_slowly(world: World) -> None:
+    staff = Staff(1, world.begin)
+    now, pauses = 1000.0, []
+    staff.turn(now)
+    for pid in range(101, 108):
+        world.ended[pid] = EXITED
+        seen = at = now
+        while len(world.boards) == pid - 100:
+            at = now
+            now += staff.turn(now)
+        pauses.append(at - seen)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    world.ended[108] = KILLED
+    staff.turn(now + 10)
+    assert len(world.boards) == 9, "after a life that was long enough there is no pause"
+
+
+def test_one_that_leaves_is_replaced_before_it_has_ended_and_only_once(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    staff = Staff(1, world.begin)
+    staff.turn(1000.0)
+    world.boards[101].say(1020.0, leaving=True)
+    staff.turn(1010.0)
+    staff.turn(1011.0)
+    world.ended[101] = EXITED
+    staff.turn(1012.0)
+    assert list(world.boards) == [101, 102]
+    assert caplog.records == []
+
+
+def test_one_that_hangs_as_a_whole_is_killed_and_replaced(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    staff = Staff(1, world.begin)
+    staff.turn(1000.0)
+    world.boards[101].say(1030.0, leaving=False)
+    staff.turn(1030.0)
+    assert world.signals == []
+    staff.turn(1030.1)
+    assert world.signals == [(101, signal.SIGKILL)]
+    staff.turn(1030.2)
+    assert list(world.boards) == [101, 102]
+    assert "hangs in a render past its timeout" in caplog.records[0].getMessage()
+
+
+def test_so_is_one_that_does_not_come_to_its_end(world: World) -> None:
+    staff = Staff(1, world.begin)
+    staff.turn(1000.0)
+    world.boards[101].say(1015.0, leaving=True)
+    staff.turn(1001.0)
+    staff.turn(1016.0)
+    assert world.signals == [(101, signal.SIGKILL)]
+    staff.turn(1017.0)
+    assert list(world.boards) == [101, 102]
+
+
+def test_one_without_a_job_may_be_idle_for_ever(world: World) -> None:
+    staff = Staff(1, world.begin)
+    staff.turn(1000.0)
+    world.boards[101].say(0.0, leaving=False)
+    staff.turn(9_999_999.0)
+    assert world.signals == []
+
+
+def test_where_none_can_be_forked_it_is_tried_again_in_a_second(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    staff = Staff(1, world.begin)
+    world.failing = BlockingIOError(11, "Resource temporarily unavailable")
+    staff.turn(1000.0)
+    world.failing = None
+    staff.turn(1000.9)
+    assert world.boards == {}
+    staff.turn(1001.0)
+    assert list(world.boards) == [101]
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_at_the_end_all_are_asked_and_who_does_not_hear_is_killed(world: World) -> None:
+    staff = Staff(3, world.begin)
+    staff.turn(1000.0)
+    world.boards[103].say(1020.0, leaving=True)
+    staff.turn(1000.0)
+    world.deaf = {102}
+    staff.stop(0.0)
+    asked = [(pid, signal.SIGTERM) for pid in (101, 102, 103, 104)]
+    assert sorted(world.signals) == sorted([*asked, (102, signal.SIGKILL)])

@@ -1,0 +1,161 @@
+"""``wsgi-isr serve``: which gunicorn it becomes, and one line for whatever is wrong before that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from wsgi_isr import ISR
+from wsgi_isr.cli import main
+from wsgi_isr.loading import served
+
+APP = """
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b"hello"]
+"""
+WRAPPED = """
+from wsgi_isr import ISR
+
+class Outer:
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, environ, start_response):
+        return self.app(environ, start_response)
+
+outer = Outer(ISR(lambda environ, start_response: [], store="memory://"))
+"""
+
+
+class Became(Exception):
+    """The process would be another one now."""
+
+
+@pytest.fixture
+def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """The command, in a folder with an app ``plain:app``."""
+    for name in [name for name in os.environ if name.startswith(("WSGI_ISR_", "GUNICORN_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.py").write_text(APP)
+    (tmp_path / "inside.py").write_text(WRAPPED)
+
+    def become(path: str, command: list[str]) -> None:
+        assert path == command[0] == sys.executable
+        raise Became(command[1:])
+
+    monkeypatch.setattr("os.execv", become)
+    yield lambda *arguments: CliRunner().invoke(main, ["serve", *arguments])
+    for name in ("plain", "inside", "broken"):
+        sys.modules.pop(name, None)
+
+
+def command_of(result: Result) -> list[str]:
+    assert isinstance(result.exception, Became), (result.exception, result.output)
+    command: list[str] = result.exception.args[0]
+    return command
+
+
+def refusal_of(result: Result) -> str:
+    assert result.exit_code == 2, result.exception
+    assert result.output.count("\n") == 1, result.output
+    return result.output
+
+
+SCRIPT = Path(sys.executable).with_name("gunicorn")
+GUNICORN = [str(SCRIPT)] if SCRIPT.exists() else ["-m", "gunicorn"]
+HEAD = [*GUNICORN, "--config", "python:wsgi_isr.gunicorn", "--name", "plain:app"]
+TAIL = "wsgi_isr.loading:served('plain:app')"
+
+
+def test_it_becomes_gunicorn_with_the_hooks_and_the_options_as_they_are(serve: Callable[..., Result]) -> None:
+    result = serve("plain:app", "--workers", "4", "-k", "gthread")
+    assert command_of(result) == [*HEAD, "--workers", "4", "-k", "gthread", TAIL]
+
+
+def test_options_may_come_before_the_app(serve: Callable[..., Result]) -> None:
+    assert command_of(serve("-w", "4", "plain:app")) == [*HEAD, "-w", "4", TAIL]
+
+
+def test_a_name_of_ones_own_is_kept_even_where_it_is_that_of_the_app(serve: Callable[..., Result]) -> None:
+    command = command_of(serve("plain:app", "--name", "plain:app"))
+    assert command == [*HEAD, TAIL]
+
+
+def test_an_app_is_looked_for_where_gunicorn_would(serve: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "plain.py").rename(tmp_path / "other" / "plain.py")
+    assert "does not import" in refusal_of(serve("plain:app"))
+    assert command_of(serve("plain:app", "--chdir", "other"))[-3:] == ["--chdir", "other", TAIL]
+    assert Path.cwd() == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere:app"], "nowhere:app: does not import: No module named 'nowhere'"),
+        (["plain:other"], "plain has no 'other'"),
+        (["plain"], "is not module:attribute"),
+        (["broken:app"], "broken:app: does not import: KeyError: 'DATABASE'"),
+        (["plain:app", "--wrokers", "4"], "unrecognized arguments: --wrokers"),
+        (["--workers", "4"], "needs one app"),
+        (["plain:app", "-c", "mine.py"], "gunicorn -c mine.py \"wsgi_isr.loading:served('plain:app')\""),
+        (["plain:app", "--config=mine.py"], "from wsgi_isr.gunicorn import *"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], words: str, serve: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import os\nos.environ['DATABASE']\n")
+    assert words in refusal_of(serve(*arguments))
+
+
+def test_a_configuration_that_would_be_passed_over_is_named(serve: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "gunicorn.conf.py").touch()
+    assert "gunicorn.conf.py would not be read" in refusal_of(serve("plain:app"))
+
+
+def test_so_is_one_in_the_environment(serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--config mine.py")
+    assert "mine.py would not be read" in refusal_of(serve("plain:app"))
+
+
+def test_the_hooks_may_be_named_all_the_same(serve: Callable[..., Result]) -> None:
+    assert command_of(serve("plain:app", "-c", "python:wsgi_isr.gunicorn"))[-1] == TAIL
+
+
+def test_without_gunicorn_it_says_what_to_install(
+    serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_isr.serve.find_spec", lambda name: None)
+    assert "pip install 'wsgi_isr[gunicorn]'" in refusal_of(serve("plain:app"))
+
+
+def test_a_misspelt_variable_is_found_before_the_server_starts(
+    serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSGI_ISR_REVALIDAET", "60")
+    assert "did you mean WSGI_ISR_REVALIDATE" in refusal_of(serve("plain:app"))
+
+
+def test_without_an_app_it_shows_how_to_call_it(serve: Callable[..., Result]) -> None:
+    bare, asked = serve(), serve("--help")
+    assert (bare.exit_code, asked.exit_code) == (2, 0)
+    assert "MODULE:APP [GUNICORN OPTIONS]" in bare.output
+    assert "MODULE:APP [GUNICORN OPTIONS]" in asked.output
+
+
+def test_an_app_without_an_isr_is_wrapped_and_another_is_served_as_it_is(
+    serve: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    assert isinstance(served("plain:app"), ISR)
+    import inside  # type: ignore[import-not-found]
+
+    assert served("inside:outer") is inside.outer
