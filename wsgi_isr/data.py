@@ -16,18 +16,19 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from types import BuiltinFunctionType, FunctionType, ModuleType
+from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
 
 from . import options as o
 from . import values
 from .entry import Entry, Lifetime, Proof, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
-from .fill import Failed, Fill, PassedOn, Product, Served, Task
+from .fill import Failed, Fill, PassedOn, Product, Served, Task, Unknown
 from .freshness import Failure, Standing, Storable
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
@@ -56,7 +57,7 @@ class Home(Protocol):
 
 
 _here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
-_elsewhere: Callable[[], Home | None] = lambda: None  # noqa: E731
+_elsewhere: Callable[[], Sequence[Home]] = tuple
 
 
 @contextmanager
@@ -69,10 +70,10 @@ def at_home(home: Home) -> Iterator[None]:
         _here.reset(token)
 
 
-def live_in(find_home: Callable[[], Home | None]) -> None:
-    """Say where data is kept that is used outside of any app: in a script, or a thread of its own."""
+def live_in(find_homes: Callable[[], Sequence[Home]]) -> None:
+    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own."""
     global _elsewhere
-    _elsewhere = find_home
+    _elsewhere = find_homes
 
 
 def inside() -> Home | None:
@@ -81,8 +82,17 @@ def inside() -> Home | None:
 
 
 def here() -> Home | None:
-    """Where data is kept that is used here."""
-    return _here.get() or _elsewhere()
+    """Where data is kept that is used here. Outside of all apps that is where there is one place only: of several, one
+    may be another tenant's."""
+    if (home := _here.get()) is not None:
+        return home
+    homes = _elsewhere()
+    return homes[0] if len(homes) == 1 else None
+
+
+def _everywhere() -> Sequence[Home]:
+    """Every place where data of this function may be kept."""
+    return (home,) if (home := _here.get()) is not None else _elsewhere()
 
 
 class Cached(Generic[P, R]):
@@ -96,6 +106,15 @@ class Cached(Generic[P, R]):
         self._rule = rule
         self._tags = tags
         self._version = version
+        # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
+        closure = _closure_of(function)
+        self.around = closure.digest
+        # One that is made while a visitor is answered may close over something of theirs that has no bytes.
+        self._is_personal = not closure.is_told and inside() is not None
+        if self._is_personal:
+            _log.warning(
+                "%s is made in a view, and closes over what cannot be part of a key: it is not kept", self.name
+            )
         _functions.add(self)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -107,12 +126,8 @@ class Cached(Generic[P, R]):
         :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
         """
         frame, home = current(), here()
-        if home is None or not home.keeps:
-            return self._unkept(frame, "off", args, kwargs)
-        if self._is_never:
-            return self._unkept(frame, "revalidate-0", args, kwargs)
-        if frame is not None and frame.draft:
-            return self._unkept(frame, "draft", args, kwargs)
+        if home is None or (skip := self._skips(home, frame)):
+            return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
         found = home.fill.get(task, fresh=frame is not None and frame.stored)
@@ -139,6 +154,16 @@ class Cached(Generic[P, R]):
             frame.asked.take_over(asked, carried)
             frame.asked.live(*self._lifetime(home.profiles))
         return value
+
+    def _skips(self, home: Home, frame: Frame | None) -> str:
+        """Why nothing is looked for; empty where it is."""
+        if not home.keeps:
+            return "off"
+        if self._rule.revalidate == 0 and self._rule.revalidate is not False:
+            return "revalidate-0"
+        if frame is not None and frame.draft:
+            return "draft"
+        return "closure" if self._is_personal else ""
 
     def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
         """The function's own result, for want of a place or the right to keep it."""
@@ -191,14 +216,14 @@ class Cached(Generic[P, R]):
         return None
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
-        """Nobody gets the kept result of these arguments any more; ``None`` where no data is kept at all.
+        """Nobody gets the kept result of these arguments any more, in whichever app of this process; ``None`` where no
+        data is kept at all.
 
         :raises InvalidationError: it could not be delivered.
         """
-        home = here()
-        if home is None or not home.keeps:
-            return None
-        return home.invalidator.invalidate([_own_tag(self._text(args, kwargs))], "expire")
+        names = [_own_tag(self._text(args, kwargs))]
+        receipts = [home.invalidator.invalidate(names, "expire") for home in _everywhere() if home.keeps]
+        return receipts[0] if receipts else None
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function now, keep the result, and return it. A call that began earlier does not do for it.
@@ -209,7 +234,7 @@ class Cached(Generic[P, R]):
         :raises InvalidationError: other processes could not be told. Whatever the function raises goes through.
         """
         frame, home = current(), here()
-        if home is None or not home.keeps or self._is_never:
+        if home is None or self._skips(home, frame):
             return self(*args, **kwargs)
         task = self._task(home, args, kwargs)
         outcome = home.fill.refresh(task, _own_tag(task.text))
@@ -220,10 +245,6 @@ class Cached(Generic[P, R]):
         if read is None:
             raise RefreshError(self.name, entry.content.reason if isinstance(entry.content, Refusal) else "unreadable")
         return read[0]
-
-    @property
-    def _is_never(self) -> bool:
-        return self._rule.revalidate == 0 and self._rule.revalidate is not False
 
     # What a task is made of ----------------------------------------------------------------------------
 
@@ -236,27 +257,7 @@ class Cached(Generic[P, R]):
         """The key: module, qualified name, version, every argument by name, and the data that the function closes
         over, unambiguously."""
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
-        around = self.closes_over()
-        return json.dumps([self.name, self._version, arguments, *([around] if around else [])])
-
-    def closes_over(self) -> str:
-        """A digest of the data in the function's closure; empty where it has none.
-
-        Two functions made by one factory have one name. What tells them apart is what they close over: values
-        that an argument could have are part of the key like arguments; others (a connection, an app) are not.
-        """
-        held = {}
-        for name, cell in zip(self._code_names(), getattr(self._function, "__closure__", None) or (), strict=False):
-            try:
-                hash(cell.cell_contents)  # what can change is the function's state, not what tells it from another
-                held[name] = values.encode(cell.cell_contents, key=True)
-            except (ValueError, TypeError):  # an empty cell; or no data
-                continue
-        return hashlib.blake2b(values.encode(held, key=True), digest_size=12).hexdigest() if held else ""
-
-    def _code_names(self) -> tuple[str, ...]:
-        code = getattr(self._function, "__code__", None)
-        return code.co_freevars if code is not None else ()
+        return json.dumps([self.name, self._version, arguments, *([self.around] if self.around else [])])
 
     def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         text, rule = self._text(args, kwargs), self._rule
@@ -281,6 +282,38 @@ class Cached(Generic[P, R]):
         return Lifetime(None if revalidate in (None, False) else float(revalidate), expire)
 
 
+class _Closure(NamedTuple):
+    """What a function closes over, when it is made: a digest of the data, and whether that is all there is to it."""
+
+    digest: str
+    is_told: bool
+
+
+def _closure_of(function: Any, depth: int = 0) -> _Closure:
+    """Values that an argument could have are data, as they are when the function is made: what it changes later is its
+    state. Functions count by their names and their own closures; classes and modules are the same for everybody."""
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    held, is_told = {}, depth < 8
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        try:
+            content = cell.cell_contents
+        except ValueError:
+            continue  # nothing yet: the function itself, or what is defined after it
+        try:
+            held[name] = values.encode(content, key=True)
+        except (values.Unencodable, ValueError):
+            if isinstance(content, FunctionType) and depth < 8:
+                inner = _closure_of(content, depth + 1)
+                if inner.digest:
+                    held[name] = f"{content.__module__}:{content.__qualname__}:{inner.digest}".encode()
+                is_told = is_told and inner.is_told
+            else:
+                is_told = is_told and isinstance(content, (type, ModuleType, BuiltinFunctionType, Cached))
+    if not held:
+        return _Closure("", is_told)
+    return _Closure(hashlib.blake2b(values.encode(held, key=True), digest_size=12).hexdigest(), is_told)
+
+
 class _Functions:
     """The cached functions of this process, so that a task finds the one that it was made for.
 
@@ -294,7 +327,7 @@ class _Functions:
         self._known: OrderedDict[tuple[str, str], Cached[Any, Any]] = OrderedDict()
 
     def add(self, function: Cached[Any, Any]) -> None:
-        known = (function.name, function.closes_over())
+        known = (function.name, function.around)
         if self._known.get(known) is not function:
             with self._lock:
                 self._known[known] = function
@@ -302,11 +335,11 @@ class _Functions:
                     self._known.popitem(last=False)
 
     def find(self, task: Task) -> Cached[Any, Any]:
-        """:raises LookupError: this process does not have the function."""
+        """:raises Unknown: this process does not have the function."""
         around = (*json.loads(task.text)[3:], "")[0]
         found = self._known.get((task.rule, around))
         if found is None:
-            raise LookupError(f"{task.rule} is not defined in this process")
+            raise Unknown(f"{task.rule} is not defined in this process")
         return found
 
 

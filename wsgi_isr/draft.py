@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from werkzeug.http import dump_cookie, parse_cookie
 
-from .data import here
 from .errors import ConfigError
 
 COOKIE = "wsgi_isr_draft"
@@ -73,10 +72,12 @@ class Drafts:
 
 
 class Visitor(NamedTuple):
-    """Who the app answers: whether they hold a draft cookie, and whether they came over TLS."""
+    """Who the app answers: whether they hold a draft cookie, and whether they came over TLS. Who is nobody in
+    particular does neither."""
 
-    draft: bool
-    secure: bool
+    drafts: Drafts
+    draft: bool = False
+    secure: bool = False
 
 
 _visitor: ContextVar[Visitor | None] = ContextVar("wsgi_isr_visitor", default=None)
@@ -105,8 +106,8 @@ def enable_draft(response: Any, *, max_age: float = 3600) -> None:
         WSGI headers.
     :raises ConfigError: there is no ``secret``. :raises TypeError: no cookie can be set on ``response``.
     """
-    home: Any = here()
-    drafts = getattr(home, "drafts", None) or Drafts(None, "")
+    visitor = _visitor.get()
+    drafts = visitor.drafts if visitor is not None else Drafts(None, "")
     _set_cookie(response, drafts.issue(max_age), max_age)
 
 

@@ -12,10 +12,10 @@ from contextvars import Context
 from . import remote
 from .config import Config
 from .data import at_home, produce_data, tags_of_data
-from .draft import Drafts
+from .draft import Drafts, Visitor, answering
 from .entry import Refusal
 from .events import Events
-from .fill import Fill, Product, Task
+from .fill import Fill, Product, Task, Unknown
 from .freshness import Standing
 from .invalidate import Invalidator
 from .keys import Keyspace, PageKey, tags_of_page
@@ -70,15 +70,19 @@ class Engine:
             return produce_here(task) if task.data else Context().run(produce_here, task)
 
         def produce_here(task: Task) -> Product:
-            with at_home(self):
+            # Nor is data that is kept made for the visitor in whose thread it happens to be made.
+            with at_home(self), answering(Visitor(self.drafts)):
                 if task.data:
                     return produce_data(task, rules.profiles)
                 return produce_page(task) if produce_page is not None else Refusal("no-app")
 
         def tags_of(task: Task) -> list[str]:
-            if task.data:
-                return tags_of_data(task)
-            return tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules)
+            with at_home(self):
+                if task.data:
+                    return tags_of_data(task)
+                if task.rule not in rules.policies:
+                    raise Unknown(task.rule)
+                return tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules)
 
         self.fill = Fill(
             produce,

@@ -6,6 +6,8 @@ ever carries the body of a page.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class ISRError(Exception):
     """The base of all errors of ``wsgi_isr``."""
@@ -74,8 +76,13 @@ class InvalidationError(ISRError):
         self.journal = journal
         causes = ", ".join(sorted({str(error) for error in undelivered.values()}))
         kept = f"kept in {journal} for replay" if journal else "repeat it; with journal= it would be kept for replay"
-        names = ", ".join(sorted(undelivered))
-        super().__init__(f"not delivered: {names} ({causes}); delivered: {', '.join(delivered) or 'none'}; {kept}")
+        left = listed(sorted(undelivered))
+        super().__init__(f"not delivered: {left} ({causes}); delivered: {listed(delivered)}; {kept}")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message. A visitor's path may be among them: nothing in it makes a line of its own in a log."""
+    return ", ".join(name if name.isprintable() else repr(name) for name in names) or "none"
 
 
 class RefreshError(ISRError):

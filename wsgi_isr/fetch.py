@@ -22,14 +22,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from requests.auth import AuthBase
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth, HTTPDigestAuth, HTTPProxyAuth
 from requests.cookies import cookiejar_from_dict
 from requests.sessions import merge_setting
 from requests.structures import CaseInsensitiveDict
 
 from . import options as o
 from . import values
-from .data import Cached, here
+from .data import Cached, here, inside
 from .errors import ConfigError
 from .events import Used
 from .freshness import NEGATIVE_STATUSES
@@ -112,6 +113,8 @@ class ISRSession(requests.Session):
     ) -> None:
         super().__init__()
         self._site = site
+        # One that is made while a visitor is answered may be made for them.
+        self._is_personal = inside() is not None
         self._lifetime = lifetime
         self._tags = tags
         self._timeout = rule.timeout or _TIMEOUT
@@ -240,6 +243,8 @@ class ISRSession(requests.Session):
             "params": {},  # in the URL already
             "stream": False,
         }
+        if self._is_personal and not self._is_plain():
+            return "", state
         try:
             told = {
                 "headers": {name.lower(): value for name, value in state["headers"].items()},
@@ -250,6 +255,11 @@ class ISRSession(requests.Session):
             return hashlib.blake2b(values.encode(told, key=True), digest_size=16).hexdigest(), state
         except values.Unencodable:
             return "", state
+
+    def _is_plain(self) -> bool:
+        """Whether nothing but requests' own code has a hand in what is sent and received."""
+        adapters = all(type(adapter) is HTTPAdapter for adapter in self.adapters.values())
+        return adapters and not any(self.hooks.values())
 
 
 # What is kept -------------------------------------------------------------------------------------------
@@ -486,8 +496,7 @@ def _told_of(auth: Any) -> Any:
     """
     if auth is None or isinstance(auth, tuple):
         return auth  # of None: what is in a .netrc belongs to the machine, like the addresses of hosts
-    given = dict(vars(auth)) if isinstance(auth, AuthBase) else {}
-    given.pop("_thread_local", None)  # what HTTPDigestAuth remembers of the conversation
-    if not given:
-        raise values.Unencodable(f"{type(auth).__qualname__} says nothing about itself")
-    return [f"{type(auth).__module__}:{type(auth).__qualname__}", given]
+    if type(auth) not in (HTTPBasicAuth, HTTPProxyAuth, HTTPDigestAuth):
+        # Whatever it says about itself, it may look up who is asking when it signs.
+        raise values.Unencodable(f"{type(auth).__qualname__} may sign for whoever is asking")
+    return [type(auth).__qualname__, auth.username, auth.password]

@@ -22,7 +22,7 @@ import msgpack
 
 from . import entry as codec
 from . import remote
-from .entry import Content, Entry, Lifetime, Refusal, Value
+from .entry import Content, Entry, Lifetime, Proof, Refusal, Value
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import (
     BackgroundFull,
@@ -62,6 +62,10 @@ DELIBERATE = frozenset({"no-store", "private", "no-cache", "revalidate-0", "not-
 ACCIDENTS = 2
 
 
+class Unknown(LookupError):
+    """This process cannot make it: a function, say, that only the process that asks has defined."""
+
+
 class Task(NamedTuple):
     """What to render, described by bytes, so that a thread or another process can do it as well.
 
@@ -69,8 +73,8 @@ class Task(NamedTuple):
     function's (``data`` tells which); ``timeout``,
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
-    ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new;
-    then it is rendered whatever there is, and whoever else is at it. ``outdated``: the page was invalidated, and a
+    ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new (empty
+    where that was done already); then it is rendered whatever there is, and whoever else is at it. ``outdated``: the page was invalidated, and a
     back-off from before that does not hold up a render.
     """
 
@@ -83,14 +87,14 @@ class Task(NamedTuple):
     patience: float = 0.0
     anyway: bool = True
     data: bool = False
-    refreshes: str = ""
+    refreshes: str | None = None
     outdated: bool = False
 
     @property
     def flight(self) -> str:
         """What it is called among the flights of a process. Nobody joins a refresh who does not want one: it is
         a render more."""
-        return f"{self.page}:refresh" if self.refreshes else self.page
+        return self.page if self.refreshes is None else f"{self.page}:refresh{':marks' * bool(self.refreshes)}"
 
     def pack(self) -> bytes:
         """The task as bytes."""
@@ -227,6 +231,7 @@ class Fill:
         self._stamps = stamps
         self._events = events
         self._uncacheable_ttl = uncacheable_ttl
+        self._most_coming = max(1, queue // 4)
         self._clock = clock
         self._monotonic = monotonic
         self._pause = pause
@@ -386,12 +391,12 @@ class Fill:
         """Do what another process has asked for; the word for what came of it (:mod:`.remote`)."""
         try:
             self._tags_of(task)
-        except LookupError:
-            return remote.UNKNOWN  # a function that only the process that asks has defined
+        except Unknown:
+            return remote.UNKNOWN
         except Exception:
             pass  # a rule's own callable: the render will find out, and have it recorded
         leads = True
-        if task.refreshes:
+        if task.refreshes is not None:
             outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
         else:
             flight, leads = self._flights.board(task.flight)
@@ -428,7 +433,7 @@ class Fill:
             flight.land(outcome)
 
     def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
-        if task.refreshes:
+        if task.refreshes is not None:
             self._stamps.forget()
             self._local.unready()
         if word == remote.RESTING:
@@ -438,7 +443,7 @@ class Fill:
             error = None
             if reason == "undelivered":
                 cause = StoreUnavailable("the renderer", "it could not tell other processes")
-                error = InvalidationError((), {task.refreshes: cause})
+                error = InvalidationError((), {task.refreshes or task.page: cause})
             return Failed(reason, error)
         if word is not None and word.startswith((remote.MADE, remote.FOUND)):
             try:
@@ -463,6 +468,9 @@ class Fill:
     def _begin(self, task: Task) -> bool:
         """Have the page made in the background, if that can lead to one: after a failure the visitor is to hear
         of it, and not to be told for ever that there will be something in a moment."""
+        # Whoever does not wait can ask for many: they get a part of the background, so that renewals have the rest.
+        if len(self._flights) >= self._most_coming:
+            return False
         try:
             return not self._leases.resting(task.page) and self._send_off(task)
         except StoreError:
@@ -492,6 +500,8 @@ class Fill:
                 answer = self._landed(task, outcome, leads, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
+            elif isinstance(outcome, Failed) and not leads and self._is_outdated(outcome):
+                pass  # what it says is from before we came: another render is due
             elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
                 break  # it failed, or takes too long
             if self._monotonic() >= until:
@@ -507,13 +517,20 @@ class Fill:
             return Served(old, "ERROR-RETAINED" if proven else "DEGRADED")
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
 
+    def _is_outdated(self, failed: Failed) -> bool:
+        """Whether something was invalidated since a failed render began that has something to show all the same."""
+        if failed.content is None:
+            return False
+        return self._stamps.standing(Proof(failed.stamps), self._stamps.epochs()) >= Standing.HARD
+
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
         job = task.pack()
         # What a function raises when it is refreshed is for whoever called; it does not come out of another process.
-        if self.elsewhere is not None and not (task.data and task.refreshes):
+        if self.elsewhere is not None and not (task.data and task.refreshes is not None):
             done = functools.partial(self.worked, task, flight, first)
             if self.elsewhere(job, first, task.timeout + task.wait, done):
+                flight.send()
                 return True
         if self._pool.submit(job, first):
             return True
@@ -550,7 +567,8 @@ class Fill:
         """Render what ``task`` describes, with everything read from now on, and store it.
 
         A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
-        is marked as stale, so that every process looks for the new one; where rendering fails, the old one stays.
+        is marked as stale, so that every process looks for the new one (empty: that was done already); where rendering
+        fails, the old one stays.
         ``here``: in the caller's own thread, which hangs if the render does.
 
         :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
@@ -571,7 +589,11 @@ class Fill:
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
-            if isinstance(outcome, (Made, Failed)):
+            if isinstance(outcome, Made):
+                # Not ours, if a later render got in first; but nothing at all, if the store did not take it.
+                is_kept = outcome.stored or self.kept(task) == outcome.slot.entry
+                return outcome if is_kept else Failed("not-stored")
+            if isinstance(outcome, Failed):
                 return outcome
             if self._monotonic() >= until:
                 return Failed("waited")
@@ -629,7 +651,7 @@ class Fill:
             self._events.emit(StoreFailed("add", task.page, error))
             lease = None
         if isinstance(lease, Busy):
-            if not task.refreshes:
+            if task.refreshes is None:
                 return lease
             lease = None
         if isinstance(lease, BackingOff):
@@ -652,7 +674,7 @@ class Fill:
                 # Only what is proven: a page that cannot be is no reason not to render one.
                 judged = self._judge(slot, self._stamps.epochs())
                 proven = _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN
-                if proven and not task.refreshes:
+                if proven and task.refreshes is None:
                     return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
@@ -665,7 +687,7 @@ class Fill:
             current, _ = self._gets(task)
             failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
             return None if failed == _told(now) else self._leases.take_over(task.page, task.lease)
-        except StoreError as error:
+        except Exception as error:  # the store's trouble, or a rule's own callable: then the back-off counts
             self._events.emit(StoreFailed("gets", task.page, error))
             return None
 
@@ -810,7 +832,9 @@ def _digest(data: bytes) -> bytes:
 
 
 def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    stamps = tuple((tag, capture.known[tag]) for tag in known) if failure.said is not None else ()
+    """With the stamps from before: what it has to show may be from before an invalidation."""
+    shows = failure.content is not None or failure.said is not None
+    stamps = tuple((tag, capture.known[tag]) for tag in known) if shows else ()
     return Failed(failure.reason, error, failure.content, failure.said, stamps)
 
 

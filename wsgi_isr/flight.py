@@ -17,6 +17,7 @@ class Flight(Generic[T]):
         self._done = threading.Event()
         self._outcome: T | None = None
         self._claimed = False
+        self._sent = False
 
     def claim(self) -> bool:
         """Begin it. Only the first call gets ``True``: a flight that waits for a thread may be begun by a
@@ -36,10 +37,14 @@ class Flight(Generic[T]):
             self._done.set()
             return True
 
+    def send(self) -> None:
+        """Another process has taken it. A visitor of this one who cannot wait may still :meth:`claim` it."""
+        self._sent = True
+
     @property
     def begun(self) -> bool:
-        """Whether somebody claimed it: what it reads may be older than whoever asks."""
-        return self._claimed
+        """Whether somebody is at it: what they read may be older than whoever asks."""
+        return self._claimed or self._sent
 
     @property
     def landed(self) -> bool:

@@ -1,11 +1,13 @@
 """Which pages exist: what ``paths`` lists, where ``dynamic_params=False`` makes that the whole truth.
 
-A list is what it is. A callable (a query, say) is asked again when somebody asks for a path that it did not list, but
-not more often than ``negative_ttl``: what was added is there as soon as a 404 of the app itself would be gone.
+A list is what it is. A callable (a query, say) is asked again when somebody asks for a path that it did not list, after
+any invalidation, and otherwise every ``negative_ttl`` seconds at the most: what was added is there as soon as a 404 of
+the app itself would be gone.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,13 +24,15 @@ class Absent(NamedTuple):
 
 
 class _Known(NamedTuple):
-    paths: frozenset[str]
+    """What was listed, when it was asked for, and the epochs of then. ``paths`` is ``None`` where asking failed."""
+
+    paths: frozenset[str] | None
     asked: float
+    epochs: Any
 
 
 class Listings:
-    """The lists of all rules, as one process knows them. They survive a fork, and take no lock: two threads that
-    ask at once do no harm.
+    """The lists of all rules, as one process knows them.
 
     :param monotonic: seconds.
     """
@@ -38,10 +42,15 @@ class Listings:
         self._events = events
         self._monotonic = monotonic
         self._known: dict[str, _Known] = {}
+        self._asking = threading.Lock()
         self._strict = any(policy.lists_all for policy in rules.policies.values())
 
-    def absent(self, environ: dict[str, Any]) -> Absent | None:
-        """The answer to a request for a page that does not exist, whoever asks."""
+    def absent(self, environ: dict[str, Any], epochs: Callable[[], Any] | None = None) -> Absent | None:
+        """The answer to a request for a page that does not exist, whoever asks.
+
+        :param epochs: as of now: since an invalidation, what was listed before it counts no more. Without it, nothing
+            that was listed before counts.
+        """
         if not self._strict or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return None
         try:
@@ -49,25 +58,46 @@ class Listings:
         except UnicodeError:
             return None
         policy, _ = self._rules.match(path)
-        return None if self._has(policy, path) else Absent(policy.negative_ttl)
-
-    def _has(self, policy: Policy, path: str) -> bool:
-        """Whether the page at a decoded path below the mount point may exist. Where that cannot be found out, it may:
-        the app will know."""
         if not policy.lists_all:
+            return None
+        known = self._listed(policy, path, epochs)
+        if known.paths is None or path in known.paths:
+            return None  # where it cannot be found out, the app will know
+        return Absent(max(0.0, known.asked + policy.negative_ttl - self._monotonic()))
+
+    def _listed(self, policy: Policy, path: str, epochs: Callable[[], Any] | None) -> _Known:
+        known = self._known.get(policy.name)
+        if known is not None and known.paths is not None and path in known.paths and epochs is not None:
+            return known
+        now = epochs() if epochs is not None else None
+        if self._counts(policy, known, now):
+            assert known is not None
+            return known
+        # One asks. Where there is something to go by, the others do so meanwhile.
+        if not self._asking.acquire(blocking=known is None or epochs is None):
+            assert known is not None
+            return known
+        try:
+            known = self._known.get(policy.name)
+            if not self._counts(policy, known, now):
+                known = self._known[policy.name] = self._ask(policy, known, now)
+            assert known is not None
+            return known
+        finally:
+            self._asking.release()
+
+    def _counts(self, policy: Policy, known: _Known | None, epochs: Any) -> bool:
+        if known is None or epochs is None:
+            return known is not None and known.paths is not None and not callable(policy.paths)
+        if known.paths is not None and not callable(policy.paths):
             return True
-        now, known = self._monotonic(), self._known.get(policy.name)
-        if known is not None:
-            if path in known.paths:
-                return True
-            if not callable(policy.paths) or now < known.asked + policy.negative_ttl:
-                return False
-            # Whoever comes while we ask is told what was known; and what fails is not asked again at once.
-            self._known[policy.name] = known._replace(asked=now)
+        return known.epochs == epochs and self._monotonic() < known.asked + policy.negative_ttl
+
+    def _ask(self, policy: Policy, known: _Known | None, epochs: Any) -> _Known:
         try:
             paths = frozenset(listed.path for listed in self._rules.listed(policy))
         except Exception as error:
+            # Not asked again at once: it may have taken its time to fail.
             self._events.emit(Broken(f"rule {policy.name!r}: paths", error))
-            return known is None
-        self._known[policy.name] = _Known(paths, now)
-        return path in paths
+            return _Known(known.paths if known is not None else None, self._monotonic(), epochs)
+        return _Known(paths, self._monotonic(), epochs)

@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 from werkzeug.test import run_wsgi_app
 
 from . import entry as codec
+from . import links
 from . import options as o
 from .config import HOST
 from .entry import Content, Refusal
@@ -16,7 +17,6 @@ from .fill import Failed, PassedOn, Served
 from .keys import PageKey, Site, canonical, path_tag, public_path, site_of_url
 from .links import Here, spelled
 from .middleware import ISR, Page
-from .stores.memory import MemoryStore
 
 
 class Skip(Exception):
@@ -40,7 +40,11 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     canonical_url = isr.config.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
     if url is None:
-        return isr.latest_site(), fixed is not None
+        known = isr.sites()
+        if len({site[:2] for site in known}) > 1:
+            hosts = ", ".join(sorted({f"{site.scheme}://{site.host}" for site in known}))
+            raise ConfigError("--url", f"visitors come to several sites: {hosts}", "say for which one")
+        return known[0], fixed is not None
     scheme, _, rest = url.partition("://")
     host, slash, path = rest.partition("/")
     if scheme not in ("http", "https") or not HOST.match(host.lower()):
@@ -54,7 +58,7 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
 
 def check_shared(isr: ISR) -> None:
     """:raises ConfigError: what is stored from here, no other process would see."""
-    if not isr.store.keeps or isinstance(isr.store, MemoryStore):
+    if not (isr.store.keeps and isr.store.shared):
         kind = "memory://" if isr.store.keeps else "null://"
         raise ConfigError("store", f"{kind} is seen by no other process", "set WSGI_ISR_STORE as the servers have it")
 
@@ -68,6 +72,11 @@ class Maker:
         live = isr.begin()
         self._fill, self._keeps = live.fill, live.keeps
         self.here = here_of(site)
+
+    def own_path(self, url: str) -> str | None:
+        """The path of a URL of this site, absolute or not; ``None`` for any other."""
+        absolute = links.absolute(url, self.here.at("/"))
+        return self.here.path_of(absolute) if absolute else None
 
     def page_at(self, path: str) -> Page:
         """The page at a public path. :raises RefreshError: it is not for the cache. :raises ConfigError: no path."""

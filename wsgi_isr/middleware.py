@@ -11,13 +11,14 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from . import options as o
 from .capture import produce_page
 from .config import Config
 from .crawlers import is_crawler
 from .data import at_home
-from .draft import Drafts, Visitor, answering
+from .draft import Visitor, answering
 from .engine import Engine
 from .entry import Content, Entry, Refusal
 from .errors import ConfigError, ISRError, RefreshError
@@ -42,7 +43,7 @@ from .respond import (
     absent_headers,
     cache_status,
     headers_of,
-    is_made,
+    own_files,
     pass_on,
     send_failure,
     send_own,
@@ -103,8 +104,7 @@ class ISR:
         if settings.debug:
             self.events.subscribe(log_decisions())
         self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
-        self._listings = Listings(self.config.rules, self.events, monotonic or clock or time.monotonic)
-        self._drafts = Drafts(settings.secret, settings.namespace, self._clock)
+        self._listings = Listings(self.config.rules, self.events, self._monotonic or time.monotonic)
         self._sites = Sites(settings.canonical_url, self.store, Keyspace(settings.namespace).sites)
         if settings.journal is not None:
             Journal(settings.journal).check()
@@ -128,14 +128,16 @@ class ISR:
                 start_response(answer.status, answer.headers.copy())
                 return [answer.body]
 
-        began = live.monotonic()
+        began, draft = live.monotonic(), False
         try:
-            page = self._match(environ, live)
-            found = self._find(environ, live, page) if isinstance(page, Page) else page
+            with at_home(live):
+                draft = live.drafts.holds(environ)
+                page = self._match(environ, live, draft)
+                found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
             self.events.emit(Broken("the cache", error))
-            page = found = PassedOn("broken")
+            page = found = PassedOn("broken", draft=draft)
         if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
             # It failed for somebody without cookies. That says nothing about who has some.
             found = PassedOn("cookie")
@@ -151,11 +153,10 @@ class ISR:
         assert isinstance(found, Own)
         return send_own(environ, start_response, found, SHELL_HEADERS)
 
-    def _match(self, environ: dict[str, Any], live: Engine) -> Page | PassedOn | Absent:
+    def _match(self, environ: dict[str, Any], live: Engine, draft: bool) -> Page | PassedOn | Absent:
         """The page that the request is for, or why it is not for the cache."""
         self._sites.note(environ)
-        draft = self._drafts.holds(environ)
-        if (absent := self._listings.absent(environ)) is not None and not draft:
+        if not draft and (absent := self._listings.absent(environ, live.stamps.epochs)) is not None:
             return absent
         if not self.store.keeps:
             return PassedOn("off", draft=draft)
@@ -182,7 +183,12 @@ class ISR:
                 return shell_of(policy.fallback, environ)
             except Exception as error:
                 self.events.emit(Broken(f"rule {policy.name!r}: fallback", error))
-        return live.fill.get(page.task, page.suits)
+        found = live.fill.get(page.task, page.suits)
+        if isinstance(found, Served) and found.stored:
+            content = found.slot.entry.content
+            if isinstance(content, Content) and content.status.startswith("2"):
+                self._sites.tell(Site(*PageKey.parse(page.task.text)[:3]))
+        return found
 
     @staticmethod
     def _task(live: Engine, policy: Policy, key: PageKey, anyway: bool = True) -> Task:
@@ -272,7 +278,9 @@ class ISR:
         does what it does while a lazy body is made, after which ``after`` is called."""
         live = self.begin()
         draft = frame is not None and frame.draft
-        visitor = Visitor(draft, secure=environ.get("wsgi.url_scheme") == "https")
+        # Behind a proxy that ends TLS, only the canonical URL knows of it.
+        scheme = (self.config.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
+        visitor = Visitor(live.drafts, draft, secure=scheme == "https")
 
         @contextmanager
         def enter() -> Iterator[None]:
@@ -280,9 +288,10 @@ class ISR:
                 yield
 
         def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            files = own_files(environ)
             with enter():
                 body = self.app(environ, start_response)
-            return body if is_made(environ, body) else Lazy(body, enter, after)
+            return body if isinstance(body, (list, tuple)) or body in files else Lazy(body, enter, after)
 
         return call
 
@@ -300,8 +309,6 @@ class ISR:
         if isinstance(found, Served):
             label, age = found.label, found.slot.entry.age(self._clock())
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
-            if found.stored:
-                self._sites.tell(Site(*PageKey.parse(text)[:3]))
         elif isinstance(found, PassedOn):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
         elif isinstance(found, Absent):
@@ -312,18 +319,17 @@ class ISR:
 
     # On demand -----------------------------------------------------------------------------------------
 
-    def latest_site(self) -> Site:
-        """For whom a page is made where nobody says for whom: the canonical site, or that of the latest visitor."""
-        return self._sites.latest()
+    def sites(self) -> list[Site]:
+        """For whom pages are made: every site that visitors were served at; before the first of them, a guess."""
+        return self._sites.known()
 
     def page_at(self, path: str, site: Site | None = None) -> Page:
         """The page at a public path, which may have a query, for a visitor without cookies.
 
-        :param site: which one, where several hosts are served; by default the canonical one, or that of the latest
-            request here.
+        :param site: which one, where several hosts are served; by default the first of :meth:`sites`.
         :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
         """
-        live, site = self.begin(), site or self._sites.latest()
+        live, site = self.begin(), site or self._sites.known()[0]
         plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
         below = o.parse_path(plain, "path")
         script = site.script.encode("latin-1").decode("utf-8")
@@ -331,7 +337,7 @@ class ISR:
             below = below[len(script) :]
         environ = canonical(PageKey(*site, below.encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
-        match = Absent(0) if self._listings.absent(environ) else self._matcher.match(environ)
+        match = self._listings.absent(environ) or self._matcher.match(environ)
         if isinstance(match, (Absent, Bypass)):
             raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
         return Page(match[0], self._task(live, *match), personal=False)
@@ -350,15 +356,39 @@ class ISR:
         live = self.begin()
         if not live.keeps:
             return False
-        pages = [self.page_at(path, known) for known in ([site] if site else self._sites.known())]
-        kept = [(page, entry) for page in pages if (entry := live.fill.kept(page.task)) is not None]
-        if not kept and not only_if_cached:
-            # Nobody has asked for it at any host that is known here.
-            return self._refresh(path, self.page_at(path, site), None)
-        return any_of(functools.partial(self._refresh, path, page, entry) for page, entry in kept)
+        known = [site] if site else self._sites.known()
+        below = [one for one in known if not one.script or path.startswith((one.script, quote(one.script)))]
+        calls: list[Callable[[], bool]] = []
+        for one in below or known[:1]:
+            try:
+                page = self.page_at(path, one)
+            except RefreshError:
+                if one is known[0]:
+                    raise
+                continue  # a host for which it is no page of the cache
+            entry = live.fill.kept(page.task)
+            if entry is not None and isinstance(entry.content, Content):
+                # The first marks all variants of the page as stale, those of the other sites included.
+                calls.append(functools.partial(self._refresh, path, page, entry, marks=not calls))
+        if not calls and not only_if_cached:
+            # Nobody has asked for it yet.
+            calls.append(functools.partial(self._refresh, path, self.page_at(path, (below or known)[0]), None))
+        return any_of(calls)
 
-    def _refresh(self, path: str, page: Page, before: Entry | None) -> bool:
-        outcome = self.begin().fill.refresh(page.task, path_tag(public_path(PageKey.parse(page.task.text))))
+    def has(self, path: str) -> bool:
+        """Whether a page is kept at a public path, for any site. :raises StoreError: the store cannot be asked."""
+        for site in self._sites.known():
+            try:
+                entry = self.begin().fill.kept(self.page_at(path, site).task)
+            except RefreshError:
+                continue
+            if entry is not None and isinstance(entry.content, Content):
+                return True
+        return False
+
+    def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
+        tag = path_tag(public_path(PageKey.parse(page.task.text))) if marks else ""
+        outcome = self.begin().fill.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error
         content = outcome.slot.entry.content
@@ -414,6 +444,7 @@ class ISR:
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
         self._beginning = threading.Lock()
+        self._listings = Listings(self.config.rules, self.events, self._monotonic or time.monotonic)
         self._live = None
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -435,17 +466,17 @@ class ISR:
 
 
 def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
-    """Whether any of several refreshes has changed something. Each is made, whatever becomes of those before it; then
-    the first error is raised."""
-    changed, errors = False, []
+    """Whether any of several refreshes has changed something. Each is made, whatever becomes of those before it. The
+    first is the one that counts: its error is raised, that of another only if all fail."""
+    done: list[bool | ISRError] = []
     for call in calls:
         try:
-            changed = call() or changed
+            done.append(call())
         except ISRError as error:
-            errors.append(error)
-    if errors:
-        raise errors[0]
-    return changed
+            done.append(error)
+    if done and isinstance(done[0], ISRError):
+        raise done[0]
+    return any(changed is True for changed in done)
 
 
 def _site_of(config: Config, number: int) -> bytes:

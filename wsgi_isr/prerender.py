@@ -225,10 +225,6 @@ class Prerender:
         for sitemap, reason in found.problems:
             self._problem(f"sitemap {sitemap}", reason)
 
-    def _own(self, url: str) -> str | None:
-        absolute = links.absolute(url, self.here.at("/"))
-        return self.here.path_of(absolute) if absolute else None
-
     def _add(self, path: str, linked: str | None = None, crawled: bool = False) -> None:
         """Take a page on, once, however it is spelled. What a crawl finds and is not for the cache is nobody's
         mistake, and not spoken of."""
@@ -405,10 +401,10 @@ class Prerender:
         except NoFile:
             return  # packed in a way that cannot be undone; its export says so
         for link in found.links if self._crawl else ():
-            if (linked := self._own(link)) is not None:
+            if (linked := self._maker.own_path(link)) is not None:
                 self._add(linked, linked=path, crawled=True)
         for asset in found.assets if self._folder is not None else ():
-            if (needed := self._own(asset)) is not None:
+            if (needed := self._maker.own_path(asset)) is not None:
                 self._add_asset(needed, path)
 
     @staticmethod
@@ -438,7 +434,7 @@ class Prerender:
         for _ in range(5):
             if not 300 <= answer.code < 400:
                 break
-            there = self._own(urljoin(self.here.at(path), answer.header("location")))
+            there = self._maker.own_path(urljoin(self.here.at(path), answer.header("location")))
             if there is None:
                 raise Skip("it redirects to another site")
             path = there

@@ -26,11 +26,10 @@ _beginning = threading.Lock()
 _alone: Engine | None = None
 
 
-def _home() -> Engine:
-    """Where data is kept that is used outside of any app."""
-    isr = next(iter(instances), None)
-    if isr is not None:
-        return isr.begin()
+def _homes() -> list[Engine]:
+    """Where data is kept that is used outside of any app: as many as there are places."""
+    if instances:
+        return list({_place(isr): isr.begin() for isr in list(instances)}.values())
     global _alone
     with _beginning:
         if _alone is None:
@@ -38,10 +37,10 @@ def _home() -> Engine:
             store = config.settings.store
             opened = store if isinstance(store, Store) else open_store(store)
             _alone = Engine(config, opened, Events(log_events()))
-        return _alone
+        return [_alone]
 
 
-live_in(_home)
+live_in(_homes)
 
 
 def _after_fork() -> None:
@@ -131,7 +130,9 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
     own = [isr for isr in instances if isr.is_at(home)] or list(instances)
     if not own:
         raise ConfigError("refresh", "no app is wrapped in this process", "use `wsgi-isr refresh`, or invalidate()")
-    return any_of(functools.partial(isr.refresh, path, only_if_cached=only_if_cached) for isr in own)
+    # Of several apps, a page is that of those who have it.
+    having = [isr for isr in own if len(own) > 1 and isr.has(path)]
+    return any_of(functools.partial(isr.refresh, path, only_if_cached=only_if_cached) for isr in having or own)
 
 
 def replay(
@@ -168,8 +169,8 @@ def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | 
             opened.close()
 
 
-def _place(isr: ISR) -> tuple[int, str]:
-    return id(isr.store), isr.config.settings.namespace
+def _place(isr: ISR) -> tuple[int, str, str]:
+    return id(isr.store), isr.config.settings.namespace, isr.config.settings.release
 
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:

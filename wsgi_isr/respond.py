@@ -7,7 +7,7 @@ Everything about an entry that does not depend on the request is prepared once a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,8 +29,18 @@ YEAR = 31536000
 _IN_304 = frozenset({"content-location", "last-modified", "vary"})
 
 
-# What an app says of its answer to caches (RFC 9111, 5; RFC 9213; the tags are a convention of CDNs).
-_FOR_CACHES = frozenset({"cache-control", "expires", "pragma", "cdn-cache-control", "cache-tag", "surrogate-key"})
+# What an app says of its answer to caches: RFC 9111, 5; RFC 9213 (where each cache may have a field of its own); and
+# what caches listen to besides, some of them before anything else.
+_FOR_CACHES = frozenset(
+    {
+        *("cache-control", "expires", "pragma", "cache-tag", "surrogate-key", "surrogate-control", "edge-control"),
+        *("x-accel-expires", "x-litespeed-cache-control"),
+    }
+)
+
+
+def _is_for_caches(name: str) -> bool:
+    return name.lower() in _FOR_CACHES or name.lower().endswith("cdn-cache-control")
 
 
 class Own(NamedTuple):
@@ -198,8 +208,8 @@ def pass_on(
     notice: Callable[[str, list[tuple[str, str]]], None] | None = None,
     private: bool = False,
 ) -> Iterable[bytes]:
-    """The app itself, with the visitor's own environ; its iterable goes to the server untouched, so that
-    ``close()``, ``wsgi.file_wrapper`` and streaming are between the two of them.
+    """The app itself, with the visitor's own environ; its answer goes to the server as it comes, so that ``close()``,
+    ``wsgi.file_wrapper`` and streaming are between the two of them.
 
     ``notice`` is shown the app's status line and headers before the server is. ``private``: nobody keeps it, whatever
     the app says of the page.
@@ -209,18 +219,44 @@ def pass_on(
         if notice is not None:
             notice(status_line, headers)
         if private:
-            headers = [pair for pair in headers if pair[0].lower() not in _FOR_CACHES]
+            headers = [pair for pair in headers if not _is_for_caches(pair[0])]
             headers.append(("Cache-Control", "private, no-store"))
         return start_response(status_line, [*headers, ("Cache-Status", status), ("X-ISR", label)], *exc_info)
 
     return app(environ, own_start_response)
 
 
-def is_made(environ: dict[str, Any], body: Iterable[bytes]) -> bool:
-    """Whether a body comes without another line of the app's code: a list, or a file that the server sends itself
-    (PEP 3333, "Optional Platform-Specific File Handling")."""
+class _Files:
+    """Instances of a class, or single things: by identity, since they may compare as they like."""
+
+    def __init__(self, kind: type | None) -> None:
+        self._kind = kind
+        self._single: list[Any] = []
+
+    def add(self, file: Any) -> None:
+        """One more."""
+        self._single.append(file)
+
+    def __contains__(self, item: object) -> bool:
+        if self._kind is not None:
+            return isinstance(item, self._kind)
+        return any(item is file for file in self._single)
+
+
+def own_files(environ: dict[str, Any]) -> Container[Any]:
+    """What the server's ``wsgi.file_wrapper`` makes for the app from now on: the server sends these itself, if it gets
+    the very thing back (PEP 3333, "Optional Platform-Specific File Handling")."""
     wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
+    made = _Files(wrapper if isinstance(wrapper, type) else None)
+    if wrapper is not None and not isinstance(wrapper, type):
+
+        def record(*arguments: Any) -> Any:
+            file = wrapper(*arguments)
+            made.add(file)
+            return file
+
+        environ["wsgi.file_wrapper"] = record
+    return made
 
 
 class Lazy:
@@ -252,7 +288,7 @@ class Lazy:
                 raise
 
     def close(self) -> None:
-        """PEP 3333: exactly once for the app's own body, as often as the server calls it."""
+        """PEP 3333, "Specification Details": the app's own is called whenever the server's call is."""
         with self._enter():
             if hasattr(self._body, "close"):
                 self._body.close()

@@ -35,7 +35,7 @@ def pages_of_sitemap(given: str, maker: Maker) -> Pages:
             pages.problems.append((name, getattr(error, "strerror", None) or (str(error) if known else shown(error))))
             continue
         for url in found.pages:
-            if (path := _own(url, maker)) is None:
+            if (path := maker.own_path(url)) is None:
                 elsewhere = elsewhere or url
             else:
                 pages.paths.setdefault(path, name)
@@ -53,25 +53,20 @@ def pages_of_sitemap(given: str, maker: Maker) -> Pages:
     return pages
 
 
-def _own(url: str, maker: Maker) -> str | None:
-    absolute = links.absolute(url, maker.here.at("/"))
-    return maker.here.path_of(absolute) if absolute else None
-
-
 def _nested(index: str, url: str, maker: Maker) -> str | None:
     """A sitemap that an index names: the file beside it, where the index is one."""
     if os.path.isfile(index):
         beside = os.path.join(os.path.dirname(index), os.path.basename(urlsplit(url).path))
         if os.path.isfile(beside):
             return beside
-    return _own(url, maker)
+    return maker.own_path(url)
 
 
 def _read(sitemap: str, maker: Maker) -> bytes:
     if os.path.isfile(sitemap):
         with open(sitemap, "rb") as file:
             return file.read(links.LARGEST_SITEMAP + 1)
-    path = _own(sitemap, maker) if sitemap.startswith(("/", "http://", "https://")) else None
+    path = maker.own_path(sitemap) if sitemap.startswith(("/", "http://", "https://")) else None
     if path is None:
         raise Fail("there is no such file; name one, or a path of the site like /sitemap.xml")
     answer = maker.ask(path)

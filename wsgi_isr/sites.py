@@ -19,7 +19,8 @@ NOBODY = Site("http", "localhost")
 
 
 class Sites:
-    """A few sites, the oldest of which goes first: whoever sends many hosts wants to fill the memory.
+    """A few sites, the first of which is taken for the site itself. Where there is room for no more, newcomers are left
+    out: whoever sends many hosts wants to push the real one out.
 
     :param key: where the store keeps them.
     """
@@ -29,53 +30,42 @@ class Sites:
         self._store = store
         self._key = key
         self._most = most
-        self._by_request: dict[tuple[Any, ...], Site] = {}
-        self._latest: Site | None = None
-        self._has_told: set[Site] = set()
+        self._told_here: dict[Site, None] = {}
+        self._asked: Site | None = None
 
     def note(self, environ: dict[str, Any]) -> None:
-        """A request came in."""
-        raw = (environ.get("wsgi.url_scheme"), environ.get("HTTP_HOST"), environ.get("SCRIPT_NAME", ""))
-        site = self._by_request.get(raw)
-        if site is None:
-            found = self._canonical or site_of(environ)
-            if found is None:
-                return
-            site = self._by_request[raw] = Site(*found[:2], environ.get("SCRIPT_NAME", ""))
-            if len(self._by_request) > self._most:
-                self._has_told.clear()
-                self._by_request.pop(next(iter(list(self._by_request))), None)
-        self._latest = site
-
-    def latest(self) -> Site:
-        """That of the latest request here, or in another process; before the first one, the canonical one."""
-        return self._latest or self._canonical or (self._told() or [NOBODY])[-1]
+        """A request came in: better than nothing, where nobody knows of any site."""
+        if self._asked is None and (found := self._canonical or site_of(environ)) is not None:
+            self._asked = Site(*found[:2], environ.get("SCRIPT_NAME", ""))
 
     def known(self) -> list[Site]:
-        """Every one that any process was asked for, the latest of this one first."""
-        return list(dict.fromkeys([self.latest(), *list(self._by_request.values()), *self._told()]))
+        """Every one that a page was made for by a visitor of any process; the canonical one where there is none."""
+        told = list(dict.fromkeys([*self._told(), *list(self._told_here)]))
+        return told or [self._canonical or self._asked or NOBODY]
 
     def _told(self) -> list[Site]:
         try:
-            return _read(self._store.get(self._key))
+            told = _read(self._store.get(self._key))
         except StoreError:
             return []
+        fixed = self._canonical
+        return told if fixed is None else [site for site in told if site[:2] == fixed[:2]]
 
     def tell(self, site: Site) -> None:
         """A page was made for a visitor of ``site``: whoever makes pages for others is to know of it.
 
         Best effort: without it, a refresh by a process that never saw the site makes its page stale, and no more.
         """
-        if site in self._has_told:
+        if site in self._told_here or len(self._told_here) >= self._most:
             return
-        self._has_told.add(site)
+        self._told_here[site] = None
         try:
             for _ in range(4):
                 held = self._store.gets(self._key)
                 told = _read(held.value) if held is not None else []
-                if site in told:
+                if site in told or len(told) >= self._most:
                     return
-                packed = msgpack.packb([*told, site][-self._most :])
+                packed = msgpack.packb([*told, site])
                 if held is None:
                     done = self._store.add(self._key, packed)
                 else:

@@ -23,7 +23,7 @@ from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 from urllib3.util import Retry
 
 from tests.behaviour.conftest import MakeSite
-from tests.behaviour.origin import Origin, answer
+from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.upstream import Reply, Request, Upstream
 from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import ConfigError, cached, fetch, isr_requests, values
@@ -911,15 +911,46 @@ def test_each_identity_of_a_session_has_answers_of_its_own(site: Site, session: 
     url = f"{upstream.url}/a"
     for _ in range(2):
         found = []
-        for auth in (None, Bearer("one"), Bearer("two"), ("me", "one"), ("me", "two")):
+        for auth in (None, ("me", "one"), ("me", "two"), HTTPBasicAuth("you", "one")):
             session.auth = auth
             found.append(session.get(url).text)
-        assert found[:3] == ["nobody", "Bearer one", "Bearer two"]
-        assert len(set(found)) == 5
-    assert upstream.calls["/a"] == 5
+        for token in ("one", "two"):
+            session.headers["Authorization"], session.auth = f"Bearer {token}", None
+            found.append(session.get(url).text)
+        del session.headers["Authorization"]
+        assert (found[0], found[-2:]) == ("nobody", ["Bearer one", "Bearer two"])
+        assert len(set(found)) == 6
+    assert upstream.calls["/a"] == 6
 
 
-@pytest.mark.parametrize("auth", [lambda request: request, AuthBase()], ids=["function", "says nothing"])
+def test_what_a_view_makes_for_one_visitor_is_not_for_the_cache(
+    make_site: MakeSite, make_session: MakeSession, upstream: Upstream, origin: Origin
+) -> None:
+    class Signing(HTTPAdapter):
+        def __init__(self, user: str) -> None:
+            super().__init__()
+            self.user = user
+
+        def send(self, request: requests.PreparedRequest, *rest: Any, **more: Any) -> requests.Response:
+            request.headers["Authorization"] = self.user
+            return super().send(request, *rest, **more)
+
+    upstream.on("/a", echo)
+
+    def show(environ: Environ) -> bytes:
+        session = make_session()
+        session.mount("http://", Signing(environ["HTTP_AUTHORIZATION"]))
+        return session.get(f"{upstream.url}/a").content
+
+    origin.on("/mine", answer(show))
+    site = make_site(revalidate=60)
+    for user in ("alice", "bob", "alice"):
+        assert site.visit("/mine", headers={"Authorization": user}).text == user
+
+
+@pytest.mark.parametrize(
+    "auth", [lambda request: request, AuthBase(), Bearer("one")], ids=["function", "says nothing", "may look it up"]
+)
 def test_a_way_to_sign_that_cannot_be_told_from_another_is_not_for_the_cache(
     site: Site, session: ISRSession, upstream: Upstream, auth: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

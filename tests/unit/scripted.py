@@ -175,6 +175,7 @@ class Process:
         self.seen: list[Event] = []
         self.local = Local(1 << 20)
         self.joined = threading.Event()
+        self.joins = threading.Semaphore(0)
         events = Events(self.seen.append)
         keys = Keyspace("site")
         self.fill = Fill(
@@ -200,6 +201,7 @@ class Process:
             flight, leads = board(key, instead_of)
             if not leads:
                 self.joined.set()
+                self.joins.release()
             return flight, leads
 
         self.fill._flights.board = spy  # type: ignore[method-assign]

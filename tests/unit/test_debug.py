@@ -31,7 +31,7 @@ KEY = PageKey("https", "example.org", "/app", "/caf\xc3\xa9", (("q", "a b"),), (
         ),
         (
             Served("isr:p:1", "MISS", text=KEY, lock="held", seconds=0.5),
-            'page verdict=MISS key="https://example.org/app/caf\\u00e9?q=a b x-lang=de" lock=held ms=500.0',
+            'page verdict=MISS key="https://example.org/app/caf\\u00e9?q=a b x-lang=a63964" lock=held ms=500.0',
         ),
         (
             Served("", "BYPASS", reason="cookie", text="/a?b=c"),

@@ -67,7 +67,7 @@ def test_without_a_secret_there_is_no_draft_mode() -> None:
 
 def test_outside_of_any_app_nobody_is_in_draft_mode() -> None:
     assert not is_draft()
-    with answering(Visitor(draft=True, secure=False)):
+    with answering(Visitor(drafts(), draft=True)):
         assert is_draft()
     assert not is_draft()
 
@@ -88,7 +88,7 @@ def test_what_takes_no_cookie_is_a_type_error() -> None:
 
 def test_over_tls_the_cookie_is_for_tls_alone() -> None:
     headers: list[tuple[str, str]] = []
-    with answering(Visitor(draft=False, secure=True)):
+    with answering(Visitor(drafts(), secure=True)):
         disable_draft(headers)
     assert "Secure" in headers[0][1]
     assert "HttpOnly" in headers[0][1]

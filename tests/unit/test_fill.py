@@ -550,7 +550,9 @@ def test_the_error_of_the_app_is_the_visitors_where_there_is_no_page() -> None:
 def test_what_a_failing_app_had_to_say_is_the_visitors_too() -> None:
     content = Content("503 Service Unavailable", (), b"sorry", "")
     cluster = Cluster(Origin(Failure("status-503", content)))
-    assert cluster.process().get() == Failed("status-503", content=content)
+    answer = cluster.process().get()
+    assert isinstance(answer, Failed)
+    assert (answer.reason, answer.content) == ("status-503", content)
 
 
 def test_a_visitor_who_has_nothing_gets_a_render_even_during_a_back_off() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.scripted import Clock
+from tests.unit.scripted import NEVER, Clock, Gate, start
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Broken, Event, Events
 from wsgi_isr.listing import Absent, Listings
@@ -35,12 +35,16 @@ class World:
 
     def __init__(self, paths: Any, **options: Any) -> None:
         self.clock = Clock()
+        self.epochs = "before"
         self.said: list[Event] = []
         made = rules(paths, dynamic_params=False, **options)
         self.listings = Listings(made, Events(self.said.append), self.clock)
 
     def has(self, path: str) -> bool:
-        return self.listings.absent(request(path)) is None
+        return self.absent(path) is None
+
+    def absent(self, path: str, method: str = "GET") -> Absent | None:
+        return self.listings.absent(request(path, method), lambda: self.epochs)
 
 
 # What is listed ------------------------------------------------------------------------------------------
@@ -127,9 +131,9 @@ def test_only_a_path_of_the_rule_that_is_not_listed_is_absent() -> None:
     world = World(["/blog/a"], negative_ttl=7)
     assert world.has("/blog/a")
     assert world.has("/elsewhere")
-    assert world.listings.absent(request("/blog/b")) == Absent(7)
-    assert world.listings.absent(request("/blog/b", "HEAD")) == Absent(7)
-    assert world.listings.absent(request("/blog/b", "POST")) is None
+    assert world.absent("/blog/b") == Absent(7)
+    assert world.absent("/blog/b", "HEAD") == Absent(7)
+    assert world.absent("/blog/b", "POST") is None
 
 
 def test_every_path_may_exist_where_params_are_dynamic() -> None:
@@ -164,12 +168,52 @@ def test_a_callable_is_asked_when_it_is_first_needed_and_again_for_what_it_did_n
     assert len(calls) == 2
 
 
-def test_a_callable_that_fails_leaves_it_to_the_app_and_is_said() -> None:
+def test_a_404_holds_until_the_list_is_asked_for_again() -> None:
+    world = World(lambda: ["/blog/a"], negative_ttl=7)
+    assert world.absent("/blog/b") == Absent(7)
+    world.clock.advance(3)
+    assert world.absent("/blog/b") == Absent(4)
+
+
+def test_after_an_invalidation_a_callable_is_asked_again_at_once() -> None:
+    posts = ["/blog/a"]
+    world = World(lambda: posts)
+    assert not world.has("/blog/b")
+    posts[:] = ["/blog/b"]
+    world.epochs = "after"
+    assert world.has("/blog/b")
+    assert not world.has("/blog/a")
+
+
+def test_whoever_does_not_say_when_is_told_how_it_is_now() -> None:
+    posts = ["/blog/a"]
+    world = World(lambda: posts)
+    assert world.has("/blog/a")
+    posts[:] = ["/blog/b"]
+    assert world.listings.absent(request("/blog/b")) is None
+
+
+def test_many_first_requests_ask_once() -> None:
+    gate, calls = Gate(["/blog/a"]), []
+
+    def paths() -> Any:
+        calls.append(1)
+        return gate.enter()
+
+    world = World(paths)
+    asking = [start(lambda: world.has("/blog/a")) for _ in range(5)]
+    gate.reached()
+    gate.open()
+    assert [one.result(NEVER) for one in asking] == [True] * 5
+    assert len(calls) == 1
+
+
+def test_a_callable_that_fails_leaves_it_to_the_app_and_is_said_and_not_asked_again_at_once() -> None:
     def paths() -> list[str]:
         raise OSError("no database")
 
     world = World(paths)
-    assert world.has("/blog/a")
+    assert [world.has("/blog/a") for _ in range(5)] == [True] * 5
     (said,) = world.said
     assert isinstance(said, Broken)
     assert "/blog/<slug>" in said.where

@@ -120,14 +120,12 @@ def test_those_who_come_while_one_runs_share_the_next(monkeypatch: pytest.Monkey
     cluster, process = filled(page("v1", None), gate, second)
     first = start(lambda: refresh(process))
     gate.reached()
-    others = []
-    for _ in range(5):
-        process.joined.clear()
-        others.append(start(lambda: refresh(process)))
-        assert process.joined.wait(NEVER)
+    others = [start(lambda: refresh(process)) for _ in range(5)]
+    assert all(process.joins.acquire(timeout=NEVER) for _ in others)
     gate.open()
     assert body(first.result(NEVER)) == "v2"
     second.reached()
+    assert all(process.joins.acquire(timeout=NEVER) for _ in others[1:])  # all but the one that leads it
     second.open()
     assert {body(other.result(NEVER)) for other in others} == {"v3"}
     assert cluster.origin.renders == 3

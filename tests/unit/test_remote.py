@@ -18,7 +18,7 @@ from wsgi_isr import remote
 from wsgi_isr.entry import Content, pack, unpack
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, StoreFailed
-from wsgi_isr.fill import Failed, Fill, Made, Served, Task
+from wsgi_isr.fill import Failed, Fill, Made, Served, Task, Unknown
 from wsgi_isr.freshness import Failure
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.remote import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
@@ -389,7 +389,7 @@ def test_a_task_that_only_the_other_one_can_describe_is_unknown() -> None:
     scene = Scene()
 
     def raises(task: Task) -> list[str]:
-        raise LookupError("no such function")
+        raise Unknown("no such function")
 
     scene.rendering.fill._tags_of = raises
     assert scene.rendering.fill.work(TASK) == remote.UNKNOWN

@@ -9,6 +9,7 @@ The lines are ``name=value`` pairs, on the logger ``wsgi_isr.debug``::
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from typing import Any
@@ -79,6 +80,10 @@ def _quoted(text: str) -> str:
     return text if text.isprintable() and not any(mark in text for mark in ' "\\') else json.dumps(text)
 
 
+def _digest(value: str) -> str:
+    return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+
+
 def _shown(text: str) -> str:
     """The URL of a page's key; anything else as it is."""
     try:
@@ -87,5 +92,6 @@ def _shown(text: str) -> str:
     except (ValueError, TypeError):
         return text
     query = "&".join(f"{name}={value}" for name, value in key.query)
-    varied = "".join(f" {name}={value}" for name, value in (*key.headers, *key.cookies))
+    # Of what else makes the page a different one, not the values: a session may be among them.
+    varied = "".join(f" {name}={_digest(value)}" for name, value in (*key.headers, *key.cookies))
     return f"{key.scheme}://{key.host}{path}{'?' if query else ''}{query}{varied}"

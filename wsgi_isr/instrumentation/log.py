@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 from typing import Any
 
+from ..errors import listed
 from ..events import (
     BackgroundFull,
     Broken,
@@ -60,9 +60,9 @@ def log_events() -> Subscriber:
             _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
         elif isinstance(event, Invalidated):
             if event.undelivered:
-                _log.error("not delivered: the invalidation (%s) of %s", event.mode, _shown(event.undelivered))
+                _log.error("not delivered: the invalidation (%s) of %s", event.mode, listed(event.undelivered))
             else:
-                _log.debug("invalidated (%s): %s", event.mode, _shown(event.tags))
+                _log.debug("invalidated (%s): %s", event.mode, listed(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
             _log.error(
@@ -72,11 +72,6 @@ def log_events() -> Subscriber:
             _log.debug("no room for a background render: %s", event.key)
 
     return log
-
-
-def _shown(tags: Iterable[str]) -> str:
-    # A path among them may be a visitor's: nothing in it makes another line.
-    return ", ".join(tag if tag.isprintable() else repr(tag) for tag in tags)
 
 
 def _traceback(error: BaseException | None) -> Any:
