@@ -47,13 +47,19 @@ class Server(NamedTuple):
     port: int
     folder: Path
 
+    def made(self) -> int:
+        """How many pages were computed."""
+        return len(self._lines())
+
+    def _lines(self) -> list[str]:
+        try:
+            return (self.folder / "renders").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+
     def computing(self, since: float, until: float) -> float:
         """For which part of that time a page was being made."""
-        try:
-            lines = (self.folder / "renders").read_text().splitlines()
-        except FileNotFoundError:
-            return 0.0
-        spans = sorted(tuple(map(float, line.split())) for line in lines)
+        spans = sorted(tuple(map(float, line.split())) for line in self._lines())
         covered, end = 0.0, since
         for began, ended in spans:
             begin, end_of = max(began, end), min(ended, until)
@@ -172,8 +178,16 @@ def _turn(server: Server, regenerating: bool) -> Sample:
         began = time.monotonic()
         rate, p99 = _load(server)
         ended = time.monotonic()
-    time.sleep(0.3)  # what is still being made
+    _settle(server)
     return Sample(rate, p99, server.computing(began, ended))
+
+
+def _settle(server: Server) -> None:
+    """What is still being made is not for the next one to bear."""
+    made = -1
+    while made < (now := server.made()):
+        made = now
+        time.sleep(0.4)
 
 
 @contextlib.contextmanager
