@@ -14,17 +14,17 @@ from types import TracebackType
 
 from gunicorn.config import make_settings
 
-from . import processes
+from cluster import processes
+from cluster.parts import TETHER
+from cluster.workload.tethered import FROM_OUTSIDE
+
 from .visitor import HOST, ask
 from .waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[3]
-TETHER = Path(__file__).with_name("tether.py")
 
 #: The app that most live tests are about.
 MEASURED = "tests.live.support.measured:application"
-#: Variables that would change what a test is about, and are not passed on.
-FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "LIVE_", "PYTHONWARN")
 #: The words of log levels and tracebacks with which a server complains.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
 
@@ -32,7 +32,7 @@ COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exc
 class Gunicorn:
     """``with Gunicorn(...) as server:`` a server that answers, until the block ends.
 
-    To be entered in a thread that outlives the block: the server dies with it (see :mod:`.tether`).
+    To be entered in a thread that outlives the block: the server dies with it (see :mod:`cluster.tether`).
 
     :param log: where its output goes, appended.
     :param env: environment variables.
@@ -76,7 +76,7 @@ class Gunicorn:
             command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{descriptor}", *self._arguments]
             # The port is ours before the server starts, and the server inherits it: nobody else can get it.
             self._process = subprocess.Popen(
-                [sys.executable, str(TETHER), str(os.getpid()), *command],
+                [sys.executable, str(TETHER), str(os.getpid()), "SIGTERM", *command],
                 env=self._environment(),
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from tests.live.support.server import FROM_OUTSIDE, ROOT
+from ..parts import ROOT
 
+#: Variables that would change what a history is about, and are not passed on.
+FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "LIVE_", "CLUSTER_", "PYTHONWARN")
 T = TypeVar("T")
 
 

@@ -1,4 +1,4 @@
-"""Processes as the kernel sees them (proc(5)): who is alive, whose child, in which group."""
+"""Processes as the kernel sees them (proc(5)): who is alive, whose child, in which group, and since when."""
 
 from __future__ import annotations
 
@@ -12,11 +12,22 @@ PROC = Path("/proc")
 
 
 class Process(NamedTuple):
-    """One that is alive; a zombie is not."""
+    """One that is alive; a zombie is not.
+
+    ``started`` is in clock ticks since the machine booted: together with ``pid`` it is one process, and no other that
+    is given the same number later.
+    """
 
     pid: int
     parent: int
     group: int
+    state: str = "S"
+    started: int = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """By SIGSTOP, until SIGCONT."""
+        return self.state in "Tt"
 
 
 def alive() -> Iterator[Process]:
@@ -29,12 +40,24 @@ def alive() -> Iterator[Process]:
 def look_at(pid: int) -> Process | None:
     """The process ``pid``, or ``None`` where it is gone, if only its exit code is left."""
     try:
-        stat = (PROC / str(pid) / "stat").read_text()
+        stat = (PROC / str(pid) / "stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name stands in parentheses and may contain any, so the last one counts.
-    state, parent, group = stat.rpartition(")")[2].split()[:3]
-    return None if state in "ZX" else Process(pid, int(parent), int(group))
+    state, parent, group, *rest = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else Process(pid, int(parent), int(group), state, int(rest[16]))
+
+
+def descendants(pid: int) -> list[Process]:
+    """Every process below ``pid`` that is alive, parents first."""
+    everyone = list(alive())
+    found: list[Process] = []
+    generation = {pid}
+    while generation:
+        children = [process for process in everyone if process.parent in generation]
+        found += children
+        generation = {child.pid for child in children}
+    return found
 
 
 def threads(pid: int) -> int:

@@ -1,6 +1,6 @@
 """A process that fills memcached nodes with small keys, so that they evict others.
 
-``FAULTS_NODES``: their ports. ``FAULTS_RATE``: keys for each node in a second.
+``CLUSTER_NODES``: their ports. ``CLUSTER_RATE``: keys for each node in a second.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import socket
 
-from tests.live.support.visitor import HOST
-
+from ..ports import HOST
 from .tethered import until_told
 
 #: Keys in one go, and the size of their values.
@@ -19,8 +18,8 @@ BATCH, SIZE = 250, 40
 def main() -> None:
     """Until standard input ends."""
     told = until_told()
-    nodes = [socket.create_connection((HOST, int(port)), 20) for port in os.environ["FAULTS_NODES"].split(",")]
-    pause = BATCH / float(os.environ["FAULTS_RATE"])
+    nodes = [socket.create_connection((HOST, int(port)), 20) for port in os.environ["CLUSTER_NODES"].split(",")]
+    pause = BATCH / float(os.environ["CLUSTER_RATE"])
     first = 0
     while not told.wait(pause):
         keys = range(first, first + BATCH)

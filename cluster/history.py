@@ -43,7 +43,7 @@ class Read:
 
     @classmethod
     def parse(cls, line: bytes) -> Read:
-        """A line that :mod:`.readers` wrote."""
+        """A line that :mod:`.workload.readers` wrote."""
         start, end, status, label, path, port, body = json.loads(line)
         if isinstance(body, dict) and "versions" in body:
             return cls(start, end, status, label, path, port, body["path"], body["versions"])
@@ -75,7 +75,7 @@ class Invalidation:
 
     @classmethod
     def parse(cls, line: bytes) -> Invalidation:
-        """A line that :mod:`.admin` wrote."""
+        """A line that :mod:`.workload.admin` wrote."""
         written = json.loads(line)
         return cls(written["rows"], written["mode"], tuple(Attempt(*attempt) for attempt in written["attempts"]))
 
