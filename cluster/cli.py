@@ -1,10 +1,289 @@
-"""The command; not here yet."""
+"""The command ``python -m cluster``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import click
 
+from . import control, keeper, processes
+from .check import check as play_check
+from .errors import CannotStart, ClusterError, Down, NoSuchPart
+from .faults import carry_out
+from .state import DEFAULT, Directory, State
+from .supervise import DEFAULT_APP, Cluster, Stopped, Topology, serve, stoppable
 
-@click.group()
-def main() -> None:
-    """A cluster on this machine."""
+#: Seconds for a cluster to start, or to end.
+PATIENCE = 60.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    *("--directory", "path"),
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT,
+    show_default=True,
+    help="Where the cluster keeps its files: one cluster for each.",
+)
+@click.pass_context
+def main(context: click.Context, path: Path) -> None:
+    """Run a whole cluster on this machine: memcached nodes, gunicorn instances of an app, and nginx in front."""
+    context.obj = Directory(path)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Errors are one line and an exit code."""
+    try:
+        yield
+    except NoSuchPart as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except ClusterError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+# Up and down ------------------------------------------------------------------------------------------
+
+
+def _count(name: str, default: int, what: str) -> Callable[[Any], Any]:
+    return click.option(name, type=click.IntRange(1, 32), default=default, show_default=True, help=what)
+
+
+@main.command()
+@_count("--nodes", 3, "memcached nodes.")
+@_count("--instances", 3, "gunicorn instances.")
+@_count("--workers", 2, "Workers of each instance.")
+@click.option("--app", default=DEFAULT_APP, show_default=True, metavar="MODULE:ATTR", help="A WSGI app, within ISR.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of the balancer; 0: a free one."
+)
+@click.option("--network", is_flag=True, help="Put a network between instances and nodes that can be cut (see cut).")
+@click.option(
+    "--read-timeout",
+    type=click.FloatRange(0.1, 600),
+    default=12.0,
+    show_default=True,
+    help="Seconds that an instance may take before the balancer asks another one.",
+)
+@click.option("--detach", is_flag=True, help="Come back when all is ready; it ends with `down`.")
+@click.pass_obj
+def up(directory: Directory, /, detach: bool, **options: Any) -> None:
+    """Start a cluster, and keep it until Ctrl-C or `down`. Nothing of it is left behind then."""
+    if detach:
+        with reported():
+            _detach(directory)
+            _show(directory.read())
+        return
+    sys.exit(keeper.keep(lambda: _supervise(Topology(**options), directory), directory.forget))
+
+
+def _supervise(topology: Topology, directory: Directory) -> int:
+    try:
+        with stoppable():
+            try:
+                with reported(), Cluster(topology, directory, _say) as cluster:
+                    _show(directory.read())
+                    click.echo("Ctrl-C ends it; in another terminal: python -m cluster --help")
+                    serve(cluster, carry_out)
+            except Stopped:
+                _say("stopped; nothing is left")
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
+
+
+def _detach(directory: Directory) -> None:
+    """The same command in a session of its own, until it is ready. :raises ClusterError: it did not get there."""
+    if directory.is_owned():
+        raise CannotStart(f"a cluster runs in {directory.path} already: python -m cluster down ends it")
+    directory.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = directory.path / "up.log"
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "cluster", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + PATIENCE
+    while started.poll() is None:
+        try:
+            if directory.read().ready:
+                started.returncode = 0  # it is not ours to wait for any more
+                return
+        except Down:
+            pass
+        if time.monotonic() > deadline:
+            started.send_signal(signal.SIGTERM)
+            raise ClusterError(f"it is not ready after {PATIENCE:g} s (see {log})")
+        time.sleep(0.05)
+    said = log.read_text("utf-8", "replace").strip().splitlines()
+    raise ClusterError(said[-1] if said else f"it ended with exit code {started.returncode} (see {log})")
+
+
+@main.command()
+@click.pass_obj
+def down(directory: Directory) -> None:
+    """End the cluster, whatever state it is in."""
+    with reported():
+        state = directory.read()
+        try:
+            control.send(directory.control, {"do": "down"})
+        except Down:
+            pass  # it ends at once instead of answering
+        except ClusterError as error:
+            click.echo(f"{error}; killing it", err=True)
+            _kill_supervisor(state)
+        deadline = time.monotonic() + PATIENCE
+        while directory.is_owned():
+            if time.monotonic() > deadline:
+                raise ClusterError(f"it has not ended within {PATIENCE:g} s: kill -9 {state.pid} ends it at once")
+            time.sleep(0.02)
+        click.echo("stopped; nothing is left")
+
+
+@main.command()
+@click.option("--app", default=DEFAULT_APP, show_default=True, metavar="MODULE:ATTR", help="A WSGI app, within ISR.")
+def check(app: str) -> None:
+    """Start a cluster of its own, look at it, break it, end it; exits with 1 where a step does not hold."""
+    sys.exit(play_check(app))
+
+
+def _kill_supervisor(state: State) -> None:
+    try:
+        descriptor = os.pidfd_open(state.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # Since the descriptor was opened, the number is that of one process.
+        found = processes.look_at(state.pid)
+        if found is not None and found.started == state.started:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    finally:
+        os.close(descriptor)
+
+
+# What there is ----------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.pass_obj
+def status(directory: Directory, as_json: bool) -> None:
+    """Show every part and its state. Exits with 1 where one does not run."""
+    with reported():
+        state = directory.read()
+    if as_json:
+        parts = [{**asdict(part), "state": part.state} for part in state.parts]
+        click.echo(json.dumps({**asdict(state), "directory": str(directory.path), "parts": parts}, indent=2))
+    else:
+        _show(state)
+    sys.exit(0 if state.ready and all(part.state == "running" for part in state.parts) else 1)
+
+
+def _show(state: State) -> None:
+    rows = [("PART", "ROLE", "ADDRESS", "PID", "STATE")]
+    rows += [(part.name, part.role, part.address, str(part.pid or "-"), part.state) for part in state.parts]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(f"\n{state.app} at {state.url}/\nWSGI_ISR_STORE={state.store}")
+
+
+@main.command()
+@click.argument("part", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Of each part.")
+@click.pass_obj
+def logs(directory: Directory, part: str | None, follow: bool, lines: int) -> None:
+    """Show what parts say; of a cluster that has ended, too."""
+    with reported():
+        found = {path.stem: path for path in sorted(directory.logs.glob("*.log"))}
+        if not found:
+            raise Down(f"no cluster has run in {directory.path}: python -m cluster up")
+        if part is not None and part not in found:
+            raise NoSuchPart(f"there is no part {part!r}: {', '.join(found)}")
+        chosen = {part: found[part]} if part is not None else found
+        try:
+            _print_logs(chosen, lines, follow)
+        except KeyboardInterrupt:
+            pass
+
+
+def _print_logs(logs: dict[str, Path], last: int, follow: bool) -> None:
+    width = max(map(len, logs))
+    read = dict.fromkeys(logs, 0)
+    rest: int | None = last
+    while True:
+        for name, path in logs.items():
+            with path.open("rb") as log:
+                log.seek(read[name])
+                text = log.read()
+            whole = text if rest is not None and not follow else text[: text.rfind(b"\n") + 1]
+            read[name] += len(whole)
+            lines = whole.decode("utf-8", "replace").splitlines()
+            for line in lines if rest is None else lines[max(0, len(lines) - rest) :]:
+                click.echo(f"{name.ljust(width)}  {line}" if len(logs) > 1 else line)
+        if not follow:
+            return
+        rest = None
+        time.sleep(0.2)
+
+
+# What can be done to it -------------------------------------------------------------------------------
+
+
+def _order(directory: Directory, name: str, **arguments: Any) -> None:
+    with reported():
+        directory.read()
+        click.echo(control.send(directory.control, {"do": name, "with": arguments}))
+
+
+def _fault(name: str, what: str, argument: str | None = "part") -> None:
+    """A command that gives an order."""
+
+    def command(directory: Directory, /, **arguments: Any) -> None:
+        _order(directory, name, **arguments)
+
+    made = click.pass_obj(command)
+    if argument is not None:
+        made = click.argument(argument)(made)
+    main.command(name, help=what)(made)
+
+
+_fault("kill", "Kill a part (SIGKILL); it stays dead until `restart`.")
+_fault("pause", "Let a part hang (SIGSTOP): it takes connections, and does not answer.")
+_fault("resume", "End `pause`.")
+_fault("restart", "Stop a part, if it runs, and start it again at its address.")
+_fault("flush", "Empty a node.", "node")
+_fault("cut", "Cut a node off the instances (up --network).", "node")
+_fault("heal", "End `cut` and `slow`.", "node")
+_fault("reload", "Let the balancer read its configuration again.", None)
+_fault("roll", "Restart the instances one by one, as RELEASE of the app.", "release")
+
+
+@main.command("slow")
+@click.argument("node")
+@click.argument("seconds", type=click.FloatRange(0, 30))
+@click.pass_obj
+def slow_command(directory: Directory, /, **arguments: Any) -> None:
+    """Let a node answer up to SECONDS late (up --network)."""
+    _order(directory, "slow", **arguments)

@@ -14,12 +14,18 @@ import sys
 
 PR_SET_PDEATHSIG = 1
 
+
+def tether(number: signal.Signals) -> None:
+    """From now on this process gets that signal when its parent ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
+
+
 if __name__ == "__main__":
     parent, name, *command = sys.argv[1:]
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.Signals[name]))
-        if os.getppid() != int(parent):  # it was faster
-            sys.exit(1)
+    tether(signal.Signals[name])
+    if sys.platform == "linux" and os.getppid() != int(parent):  # it was faster
+        sys.exit(1)
     try:
         os.execv(command[0], command)
     except OSError as error:

@@ -1,0 +1,148 @@
+"""gunicorn instances of an app that is cached by ``ISR``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from gunicorn.config import make_settings
+
+from . import ports, processes
+from .errors import CannotStart, ClusterError
+from .parts import Part, importing
+from .request import fetch
+
+#: Imports the app as an instance does, and says whether it is cached.
+CHECK = "from cluster.observed import isr; print('cached' if isr else 'not cached')"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What all instances have in common.
+
+    :param app: ``module:attribute``, or ``module:factory('argument')``, as gunicorn takes it.
+    :param store: the store's URL. :param directory: where they run, and import from.
+    :param renders: the file that gets a line for each render.
+    :param env: more variables. :param preload: the app is loaded once, before the workers are forked.
+    """
+
+    app: str
+    store: str
+    directory: Path
+    renders: Path
+    workers: int = 2
+    threads: int = 8
+    env: Mapping[str, str] = field(default_factory=dict)
+    preload: bool = False
+
+    def environment(self, instance: str) -> dict[str, str]:
+        """The variables of an instance."""
+        return {
+            **importing(),
+            "WSGI_ISR_STORE": self.store,
+            "CLUSTER_APP": self.app,
+            "CLUSTER_INSTANCE": instance,
+            "CLUSTER_RENDERS": str(self.renders),
+            **self.env,
+        }
+
+    def check(self) -> bool:
+        """Import the app, in a process of its own. :returns: whether it is cached by ``ISR``.
+
+        :raises CannotStart: it cannot be imported, with the reason.
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", CHECK],
+            env=self.environment("check"),
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise CannotStart(f"the app {self.app} cannot be imported from {self.directory}: {said[-1]}")
+        return done.stdout.strip().endswith("not cached") is False
+
+
+class Instance(Part):
+    """One gunicorn, with its workers."""
+
+    role: ClassVar[str] = "gunicorn"
+    stop_patience: ClassVar[float] = 15.0  # longer than --graceful-timeout
+
+    def __init__(self, name: str, log: Path | None, served: Served, port: int = 0) -> None:
+        super().__init__(name, log, port)
+        self.served = served
+        #: Variables of this one, on top of those that all have.
+        self.env: dict[str, str] = {}
+
+    def command(self) -> Sequence[str]:
+        command = [sys.executable, "-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn"]
+        command += ["--chdir", str(self.served.directory)]
+        command += ["--workers", str(self.served.workers)]
+        command += ["--worker-class", "gthread", "--threads", str(self.served.threads)]
+        # Longer than the default of ISR's `drain`; and longer than the balancer keeps connections, so that it is
+        # never the instance who closes one that the balancer is about to use.
+        command += ["--graceful-timeout", "12", "--keep-alive", "75"]
+        if self.served.preload:
+            command += ["--preload"]
+        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; all instances would share it
+            command += ["--no-control-socket"]
+        return [*command, "cluster.observed:application"]
+
+    def environment(self) -> Mapping[str, str]:
+        return {**self.served.environment(self.name), **self.env}
+
+    def launch(self) -> None:
+        if self.leader is not None:
+            raise CannotStart(f"{self.name} runs already")
+        self.kill()
+        # It inherits the socket, so that its port cannot be lost; ours is closed, or it would take connections
+        # that nobody answers once the instance is gone.
+        with ports.listener(self.port) as listener:
+            command = list(self.command())
+            self._spawn([*command[:-1], "--bind", f"fd://{listener.fileno()}", command[-1]], listener)
+
+    def is_ready(self) -> bool:
+        # One that gets SIGTERM before it has its own handlers would lose it in those that it inherited, and gunicorn
+        # would wait for it in vain. The handler of SIGABRT is the last that a worker gets.
+        try:
+            deaf = [pid for pid in self.workers() if not processes.catches(pid, signal.SIGABRT)]
+        except (FileNotFoundError, ProcessLookupError):  # one that ended just now
+            return False
+        if len(self.workers()) != self.served.workers or deaf:
+            return False
+        # Whatever it answers, it is there; OPTIONS is not for the cache, and no page is rendered.
+        return fetch(self.port, "/", method="OPTIONS", seconds=5).status != 0
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers that are alive, in order."""
+        if self.leader is None:
+            return []
+        return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
+
+    def kill_worker(self, worker: int) -> None:
+        """``kill -9`` one worker. :raises ClusterError: it is none of ours."""
+        # The master reaps its workers, so a number may be free again; a pidfd is of one process for ever.
+        try:
+            descriptor = os.pidfd_open(worker)
+        except ProcessLookupError:
+            descriptor = -1
+        if descriptor < 0 or worker not in self.workers():
+            raise ClusterError(f"{worker} is no worker of {self.name}: {self.workers()}")
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+    def telling(self, lines: Sequence[str]) -> str:
+        errors = [line for line in lines if "Error" in line or "[ERROR]" in line]
+        return (errors or lines)[-1]
