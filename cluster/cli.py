@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 
 import click
 
-from . import control, keeper, processes
+from . import control, keeper, load, plot, processes, renders
 from .check import check as play_check
 from .errors import CannotStart, ClusterError, Down, NoSuchPart
 from .faults import carry_out
+from .report import Report, spells
 from .state import DEFAULT, Directory, State
 from .supervise import DEFAULT_APP, Cluster, Stopped, Topology, serve, stoppable
 
@@ -287,3 +288,72 @@ _fault("roll", "Restart the instances one by one, as RELEASE of the app.", "rele
 def slow_command(directory: Directory, /, **arguments: Any) -> None:
     """Let a node answer up to SECONDS late (up --network)."""
     _order(directory, "slow", **arguments)
+
+
+# What it can do ---------------------------------------------------------------------------------------
+
+
+def _plot_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None and path.suffix not in (".svg", ".png"):
+        raise click.BadParameter("a plot is a .svg or a .png file")
+    if path is not None and path.suffix == ".png" and plot.drawn_by() is None:
+        raise click.BadParameter("nobody here draws a .png: name a .svg file, or apt-get install chromium")
+    return path
+
+
+plot_option = click.option(
+    *("--plot", "plot_path"),
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_plot_file,
+    metavar="FILE.svg|.png",
+    help="What happened over time, with what was done to parts.",
+)
+
+
+@main.command("load")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True)
+@click.option("--connections", type=click.IntRange(1, 500), default=32, show_default=True)
+@click.option("--rate", type=click.FloatRange(0), default=0.0, help="Requests per second; all that are answered.")
+@click.option("--path", "paths", multiple=True, metavar="PATH", help="A page; instead of the start page and its links.")
+@click.option("--seed", type=int, default=0, help="Of the order in which pages are asked for.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@plot_option
+@click.pass_obj
+def load_command(
+    directory: Directory,
+    /,
+    seconds: float,
+    connections: int,
+    rate: float,
+    paths: Sequence[str],
+    seed: int,
+    as_json: bool,
+    plot_path: Path | None,
+) -> None:
+    """Let visitors ask for pages, and report what they got. Exits with 1 where one got no answer, or a 5xx.
+
+    It asks the cluster that runs. What is done to that from another terminal is in the report.
+    """
+    with reported():
+        state = directory.read()
+        port = int(state.url.rpartition(":")[2])
+        pages = list(paths) or load.discover(port)
+        samples = load.run(port, pages, seconds=seconds, connections=connections, rate=rate, seed=seed)
+        report = made_of(directory, samples, connections)
+        click.echo(json.dumps(report.as_json(), indent=2) if as_json else str(report))
+        if plot_path is not None:
+            picture = plot.of_load(report, state.app)
+            plot.write(picture, plot_path)
+            if not as_json:
+                click.echo(f"plot              {plot_path}")
+    sys.exit(1 if report.failed else 0)
+
+
+def made_of(directory: Directory, samples: load.Samples, connections: int) -> Report:
+    """The report of a load on the cluster in that directory."""
+    every = renders.read(directory.renders)
+    host = directory.read().url.partition("://")[2]
+    # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
+    windows = renders.windows(every, renders.keys(host, samples.lifetimes), samples.began) if every else None
+    during = [render for render in every if samples.began <= render.ended <= samples.ended]
+    return Report(samples, connections, during, windows, spells(directory.noted(), samples.began, samples.ended))
