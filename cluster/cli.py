@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import click
 
-from . import control, keeper, load, plot, processes, renders
+from . import chaos, control, keeper, load, plot, processes, renders
 from .check import check as play_check
 from .errors import CannotStart, ClusterError, Down, NoSuchPart
 from .faults import carry_out
@@ -357,3 +358,38 @@ def made_of(directory: Directory, samples: load.Samples, connections: int) -> Re
     windows = renders.windows(every, renders.keys(host, samples.lifetimes), samples.began) if every else None
     during = [render for render in every if samples.began <= render.ended <= samples.ended]
     return Report(samples, connections, during, windows, spells(directory.noted(), samples.began, samples.ended))
+
+
+@main.command("chaos")
+@click.option("--seed", type=int, default=None, help="Of the schedule; a random one by default.")
+@click.option("--seconds", type=click.FloatRange(5, 3600), default=30.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@plot_option
+@click.pass_obj
+def chaos_command(
+    directory: Directory, /, seed: int | None, seconds: float, as_json: bool, plot_path: Path | None
+) -> None:
+    """Strike a cluster with faults while it is read and invalidated, and check that no promise is broken.
+
+    A cluster of its own, with a site whose pages show which version of its data they are made of. Exits with 1 where
+    somebody got a page that was older than an acknowledged invalidation allows, or a 5xx while an instance lived.
+    """
+    own = Directory(directory.path / "chaos")
+    chosen = random.randrange(1_000_000) if seed is None else seed
+    plot_path = plot_path or own.path / f"seed-{chosen}.svg"
+    sys.exit(keeper.keep(lambda: _chaos(own, chosen, seconds, as_json, plot_path), own.forget))
+
+
+def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: Path) -> int:
+    say = (lambda _line: None) if as_json else click.echo
+    try:
+        with stoppable(), reported():
+            outcome = chaos.run(own, seed, seconds, say)
+            plot.write(outcome.svg(), plot_path)
+            click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else f"{outcome}\nplot: {plot_path}")
+            return 1 if outcome.violations else 0
+    except Stopped:
+        click.echo("stopped before its end; nothing is left", err=True)
+        return 1
+    except SystemExit as error:
+        return int(error.code or 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from .control import Order
 from .errors import ClusterError
 from .supervise import Cluster, Stopped
+from .workload.tethered import Tethered
 
 #: Where Debian has the library that shifts a process's clock; other systems' are not looked for.
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
@@ -82,6 +83,22 @@ def heal(cluster: Cluster, node: str) -> str:
     return f"{node} can be reached"
 
 
+def press(cluster: Cluster, rate: int = 10_000) -> str:
+    """Fill every node with so many small keys in a second, until ``relieve``: other keys are evicted."""
+    if cluster.pressure is not None:
+        raise ClusterError("the nodes are under pressure already")
+    env = {"CLUSTER_NODES": ",".join(str(node.port) for node in cluster.nodes), "CLUSTER_RATE": str(rate)}
+    pressure = Tethered("pressure", "cluster.workload.pressure", cluster.directory.logs, env, bytes)
+    cluster.pressure = pressure.__enter__()
+    return f"every node gets {rate} small keys in a second"
+
+
+def relieve(cluster: Cluster) -> str:
+    """End ``press``."""
+    cluster.relieve()
+    return "the nodes are under no pressure"
+
+
 def reload(cluster: Cluster) -> str:
     """nginx reads its configuration again."""
     cluster.balancer.reload()
@@ -101,11 +118,10 @@ def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
     if not FAKETIME.exists():
         raise ClusterError("clocks cannot be shifted: apt-get install libfaketime")
     target = cluster.instance(instance)
-    for name in ("LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC"):
+    for name in ("LD_PRELOAD", "FAKETIME"):
         target.env.pop(name, None)
     if seconds:
-        # Wall clocks of machines differ; a monotonic one that jumped would be no fault that happens.
-        target.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+        target.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s"}
     target.restart()
     return f"the clock of {instance} is {seconds:+g} s off" if seconds else f"the clock of {instance} is right"
 
@@ -113,7 +129,23 @@ def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
 FAULTS: Mapping[str, Callable[..., str]] = {
     fault.__name__: fault
     for fault in (
-        *(kill, kill_worker, pause, resume, restart, flush, cut, swallow, slow, heal, reload, roll, shift_clock),
+        *(
+            kill,
+            kill_worker,
+            pause,
+            resume,
+            restart,
+            flush,
+            cut,
+            swallow,
+            slow,
+            heal,
+            press,
+            relieve,
+            reload,
+            roll,
+            shift_clock,
+        ),
     )
 }
 
@@ -132,7 +164,8 @@ def strike(cluster: Cluster, name: str, **arguments: object) -> str:
     """Do it, and note when it was done, and to which part."""
     began = time.monotonic()
     said = FAULTS[name](cluster, **arguments)
-    part = "balancer" if name == "reload" else "instances" if name == "roll" else str(next(iter(arguments.values())))
+    whole = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}
+    part = whole.get(name) or str(next(iter(arguments.values())))
     cluster.note(name, part, began=began)
     cluster.say(said)
     return said

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 
 from . import processes
@@ -42,6 +43,8 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
                 code = supervise()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

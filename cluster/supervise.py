@@ -21,6 +21,7 @@ from .network import Link
 from .nodes import Node
 from .parts import Part, program
 from .state import Directory, PartState, State
+from .workload.tethered import Tethered
 
 _PartT = TypeVar("_PartT", bound=Part)
 
@@ -70,6 +71,8 @@ class Cluster:
         self.nodes: list[Node] = []
         self.links: list[Link] = []
         self.instances: list[Instance] = []
+        #: What presses upon the nodes' memory.
+        self.pressure: Tethered[bytes] | None = None
         self._parts: list[Part] = []
         self._ready = False
         self._known_dead: set[str] = set()
@@ -229,11 +232,19 @@ class Cluster:
                 self.say(f"{part.name} has ended ({how}): python -m cluster restart {part.name}")
                 self.note("ended", part.name)
 
+    def relieve(self) -> None:
+        """End the pressure upon the nodes; harmless where there is none."""
+        if self.pressure is not None:
+            # It may have ended by itself, together with a node that was killed.
+            self.pressure.end()
+            self.pressure = None
+
     # End ----------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
         """First who takes visitors, then who serves them, then what those need; instances together."""
         try:
+            self.relieve()
             balancers = [part for part in self._parts if isinstance(part, Balancer)]
             stages: list[Sequence[Part]] = [balancers, self.instances, self.links, self.nodes]
             for several in stages:

@@ -69,7 +69,10 @@ class Visitor:
             page = json.loads(body)
         except ValueError:
             page = body.decode("utf-8", "replace")
-        return [start, end, status, headers.get("x-isr", ""), path, self._port, page]
+        # Behind a balancer: the instance that it asked last.
+        upstream = headers.get("x-upstream", "").rpartition(":")[2]
+        port = int(upstream) if upstream.isdigit() else self._port
+        return [start, end, status, headers.get("x-isr", ""), path, port, page]
 
     def _ask(self, path: str) -> tuple[int, dict[str, str], bytes]:
         connection = self._connection or self._connect()

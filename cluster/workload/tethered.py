@@ -75,6 +75,13 @@ class Tethered(Generic[T]):
         if kind is None:
             self.look()
 
+    def end(self) -> None:
+        """End it, whatever it has to say."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
+
     def look(self) -> None:
         """Read on. :raises AssertionError: it has ended in an error."""
         code = self._process.poll()

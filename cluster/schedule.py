@@ -1,0 +1,114 @@
+"""Which faults strike when, drawn from a seed. Pure: the same seed is the same schedule, on every machine."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+#: Seconds before the first strike, after the last one's end, and between two, on average.
+QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE = 1.0, 1.5, 1.0
+#: What an instance needs to start again on a machine that is busy.
+STARTING = 2.0
+EVERY_INSTANCE, EVERY_NODE, BALANCER = "instances", "nodes", "balancer"
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A fault: when, in seconds from the beginning, on what, for how long, and how much of it."""
+
+    at: float
+    fault: str
+    part: str
+    lasts: float = 0.0
+    amount: float = 0.0
+
+    @property
+    def ends(self) -> float:
+        """When what it did is undone."""
+        return self.at + self.lasts
+
+    def __str__(self) -> str:
+        lasts = f" for {self.lasts:.1f} s" if self.lasts else ""
+        amount = f" ({FAULTS[self.fault].unit % self.amount})" if FAULTS[self.fault].unit else ""
+        return f"{self.at:6.1f} s  {self.fault:<12} {self.part}{lasts}{amount}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault: what it strikes, how long it lasts, and how much it is.
+
+    :param busy: seconds after its end for which its part is left alone.
+    """
+
+    strikes: str
+    lasts: tuple[float, float] = (0.0, 0.0)
+    amount: Callable[[random.Random], float] = lambda _chance: 0.0
+    unit: str = ""
+    busy: float = 0.5
+    needs: float = 0.0
+
+
+FAULTS: Mapping[str, Kind] = {
+    "kill worker": Kind("instance"),
+    "kill": Kind("instance", (0.5, 2.0), busy=STARTING),
+    "hang": Kind("instance", (0.5, 2.5)),
+    "clock": Kind("instance", (2.0, 4.0), lambda c: c.choice((-1, 1)) * c.uniform(0.5, 5.0), "%+.1f s", busy=STARTING),
+    "roll": Kind(EVERY_INSTANCE, busy=STARTING),
+    # Only here may a visitor see that nobody is there.
+    "blackout": Kind(EVERY_INSTANCE, (0.3, 0.8), busy=STARTING, needs=15.0),
+    "kill node": Kind("node", (0.0, 1.0)),
+    "hang node": Kind("node", (0.5, 2.5)),
+    "flush": Kind("node"),
+    "cut off": Kind("node", (0.5, 2.0)),
+    "dead cable": Kind("node", (0.5, 2.0)),
+    "slow network": Kind("node", (1.0, 3.0), lambda chance: chance.uniform(0.02, 0.12), "%.2f s at most"),
+    "pressure": Kind(EVERY_NODE, (1.5, 3.0)),
+    "reload": Kind(BALANCER),
+}
+
+
+def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[str]) -> list[Strike]:
+    """A schedule.
+
+    Nothing strikes a part while something else does, and one instance is always left alone, except in a blackout: a
+    visitor whom nobody is there to serve would say nothing about the cache.
+
+    :param seconds: all is undone some time before the end. :param nodes: their names; :param instances: theirs.
+    """
+    chance = random.Random(seed)
+    free = dict.fromkeys([*nodes, *instances, BALANCER, EVERY_NODE], 0.0)
+    strikes: list[Strike] = []
+    deck: list[str] = []
+    now = QUIET_AT_FIRST
+    while now < seconds - QUIET_IN_THE_END:
+        if not deck:  # each kind once before any comes again: a short run is to show as much as it can
+            deck = sorted(FAULTS)
+            chance.shuffle(deck)
+        name = deck.pop()
+        kind = FAULTS[name]
+        lasts, amount = chance.uniform(*kind.lasts), kind.amount(chance)
+        parts = _targets(kind, nodes, instances)
+        chance.shuffle(parts)
+        idle = [part for part in parts if _is_free(kind, part, instances, free, now)]
+        if idle and seconds >= kind.needs and now + lasts < seconds - QUIET_IN_THE_END:
+            strikes.append(Strike(round(now, 3), name, idle[0], round(lasts, 3), round(amount, 3)))
+            for part in instances if idle[0] == EVERY_INSTANCE else [idle[0]]:
+                free[part] = now + lasts + kind.busy
+            now += chance.expovariate(1 / PAUSE)
+        else:
+            now += 0.1
+    return strikes
+
+
+def _targets(kind: Kind, nodes: Sequence[str], instances: Sequence[str]) -> list[str]:
+    return {"node": list(nodes), "instance": list(instances)}.get(kind.strikes, [kind.strikes])
+
+
+def _is_free(kind: Kind, part: str, instances: Sequence[str], free: Mapping[str, float], now: float) -> bool:
+    if part == EVERY_INSTANCE:
+        return all(free[instance] <= now for instance in instances)
+    if kind.strikes == "instance":
+        others = [instance for instance in instances if instance != part]
+        return free[part] <= now and any(free[other] <= now for other in others)
+    return free[part] <= now
