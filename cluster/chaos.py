@@ -12,10 +12,11 @@ import math
 import os
 import random
 import shutil
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from . import faults, plot, renders, schedule
 from .errors import ClusterError
 from .history import Circumstances, Figures, Invalidation, Outage, Read, Violation, check, figures
 from .load import CUT, Samples
+from .network import Link
+from .parts import Part
 from .renders import Render
-from .report import Spell, buckets, spells
+from .report import Spell, buckets
 from .request import fetch
 from .schedule import Strike
 from .state import Directory
@@ -45,6 +48,8 @@ READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE, SLOW = 16, 0.02, 2, 0.15, 0.25
 #: Seconds for which a process may leave a node alone that is back: the longest pause between two probes of the breaker,
 #: with its jitter, and the probe.
 UNNOTICED = 3.0
+#: Seconds that an instance waits for a node.
+PATIENCE_WITH_NODES = 0.5
 #: Seconds for everything to be current again when all is quiet.
 PATIENCE = 20.0
 
@@ -64,6 +69,8 @@ class Outcome:
     spells: Sequence[Spell]
     seed: int
     coherence: float
+    #: Seconds.
+    stood_still: float
 
     @property
     def excused(self) -> int:
@@ -88,6 +95,7 @@ class Outcome:
             "invalidation_errors": self.figures.refused,
             "nobody_there": self.excused,
             "renders": len(self.renders),
+            "machine_stood_still": round(self.stood_still, 3),
             "violations": [str(violation) for violation in self.violations],
         }
 
@@ -95,6 +103,7 @@ class Outcome:
         kinds = Counter(violation.promise for violation in self.violations)
         lines = [
             f"{self.figures}; {len(self.renders)} renders; {self.excused} times nobody was there to serve",
+            *([f"the machine stood still for {self.stood_still:.1f} s in all"] if self.stood_still else []),
             *(f"skipped: {reason}" for reason in self.skipped),
             f"{len(self.violations)} violations" + (":" if kinds else ""),
             *(f"    {count} times: {promise}" for promise, count in kinds.most_common()),
@@ -151,9 +160,10 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
             try:
                 striker.run(seconds)
             finally:
-                striker.mend()
+                striker.stop()
         ended = time.monotonic()
         if not history.violations():
+            striker.wait_until_all_run()
             history.reads += _in_the_end(cluster, site)
         reads, invalidations = history.reads, history.invalidations
         return Outcome(
@@ -165,9 +175,10 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
             ended,
             reads,
             [render for render in renders.read(directory.renders) if began <= render.ended <= ended],
-            spells(directory.noted(), began, ended),
+            sorted(striker.done, key=lambda spell: spell.began),
             seed,
             coherence,
+            sum(until - since for since, until in history.watchdog.stood_still),
         )
 
 
@@ -184,7 +195,7 @@ def _topology(site: Path, coherence: float) -> Topology:
         # Little memory, and everything small in one slab class, whose least recently used item is the next to go.
         megabytes=2,
         node_arguments=("-n", "512"),
-        store_options="timeout=0.5&connect_timeout=0.5",
+        store_options=f"timeout={PATIENCE_WITH_NODES:g}&connect_timeout={PATIENCE_WITH_NODES:g}",
         env={
             "CLUSTER_DIRECTORY": str(site),
             "CLUSTER_SLOW": str(SLOW),
@@ -214,6 +225,7 @@ class _History:
         self.reads: list[Read] = []
         self.invalidations: list[Invalidation] = []
         self.outages: list[Outage] = []
+        self.watchdog = _Watchdog(PATIENCE_WITH_NODES / 2)
         self.dark: list[tuple[float, float]] = []
         self._checked = 0
         self._stack = ExitStack()
@@ -241,6 +253,7 @@ class _History:
 
     def __enter__(self) -> _History:
         with ExitStack() as stack:
+            stack.enter_context(self.watchdog)
             stack.enter_context(self._readers)
             stack.callback(time.sleep, 0.5)  # what was acknowledged last is to be read, too
             for admin in self._admins:
@@ -272,171 +285,269 @@ class _History:
         return bool(check(new, self.invalidations, self._circumstances()))
 
     def _circumstances(self) -> Circumstances:
-        return Circumstances(self._coherence, self.outages, self._node_of, renders_fail=True, dark=self.dark)
+        stalls = [
+            Outage(link.address, began, ended + UNNOTICED)
+            for began, ended in self.watchdog.stood_still
+            for link in self._cluster.links
+        ]
+        return Circumstances(
+            self._coherence, [*self.outages, *stalls], self._node_of, renders_fail=True, dark=self.dark
+        )
 
-    def away(self, *addresses: str) -> Callable[[], None]:
-        """From now on these cannot be reached, until what this returns is called; some time later everybody has
-        noticed that they can."""
-        going = [Outage(address, time.monotonic(), math.inf) for address in addresses]
+    @contextmanager
+    def away(self, *links: Link) -> Iterator[None]:
+        """In the block the nodes behind these cannot be reached; some time later everybody has noticed that they
+        can."""
+        going = [Outage(link.address, time.monotonic(), math.inf) for link in links]
         self.outages += going
-
-        def back() -> None:
+        try:
+            yield
+        finally:
             for outage in going:
                 self.outages.remove(outage)
                 self.outages.append(replace(outage, end=time.monotonic() + UNNOTICED))
 
-        return back
+    @contextmanager
+    def darkness(self) -> Iterator[None]:
+        """In the block no instance lives."""
+        began = time.monotonic()
+        self.dark.append((began, math.inf))
+        try:
+            yield
+        finally:
+            self.dark[-1] = (began, time.monotonic())
+
+
+#: What a strike does: acts, and yields the seconds until it is to go on. Closed, it undoes what it did.
+Acting = Generator[float, None, None]
 
 
 @dataclass(order=True)
 class _Step:
     at: float
     number: int
-    act: Callable[[], None] = field(compare=False)
+    strike: Strike = field(compare=False)
+    acting: Acting | None = field(compare=False, default=None)
+    began: float = field(compare=False, default=0.0)
 
 
 class _Striker:
-    """Carries out a schedule, each step at its time or as soon as the one before is done."""
+    """Carries out a schedule, several strikes at a time, in one thread: parts are its children, and die with it."""
 
     def __init__(
         self, cluster: Cluster, history: _History, strikes: Sequence[Strike], say: Callable[[str], None]
     ) -> None:
         self._cluster = cluster
+        self._instances = [instance.name for instance in cluster.instances]
         self._history = history
         self._say = say
-        self._numbers = itertools.count()
         self._began = time.monotonic()
-        self.skipped: list[str] = []
-        self._steps: list[_Step] = []
-        for strike in strikes:
-            self._at(self._began + strike.at, lambda strike=strike: self._strike(strike))  # type: ignore[misc]
-        self._mends: list[Callable[[], None]] = []
+        self._steps = [_Step(self._began + strike.at, number, strike) for number, strike in enumerate(strikes)]
+        heapq.heapify(self._steps)
+        self._busy: list[str] = []
         self._releases = itertools.count(1)
+        self.skipped: list[str] = []
+        #: What was done, and when: on a busy machine not quite what was drawn.
+        self.done: list[Spell] = []
 
     def run(self, seconds: float) -> None:
         """Until that many seconds are over, or a promise was broken."""
         looked = time.monotonic()
         while (now := time.monotonic()) < self._began + seconds:
             if self._steps and self._steps[0].at <= now:
-                heapq.heappop(self._steps).act()
-                continue
-            if now - looked > 1.0:
+                self._go_on(heapq.heappop(self._steps))
+            elif now - looked > 1.0:
                 if self._history.shows_a_violation():
                     return
                 looked = time.monotonic()
-            time.sleep(0.02)
+            else:
+                time.sleep(0.01)
 
-    def mend(self) -> None:
+    def stop(self) -> None:
         """Undo what still lasts."""
-        while self._mends:
-            self._mends[-1]()
+        while self._steps:
+            step = self._steps.pop()
+            if step.acting is not None:
+                step.acting.close()
+                self._finish(step)
+            else:
+                self.skipped.append(f"{step.strike.fault} {step.strike.part}: it had ended before")
 
-    def _at(self, moment: float, act: Callable[[], None]) -> None:
-        heapq.heappush(self._steps, _Step(moment, next(self._numbers), act))
+    def wait_until_all_run(self) -> None:
+        """After :meth:`stop`. :raises CannotStart: a part does not."""
+        for part in self._cluster.parts:
+            if part.leader is None:
+                part.launch()
+            part.wait_until_ready()
 
-    def _strike(self, strike: Strike) -> None:
-        self._say(f"  {time.monotonic() - self._began:6.1f} s  {strike.fault} {strike.part}")
+    def _go_on(self, step: _Step) -> None:
+        strike = step.strike
+        if step.acting is None:
+            if not schedule.may_strike(strike.fault, strike.part, self._busy, self._instances):
+                step.at = time.monotonic() + 0.1  # what struck it before is not over yet
+                heapq.heappush(self._steps, step)
+                return
+            step.began = time.monotonic()
+            self._say(f"  {step.began - self._began:6.1f} s  {strike.fault} {strike.part}")
+            step.acting = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike)
+            self._busy += schedule.targets(strike, self._instances)
+        assert step.acting is not None
         try:
-            mend = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike.part, strike.amount)
+            step.at = time.monotonic() + next(step.acting)
+        except StopIteration:
+            self._finish(step)
         except ClusterError as error:
+            self._finish(step)
             self.skipped.append(f"{strike.fault} {strike.part}: {error}")
-            return
-        if mend is not None:
+        else:
+            heapq.heappush(self._steps, step)
 
-            def once() -> None:
-                if once in self._mends:
-                    self._mends.remove(once)
-                    mend()
+    def _finish(self, step: _Step) -> None:
+        self.done.append(Spell(step.strike.fault, step.strike.part, step.began, time.monotonic()))
+        for part in schedule.targets(step.strike, self._instances):
+            self._busy.remove(part)
 
-            self._mends.append(once)
-            self._at(self._began + strike.ends, once)
+    # One method for each kind of schedule.FAULTS -------------------------------------------------------
 
-    def _do(self, name: str, **arguments: object) -> None:
-        faults.strike(self._cluster, name, **arguments)
+    def _kill_worker(self, strike: Strike) -> Acting:
+        faults.kill_worker(self._cluster, strike.part)
+        yield 0.0
 
-    # One method for each kind of schedule.FAULTS; what it returns undoes it ----------------------------
+    def _kill(self, strike: Strike) -> Acting:
+        instance = self._cluster.instance(strike.part)
+        instance.kill()
+        try:
+            yield strike.lasts
+        finally:
+            instance.launch()
+        yield from _until_started(instance)
 
-    def _kill_worker(self, part: str, _amount: float) -> None:
-        self._do("kill_worker", instance=part)
-
-    def _kill(self, part: str, _amount: float) -> Callable[[], None]:
-        self._do("kill", part=part)
-        return lambda: self._do("restart", part=part)
-
-    def _hang(self, part: str, _amount: float) -> Callable[[], None]:
+    def _hang(self, strike: Strike) -> Acting:
         # To one that hung, what it waited for seems to have taken all that time: it may take any node for gone.
-        back = self._history.away(*(link.address for link in self._cluster.links))
-        self._do("pause", part=part)
+        with self._history.away(*self._cluster.links), self._cluster.instance(strike.part).paused():
+            yield strike.lasts
 
-        def mend() -> None:
-            self._do("resume", part=part)
-            back()
+    def _clock(self, strike: Strike) -> Acting:
+        instance = self._cluster.instance(strike.part)
+        faults.set_clock(instance, strike.amount)
+        try:
+            yield from _restart(instance)
+            yield strike.lasts
+        finally:
+            faults.set_clock(instance, 0.0)
+        yield from _restart(instance)
 
-        return mend
-
-    def _clock(self, part: str, amount: float) -> Callable[[], None]:
-        self._do("shift_clock", instance=part, seconds=amount)
-        return lambda: self._do("shift_clock", instance=part, seconds=0.0)
-
-    def _roll(self, _part: str, _amount: float) -> None:
-        self._do("roll", release=f"release-{next(self._releases)}")
-
-    def _blackout(self, _part: str, _amount: float) -> Callable[[], None]:
-        began = time.monotonic()
-        self._history.dark.append((began, math.inf))
+    def _roll(self, _strike: Strike) -> Acting:
+        release = f"release-{next(self._releases)}"
         for instance in self._cluster.instances:
-            self._do("kill", part=instance.name)
+            instance.env["WSGI_ISR_RELEASE"] = release
+            yield from _restart(instance)
 
-        def mend() -> None:
+    def _blackout(self, strike: Strike) -> Acting:
+        with self._history.darkness():
             for instance in self._cluster.instances:
-                self._do("restart", part=instance.name)
-                if instance is self._cluster.instances[0]:
-                    self._history.dark[-1] = (began, time.monotonic())
+                instance.kill()
+            try:
+                yield strike.lasts
+            except GeneratorExit:
+                self._cluster.instances[0].start()  # or it would go on being dark when nobody expects it
+                raise
+            for instance in self._cluster.instances:
+                instance.launch()
+            yield from _until_started(self._cluster.instances[0])
+        for instance in self._cluster.instances[1:]:
+            yield from _until_started(instance)
 
-        return mend
+    def _kill_node(self, strike: Strike) -> Acting:
+        node = self._cluster.node(strike.part)
+        with self._history.away(self._cluster.link(strike.part)):
+            node.kill()
+            try:
+                yield strike.lasts
+            finally:
+                node.launch()
+            yield from _until_started(node)
 
-    def _kill_node(self, part: str, _amount: float) -> Callable[[], None]:
-        return self._node_away("kill", "restart", part)
+    def _hang_node(self, strike: Strike) -> Acting:
+        with self._history.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
+            yield strike.lasts
 
-    def _hang_node(self, part: str, _amount: float) -> Callable[[], None]:
-        return self._node_away("pause", "resume", part)
+    def _flush(self, strike: Strike) -> Acting:
+        self._cluster.node(strike.part).flush()
+        yield 0.0
 
-    def _node_away(self, what: str, mend: str, part: str, name: str = "part") -> Callable[[], None]:
-        back = self._history.away(self._cluster.link(part).address)
-        self._do(what, **{name: part})
+    def _cut_off(self, strike: Strike) -> Acting:
+        link = self._cluster.link(strike.part)
+        with self._history.away(link), link.healed():
+            link.cut()
+            yield strike.lasts
 
-        def undo() -> None:
-            self._do(mend, **{name: part})
-            back()
+    def _dead_cable(self, strike: Strike) -> Acting:
+        link = self._cluster.link(strike.part)
+        with self._history.away(link), link.healed():
+            link.swallow()
+            yield strike.lasts
 
-        return undo
+    def _slow_network(self, strike: Strike) -> Acting:
+        link = self._cluster.link(strike.part)
+        # On a busy machine it may be so slow that the node is taken for gone.
+        with self._history.away(link), link.healed():
+            link.slow(strike.amount)
+            yield strike.lasts
 
-    def _flush(self, part: str, _amount: float) -> None:
-        self._do("flush", node=part)
+    def _pressure(self, strike: Strike) -> Acting:
+        faults.press(self._cluster)
+        try:
+            yield strike.lasts
+        finally:
+            faults.relieve(self._cluster)
 
-    def _cut_off(self, part: str, _amount: float) -> Callable[[], None]:
-        return self._node_away("cut", "heal", part, "node")
+    def _reload(self, _strike: Strike) -> Acting:
+        self._cluster.balancer.reload()
+        yield 0.0
 
-    def _dead_cable(self, part: str, _amount: float) -> Callable[[], None]:
-        return self._node_away("swallow", "heal", part, "node")
 
-    def _slow_network(self, part: str, amount: float) -> Callable[[], None]:
-        # So slow that a node is taken for gone it may be on a busy machine.
-        back = self._history.away(self._cluster.link(part).address)
-        self._do("slow", node=part, seconds=amount)
+def _restart(part: Part) -> Acting:
+    part.ask_to_stop()
+    deadline = time.monotonic() + part.stop_patience
+    try:
+        while part.exit_code() is None and time.monotonic() < deadline:
+            yield 0.02
+    finally:
+        part.kill()
+    part.launch()
+    yield from _until_started(part)
 
-        def mend() -> None:
-            self._do("heal", node=part)
-            back()
 
-        return mend
+def _until_started(part: Part) -> Acting:
+    while not part.has_started():
+        yield 0.02
 
-    def _pressure(self, _part: str, _amount: float) -> Callable[[], None]:
-        self._do("press")
-        return lambda: self._do("relieve")
 
-    def _reload(self, _part: str, _amount: float) -> None:
-        self._do("reload")
+class _Watchdog:
+    """Notes when the machine stood still, or was so busy that it comes to the same: nobody could be reached then."""
+
+    def __init__(self, tolerated: float) -> None:
+        self._tolerated = tolerated
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self.stood_still: list[tuple[float, float]] = []
+
+    def __enter__(self) -> _Watchdog:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        last = time.monotonic()
+        while not self._over.wait(0.02):
+            now = time.monotonic()
+            if now - last > self._tolerated:
+                self.stood_still.append((last, now))
+            last = now
 
 
 def _in_the_end(cluster: Cluster, site: Path) -> list[Read]:

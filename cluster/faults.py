@@ -8,6 +8,7 @@ from pathlib import Path
 
 from .control import Order
 from .errors import ClusterError
+from .instances import Instance
 from .supervise import Cluster, Stopped
 from .workload.tethered import Tethered
 
@@ -115,15 +116,23 @@ def roll(cluster: Cluster, release: str) -> str:
 
 def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
     """Restart an instance whose clock is wrong by so many seconds; by 0, whose is right again."""
-    if not FAKETIME.exists():
-        raise ClusterError("clocks cannot be shifted: apt-get install libfaketime")
     target = cluster.instance(instance)
-    for name in ("LD_PRELOAD", "FAKETIME"):
-        target.env.pop(name, None)
-    if seconds:
-        target.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s"}
+    set_clock(target, seconds)
     target.restart()
     return f"the clock of {instance} is {seconds:+g} s off" if seconds else f"the clock of {instance} is right"
+
+
+def set_clock(instance: Instance, seconds: float) -> None:
+    """From its next start on, an instance's clock is wrong by so many seconds.
+
+    :raises ClusterError: the library that it takes is not there.
+    """
+    for name in ("LD_PRELOAD", "FAKETIME"):
+        instance.env.pop(name, None)
+    if seconds:
+        if not FAKETIME.exists():
+            raise ClusterError("clocks cannot be shifted: apt-get install libfaketime")
+        instance.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s"}
 
 
 FAULTS: Mapping[str, Callable[..., str]] = {

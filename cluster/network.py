@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -60,6 +61,14 @@ class Link(Part):
     def heal(self) -> None:
         """End :meth:`cut`, :meth:`swallow` and :meth:`slow`."""
         self._tell("heal")
+
+    @contextmanager
+    def healed(self) -> Iterator[None]:
+        """Whatever is done to it in the block is undone after it."""
+        try:
+            yield
+        finally:
+            self.heal()
 
     def slow(self, seconds: float) -> None:
         """Each answer is held back for a random time of at most so many seconds."""

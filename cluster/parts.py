@@ -137,16 +137,21 @@ class Part(ABC):
     def wait_until_ready(self, patience: float = PATIENCE) -> None:
         """Until it does its work. :raises CannotStart: it ended, or takes longer than that many seconds."""
         deadline = time.monotonic() + patience
-        while True:
-            ended = self.exit_code()
-            if ended is None and self.is_ready():
-                return
-            if ended is not None or time.monotonic() > deadline:
-                problem = f"did not answer within {patience:g} s" if ended is None else f"ended with {_code(ended)}"
-                said = self.reason() or "it said nothing"
-                self.kill()
-                raise CannotStart(f"{self.name} {problem}: {said}{f' (see {self.log})' if self.log else ''}")
+        while not self.has_started():
+            if time.monotonic() > deadline:
+                raise self._not_started(f"did not answer within {patience:g} s")
             time.sleep(0.01)
+
+    def has_started(self) -> bool:
+        """Whether it is ready, after :meth:`launch`. :raises CannotStart: it has ended instead."""
+        if (ended := self.exit_code()) is not None or self._process is None:
+            raise self._not_started(f"ended with {_code(ended or 0)}")
+        return self.is_ready()
+
+    def _not_started(self, problem: str) -> CannotStart:
+        said = self.reason() or "it said nothing"
+        self.kill()
+        return CannotStart(f"{self.name} {problem}: {said}{f' (see {self.log})' if self.log else ''}")
 
     def exit_code(self) -> int | None:
         """What its leader ended with, negative for a signal; ``None`` while it is there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 #: Seconds before the first strike, after the last one's end, and between two, on average.
@@ -68,6 +68,11 @@ FAULTS: Mapping[str, Kind] = {
 }
 
 
+def targets(strike: Strike, instances: Sequence[str]) -> list[str]:
+    """The parts that are busy with a strike."""
+    return list(instances) if strike.part == EVERY_INSTANCE else [strike.part]
+
+
 def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[str]) -> list[Strike]:
     """A schedule.
 
@@ -88,12 +93,13 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
         name = deck.pop()
         kind = FAULTS[name]
         lasts, amount = chance.uniform(*kind.lasts), kind.amount(chance)
-        parts = _targets(kind, nodes, instances)
+        parts = {"node": list(nodes), "instance": list(instances)}.get(kind.strikes, [kind.strikes])
         chance.shuffle(parts)
-        idle = [part for part in parts if _is_free(kind, part, instances, free, now)]
+        busy = {part for part, until in free.items() if until > now}
+        idle = [part for part in parts if may_strike(name, part, busy, instances)]
         if idle and seconds >= kind.needs and now + lasts < seconds - QUIET_IN_THE_END:
             strikes.append(Strike(round(now, 3), name, idle[0], round(lasts, 3), round(amount, 3)))
-            for part in instances if idle[0] == EVERY_INSTANCE else [idle[0]]:
+            for part in targets(strikes[-1], instances):
                 free[part] = now + lasts + kind.busy
             now += chance.expovariate(1 / PAUSE)
         else:
@@ -101,14 +107,10 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
     return strikes
 
 
-def _targets(kind: Kind, nodes: Sequence[str], instances: Sequence[str]) -> list[str]:
-    return {"node": list(nodes), "instance": list(instances)}.get(kind.strikes, [kind.strikes])
-
-
-def _is_free(kind: Kind, part: str, instances: Sequence[str], free: Mapping[str, float], now: float) -> bool:
+def may_strike(fault: str, part: str, busy: Collection[str], instances: Sequence[str]) -> bool:
+    """Whether a fault may strike a part while others are busy with one."""
     if part == EVERY_INSTANCE:
-        return all(free[instance] <= now for instance in instances)
-    if kind.strikes == "instance":
-        others = [instance for instance in instances if instance != part]
-        return free[part] <= now and any(free[other] <= now for other in others)
-    return free[part] <= now
+        return not any(instance in busy for instance in instances)
+    if FAULTS[fault].strikes == "instance":
+        return part not in busy and any(other not in busy for other in instances if other != part)
+    return part not in busy
