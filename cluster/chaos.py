@@ -35,7 +35,8 @@ from .report import Spell, buckets
 from .request import fetch
 from .schedule import Strike
 from .state import Directory
-from .supervise import Cluster, Topology
+from .supervise import Cluster
+from .topology import Topology
 from .workload.site import PAGES, ROWS, Database, tag_of
 from .workload.tethered import FROM_OUTSIDE, Tethered
 

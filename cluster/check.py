@@ -103,7 +103,7 @@ class Check:
 
     def gone(self) -> str:
         deadline = time.monotonic() + 5
-        while left := [p for p in self._processes if (now := processes.look_at(p.pid)) and now.started == p.started]:
+        while left := [p for p in self._processes if processes.same(p.pid, p.started)]:
             if time.monotonic() > deadline:
                 raise StepFailed(f"left: {sorted(process.pid for process in left)}")
             time.sleep(0.02)

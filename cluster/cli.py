@@ -17,13 +17,13 @@ from typing import Any
 
 import click
 
-from . import chaos, control, keeper, load, plot, processes, renders
-from .check import check as play_check
+from . import control, keeper, processes
 from .errors import CannotStart, ClusterError, Down, NoSuchPart
-from .faults import carry_out
-from .report import Report, spells
 from .state import DEFAULT, Directory, State
-from .supervise import DEFAULT_APP, Cluster, Stopped, Topology, serve, stoppable
+from .stopping import Stopped, stoppable
+from .topology import DEFAULT_APP, Topology
+
+# What only some commands need is imported there: a terminal that asks for the status waits for nothing else.
 
 #: Seconds for a cluster to start, or to end.
 PATIENCE = 60.0
@@ -92,6 +92,9 @@ def up(directory: Directory, /, detach: bool, **options: Any) -> None:
 
 
 def _supervise(topology: Topology, directory: Directory) -> int:
+    from .faults import carry_out
+    from .supervise import Cluster, serve
+
     try:
         with stoppable():
             try:
@@ -147,15 +150,9 @@ def down(directory: Directory) -> None:
     """End the cluster, whatever state it is in."""
     with reported():
         state = directory.read()
-        try:
-            control.send(directory.control, {"do": "down"})
-        except Down:
-            pass  # it ends at once instead of answering
-        except ClusterError as error:
-            click.echo(f"{error}; killing it", err=True)
-            _kill_supervisor(state)
+        _end_supervisor(state)
         deadline = time.monotonic() + PATIENCE
-        while directory.is_owned():
+        while directory.is_owned() or processes.same(*state.keeper):
             if time.monotonic() > deadline:
                 raise ClusterError(f"it has not ended within {PATIENCE:g} s: kill -9 {state.pid} ends it at once")
             time.sleep(0.02)
@@ -166,19 +163,24 @@ def down(directory: Directory) -> None:
 @click.option("--app", default=DEFAULT_APP, show_default=True, metavar="MODULE:ATTR", help="A WSGI app, within ISR.")
 def check(app: str) -> None:
     """Start a cluster of its own, look at it, break it, end it; exits with 1 where a step does not hold."""
-    sys.exit(play_check(app))
+    from .check import check as play
+
+    sys.exit(play(app))
 
 
-def _kill_supervisor(state: State) -> None:
+def _end_supervisor(state: State) -> None:
     try:
         descriptor = os.pidfd_open(state.pid)
     except ProcessLookupError:
         return
     try:
         # Since the descriptor was opened, the number is that of one process.
-        found = processes.look_at(state.pid)
-        if found is not None and found.started == state.started:
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        found = processes.same(state.pid, state.started)
+        if found is not None:
+            # One that hangs hears nothing; who keeps it ends the rest.
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL if found.is_stopped else signal.SIGTERM)
+    except ProcessLookupError:
+        pass
     finally:
         os.close(descriptor)
 
@@ -295,6 +297,8 @@ def slow_command(directory: Directory, /, **arguments: Any) -> None:
 
 
 def _plot_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    from . import plot
+
     if path is not None and path.suffix not in (".svg", ".png"):
         raise click.BadParameter("a plot is a .svg or a .png file")
     if path is not None and path.suffix == ".png" and plot.drawn_by() is None:
@@ -335,29 +339,22 @@ def load_command(
 
     It asks the cluster that runs. What is done to that from another terminal is in the report.
     """
+    from . import load, plot, report
+
+    if wrong := [path for path in paths if not path.startswith("/")]:
+        raise click.BadParameter(f"{wrong[0]!r} does not begin with /", param_hint="--path")
     with reported():
         state = directory.read()
         port = int(state.url.rpartition(":")[2])
         pages = list(paths) or load.discover(port)
         samples = load.run(port, pages, seconds=seconds, connections=connections, rate=rate, seed=seed)
-        report = made_of(directory, samples, connections)
-        click.echo(json.dumps(report.as_json(), indent=2) if as_json else str(report))
+        found = report.made_of(directory, samples, connections)
+        click.echo(json.dumps(found.as_json(), indent=2) if as_json else str(found))
         if plot_path is not None:
-            picture = plot.of_load(report, state.app)
-            plot.write(picture, plot_path)
+            plot.write(plot.of_load(found, state.app), plot_path)
             if not as_json:
                 click.echo(f"plot              {plot_path}")
-    sys.exit(1 if report.failed else 0)
-
-
-def made_of(directory: Directory, samples: load.Samples, connections: int) -> Report:
-    """The report of a load on the cluster in that directory."""
-    every = renders.read(directory.renders)
-    host = directory.read().url.partition("://")[2]
-    # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
-    windows = renders.windows(every, renders.keys(host, samples.lifetimes), samples.began) if every else None
-    during = [render for render in every if samples.began <= render.ended <= samples.ended]
-    return Report(samples, connections, during, windows, spells(directory.noted(), samples.began, samples.ended))
+    sys.exit(1 if found.failed else 0)
 
 
 @main.command("chaos")
@@ -381,6 +378,8 @@ def chaos_command(
 
 
 def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: Path) -> int:
+    from . import chaos, plot
+
     say = (lambda _line: None) if as_json else click.echo
     try:
         with stoppable(), reported():

@@ -9,7 +9,7 @@ from pathlib import Path
 from .control import Order
 from .errors import ClusterError
 from .instances import Instance
-from .supervise import Cluster, Stopped
+from .supervise import Cluster
 from .workload.tethered import Tethered
 
 #: Where Debian has the library that shifts a process's clock; other systems' are not looked for.
@@ -160,10 +160,8 @@ FAULTS: Mapping[str, Callable[..., str]] = {
 
 
 def carry_out(cluster: Cluster, order: Order) -> str:
-    """An order from another terminal: the name of a fault and its arguments, or ``down``."""
+    """An order from another terminal: the name of a fault and its arguments."""
     name, arguments = str(order.get("do")), order.get("with", {})
-    if name == "down":
-        raise Stopped
     if name not in FAULTS:
         raise ClusterError(f"the supervisor does not know {name!r}")
     return strike(cluster, name, **arguments)

@@ -23,6 +23,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 #: Seconds for processes to be gone after SIGKILL.
 PATIENCE = 20.0
+#: In a supervisor: the process that keeps it; ``None`` where nobody does.
+kept_by: processes.Process | None = None
 
 
 def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda: None) -> int:
@@ -34,12 +36,15 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    outer = os.getpid()
+    outer = processes.look_at(os.getpid())
+    assert outer is not None
     if (supervisor := os.fork()) == 0:
         tether(signal.SIGTERM)
         code = 1
         try:
-            if os.getppid() == outer:
+            if os.getppid() == outer.pid:
+                global kept_by
+                kept_by = outer
                 code = supervise()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
@@ -93,8 +98,7 @@ def _kill(process: processes.Process) -> None:
         return
     try:
         # The number may have changed hands since it was looked up, but not since the descriptor was opened.
-        found = processes.look_at(process.pid)
-        if found is not None and found.started == process.started:
+        if processes.same(process.pid, process.started):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     except ProcessLookupError:
         pass

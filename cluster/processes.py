@@ -48,6 +48,12 @@ def look_at(pid: int) -> Process | None:
     return None if state in "ZX" else Process(pid, int(parent), int(group), state, int(rest[16]))
 
 
+def same(pid: int, started: int) -> Process | None:
+    """That very process; ``None`` where it is gone, whoever has its number now."""
+    process = look_at(pid) if pid else None
+    return process if process is not None and process.started == started else None
+
+
 def descendants(pid: int) -> list[Process]:
     """Every process below ``pid`` that is alive, parents first."""
     everyone = list(alive())

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import load
+from . import load, renders
 from .load import Samples
 from .renders import Render, Windows
+from .state import Directory
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 #: What begins a spell of a part, and what ends it.
@@ -137,6 +138,16 @@ class Report:
             return f"{len(self.renders)}; no window began meanwhile"
         said = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"
         return said if self.windows.most < 2 else f"{said}, {self.windows.most} at the most (invalidated, or lost)"
+
+
+def made_of(directory: Directory, samples: Samples, connections: int) -> Report:
+    """The report of a load on the cluster in that directory."""
+    every = renders.read(directory.renders)
+    host = directory.read().url.partition("://")[2]
+    # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
+    windows = renders.windows(every, renders.keys(host, samples.lifetimes), samples.began) if every else None
+    during = [render for render in every if samples.began <= render.ended <= samples.ended]
+    return Report(samples, connections, during, windows, spells(directory.noted(), samples.began, samples.ended))
 
 
 def _table(title: str, counts: Mapping[str, int], of: int) -> list[str]:

@@ -45,8 +45,8 @@ class PartState:
     @property
     def state(self) -> str:
         """``running``, ``paused`` or ``dead``, at this moment."""
-        process = processes.look_at(self.pid) if self.pid else None
-        if process is None or process.started != self.started:
+        process = processes.same(self.pid, self.started)
+        if process is None:
             return "dead"
         return "paused" if process.is_stopped else "running"
 
@@ -56,6 +56,7 @@ class State:
     """A cluster as other terminals see it.
 
     :param pid: the supervisor; with ``started`` one process for ever.
+    :param keeper: the process that ends when nothing is left, in the same way; zeros for none.
     :param app: as it was named. :param url: for visitors. :param store: for invalidations.
     :param ready: everything has been started.
     """
@@ -67,6 +68,7 @@ class State:
     store: str
     ready: bool
     parts: tuple[PartState, ...]
+    keeper: tuple[int, int] = (0, 0)
 
     def part(self, name: str) -> PartState:
         """:raises NoSuchPart: there is none of that name."""
@@ -79,7 +81,9 @@ class State:
     def parse(cls, text: str) -> State:
         """The reverse of :meth:`written`."""
         read: dict[str, Any] = json.loads(text)
-        return cls(**{**read, "parts": tuple(PartState(**part) for part in read["parts"])})
+        return cls(
+            **{**read, "parts": tuple(PartState(**part) for part in read["parts"]), "keeper": tuple(read["keeper"])}
+        )
 
     def written(self) -> str:
         """As JSON."""

@@ -6,14 +6,11 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
-from . import control, processes
+from . import control, keeper, processes
 from .balancer import Balancer
 from .errors import NoSuchPart
 from .instances import Instance, Served
@@ -21,37 +18,10 @@ from .network import Link
 from .nodes import Node
 from .parts import Part, program
 from .state import Directory, PartState, State
+from .topology import Topology
 from .workload.tethered import Tethered
 
 _PartT = TypeVar("_PartT", bound=Part)
-
-DEFAULT_APP = "examples.blog_flask:app"
-
-
-@dataclass(frozen=True)
-class Topology:
-    """What a cluster is made of.
-
-    :param app: ``module:attribute``, imported from the working directory.
-    :param port: of the balancer; 0 for a free one.
-    :param network: put a proxy in front of each node, which can be cut and slowed down.
-    :param store_options: the query of the store's URL.
-    :param env: variables of the instances.
-    :param read_timeout: seconds that an instance may take before the balancer asks another one.
-    """
-
-    nodes: int = 3
-    instances: int = 3
-    workers: int = 2
-    app: str = DEFAULT_APP
-    port: int = 0
-    network: bool = False
-    megabytes: int = 64
-    node_arguments: Sequence[str] = ()
-    store_options: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    preload: bool = False
-    read_timeout: float = 12.0
 
 
 class Cluster:
@@ -211,8 +181,18 @@ class Cluster:
             leader = part.leader
             pid, started = (leader.pid, leader.started) if leader else (0, 0)
             states.append(PartState(part.name, part.role, part.address, str(part.log), pid, started))
+        kept_by = keeper.kept_by
         self.directory.write(
-            State(me.pid, me.started, self.topology.app, self.url, self.store, self._ready, tuple(states))
+            State(
+                me.pid,
+                me.started,
+                self.topology.app,
+                self.url,
+                self.store,
+                self._ready,
+                tuple(states),
+                (kept_by.pid, kept_by.started) if kept_by else (0, 0),
+            )
         )
 
     def note(self, what: str, part: str = "", **more: object) -> None:
@@ -256,28 +236,6 @@ class Cluster:
             for part in self._parts:
                 part.close()
             self._owned.__exit__(None, None, None)
-
-
-class Stopped(BaseException):
-    """Somebody asked us to end. Not an ``Exception``: nothing on the way may take it for a failure."""
-
-
-@contextmanager
-def stoppable() -> Iterator[None]:
-    """In the block SIGTERM, SIGINT and SIGHUP raise :class:`Stopped`, once: a second one must not interrupt the end."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_IGN)
-        raise Stopped
-
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def serve(cluster: Cluster, carry_out: Callable[[Cluster, control.Order], str]) -> None:
