@@ -46,9 +46,9 @@ SERVED = "cluster.workload.served:application"
 #: Visitors, and the longest pause that each makes; admins, and the mean of their pauses; and how long a render takes at
 #: most. In seconds.
 READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE, SLOW = 16, 0.02, 2, 0.15, 0.25
-#: Seconds for which a process may leave a node alone that is back: the longest pause between two probes of the breaker,
-#: with its jitter, and the probe.
-UNNOTICED = 3.0
+#: Seconds for which a process may leave a node alone that is back: a probe of the breaker that was under way, the
+#: longest pause between two, with its jitter, the next probe, and a second for a machine that has too much to do.
+UNNOTICED = 4.5
 #: Seconds that an instance waits for a node.
 PATIENCE_WITH_NODES = 0.5
 #: Seconds for everything to be current again when all is quiet.
@@ -162,6 +162,8 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
                 striker.run(seconds)
             finally:
                 striker.stop()
+        if striker.left:
+            striker.skipped.append(f"{striker.left} that had not struck yet")
         ended = time.monotonic()
         if not history.violations():
             striker.wait_until_all_run()
@@ -348,6 +350,8 @@ class _Striker:
         self._busy: list[str] = []
         self._releases = itertools.count(1)
         self.skipped: list[str] = []
+        #: How many had not struck yet when it ended.
+        self.left = 0
         #: What was done, and when: on a busy machine not quite what was drawn.
         self.done: list[Spell] = []
 
@@ -372,7 +376,7 @@ class _Striker:
                 step.acting.close()
                 self._finish(step)
             else:
-                self.skipped.append(f"{step.strike.fault} {step.strike.part}: it had ended before")
+                self.left += 1
 
     def wait_until_all_run(self) -> None:
         """After :meth:`stop`. :raises CannotStart: a part does not."""

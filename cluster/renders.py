@@ -1,15 +1,21 @@
-"""How often a page was rendered in each of its windows, by what the instances wrote down (:mod:`.observed`)."""
+"""Renders: instances write them down, and here they are read, and counted by the windows that they belong to."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from wsgi_isr import ISR
+from wsgi_isr.events import Event, Rendered
 from wsgi_isr.keys import Keyspace, PageKey
+
+from .state import append
 
 #: Seconds by which a page may seem to be stale too early, seen from outside.
 NOISE = 0.05
@@ -29,6 +35,35 @@ class Render(NamedTuple):
     def began(self) -> float:
         """When."""
         return self.ended - self.seconds
+
+
+def find_isr(app: Any) -> ISR | None:
+    """The ``ISR`` around or inside an app: itself, or below the attributes by which frameworks nest them."""
+    for _ in range(10):
+        if isinstance(app, ISR):
+            return app
+        app = getattr(app, "wsgi_app", None) or getattr(app, "app", None)
+    return None
+
+
+class Recorder:
+    """A subscriber that writes down every render of a page.
+
+    :param shift: seconds by which the clocks of this process are wrong.
+    """
+
+    def __init__(self, path: str, instance: str, shift: float = 0.0) -> None:
+        self._path = Path(path)
+        self._instance = instance
+        self._shift = shift
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Rendered) and ":p:" in event.key:
+            ended = time.monotonic() - self._shift
+            append(
+                self._path,
+                json.dumps(Render(ended, event.seconds, event.key, self._instance, os.getpid(), event.stored)),
+            )
 
 
 def read(path: Path) -> list[Render]:

@@ -88,7 +88,7 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
     now = QUIET_AT_FIRST
     while now < seconds - QUIET_IN_THE_END:
         if not deck:  # each kind once before any comes again: a short run is to show as much as it can
-            deck = sorted(FAULTS)
+            deck = sorted(name for name, kind in FAULTS.items() if seconds >= kind.needs)
             chance.shuffle(deck)
         name = deck.pop()
         kind = FAULTS[name]
@@ -97,12 +97,13 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
         chance.shuffle(parts)
         busy = {part for part, until in free.items() if until > now}
         idle = [part for part in parts if may_strike(name, part, busy, instances)]
-        if idle and seconds >= kind.needs and now + lasts < seconds - QUIET_IN_THE_END:
+        if idle and now + lasts < seconds - QUIET_IN_THE_END:
             strikes.append(Strike(round(now, 3), name, idle[0], round(lasts, 3), round(amount, 3)))
             for part in targets(strikes[-1], instances):
                 free[part] = now + lasts + kind.busy
             now += chance.expovariate(1 / PAUSE)
-        else:
+        else:  # later
+            deck.insert(0, name)
             now += 0.1
     return strikes
 
