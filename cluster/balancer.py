@@ -151,9 +151,11 @@ class Balancer(Part):
         return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
 
     def reload(self) -> None:
-        """Read the configuration again: new workers take over, old ones finish what they have begun."""
-        if self.leader is None:
-            raise ClusterError(f"{self.name} does not run: restart it")
+        """Read the configuration again: new workers take over, old ones finish what they have begun.
+
+        :raises ClusterError: it does not run, or hangs.
+        """
+        self.need()
         before = set(self.workers())
         (self._directory / "nginx.conf").write_text(self.configuration())
         self.send(signal.SIGHUP)

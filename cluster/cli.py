@@ -40,6 +40,9 @@ PATIENCE = 60.0
 @click.pass_context
 def main(context: click.Context, path: Path) -> None:
     """Run a whole cluster on this machine: memcached nodes, gunicorn instances of an app, and nginx in front."""
+    if sys.platform != "linux":
+        click.echo("a cluster needs Linux: processes are told apart by /proc, and tethered by prctl", err=True)
+        sys.exit(1)
     context.obj = Directory(path)
 
 

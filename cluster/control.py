@@ -61,6 +61,8 @@ def _reply(order: Order, carry_out: Callable[[Order], str]) -> dict[str, str]:
         return {"said": carry_out(order)}
     except ClusterError as error:
         return {"error": str(error), "kind": type(error).__name__}
+    except Exception as error:  # a cluster does not end because of an order that nobody understands
+        return {"error": f"it failed: {type(error).__name__}: {error}", "kind": "ClusterError"}
 
 
 def send(path: Path, order: Order) -> str:

@@ -72,34 +72,30 @@ class Served:
         return done.stdout.strip().endswith("not cached") is False
 
 
-class Instance(Part):
-    """One gunicorn, with its workers."""
+class Gunicorn(Part):
+    """A gunicorn, with its workers.
+
+    :param arguments: its command line, besides ``--workers`` and ``--bind``.
+    """
 
     role: ClassVar[str] = "gunicorn"
     stop_patience: ClassVar[float] = 15.0  # longer than --graceful-timeout
 
-    def __init__(self, name: str, log: Path | None, served: Served, port: int = 0) -> None:
+    def __init__(
+        self, name: str, log: Path | None, arguments: Sequence[str], directory: Path, workers: int, port: int = 0
+    ) -> None:
         super().__init__(name, log, port)
-        self.served = served
-        #: Variables of this one, on top of those that all have.
-        self.env: dict[str, str] = {}
+        self.directory = directory
+        self._arguments = arguments
+        self._workers = workers
 
     def command(self) -> Sequence[str]:
-        command = [sys.executable, "-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn"]
-        command += ["--chdir", str(self.served.directory)]
-        command += ["--workers", str(self.served.workers)]
-        command += ["--worker-class", "gthread", "--threads", str(self.served.threads)]
-        # Longer than the default of ISR's `drain`; and longer than the balancer keeps connections, so that it is
-        # never the instance who closes one that the balancer is about to use.
-        command += ["--graceful-timeout", "12", "--keep-alive", "75"]
-        if self.served.preload:
-            command += ["--preload"]
+        command = [sys.executable, "-m", "gunicorn", "--workers", str(self._workers)]
+        # Longer than the default of ISR's `drain`, and no longer than an orphan should live.
+        command += ["--graceful-timeout", "12"]
         if "control_socket_disable" in make_settings():  # gunicorn 25 and later; all instances would share it
             command += ["--no-control-socket"]
-        return [*command, "cluster.observed:application"]
-
-    def environment(self) -> Mapping[str, str]:
-        return {**self.served.environment(self.name), **self.env}
+        return [*command, *self._arguments]
 
     def launch(self) -> None:
         if self.leader is not None:
@@ -108,26 +104,30 @@ class Instance(Part):
         # It inherits the socket, so that its port cannot be lost; ours is closed, or it would take connections
         # that nobody answers once the instance is gone.
         with ports.listener(self.port) as listener:
-            command = list(self.command())
-            self._spawn([*command[:-1], "--bind", f"fd://{listener.fileno()}", command[-1]], listener)
+            self._spawn([*self.command()[:3], "--bind", f"fd://{listener.fileno()}", *self.command()[3:]], listener)
 
     def is_ready(self) -> bool:
-        # One that gets SIGTERM before it has its own handlers would lose it in those that it inherited, and gunicorn
-        # would wait for it in vain. The handler of SIGABRT is the last that a worker gets.
-        try:
-            deaf = [pid for pid in self.workers() if not processes.catches(pid, signal.SIGABRT)]
-        except (FileNotFoundError, ProcessLookupError):  # one that ended just now
-            return False
-        if len(self.workers()) != self.served.workers or deaf:
-            return False
         # Whatever it answers, it is there; OPTIONS is not for the cache, and no page is rendered.
-        return fetch(self.port, "/", method="OPTIONS", seconds=5).status != 0
+        return self.has_all_workers() and fetch(self.port, "/", method="OPTIONS", seconds=5).status != 0
 
     def workers(self) -> list[int]:
         """The process ids of its workers that are alive, in order."""
         if self.leader is None:
             return []
         return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
+
+    def has_all_workers(self) -> bool:
+        """Whether it has as many as it should, and each would hear a SIGTERM.
+
+        One that comes before a worker has its own handlers is lost in those that it inherited, and gunicorn then waits
+        for it in vain. The handler of SIGABRT is the last that a worker gets.
+        """
+        workers = self.workers()
+        try:
+            deaf = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            return False
+        return len(workers) == self._workers and not deaf
 
     def kill_worker(self, worker: int) -> None:
         """``kill -9`` one worker. :raises ClusterError: it is none of ours."""
@@ -146,3 +146,25 @@ class Instance(Part):
     def telling(self, lines: Sequence[str]) -> str:
         errors = [line for line in lines if "Error" in line or "[ERROR]" in line]
         return (errors or lines)[-1]
+
+
+class Instance(Gunicorn):
+    """One of several that serve the same."""
+
+    def __init__(self, name: str, log: Path | None, served: Served, port: int = 0) -> None:
+        self.served = served
+        #: Variables of this one, on top of those that all have.
+        self.env: dict[str, str] = {}
+        arguments = ["--config", "python:wsgi_isr.gunicorn"]
+        arguments += ["--worker-class", "gthread", "--threads", str(served.threads)]
+        # Longer than the balancer keeps connections, so that it is never the instance who closes one that the
+        # balancer is about to use.
+        arguments += ["--keep-alive", "75"]
+        if served.preload:
+            arguments += ["--preload"]
+        super().__init__(
+            name, log, [*arguments, "cluster.observed:application"], served.directory, served.workers, port
+        )
+
+    def environment(self) -> Mapping[str, str]:
+        return {**self.served.environment(self.name), **self.env}

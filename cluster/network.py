@@ -75,8 +75,8 @@ class Link(Part):
         self._tell(f"slow {seconds:g}")
 
     def _tell(self, command: str) -> None:
-        if self._control is None or self.leader is None:
-            raise ClusterError(f"{self.name} does not run: restart it")
+        self.need()
+        assert self._control is not None
         self._control.settimeout(5)
         try:
             self._control.sendall(command.encode() + b"\n")

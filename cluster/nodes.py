@@ -90,6 +90,7 @@ class Node(Part):
         return {unquote(line.split()[0].decode().partition("=")[2]) for line in lines if line.startswith(b"key=")}
 
     def flush(self) -> None:
-        """Everything that it holds is gone."""
+        """Everything that it holds is gone. :raises ClusterError: it does not run, or hangs."""
+        self.need()
         if (answer := self.say("flush_all")) != [b"OK"]:
             raise ClusterError(f"{self.name} was not flushed: instead of OK, it said {answer!r}")

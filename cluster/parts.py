@@ -46,6 +46,8 @@ class Part(ABC):
     role: ClassVar[str]
     #: What ends it when we are killed ourselves.
     last_signal: ClassVar[str] = "KILL"
+    #: Where it runs; ``None`` where we do.
+    directory: Path | None = None
     #: What asks it to end, and how many seconds it may take.
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     stop_patience: ClassVar[float] = 5.0
@@ -82,6 +84,11 @@ class Part(ABC):
         """``running``, ``paused`` or ``dead``."""
         leader = self.leader
         return "dead" if leader is None else "paused" if leader.is_stopped else "running"
+
+    def need(self) -> None:
+        """:raises ClusterError: it does not run, or hangs."""
+        if (state := self.state) != "running":
+            raise ClusterError(f"{self.name} {'hangs: resume it' if state == 'paused' else 'does not run: restart it'}")
 
     def group(self) -> list[Process]:
         """All of its processes that are alive."""
@@ -127,6 +134,7 @@ class Part(ABC):
         self._process = subprocess.Popen(
             tethered,
             env=self.environment(),
+            cwd=self.directory,
             stdin=subprocess.DEVNULL,
             stdout=self._said,
             stderr=self._said,

@@ -133,7 +133,7 @@ class Report:
 
     def _rendered(self) -> str:
         if self.windows is None:
-            return "unknown: no ISR was found around the app"
+            return "none was noted: every page was passed on to the app, or that is not wrapped in ISR"
         if not self.windows.windows:
             return f"{len(self.renders)}; no window began meanwhile"
         said = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"

@@ -89,6 +89,8 @@ def test_what_is_dead_cannot_be_killed_again_and_status_exits_with_1(running: tu
     command.done("kill", "node-2")
     again = command.run("kill", "node-2")
     assert (again.returncode, again.stderr) == (1, "node-2 does not run: restart it\n")
+    again = command.run("flush", "node-2")
+    assert (again.returncode, again.stderr) == (1, "node-2 does not run: restart it\n")
     assert command.run("status").returncode == 1
     command.done("restart", "node-2")
 
@@ -97,6 +99,10 @@ def test_a_part_hangs_until_it_is_resumed(running: tuple[Command, State]) -> Non
     command, _ = running
     command.done("pause", "instance-2")
     assert command.directory.read().part("instance-2").state == "paused"
+    command.done("pause", "node-1")
+    hung = command.run("flush", "node-1")
+    assert (hung.returncode, hung.stderr) == (1, "node-1 hangs: resume it\n")
+    command.done("resume", "node-1")
     command.done("resume", "instance-2")
     assert command.directory.read().part("instance-2").state == "running"
 

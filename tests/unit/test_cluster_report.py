@@ -63,7 +63,7 @@ def test_a_report_is_readable() -> None:
 
 
 def test_a_report_says_what_it_does_not_know() -> None:
-    assert "no ISR was found" in str(report(windows=None))
+    assert "not wrapped in ISR" in str(report(windows=None))
     assert "no window began" in str(report(windows=Windows(0, 0, 0)))
     assert "3 at the most (invalidated, or lost)" in str(report(windows=Windows(5, 3, 3)))
     assert str(report(samples()))

@@ -131,6 +131,16 @@ def test_an_error_of_an_order_is_raised_where_it_was_given(supervisor: tuple[Pat
     assert isinstance(error, NoSuchPart)
 
 
+@pytest.mark.parametrize("order", [[], "kill", {"what": "kill"}, 7])
+def test_an_order_that_makes_no_sense_ends_nothing(order: object, supervisor: tuple[Path, socket.socket]) -> None:
+    path, listener = supervisor
+    with in_a_terminal(path, order) as answer:  # type: ignore[arg-type]
+        control.answer(listener, carried_out)
+    (error,) = answer
+    assert isinstance(error, ClusterError)
+    assert str(error).startswith("it failed: ")
+
+
 def test_nobody_who_listens_is_a_cluster_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(Down):
         control.send(tmp_path / "control", {"do": "kill"})
