@@ -32,7 +32,7 @@ def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
     if not workers:
         raise ClusterError(f"{instance} has no worker now")
     worker = workers[number % len(workers)]
-    target.kill_worker(worker)
+    target.kill_process(worker)
     return f"worker {worker} of {instance} is dead"
 
 

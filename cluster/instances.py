@@ -18,6 +18,8 @@ from .errors import CannotStart, ClusterError
 from .parts import Part, importing
 from .request import fetch
 
+#: What the processes beside its workers are called (:mod:`wsgi_isr.gunicorn`).
+SUPERVISOR, RENDERER = "isr-supervisor", "isr-renderer"
 #: Imports the app as an instance does, and says whether it is cached.
 CHECK = "from cluster.observed import isr; print('cached' if isr else 'not cached')"
 
@@ -114,7 +116,12 @@ class Gunicorn(Part):
         """The process ids of its workers that are alive, in order."""
         if self.leader is None:
             return []
-        return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
+        children = (process for process in processes.alive() if process.parent == self.pid)
+        return sorted(process.pid for process in children if process.name != SUPERVISOR)
+
+    def renderers(self) -> list[int]:
+        """The process ids of its renderers that are alive, in order."""
+        return sorted(process.pid for process in self.group() if process.name == RENDERER)
 
     def has_all_workers(self) -> bool:
         """Whether it has as many as it should, and each would hear a SIGTERM.
@@ -129,15 +136,15 @@ class Gunicorn(Part):
             return False
         return len(workers) == self._workers and not deaf
 
-    def kill_worker(self, worker: int) -> None:
-        """``kill -9`` one worker. :raises ClusterError: it is none of ours."""
-        # The master reaps its workers, so a number may be free again; a pidfd is of one process for ever.
+    def kill_process(self, pid: int) -> None:
+        """``kill -9`` one worker or renderer. :raises ClusterError: it is none of ours."""
+        # They are reaped by their parents, so a number may be free again; a pidfd is of one process for ever.
         try:
-            descriptor = os.pidfd_open(worker)
+            descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             descriptor = -1
-        if descriptor < 0 or worker not in self.workers():
-            raise ClusterError(f"{worker} is no worker of {self.name}: {self.workers()}")
+        if descriptor < 0 or pid not in (ours := [*self.workers(), *self.renderers()]):
+            raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: {ours}")
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:

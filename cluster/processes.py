@@ -21,6 +21,7 @@ class Process(NamedTuple):
     pid: int
     parent: int
     group: int
+    name: str = ""
     state: str = "S"
     started: int = 0
 
@@ -44,8 +45,10 @@ def look_at(pid: int) -> Process | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name stands in parentheses and may contain any, so the last one counts.
-    state, parent, group, *rest = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else Process(pid, int(parent), int(group), state, int(rest[16]))
+    before, _, after = stat.rpartition(")")
+    state, parent, group, *rest = after.split()
+    name = before.partition("(")[2]
+    return None if state in "ZX" else Process(pid, int(parent), int(group), name, state, int(rest[16]))
 
 
 def same(pid: int, started: int) -> Process | None:

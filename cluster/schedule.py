@@ -31,7 +31,7 @@ class Strike:
     def __str__(self) -> str:
         lasts = f" for {self.lasts:.1f} s" if self.lasts else ""
         amount = f" ({FAULTS[self.fault].unit % self.amount})" if FAULTS[self.fault].unit else ""
-        return f"{self.at:6.1f} s  {self.fault:<12} {self.part}{lasts}{amount}"
+        return f"{self.at:6.1f} s  {self.fault:<13} {self.part}{lasts}{amount}"
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from .data import cached
-from .errors import ConfigError, InvalidationError, ISRError, StoreError, StoreUnavailable
+from .draft import disable_draft, enable_draft, is_draft
+from .errors import ConfigError, InvalidationError, ISRError, RefreshError, StoreError, StoreUnavailable
 from .invalidate import Receipt
-from .middleware import ISR, invalidate, replay, wrap
+from .loading import wrap
+from .middleware import ISR
 from .page import cache_life, cache_tag, no_store
+from .process import invalidate, refresh, replay
 from .rules import Rule
 
 __all__ = [
@@ -21,14 +24,19 @@ __all__ = [
     "ISRError",
     "InvalidationError",
     "Receipt",
+    "RefreshError",
     "Rule",
     "StoreError",
     "StoreUnavailable",
     "cache_life",
     "cache_tag",
     "cached",
+    "disable_draft",
+    "enable_draft",
     "invalidate",
+    "is_draft",
     "no_store",
+    "refresh",
     "replay",
     "wrap",
 ]

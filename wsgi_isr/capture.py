@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from contextvars import Context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -40,11 +39,6 @@ def produce_page(app: WSGIApplication, rules: RuleSet) -> Callable[[Task], Produ
     """The ``produce`` of pages: the app, called with the canonical request of a task's key."""
 
     def produce(task: Task) -> Product:
-        # In a context of its own: a cold page is rendered in the thread of a visitor, and what code around us
-        # has noted about them there (a user, a language, a tenant) must not be found by the app.
-        return Context().run(render, task)
-
-    def render(task: Task) -> Product:
         environ = canonical(PageKey.parse(task.text))
         with rendering(rules.profiles) as asked:
             return run(app, environ, rules.policies[task.rule], asked, time.monotonic() + task.timeout)

@@ -7,14 +7,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
+from .commands.common import reported, say, url_option
+from .commands.prerender import prerender_command
+from .commands.refresh import invalidate_in, refresh_command, say_invalidated
 from .config import Config
-from .errors import ConfigError, InvalidationError, StoreError
-from .middleware import invalidate, replay
+from .errors import ConfigError, StoreError
+from .process import invalidate, replay
 from .stores import open_store
 from .stores.base import Store
 
@@ -27,6 +29,10 @@ def main() -> None:
     """Incremental static regeneration for WSGI apps."""
     # A command says what happened itself, in one line; without a handler, logging would add its own.
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
+
+
+main.add_command(prerender_command)
+main.add_command(refresh_command)
 
 
 def _store_options(command: Command) -> Command:
@@ -48,42 +54,29 @@ def _store_options(command: Command) -> Command:
 @click.option("--route", "routes", metavar="R", multiple=True, help="Every page of the rule with this pattern.")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 @click.option("--mode", type=click.Choice(["stale", "expire", "purge"]), default="expire", show_default=True)
+@click.option("--refresh", is_flag=True, help="Then render the pages at the paths; takes --app, or WSGI_ISR_APP.")
+@click.option("--app", "target", metavar="MODULE:APP", help="The app: in its store, and with its rules.")
+@url_option
 @_store_options
-def invalidate_command(as_json: bool, **arguments: Any) -> None:
+def invalidate_command(refresh: bool, target: str | None, url: str | None, as_json: bool, **arguments: Any) -> None:
     """Invalidate pages. Exits with 1 where not everything was delivered, and names the rest."""
-    with _reported(as_json):
-        receipt = invalidate(**arguments)
-        done = {"ok": True, **receipt._asdict()}
-        _say(done, f"invalidated ({receipt.mode}): {', '.join(receipt.tags)}", as_json)
+    with reported(as_json):
+        target = target or (os.environ.get("WSGI_ISR_APP") if refresh else None)
+        if target is not None:
+            sys.exit(0 if invalidate_in(target, refresh, url, as_json, arguments) else 1)
+        if refresh:
+            raise ConfigError("--refresh", "no app is known that could render", "give --app myapp:app")
+        say_invalidated(invalidate(**arguments), as_json)
 
 
 @main.command("replay")
 @_store_options
 def replay_command(as_json: bool, **arguments: Any) -> None:
     """Deliver the invalidations that the journal has kept."""
-    with _reported(as_json):
+    with reported(as_json):
         delivered = replay(**arguments)
         said = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"
-        _say({"ok": True, "delivered": delivered}, said, as_json)
-
-
-@contextmanager
-def _reported(as_json: bool) -> Iterator[None]:
-    """Errors are one line, or one object, and an exit code."""
-    try:
-        yield
-    except InvalidationError as error:
-        undelivered = {tag: str(cause) for tag, cause in error.undelivered.items()}
-        failed = {"ok": False, "delivered": error.delivered, "undelivered": undelivered, "journal": error.journal}
-        _say(failed, str(error), as_json, err=True)
-        sys.exit(1)
-    except ConfigError as error:
-        _say({"ok": False, "error": str(error)}, str(error), as_json, err=True)
-        sys.exit(2)
-
-
-def _say(for_machines: dict[str, Any], for_people: str, as_json: bool, err: bool = False) -> None:
-    click.echo(json.dumps(for_machines) if as_json else for_people, err=err and not as_json)
+        say({"ok": True, "delivered": delivered}, said, as_json)
 
 
 class Finding(NamedTuple):

@@ -23,7 +23,7 @@ HOST = re.compile(
 )
 ENV_PREFIX = "WSGI_ISR_"
 #: Variables with our prefix that are no options.
-_ENV_OTHERS = frozenset({"CONFIG"})
+_ENV_OTHERS = frozenset({"APP", "CONFIG"})
 
 
 def _check_url(name: str, value: Any) -> str:
@@ -96,11 +96,24 @@ class Settings:
     uncacheable_ttl: float = o.option(
         60.0, o.PERIOD, "how long a page is remembered as not to be stored, before it is tried again", "60"
     )
+    background: str = o.option(
+        "auto",
+        o.choice("auto", "threads"),
+        "where stale pages are rendered: in renderer processes where the gunicorn hooks are loaded (in threads "
+        "elsewhere), or always in threads of the process that serves",
+        "auto",
+    )
+    renderers: int = o.option(1, o.COUNT, "renderer processes of each instance", "1")
+    max_renders: int = o.option(
+        1000, o.COUNT, "renders after which a renderer process is replaced by a new one", "1000"
+    )
     background_threads: int = o.option(
         4, o.COUNT, "threads of each process that render stale pages in the background", "4"
     )
     background_queue: int = o.option(256, o.COUNT, "background renders that may wait for a thread", "256")
     drain: float = o.option(10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10")
+    secret: str | None = o.option(None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none")
+    debug: bool = o.option(False, o.FLAG, "one line in the log for each decision of the cache", "false")
     profiles: Mapping[str, tuple[float, float]] = o.option(
         None, o.Kind("dict", _check_profiles), "own profiles: name to revalidate and expire in seconds", "none"
     )

@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import inf
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import options as o
 from . import values
-from .entry import Lifetime, Refusal, Value
-from .errors import ConfigError
-from .fill import Failed, Fill, Product, Served, Task
+from .entry import Entry, Lifetime, Refusal, Value
+from .errors import ConfigError, RefreshError
+from .events import Events, Used
+from .fill import Failed, Fill, PassedOn, Product, Served, Task
 from .freshness import Storable
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
-from .page import current, rendering
+from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
 from .stamps import Stamps
 
@@ -39,7 +45,9 @@ class Home(Protocol):
     """Where data is kept: one process's share of a store (:class:`~.engine.Engine`)."""
 
     fill: Fill
+    events: Events
     clock: Callable[[], float]
+    monotonic: Callable[[], float]
     keyspace: Keyspace
     invalidator: Invalidator
     stamps: Stamps
@@ -47,28 +55,48 @@ class Home(Protocol):
     keeps: bool
 
 
-_find_home: Callable[[], Home | None] = lambda: None  # noqa: E731
-_functions: dict[str, Cached[Any, Any]] = {}
+_here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
+_elsewhere: Callable[[], Home | None] = lambda: None  # noqa: E731
+
+
+@contextmanager
+def at_home(home: Home) -> Iterator[None]:
+    """In here data belongs to ``home``; the wiring says so around everything that it calls."""
+    token = _here.set(home)
+    try:
+        yield
+    finally:
+        _here.reset(token)
 
 
 def live_in(find_home: Callable[[], Home | None]) -> None:
-    """Say where the data of this process is kept; the wiring does, once."""
-    global _find_home
-    _find_home = find_home
+    """Say where data is kept that is used outside of any app: in a script, or a thread of its own."""
+    global _elsewhere
+    _elsewhere = find_home
+
+
+def inside() -> Home | None:
+    """Where data is kept in the app that is called here, if one is."""
+    return _here.get()
+
+
+def here() -> Home | None:
+    """Where data is kept that is used here."""
+    return _here.get() or _elsewhere()
 
 
 class Cached(Generic[P, R]):
     """A function with a memory; made by :func:`cached`."""
 
-    def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int) -> None:
+    def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int, name: str = "") -> None:
         functools.update_wrapper(self, function)
-        self.name = f"{function.__module__}:{function.__qualname__}"
+        self.name = name or f"{function.__module__}:{function.__qualname__}"
         self._function = function
         self._signature = inspect.signature(function)
         self._rule = rule
         self._tags = tags
         self._version = version
-        _functions[self.name] = self
+        _functions.add(self)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else _Bound(self, instance)
@@ -78,25 +106,24 @@ class Cached(Generic[P, R]):
 
         :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
         """
-        frame, home = current(), _find_home()
-        if self._rule.revalidate == 0 and self._rule.revalidate is not False:
-            if frame is not None:
-                frame.asked.no_store = True
-            return self._function(*args, **kwargs)
+        frame, home = current(), here()
         if home is None or not home.keeps:
-            return self._function(*args, **kwargs)
+            return self._unkept(frame, "off", args, kwargs)
+        if self._is_never:
+            return self._unkept(frame, "revalidate-0", args, kwargs)
+        if frame is not None and frame.draft:
+            return self._unkept(frame, "draft", args, kwargs)
+        began = home.monotonic()
         task = self._task(home, args, kwargs)
         found = home.fill.get(task, fresh=frame is not None and frame.stored)
-        if isinstance(found, Served) and isinstance(found.slot.entry.content, Value):
-            entry = found.slot.entry
-            try:
-                value: R = values.decode(entry.content.data)  # type: ignore[union-attr]
-            except ValueError as error:
-                _log.warning("%s: what is kept cannot be read (%s); the function is called", self.name, error)
-            else:
-                if frame is not None:
-                    frame.asked.use(entry, home.clock())
-                return value
+        if isinstance(found, Served):
+            read = self._read(found.slot.entry, home, frame)
+            if read is not None:
+                label, age = found.label, found.slot.entry.age(home.clock())
+                home.events.emit(Used(self.name, label, task.text, age, seconds=home.monotonic() - began))
+                return read[0]
+        reason = found.reason if isinstance(found, (Failed, PassedOn)) else "unreadable"
+        home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=home.monotonic() - began))
         if isinstance(found, Failed) and found.error is not None:
             raise found.error
         # Nobody else's result came in time, or there is none that could be kept.
@@ -104,28 +131,65 @@ class Cached(Generic[P, R]):
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
             value = self._function(*args, **kwargs)
         if frame is not None:
-            frame.asked.tags += asked.tags
-            for tag, stamp in [*carried.items(), *asked.carried.items()]:
-                frame.asked.carried[tag] = stamp if frame.asked.carried.get(tag, stamp) == stamp else b""
-            frame.asked.no_store = frame.asked.no_store or asked.no_store
-            for lifetime in filter(None, (self._lifetime(home.profiles), asked.lifetime)):
-                frame.asked.live(*lifetime)
+            frame.asked.take_over(asked, carried)
+            frame.asked.live(*self._lifetime(home.profiles))
         return value
+
+    def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
+        """The function's own result, for want of a place or the right to keep it."""
+        if reason == "revalidate-0" and frame is not None:
+            frame.asked.no_store = True
+        if (home := here()) is not None:
+            home.events.emit(Used(self.name, "SKIP", reason=reason))
+        return self._function(*args, **kwargs)
+
+    def _read(self, entry: Entry, home: Home, frame: Frame | None) -> tuple[R] | None:
+        """What is kept (which may be None), now used by what is being made here; ``None`` where it cannot be read."""
+        if not isinstance(entry.content, Value):
+            return None
+        try:
+            value: R = values.decode(entry.content.data)
+        except ValueError as error:
+            _log.warning("%s: what is kept cannot be read (%s); the function is called", self.name, error)
+            return None
+        if frame is not None:
+            frame.asked.use(entry, home.clock())
+        return (value,)
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
         """Nobody gets the kept result of these arguments any more; ``None`` where no data is kept at all.
 
         :raises InvalidationError: it could not be delivered.
         """
-        home = _find_home()
+        home = here()
         if home is None or not home.keeps:
             return None
-        return home.invalidator.invalidate([f"data:{self._text(args, kwargs)}"], "expire")
+        return home.invalidator.invalidate([_own_tag(self._text(args, kwargs))], "expire")
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function now, keep the result, and return it."""
-        self.invalidate(*args, **kwargs)
-        return self(*args, **kwargs)
+        """Call the function now, keep the result, and return it. A call that began earlier does not do for it.
+
+        Until then, and where it fails, the kept result stays what it was: a stale one.
+
+        :raises RefreshError: it took longer than its ``timeout``, or what it returned cannot be kept.
+        :raises InvalidationError: other processes could not be told. Whatever the function raises goes through.
+        """
+        frame, home = current(), here()
+        if home is None or not home.keeps or self._is_never:
+            return self(*args, **kwargs)
+        task = self._task(home, args, kwargs)
+        outcome = home.fill.refresh(task, _own_tag(task.text))
+        if isinstance(outcome, Failed):
+            raise outcome.error or RefreshError(self.name, outcome.reason)
+        entry = outcome.slot.entry
+        read = self._read(entry, home, frame)
+        if read is None:
+            raise RefreshError(self.name, entry.content.reason if isinstance(entry.content, Refusal) else "unreadable")
+        return read[0]
+
+    @property
+    def _is_never(self) -> bool:
+        return self._rule.revalidate == 0 and self._rule.revalidate is not False
 
     # What a task is made of ----------------------------------------------------------------------------
 
@@ -135,18 +199,39 @@ class Cached(Generic[P, R]):
         return dict(bound.arguments)
 
     def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The key: module, qualified name, version and every argument by name, unambiguously."""
+        """The key: module, qualified name, version, every argument by name, and the data that the function closes
+        over, unambiguously."""
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
-        return json.dumps([self.name, self._version, arguments])
+        around = self.closes_over()
+        return json.dumps([self.name, self._version, arguments, *([around] if around else [])])
+
+    def closes_over(self) -> str:
+        """A digest of the data in the function's closure; empty where it has none.
+
+        Two functions made by one factory have one name. What tells them apart is what they close over: values
+        that an argument could have are part of the key like arguments; others (a connection, an app) are not.
+        """
+        held = {}
+        for name, cell in zip(self._code_names(), getattr(self._function, "__closure__", None) or (), strict=False):
+            try:
+                hash(cell.cell_contents)  # what can change is the function's state, not what tells it from another
+                held[name] = values.encode(cell.cell_contents, key=True)
+            except (ValueError, TypeError):  # an empty cell; or no data
+                continue
+        return hashlib.blake2b(values.encode(held, key=True), digest_size=12).hexdigest() if held else ""
+
+    def _code_names(self) -> tuple[str, ...]:
+        code = getattr(self._function, "__code__", None)
+        return code.co_freevars if code is not None else ()
 
     def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         text, rule = self._text(args, kwargs), self._rule
+        _functions.add(self)
         timeout, wait = rule.timeout or 30.0, 10.0 if rule.wait is None else rule.wait
         lease = max(3.0, min(5.0, timeout))
         return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
 
-    def _given_tags(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-        arguments = self._bind(args, kwargs)
+    def _given_tags(self, arguments: dict[str, Any]) -> list[str]:
         given: Iterable[str] = (
             self._tags(arguments) if callable(self._tags) else [tag.format_map(arguments) for tag in self._tags]
         )
@@ -160,6 +245,38 @@ class Cached(Generic[P, R]):
             profile = profiles[revalidate]
             return Lifetime(profile[0], profile[1] if expire is None else expire)
         return Lifetime(None if revalidate in (None, False) else float(revalidate), expire)
+
+
+class _Functions:
+    """The cached functions of this process, so that a task finds the one that it was made for.
+
+    By name and by what a function closes over: those that one factory makes have a name in common. Bounded,
+    because a function that is defined in a view is another one with each request.
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[str, str], Cached[Any, Any]] = OrderedDict()
+
+    def add(self, function: Cached[Any, Any]) -> None:
+        known = (function.name, function.closes_over())
+        if self._known.get(known) is not function:
+            with self._lock:
+                self._known[known] = function
+                if len(self._known) > self._most:
+                    self._known.popitem(last=False)
+
+    def find(self, task: Task) -> Cached[Any, Any]:
+        """:raises LookupError: this process does not have the function."""
+        around = (*json.loads(task.text)[3:], "")[0]
+        found = self._known.get((task.rule, around))
+        if found is None:
+            raise LookupError(f"{task.rule} is not defined in this process")
+        return found
+
+
+_functions = _Functions()
 
 
 class _Bound(Generic[P, R]):
@@ -236,14 +353,18 @@ def cached(
 
 def tags_of_data(task: Task) -> list[str]:
     """All tags that data has before it is made."""
-    function = _functions[task.rule]
-    given = function._given_tags((), _arguments(task))
-    return [EVERYTHING, f"data:{task.text}", *map(tag_name, given)]
+    given = _functions.find(task)._given_tags(_arguments(task))
+    return [EVERYTHING, _own_tag(task.text), *map(tag_name, given)]
+
+
+def _own_tag(text: str) -> str:
+    """The tag of one key alone."""
+    return f"data:{text}"
 
 
 def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFILES) -> Product:
     """The ``produce`` of data: the function, called with the arguments in a task's key."""
-    function = _functions[task.rule]
+    function = _functions.find(task)
     with rendering(profiles) as asked:
         arguments = _arguments(task)
         value = function._function(*_positional(function, arguments), **_named(function, arguments))

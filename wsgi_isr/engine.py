@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import Context
 
+from . import remote
 from .config import Config
-from .data import produce_data, tags_of_data
+from .data import at_home, produce_data, tags_of_data
+from .draft import Drafts
 from .entry import Refusal
 from .events import Events
 from .fill import Fill, Product, Task
@@ -18,6 +21,7 @@ from .invalidate import Invalidator
 from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
 from .local import Local, Slot
+from .remote import Remote
 from .respond import Ready
 from .stamps import Stamps
 from .stores.base import Store
@@ -27,6 +31,7 @@ class Engine:
     """Made by a process's first request, after every fork and every patch: nothing of it is inherited.
 
     :param produce_page: renders the task of a page; ``None`` where there is no app.
+    :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
     """
 
     def __init__(
@@ -39,9 +44,11 @@ class Engine:
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], None] | None = None,
+        site: bytes | None = None,
     ) -> None:
         settings, rules = config.settings, config.rules
         self.store = store
+        self.events = events
         self.keeps = store.keeps
         self.profiles = rules.profiles
         self.drain = settings.drain
@@ -50,6 +57,7 @@ class Engine:
         # Looked up now, not when a module was loaded: gevent may have patched them in between.
         self.clock = clock or time.time
         self.monotonic = monotonic or time.monotonic
+        self.drafts = Drafts(settings.secret, settings.namespace, self.clock)
         self.local = Local(settings.local_bytes)
         self.invalidator = Invalidator(store, settings.namespace, settings.journal, events, after=self.forget)
         self.stamps = Stamps(
@@ -57,9 +65,15 @@ class Engine:
         )
 
         def produce(task: Task) -> Product:
-            if task.data:
-                return produce_data(task, rules.profiles)
-            return produce_page(task) if produce_page is not None else Refusal("no-app")
+            # A page in a context of its own: a cold one is rendered in the thread of a visitor, and what code around
+            # us has noted about them there (a user, a language, a tenant) must not be found by the app.
+            return produce_here(task) if task.data else Context().run(produce_here, task)
+
+        def produce_here(task: Task) -> Product:
+            with at_home(self):
+                if task.data:
+                    return produce_data(task, rules.profiles)
+                return produce_page(task) if produce_page is not None else Refusal("no-app")
 
         def tags_of(task: Task) -> list[str]:
             if task.data:
@@ -83,6 +97,10 @@ class Engine:
             pause=pause or time.sleep,
         )
 
+        self._remote = None if site is None or remote.folder is None else Remote(remote.folder, site, self.fill.worked)
+        if self._remote is not None:
+            self.fill.elsewhere = self._remote.submit
+
     def still_valid(self, slot: Slot, answer: Ready) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
         try:
@@ -102,4 +120,6 @@ class Engine:
 
     def close(self, timeout: float | None = None) -> bool:
         """Drain the background within ``timeout`` seconds, by default the ``drain`` option."""
+        if self._remote is not None:
+            self._remote.close()
         return self.fill.stop(self.drain if timeout is None else timeout)

@@ -76,3 +76,18 @@ class InvalidationError(ISRError):
         kept = f"kept in {journal} for replay" if journal else "repeat it; with journal= it would be kept for replay"
         names = ", ".join(sorted(undelivered))
         super().__init__(f"not delivered: {names} ({causes}); delivered: {', '.join(delivered) or 'none'}; {kept}")
+
+
+class RefreshError(ISRError):
+    """Nothing new was made of what was to be refreshed; the last good one stays.
+
+    :param what: the path, or the function's name. :param reason: why, as in ``Cache-Status``.
+    """
+
+    def __init__(self, what: str, reason: str) -> None:
+        self.what = what
+        self.reason = reason
+        super().__init__(f"{what} was not refreshed: {reason}")
+
+    def __reduce__(self) -> tuple[type[RefreshError], tuple[str, str]]:
+        return type(self), (self.what, self.reason)

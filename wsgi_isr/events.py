@@ -18,21 +18,44 @@ class Served(NamedTuple):
     """An answer left. ``label`` is the word of the ``X-ISR`` header; ``age`` is in seconds.
 
     Not emitted for each of the plain hits that are answered from what was prepared a moment before: there
-    is about one for each page and second, or ``coherence``.
+    is about one for each page and second, or ``coherence``; with ``debug`` there is one for each request.
+    ``text`` is the text of the page's key, or the URL of a request that is not for a page; ``lock`` is ``held`` where
+    this request rendered the page, ``waited`` where it waited for another's render; ``seconds`` is how long the cache
+    took, renders included.
     """
 
     key: str
     label: str
     age: float = 0.0
     reason: str = ""
+    text: str = ""
+    lock: str = "none"
+    seconds: float = 0.0
+
+
+class Used(NamedTuple):
+    """Cached data was asked for, of the function ``name``, under ``key`` (text that holds the arguments).
+
+    ``label`` is that of a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` where it was not looked for, or
+    could not be kept, for ``reason``.
+    """
+
+    name: str
+    label: str
+    key: str = ""
+    age: float = 0.0
+    reason: str = ""
+    seconds: float = 0.0
 
 
 class Rendered(NamedTuple):
-    """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it."""
+    """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it; ``text`` is the text
+    of the page's key."""
 
     key: str
     seconds: float
     stored: bool
+    text: str = ""
 
 
 class Refused(NamedTuple):
@@ -41,6 +64,7 @@ class Refused(NamedTuple):
     key: str
     rule: str
     reason: str
+    text: str = ""
 
 
 class RenderFailed(NamedTuple):
@@ -51,6 +75,7 @@ class RenderFailed(NamedTuple):
     reason: str
     retry_in: float
     cause: BaseException | None = None
+    text: str = ""
 
 
 class LeaseLost(NamedTuple):
@@ -97,6 +122,7 @@ class Broken(NamedTuple):
 
 Event = (
     Served
+    | Used
     | Rendered
     | Refused
     | RenderFailed

@@ -9,24 +9,36 @@ demand; how, is the ``produce`` that it was given.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 
 from . import entry as codec
+from . import remote
 from .entry import Content, Entry, Lifetime, Refusal
-from .errors import StoreError
-from .events import BackgroundFull, Broken, Events, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
+from .errors import InvalidationError, StoreError, StoreUnavailable
+from .events import (
+    BackgroundFull,
+    Broken,
+    Events,
+    Invalidated,
+    Refused,
+    Rendered,
+    RenderFailed,
+    StoreFailed,
+    Unreadable,
+)
 from .flight import Flight, Flights
 from .freshness import Expired, Failure, Fresh, Missing, Stale, Standing, Storable, Uncacheable, Verdict, judge
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
-from .stamps import Epochs, Stamps
+from .stamps import Epochs, Mode, Stamps
 from .stores.base import Store, Token
 from .worker import Pool
 
@@ -39,6 +51,14 @@ else:  # pragma: no cover
 LOOK_AGAIN = 0.1
 #: Seconds between two looks of a visitor who waits: the first pause, and the longest.
 WAIT_PAUSE = (0.01, 0.25)
+#: Seconds that a refresh gives a render that began before it: those that wait meanwhile share the next one.
+OLDER_RENDER = 1.0
+
+
+#: Reasons that no accident has: the app speaks of whether the page is to be stored.
+DELIBERATE = frozenset({"no-store", "private", "no-cache", "revalidate-0", "not-asked"})
+#: How often in a row another reason may be one.
+ACCIDENTS = 2
 
 
 class Task(NamedTuple):
@@ -48,6 +68,9 @@ class Task(NamedTuple):
     function's (``data`` tells which); ``timeout``,
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
+    ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new;
+    then it is rendered whatever there is, and whoever else is at it. ``outdated``: the page was invalidated, and a
+    back-off from before that does not hold up a render.
     """
 
     page: str
@@ -59,6 +82,14 @@ class Task(NamedTuple):
     patience: float = 0.0
     anyway: bool = True
     data: bool = False
+    refreshes: str = ""
+    outdated: bool = False
+
+    @property
+    def flight(self) -> str:
+        """What it is called among the flights of a process. Nobody joins a refresh who does not want one: it is
+        a render more."""
+        return f"{self.page}:refresh" if self.refreshes else self.page
 
     def pack(self) -> bytes:
         """The task as bytes."""
@@ -118,16 +149,21 @@ class Served(NamedTuple):
 
 class PassedOn(NamedTuple):
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
-    ``key`` and ``written`` belong to the face: the page that would be kept if the app asks for it, and the
-    one that a successful write invalidates."""
+    ``key``, ``written`` and ``draft`` belong to the face: the page that would be kept if the app asks for it, the
+    one that a successful write invalidates, and whether it is for somebody who sees drafts."""
 
     reason: str
     missed: bool = False
     key: Any = None
     written: Any = None
+    draft: bool = False
 
 
-Answer = Served | PassedOn | Failed
+class Coming(NamedTuple):
+    """Nothing yet: it is being made in the background, and the visitor is somebody who does not wait."""
+
+
+Answer = Served | PassedOn | Failed | Coming
 
 
 class Judged(NamedTuple):
@@ -191,23 +227,34 @@ class Fill:
         self._keeper = Keeper(monotonic, events)
         leases.orphaned = self._keeper.let_go
         self._pool = Pool(self._run, self._drop, threads, queue)
+        #: Another process that takes jobs, if there is one: called with a job, whether it goes first, and how many
+        #: seconds it may take; then :meth:`worked` is called with the word for what came of it.
+        self.elsewhere: Callable[[bytes, bool, float], bool] | None = None
 
     # Looking up --------------------------------------------------------------------------------------
 
     def get(
-        self, task: Task, suits: Callable[[Content], bool] = lambda content: True, *, fresh: bool = False
+        self,
+        task: Task,
+        suits: Callable[[Content], bool] = lambda content: True,
+        *,
+        fresh: bool = False,
+        waits: bool = True,
     ) -> Answer:
         """What the visitor who asks for ``task`` gets.
 
         ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
         and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
-        one will do nor one that is kept for errors.
+        one will do nor one that is kept for errors. ``waits``: where there is nothing yet, the visitor has a page
+        made; otherwise they are told that it is :class:`Coming`.
         """
         slot, judged = self._look_up(task)
         if fresh and not judged.is_proven_fresh:
             slot = None
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
             return PassedOn("cookie")
+        if (slot is None or isinstance(judged.verdict, Missing)) and not waits and self._begin(task):
+            return Coming()
         answer = self._obtain(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
         if isinstance(answer, Served):
             content = answer.slot.entry.content
@@ -308,25 +355,105 @@ class Fill:
         if self._monotonic() < slot.look_at:
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
+        self._send_off(task)
+
+    def _send_off(self, task: Task) -> bool:
+        """Whether a render of the page is under way in this process, or waits for its turn."""
         flight, leads = self._flights.board(task.page)
         if leads and not self._submit(task._replace(patience=0.0, anyway=False)):
             flight.land(Busy())
+            return False
+        return True
 
     def _run(self, job: bytes) -> None:
         """A job in a thread of the pool."""
         task = Task.unpack(job)
-        flight = self._flights.get(task.page)
+        flight = self._flights.get(task.flight)
         if flight is not None and flight.claim():
             try:
                 self._fly(task, flight, pooled=True)
             except Exception as error:  # ours: the app's are outcomes of the flight
                 self._events.emit(Broken("a background render", error))
 
+    def work(self, task: Task) -> bytes:
+        """Do what another process has asked for; the word for what came of it (:mod:`.remote`)."""
+        try:
+            self._tags_of(task)
+        except LookupError:
+            return remote.UNKNOWN  # a function that only the process that asks has defined
+        leads = True
+        if task.refreshes:
+            outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
+        else:
+            flight, leads = self._flights.board(task.flight)
+            if leads and not self._pool.submit(task.pack(), True):
+                flight.land(Busy())
+            outcome = flight.wait(task.timeout + 1)
+        # A render that began before we were asked may be older than what whoever asks must not miss.
+        if isinstance(outcome, Made) and outcome.stored and leads:
+            return remote.MADE + _digest(codec.pack(outcome.slot.entry))
+        if isinstance(outcome, (Made, Found)):
+            return remote.FOUND
+        if isinstance(outcome, BackingOff):
+            return remote.RESTING
+        if isinstance(outcome, Failed):
+            return remote.FAILED + outcome.reason.encode()
+        return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
+
+    def worked(self, job: bytes, word: bytes | None) -> None:
+        """Another process has done a job, and this is its word for it; ``None`` where it has died of it, or is too
+        far behind: the lease will lapse, and whoever asks next sees to the page."""
+        task = Task.unpack(job)
+        flight = self._flights.get(task.flight)
+        if flight is None:
+            return
+        if word == remote.UNKNOWN and self._pool.submit(job):
+            return
+        outcome = self._outcome_of(task, word)
+        # A visitor who could not wait may have begun the same flight here: only a page ends that.
+        if isinstance(outcome, (Made, Found)) or flight.claim():
+            flight.land(outcome)
+
+    def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
+        if task.refreshes:
+            self._stamps.forget()
+            self._local.unready()
+        if word == remote.RESTING:
+            return BackingOff()
+        if word is not None and word.startswith(remote.FAILED):
+            reason = word.removeprefix(remote.FAILED).decode()
+            error = None
+            if reason == "undelivered":
+                cause = StoreUnavailable("the renderer", "it could not tell other processes")
+                error = InvalidationError((), {task.refreshes: cause})
+            return Failed(reason, error)
+        if word is not None and word.startswith((remote.MADE, remote.FOUND)):
+            try:
+                data = self._store.get(task.page)
+            except StoreError as raised:
+                self._events.emit(StoreFailed("get", task.page, raised))
+                data = None
+            if data is not None and (entry := self._read(task, data)) is not None:
+                slot = self._local.put(task.page, entry)
+                # Only if it is the very page: another node of the store may still have an older one.
+                return Made(slot, True) if word == remote.MADE + _digest(data) else Found(slot)
+        return Busy()
+
     def _drop(self, job: bytes) -> None:
         """A job that will not be run, because the pool stops."""
-        flight = self._flights.get(Task.unpack(job).page)
+        flight = self._flights.get(Task.unpack(job).flight)
         if flight is not None and flight.claim():
             flight.land(Busy())
+
+    # Missing, and the visitor does not wait ------------------------------------------------------------
+
+    def _begin(self, task: Task) -> bool:
+        """Have the page made in the background, if that can lead to one: after a failure the visitor is to hear
+        of it, and not to be told for ever that there will be something in a moment."""
+        try:
+            return not self._leases.resting(task.page) and self._send_off(task)
+        except StoreError:
+            return False
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
 
@@ -334,18 +461,18 @@ class Fill:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
         pause = WAIT_PAUSE[0]
-        # A back-off that began before an invalidation says nothing about the page after it: one try is due.
-        anyway = not old.failed and standing is Standing.HARD if old is not None else task.anyway
+        # A back-off that began before an invalidation says nothing about the page after it.
+        task = task._replace(outdated=standing is Standing.HARD, anyway=task.anyway and old is None)
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
-            if leads and old is not None and self._submit(task._replace(patience=0.0, anyway=anyway), first=True):
+            if leads and old is not None and self._submit(task._replace(patience=0.0), first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
                 # exception of the app takes its natural way to the server.
                 leads = True
-                outcome = self._fly(task._replace(patience=left, anyway=anyway), flight)
+                outcome = self._fly(task._replace(patience=left), flight)
             else:
                 outcome = flight.wait(left)
             if isinstance(outcome, (Made, Found)):
@@ -361,7 +488,6 @@ class Fill:
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
         epochs = self._stamps.epochs()
         if old is not None and not isinstance(self._judge(old, epochs).verdict, Missing):
-            old.failed = True
             old.resting_until = self._monotonic() + LOOK_AGAIN
             # With a node away that holds one of its tags, nobody can know that it was not purged meanwhile.
             proven = self._stamps.reachable(old.entry.proof, epochs)
@@ -370,7 +496,10 @@ class Fill:
 
     def _submit(self, task: Task, first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
-        if self._pool.submit(task.pack(), first):
+        job = task.pack()
+        if self.elsewhere is not None and self.elsewhere(job, first, task.timeout + task.wait):
+            return True
+        if self._pool.submit(job, first):
             return True
         self._events.emit(BackgroundFull(task.page))
         return False
@@ -398,6 +527,49 @@ class Fill:
             collapsed=not own,
             hit=False,
         )
+
+    # On demand ---------------------------------------------------------------------------------------
+
+    def refresh(self, task: Task, tag: str, *, here: bool = False, raises: bool = True) -> Made | Failed:
+        """Render what ``task`` describes, with everything read from now on, and store it.
+
+        A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
+        is marked as stale, so that every process looks for the new one; where rendering fails, the old one stays.
+        ``here``: in the caller's own thread, which hangs if the render does.
+
+        :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
+        """
+        task = task._replace(refreshes=tag, patience=0.0, anyway=True)
+        until = self._monotonic() + task.timeout + task.wait
+        older: Flight[Outcome] | None = None
+        while True:
+            flight, leads = self._flights.board(task.flight, instead_of=older)
+            if not leads and older is None and flight.begun:
+                # Whoever comes in the meantime shares the next one, instead of rendering beside it.
+                flight.wait(min(OLDER_RENDER, task.wait))
+                older = flight
+                continue
+            # In a thread of the pool: it may hang, and the caller is to hear of that after `timeout`.
+            if leads and (here or not self._submit(task, first=True)) and flight.claim():
+                self._fly(task, flight)
+            outcome = flight.wait(max(0.0, until - self._monotonic()))
+            if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
+                raise outcome.error
+            if isinstance(outcome, (Made, Failed)):
+                return outcome
+            if self._monotonic() >= until:
+                return Failed("waited")
+            older = flight
+
+    def landed(self, task: Task) -> bool:
+        """Wait for the render of a page that is under way in this process; whether there was one, and it came to its
+        end."""
+        flight = self._flights.get(task.flight)
+        return flight is not None and flight.wait(task.timeout) is not None
+
+    def kept(self, task: Task) -> Entry | None:
+        """What the store has for ``task``, whatever it is worth. :raises StoreError: it cannot be asked."""
+        return self._read(task, self._store.get(task.page))
 
     # The one render ----------------------------------------------------------------------------------
 
@@ -441,12 +613,21 @@ class Fill:
             self._events.emit(StoreFailed("add", task.page, error))
             lease = None
         if isinstance(lease, Busy):
-            return lease
-        if isinstance(lease, BackingOff):
-            if not task.anyway:
+            if not task.refreshes:
                 return lease
             lease = None
+        if isinstance(lease, BackingOff):
+            if task.outdated and (taken := self._past_back_off(task)) is not None:
+                lease = taken
+            elif not task.anyway:
+                return lease
+            else:
+                lease = None
+        if isinstance(lease, Busy):
+            return lease
         try:
+            if task.refreshes and (undelivered := self._mark(task.refreshes)):
+                return Failed("undelivered", InvalidationError((), undelivered))
             # Look again. We saw a stale page; another worker rendered, stored and released; then we got
             # the lock. Without this look we would render a second time in one window.
             current, token = self._gets(task)
@@ -454,12 +635,35 @@ class Fill:
                 slot = self._local.put(task.page, current)
                 # Only what is proven: a page that cannot be is no reason not to render one.
                 judged = self._judge(slot, self._stamps.epochs())
-                if _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN:
+                proven = _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN
+                if proven and not task.refreshes:
                     return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
             if lease is not None:
                 lease.release()
+
+    def _past_back_off(self, task: Task) -> Lease | Busy | None:
+        """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""
+        try:
+            current, _ = self._gets(task)
+            failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
+            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease)
+        except StoreError as error:
+            self._events.emit(StoreFailed("gets", task.page, error))
+            return None
+
+    def _tags(self, task: Task, current: Entry | None) -> list[str]:
+        """Those that can be known before a render, those of the last one included."""
+        return [*self._tags_of(task), *(tag for tag, _ in current.proof.tags)] if current else list(self._tags_of(task))
+
+    def _mark(self, tag: str) -> dict[str, StoreError]:
+        """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
+        that nobody renders for it meanwhile. Returns what could not be delivered."""
+        undelivered = self._stamps.invalidate([tag], Mode.STALE)
+        self._local.unready()
+        self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
+        return undelivered
 
     def _gets(self, task: Task) -> tuple[Entry | None, Token | None]:
         try:
@@ -474,18 +678,19 @@ class Fill:
     ) -> Outcome:
         started, began = self._clock(), self._monotonic()
 
-        def give_up() -> None:
-            self._failed(task, lease, "timeout", None)
-            overdue()
-
         try:
             # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
             known = self._tags_of(task)
-            former = [tag for tag, _ in current.proof.tags] if current is not None else []
-            capture = self._stamps.capture([*known, *former])
+            capture = self._stamps.capture(self._tags(task, current))
         except Exception as raised:  # a rule's own callable
             self._failed(task, lease, "tags", raised)
             return Failed("tags")
+        of = _told(capture.known)
+
+        def give_up() -> None:
+            self._failed(task, lease, "timeout", None, of)
+            overdue()
+
         watch = self._keeper.watch(lease, task.timeout, give_up)
         error: BaseException | None = None
         product: Product
@@ -500,15 +705,13 @@ class Fill:
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now = self._clock()
-        if isinstance(product, Refusal) and current is not None and self._is_stale(current):
-            # It was cacheable a moment ago, so this is taken for an accident. Once the page may no longer
-            # be served (expired), its refusal is taken at its word.
+        if isinstance(product, Refusal) and current is not None and self._is_accident(task, product, current):
             product = Failure(product.reason)
         if isinstance(product, Failure):
-            self._failed(task, lease, product.reason, error)
+            self._failed(task, lease, product.reason, error, of)
             return Failed(product.reason, error, product.content)
         if isinstance(product, Refusal):
-            self._events.emit(Refused(task.page, task.rule, product.reason))
+            self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
         try:
@@ -516,23 +719,35 @@ class Fill:
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = codec.pack(entry)
         except Exception as raised:  # a header or a tag that is no text after all
-            self._failed(task, lease, "unstorable", raised)
+            self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
-        self._events.emit(Rendered(task.page, self._monotonic() - began, stored))
+        self._events.emit(Rendered(task.page, self._monotonic() - began, stored, task.text))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
 
-    def _is_stale(self, entry: Entry) -> bool:
-        return isinstance(self._judge(Slot(entry), self._stamps.epochs()).verdict, Stale)
+    def _is_accident(self, task: Task, refusal: Refusal, current: Entry) -> bool:
+        """Whether a page that was cacheable a moment ago is not to be given up for an answer that may not be stored.
+
+        What an app says of its page on purpose is taken at its word, and so is anything once it comes for the third
+        time in a row, or the page may no longer be served anyway (expired).
+        """
+        if refusal.reason in DELIBERATE or isinstance(current.content, Refusal):
+            return False
+        try:
+            if self._leases.failures(task.page) >= ACCIDENTS:
+                return False
+        except StoreError:
+            pass
+        return isinstance(self._judge(Slot(current), self._stamps.epochs()).verdict, Stale)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()
         return self._stamps.standing(ours.proof, epochs) < self._stamps.standing(theirs.proof, epochs)
 
-    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None) -> None:
-        pause = lease.rest() if lease is not None else 0.0
-        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error))
+    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, of: str = "") -> None:
+        pause = lease.rest(of) if lease is not None else 0.0
+        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
 
     def _put(
         self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
@@ -565,6 +780,15 @@ class Fill:
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained
+
+
+def _told(stamps: Mapping[str, bytes]) -> str:
+    """What tells a render before an invalidation from one after it."""
+    return _digest(b"".join(stamps[tag] for tag in sorted(stamps))).hex()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _is_current(verdict: Verdict) -> bool:

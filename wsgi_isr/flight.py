@@ -37,6 +37,11 @@ class Flight(Generic[T]):
             return True
 
     @property
+    def begun(self) -> bool:
+        """Whether somebody claimed it: what it reads may be older than whoever asks."""
+        return self._claimed
+
+    @property
     def landed(self) -> bool:
         """Whether there is an outcome."""
         return self._done.is_set()
@@ -53,12 +58,12 @@ class Flights(Generic[T]):
         self._lock = threading.Lock()
         self._flying: dict[str, Flight[T]] = {}
 
-    def board(self, key: str) -> tuple[Flight[T], bool]:
+    def board(self, key: str, instead_of: Flight[T] | None = None) -> tuple[Flight[T], bool]:
         """The flight of ``key``, and whether the caller made it, and must see to it that somebody claims and
-        lands it."""
+        lands it. ``instead_of`` is one that will not do, and is left to those who are on it."""
         with self._lock:
             flight = self._flying.get(key)
-            if flight is not None:
+            if flight is not None and flight is not instead_of:
                 return flight, False
             flight = self._flying[key] = Flight(self, key)
             return flight, True

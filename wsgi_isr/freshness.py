@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
@@ -164,7 +164,19 @@ class Asked:
         age = entry.age(now)
         left = [None if limit is None else max(0.0, limit - age) for limit in (entry.revalidate, entry.expire)]
         self.live(*left)
-        for tag, stamp in entry.proof.tags:
+        self._carry(entry.proof.tags)
+
+    def take_over(self, inner: Asked, carried: Mapping[str, bytes]) -> None:
+        """Something went in that was made for it alone: all that was said of that, and the tags that it would have
+        been kept under."""
+        self.tags += inner.tags
+        self._carry([*carried.items(), *inner.carried.items()])
+        self.no_store = self.no_store or inner.no_store
+        if inner.lifetime is not None:
+            self.live(*inner.lifetime)
+
+    def _carry(self, stamped: Iterable[tuple[str, bytes]]) -> None:
+        for tag, stamp in stamped:
             self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
 
     def live(self, revalidate: float | None, expire: float | None) -> None:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
-from urllib.parse import unquote_to_bytes
 
 from . import keys
+from . import options as o
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Broken, Events, Invalidated
 from .keys import Keyspace
@@ -31,21 +31,6 @@ class Receipt(NamedTuple):
     mode: str
     seconds: float
     replayed: tuple[str, ...] = ()
-
-
-def parse_path(path: str, option: str = "paths") -> str:
-    """A path as people give it, percent-encoded or not, as the text that tags are made of.
-
-    :raises ConfigError: it is no path.
-    """
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise ConfigError(option, f"{path!r} is not a path", "write it like /blog/a, without scheme and host")
-    if "?" in path or "#" in path:
-        raise ConfigError(option, f"{path!r} has a query", "leave it out: all pages of the path are meant")
-    try:
-        return unquote_to_bytes(path).decode("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigError(option, f"{path!r} is not UTF-8 once decoded", "encode it as UTF-8") from None
 
 
 def tag_names(
@@ -69,8 +54,8 @@ def tag_names(
         if not isinstance(tag, str) or not tag:
             raise ConfigError("tags", f"{tag!r} is not a tag", "give non-empty strings")
         names.append(keys.tag_name(tag))
-    names += [keys.path_tag(parse_path(path)) for path in paths]
-    names += [keys.prefix_tag(parse_path(path, "prefixes")) for path in prefixes]
+    names += [keys.path_tag(o.parse_path(path, "paths")) for path in paths]
+    names += [keys.prefix_tag(o.parse_path(path, "prefixes")) for path in prefixes]
     for pattern in routes:
         if rules is not None and pattern not in rules:
             known = ", ".join(sorted(rules))

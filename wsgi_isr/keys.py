@@ -80,6 +80,11 @@ class Keyspace:
         """Where a tag's stamp is."""
         return f"{self._prefix}:t:{_digest(tag, 20)}"
 
+    @property
+    def sites(self) -> str:
+        """Where it is kept for whom pages are made. (A page's key is JSON, and never this.)"""
+        return f"{self._prefix}:p:{_digest('sites', 20)}"
+
     def epoch(self, node: str) -> str:
         """Where a node's epoch is: on that node."""
         return f"{self._prefix}:e:{node}"
@@ -125,7 +130,7 @@ def route_tag(pattern: str) -> str:
 
 def public_path(key: PageKey) -> str:
     """The path as people write it, mount point included, percent-encoding undone."""
-    return _decoded(key.script) + _decoded(key.path)
+    return decoded(key.script) + decoded(key.path)
 
 
 def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
@@ -134,9 +139,23 @@ def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
     path = public_path(key)
     segments = path.strip("/").split("/")
     ancestors = ["/" + "/".join(segments[:n]) for n in range(len(segments) + 1)]
-    params = rules.match(_decoded(key.path) or "/")[1] if policy.tags else {}
+    params = rules.match(decoded(key.path) or "/")[1] if policy.tags else {}
     given = [tag_name(tag) for tag in rule_tags(policy, params)]
     return [EVERYTHING, route_tag(policy.name), path_tag(path), *map(prefix_tag, ancestors), *given]
+
+
+class Site(NamedTuple):
+    """Where an app is served: scheme, host, and its mount point (as in a :class:`PageKey`)."""
+
+    scheme: str
+    host: str
+    script: str = ""
+
+
+def site_of_url(url: str) -> Site:
+    """The site of a checked ``canonical_url``."""
+    split = urlsplit(url)
+    return Site(split.scheme, split.netloc.lower().removesuffix(_DEFAULT_PORT[split.scheme]))
 
 
 class Matcher:
@@ -145,8 +164,7 @@ class Matcher:
     def __init__(self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...]) -> None:
         self._rules = rules
         self._ignored = _any_of(ignore_cookies)
-        split = urlsplit(canonical_url) if canonical_url else None
-        self._site = (split.scheme, split.netloc.lower()) if split else None
+        self._site = site_of_url(canonical_url)[:2] if canonical_url else None
 
     def match(self, environ: dict[str, Any]) -> tuple[Policy, PageKey] | Bypass:
         """The page that a request is for; the visitor's identity and whims are left behind here."""
@@ -163,15 +181,15 @@ class Matcher:
         if path.count("/") > MAX_SEGMENTS:
             return Bypass("url-depth")
         try:
-            decoded = _decoded(path)
-            _decoded(environ.get("SCRIPT_NAME", ""))
+            text = decoded(path)
+            decoded(environ.get("SCRIPT_NAME", ""))
             query.encode("latin-1")
         except UnicodeError:
             return Bypass("url-encoding")
-        site = self._site or _site_of(environ)
+        site = self._site or site_of(environ)
         if site is None:
             return Bypass("host")
-        policy, _ = self._rules.match(decoded or "/")
+        policy, _ = self._rules.match(text or "/")
         if policy.never:
             return Bypass("revalidate-0")
         if policy.bypass is not None and policy.bypass(environ):
@@ -194,11 +212,11 @@ class Matcher:
         if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH", "DELETE"):
             return None
         try:
-            path = _decoded(environ.get("PATH_INFO", ""))
+            path = decoded(environ.get("PATH_INFO", ""))
             policy, _ = self._rules.match(path or "/")
             if policy.never or (policy.lifetime is None and not asked):
                 return None
-            return path_tag(_decoded(environ.get("SCRIPT_NAME", "")) + path)
+            return path_tag(decoded(environ.get("SCRIPT_NAME", "")) + path)
         except UnicodeError:
             return None
 
@@ -211,12 +229,13 @@ class Matcher:
         return any(name and name not in policy.cookies and not self._ignored(name) for name in names)
 
 
-def _decoded(path: str) -> str:
+def decoded(path: str) -> str:
     """A path of an environ as text. :raises UnicodeError: it is not UTF-8 (PEP 3333, "Unicode Issues")."""
     return path.encode("latin-1").decode("utf-8")
 
 
-def _site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
+def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
+    """Scheme and host that a request names; ``None`` where that is no host."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST")
     if host is None:
@@ -272,6 +291,12 @@ def _cookies(policy: Policy, environ: dict[str, Any]) -> Any:
 def _environ_name(header: str) -> str:
     name = header.upper().replace("-", "_")
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def shown_url(environ: dict[str, Any]) -> str:
+    """The path and query of a request, to be read by people."""
+    query = environ.get("QUERY_STRING", "")
+    return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}{'?' if query else ''}{query}"
 
 
 def canonical(key: PageKey) -> dict[str, Any]:

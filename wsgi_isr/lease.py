@@ -75,8 +75,9 @@ class Lease:
         with self._turn:
             return self._swap(_FREE, 0, expected=False) is not None
 
-    def rest(self) -> float:
-        """After a failure: leave the lock in place as a back-off for the whole cluster.
+    def rest(self, of: str = "") -> float:
+        """After a failure: leave the lock in place as a back-off for the whole cluster. ``of`` says what has failed,
+        for :meth:`Leases.failed`.
 
         Returns its seconds: 1, doubled with each failure in a row up to 30, with a quarter of jitter; 0
         where the lock is not ours any more.
@@ -84,7 +85,7 @@ class Lease:
         with self._turn:
             if self.over:
                 return 0.0
-            failures = self._leases.count_failure(self.page)
+            failures = self._leases.count_failure(self.page, of)
             pause = min(BACK_OFF[0] * 2.0 ** min(failures - 1, 10), BACK_OFF[1]) * random.uniform(1.0, 1.25)
             self._swap(RESTING, pause)
             self.over = True
@@ -153,16 +154,46 @@ class Leases:
             raise doubt
         return BackingOff() if held == RESTING else Busy()
 
-    def count_failure(self, page: str) -> int:
+    def resting(self, page: str) -> bool:
+        """Whether nobody may render because the last render failed. :raises StoreError: it cannot be asked."""
+        return self.store.get(self.keyed(page)) == RESTING
+
+    def take_over(self, page: str, ttl: float) -> Lease | Busy:
+        """The lease in place of a back-off; of several who want that, one gets it.
+
+        :raises StoreError: the store cannot be asked.
+        """
+        lease, lock = Lease(self, page, ttl), self.keyed(page)
+        held = self.store.gets(lock)
+        if held is None or held.value != RESTING:
+            return Busy()  # whoever tries again finds it free, or somebody rendering
+        try:
+            return lease if self.store.cas(lock, lease.token, held.token, ttl) else Busy()
+        except StoreError:
+            self.orphaned(lease)
+            raise
+
+    def count_failure(self, page: str, of: str = "") -> int:
         """How many renders in a row failed, this one included. Approximate where several count at
         once, or where the store is away: it only sets the length of a pause."""
-        counter = self._counted(page)
         try:
-            failures = min(int(self.store.get(counter) or b"0"), 1000) + 1
-            self.store.set(counter, str(failures).encode(), _STREAK)
-        except (StoreError, ValueError):
+            failures = min(self.failures(page), 1000) + 1
+            self.store.set(self._counted(page), f"{failures} {of}".encode(), _STREAK)
+        except StoreError:
             return 1
         return failures
+
+    def failures(self, page: str) -> int:
+        """How many renders in a row failed until now. :raises StoreError: the store cannot be asked."""
+        count = (self.store.get(self._counted(page)) or b"0").partition(b" ")[0]
+        return int(count) if count.isdigit() and len(count) < 10 else 0
+
+    def failed(self, page: str) -> str:
+        """What the last one was a render ``of``; empty where it said nothing, or did not fail.
+
+        :raises StoreError: the store cannot be asked.
+        """
+        return (self.store.get(self._counted(page)) or b"").partition(b" ")[2].decode("ascii", "replace")
 
     def forget_failures(self, page: str) -> None:
         """After a success the next failure is the first again, and a back-off that a visitor without any

@@ -20,13 +20,12 @@ class Slot:
     ``ready`` belongs to the face that serves it (an answer prepared for the next moments); it is only
     ever replaced whole, so that the hot path can read it without a lock. ``look_at`` is the monotonic
     time before which the store is not asked again about a stale copy; ``resting_until`` the one before
-    which an expired copy is served because its last render failed; ``failed``: a render was tried since it
-    expired. ``checked`` is a pair, replaced whole:
-    the epochs at which the stamps of the copy were compared last, and the standing that came of it.
+    which an expired copy is served because its last render failed. ``checked`` is a pair, replaced whole: the
+    epochs at which the stamps of the copy were compared last, and the standing that came of it.
     ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
     """
 
-    __slots__ = ("adopted", "checked", "entry", "failed", "look_at", "probes", "ready", "resting_until")
+    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "ready", "resting_until")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -35,7 +34,6 @@ class Slot:
         self.ready: Any = None
         self.look_at = 0.0
         self.resting_until = 0.0
-        self.failed = False
         self.probes: list[tuple[Any, ...]] = []
 
 

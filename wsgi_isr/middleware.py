@@ -1,39 +1,66 @@
-"""``ISR``: incremental static regeneration around any WSGI app, and ``wrap`` for when there is no code to touch."""
+"""``ISR``: incremental static regeneration around any WSGI app."""
 
 from __future__ import annotations
 
-import atexit
-import importlib
-import os
+import functools
+import hashlib
+import itertools
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import options as o
 from .capture import produce_page
 from .config import Config
-from .data import live_in
+from .crawlers import is_crawler
+from .data import at_home
+from .draft import Drafts, Visitor, answering
 from .engine import Engine
-from .entry import Content
-from .errors import ConfigError, InvalidationError
+from .entry import Content, Entry, Refusal
+from .errors import ConfigError, ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
-from .fill import Failed, PassedOn, Served, Task
-from .freshness import Bypass, asks
+from .fill import Answer, Coming, Failed, PassedOn, Served, Task
+from .freshness import Asked, Bypass, asks
+from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
-from .invalidate import Invalidator, Journal, Receipt, tag_names
-from .keys import Matcher, PageKey
-from .page import rendering
-from .respond import NAME, Ready, cache_status, headers_of, pass_on, send_failure, send_page
+from .invalidate import Journal, Receipt, tag_names
+from .keys import Keyspace, Matcher, PageKey, Site, canonical, path_tag, public_path, shown_url
+from .listing import Absent, Listings
+from .page import Frame, within
+from .remote import SITE_BYTES
+from .respond import (
+    NAME,
+    NOT_FOUND,
+    SHELL_HEADERS,
+    Lazy,
+    Own,
+    Ready,
+    absent_headers,
+    cache_status,
+    headers_of,
+    is_made,
+    pass_on,
+    send_failure,
+    send_own,
+    send_page,
+    shell_of,
+)
 from .rules import Policy
+from .sites import Sites
 from .stores import open_store
 from .stores.base import Store
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
+
+
+instances: weakref.WeakSet[ISR] = weakref.WeakSet()
+"""Every one of this process."""
+_numbers = itertools.count()
 
 
 class ISR:
@@ -73,16 +100,24 @@ class ISR:
         # A fake clock alone is meant for both.
         self._monotonic = monotonic or clock
         self._pause = pause
+        if settings.debug:
+            self.events.subscribe(log_decisions())
         self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
+        self._listings = Listings(self.config.rules, self.events, monotonic or clock or time.monotonic)
+        self._drafts = Drafts(settings.secret, settings.namespace, self._clock)
+        self._sites = Sites(settings.canonical_url, self.store, Keyspace(settings.namespace).sites)
         if settings.journal is not None:
             Journal(settings.journal).check()
         self._on_write = settings.invalidate_on_write
         self._asked: dict[PageKey, None] = {}
+        self._beginning = threading.Lock()
         self._live: Engine | None = None
-        _instances.add(self)
+        #: Tells it from others, in every process that runs the same code.
+        self.site = _site_of(self.config, next(_numbers))
+        instances.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        live = self._live or self._begin()
+        live = self._live or self.begin()
         probe = _probe(environ)
         # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
         # the benchmark "hotpath" shows that matching, keys and headers would cost twenty times as much.
@@ -93,37 +128,68 @@ class ISR:
                 start_response(answer.status, answer.headers.copy())
                 return [answer.body]
 
+        began = live.monotonic()
         try:
             page = self._match(environ, live)
-            found = live.fill.get(page.task, page.suits) if isinstance(page, _Page) else page
+            found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
             self.events.emit(Broken("the cache", error))
             page = found = PassedOn("broken")
-        if isinstance(found, Failed) and isinstance(page, _Page) and page.personal:
+        if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
             # It failed for somebody without cookies. That says nothing about who has some.
             found = PassedOn("cookie")
+        self._note(environ, page, found, live.monotonic() - began)
+        if isinstance(found, Served) and isinstance(page, Page):
+            return self._serve(environ, start_response, live, page, probe, found)
         if isinstance(found, PassedOn):
             return self._pass_on(environ, start_response, found)
         if isinstance(found, Failed):
             return self._fail(environ, start_response, found)
-        assert isinstance(page, _Page)
-        return self._serve(environ, start_response, live, page, probe, found)
+        if isinstance(found, Absent):
+            return send_own(environ, start_response, NOT_FOUND, absent_headers(found.ttl))
+        assert isinstance(found, Own)
+        return send_own(environ, start_response, found, SHELL_HEADERS)
 
-    def _match(self, environ: dict[str, Any], live: Engine) -> _Page | PassedOn:
+    def _match(self, environ: dict[str, Any], live: Engine) -> Page | PassedOn | Absent:
         """The page that the request is for, or why it is not for the cache."""
+        self._sites.note(environ)
+        draft = self._drafts.holds(environ)
+        if (absent := self._listings.absent(environ)) is not None and not draft:
+            return absent
         if not self.store.keeps:
-            return PassedOn("off")
+            return PassedOn("off", draft=draft)
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
             written = self._matcher.written(environ, bool(self._asked)) if self._on_write else None
-            return PassedOn(match.reason, written=written)
+            return PassedOn(match.reason, written=written, draft=draft)
         policy, key = match
+        if draft:
+            return PassedOn("draft", draft=True)
         if policy.lifetime is None and key not in self._asked:
             return PassedOn("no-rule", key=key)
-        text, personal = key.text, self._matcher.personal_cookies(policy, environ)
+        personal = self._matcher.personal_cookies(policy, environ)
+        return Page(policy, self._task(live, policy, key, anyway=not personal), personal)
+
+    def _find(self, environ: dict[str, Any], live: Engine, page: Page) -> Answer | Own:
+        """The page for this visitor, made first if need be, or what there is to see until it is."""
+        policy = page.policy
+        if policy.has_shell and not is_crawler(environ.get("HTTP_USER_AGENT", "")):
+            found = live.fill.get(page.task, page.suits, waits=False)
+            if not isinstance(found, Coming):
+                return found
+            try:
+                return shell_of(policy.fallback, environ)
+            except Exception as error:
+                self.events.emit(Broken(f"rule {policy.name!r}: fallback", error))
+        return live.fill.get(page.task, page.suits)
+
+    @staticmethod
+    def _task(live: Engine, policy: Policy, key: PageKey, anyway: bool = True) -> Task:
+        """What is to be rendered for a page."""
+        text = key.text
         times = policy.timeout, policy.wait, policy.lease
-        return _Page(policy, Task(live.keyspace.page(text), text, policy.name, *times, anyway=not personal), personal)
+        return Task(live.keyspace.page(text), text, policy.name, *times, anyway=anyway)
 
     # What a visitor gets -----------------------------------------------------------------------------
 
@@ -132,15 +198,15 @@ class ISR:
         environ: dict[str, Any],
         start_response: StartResponse,
         live: Engine,
-        page: _Page,
+        page: Page,
         probe: tuple[Any, ...],
         found: Served,
     ) -> Iterable[bytes]:
         entry, now = found.slot.entry, self._clock()
         content = entry.content
         assert isinstance(content, Content)
-        self.events.emit(ServedEvent(page.task.page, found.label, entry.age(now)))
-        if found.label == "HIT" and page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]:
+        is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
+        if found.label == "HIT" and is_plain and not self.config.settings.debug:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         status = cache_status(found, now)
@@ -148,49 +214,48 @@ class ISR:
 
     def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:
         label = "MISS" if found.missed else "BYPASS"
-        self.events.emit(ServedEvent("", label, reason=found.reason))
         status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
+        if found.draft:
+            frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)
+            app = self._app_here(environ, frame)
+            return pass_on(app, environ, start_response, status, label, self._notice(found.written), private=True)
         if found.key is not None:
             return self._ask(environ, start_response, found.key, status)
-        if found.written is not None:
-            return self._write(environ, start_response, found.written, status)
-        if found.missed:
-            return self._miss(environ, start_response, status)
-        return pass_on(self._call, environ, start_response, status, label)
-
-    def _miss(self, environ: dict[str, Any], start_response: StartResponse, status: str) -> Iterable[bytes]:
-        """The app itself, for want of a page. It is shown as new, so nothing stale goes into it."""
-        with rendering(self.config.rules.profiles):
-            return pass_on(self._call, environ, start_response, status, "MISS")
+        # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
+        app = self._app_here(environ, Frame(Asked(), self.config.rules.profiles) if found.missed else None)
+        return pass_on(app, environ, start_response, status, label, self._notice(found.written))
 
     def _ask(
         self, environ: dict[str, Any], start_response: StartResponse, key: PageKey, status: str
     ) -> Iterable[bytes]:
         """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
+        frame = Frame(Asked(), self.config.rules.profiles, stored=False)
 
         def notice(_status: str, headers: list[tuple[str, str]]) -> None:
             if asks(headers):
-                self._note(key)
+                self._remember(key)
 
-        with rendering(self.config.rules.profiles, stored=False) as asked:
-            body = pass_on(self._call, environ, start_response, status, "BYPASS", notice)
-        if asked.lifetime is not None and not asked.no_store:
-            self._note(key)
-        return body
+        def after() -> None:
+            if frame.asked.lifetime is not None and not frame.asked.no_store:
+                self._remember(key)
 
-    def _write(self, environ: dict[str, Any], start_response: StartResponse, tag: str, status: str) -> Iterable[bytes]:
+        return pass_on(self._app_here(environ, frame, after), environ, start_response, status, "BYPASS", notice)
+
+    def _notice(self, written: str | None) -> Callable[[str, list[tuple[str, str]]], None] | None:
         """A successful unsafe request invalidates the page at its URL (RFC 9111, 4.4), before the visitor
         hears of the success: whoever looks after that sees the new page."""
+        if written is None:
+            return None
 
         def notice(status_line: str, _headers: list[tuple[str, str]]) -> None:
             if status_line[:1] in ("2", "3"):
                 try:
-                    self._begin().invalidator.invalidate([tag])
+                    self.begin().invalidator.invalidate([written])
                 except Exception as error:
                     # The write has happened and must be answered; the journal, if any, has the rest.
-                    self.events.emit(Broken(f"invalidating {tag!r} after a write", error))
+                    self.events.emit(Broken(f"invalidating {written!r} after a write", error))
 
-        return pass_on(self._call, environ, start_response, status, "BYPASS", notice)
+        return notice
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
         """Nothing to serve, and the render failed: what the app had to say of it."""
@@ -198,37 +263,125 @@ class ISR:
             return send_failure(environ, start_response, found.content, found.reason)
         if found.error is not None:
             raise found.error
-        status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
-        return self._miss(environ, start_response, status)
+        return self._pass_on(environ, start_response, PassedOn(found.reason, missed=True))
 
-    def _call(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        """The app; what it caches while it is called belongs to this ISR."""
-        token = _here.set(self)
-        try:
-            return self.app(environ, start_response)
-        finally:
-            _here.reset(token)
+    def _app_here(
+        self, environ: dict[str, Any], frame: Frame | None, after: Callable[[], None] = lambda: None
+    ) -> WSGIApplication:
+        """The app, for one request. What it caches while it answers belongs to this ISR, and goes into ``frame``; so
+        does what it does while a lazy body is made, after which ``after`` is called."""
+        live = self.begin()
+        draft = frame is not None and frame.draft
+        visitor = Visitor(draft, secure=environ.get("wsgi.url_scheme") == "https")
 
-    def _note(self, key: PageKey) -> None:
+        @contextmanager
+        def enter() -> Iterator[None]:
+            with at_home(live), answering(visitor), within(frame) if frame is not None else nullcontext():
+                yield
+
+        def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+            with enter():
+                body = self.app(environ, start_response)
+            return body if is_made(environ, body) else Lazy(body, enter, after)
+
+        return call
+
+    def _remember(self, key: PageKey) -> None:
         """Remember that the app asked for this page to be kept; the oldest of some thousand is forgotten."""
         self._asked[key] = None
         if len(self._asked) > 4096:
             self._asked.pop(next(iter(list(self._asked))), None)
 
+    def _note(self, environ: dict[str, Any], page: Any, found: Any, seconds: float) -> None:
+        """Say what this request came to."""
+        text = page.task.text if isinstance(page, Page) else shown_url(environ)
+        name = page.task.page if isinstance(page, Page) else ""
+        label, age, reason, lock = "MISS", 0.0, "", "none"
+        if isinstance(found, Served):
+            label, age = found.label, found.slot.entry.age(self._clock())
+            lock = "held" if found.stored else "waited" if found.collapsed else "none"
+            if found.stored:
+                self._sites.tell(Site(*PageKey.parse(text)[:3]))
+        elif isinstance(found, PassedOn):
+            label, reason = "MISS" if found.missed else "BYPASS", found.reason
+        elif isinstance(found, Absent):
+            label, reason = "HIT", "not-listed"
+        else:
+            reason = found.reason if isinstance(found, Failed) else "shell"
+        self.events.emit(ServedEvent(name, label, age, reason, text, lock, seconds))
+
+    # On demand -----------------------------------------------------------------------------------------
+
+    def latest_site(self) -> Site:
+        """For whom a page is made where nobody says for whom: the canonical site, or that of the latest visitor."""
+        return self._sites.latest()
+
+    def page_at(self, path: str, site: Site | None = None) -> Page:
+        """The page at a public path, which may have a query, for a visitor without cookies.
+
+        :param site: which one, where several hosts are served; by default the canonical one, or that of the latest
+            request here.
+        :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
+        """
+        live, site = self.begin(), site or self._sites.latest()
+        plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
+        below = o.parse_path(plain, "path")
+        script = site.script.encode("latin-1").decode("utf-8")
+        if script and (below == script or below.startswith(script + "/")):
+            below = below[len(script) :]
+        environ = canonical(PageKey(*site, below.encode("utf-8").decode("latin-1")))
+        environ["QUERY_STRING"] = query
+        match = Absent(0) if self._listings.absent(environ) else self._matcher.match(environ)
+        if isinstance(match, (Absent, Bypass)):
+            raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
+        return Page(match[0], self._task(live, *match), personal=False)
+
+    def refresh(self, path: str, *, only_if_cached: bool = False, site: Site | None = None) -> bool:
+        """Render the page at a public path now and store it, with everything that is read from now on: a render that
+        began earlier does not do for it. Variants of the page (by query, host or cookie) become stale.
+
+        :param only_if_cached: do nothing for a page that nobody asked for yet.
+        :param site: of this one only; by default of every one that is known here.
+        :returns: whether the page has changed.
+        :raises RefreshError: the render failed or took too long, or the page is not for the cache; the last good page
+            stays. :raises InvalidationError: other processes could not be told. :raises StoreError: the store cannot
+            be asked. :raises ConfigError: ``path`` is no path.
+        """
+        live = self.begin()
+        if not live.keeps:
+            return False
+        pages = [self.page_at(path, known) for known in ([site] if site else self._sites.known())]
+        kept = [(page, entry) for page in pages if (entry := live.fill.kept(page.task)) is not None]
+        if not kept and not only_if_cached:
+            # Nobody has asked for it at any host that is known here.
+            return self._refresh(path, self.page_at(path, site), None)
+        return any_of(functools.partial(self._refresh, path, page, entry) for page, entry in kept)
+
+    def _refresh(self, path: str, page: Page, before: Entry | None) -> bool:
+        outcome = self.begin().fill.refresh(page.task, path_tag(public_path(PageKey.parse(page.task.text))))
+        if isinstance(outcome, Failed):
+            raise RefreshError(path, outcome.reason) from outcome.error
+        content = outcome.slot.entry.content
+        if not isinstance(content, Content):
+            raise RefreshError(path, content.reason if isinstance(content, Refusal) else "unreadable")
+        old = before.content if before is not None else None
+        return not isinstance(old, Content) or (old.status, old.etag) != (content.status, content.etag)
+
     # A process and its end -----------------------------------------------------------------------------
 
-    def _begin(self) -> Engine:
+    def begin(self) -> Engine:
         """What a process has of its own; made by its first request, after every fork and every patch."""
-        with _beginning:
+        with self._beginning:
             if self._live is None:
                 self._live = Engine(
                     self.config,
                     self.store,
                     self.events,
-                    produce_page(self._call, self.config.rules),
+                    produce_page(lambda *request: self.app(*request), self.config.rules),
                     clock=self._clock,
                     monotonic=self._monotonic,
                     pause=self._pause,
+                    site=self.site if self.renders_elsewhere else None,
                 )
             return self._live
 
@@ -243,11 +396,25 @@ class ISR:
     ) -> Receipt:
         """:func:`wsgi_isr.invalidate` for the pages of this app."""
         names = tag_names(tags, paths, routes, prefixes, everything, set(self.config.rules.policies))
-        return self._begin().invalidator.invalidate(names, mode)
+        return self.begin().invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
         """Deliver what the journal has kept. :raises InvalidationError: some could not be delivered."""
-        return self._begin().invalidator.replay()
+        return self.begin().invalidator.replay()
+
+    @property
+    def renders_elsewhere(self) -> bool:
+        """Whether pages may be rendered in other processes: they have to find them in the store."""
+        return self.config.settings.background == "auto" and self.store.keeps and self.store.shared
+
+    def is_at(self, home: object) -> bool:
+        """Whether data that is kept at ``home`` is this app's."""
+        return self._live is not None and self._live is home
+
+    def begin_anew(self) -> None:
+        """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
+        self._beginning = threading.Lock()
+        self._live = None
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call ``subscriber`` with every event (:mod:`wsgi_isr.events`) of this process."""
@@ -267,7 +434,28 @@ class ISR:
         return drained
 
 
-class _Page(NamedTuple):
+def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
+    """Whether any of several refreshes has changed something. Each is made, whatever becomes of those before it; then
+    the first error is raised."""
+    changed, errors = False, []
+    for call in calls:
+        try:
+            changed = call() or changed
+        except ISRError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+    return changed
+
+
+def _site_of(config: Config, number: int) -> bytes:
+    """Another release of an app has another one, and so has another of several in a process."""
+    settings = config.settings
+    told = repr((number, settings.namespace, settings.release, sorted(config.rules.policies)))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
+
+
+class Page(NamedTuple):
     """What a request is for: the policy, what is to be rendered, and whether the visitor carries cookies
     that are not part of the key."""
 
@@ -303,180 +491,3 @@ def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
         get("REMOTE_USER"),
         get("AUTH_TYPE"),
     )
-
-
-_instances: weakref.WeakSet[ISR] = weakref.WeakSet()
-_beginning = threading.Lock()
-_here: ContextVar[ISR | None] = ContextVar("wsgi_isr_here", default=None)
-# For scripts that only use cached functions: as the environment says, like ISR() itself.
-_alone: Engine | None = None
-
-
-def _home() -> Engine:
-    """Where data is kept that is used here."""
-    isr = _here.get() or next(iter(_instances), None)
-    if isr is not None:
-        return isr._begin()
-    global _alone
-    with _beginning:
-        if _alone is None:
-            config = Config.load()
-            store = config.settings.store
-            opened = store if isinstance(store, Store) else open_store(store)
-            _alone = Engine(config, opened, Events(log_events()))
-        return _alone
-
-
-live_in(_home)
-
-
-def _after_fork() -> None:
-    # Threads, flights and locks of the parent do not exist here; L1 begins empty.
-    global _alone, _beginning
-    _beginning = threading.Lock()
-    _alone = None
-    for isr in _instances:
-        isr._live = None
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-def close_all() -> None:
-    """Drain every :class:`ISR` of this process; what the gunicorn hooks call."""
-    global _alone
-    began = time.monotonic()
-    for isr in list(_instances):
-        # The drains run out together, not one after the other.
-        isr.close(max(0.0, began + isr.config.settings.drain - time.monotonic()))
-    alone, _alone = _alone, None
-    if alone is not None:
-        alone.close(max(0.0, began + alone.drain - time.monotonic()))
-        alone.store.close()
-
-
-# For servers without hooks. gunicorn's hook has done it by then, and there is nothing left to do.
-atexit.register(close_all)
-
-
-def invalidate(
-    tags: Iterable[str] = (),
-    paths: Iterable[str] = (),
-    routes: Iterable[str] = (),
-    prefixes: Iterable[str] = (),
-    everything: bool = False,
-    mode: str = "expire",
-    *,
-    store: str | Store | None = None,
-    namespace: str | None = None,
-    journal: str | None = None,
-) -> Receipt:
-    """Invalidate pages, from the app or from any job that knows the store. Commit your data first.
-
-    What is named is taken together: everything with one of the ``tags``; the pages at ``paths`` (public, with or
-    without percent-encoding; a trailing slash matters); the pages of the rules ``routes``; everything at and
-    below ``prefixes``; or ``everything``.
-
-    :param mode: ``"stale"``: the old page is served once more while it is renewed. ``"expire"``: nobody gets it, unless
-        rendering fails. ``"purge"``: nobody ever gets it again, even then.
-    :param store: a store or its URL; otherwise every :class:`ISR` of this process, or ``WSGI_ISR_STORE``.
-    :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what could
-        not be delivered; the next call, or ``wsgi-isr replay``, delivers it.
-    :returns: once it is acknowledged by every node that it concerns.
-    :raises InvalidationError: it was not, or not entirely; repeating is always safe.
-    :raises ConfigError: nothing was named, or no store is known.
-    """
-    rules = None
-    if store is None and namespace is None and journal is None and (here := list(_instances)):
-        rules = {pattern for isr in here for pattern in isr.config.rules.policies}
-    names = tag_names(tags, paths, routes, prefixes, everything, rules)
-    if rules is not None:
-        return _in_all({_place(isr): isr._begin().invalidator for isr in here}.values(), names, mode)
-    with _elsewhere(store, namespace, journal) as invalidator:
-        try:
-            return invalidator.invalidate(names, mode)
-        finally:
-            if _alone is not None:
-                _alone.forget()
-
-
-def replay(
-    *, store: str | Store | None = None, namespace: str | None = None, journal: str | None = None
-) -> tuple[str, ...]:
-    """Deliver what a journal has kept; the arguments are those of :func:`invalidate`.
-
-    :returns: the stored names of the tags that were delivered.
-    :raises InvalidationError: some still cannot be. :raises ConfigError: no store or no journal is known.
-    """
-    with _elsewhere(store, namespace, journal) as invalidator:
-        if invalidator.journal is None:
-            raise ConfigError("journal", "no journal is known", "give journal=, or set WSGI_ISR_JOURNAL")
-        return invalidator.replay()
-
-
-@contextmanager
-def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | None) -> Iterator[Invalidator]:
-    """An invalidator for a store that is named, or configured by the environment."""
-    given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
-    if not given.names_store:
-        # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
-        raise ConfigError("store", "no store is known here", "give store=, or set WSGI_ISR_STORE as the app has it")
-    settings = given.settings
-    if isinstance(settings.store, str) and settings.store.partition(":")[0].lower() in ("memory", "null"):
-        raise ConfigError("store", f"{settings.store} is seen by no other process", "name the store that the app uses")
-    opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
-    try:
-        if settings.journal is not None:
-            Journal(settings.journal).check()
-        yield Invalidator(opened, settings.namespace, settings.journal)
-    finally:
-        if opened is not store:
-            opened.close()
-
-
-def _place(isr: ISR) -> tuple[int, str]:
-    return id(isr.store), isr.config.settings.namespace
-
-
-def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
-    """Each is asked, whatever the others come to; together they have one receipt, or one error."""
-    receipts, failures = [], []
-    for invalidator in invalidators:
-        try:
-            receipts.append(invalidator.invalidate(names, mode))
-        except InvalidationError as error:
-            failures.append(error)
-    if failures:
-        undelivered = {tag: cause for error in failures for tag, cause in error.undelivered.items()}
-        journal = next((error.journal for error in failures if error.journal), None)
-        raise InvalidationError(tuple(name for name in names if name not in undelivered), undelivered, journal)
-    replayed = tuple(dict.fromkeys(tag for receipt in receipts for tag in receipt.replayed))
-    return Receipt(tuple(names), mode, sum(receipt.seconds for receipt in receipts), replayed)
-
-
-def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
-    """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
-
-    :param target: ``module:attribute``; with ``()`` behind it, a factory that is called.
-    :raises ConfigError: it does not import, or is no WSGI app.
-    """
-    where = f"wrap({target!r})"
-    module_name, colon, attribute = target.partition(":")
-    if not module_name or not colon or not attribute:
-        raise ConfigError(where, "is not module:attribute", "write it like wrap('myapp:app')")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(where, f"does not import: {error}", "is it installed, and the folder on sys.path?") from error
-    for name in attribute.removesuffix("()").split("."):
-        if not hasattr(found, name):
-            raise ConfigError(where, f"{module_name} has no {attribute!r}", "name the WSGI app in that module")
-        found = getattr(found, name)
-    if attribute.endswith("()"):
-        try:
-            found = found()
-        except Exception as error:
-            raise ConfigError(where, f"the factory raised {error!r}", "call it by hand to see why") from error
-    if not callable(found):
-        raise ConfigError(where, f"{found!r} is not a WSGI application", "name the WSGI app in that module")
-    return ISR(found, rules, **options)

@@ -8,10 +8,12 @@ all fed from there.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, fields
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from .errors import ConfigError
 
@@ -68,6 +70,21 @@ def unknown(name: str, known: Iterable[str], what: str = "unknown option", where
     return ConfigError(
         where + name, what, f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
     )
+
+
+def parse_path(path: Any, option: str) -> str:
+    """A path as people give it, percent-encoded or not, as the text that tags are made of.
+
+    :raises ConfigError: it is no path.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ConfigError(option, f"{path!r} is not a path", "write it like /blog/a, without scheme and host")
+    if "?" in path or "#" in path:
+        raise ConfigError(option, f"{path!r} has a query", "leave it out: all pages of the path are meant")
+    try:
+        return unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(option, f"{path!r} is not UTF-8 once decoded", "encode it as UTF-8") from None
 
 
 def _number(name: str, value: Any, least: float, words: str) -> float:
@@ -200,6 +217,45 @@ def _check_tags(name: str, value: Any) -> Any:
     return tags
 
 
+def _check_paths(name: str, value: Any) -> Any:
+    """Paths, or the parameters of paths; what they come to is known where the pattern is."""
+    if callable(value):
+        return value
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigError(name, f"{value!r} is not a list of paths", 'write ["/blog/a"] or [{"slug": "a"}]')
+    paths = tuple(value)
+    for path in paths:
+        if not isinstance(path, (str, Mapping)):
+            raise ConfigError(name, f"{path!r} is not a path", 'write "/blog/a" or {"slug": "a"}')
+    return paths
+
+
+def _check_fallback(name: str, value: Any) -> Any:
+    remedy = 'give "blocking", a file, bytes, or a function that gets the environ and returns bytes'
+    if value in ("blocking", b"") or callable(value) or isinstance(value, (bytes, Shell)):
+        if value == b"":
+            raise ConfigError(name, "the shell is empty", remedy)
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(name, f"{value!r} is not a shell", remedy)
+    try:
+        with open(value, "rb") as file:
+            body = file.read()
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(name, f"{os.fspath(value)}: {problem}", remedy) from error
+    from mimetypes import guess_type  # reads the tables of the system, for those who have a file
+
+    return Shell(body, guess_type(os.fspath(value))[0] or "text/html")
+
+
+class Shell(NamedTuple):
+    """What a visitor sees while a page is made, read from a file."""
+
+    body: bytes
+    content_type: str
+
+
 def _parse_bool(name: str, text: str) -> bool:
     if text.lower() in ("1", "true", "yes", "on"):
         return True
@@ -231,6 +287,8 @@ SIZE = Kind("bytes", _check_int, _parse_size)
 COUNT = Kind("number", _check_int, _parse_int)
 NAMES = Kind("list of names", _check_names, _split)
 HEADERS = Kind("list of headers, or dict", _check_headers, _split)
+PATHS = Kind("list of paths or of dicts of parameters, or callable", _check_paths, _split)
+FALLBACK = Kind('"blocking", file, bytes or callable', _check_fallback, lambda _name, text: text)
 TAGS = Kind("list of tags, or callable", _check_tags, _split)
 STATUSES = Kind("list of statuses", _check_statuses, _parse_statuses)
 TEXT_OR_NONE = Kind("text", lambda n, v: v if v == "" else _check_text(n, v), lambda _name, text: text)

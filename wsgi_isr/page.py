@@ -18,11 +18,13 @@ from .freshness import Asked
 
 
 class Frame(NamedTuple):
-    """What is being made: a page, or data for one. ``stored``: it will be, so nothing stale may go in."""
+    """What is being made: a page, or data for one. ``stored``: it will be, so nothing stale may go in. ``draft``: its
+    visitor sees what is not published yet, so that nothing cached goes in and nothing of it is kept."""
 
     asked: Asked
     profiles: Mapping[str, tuple[float, float]]
-    stored: bool
+    stored: bool = True
+    draft: bool = False
 
 
 _current: ContextVar[Frame | None] = ContextVar("wsgi_isr_page", default=None)
@@ -36,10 +38,18 @@ def current() -> Frame | None:
 @contextmanager
 def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) -> Iterator[Asked]:
     """In here something is made; what is said of it ends up in the value."""
-    asked = Asked()
-    token = _current.set(Frame(asked, profiles, stored))
+    outer = _current.get()
+    frame = Frame(Asked(), profiles, stored, outer is not None and outer.draft)
+    with within(frame):
+        yield frame.asked
+
+
+@contextmanager
+def within(frame: Frame | None) -> Iterator[None]:
+    """In here ``frame`` is what is being made: for what is made in several goes, like the body of a generator."""
+    token = _current.set(frame)
     try:
-        yield asked
+        yield
     finally:
         _current.reset(token)
 

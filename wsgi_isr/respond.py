@@ -7,13 +7,15 @@ Everything about an entry that does not depend on the request is prepared once a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werkzeug.http import is_resource_modified, quote_etag
 
 from .entry import Content, Entry
 from .fill import Served
+from .options import Shell
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -25,6 +27,54 @@ YEAR = 31536000
 
 # RFC 9110, 15.4.5: what a 304 repeats of the answer that it stands for. Our own headers are added to these.
 _IN_304 = frozenset({"content-location", "last-modified", "vary"})
+
+
+# What an app says of its answer to caches (RFC 9111, 5; RFC 9213; the tags are a convention of CDNs).
+_FOR_CACHES = frozenset({"cache-control", "expires", "pragma", "cdn-cache-control", "cache-tag", "surrogate-key"})
+
+
+class Own(NamedTuple):
+    """An answer of our own."""
+
+    status: str
+    content_type: str
+    body: bytes
+
+
+NOT_FOUND = Own(
+    "404 Not Found",
+    "text/html; charset=utf-8",
+    b"<!doctype html>\n<html lang=en><title>404 Not Found</title><h1>Not Found</h1>\n",
+)
+
+
+#: Of the shell that a visitor sees while a page is made: the browser asks for the page in a second.
+SHELL_HEADERS = [
+    ("Cache-Control", "no-store"),
+    ("Refresh", "1"),
+    ("Cache-Status", f"{NAME}; fwd=uri-miss; detail=shell"),
+    ("X-ISR", "MISS"),
+]
+
+
+def absent_headers(ttl: float) -> list[tuple[str, str]]:
+    """Of the 404 for a page that its rule does not list; ``ttl`` is how long that holds, in seconds."""
+    said = [("Cache-Control", f"s-maxage={int(ttl)}"), ("Cache-Status", f"{NAME}; hit; detail=not-listed")]
+    return [*said, ("X-ISR", "HIT")]
+
+
+def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
+    """What the ``fallback`` of a rule comes to for one visitor. Whatever a callable raises goes through.
+
+    :raises TypeError: it returned no page.
+    """
+    made = fallback(environ) if callable(fallback) else fallback
+    if isinstance(made, Shell):
+        return Own("200 OK", made.content_type, made.body)
+    body = made.encode() if isinstance(made, str) else made
+    if not isinstance(body, bytes):
+        raise TypeError(f"the fallback returned {type(made).__name__}, not bytes")
+    return Own("200 OK", "text/html; charset=utf-8", body)
 
 
 class Ready:
@@ -130,6 +180,15 @@ def send_failure(
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
 
 
+def send_own(
+    environ: dict[str, Any], start_response: StartResponse, own: Own, headers: list[tuple[str, str]]
+) -> Iterable[bytes]:
+    """An answer that is neither a page nor the app's."""
+    own_headers = [("Content-Type", own.content_type), ("Content-Length", str(len(own.body)))]
+    start_response(own.status, own_headers + headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [own.body]
+
+
 def pass_on(
     app: WSGIApplication,
     environ: dict[str, Any],
@@ -137,16 +196,69 @@ def pass_on(
     status: str,
     label: str,
     notice: Callable[[str, list[tuple[str, str]]], None] | None = None,
+    private: bool = False,
 ) -> Iterable[bytes]:
     """The app itself, with the visitor's own environ; its iterable goes to the server untouched, so that
     ``close()``, ``wsgi.file_wrapper`` and streaming are between the two of them.
 
-    ``notice`` is shown the app's status line and headers before the server is.
+    ``notice`` is shown the app's status line and headers before the server is. ``private``: nobody keeps it, whatever
+    the app says of the page.
     """
 
     def own_start_response(status_line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
         if notice is not None:
             notice(status_line, headers)
+        if private:
+            headers = [pair for pair in headers if pair[0].lower() not in _FOR_CACHES]
+            headers.append(("Cache-Control", "private, no-store"))
         return start_response(status_line, [*headers, ("Cache-Status", status), ("X-ISR", label)], *exc_info)
 
     return app(environ, own_start_response)
+
+
+def is_made(environ: dict[str, Any], body: Iterable[bytes]) -> bool:
+    """Whether a body comes without another line of the app's code: a list, or a file that the server sends itself
+    (PEP 3333, "Optional Platform-Specific File Handling")."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
+
+
+class Lazy:
+    """A body whose parts the app makes one by one, each of them inside of ``enter()``; ``after`` is called once, when
+    there are no more."""
+
+    def __init__(
+        self,
+        body: Iterable[bytes],
+        enter: Callable[[], AbstractContextManager[None]],
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._body = body
+        self._enter = enter
+        self._after: Callable[[], None] | None = after
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._enter():
+            if self._parts is None:
+                self._parts = iter(self._body)
+            try:
+                return next(self._parts)
+            except StopIteration:
+                self._end()
+                raise
+
+    def close(self) -> None:
+        """PEP 3333: exactly once for the app's own body, as often as the server calls it."""
+        with self._enter():
+            if hasattr(self._body, "close"):
+                self._body.close()
+            self._end()
+
+    def _end(self) -> None:
+        after, self._after = self._after, None
+        if after is not None:
+            after()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from string import Formatter
-from typing import Any
+from typing import Any, NamedTuple
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect
@@ -88,6 +88,26 @@ class Rule:
         "none",
     )
     cookies: tuple[str, ...] | None = o.option(None, o.NAMES, "cookies that make a different page", "none")
+    paths: Any = o.option(
+        None,
+        o.PATHS,
+        "the pages there are, for `wsgi-isr prerender`: paths, or dicts of the pattern's parameters; or a callable "
+        "that returns them",
+        "none",
+    )
+    dynamic_params: bool | None = o.option(
+        None,
+        o.FLAG,
+        "`False`: a path that `paths` does not list is a 404, without calling the app",
+        "true",
+    )
+    fallback: Any = o.option(
+        None,
+        o.FALLBACK,
+        "what a visitor gets who asks for a page that was not made yet: the page, once it is made; or a shell, at "
+        "once, with the page a moment later (crawlers always get the page)",
+        "blocking",
+    )
     statuses: tuple[int, ...] | None = o.option(
         None, o.STATUSES, "statuses that may be stored", "200 203 301 308 404 410"
     )
@@ -127,6 +147,8 @@ RULE_DEFAULTS: dict[str, Any] = {
     "other_query": "bypass",
     "vary": {},
     "cookies": (),
+    "dynamic_params": True,
+    "fallback": "blocking",
     "statuses": (200, 203, 301, 308, 404, 410),
     "negative_ttl": 10.0,
     "timeout": 30.0,
@@ -135,6 +157,7 @@ RULE_DEFAULTS: dict[str, Any] = {
 }
 
 
+Paths = tuple[str | Mapping[str, Any], ...] | Callable[[], Iterable[str | Mapping[str, Any]]]
 TagTemplates = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
 
 
@@ -156,6 +179,9 @@ class Policy:
     other_query: str
     vary: Mapping[str, Callable[[str], str] | None]
     cookies: tuple[str, ...]
+    paths: Paths | None
+    dynamic_params: bool
+    fallback: Any
     statuses: frozenset[int]
     negative_ttl: float
     timeout: float
@@ -173,6 +199,16 @@ class Policy:
     def by_url_alone(self) -> bool:
         """Nothing but method and URL decides which page it is."""
         return not (self.vary or self.cookies or self.bypass)
+
+    @property
+    def lists_all(self) -> bool:
+        """Whether there are no pages but those in ``paths``."""
+        return self.paths is not None and not self.dynamic_params
+
+    @property
+    def has_shell(self) -> bool:
+        """Whether a visitor sees something else while a page is made."""
+        return bool(self.fallback != "blocking")
 
     @property
     def declares(self) -> tuple[str, ...]:
@@ -211,8 +247,13 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
             f"{expire:g} is below revalidate={revalidate!r}: every page would expire before it is due",
             "make expire at least revalidate, or leave it out",
         )
+    # Paths are those of one pattern: those of the site are not a rule's.
+    paths = rule.paths if name != "*" else site.paths
+    if rule.dynamic_params is False and paths is None:
+        raise ConfigError(where + "dynamic_params", "no path is listed, so all would be a 404", "give paths as well")
     return Policy(
         name=name,
+        paths=paths,
         lifetime=lifetime,
         expire=expire,
         never=never,
@@ -221,8 +262,11 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
         vary=dict(sorted(value("vary").items())),
         cookies=tuple(sorted(value("cookies"))),
         statuses=frozenset(value("statuses")),
-        **{key: value(key) for key in ("other_query", "negative_ttl", "timeout", "wait", "max_body", "bypass")},
+        **{key: value(key) for key in _AS_THEY_ARE},
     )
+
+
+_AS_THEY_ARE = ("other_query", "dynamic_params", "fallback", "negative_ttl", "timeout", "wait", "max_body", "bypass")
 
 
 def _templates(where: str, pattern: str, tags: TagTemplates) -> TagTemplates:
@@ -290,9 +334,18 @@ class RuleSet:
             except Exception as error:  # whatever werkzeug makes of it: a SyntaxError, an OverflowError ...
                 raise ConfigError(where, str(error) or type(error).__name__, "see werkzeug's URL rules") from error
             self.policies[pattern] = _policy(pattern, _own(value, where), site, profiles)
+        if (
+            site.dynamic_params is False
+            and not any(policy.paths for policy in self.policies.values())
+            and not site.paths
+        ):
+            raise ConfigError("dynamic_params", "no path is listed, so all would be a 404", "give paths as well")
         self.policies["*"] = _policy("*", Rule(), site, profiles)
         # Redirects are the app's business: a slash too many is another path, as in WSGI.
         self._adapter = Map(routes, merge_slashes=False, redirect_defaults=False).bind("host", "/")
+        for policy in self.policies.values():
+            if not callable(policy.paths):
+                self.listed(policy)
 
     def match(self, path: str) -> tuple[Policy, Mapping[str, Any]]:
         """The policy and the URL's parameters for a decoded path below the app's mount point."""
@@ -301,6 +354,39 @@ class RuleSet:
         except (HTTPException, RequestRedirect):
             return self.policies["*"], {}
         return self.policies[pattern], params
+
+    def listed(self, policy: Policy) -> tuple[Listed, ...]:
+        """The pages that a rule lists, the callable asked anew if it is one.
+
+        :raises ConfigError: something that it lists is none of its paths. Whatever the callable raises goes through.
+        """
+        where = f"rule {policy.name!r}: paths"
+        given = policy.paths() if callable(policy.paths) else policy.paths or ()
+        return tuple(dict.fromkeys(self._listed(policy, where, one) for one in o.PATHS.check(where, given)))
+
+    def _listed(self, policy: Policy, where: str, given: str | Mapping[str, Any]) -> Listed:
+        if isinstance(given, Mapping):
+            if policy.name == "*":
+                raise ConfigError(where, f"{given!r} has no pattern to go into", "write paths")
+            try:
+                # A parameter that the pattern lacks would end up in the query.
+                path, _, query = self._adapter.build(policy.name, dict(given)).partition("?")
+            except Exception as error:  # a BuildError, or whatever a converter makes of the value
+                problem = f"{given!r} does not fill the pattern"
+                raise ConfigError(where, problem, "give a dict with each of its parameters") from error
+        else:
+            path, _, query = given.partition("?")
+        path = o.parse_path(path, where)
+        if self.match(path)[0] is not policy:
+            raise ConfigError(where, f"{given!r} is a path of the rule {self.match(path)[0].name!r}", "list it there")
+        return Listed(path, query)
+
+
+class Listed(NamedTuple):
+    """A page that there is: its decoded path below the app's mount point, and its query as it is written."""
+
+    path: str
+    query: str = ""
 
 
 def _own(value: Any, where: str) -> Rule:

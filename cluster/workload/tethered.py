@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from ..parts import ROOT
 
 #: Variables that would change what a history is about, and are not passed on.
-FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "LIVE_", "CLUSTER_", "PYTHONWARN")
+FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "CLUSTER_", "PYTHONWARN")
 T = TypeVar("T")
 
 

@@ -21,7 +21,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Boom, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site, all_at_once
-from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, middleware
+from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, middleware, process
 from wsgi_isr.data import Cached
 from wsgi_isr.events import Refused
 from wsgi_isr.stores.memory import MemoryStore
@@ -31,8 +31,10 @@ from wsgi_isr.stores.memory import MemoryStore
 def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
     gc.collect()
-    monkeypatch.setattr(middleware, "_instances", weakref.WeakSet())
-    monkeypatch.setattr(middleware, "_alone", None)
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    monkeypatch.setattr(process, "instances", alive)
+    monkeypatch.setattr(middleware, "instances", alive)
+    monkeypatch.setattr(process, "_alone", None)
 
 
 class Source:
@@ -724,11 +726,8 @@ def test_threads_of_the_app_belong_to_the_page_with_a_copied_context(
 
 @pytest.mark.parametrize("lazily", [False, True], ids=["in the call", "in a generator"])
 def test_each_of_two_apps_keeps_its_data_in_its_own_store(
-    make_site: MakeSite, origin: Origin, source: Source, lazily: bool, request: pytest.FixtureRequest
+    make_site: MakeSite, origin: Origin, source: Source, lazily: bool
 ) -> None:
-    if lazily:
-        reason = "middleware._call lets go of the ISR before the body is made"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     sites = [make_site(revalidate=100) for _ in range(2)]
     read = reader(source)
 
@@ -748,7 +747,6 @@ def test_without_a_store_that_keeps_anything_the_function_is_called(make_site: M
     assert site.isr
 
 
-@pytest.mark.xfail(strict=True, reason="a pool thread does not know whose data it makes")
 def test_data_renewed_in_the_background_uses_the_data_of_its_own_app(
     make_site: MakeSite, origin: Origin, source: Source, clock: Clock
 ) -> None:

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import bottle
-import django
 import flask
 import pytest
-from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.http import FileResponse, HttpRequest, HttpResponse, StreamingHttpResponse
 from django.middleware.csrf import get_token
@@ -19,6 +17,7 @@ from django.urls import path
 from django.views.decorators.cache import cache_control
 
 from tests.behaviour.conftest import MakeSite
+from tests.behaviour.django_settings import configure
 from tests.behaviour.visitor import Clock, Seen, Site, all_at_once
 from wsgi_isr import Rule
 
@@ -173,21 +172,7 @@ def bottle_app() -> Any:
 
 
 def django_app() -> Any:
-    if not settings.configured:
-        settings.configure(
-            SECRET_KEY="not a secret",
-            ALLOWED_HOSTS=["*"],
-            ROOT_URLCONF=__name__,
-            MIDDLEWARE=[
-                "django.contrib.sessions.middleware.SessionMiddleware",
-                "django.middleware.common.CommonMiddleware",
-                "django.middleware.csrf.CsrfViewMiddleware",
-            ],
-            SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
-            LOGGING_CONFIG=None,
-            DATABASES={},
-        )
-        django.setup()
+    configure()
     DJANGO_RENDERS["count"] = 0
     return get_wsgi_application()
 

@@ -20,6 +20,8 @@ from tests.live.support.windows import NOISE, check_one_render_in_each
 
 #: Seconds: of the rule ``timeout`` below.
 LEASE = 3.0
+#: The options of a server whose workers render in the background themselves.
+IN_WORKERS = {"WSGI_ISR_BACKGROUND": "threads"}
 
 #: Seconds in which somebody renders although workers come and go: longer than two of them take to start on
 #: a busy machine, shorter than what is left of a lease (10 s, renewed at every third) whose worker forgot it.
@@ -88,7 +90,7 @@ def test_past_the_drain_deadline_a_server_stops_in_the_middle_of_a_render(
 def test_a_reload_lets_nobody_feel_it_and_the_old_worker_finishes_its_render(
     worker_class: str, origin: Origin, env: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", env, worker_class=worker_class) as server:
+    with Gunicorn(tmp_path / "log", {**env, **IN_WORKERS}, worker_class=worker_class) as server:
         before = server.workers()
         ask(server.port)
         with Crowd([server.port], clients=8) as crowd:
@@ -137,7 +139,7 @@ def test_a_worker_that_gunicorn_ends_in_the_middle_of_a_render_costs_one_lease(
 ) -> None:
     # Longer than it takes until gunicorn loses its patience: a second, and another one before its SIGKILL.
     lease = 5.0
-    options = {**env, "WSGI_ISR_TIMEOUT": f"{lease:g}", "LIVE_NATIVE": "1"}
+    options = {**env, **IN_WORKERS, "WSGI_ISR_TIMEOUT": f"{lease:g}", "LIVE_NATIVE": "1"}
     with Gunicorn(tmp_path / "log", options, worker_class=worker_class, arguments=["--timeout", "1"]) as server:
         old = ask(server.port)
         victim = _held_in_the_background(server, origin, old)

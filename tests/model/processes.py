@@ -16,8 +16,9 @@ from tests.model.protocol import PAGE, epoch_key, on_two_nodes, tag_key
 from tests.model.protocol import show as show_model
 from wsgi_isr import entry as codec
 from wsgi_isr.entry import Content, Lifetime, Refusal, Value
+from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, Event, Events
-from wsgi_isr.fill import Answer, Fill, PassedOn, Product, Served, Task
+from wsgi_isr.fill import Answer, Fill, Made, PassedOn, Product, Served, Task
 from wsgi_isr.freshness import Asked, Failure, Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import Leases
@@ -84,7 +85,7 @@ class Process:
         self._fails = fails
         self._uses_data = uses_data
         self.now = 0.0
-        self._troubles: list[Event] = []
+        self.troubles: list[Event] = []
         events = Events(self._hear)
         store = parts.store(gate)
         self.stamps = parts.stamps(store, tag_key, epoch_key, coherence=coherence, monotonic=lambda: self.now)
@@ -107,7 +108,7 @@ class Process:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Broken):
-            self._troubles.append(event)
+            self.troubles.append(event)
 
     def _produce(self, task: Task) -> Product:
         if self._fails:
@@ -136,14 +137,14 @@ class Process:
     def visit(self) -> None:
         """A visitor asks for the page and is served."""
         answer: Answer = self.fill.get(TASK)
-        assert not self._troubles, self._troubles
+        assert not self.troubles, self.troubles
         if isinstance(answer, Served):
             self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
 
     def render(self) -> None:
         """Render the page, if it is due."""
         self.fill.regenerate(TASK)
-        assert not self._troubles, self._troubles
+        assert not self.troubles, self.troubles
 
 
 def _version(entry: codec.Entry) -> int:
@@ -203,6 +204,23 @@ def outdated(*tags: str, mode: str = "expire", **options: Any) -> Maker:
         version = gate.commit()
         assert not process.stamps.invalidate(tags, Mode(mode))
         gate.acknowledge(mode, version)
+
+    return Maker(run, renders=True)
+
+
+def refresher(*tags: str, **options: Any) -> Maker:
+    """Commits new data, then refreshes the page. Once that is done, nothing older is shown as fresh."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        process = Process(gate, parts, tags, **options)
+        version = gate.commit()
+        try:
+            outcome = process.fill.refresh(TASK, tags[0])
+        except InvalidationError:
+            return
+        assert not process.troubles, process.troubles
+        if isinstance(outcome, Made):
+            gate.acknowledge("stale", version)
 
     return Maker(run, renders=True)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.model import processes
 from tests.model.gate import FRESH, RETAINED, STALE, UNPROVEN
-from tests.model.processes import invalidator, outdated, own_invalidator, reader, renderer, visitors
+from tests.model.processes import invalidator, outdated, own_invalidator, reader, refresher, renderer, visitors
 from tests.model.protocol import Rule
 from tests.model.situations import DEPTH, SHOWS_IN, SITUATIONS, search
 from tests.model.variants import VARIANTS, Also
@@ -89,6 +89,36 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
         },
         {("visitors", FRESH, False), ("others", FRESH, False)},
     ),
+    "a page is refreshed beside an older render": (
+        {
+            "programs": {"job": refresher("a"), "renderer": renderer(["a"]), "reader": reader()},
+            "setup": outdated("a", mode="stale"),
+            "losses": 1,
+        },
+        {("reader", FRESH, False), ("reader", STALE, True)},
+    ),
+    "a fresh page is refreshed, and a process has a copy of it": (
+        {
+            "programs": {"job": refresher("a"), "reader": reader(4, polls=2)},
+            "setup": renderer(["a"]),
+            "losses": 1,
+        },
+        {("reader", FRESH, False), ("reader", STALE, False)},
+    ),
+    "a page is refreshed and invalidated": (
+        {
+            "programs": {"job": refresher("a"), "hard": invalidator("a"), "reader": reader()},
+            "setup": renderer(["a"]),
+        },
+        {("reader", FRESH, False), ("reader", RETAINED, True)},
+    ),
+    "two refresh a page": (
+        {
+            "programs": {"job": refresher("a"), "another": refresher("a", skew=10.0), "reader": reader()},
+            "setup": renderer(["a"]),
+        },
+        {("reader", FRESH, False)},
+    ),
     "a process invalidates something itself": (
         {
             "programs": {"job": own_invalidator("a"), "renderer": renderer(["a"]), "reader": reader()},
@@ -150,6 +180,7 @@ _ALSO_SHOWS_IN = {
     Also.OWN_INVALIDATION: REAL["a process invalidates something itself"][0],
     Also.CLOCKS_DIFFER: REAL["a renderer whose clock is ahead"][0],
     Also.CARRIED_STAMPS: REAL["a page is made with cached data"][0],
+    Also.REFRESH_MARKS: REAL["a fresh page is refreshed, and a process has a copy of it"][0],
 }
 
 

@@ -38,6 +38,7 @@ class Also(enum.Enum):
     OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
     CLOCKS_DIFFER = "that a page's render began later by its clock counts only if it is proven no worse"
     CARRIED_STAMPS = "a page takes over a stamp from its data only if it is the one that it had itself"
+    REFRESH_MARKS = "a refresh marks the page as stale, so that no process goes on with its copy"
 
 
 def _variant(rule: Rule | Also) -> Callable[[Callable[[pytest.MonkeyPatch], Parts]], None]:
@@ -137,11 +138,11 @@ def _without_cas(_: pytest.MonkeyPatch) -> Parts:
 
 
 class CapturesLate(Stamps):
-    def capture(self, tags: Iterable[str]) -> Any:
-        return tuple(tags)
+    def capture(self, tags: Iterable[str]) -> Capture:
+        return Capture(dict.fromkeys(tags, b""), {})
 
-    def prove(self, capture: Any, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
-        return super().prove(super().capture(capture), tags, carried)
+    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+        return super().prove(super().capture(capture.known), tags, carried)
 
 
 @_variant(Rule.CAPTURE_BEFORE_DATA)
@@ -328,6 +329,16 @@ class TrustsClocks(TimedFill):
 @_variant(Also.CLOCKS_DIFFER)
 def _with_trusted_clocks(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TrustsClocks)
+
+
+class TellsNobody(TimedFill):
+    def _mark(self, tag: str) -> dict[str, StoreError]:
+        return {}
+
+
+@_variant(Also.REFRESH_MARKS)
+def _without_marking(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(fill=TellsNobody)
 
 
 class TakesWhatDataCarries(Stamps):

@@ -196,8 +196,8 @@ class Process:
         self.fill._keeper._thread = threading.current_thread()
         board = self.fill._flights.board
 
-        def spy(key: str) -> Any:
-            flight, leads = board(key)
+        def spy(key: str, instead_of: Any = None) -> Any:
+            flight, leads = board(key, instead_of)
             if not leads:
                 self.joined.set()
             return flight, leads

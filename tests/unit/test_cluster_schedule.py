@@ -69,5 +69,7 @@ def test_every_kind_is_carried_out_by_somebody(fault: str) -> None:
 
 
 def test_a_strike_says_when_what_how_long_and_how_much() -> None:
-    assert str(Strike(1.25, "clock", "instance-2", 2.0, -3.0)) == "   1.2 s  clock        instance-2 for 2.0 s (-3.0 s)"
-    assert str(Strike(12, "flush", "node-1")) == "  12.0 s  flush        node-1"
+    assert (
+        str(Strike(1.25, "clock", "instance-2", 2.0, -3.0)) == "   1.2 s  clock         instance-2 for 2.0 s (-3.0 s)"
+    )
+    assert str(Strike(12, "flush", "node-1")) == "  12.0 s  flush         node-1"

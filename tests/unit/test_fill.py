@@ -384,7 +384,7 @@ def test_a_page_that_may_not_be_stored_is_remembered_and_nobody_queues_for_it() 
         assert process.get() == PassedOn("set-cookie")
     assert cluster.process().get() == PassedOn("set-cookie")
     assert cluster.origin.renders == 1
-    assert process.events(Refused) == [Refused(TASK.page, "*", "set-cookie")]
+    assert process.events(Refused) == [Refused(TASK.page, "*", "set-cookie", TASK.text)]
 
 
 def test_after_a_while_it_is_tried_again_behind_the_visitors_backs() -> None:

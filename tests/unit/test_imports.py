@@ -21,18 +21,51 @@ ROOT = Path(__file__).parents[2]
 LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "values and decisions",
-        frozenset({"errors", "events", "options", "values", "rules", "keys", "entry", "freshness", "config"}),
+        frozenset(
+            {
+                "errors",
+                "events",
+                "options",
+                "values",
+                "rules",
+                "keys",
+                "entry",
+                "freshness",
+                "config",
+                "listing",
+                "crawlers",
+                "links",
+            }
+        ),
     ),
     ("the contract of stores", frozenset({"stores.base"})),
     ("stores", frozenset({"stores", "stores.*"})),
     ("subscribers", frozenset({"instrumentation", "instrumentation.*"})),
-    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "fill"})),
+    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "fill", "sites"})),
     (
         "faces",
         frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
-    ("wiring", frozenset({"engine", "middleware"})),
-    ("entrances", frozenset({"", "__main__", "cli", "gunicorn", "prerender", "testing"})),
+    ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
+    (
+        "entrances",
+        frozenset(
+            {
+                "",
+                "__main__",
+                "cli",
+                "commands",
+                "commands.*",
+                "export",
+                "gunicorn",
+                "making",
+                "prerender",
+                "renderers",
+                "sitemaps",
+                "testing",
+            }
+        ),
+    ),
 )
 
 # Where a layer may know less than everything below it: the layers and the single modules it may know.

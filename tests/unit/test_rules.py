@@ -132,6 +132,8 @@ def test_an_option_of_the_rule_wins_over_that_of_the_site(option: str) -> None:
         "other_query": ("key", "ignore"),
         "vary": (["A"], ["B"]),
         "cookies": (["a"], ["b"]),
+        "dynamic_params": (True, False),
+        "fallback": (b"own", b"site"),
         "statuses": ([200], [404]),
         "negative_ttl": (1, 2),
         "timeout": (1, 2),
@@ -139,13 +141,14 @@ def test_an_option_of_the_rule_wins_over_that_of_the_site(option: str) -> None:
         "max_body": (1, 2),
     }
     own, site = samples[option]
-    both = getattr(policy({"revalidate": 1, option: own}, **{option: site}), option)
-    assert both == getattr(policy({"revalidate": 1, option: own}), option)
-    inherited = getattr(policy(1, **{option: site}), option)
-    assert inherited == getattr(policy({"revalidate": 1, option: site}), option)
+    rule = {"revalidate": 1, "paths": ["/x"]}
+    both = getattr(policy({**rule, option: own}, **{option: site}), option)
+    assert both == getattr(policy({**rule, option: own}), option)
+    inherited = getattr(policy(rule, **{option: site}), option)
+    assert inherited == getattr(policy({**rule, option: site}), option)
     assert inherited != both
-    unset = getattr(policy(1), option)
-    assert unset != both
+    unset = getattr(policy(rule), option)
+    assert unset != both or option == "dynamic_params"
 
 
 @pytest.mark.parametrize(
@@ -359,4 +362,4 @@ def test_a_rule_that_never_caches_may_stand_below_any_expire() -> None:
 
 
 def test_every_option_of_a_rule_can_be_given_for_the_site() -> None:
-    assert set(RULE_OPTIONS) == {*RULE_DEFAULTS, "revalidate", "expire", "bypass"}
+    assert set(RULE_OPTIONS) == {*RULE_DEFAULTS, "revalidate", "expire", "bypass", "paths"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from ..events import (
@@ -19,6 +20,7 @@ from ..events import (
     StoreFailed,
     Subscriber,
     Unreadable,
+    Used,
 )
 
 _log = logging.getLogger("wsgi_isr")
@@ -31,7 +33,7 @@ def log_events() -> Subscriber:
     trouble: dict[str, float] = {}
 
     def log(event: Event) -> None:
-        if isinstance(event, (Served, Rendered)):
+        if isinstance(event, (Served, Used, Rendered)):
             return
         if isinstance(event, Refused):
             if (event.rule, event.reason) not in refused:
@@ -58,9 +60,9 @@ def log_events() -> Subscriber:
             _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
         elif isinstance(event, Invalidated):
             if event.undelivered:
-                _log.error("not delivered: the invalidation (%s) of %s", event.mode, ", ".join(event.undelivered))
+                _log.error("not delivered: the invalidation (%s) of %s", event.mode, _shown(event.undelivered))
             else:
-                _log.debug("invalidated (%s): %s", event.mode, ", ".join(event.tags))
+                _log.debug("invalidated (%s): %s", event.mode, _shown(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
             _log.error(
@@ -70,6 +72,11 @@ def log_events() -> Subscriber:
             _log.debug("no room for a background render: %s", event.key)
 
     return log
+
+
+def _shown(tags: Iterable[str]) -> str:
+    # A path among them may be a visitor's: nothing in it makes another line.
+    return ", ".join(tag if tag.isprintable() else repr(tag) for tag in tags)
 
 
 def _traceback(error: BaseException | None) -> Any:

@@ -77,6 +77,9 @@ class Store(abc.ABC):
     #: Whether anything stored can ever come back; where not, caching is off.
     keeps: bool = True
 
+    #: Whether other processes see what is stored.
+    shared: bool = True
+
     #: The names of the nodes that the store spreads its keys over; they can fail one by one.
     nodes: tuple[str, ...] = ("local",)
 

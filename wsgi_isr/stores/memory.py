@@ -42,6 +42,8 @@ class MemoryStore(ForkAware, Store):
     A child starts empty after ``fork``: what it inherited could only grow apart from the parent's.
     """
 
+    shared = False
+
     def __init__(self, max_bytes: int = MAX_BYTES, *, clock: Callable[[], float] = time.monotonic) -> None:
         if max_bytes < SMALLEST:
             raise ConfigError("store", f"max_bytes={max_bytes} is too small", f"write {SMALLEST} or more")

@@ -116,12 +116,12 @@ def pause(target: Target) -> Iterator[float]:
 
 
 def kill(target: Target) -> Iterator[float]:
-    """Every second a worker gets SIGKILL."""
+    """Every second a worker or a renderer gets SIGKILL."""
     while True:
         yield 1.0
         server = random.choice(target.servers)
-        if workers := server.workers():
-            server.kill(random.choice(workers))
+        if processes := [*server.workers(), *server.renderers()]:
+            server.kill(random.choice(processes))
             target.struck += 1
 
 

@@ -98,6 +98,10 @@ class Gunicorn:
         """The process ids of its workers that are alive, in order."""
         return self._process.workers()
 
+    def renderers(self) -> list[int]:
+        """The process ids of its renderers that are alive, in order."""
+        return self._process.renderers()
+
     def wait_for_workers(self) -> None:
         """Until there are as many as there should be, and each would hear a SIGTERM."""
         until(self._process.has_all_workers, "all workers")
@@ -107,8 +111,8 @@ class Gunicorn:
         return sorted(process.pid for process in self._process.group())
 
     def kill(self, worker: int) -> None:
-        """``kill -9`` one worker, and wait until it is gone."""
-        self._process.kill_worker(worker)
+        """``kill -9`` one worker or renderer, and wait until it is gone."""
+        self._process.kill_process(worker)
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)
 
     def signal(self, number: signal.Signals) -> None:

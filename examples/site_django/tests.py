@@ -1,0 +1,312 @@
+"""The site without its cache: ``python examples/site_django/manage.py test examples.site_django``."""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from html import escape
+from unittest import mock
+
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.test import Client, TestCase, override_settings
+from django.utils import timezone
+
+from . import seed
+from .menu import MenuItem, menu
+from .models import Event, Reservation, Topic
+
+# Not the store of the site that may be running beside.
+os.environ["WSGI_ISR_STORE"] = "null://"
+
+PUBLIC = ["/", "/topics/music/", "/events/story-hour/", "/about/", "/events/none/", "/topics/none/", "/none/"]
+DRAFT = "/events/winter-lights-walk/"
+RESERVE = "/events/story-hour/reserve/"
+EDIT = "/events/story-hour/edit/"
+
+
+def token_in(page: str) -> str:
+    """The token of the first form."""
+    return re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[0]
+
+
+@override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"])
+class SiteTestCase(TestCase):
+    """With the first programme in the database."""
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        seed.fill()
+
+    def setUp(self) -> None:
+        self.event = Event.objects.get(slug="story-hour")
+        users = get_user_model().objects
+        self.reader, self.librarian = users.get(username="reader"), users.get(username="librarian")
+
+    def as_(self, user: object) -> Client:
+        """A client who is logged in."""
+        client = Client()
+        client.force_login(user)
+        return client
+
+    def refuse(self, client: Client, path: str, **form: object) -> None:
+        """The form is turned away for its token."""
+        with self.assertLogs("django.security.csrf", "WARNING"):
+            answer = client.post(path, form)
+        self.assertContains(answer, "This form is too old", status_code=403)
+
+    def form(self, **changes: object) -> dict[str, object]:
+        """The form of the staff as the browser sends it."""
+        names = ("title", "summary", "text", "topic_id", "starts", "minutes", "place", "seats", "published")
+        form = {name.removesuffix("_id"): getattr(self.event, name) for name in names}
+        return {**form, "starts": f"{self.event.starts:%Y-%m-%dT%H:%M}", **changes}
+
+
+class PublicPages(SiteTestCase):
+    def test_an_anonymous_page_depends_on_cookies_but_sets_none(self) -> None:
+        for path in PUBLIC:
+            with self.subTest(path):
+                answer = self.client.get(path)
+                assert answer.status_code == (404 if "none" in path else 200)
+                assert not answer.cookies
+                assert answer["Vary"] == "Cookie"
+
+    def test_the_lists_have_what_is_to_come_in_order(self) -> None:
+        Event.objects.filter(slug="repair-cafe").update(starts=timezone.now() - timedelta(minutes=1))
+        page = self.client.get("/")
+        assert [event.slug for event in page.context["events"]][:2] == ["story-hour", "silent-reading"]
+        self.assertNotContains(page, "/events/repair-cafe/")
+        self.assertNotContains(page, DRAFT)
+
+    def test_an_event_that_is_over_takes_no_reservations(self) -> None:
+        Event.objects.filter(pk=self.event.pk).update(starts=timezone.now() - timedelta(minutes=1))
+        page = self.client.get("/events/story-hour/")
+        self.assertContains(page, "This event is over.")
+        self.assertNotContains(page, RESERVE)
+        self.assertContains(self.client.post(RESERVE, {"name": "Ida", "people": 1}), "Only 0 places are left.")
+
+    def test_a_draft_is_for_the_staff_alone(self) -> None:
+        assert self.client.get(DRAFT).status_code == 404
+        assert self.client.get(DRAFT + "reserve/").status_code == 404
+        assert self.as_(self.reader).get(DRAFT).status_code == 404
+        self.assertContains(self.as_(self.librarian).get(DRAFT), "This is a draft.")
+        self.assertContains(self.as_(self.librarian).get("/account/"), DRAFT)
+        self.assertNotContains(self.as_(self.reader).get("/account/"), DRAFT)
+
+    def test_what_people_write_is_escaped(self) -> None:
+        nasty = "<script>&\"'"
+        Event.objects.filter(pk=self.event.pk).update(title=nasty, summary=nasty, text=nasty, place=nasty)
+        for path in ("/", "/events/story-hour/", "/topics/children/"):
+            page = self.client.get(path)
+            self.assertNotContains(page, "<script")
+            self.assertContains(page, escape(nasty))
+
+    def test_the_menu_counts_what_is_to_come(self) -> None:
+        assert menu()[0] == MenuItem("children", "Children", 3)
+        self.event.delete()
+        assert menu()[0].events == 2
+
+    def test_static_files_are_there_and_nothing_else_is(self) -> None:
+        assert b"".join(self.client.get("/static/library.css").streaming_content).startswith(b"/*")
+        assert self.client.get("/static/../settings.py").status_code == 404
+
+    def test_a_page_is_only_read(self) -> None:
+        for path in PUBLIC[:4]:
+            assert self.client.post(path).status_code == 405
+
+
+class Reservations(SiteTestCase):
+    def test_the_form_needs_its_token(self) -> None:
+        visitor = Client(enforce_csrf_checks=True)
+        form = {"name": "Ida", "people": 2}
+        self.refuse(visitor, RESERVE, **form)
+        token = token_in(visitor.get(RESERVE).text)
+        self.refuse(visitor, RESERVE, **form)
+        self.refuse(Client(enforce_csrf_checks=True), RESERVE, **form, csrfmiddlewaretoken=token)
+        assert visitor.post(RESERVE, {**form, "csrfmiddlewaretoken": token}).status_code == 302
+        assert Reservation.objects.count() == 1
+
+    def test_whoever_has_the_link_may_look_and_cancel(self) -> None:
+        made = self.client.post(RESERVE, {"name": "Ida", "people": 2})
+        reservation = Reservation.objects.get()
+        self.assertRedirects(made, f"/reservations/{reservation.code}/")
+        self.assertContains(self.client.get("/events/story-hour/"), "18 of 20 left")
+        self.assertContains(self.client.get(made["Location"]), "Ida")
+        self.assertRedirects(self.client.post(made["Location"]), "/events/story-hour/")
+        assert self.client.get(made["Location"]).status_code == 404
+        self.assertContains(self.client.get("/events/story-hour/"), "20 of 20 left")
+
+    def test_a_form_that_lacks_something_is_given_back(self) -> None:
+        for form in ({}, {"name": "Ida"}, {"name": " ", "people": 1}, {"name": "Ida", "people": 7}, {"people": "x"}):
+            with self.subTest(form):
+                self.assertContains(self.client.post(RESERVE, form), 'class="errorlist"')
+        assert not Reservation.objects.exists()
+
+    def test_there_are_no_more_places_than_seats(self) -> None:
+        Event.objects.filter(pk=self.event.pk).update(seats=3)
+        assert self.client.post(RESERVE, {"name": "Ida", "people": 2}).status_code == 302
+        self.assertContains(self.client.post(RESERVE, {"name": "Bo", "people": 2}), "Only 1 place is left.")
+        assert self.client.post(RESERVE, {"name": "Bo", "people": 1}).status_code == 302
+        page = self.client.get("/events/story-hour/")
+        self.assertContains(page, "All 3 are taken.")
+        self.assertNotContains(page, RESERVE)
+
+    def test_an_account_has_its_own_reservations_only(self) -> None:
+        reader = self.as_(self.reader)
+        self.assertContains(reader.get(RESERVE), "Sam Whitlock")
+        reader.post(RESERVE, {"name": "Sam Whitlock", "people": 1})
+        self.client.post("/events/repair-cafe/reserve/", {"name": "Ida", "people": 1})
+        page = reader.get("/account/")
+        self.assertContains(page, "Story hour")
+        self.assertNotContains(page, "Repair café")
+        self.assertContains(self.as_(self.librarian).get("/account/"), "You have no reservations.")
+
+
+class Accounts(SiteTestCase):
+    def test_a_page_of_an_account_asks_to_log_in(self) -> None:
+        for path in ("/account/", EDIT):
+            self.assertRedirects(self.client.get(path), f"/login/?next={path}")
+
+    def test_the_login_needs_its_token_and_the_right_password(self) -> None:
+        visitor = Client(enforce_csrf_checks=True)
+        right = {"username": "reader", "password": "reader"}
+        self.refuse(visitor, "/login/", **right)
+        token = {"csrfmiddlewaretoken": token_in(visitor.get("/login/").text)}
+        self.assertContains(visitor.post("/login/", {**right, **token, "password": "x"}), "correct username")
+        self.assertRedirects(visitor.post("/login/", {**right, **token}), "/account/")
+        self.assertContains(visitor.get("/"), ">Sam<")
+
+    def test_the_login_leads_nowhere_else(self) -> None:
+        for target in ("//evil.example", "https://evil.example", "/\\evil.example"):
+            form = {"username": "reader", "password": "reader", "next": target}
+            assert Client().post("/login/", form)["Location"] == "/account/"
+
+    def test_logging_out_takes_a_form_with_its_token(self) -> None:
+        reader = Client(enforce_csrf_checks=True)
+        reader.force_login(self.reader)
+        assert reader.get("/logout/").status_code == 405
+        self.refuse(reader, "/logout/")
+        token = token_in(reader.get("/").text)
+        self.assertRedirects(reader.post("/logout/", {"csrfmiddlewaretoken": token}), "/")
+        self.assertContains(reader.get("/"), "Log in")
+
+    def test_pages_for_one_visitor_say_so(self) -> None:
+        for path in ("/account/", EDIT, RESERVE, "/login/"):
+            for client in (self.client, self.as_(self.librarian)):
+                assert "private" in client.get(path)["Cache-Control"]
+
+    def test_passwords_are_kept_as_hashes(self) -> None:
+        assert "librarian" not in self.librarian.password
+
+
+class Editing(SiteTestCase):
+    def test_only_the_staff_may(self) -> None:
+        assert self.as_(self.reader).get(EDIT).status_code == 403
+        assert self.as_(self.reader).post(EDIT, self.form(title="Mine")).status_code == 403
+        self.assertRedirects(self.client.post(EDIT, self.form(title="Mine")), f"/login/?next={EDIT}")
+        assert Event.objects.get(pk=self.event.pk).title == self.event.title
+
+    def test_the_form_comes_with_what_there_is_and_saves_it(self) -> None:
+        librarian = self.as_(self.librarian)
+        self.assertContains(librarian.get(EDIT), f'value="{self.event.starts:%Y-%m-%dT%H:%M}"')
+        made = librarian.post(EDIT, self.form(title="Story hour: foxes", starts="2031-05-06T11:15"))
+        self.assertRedirects(made, "/events/story-hour/")
+        self.assertContains(self.client.get("/"), "Tuesday 6 May, 11:15")
+
+    def test_nobody_who_has_a_place_loses_it(self) -> None:
+        self.client.post(RESERVE, {"name": "Ida", "people": 3})
+        self.assertContains(self.as_(self.librarian).post(EDIT, self.form(seats=2)), "3 places are reserved already.")
+
+
+class Invalidation(SiteTestCase):
+    """What each change tells the cache."""
+
+    OWN = frozenset({"event:story-hour", "topic:children", "events"})
+
+    def dropped(self) -> AbstractContextManager[mock.Mock]:
+        """What is said to the cache in here."""
+        return mock.patch("examples.site_django.caching.invalidate")
+
+    def check(self, expected: set[str] | frozenset[str], said: mock.Mock) -> None:
+        """That once, and nothing else."""
+        assert [set(call.kwargs["tags"]) for call in said.call_args_list] == ([set(expected)] if expected else [])
+
+    def save(self, event: Event, **changes: object) -> mock.Mock:
+        """Change and save it, and commit."""
+        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+            for name, value in changes.items():
+                setattr(event, name, value)
+            event.save()
+        return said
+
+    def test_nothing_is_said_before_the_commit(self) -> None:
+        with self.dropped() as said:
+            with self.captureOnCommitCallbacks() as callbacks:
+                self.event.save()
+            assert not said.called
+            callbacks[0]()
+            assert said.called
+
+    def test_a_text_concerns_the_event_and_the_lists_it_is_in(self) -> None:
+        self.check(self.OWN, self.save(self.event, text="New."))
+
+    def test_what_the_menu_counts_concerns_the_menu(self) -> None:
+        self.check({*self.OWN, "topics"}, self.save(self.event, starts=timezone.now()))
+        self.check(self.OWN, self.save(self.event, text="Again, by the same object."))
+
+    def test_another_topic_concerns_both(self) -> None:
+        music = Topic.objects.get(slug="music")
+        self.check({*self.OWN, "topic:music", "topics"}, self.save(self.event, topic=music))
+
+    def test_a_draft_concerns_nobody_before_it_is_published(self) -> None:
+        draft = Event.objects.get(slug="winter-lights-walk")
+        self.check(set(), self.save(draft, text="New."))
+        expected = {"event:winter-lights-walk", "topic:history", "events", "topics"}
+        self.check(expected, self.save(draft, published=True))
+        self.check(expected, self.save(draft, published=False))
+
+    def test_a_new_event_and_its_end_concern_the_menu(self) -> None:
+        self.event.pk = None
+        self.event.slug = "new"
+        expected = {"event:new", "topic:children", "events", "topics"}
+        self.check(expected, self.save(self.event))
+        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+            self.event.delete()
+        self.check(expected, said)
+
+    def test_a_reservation_concerns_the_event_alone(self) -> None:
+        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+            self.client.post(RESERVE, {"name": "Ida", "people": 1})
+        self.check({"event:story-hour"}, said)
+        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+            Reservation.objects.get().delete()
+        self.check({"event:story-hour"}, said)
+
+    def test_a_topic_concerns_all_that_show_its_name(self) -> None:
+        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+            Topic.objects.get(slug="music").save()
+        self.check({"topic:music", "topics", "events"}, said)
+
+    def test_a_change_is_saved_even_if_the_cache_cannot_be_told(self) -> None:
+        with self.assertLogs("examples.site_django.caching", "WARNING"), self.captureOnCommitCallbacks(execute=True):
+            self.event.title = "Saved"
+            self.event.save()  # the store of these tests is nowhere
+        assert Event.objects.get(pk=self.event.pk).title == "Saved"
+
+
+class Commands(SiteTestCase):
+    def test_publishing_is_all_or_nothing(self) -> None:
+        with self.assertRaisesMessage(CommandError, "There is no draft none, story-hour; nothing was published."):
+            call_command("publish", "winter-lights-walk", "story-hour", "none")
+        assert not Event.objects.get(slug="winter-lights-walk").published
+
+    def test_publishing_says_if_the_cache_could_not_be_told(self) -> None:
+        with self.assertRaisesMessage(CommandError, "Published winter-lights-walk, but: "):
+            call_command("publish", "winter-lights-walk")
+        assert Event.objects.get(slug="winter-lights-walk").published
+
+    def test_the_migrations_are_those_of_the_models(self) -> None:
+        call_command("makemigrations", check=True, dry_run=True, verbosity=0)

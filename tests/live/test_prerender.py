@@ -1,0 +1,208 @@
+"""``wsgi-isr prerender`` as a process, on a store that it shares with others."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from cluster.parts import TETHER
+from cluster.workload.tethered import FROM_OUTSIDE
+from tests.live.support.server import ROOT
+from tests.live.support.static_site import PAGES
+from tests.live.support.waiting import PATIENCE, until
+from wsgi_isr.links import with_base
+
+SITE = "tests.live.support.static_site:app"
+COMMAND = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "prerender", SITE]
+URL = ("--url", "https://example.com")
+
+
+class Runs:
+    """Runs of the command on one store, and the renders of all of them."""
+
+    def __init__(self, directory: Path, store: str) -> None:
+        self._renders = directory / "site-renders"
+        outside = {name: value for name, value in os.environ.items() if not name.startswith((*FROM_OUTSIDE, "SITE_"))}
+        own = {"PYTHONPATH": str(ROOT), "SITE_RENDERS": str(self._renders), "WSGI_ISR_STORE": store, "TERM": "xterm"}
+        self._env = {**outside, **own}
+
+    def renders(self) -> Counter[str]:
+        """How often each path was rendered."""
+        return Counter(self._renders.read_text().splitlines() if self._renders.exists() else [])
+
+    def begin(self, *arguments: str, slow: float = 0.0, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Begin one; it dies with the tests."""
+        return subprocess.Popen(
+            [sys.executable, str(TETHER), str(os.getpid()), "SIGTERM", *COMMAND, *arguments],
+            env={**self._env, "SITE_SLOW": str(slow)},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, code: int = 0, slow: float = 0.0) -> str:
+        """One, to its end: what it said on stdout."""
+        process = self.begin(*arguments, slow=slow)
+        out, err = process.communicate(timeout=2 * PATIENCE)
+        assert process.returncode == code, err
+        return out
+
+
+@pytest.fixture
+def runs(tmp_path: Path, store: str) -> Runs:
+    return Runs(tmp_path, store)
+
+
+def test_the_second_run_renders_nothing(runs: Runs) -> None:
+    first = json.loads(runs.run("--json", *URL))
+    assert (first["ok"], first["rendered"], first["there"]) == (True, PAGES, 0)
+    assert set(runs.renders().values()) == {1}
+    assert f"0 rendered, {PAGES} already there, 0 skipped, 0 failed" in runs.run(*URL)
+    assert runs.renders().total() == PAGES
+
+
+def test_a_terminal_shows_a_bar_that_comes_to_its_end(runs: Runs) -> None:
+    ours, theirs = pty.openpty()
+    process = runs.begin(*URL, slow=0.01, output=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # how a terminal says that the other side has closed it
+    finally:
+        os.close(ours)
+    assert process.wait(PATIENCE) == 0
+    positions = [int(done) for done in re.findall(rf"\] +([0-9]+)/{PAGES} ", shown.decode())]
+    assert positions == sorted(positions)
+    assert (len(set(positions)) > 10, positions[-1]) == (True, PAGES)
+    assert re.search(r"[0-9]+% +[0-9:]* +[0-9]+/s", shown.decode())
+
+
+def test_an_interrupted_run_says_how_far_it_came_and_the_next_one_goes_on(runs: Runs) -> None:
+    process = runs.begin(*URL, "--jobs", "2", slow=0.05)
+    until(lambda: runs.renders().total() >= 20, "20 renders")
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    done = runs.renders().total()
+    assert process.returncode == 1
+    assert f"stopped, with {PAGES - done} known pages left; run it again to go on" in err
+    assert 20 <= done < PAGES
+    assert json.loads(runs.run("--json", *URL))["rendered"] == PAGES - done
+    assert (runs.renders().total(), set(runs.renders().values())) == (PAGES, {1})
+
+
+def test_the_second_signal_ends_it_at_once_and_nobody_waits_for_its_lease(runs: Runs, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = runs.begin(*URL, "--jobs", "1", slow=60.0, output=output.fileno())
+    until(lambda: runs.renders().total() == 1, "a render")
+    os.kill(process.pid, signal.SIGTERM)
+    until(lambda: "stopping: what runs comes to its end" in log.read_text(), "an answer to the first signal")
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(PATIENCE) == 1
+    assert f"stopped, with {PAGES} known pages left" in log.read_text()
+    report = json.loads(runs.run("--json", *URL))
+    assert (report["rendered"], report["seconds"] < 4.0) == (PAGES, True)  # the lease would have lived for 5
+
+
+def test_two_at_once_share_the_work_and_render_each_page_once(runs: Runs) -> None:
+    both = [runs.begin("--json", *URL, "--jobs", "2", slow=0.02) for _ in range(2)]
+    said = [json.loads(process.communicate(timeout=2 * PATIENCE)[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert (runs.renders().total(), set(runs.renders().values())) == (PAGES, {1})
+    assert sum(report["rendered"] for report in said) == PAGES
+    assert all(report["rendered"] + report["there"] == PAGES for report in said)
+
+
+@contextmanager
+def _file_server(root: Path, log: Path) -> Iterator[int]:
+    """``python -m http.server``, at a port that it finds itself."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(root)],
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield int(until(lambda: re.search(rb" port ([0-9]+) ", log.read_bytes()), "a port")[1])
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def _ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str, bytes]:
+    """Status, the path in the end, and the body, as a browser would get them."""
+    for _ in range(3):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+        location = answer.getheader("Location")
+        if answer.status != 301 or location is None:
+            return answer.status, path, body
+        path = urlsplit(location).path
+    raise AssertionError(f"{path} leads round in a circle")
+
+
+def test_an_export_shows_the_same_pages_from_a_server_of_files(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    report = json.loads(runs.run("--json", "--crawl", "--export", str(out), *URL))
+    assert (report["ok"], report["rendered"], report["assets"]) == (True, PAGES + 1, 2)  # one redirect; style and pixel
+
+    # The app as visitors see it, with the pages that the command has made.
+    monkeypatch.setenv("SITE_RENDERS", str(tmp_path / "none"))
+    from tests.live.support.static_site import POSTS, app
+
+    client = app.test_client()
+    paths = ["/", "/%C3%BCber%20uns", *(f"/posts/{n}" for n in range(1, POSTS + 1))]
+    paths += [f"/posts/p/{n}" for n in range(1, 9)]
+    assert len(paths) == PAGES
+    with _file_server(out, tmp_path / "server.log") as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        based = 0
+        for path in [*paths, "/style.css", "/pixel.png"]:
+            status, at, body = _ask(connection, path)
+            original = client.get(path, base_url="https://example.com").data
+            if at != path:
+                # A slash was added, and what is relative still means the same.
+                original = with_base(original.decode(), path).encode()
+                based += b"<base " in original
+            assert (status, body) == (200, original), path
+        assert based == 118
+        status, _, body = _ask(connection, "/old")
+        assert (status, b"url=/posts/p/1" in body) == (200, True)
+        connection.close()
+    assert sorted(_files(out)) == sorted(
+        ["404.html", "index.html", "old/index.html", "pixel.png", "style.css"]
+        + [unquote(path[1:]) + "/index.html" for path in paths[1:]]
+    )
+    assert (out / "404.html").read_bytes() == client.get("/nothing/here").data
+
+    before = {name: (out / name).stat().st_mtime_ns for name in _files(out)}
+    again = json.loads(runs.run("--json", "--crawl", "--export", str(out), *URL))
+    assert (again["rendered"], again["written"], again["unchanged"]) == (0, 0, len(before))
+    assert {name: (out / name).stat().st_mtime_ns for name in _files(out)} == before
+
+
+def _files(root: Path) -> list[str]:
+    return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]

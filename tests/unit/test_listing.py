@@ -1,0 +1,195 @@
+"""Which pages exist: what ``paths`` lists, and when a callable is asked again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.scripted import Clock
+from wsgi_isr.errors import ConfigError
+from wsgi_isr.events import Broken, Event, Events
+from wsgi_isr.listing import Absent, Listings
+from wsgi_isr.rules import Listed, Rule, RuleSet
+
+
+def rules(paths: Any, pattern: str = "/blog/<slug>", **options: Any) -> RuleSet:
+    return RuleSet({pattern: Rule(revalidate=60, paths=paths, **options)}, Rule())
+
+
+def listed(paths: Any, pattern: str = "/blog/<slug>") -> list[tuple[str, str]]:
+    made = rules(paths, pattern)
+    return [tuple(one) for one in made.listed(made.policies[pattern])]  # type: ignore[misc]
+
+
+def request(path: str, method: str = "GET") -> dict[str, Any]:
+    return {"REQUEST_METHOD": method, "PATH_INFO": path.encode().decode("latin-1")}
+
+
+class World:
+    """Listings on a clock, and what they said."""
+
+    def __init__(self, paths: Any, **options: Any) -> None:
+        self.clock = Clock()
+        self.said: list[Event] = []
+        made = rules(paths, dynamic_params=False, **options)
+        self.listings = Listings(made, Events(self.said.append), self.clock)
+
+    def has(self, path: str) -> bool:
+        return self.listings.absent(request(path)) is None
+
+
+# What is listed ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "query"),
+    [
+        ("/blog/a", "/blog/a", ""),
+        ("/blog/caf%C3%A9", "/blog/café", ""),
+        ("/blog/café", "/blog/café", ""),
+        ("/blog/a?page=2", "/blog/a", "page=2"),
+        ({"slug": "a b"}, "/blog/a b", ""),
+        ({"slug": "é?"}, "/blog/é?", ""),
+    ],
+)
+def test_a_path_is_listed_encoded_or_not_or_by_its_parameters(given: Any, path: str, query: str) -> None:
+    assert listed([given]) == [(path, query)]
+    assert listed(lambda: iter([given])) == [(path, query)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda slug: "/" not in slug))
+def test_parameters_and_their_encoded_path_are_the_same_page(slug: str) -> None:
+    by_path = f"/blog/{quote(slug, safe='')}"
+    try:
+        expected = listed([by_path])
+    except ConfigError:  # no path of this pattern
+        with pytest.raises(ConfigError):
+            listed([{"slug": slug}])
+    else:
+        assert listed([{"slug": slug}]) == expected == [(f"/blog/{slug}", "")]
+
+
+def test_what_is_listed_twice_is_one_page() -> None:
+    assert listed(["/blog/a", {"slug": "a"}, "/blog/%61"]) == [("/blog/a", "")]
+
+
+def test_an_iterator_is_read_once_and_kept() -> None:
+    made = rules(iter(["/blog/a", "/blog/b"]))
+    policy = made.policies["/blog/<slug>"]
+    assert made.listed(policy) == made.listed(policy) == (Listed("/blog/a"), Listed("/blog/b"))
+
+
+def test_a_rule_without_paths_lists_nothing() -> None:
+    made = RuleSet({"/a": 1}, Rule())
+    assert made.listed(made.policies["/a"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("/other", "is a path of the rule '*'"),
+        ("blog/a", "is not a path"),
+        ({}, "does not fill the pattern"),
+        ({"slug": "a/b"}, "rule"),
+        ("/blog/%FF", "not UTF-8"),
+    ],
+)
+def test_what_is_no_page_of_the_rule_is_an_error_at_start(given: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+        listed([given])
+    assert raised.value.option == "rule '/blog/<slug>': paths"
+
+
+def test_a_parameter_that_the_pattern_lacks_is_one_of_the_query() -> None:
+    assert listed([{"slug": "a", "page": 2}]) == [("/blog/a", "page=2")]
+
+
+@pytest.mark.parametrize("given", ["/blog/a", 7, {"slug": "a"}, [7], [b"/blog/a"]])
+def test_paths_are_a_list_of_paths_or_of_parameters(given: Any) -> None:
+    with pytest.raises(ConfigError, match="paths"):
+        rules(given)
+
+
+def test_no_dynamic_params_without_paths_is_an_error_at_start() -> None:
+    with pytest.raises(ConfigError, match="dynamic_params"):
+        RuleSet({"/blog/<slug>": Rule(revalidate=1, dynamic_params=False)}, Rule())
+
+
+# What is absent ------------------------------------------------------------------------------------------
+
+
+def test_only_a_path_of_the_rule_that_is_not_listed_is_absent() -> None:
+    world = World(["/blog/a"], negative_ttl=7)
+    assert world.has("/blog/a")
+    assert world.has("/elsewhere")
+    assert world.listings.absent(request("/blog/b")) == Absent(7)
+    assert world.listings.absent(request("/blog/b", "HEAD")) == Absent(7)
+    assert world.listings.absent(request("/blog/b", "POST")) is None
+
+
+def test_every_path_may_exist_where_params_are_dynamic() -> None:
+    made = rules(["/blog/a"])
+    assert Listings(made, Events()).absent(request("/blog/b")) is None
+
+
+def test_a_path_that_is_no_text_is_left_to_the_app() -> None:
+    world = World(["/blog/a"])
+    assert world.listings.absent({"REQUEST_METHOD": "GET", "PATH_INFO": "/blog/\xff"}) is None
+
+
+def test_a_callable_is_asked_when_it_is_first_needed_and_again_for_what_it_did_not_list() -> None:
+    calls: list[float] = []
+    posts = ["/blog/a"]
+
+    def paths() -> list[str]:
+        calls.append(world.clock.now)
+        return posts
+
+    world = World(paths)
+    assert calls == []
+    assert world.has("/blog/a")
+    assert not world.has("/blog/new")
+    posts.append("/blog/new")
+    world.clock.advance(9)
+    assert not world.has("/blog/new")  # asked a moment ago
+    world.clock.advance(1)
+    assert world.has("/blog/a")
+    assert len(calls) == 1
+    assert world.has("/blog/new")
+    assert len(calls) == 2
+
+
+def test_a_callable_that_fails_leaves_it_to_the_app_and_is_said() -> None:
+    def paths() -> list[str]:
+        raise OSError("no database")
+
+    world = World(paths)
+    assert world.has("/blog/a")
+    (said,) = world.said
+    assert isinstance(said, Broken)
+    assert "/blog/<slug>" in said.where
+
+
+def test_a_callable_that_fails_later_leaves_what_was_known() -> None:
+    answers: list[Any] = [["/blog/a"], OSError("gone"), ["/blog/b"]]
+
+    def paths() -> list[str]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    world = World(paths)
+    assert world.has("/blog/a")
+    world.clock.advance(10)
+    assert not world.has("/blog/b")
+    assert not world.has("/blog/b")  # it is not asked again at once
+    assert len(answers) == 1
+    world.clock.advance(10)
+    assert world.has("/blog/b")
+    assert not world.has("/blog/a")

@@ -1,0 +1,84 @@
+"""What commands have in common: how they find the app, and how they say what happened.
+
+Errors are one line, or one object with ``--json``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import click
+
+from ..errors import ConfigError, InvalidationError
+from ..keys import Site
+from ..loading import wrapped
+from ..making import site_at
+from ..middleware import ISR
+
+
+@contextmanager
+def reported(as_json: bool) -> Iterator[None]:
+    """Errors are one line, or one object, and an exit code."""
+    try:
+        yield
+    except InvalidationError as error:
+        undelivered = {tag: str(cause) for tag, cause in error.undelivered.items()}
+        failed = {"ok": False, "delivered": error.delivered, "undelivered": undelivered, "journal": error.journal}
+        say(failed, str(error), as_json, err=True)
+        sys.exit(1)
+    except ConfigError as error:
+        say({"ok": False, "error": str(error)}, str(error), as_json, err=True)
+        sys.exit(2)
+
+
+def say(for_machines: dict[str, Any], for_people: str, as_json: bool, err: bool = False) -> None:
+    """What happened, to whoever asked."""
+    click.echo(json.dumps(for_machines) if as_json else for_people, err=err and not as_json)
+
+
+@contextmanager
+def app_of(target: str) -> Iterator[ISR]:
+    """The app that ``target`` names, found as servers find it: from the current folder as well. Closed afterwards.
+
+    What it prints goes to stderr meanwhile: stdout is for what the command has to say.
+
+    :raises ConfigError: there is none.
+    """
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    with redirect_stdout(sys.stderr):
+        try:
+            isr = wrapped(target)
+        except ConfigError:
+            raise
+        except Exception as error:
+            module = target.partition(":")[0]
+            said = " ".join(f"{error!r}".split())
+            raise ConfigError(target, f"raised {said}", f"see where: python -c 'import {module}'") from error
+        try:
+            yield isr
+        finally:
+            isr.close()
+
+
+def site_of(isr: ISR, url: str | None, quiet: bool = False) -> Site:
+    """The site that pages are made for; said, where it is nobody's. :raises ConfigError: ``url`` is none."""
+    site, named = site_at(isr, url)
+    if not named and not quiet:
+        click.echo(
+            f"warning: pages are made for {site.scheme}://{site.host}, and visitors of another host will not find "
+            "them: the host is part of the key. Give --url https://example.com, or set WSGI_ISR_CANONICAL_URL.",
+            err=True,
+        )
+    return site
+
+
+url_option = click.option(
+    "--url", metavar="URL", help="Scheme and host that pages are made for, and the mount point if there is one."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")

@@ -1,0 +1,206 @@
+"""``wsgi-isr prerender``: the engine of that name, its progress and its report."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+import click
+
+from ..errors import ConfigError
+from ..export import Folder
+from ..making import check_shared, here_of
+from ..middleware import ISR
+from ..prerender import Prerender, Progress, Report
+from .common import app_of, json_option, reported, say, site_of, url_option
+from .refresh import check_paths
+
+#: Seconds between two lines of progress where there is no terminal.
+EVERY = 5.0
+#: As many failures are named one by one, and as many pages of a reason.
+SHOWN, EXAMPLES = 50, 3
+
+
+@click.command("prerender")
+@click.argument("target", metavar="MODULE:APP")
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.option("--sitemap", "sitemaps", metavar="FILE_OR_PATH", multiple=True, help="The pages of a sitemap as well.")
+@click.option("--crawl", is_flag=True, help="Follow links, from / and every listed page.")
+@click.option("--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Of a crawl.")
+@click.option("--jobs", metavar="N", type=click.IntRange(1), help="Pages rendered at a time.  [default: processors]")
+@click.option("--force", is_flag=True, help="Render what is fresh as well.")
+@click.option("--export", "folder", metavar="DIR", help="Write a static site there.")
+@url_option
+@click.option("--quiet", is_flag=True, help="Only what went wrong.")
+@json_option
+def prerender_command(
+    target: str,
+    paths: Sequence[str],
+    sitemaps: Sequence[str],
+    url: str | None,
+    folder: str | None,
+    quiet: bool,
+    as_json: bool,
+    **how: Any,
+) -> None:
+    """Render pages before anybody asks for them: those that the rules list as `paths`, those at PATHs, and those of
+    sitemaps and links. What is there and fresh stays; so it goes on where it was stopped. Exits with 1 where something
+    is left to be done, and says what."""
+    with reported(as_json):
+        check_paths(paths)
+        with app_of(target) as isr:
+            prerender = _set_up(isr, url, folder, quiet, how, paths, sitemaps)
+            with _progress(prerender, quiet) as progress, _stopped_by_signals(prerender):
+                try:
+                    report = prerender.run(paths, sitemaps, progress)
+                except KeyboardInterrupt:
+                    _end_at_once(isr, prerender, folder, quiet, as_json)
+        _say(report, folder, quiet, as_json)
+    sys.exit(0 if report.ok else 1)
+
+
+def _set_up(
+    isr: ISR,
+    url: str | None,
+    folder: str | None,
+    quiet: bool,
+    how: dict[str, Any],
+    paths: Sequence[str],
+    sitemaps: Sequence[str],
+) -> Prerender:
+    """:raises ConfigError: there is nothing to be done, or nobody would see it."""
+    listed = any(policy.paths is not None for policy in isr.config.rules.policies.values())
+    if not (paths or sitemaps or how["crawl"] or listed):
+        raise ConfigError("prerender", "no page is named", "give a rule its paths=, or use --crawl, --sitemap or PATHs")
+    shared = True
+    try:
+        check_shared(isr)
+    except ConfigError:
+        if folder is None:
+            raise
+        shared = False
+    site = site_of(isr, url, quiet=quiet or not shared)
+    return Prerender(isr, site, folder=Folder(folder, here_of(site)) if folder is not None else None, **how)
+
+
+# While it runs ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _stopped_by_signals(prerender: Prerender) -> Iterator[None]:
+    """The first lets what runs come to its end; the second ends it at once."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        if prerender.stopping:
+            raise KeyboardInterrupt
+        prerender.stop()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_at_once(isr: ISR, prerender: Prerender, folder: str | None, quiet: bool, as_json: bool) -> NoReturn:
+    # Leases are given back, so that nobody waits for them to lapse. Threads in the middle of a render are left behind,
+    # and an orderly exit would wait for what the app has registered for it.
+    isr.close(0)
+    _say(prerender.report(), folder, quiet, as_json)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
+
+
+@contextmanager
+def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
+    """On a terminal a bar, elsewhere a line from time to time."""
+    if quiet:
+        yield lambda done, total, path: None
+    elif sys.stderr.isatty():
+        began = time.monotonic()
+        bar: Any = click.progressbar(
+            length=1, label="prerender", show_pos=True, show_percent=True, item_show_func=str, width=24, file=sys.stderr
+        )
+        with bar:
+
+            def show(done: int, total: int, path: str) -> None:
+                # While links are followed, the end moves.
+                bar.length, bar.finished = max(1, total), False
+                if prerender.stopping:
+                    bar.label = "stopping "
+                rate = done / max(0.001, time.monotonic() - began)
+                bar.update(done - bar.pos, f"{rate:.0f}/s")
+
+            yield show
+    else:
+        yield lines(prerender, lambda line: click.echo(line, err=True), time.monotonic)
+
+
+def lines(prerender: Prerender, write: Callable[[str], object], clock: Callable[[], float]) -> Progress:
+    """Progress for a log: a line every few seconds, and one when it is being stopped."""
+    began = last = clock()
+    stopping = False
+
+    def show(done: int, total: int, path: str) -> None:
+        nonlocal last, stopping
+        if prerender.stopping and not stopping:
+            stopping = True
+            write("stopping: what runs comes to its end; a second signal ends it at once")
+        now = clock()
+        if now - last < EVERY:
+            return
+        last = now
+        rate = done / (now - began)
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        at = f", at {path}" if path else ""
+        write(f"prerender: {done}/{total} ({100 * done // max(1, total)}%), {rate:.1f}/s{left}{at}")
+
+    return show
+
+
+# Afterwards ------------------------------------------------------------------------------------------
+
+
+def _say(report: Report, folder: str | None, quiet: bool, as_json: bool) -> None:
+    if as_json:
+        problems = {name: [problem._asdict() for problem in getattr(report, name)] for name in ("skipped", "failed")}
+        say({"ok": report.ok, **report._asdict(), **problems}, "", as_json)
+        return
+    for problem in report.failed[:SHOWN]:
+        linked = f" (linked from {', '.join(problem.linked_from)})" if problem.linked_from else ""
+        click.echo(f"failed: {problem.path}: {problem.reason}{linked}", err=True)
+    if len(report.failed) > SHOWN:
+        click.echo(f"failed: {len(report.failed) - SHOWN} more; --json names all", err=True)
+    if report.beyond:
+        click.echo(f"{report.beyond} links were not followed: --most N follows more", err=True)
+    if report.interrupted:
+        click.echo(f"stopped, with {report.left} known pages left; run it again to go on", err=True)
+    elif report.left:
+        click.echo(f"{report.left} pages were left: no thread could be started", err=True)
+    if not quiet:
+        for line in _summary(report, folder):
+            click.echo(line)
+
+
+def _summary(report: Report, folder: str | None) -> Iterator[str]:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for problem in report.skipped:
+        reasons[problem.reason].append(problem.path)
+    for reason, paths in sorted(reasons.items()):
+        more = f", and {len(paths) - EXAMPLES} more" if len(paths) > EXAMPLES else ""
+        yield f"skipped, {reason}: {', '.join(paths[:EXAMPLES])}{more}"
+    if folder is not None:
+        files = report.written + report.unchanged
+        yield f"{folder}: {files} files, {report.written} of them new or changed"
+    counts = f"{report.rendered} rendered, {report.there} already there, {len(report.skipped)} skipped"
+    yield f"{report.site}: {counts}, {len(report.failed)} failed, in {report.seconds:.1f} s"

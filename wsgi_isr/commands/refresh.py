@@ -1,0 +1,101 @@
+"""``wsgi-isr refresh``, and what ``invalidate --refresh`` adds to an invalidation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .. import options as o
+from ..errors import ConfigError, ISRError
+from ..invalidate import Receipt
+from ..keys import Site
+from ..making import check_shared
+from ..middleware import ISR
+from .common import app_of, json_option, reported, say, site_of, url_option
+
+
+@click.command("refresh")
+@click.argument("target", metavar="MODULE:APP")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True)
+@click.option("--only-if-cached", is_flag=True, help="Leave out pages that nobody has asked for yet.")
+@url_option
+@json_option
+def refresh_command(target: str, paths: Sequence[str], only_if_cached: bool, url: str | None, as_json: bool) -> None:
+    """Render the pages at these paths now, with all that is read from now on. Exits with 1 where one could not be; its
+    last good page stays."""
+    with reported(as_json):
+        check_paths(paths)
+        with app_of(target) as isr:
+            check_shared(isr)
+            pages = refresh_all(isr, paths, site_of(isr, url), only_if_cached)
+        ok = say_refreshed(pages, {}, as_json)
+    sys.exit(0 if ok else 1)
+
+
+def check_paths(paths: Sequence[str]) -> None:
+    """:raises ConfigError: one is no path; nothing has happened yet."""
+    for path in paths:
+        o.parse_path(path.partition("?")[0], "PATH")
+
+
+def refresh_all(isr: ISR, paths: Sequence[str], site: Site, only_if_cached: bool = False) -> list[dict[str, Any]]:
+    """Each of them, whatever becomes of the others: what became of it."""
+    pages: list[dict[str, Any]] = []
+    for path in dict.fromkeys(paths):
+        try:
+            if only_if_cached and isr.begin().fill.kept(isr.page_at(path, site).task) is None:
+                pages.append({"path": path, "ok": True, "changed": False, "cached": False})
+                continue
+            pages.append({"path": path, "ok": True, "changed": isr.refresh(path, site=site)})
+        except ISRError as error:
+            cause = f" ({error.__cause__!r})" if error.__cause__ is not None else ""
+            pages.append({"path": path, "ok": False, "error": " ".join(f"{error}{cause}".split())})
+    return pages
+
+
+def say_refreshed(pages: list[dict[str, Any]], before: dict[str, Any], as_json: bool) -> bool:
+    """Say it, and whether all is well; ``before`` is what has happened before, for machines."""
+    ok = all(page["ok"] for page in pages)
+    if as_json:
+        say({**before, "ok": ok, "pages": pages}, "", as_json)
+        return ok
+    for page in pages:
+        if not page["ok"]:
+            click.echo(page["error"], err=True)
+        elif not page.get("cached", True):
+            click.echo(f"{page['path']}: nobody has asked for it yet")
+        else:
+            click.echo(f"{page['path']}: rendered, {'changed' if page['changed'] else 'the same as before'}")
+    return ok
+
+
+def invalidate_in(target: str, refresh: bool, url: str | None, as_json: bool, arguments: dict[str, Any]) -> bool:
+    """``invalidate --app``: in the store of the app; then, with ``refresh``, the pages at the paths are rendered.
+
+    :param arguments: those of the command. :raises ConfigError: they do not fit together.
+    :raises InvalidationError: it was not delivered; nothing was rendered then.
+    """
+    paths = arguments["paths"]
+    if refresh and not paths:
+        raise ConfigError("--refresh", "no page is named", "it renders those that are given as --path")
+    if refresh:
+        check_paths(paths)
+    if given := [name for name in ("store", "namespace", "journal") if arguments.pop(name) is not None]:
+        raise ConfigError(f"--{given[0]}", "the app has its own", "leave it out, or --app")
+    with app_of(target) as isr:
+        check_shared(isr)
+        site = site_of(isr, url) if refresh else None
+        receipt = isr.invalidate(**arguments)
+        pages = refresh_all(isr, paths, site) if site is not None else []
+    if not (refresh and as_json):  # which is one object for all
+        say_invalidated(receipt, as_json)
+    return say_refreshed(pages, receipt._asdict(), as_json) if refresh else True
+
+
+def say_invalidated(receipt: Receipt, as_json: bool) -> None:
+    """Say that it holds."""
+    said = f"invalidated ({receipt.mode}): {', '.join(receipt.tags)}"
+    say({"ok": True, **receipt._asdict()}, said, as_json)

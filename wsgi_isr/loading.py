@@ -1,0 +1,69 @@
+"""Apps by name: ``module:attribute``, as servers and commands are told them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .errors import ConfigError
+from .middleware import ISR
+
+
+def load(target: str, option: str) -> Any:
+    """What ``target`` names: ``module:attribute``; with ``()`` behind it, what a factory returns.
+
+    :param option: what errors name as their place.
+    :raises ConfigError: it does not import, or is no WSGI app.
+    """
+    module_name, colon, attribute = target.partition(":")
+    if not module_name or not colon or not attribute:
+        raise ConfigError(option, "is not module:attribute", "write it like myapp:app")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            option, f"does not import: {error}", "is it installed, and the folder on sys.path?"
+        ) from error
+    for name in attribute.removesuffix("()").split("."):
+        if not hasattr(found, name):
+            raise ConfigError(option, f"{module_name} has no {attribute!r}", "name the WSGI app in that module")
+        found = getattr(found, name)
+    if attribute.endswith("()"):
+        try:
+            found = found()
+        except Exception as error:
+            raise ConfigError(option, f"the factory raised {error!r}", "call it by hand to see why") from error
+    if not callable(found):
+        raise ConfigError(option, f"{found!r} is not a WSGI application", "name the WSGI app in that module")
+    return found
+
+
+def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
+    """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
+
+    :param target: ``module:attribute``; with ``()`` behind it, a factory that is called.
+    :raises ConfigError: it does not import, or is no WSGI app.
+    """
+    return ISR(load(target, f"wrap({target!r})"), rules, **options)
+
+
+#: Where frameworks and middlewares keep the app inside of them.
+_INSIDE = ("wsgi_app", "app", "application", "wrapped")
+
+
+def wrapped(target: str) -> ISR:
+    """The :class:`ISR` of the app that ``target`` names: the app itself, or one that is found inside of it (Flask's
+    ``wsgi_app``, or below other middlewares). An app without one is wrapped, as the environment says.
+
+    :raises ConfigError: see :func:`load`.
+    """
+    app = load(target, target)
+    inside = app
+    for _ in range(16):
+        if isinstance(inside, ISR):
+            return inside
+        attributes = (getattr(inside, name, None) for name in _INSIDE)
+        inside = next((found for found in attributes if callable(found) and found is not inside), None)
+        if inside is None:
+            break
+    return ISR(app)
