@@ -418,6 +418,10 @@ class _Striker:
         faults.kill_worker(self._cluster, strike.part)
         yield 0.0
 
+    def _kill_renderer(self, strike: Strike) -> Acting:
+        faults.kill_renderer(self._cluster, strike.part)
+        yield 0.0
+
     def _kill(self, strike: Strike) -> Acting:
         instance = self._cluster.instance(strike.part)
         instance.kill()

@@ -36,6 +36,17 @@ def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
     return f"worker {worker} of {instance} is dead"
 
 
+def kill_renderer(cluster: Cluster, instance: str, number: int = 0) -> str:
+    """SIGKILL for one renderer of an instance, in the middle of what it renders."""
+    target = cluster.instance(instance)
+    renderers = target.renderers()
+    if not renderers:
+        raise ClusterError(f"{instance} has no renderer now")
+    renderer = renderers[number % len(renderers)]
+    target.kill_process(renderer)
+    return f"renderer {renderer} of {instance} is dead"
+
+
 def pause(cluster: Cluster, part: str) -> str:
     """SIGSTOP: connections are taken, and nobody answers."""
     cluster.part(part).pause()
@@ -141,6 +152,7 @@ FAULTS: Mapping[str, Callable[..., str]] = {
         *(
             kill,
             kill_worker,
+            kill_renderer,
             pause,
             resume,
             restart,

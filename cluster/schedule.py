@@ -51,6 +51,7 @@ class Kind:
 
 FAULTS: Mapping[str, Kind] = {
     "kill worker": Kind("instance"),
+    "kill renderer": Kind("instance"),
     "kill": Kind("instance", (0.5, 2.0), busy=STARTING),
     "hang": Kind("instance", (0.5, 2.5)),
     "clock": Kind("instance", (2.0, 4.0), lambda c: c.choice((-1, 1)) * c.uniform(0.5, 5.0), "%+.1f s", busy=STARTING),
