@@ -54,7 +54,7 @@ servers: $(VENV)/pyvenv.cfg
 	@$(BIN)/python tests/ensure_servers.py
 
 clean:
-	rm -rf $(VENV) .wsgi_isr .blog examples/site_django/data build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .wsgi_isr .blog .cluster examples/site_django/data build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # A failed attempt is removed: half an environment would look like a whole one to the next run.
