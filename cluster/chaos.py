@@ -208,7 +208,8 @@ def _topology(site: Path, coherence: float) -> Topology:
             "WSGI_ISR_WAIT": "0.4",
         },
         preload=True,
-        read_timeout=2.0,
+        # Longer than somebody may take who meets one lost node after the other, and shorter than the longest hang.
+        read_timeout=4.0,
     )
 
 

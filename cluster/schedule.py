@@ -53,7 +53,8 @@ FAULTS: Mapping[str, Kind] = {
     "kill worker": Kind("instance"),
     "kill renderer": Kind("instance"),
     "kill": Kind("instance", (0.5, 2.0), busy=STARTING),
-    "hang": Kind("instance", (0.5, 2.5)),
+    # Up to so long that its leases are others' when it wakes up in the middle of a render.
+    "hang": Kind("instance", (0.5, 5.0)),
     "clock": Kind("instance", (2.0, 4.0), lambda c: c.choice((-1, 1)) * c.uniform(0.5, 5.0), "%+.1f s", busy=STARTING),
     "roll": Kind(EVERY_INSTANCE, busy=STARTING),
     # Only here may a visitor see that nobody is there.
