@@ -417,7 +417,8 @@ class _Striker:
 
     def _kill_worker(self, strike: Strike) -> Acting:
         faults.kill_worker(self._cluster, strike.part)
-        yield 0.0
+        # With a worker less it is not the one that is left alone.
+        yield from _until_started(self._cluster.instance(strike.part))
 
     def _kill_renderer(self, strike: Strike) -> Acting:
         faults.kill_renderer(self._cluster, strike.part)
