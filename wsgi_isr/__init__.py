@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .data import cached
 from .draft import disable_draft, enable_draft, is_draft
@@ -18,6 +18,10 @@ from .page import cache_life, cache_tag, no_store
 from .process import invalidate, refresh, replay
 from .rules import Rule
 
+if TYPE_CHECKING:
+    from .fetch import isr_requests as isr_requests
+
+# Without isr_requests, so that "import *" asks for no extra.
 __all__ = [
     "ISR",
     "ConfigError",
@@ -43,6 +47,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "isr_requests":
+        # requests takes longer to import than all the rest, is optional, and few fetch.
+        try:
+            from .fetch import isr_requests
+        except ModuleNotFoundError as error:
+            if error.name != "requests":
+                raise
+            raise ConfigError(name, "requests is not installed", "pip install wsgi_isr[requests]") from error
+        return isr_requests
     # Reading package metadata takes longer than importing this package, and few ask for the version.
     if name == "__version__":
         from importlib.metadata import version

@@ -24,11 +24,11 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import options as o
 from . import values
-from .entry import Entry, Lifetime, Refusal, Value
+from .entry import Entry, Lifetime, Proof, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
 from .fill import Failed, Fill, PassedOn, Product, Served, Task
-from .freshness import Storable
+from .freshness import Failure, Standing, Storable
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
 from .page import Frame, current, rendering
@@ -88,7 +88,7 @@ def here() -> Home | None:
 class Cached(Generic[P, R]):
     """A function with a memory; made by :func:`cached`."""
 
-    def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int, name: str = "") -> None:
+    def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int | str, name: str = "") -> None:
         functools.update_wrapper(self, function)
         self.name = name or f"{function.__module__}:{function.__qualname__}"
         self._function = function
@@ -113,19 +113,24 @@ class Cached(Generic[P, R]):
             return self._unkept(frame, "revalidate-0", args, kwargs)
         if frame is not None and frame.draft:
             return self._unkept(frame, "draft", args, kwargs)
-        began = home.monotonic()
+        began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
         found = home.fill.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
             read = self._read(found.slot.entry, home, frame)
             if read is not None:
                 label, age = found.label, found.slot.entry.age(home.clock())
-                home.events.emit(Used(self.name, label, task.text, age, seconds=home.monotonic() - began))
+                seconds = home.monotonic() - began
+                home.events.emit(Used(self.name, label, task.text, age, seconds=seconds, shown=shown))
                 return read[0]
         reason = found.reason if isinstance(found, (Failed, PassedOn)) else "unreadable"
-        home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=home.monotonic() - began))
-        if isinstance(found, Failed) and found.error is not None:
-            raise found.error
+        seconds = home.monotonic() - began
+        home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
+        if isinstance(found, Failed):
+            if found.error is not None:
+                raise found.error
+            if (unkept := self._read_unkept(found, home, frame)) is not None:
+                return unkept[0]
         # Nobody else's result came in time, or there is none that could be kept.
         carried = {} if frame is None else dict(home.stamps.capture(tags_of_data(task)).known)
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
@@ -140,21 +145,50 @@ class Cached(Generic[P, R]):
         if reason == "revalidate-0" and frame is not None:
             frame.asked.no_store = True
         if (home := here()) is not None:
-            home.events.emit(Used(self.name, "SKIP", reason=reason))
+            home.events.emit(Used(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
         return self._function(*args, **kwargs)
 
     def _read(self, entry: Entry, home: Home, frame: Frame | None) -> tuple[R] | None:
         """What is kept (which may be None), now used by what is being made here; ``None`` where it cannot be read."""
-        if not isinstance(entry.content, Value):
+        read = self._decoded(entry.content)
+        if read is not None and frame is not None:
+            frame.asked.use(entry, home.clock())
+        return read
+
+    def _read_unkept(self, found: Failed, home: Home, frame: Frame | None) -> tuple[R] | None:
+        """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
+        none, or where something was invalidated since: whoever came after that must not get it."""
+        if found.said is None or home.stamps.standing(Proof(found.stamps), home.stamps.epochs()) >= Standing.HARD:
+            return None
+        read = self._decoded(found.content)
+        if read is not None and frame is not None:
+            frame.asked.take_over(found.said, dict(found.stamps))
+            frame.asked.live(*self._lifetime(home.profiles))
+        return read
+
+    def _decoded(self, content: Any) -> tuple[R] | None:
+        if not isinstance(content, Value):
             return None
         try:
-            value: R = values.decode(entry.content.data)
+            value: R = values.decode(content.data)
         except ValueError as error:
             _log.warning("%s: what is kept cannot be read (%s); the function is called", self.name, error)
             return None
-        if frame is not None:
-            frame.asked.use(entry, home.clock())
         return (value,)
+
+    # For functions that know more about their results than others do (.fetch) ------------------------------
+
+    def _shown(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """What a call is for people; empty where the function's name says it."""
+        return ""
+
+    def _unkept_because(self, value: R) -> str:
+        """Why a result must not be kept: then it is a failure, but whoever waits for it gets it. Empty otherwise."""
+        return ""
+
+    def _kept_for(self, value: R) -> float | None:
+        """Seconds after which the store may forget a result, ``None`` for never."""
+        return None
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
         """Nobody gets the kept result of these arguments any more; ``None`` where no data is kept at all.
@@ -368,18 +402,21 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     with rendering(profiles) as asked:
         arguments = _arguments(task)
         value = function._function(*_positional(function, arguments), **_named(function, arguments))
-    if asked.no_store:
+    unkept = function._unkept_because(value)
+    if asked.no_store and not unkept:
         return Refusal("revalidate-0")
     try:
         data = values.encode(value)
     except values.Unencodable as error:
         _log.warning("%s is not kept: %s", function.name, error)
         return Refusal("unencodable")
+    if unkept := unkept or asked.failed:
+        return Failure(unkept, Value(data), asked)
     lifetime = function._lifetime(profiles)
     if asked.lifetime is not None:
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
-    return Storable(Value(data), lifetime, None, tags, tuple(asked.carried.items()))
+    return Storable(Value(data), lifetime, function._kept_for(value), tags, tuple(asked.carried.items()))
 
 
 def _arguments(task: Task) -> dict[str, Any]:

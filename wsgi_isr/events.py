@@ -37,7 +37,8 @@ class Used(NamedTuple):
     """Cached data was asked for, of the function ``name``, under ``key`` (text that holds the arguments).
 
     ``label`` is that of a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` where it was not looked for, or
-    could not be kept, for ``reason``.
+    could not be kept, for ``reason``. ``shown`` is what it is for people, where the name alone does not tell: of a
+    fetch, its method and URL.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Used(NamedTuple):
     age: float = 0.0
     reason: str = ""
     seconds: float = 0.0
+    shown: str = ""
 
 
 class Rendered(NamedTuple):

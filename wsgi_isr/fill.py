@@ -21,7 +21,7 @@ import msgpack
 
 from . import entry as codec
 from . import remote
-from .entry import Content, Entry, Lifetime, Refusal
+from .entry import Content, Entry, Lifetime, Refusal, Value
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import (
     BackgroundFull,
@@ -35,10 +35,10 @@ from .events import (
     Unreadable,
 )
 from .flight import Flight, Flights
-from .freshness import Expired, Failure, Fresh, Missing, Stale, Standing, Storable, Uncacheable, Verdict, judge
+from .freshness import Asked, Expired, Failure, Fresh, Missing, Stale, Standing, Storable, Uncacheable, Verdict, judge
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
-from .stamps import Epochs, Mode, Stamps
+from .stamps import Capture, Epochs, Mode, Stamps
 from .stores.base import Store, Token
 from .worker import Pool
 
@@ -123,11 +123,17 @@ class Found(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The render raised ``error``, or its answer is a failure, or it ran past its timeout."""
+    """The render raised ``error``, or its answer is a failure, or it ran past its timeout.
+
+    ``content`` is what there is all the same, ``said`` what was said of it, and ``stamps`` are those of its tags from
+    before it was made.
+    """
 
     reason: str
     error: BaseException | None = None
-    content: Content | None = None
+    content: Content | Value | None = None
+    said: Asked | None = None
+    stamps: tuple[tuple[str, bytes], ...] = ()
 
 
 Outcome = Made | Found | Failed | Busy | BackingOff
@@ -701,7 +707,9 @@ class Fill:
             error, product = raised, Failure("exception")
         if not self._keeper.finish(watch):
             # Too late to be stored, but good enough for a visitor who has waited all the same.
-            late = None if isinstance(product, Refusal) else product.content
+            if isinstance(product, Failure):
+                return _failed(product._replace(reason="timeout"), error, known, capture)
+            late = product.content if isinstance(product, Storable) else None
             return Failed("timeout", error, late if isinstance(late, Content) else None)
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
@@ -710,7 +718,7 @@ class Fill:
             product = Failure(product.reason)
         if isinstance(product, Failure):
             self._failed(task, lease, product.reason, error, of)
-            return Failed(product.reason, error, product.content)
+            return _failed(product, error, known, capture)
         if isinstance(product, Refusal):
             self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
@@ -790,6 +798,11 @@ def _told(stamps: Mapping[str, bytes]) -> str:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
+    stamps = tuple((tag, capture.known[tag]) for tag in known) if failure.said is not None else ()
+    return Failed(failure.reason, error, failure.content, failure.said, stamps)
 
 
 def _is_current(verdict: Verdict) -> bool:

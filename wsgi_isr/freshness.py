@@ -111,11 +111,12 @@ class Storable(NamedTuple):
 class Failure(NamedTuple):
     """Not an answer but an accident: the last good page stays.
 
-    ``content`` is what the app had to say, for a visitor who has nothing else to see.
+    ``content`` is what the app had to say, for a visitor who has nothing else to see; ``said`` what it said about that.
     """
 
     reason: str
-    content: Content | None = None
+    content: Content | Value | None = None
+    said: Asked | None = None
 
 
 _TARGETED = "cdn-cache-control"
@@ -151,13 +152,15 @@ class Asked:
     """What the code that makes a page has said about it while it did, and the data that it used.
 
     ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
-    disagree, one of them is outdated, and nothing is proven: ``b""``.
+    disagree, one of them is outdated, and nothing is proven: ``b""``. ``failed``: why it is an accident, and the last
+    good one stays.
     """
 
     tags: list[str] = field(default_factory=list)
     lifetime: Lifetime | None = None
     no_store: bool = False
     carried: dict[str, bytes] = field(default_factory=dict)
+    failed: str = ""
 
     def use(self, entry: Entry, now: float) -> None:
         """A piece of data went in: its tags, and what is left of its lifetime."""
@@ -172,6 +175,7 @@ class Asked:
         self.tags += inner.tags
         self._carry([*carried.items(), *inner.carried.items()])
         self.no_store = self.no_store or inner.no_store
+        self.failed = self.failed or inner.failed
         if inner.lifetime is not None:
             self.live(*inner.lifetime)
 
@@ -202,6 +206,10 @@ def admit(
             return Failure("content-length")
     if asked.no_store:
         return Refusal("no-store")
+    if asked.failed:
+        # Whatever the app says of how long it may be kept: it did not know.
+        known = [(name, value) for name, value in headers if name.lower() not in ("cache-control", _TARGETED)]
+        return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     lifetime = _lowest(policy.lifetime, asked.lifetime, _asked(lower))
     if lifetime is None:
         return Refusal("not-asked")

@@ -259,7 +259,7 @@ class ISR:
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
         """Nothing to serve, and the render failed: what the app had to say of it."""
-        if found.content is not None:
+        if isinstance(found.content, Content):
             return send_failure(environ, start_response, found.content, found.reason)
         if found.error is not None:
             raise found.error

@@ -90,6 +90,13 @@ def cache_life(revalidate: float | str | bool, expire: float | None = None) -> N
     page.asked.live(None if revalidate is False else revalidate, expire)
 
 
+def fail(reason: str) -> None:
+    """What is being made here is made of an accident: it is not kept, for ``reason`` (a token), and the last good
+    version stays. Not for apps, which raise, or answer with a 5xx."""
+    if (page := _current.get()) is not None:
+        page.asked.failed = page.asked.failed or reason
+
+
 def no_store() -> None:
     """Do not store this page: each visitor gets the app's answer to their own request."""
     if (page := _current.get()) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
+from wsgi_isr import middleware, process
 
 MakeSite = Callable[..., Site]
 
@@ -21,6 +23,15 @@ def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("WSGI_ISR_"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Helpers speak to every :class:`ISR` that is alive; in a test only to those of that test."""
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    monkeypatch.setattr(process, "instances", alive)
+    monkeypatch.setattr(middleware, "instances", alive)
+    monkeypatch.setattr(process, "_alone", None)
 
 
 @pytest.fixture

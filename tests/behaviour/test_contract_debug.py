@@ -7,7 +7,6 @@ import os
 import shlex
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Boom, Origin, answer, failing
 from tests.behaviour.visitor import Clock, Site
-from wsgi_isr import Rule, cached, middleware, process
-
-
-@pytest.fixture(autouse=True)
-def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
+from wsgi_isr import Rule, cached
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,16 +14,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Boom, Environ, Handler, Origin, answer
 from tests.behaviour.visitor import Clock
-from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, middleware, no_store, process
-
-
-@pytest.fixture(autouse=True)
-def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
+from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, no_store
 
 
 def saying(*said: Callable[[], Any]) -> Handler:

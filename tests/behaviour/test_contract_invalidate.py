@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Boom, Environ, Origin, answer, failing
 from tests.behaviour.visitor import Clock, Site
-from wsgi_isr import ConfigError, InvalidationError, Receipt, Rule, invalidate, middleware, process, replay
+from wsgi_isr import ConfigError, InvalidationError, Receipt, Rule, invalidate, replay
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
 from wsgi_isr.stores.memory import MemoryStore
@@ -32,15 +31,6 @@ BLOG = {
     "/number/<int:id>": Rule(revalidate=3600, tags=["n:{id}"]),
 }
 PAGES = ["/", "/blog", "/blog/a", "/blog/b", "/blog/a/comments", "/blogs", "/docs/a/b", "/number/7"]
-
-
-@pytest.fixture(autouse=True)
-def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What speaks to every app of the process speaks to those of this test."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -12,17 +11,8 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, Boom, Environ, Origin, answer, failing
 from tests.behaviour.visitor import Clock
-from wsgi_isr import ConfigError, ISRError, RefreshError, Rule, cached, middleware, process, refresh
+from wsgi_isr import ConfigError, ISRError, RefreshError, Rule, cached, refresh
 from wsgi_isr.stores.memory import MemoryStore
-
-
-@pytest.fixture(autouse=True)
-def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What speaks to every app of the process speaks to those of this test."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
 
 
 class Call:

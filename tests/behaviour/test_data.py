@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-import gc
 import logging
 import os
 import subprocess
 import sys
 import threading
 import time
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,20 +19,10 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Boom, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site, all_at_once
-from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, middleware, process
+from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached
 from wsgi_isr.data import Cached
 from wsgi_isr.events import Refused
 from wsgi_isr.stores.memory import MemoryStore
-
-
-@pytest.fixture(autouse=True)
-def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
-    gc.collect()
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
 
 
 class Source:

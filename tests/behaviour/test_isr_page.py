@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,20 +18,11 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Boom, Gate
 from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
-from wsgi_isr import ISRError, Rule, cached, invalidate, middleware, no_store, process, refresh
+from wsgi_isr import ISRError, Rule, cached, invalidate, no_store, refresh
 from wsgi_isr.stores.memory import MemoryStore
 
 CRAWLER = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)"
 POSTS = 25
-
-
-@pytest.fixture(autouse=True)
-def only_this_app(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What speaks to every app of the process speaks to those of this test."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
 
 
 class Blog:
@@ -367,11 +357,10 @@ def test_on_demand_by_tag_a_form_invalidates_all_data_with_that_tag(make_site: M
     assert {site.visit(path).label for path in ("/list", "/count", "/about")} == {"HIT"}
 
 
-@pytest.mark.xfail(strict=True, reason="`session = isr_requests(...)`: it is not there yet")
 def test_on_demand_by_tag_single_fetches_are_tagged(make_site: MakeSite, blog: Blog) -> None:
     import http.server
 
-    from wsgi_isr import isr_requests  # type: ignore[attr-defined]
+    from wsgi_isr import isr_requests
 
     class Api(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -7,7 +7,6 @@ import decimal
 import random
 import threading
 import uuid
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Boom, Environ, Handler, Origin, answer, failing
 from tests.behaviour.visitor import Clock, Jobs, Seen, Site, all_at_once
-from wsgi_isr import ISR, ConfigError, RefreshError, Rule, cache_tag, cached, enable_draft, middleware, process
+from wsgi_isr import ISR, ConfigError, RefreshError, Rule, cache_tag, cached, enable_draft
 from wsgi_isr.stores.base import Token
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -27,15 +26,6 @@ MODES = ["stale", "expire", "purge"]
 HARD = ["expire", "purge"]
 
 MakeSiteAt = Callable[..., Site]
-
-
-@pytest.fixture(autouse=True)
-def no_other_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Data lives with any :class:`ISR` that is alive; in a test only with those of that test."""
-    alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
 
 
 @pytest.fixture

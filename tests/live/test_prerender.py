@@ -9,59 +9,34 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pytest
 
-from cluster.parts import TETHER
-from cluster.workload.tethered import FROM_OUTSIDE
-from tests.live.support.server import ROOT
+from tests.live.support.prerendering import Prerender, ask_file, file_server
 from tests.live.support.static_site import PAGES
 from tests.live.support.waiting import PATIENCE, until
 from wsgi_isr.links import with_base
 
 SITE = "tests.live.support.static_site:app"
-COMMAND = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "prerender", SITE]
 URL = ("--url", "https://example.com")
 
 
-class Runs:
+class Runs(Prerender):
     """Runs of the command on one store, and the renders of all of them."""
 
     def __init__(self, directory: Path, store: str) -> None:
         self._renders = directory / "site-renders"
-        outside = {name: value for name, value in os.environ.items() if not name.startswith((*FROM_OUTSIDE, "SITE_"))}
-        own = {"PYTHONPATH": str(ROOT), "SITE_RENDERS": str(self._renders), "WSGI_ISR_STORE": store, "TERM": "xterm"}
-        self._env = {**outside, **own}
+        super().__init__(SITE, {"SITE_RENDERS": str(self._renders), "WSGI_ISR_STORE": store})
 
     def renders(self) -> Counter[str]:
         """How often each path was rendered."""
         return Counter(self._renders.read_text().splitlines() if self._renders.exists() else [])
 
     def begin(self, *arguments: str, slow: float = 0.0, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Begin one; it dies with the tests."""
-        return subprocess.Popen(
-            [sys.executable, str(TETHER), str(os.getpid()), "SIGTERM", *COMMAND, *arguments],
-            env={**self._env, "SITE_SLOW": str(slow)},
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
-        )
-
-    def run(self, *arguments: str, code: int = 0, slow: float = 0.0) -> str:
-        """One, to its end: what it said on stdout."""
-        process = self.begin(*arguments, slow=slow)
-        out, err = process.communicate(timeout=2 * PATIENCE)
-        assert process.returncode == code, err
-        return out
+        return super().begin(*arguments, output=output, SITE_SLOW=str(slow))
 
 
 @pytest.fixture
@@ -133,35 +108,6 @@ def test_two_at_once_share_the_work_and_render_each_page_once(runs: Runs) -> Non
     assert all(report["rendered"] + report["there"] == PAGES for report in said)
 
 
-@contextmanager
-def _file_server(root: Path, log: Path) -> Iterator[int]:
-    """``python -m http.server``, at a port that it finds itself."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(root)],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield int(until(lambda: re.search(rb" port ([0-9]+) ", log.read_bytes()), "a port")[1])
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
-
-
-def _ask(connection: http.client.HTTPConnection, path: str) -> tuple[int, str, bytes]:
-    """Status, the path in the end, and the body, as a browser would get them."""
-    for _ in range(3):
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body = answer.read()
-        location = answer.getheader("Location")
-        if answer.status != 301 or location is None:
-            return answer.status, path, body
-        path = urlsplit(location).path
-    raise AssertionError(f"{path} leads round in a circle")
-
-
 def test_an_export_shows_the_same_pages_from_a_server_of_files(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,11 +123,11 @@ def test_an_export_shows_the_same_pages_from_a_server_of_files(
     paths = ["/", "/%C3%BCber%20uns", *(f"/posts/{n}" for n in range(1, POSTS + 1))]
     paths += [f"/posts/p/{n}" for n in range(1, 9)]
     assert len(paths) == PAGES
-    with _file_server(out, tmp_path / "server.log") as port:
+    with file_server(out, tmp_path / "server.log") as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         based = 0
         for path in [*paths, "/style.css", "/pixel.png"]:
-            status, at, body = _ask(connection, path)
+            status, at, body = ask_file(connection, path)
             original = client.get(path, base_url="https://example.com").data
             if at != path:
                 # A slash was added, and what is relative still means the same.
@@ -189,7 +135,7 @@ def test_an_export_shows_the_same_pages_from_a_server_of_files(
                 based += b"<base " in original
             assert (status, body) == (200, original), path
         assert based == 118
-        status, _, body = _ask(connection, "/old")
+        status, _, body = ask_file(connection, "/old")
         assert (status, b"url=/posts/p/1" in body) == (200, True)
         connection.close()
     assert sorted(_files(out)) == sorted(

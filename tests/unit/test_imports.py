@@ -44,7 +44,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "fill", "sites"})),
     (
         "faces",
-        frozenset({"page", "data", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
+        frozenset({"page", "data", "fetch", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),
     ),
     ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
     (

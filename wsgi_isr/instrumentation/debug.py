@@ -4,6 +4,7 @@ The lines are ``name=value`` pairs, on the logger ``wsgi_isr.debug``::
 
     page verdict=STALE key=http://localhost/blog/a age=61.2 lock=none ms=0.2
     data verdict=HIT key=shop.prices:of age=3.0 ms=0.1
+    data verdict=MISS key="GET https://shop.example/prices?of=tea" ms=41.9
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def line_of(event: Event) -> str | None:
     if isinstance(event, Served):
         return _line("page", event.label, event.text, event.age, event.reason, event.lock, event.seconds)
     if isinstance(event, Used):
-        return _line("data", event.label, event.name, event.age, event.reason, "", event.seconds)
+        return _line("data", event.label, event.shown or event.name, event.age, event.reason, "", event.seconds)
     if isinstance(event, Rendered):
         return _line("render", "STORED" if event.stored else "NOT-STORED", event.text, seconds=event.seconds)
     if isinstance(event, RenderFailed):

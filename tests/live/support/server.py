@@ -13,7 +13,6 @@ from cluster import instances, processes
 from cluster.errors import CannotStart
 from cluster.workload.tethered import FROM_OUTSIDE
 
-from .visitor import ask
 from .waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[3]
@@ -37,9 +36,6 @@ class _Process(instances.Gunicorn):
     def environment(self) -> Mapping[str, str]:
         outside = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
         return {**outside, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **self._env}
-
-    def is_ready(self) -> bool:
-        return self.has_all_workers() and ask(self.port, method="OPTIONS").status == 200
 
 
 class Gunicorn:
