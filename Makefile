@@ -10,11 +10,12 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 .DELETE_ON_ERROR:
 # The steps of `make test` are in an order: servers, style, tests.
 .NOTPARALLEL:
-.PHONY: help demo test unit bench style servers clean
+.PHONY: help demo cluster test unit bench style servers clean
 
 help:
 	@echo 'make demo         run the example blog under gunicorn and print what to try'
 	@echo 'make demo CHECK=1 play that story over HTTP and check every step'
+	@echo 'make cluster      run it in a cluster: memcached nodes, three gunicorns, nginx (CHECK=1: and check that)'
 	@echo 'make test         style, types and all tests (installs memcached, nginx and Chromium if it may)'
 	@echo 'make unit         only the tests that need no server and no browser'
 	@echo 'make bench        the benchmarks, as ratios against other caches'
@@ -25,6 +26,10 @@ help:
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.blog_flask.demo $(if $(filter-out 0,$(CHECK)),--check)
+
+cluster: $(VENV)/.demo
+	@$(BIN)/python tests/ensure_servers.py memcached nginx
+	$(BIN)/python -m cluster $(if $(filter-out 0,$(CHECK)),check,up)
 
 test: servers style
 	$(BIN)/pytest -n auto
@@ -49,7 +54,7 @@ servers: $(VENV)/pyvenv.cfg
 	@$(BIN)/python tests/ensure_servers.py
 
 clean:
-	rm -rf $(VENV) .wsgi_isr .blog examples/site_django/data build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .wsgi_isr .blog .cluster examples/site_django/data build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name .git -prune -o -name __pycache__ -prune -exec rm -rf {} +
 
 # A failed attempt is removed: half an environment would look like a whole one to the next run.

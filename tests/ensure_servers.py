@@ -1,5 +1,7 @@
 """Make sure that the programs which some tests run are on this machine.
 
+Names of packages as arguments: only those.
+
 Found: nothing happens. Missing, and we are root on a system with apt-get: they are installed.
 Otherwise: one line that says what to install, and exit code 1.
 
@@ -42,9 +44,13 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def missing(path: str) -> list[str]:
-    """The packages of the programs that are not on ``path``, in the order of :data:`PROGRAMS`."""
-    return [program.package for program in PROGRAMS if not any(shutil.which(name, path=path) for name in program.names)]
+def missing(path: str, only: Sequence[str] = ()) -> list[str]:
+    """The packages of the programs that are not on ``path``, in the order of :data:`PROGRAMS`.
+
+    :param only: of these packages; all of them by default.
+    """
+    wanted = [program for program in PROGRAMS if not only or program.package in only]
+    return [program.package for program in wanted if not any(shutil.which(name, path=path) for name in program.names)]
 
 
 @contextlib.contextmanager
@@ -112,26 +118,28 @@ def main(
     is_root: bool | None = None,
     run: Run = subprocess.run,
     policy: Path = POLICY,
+    only: Sequence[str] = (),
 ) -> int:
-    """The exit code; the arguments stand in for the machine in this script's own tests."""
+    """The exit code; the first arguments stand in for the machine in this script's own tests, the last one is its
+    command line."""
     if path is None:
         path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
     if is_root is None:
         is_root = os.geteuid() == 0
 
-    wanted = missing(path)
+    wanted = missing(path, only)
     if not wanted:
         return 0
     apt_get = shutil.which("apt-get", path=path)
     problem = ""
     if is_root and apt_get:
-        print(f"Installing for the tests: {' '.join(wanted)} (once; takes a few minutes)", flush=True)
+        print(f"Installing: {' '.join(wanted)} (once; takes a few minutes)", flush=True)
         problem = install(wanted, apt_get, run, policy)
-        wanted = missing(path)
+        wanted = missing(path, only)
         if not wanted:
             return 0
     print(
-        f"The tests need {', '.join(wanted)}; please install (names as in Debian: "
+        f"{'This needs' if only else 'The tests need'} {', '.join(wanted)}; please install (names as in Debian: "
         f"apt-get install {' '.join(wanted)}){'. ' + problem if problem else ''}",
         file=sys.stderr,
     )
@@ -139,4 +147,4 @@ def main(
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(only=sys.argv[1:]))

@@ -541,7 +541,8 @@ class Fill:
         """What a flight has brought, for one of those who waited for it.
 
         Its leader came before it began. Whoever boarded later may have come after an invalidation that it
-        does not know of: for them it is worth what a look-up would say of it now, which may be nothing.
+        does not know of: for them it is worth what a look-up would say of it now, which may be nothing. So may a leader
+        for whom somebody else's render was found, in this process or in a renderer, where it was under way already.
         """
         judged = self._judge(outcome.slot, self._stamps.epochs())
         verdict = judged.verdict
@@ -550,7 +551,7 @@ class Fill:
             return None
         if not own and fresh and not judged.is_proven_fresh:
             return None
-        if not leads and isinstance(verdict, Stale):
+        if not own and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)
             return Served(outcome.slot, judged.label("STALE"))
         return Served(

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
+from cluster.proxy import Proxy
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin
 from tests.behaviour.visitor import Clock
 from tests.support.memcached import Memcached
-from tests.support.proxy import Proxy
 from tests.support.round_trips import Trip, Wires
 from wsgi_isr import Rule
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route

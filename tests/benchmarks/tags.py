@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cluster.proxy import Proxy
 from tests.benchmarks import paths
 from tests.benchmarks.apps import LIFETIME, Site, bare, environ_of
 from tests.benchmarks.measure import PASSING, Batch, interleaved, noise, noise_note
 from tests.benchmarks.nodes import running, url_of
 from tests.benchmarks.report import Budget, Report, Table
-from tests.support.proxy import Proxy
 from tests.support.round_trips import Wires
 from wsgi_isr import ISR, Rule
 from wsgi_isr.keys import Keyspace

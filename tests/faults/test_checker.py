@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.faults.support.history import (
+from cluster.history import (
     Attempt,
     Circumstances,
     Invalidation,

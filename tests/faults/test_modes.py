@@ -17,7 +17,7 @@ from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
 
 PAGE = "/about"
-SERVED = "tests.faults.support.served:application"
+SERVED = "cluster.workload.served:application"
 FAILURES = ["raise", "500 Internal Server Error", "503 Service Unavailable"]
 
 

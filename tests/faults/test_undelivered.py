@@ -15,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from cluster.proxy import Proxy
+from cluster.workload.tethered import FROM_OUTSIDE
 from tests.faults.support.scripted import Scripted, everywhere, seen, warm
-from tests.live.support.server import FROM_OUTSIDE, Gunicorn
+from tests.live.support.server import Gunicorn
 from tests.live.support.waiting import until
 from tests.support.memcached import Memcached
-from tests.support.proxy import Proxy
 from wsgi_isr import InvalidationError, invalidate
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.stores import open_store
 
-SERVED = "tests.faults.support.served:application"
+SERVED = "cluster.workload.served:application"
 #: Two pages, what selects them, and the stored names of the tags that this comes to.
 CUT, KEPT = "/about", "/shop/x"
 CUT_TAG, KEPT_TAG = "path:/about", "route:/shop/<name>"

@@ -22,9 +22,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster import processes
+from cluster.workload.tethered import FROM_OUTSIDE
 from examples.blog_flask.browser import Answer, Browser
-from tests.live.support import processes
-from tests.live.support.server import FROM_OUTSIDE, ROOT, Gunicorn
+from tests.live.support.server import ROOT, Gunicorn
 from tests.live.support.visitor import SITE
 from tests.live.support.waiting import until
 

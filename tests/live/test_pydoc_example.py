@@ -40,10 +40,6 @@ class Site(Gunicorn):
     def __init__(self, tmp_path: Path, env: Mapping[str, str]) -> None:
         super().__init__(tmp_path / "log", env, "examples.pydoc_bottle:app")
 
-    def _answers(self) -> bool:
-        assert self._ended() is None, f"gunicorn ended at once: {self.log.read_text('utf-8', 'replace')}"
-        return ask(self.port, "/static/site.css").status == 200  # not cached
-
 
 @pytest.fixture
 def env(store: str) -> Mapping[str, str]:

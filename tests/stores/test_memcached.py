@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from cluster.proxy import Proxy
 from tests.support.memcached import Memcached
-from tests.support.proxy import Proxy
 from wsgi_isr.errors import ConfigError, StoreUnavailable, ValueTooLarge
 from wsgi_isr.stores.addresses import addresses
 from wsgi_isr.stores.base import Many, Store

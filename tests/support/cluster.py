@@ -8,8 +8,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 
+from cluster.proxy import Proxy
 from tests.support.memcached import Memcached
-from tests.support.proxy import Proxy
 from wsgi_isr.errors import StoreError
 from wsgi_isr.stores.addresses import Address
 from wsgi_isr.stores.memcached import MemcachedStore

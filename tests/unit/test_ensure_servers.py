@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import signal
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,8 +56,8 @@ class Machine:
             self.add(*({"chromium-driver": "chromedriver"}.get(word, word) for word in words[3:]))
         return subprocess.CompletedProcess(command, 0, "")
 
-    def main(self, is_root: bool = True) -> int:
-        code = servers.main(str(self.bin), is_root, self.apt_get, self.policy)
+    def main(self, is_root: bool = True, only: Sequence[str] = ()) -> int:
+        code = servers.main(str(self.bin), is_root, self.apt_get, self.policy, only)
         assert isinstance(code, int)
         return code
 
@@ -138,3 +139,11 @@ def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("The tests need memcached, nginx, chromium, chromium-driver;")
     assert machine.calls == []
+
+
+def test_who_needs_only_some_of_them_is_given_only_those(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    machine.add("memcached")
+    assert machine.main(is_root=False, only=["memcached", "nginx"]) == 1
+    assert capsys.readouterr().err.startswith("This needs nginx; please install")
+    machine.add("nginx")
+    assert machine.main(is_root=False, only=["memcached", "nginx"]) == 0

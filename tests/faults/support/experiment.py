@@ -8,19 +8,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.history import Circumstances, Figures, Invalidation, Read, Violation, check, figures
+from cluster.workload.site import PAGES, ROWS, Database, tag_of
+from cluster.workload.tethered import Tethered
 from tests.live.support.server import Gunicorn
-from tests.live.support.visitor import Answer, ask
+from tests.live.support.visitor import SITE, Answer, ask
 from tests.live.support.waiting import until
 from tests.support.memcached import Memcached
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.stores import open_store
 
 from .faults import Fault, Target
-from .history import Circumstances, Figures, Invalidation, Read, Violation, check, figures
-from .site import PAGES, ROWS, Database, tag_of
-from .tethered import Tethered
 
-SERVED = "tests.faults.support.served:application"
+SERVED = "cluster.workload.served:application"
 #: Visitors, and the longest pause that each makes; admins, and the mean of their pauses, in seconds.
 READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE = 24, 0.01, 2, 0.12
 #: Seconds that a render takes at most.
@@ -72,8 +72,8 @@ def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str
             stack.enter_context(Gunicorn(directory / f"server{n}.log", env, SERVED, preload=True)) for n in range(3)
         ]
         if fault.small:
-            filling = {"FAULTS_NODES": ",".join(str(node.port) for node in nodes), "FAULTS_RATE": str(PRESSURE)}
-            stack.enter_context(Tethered("pressure", "tests.faults.support.pressure", directory, filling, bytes))
+            filling = {"CLUSTER_NODES": ",".join(str(node.port) for node in nodes), "CLUSTER_RATE": str(PRESSURE)}
+            stack.enter_context(Tethered("pressure", "cluster.workload.pressure", directory, filling, bytes))
         target = Target(nodes, servers)
         reads, invalidations = _watch(directory, fault, target, env, plan, coherence)
         if not broken:
@@ -90,15 +90,15 @@ def _environment(
     # Where no node goes away, none is to be taken for gone because the machine is busy.
     patience = "timeout=0.5&connect_timeout=0.5" if fault.outages else "timeout=5&connect_timeout=5&deadline=10"
     env = {
-        "FAULTS_DIRECTORY": str(directory),
-        "FAULTS_SLOW": str(SLOW),
+        "CLUSTER_DIRECTORY": str(directory),
+        "CLUSTER_SLOW": str(SLOW),
         "WSGI_ISR_STORE": f"memcached://{','.join(node.name for node in nodes)}?{patience}",
         "WSGI_ISR_COHERENCE": f"{coherence:g}",
     }
     if fault.kills or fault.outages:  # locks are left behind by whoever cannot release them
         env |= {"WSGI_ISR_TIMEOUT": "3", "WSGI_ISR_WAIT": "0.4"}
     if broken:
-        env["FAULTS_BREAK"] = broken
+        env |= {"CLUSTER_IMPORT": "tests.faults.support.switched_off", "FAULTS_BREAK": broken}
     return env
 
 
@@ -106,16 +106,17 @@ def _watch(
     directory: Path, fault: Fault, target: Target, env: dict[str, str], plan: Plan, coherence: float
 ) -> tuple[list[Read], list[Invalidation]]:
     visiting = {
-        "FAULTS_PORTS": ",".join(str(server.port) for server in target.servers),
-        "FAULTS_READERS": str(READERS),
-        "FAULTS_PAUSE": str(READERS_PAUSE),
+        "CLUSTER_PORTS": ",".join(str(server.port) for server in target.servers),
+        "CLUSTER_HOST": SITE,
+        "CLUSTER_READERS": str(READERS),
+        "CLUSTER_PAUSE": str(READERS_PAUSE),
     }
-    administering = {**env, "FAULTS_PAUSE": str(ADMINS_PAUSE)}
+    administering = {**env, "CLUSTER_PAUSE": str(ADMINS_PAUSE)}
     with ExitStack() as stack:
-        readers = Tethered("readers", "tests.faults.support.readers", directory, visiting, Read.parse)
+        readers = Tethered("readers", "cluster.workload.readers", directory, visiting, Read.parse)
         stack.enter_context(readers)
         admins = [
-            Tethered(f"admin{n}", "tests.faults.support.admin", directory, administering, Invalidation.parse)
+            Tethered(f"admin{n}", "cluster.workload.admin", directory, administering, Invalidation.parse)
             for n in range(ADMINS)
         ]
         with ExitStack() as inner:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from cluster.history import Outage
+from cluster.workload.site import ROWS, tag_of
 from tests.live.support.server import Gunicorn
 from tests.support.memcached import Memcached
 from wsgi_isr.keys import Keyspace
-
-from .history import Outage
-from .site import ROWS, tag_of
 
 #: Seconds for which a process may leave a node alone that is back: the longest pause between two probes of
 #: the breaker, with its jitter, and the probe.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster.workload.site import Database
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import Answer, ask
 from tests.live.support.waiting import until
-
-from .site import Database
 
 
 class Scripted:
@@ -24,7 +23,7 @@ class Scripted:
         self.database = Database(directory)
         self.database.create()
         #: What the servers need in their environment. Nothing is served unasked: what a test sees holds at once.
-        self.env = {"FAULTS_DIRECTORY": str(directory), "WSGI_ISR_STORE": store, "WSGI_ISR_COHERENCE": "0"}
+        self.env = {"CLUSTER_DIRECTORY": str(directory), "WSGI_ISR_STORE": store, "WSGI_ISR_COHERENCE": "0"}
 
     def fail(self, how: str) -> None:
         """From now on every render fails: it raises (``"raise"``), or answers with that status."""

@@ -26,7 +26,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import processes
+from cluster import processes
+
 from .waiting import until
 
 if TYPE_CHECKING:

@@ -12,7 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .server import FROM_OUTSIDE, ROOT, TETHER
+from cluster.parts import TETHER
+from cluster.workload.tethered import FROM_OUTSIDE
+
+from .server import ROOT
 from .waiting import PATIENCE, until
 
 COMMAND = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "prerender"]
@@ -32,7 +35,7 @@ class Prerender:
     def begin(self, *arguments: str, output: int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
         """Begin one; it dies with the tests."""
         return subprocess.Popen(
-            [sys.executable, str(TETHER), str(os.getpid()), *COMMAND, self._target, *arguments],
+            [sys.executable, str(TETHER), str(os.getpid()), "SIGTERM", *COMMAND, self._target, *arguments],
             env={**self._env, **env},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,

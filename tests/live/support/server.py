@@ -4,43 +4,63 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from socket import SO_REUSEADDR, SOL_SOCKET, socket
 from types import TracebackType
 
-from gunicorn.config import make_settings
+from cluster import instances, processes
+from cluster.errors import CannotStart
+from cluster.instances import SUPERVISOR, WATCHER
+from cluster.workload.tethered import FROM_OUTSIDE
 
-from . import processes
-from .visitor import HOST, ask
 from .waiting import PATIENCE, until
 
+__all__ = ["FROM_OUTSIDE", "ROOT", "SUPERVISOR", "WATCHER", "Gunicorn"]
+
 ROOT = Path(__file__).parents[3]
-TETHER = Path(__file__).with_name("tether.py")
 
 #: The app that most live tests are about.
 MEASURED = "tests.live.support.measured:application"
-#: Variables that would change what a test is about, and are not passed on.
-FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "PYTHONWARN")
-#: What the processes beside its workers are called.
-WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
 #: The words of log levels and tracebacks with which a server complains.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
+
+
+class _Process(instances.Gunicorn):
+    """The process, in an environment that is not the machine's."""
+
+    last_signal = "TERM"
+    stop_patience = 5.0
+
+    def __init__(
+        self,
+        log: Path,
+        arguments: Sequence[str],
+        directory: Path,
+        workers: int,
+        env: Mapping[str, str],
+        program: Sequence[str],
+        binds: bool,
+    ) -> None:
+        super().__init__("gunicorn", log, arguments, directory, workers)
+        self._env = env
+        self.program = program
+        self.binds = binds
+
+    def environment(self) -> Mapping[str, str]:
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
+        return {**outside, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **self._env}
 
 
 class Gunicorn:
     """``with Gunicorn(...) as server:`` a server that answers, until the block ends.
 
-    To be entered in a thread that outlives the block: the server dies with it (see :mod:`.tether`).
+    To be entered in a thread that outlives the block: the server dies with it (see :mod:`cluster.tether`).
 
     :param log: where its output goes, appended.
     :param env: environment variables.
     :param arguments: further options of gunicorn's command line.
-    :param program: what is run: ``python -m gunicorn``, or what becomes that.
-    :param binds: it binds its port itself; one that it inherited could not be handed on by SIGUSR2.
+    :param program: what Python runs. :param binds: it takes its port itself, instead of inheriting one.
     """
 
     def __init__(
@@ -58,107 +78,64 @@ class Gunicorn:
         binds: bool = False,
     ) -> None:
         self.log = log
-        self._env = env
-        self._directory = directory
-        self._program = program
-        self._binds = binds
-        self._workers = workers
-        self._arguments = ["--workers", str(workers), "--worker-class", worker_class]
-        # Longer than the default of our `drain`, and no longer than an orphan should live.
-        self._arguments += ["--graceful-timeout", "12"]
+        options = ["--worker-class", worker_class]
         if worker_class == "gthread":
-            self._arguments += ["--threads", "8"]
+            options += ["--threads", "8"]
         if preload:
-            self._arguments += ["--preload"]
-        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; two servers would share it
-            self._arguments += ["--no-control-socket"]
-        self._arguments += [*arguments, target]
+            options += ["--preload"]
+        options += [*arguments, target]
+        self._process = _Process(log, options, directory, workers, env, program, binds)
+        self.port = self._process.port
 
     def __enter__(self) -> Gunicorn:
-        with socket() as listener, self.log.open("ab") as output:
-            listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-            listener.bind((HOST, 0))
-            self.port: int = listener.getsockname()[1]
-            descriptor = listener.fileno()
-            address = f"{HOST}:{self.port}" if self._binds else f"fd://{descriptor}"
-            command = [sys.executable, *self._program, "--bind", address, *self._arguments]
-            if self._binds:
-                listener.close()
-            else:
-                listener.listen(512)
-            # The port is ours before the server starts, and the server inherits it: nobody else can get it.
-            self._process = subprocess.Popen(
-                [sys.executable, str(TETHER), str(os.getpid()), *command],
-                env=self._environment(),
-                cwd=self._directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=[] if self._binds else [descriptor],
-                start_new_session=True,  # a group of its own, which is ended as a whole
-            )
-        self.pid = self._process.pid
         try:
-            until(self._answers, f"an answer of gunicorn (its log: {self.log})")
-            self.wait_for_workers()
+            self._process.start()
+        except CannotStart as error:
+            raise AssertionError(f"{error}\n{self.log.read_text('utf-8', 'replace')}") from error
         except BaseException:
-            self._end()
+            self._process.close()
             raise
+        self.pid = self._process.pid
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._process.ask_to_stop()
+        self._process.wait_for_stop()
+        self._process.close()
         if kind is not None:  # pytest shows it with the failure
             print(f"--- {self.log.name}\n{self.log.read_text('utf-8', 'replace')}", file=sys.stderr)
 
     def workers(self) -> list[int]:
         """The process ids of its workers that are alive, in order."""
-        children = (process for process in processes.alive() if process.parent == self.pid)
-        return sorted(process.pid for process in children if process.name != WATCHER)
+        return self._process.workers()
 
     def renderers(self) -> list[int]:
         """The process ids of its renderers that are alive, in order."""
-        return self.called(RENDERER)
+        return self._process.renderers()
 
     def called(self, name: str) -> list[int]:
         """The process ids of those of its processes that have this name, in order."""
-        mine = (process for process in processes.alive() if process.group == self.pid)
-        return sorted(process.pid for process in mine if process.name == name)
+        return self._process.called(name)
 
     def wait_for_workers(self) -> None:
-        """Until there are as many as there should be, and each would hear a SIGTERM.
-
-        One that comes before a worker has its own handlers is lost in those that it inherited, and
-        gunicorn then waits for it in vain. The handler of SIGABRT is the last that a worker gets.
-        """
-
-        def ready() -> bool:
-            workers = self.workers()
-            try:
-                deaf = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
-            except (FileNotFoundError, ProcessLookupError):  # it ended just now
-                return False
-            return len(workers) == self._workers and not deaf
-
-        until(ready, f"{self._workers} workers")
+        """Until there are as many as there should be, and each would hear a SIGTERM."""
+        until(self._process.has_all_workers, "all workers")
 
     def left(self) -> list[int]:
         """Every process of this server that is still alive, orphans included."""
-        return sorted(process.pid for process in processes.alive() if process.group == self.pid)
+        return sorted(process.pid for process in self._process.group())
 
     def kill(self, worker: int) -> None:
-        """``kill -9`` one worker, or one of the processes beside them, and wait until it is gone."""
-        mine = [*self.workers(), *self.renderers(), *self.called(SUPERVISOR), *self.called(WATCHER)]
-        assert worker in mine, f"{worker} is none of {mine}"
-        os.kill(worker, signal.SIGKILL)
+        """``kill -9`` one worker or renderer, and wait until it is gone."""
+        self._process.kill_process(worker)
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the master."""
-        assert self._ended() is None, "gunicorn has ended"
-        os.kill(self.pid, number)
+        assert self._process.exit_code() is None, "gunicorn has ended"
+        self._process.send(number)
 
     def stop(self, timeout: float = PATIENCE) -> int:
         """SIGTERM, and the exit code; negative for the signal that ended it.
@@ -171,8 +148,8 @@ class Gunicorn:
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """The exit code of a server that is ending."""
-        until(lambda: self._ended() is not None, "the end of gunicorn", timeout)
-        code = self._ended()
+        until(lambda: self._process.exit_code() is not None, "the end of gunicorn", timeout)
+        code = self._process.exit_code()
         assert code is not None
         return code
 
@@ -180,28 +157,3 @@ class Gunicorn:
         """The lines of the log that nobody wants to see."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
         return [line for line in lines if any(word in line for word in COMPLAINTS)]
-
-    def _environment(self) -> dict[str, str]:
-        outside = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
-        return {**outside, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", **self._env}
-
-    def _answers(self) -> bool:
-        assert self._ended() is None, f"gunicorn ended at once: {self.log.read_text('utf-8', 'replace')}"
-        return ask(self.port, method="OPTIONS").status == 200
-
-    def _ended(self) -> int | None:
-        # WNOWAIT leaves the zombie in place: until it is reaped, its id belongs to nobody else.
-        found = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if found is None:
-            return None
-        return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
-
-    def _end(self) -> None:
-        """Whatever happened: afterwards none of its processes is left."""
-        deadline = time.monotonic() + 5
-        if self._ended() is None:
-            os.kill(self.pid, signal.SIGTERM)
-        while self.left() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        os.killpg(self.pid, signal.SIGKILL)  # its group is empty, save for the zombie, if all went well
-        self._process.wait()

@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from tests.live.support.server import FROM_OUTSIDE, ROOT
+from ..parts import ROOT
 
+#: Variables that would change what a history is about, and are not passed on.
+FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "CLUSTER_", "PYTHONWARN")
 T = TypeVar("T")
 
 
@@ -72,6 +74,13 @@ class Tethered(Generic[T]):
                 raise
         if kind is None:
             self.look()
+
+    def end(self) -> None:
+        """End it, whatever it has to say."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.kill()
+        self._process.wait()
 
     def look(self) -> None:
         """Read on. :raises AssertionError: it has ended in an error."""

@@ -6,10 +6,9 @@ import os
 
 from wsgi_isr import ISR
 
-from . import broken
+from .imported import import_first
 from .site import RULES, Site
 
-if rule := os.environ.get("FAULTS_BREAK"):
-    broken.BREAK[rule]()
+import_first()
 
-application = ISR(Site(os.environ["FAULTS_DIRECTORY"], float(os.environ.get("FAULTS_SLOW", "0"))), RULES)
+application = ISR(Site(os.environ["CLUSTER_DIRECTORY"], float(os.environ.get("CLUSTER_SLOW", "0"))), RULES)

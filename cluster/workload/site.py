@@ -1,6 +1,6 @@
 """The site behind the cache: pages made of rows, each of which shows the version that was committed last.
 
-It lives in the directory ``FAULTS_DIRECTORY``: the database, and the files that script it.
+It lives in the directory ``CLUSTER_DIRECTORY``: the database, and the files that script it.
 
 ========  ======================================================================================
 ``fail``   while this file exists, every render fails: it ``raise``\\ s, or answers with the status that
@@ -8,9 +8,8 @@ It lives in the directory ``FAULTS_DIRECTORY``: the database, and the files that
 ``hold``   while this file exists, a render that has read its rows waits, and says so by a file ``held``
 ========  ======================================================================================
 
-``FAULTS_SLOW``: the seconds that a render takes, at most; each takes a random time, some of it before the
-rows are read, some of it between them. ``FAULTS_BREAK`` names a rule of the protocol that this process is not to
-keep (:mod:`.broken`).
+``CLUSTER_SLOW``: the seconds that a render takes, at most; each takes a random time, some of it before the
+rows are read, some of it between them.
 """
 
 from __future__ import annotations

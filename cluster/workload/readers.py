@@ -1,7 +1,8 @@
-"""A process of visitors who read without end, and write down what they got (:meth:`.history.Read.parse`).
+"""A process of visitors who read without end, and write down what they got (:meth:`~cluster.history.Read.parse`).
 
-``FAULTS_PORTS``: of the servers. ``FAULTS_READERS``: how many visitors, each with a thread and a connection that
-is kept for a few requests. ``FAULTS_PAUSE``: seconds between two requests of a visitor, at most.
+``CLUSTER_PORTS``: of the servers. ``CLUSTER_HOST``: what visitors call the site, whatever port they reach it by: a
+page belongs to its host. ``CLUSTER_READERS``: how many visitors, each with a thread and a connection that
+is kept for a few requests. ``CLUSTER_PAUSE``: seconds between two requests of a visitor, at most.
 """
 
 from __future__ import annotations
@@ -14,21 +15,23 @@ import sys
 import threading
 import time
 
-from tests.live.support.visitor import HOST, SITE, TIMEOUT
-
-from .history import written
+from ..history import written
+from ..ports import HOST
 from .site import PAGES
 from .tethered import until_told
 
 #: Requests over one connection, at most.
 KEPT = 30
+#: Seconds after which a visitor gives up.
+TIMEOUT = 20.0
 
 
 class Visitor:
     """One visitor: picks a page and a server, asks, writes down the answer, pauses."""
 
-    def __init__(self, ports: list[int], pause: float, told: threading.Event) -> None:
+    def __init__(self, ports: list[int], host: str, pause: float, told: threading.Event) -> None:
         self._ports = ports
+        self._host = host
         self._pause = pause
         self._told = told
         self._connection: socket.socket | None = None
@@ -66,11 +69,14 @@ class Visitor:
             page = json.loads(body)
         except ValueError:
             page = body.decode("utf-8", "replace")
-        return [start, end, status, headers.get("x-isr", ""), path, self._port, page]
+        # Behind a balancer: the instance that it asked last.
+        upstream = headers.get("x-upstream", "").rpartition(":")[2]
+        port = int(upstream) if upstream.isdigit() else self._port
+        return [start, end, status, headers.get("x-isr", ""), path, port, page]
 
     def _ask(self, path: str) -> tuple[int, dict[str, str], bytes]:
         connection = self._connection or self._connect()
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {SITE}\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode())
         return _answer(connection)
 
     def _connect(self) -> socket.socket:
@@ -108,9 +114,10 @@ def _more(connection: socket.socket) -> bytes:
 def main() -> None:
     """Until standard input ends."""
     told = until_told()
-    ports = [int(port) for port in os.environ["FAULTS_PORTS"].split(",")]
-    pause = float(os.environ["FAULTS_PAUSE"])
-    visitors = [Visitor(ports, pause, told) for _ in range(int(os.environ["FAULTS_READERS"]))]
+    ports = [int(port) for port in os.environ["CLUSTER_PORTS"].split(",")]
+    host = os.environ["CLUSTER_HOST"]
+    pause = float(os.environ["CLUSTER_PAUSE"])
+    visitors = [Visitor(ports, host, pause, told) for _ in range(int(os.environ["CLUSTER_READERS"]))]
     threads = [threading.Thread(target=visitor.run) for visitor in visitors]
     for thread in threads:
         thread.start()

@@ -1,4 +1,4 @@
-"""Processes as the kernel sees them (proc(5)): who is alive, whose child, in which group."""
+"""Processes as the kernel sees them (proc(5)): who is alive, whose child, in which group, and since when."""
 
 from __future__ import annotations
 
@@ -12,12 +12,23 @@ PROC = Path("/proc")
 
 
 class Process(NamedTuple):
-    """One that is alive; a zombie is not."""
+    """One that is alive; a zombie is not.
+
+    ``started`` is in clock ticks since the machine booted: together with ``pid`` it is one process, and no other that
+    is given the same number later.
+    """
 
     pid: int
     parent: int
     group: int
-    name: str
+    name: str = ""
+    state: str = "S"
+    started: int = 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """By SIGSTOP, until SIGCONT."""
+        return self.state in "Tt"
 
 
 def alive() -> Iterator[Process]:
@@ -30,13 +41,32 @@ def alive() -> Iterator[Process]:
 def look_at(pid: int) -> Process | None:
     """The process ``pid``, or ``None`` where it is gone, if only its exit code is left."""
     try:
-        stat = (PROC / str(pid) / "stat").read_text()
+        stat = (PROC / str(pid) / "stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command's name stands in parentheses and may contain any, so the last one counts.
     before, _, after = stat.rpartition(")")
-    state, parent, group = after.split()[:3]
-    return None if state in "ZX" else Process(pid, int(parent), int(group), before.partition("(")[2])
+    state, parent, group, *rest = after.split()
+    name = before.partition("(")[2]
+    return None if state in "ZX" else Process(pid, int(parent), int(group), name, state, int(rest[16]))
+
+
+def same(pid: int, started: int) -> Process | None:
+    """That very process; ``None`` where it is gone, whoever has its number now."""
+    process = look_at(pid) if pid else None
+    return process if process is not None and process.started == started else None
+
+
+def descendants(pid: int) -> list[Process]:
+    """Every process below ``pid`` that is alive, parents first."""
+    everyone = list(alive())
+    found: list[Process] = []
+    generation = {pid}
+    while generation:
+        children = [process for process in everyone if process.parent in generation]
+        found += children
+        generation = {child.pid for child in children}
+    return found
 
 
 def threads(pid: int) -> int:

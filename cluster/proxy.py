@@ -1,4 +1,8 @@
-"""A TCP proxy on loopback that does to a connection what a script says, at a chosen byte."""
+"""A TCP proxy on loopback that does to a connection what a script says, at a chosen byte.
+
+``python -m cluster.proxy PORT BEHIND CONTROL`` runs one for :mod:`.network`: what is to be done to all connections
+comes by the socket with the number ``CONTROL``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,12 @@ import random
 import select
 import socket
 import ssl
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
 
-HOST = "127.0.0.1"
+from .ports import HOST
 
 
 @dataclass
@@ -35,20 +40,25 @@ class Proxy:
     """In front of the node at ``port``; :attr:`requests` has what went through, a piece for each read.
 
     :param tls: take connections over TLS; the node behind is talked to without.
+    :param at: where to listen; 0 for a free port. :param remember: keep :attr:`requests`.
     """
 
-    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None, at: int = 0, remember: bool = True) -> None:
         self._behind = port
         self._tls = tls
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
         self._open: set[tuple[socket.socket, socket.socket]] = set()
+        self._remember = remember
         self.requests: list[bytes] = []
         #: Seconds that answers are held back at most, at random.
         self.jitter = 0.0
         #: Seconds after each piece of an answer that is no small one.
         self.pause_between_pieces = 0.0
-        self.port = 0
+        #: While this is not set, nothing goes through, in either direction.
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.port = at
         self.listen()
 
     @property
@@ -118,7 +128,9 @@ class Proxy:
                     request = client.recv(1 << 16)
                     if not request:
                         return
-                    self.requests.append(request)
+                    self.flowing.wait()
+                    if self._remember:
+                        self.requests.append(request)
                     fault = self._fault_for(request)
                     if fault is not None and fault.forward is not None:
                         node.sendall(request[: fault.forward])
@@ -128,6 +140,7 @@ class Proxy:
                     answer = node.recv(1 << 16)
                     if not answer:
                         return
+                    self.flowing.wait()
                     if fault is not None:
                         fault.seen.set()
                         if fault.held is not None:
@@ -152,3 +165,30 @@ class Proxy:
     def _forget(self, client: socket.socket, node: socket.socket) -> None:
         with self._lock:
             self._open.discard((client, node))
+
+
+def main(port: int, behind: int, control: int) -> None:
+    """Until whoever holds the other end of ``control`` is gone."""
+    proxy = Proxy(behind, at=port, remember=False)
+    listens = True
+    with socket.socket(fileno=control) as orders, orders.makefile("rb") as lines:
+        for line in lines:
+            what, _, argument = line.decode().strip().partition(" ")
+            if what == "cut" and listens:
+                proxy.refuse()
+                listens = False
+            elif what == "swallow":
+                proxy.flowing.clear()
+            elif what == "slow":
+                proxy.jitter = float(argument)
+            elif what == "heal":
+                proxy.jitter = 0.0
+                proxy.flowing.set()
+                if not listens:
+                    proxy.listen()
+                    listens = True
+            orders.sendall(b"done\n")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

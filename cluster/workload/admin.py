@@ -1,7 +1,7 @@
 """A process that commits new versions of rows and invalidates them, again and again, until it is told to stop.
 
-It writes a line for each (:meth:`.history.Invalidation.parse`), once it was acknowledged: what is refused is repeated
-until then. ``WSGI_ISR_STORE`` is the store; ``FAULTS_PAUSE`` the mean of the seconds between two.
+It writes a line for each (:meth:`~cluster.history.Invalidation.parse`), once it was acknowledged: what is refused is
+repeated until then. ``WSGI_ISR_STORE`` is the store; ``CLUSTER_PAUSE`` the mean of the seconds between two.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import wsgi_isr
 from wsgi_isr import InvalidationError
 from wsgi_isr.stores import open_store
 
-from . import broken
+from ..history import written
 from .dawdling import Dawdling
-from .history import written
+from .imported import import_first
 from .site import ROWS, Database, selection
 from .tethered import until_told
 
@@ -31,8 +31,8 @@ AGAIN, PATIENCE = 0.05, 15.0
 def main() -> None:
     """Until standard input ends."""
     told = until_told()
-    database = Database(os.environ["FAULTS_DIRECTORY"])
-    pause = float(os.environ["FAULTS_PAUSE"])
+    database = Database(os.environ["CLUSTER_DIRECTORY"])
+    pause = float(os.environ["CLUSTER_PAUSE"])
     kept = open_store(os.environ["WSGI_ISR_STORE"])
     # By turns: a job that opens the store for each call, a process that keeps it, and one that takes its
     # time between any two steps, which no invalidation may mind.
@@ -74,6 +74,5 @@ def _invalidate(database: Database, rows: list[str], mode: str, store: object, t
 
 
 if __name__ == "__main__":
-    if rule := os.environ.get("FAULTS_BREAK"):
-        broken.BREAK[rule]()
+    import_first()
     main()

@@ -1,0 +1,176 @@
+"""nginx as the load balancer: its configuration is written here, and worth reading where a site gets its own."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from . import ports, processes
+from .errors import ClusterError
+from .parts import PATIENCE, Part, program
+
+CONFIGURATION = """\
+# nginx in front of several instances of one app. Written by `python -m cluster up`; a change is lost with the next one.
+# Paths are relative to the directory that nginx is started with (-p).
+daemon off;
+pid nginx.pid;
+error_log {log} warn;
+worker_processes {workers};
+{user}
+events {{
+    worker_connections 1024;
+}}
+
+http {{
+    access_log off;
+    client_body_temp_path temp/body;
+    proxy_temp_path temp/proxy;
+    fastcgi_temp_path temp/fastcgi;
+    uwsgi_temp_path temp/uwsgi;
+    scgi_temp_path temp/scgi;
+
+    upstream instances {{
+        # What the workers of nginx know of the instances is shared by all of them.
+        zone instances 64k;
+        # An instance that failed is left alone for two seconds, so that one that hangs costs one visitor a wait in
+        # that time, and not all of them. These are passive checks: nothing is asked but what visitors ask.
+{servers}
+        # Each of them once more: where all have failed lately (workers killed here and there do that), any that
+        # is alive is asked all the same. Without these lines nginx would answer 502 with everything up.
+{backups}
+        # Connections are kept, which spares both sides opening one for each request. They must be given up here
+        # before the instance does (gunicorn --keep-alive 75), or a request could meet a connection that closes.
+        keepalive 32;
+        keepalive_timeout 60s;
+    }}
+
+    # Which instance has answered: the last of those that were tried.
+    map $upstream_addr $instance {{
+        default balancer;
+{names}
+    }}
+
+    server {{
+        listen {address};
+        location / {{
+            proxy_pass http://instances;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            # The visitor's own Host: pages belong to it.
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Forwarded-For $remote_addr;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            # A dead instance is no visitor's problem: the next one is asked. Not for POST and the like (nginx excepts
+            # them by itself), which could be carried out twice; and not for an answer of the app, whatever it is.
+            proxy_next_upstream error timeout;
+            proxy_connect_timeout 1s;
+            # Longer than a visitor waits for a page that somebody else renders (the option `wait`, 10 s).
+            proxy_read_timeout {read_timeout:g}s;
+            add_header X-Instance $instance always;
+            add_header X-Upstream $upstream_addr always;
+        }}
+    }}
+}}
+"""
+
+
+class Balancer(Part):
+    """nginx on a port that visitors use.
+
+    :param directory: for its configuration and its temporary files.
+    :param instances: name and address of each.
+    :param read_timeout: seconds that an instance may take before another one is asked.
+    """
+
+    role: ClassVar[str] = "nginx"
+    last_signal: ClassVar[str] = "TERM"
+
+    def __init__(
+        self,
+        name: str,
+        log: Path,
+        directory: Path,
+        instances: Mapping[str, str],
+        port: int,
+        *,
+        read_timeout: float = 12.0,
+        workers: int = 2,
+    ) -> None:
+        super().__init__(name, log, port)
+        self._directory = directory
+        self.instances = instances
+        self._read_timeout = read_timeout
+        self._workers = workers
+
+    @property
+    def url(self) -> str:
+        """For visitors."""
+        return f"http://{self.address}"
+
+    def configuration(self) -> str:
+        """The text of ``nginx.conf``."""
+        assert self.log is not None
+        indent = " " * 8
+        each = [f"{indent}server {address} max_fails=1 fail_timeout=2s;" for address in self.instances.values()]
+        again = [f"{indent}server {address} max_fails=0 backup;" for address in self.instances.values()]
+        names = [f"{indent}~{re.escape(address)}$ {name};" for name, address in self.instances.items()]
+        return CONFIGURATION.format(
+            log=os.path.relpath(self.log, self._directory),
+            workers=self._workers,
+            # A master that is root would make its workers somebody who may not even enter this directory.
+            user=f"user {getpass.getuser()};\n" if os.geteuid() == 0 else "",
+            servers="\n".join(each),
+            backups="\n".join(again),
+            names="\n".join(names),
+            address=self.address,
+            read_timeout=self._read_timeout,
+        )
+
+    def command(self) -> Sequence[str]:
+        nginx = program("nginx")
+        (self._directory / "temp").mkdir(exist_ok=True)
+        (self._directory / "nginx.conf").write_text(self.configuration())
+        command = [nginx, "-p", f"{self._directory}/", "-c", "nginx.conf"]
+        if _version(nginx) >= (1, 19, 5):  # before, it looks for the log of the whole machine first
+            assert self.log is not None
+            command += ["-e", os.path.relpath(self.log, self._directory)]
+        return command
+
+    def is_ready(self) -> bool:
+        return ports.answers(self.port) and len(self.workers()) == self._workers
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers."""
+        return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
+
+    def reload(self) -> None:
+        """Read the configuration again: new workers take over, old ones finish what they have begun.
+
+        :raises ClusterError: it does not run, or hangs.
+        """
+        self.need()
+        before = set(self.workers())
+        (self._directory / "nginx.conf").write_text(self.configuration())
+        self.send(signal.SIGHUP)
+        deadline = time.monotonic() + PATIENCE
+        while len(set(self.workers()) - before) < self._workers:
+            if time.monotonic() > deadline:
+                raise ClusterError(f"{self.name} has not reloaded within {PATIENCE:g} s (see {self.log})")
+            time.sleep(0.01)
+
+    def telling(self, lines: Sequence[str]) -> str:
+        emergencies = [line for line in lines if "[emerg]" in line]
+        return (emergencies or list(lines))[-1]
+
+
+def _version(nginx: str) -> tuple[int, ...]:
+    said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r"nginx/([0-9.]+)", said)
+    return tuple(map(int, found[1].split("."))) if found else (0,)

@@ -1,0 +1,167 @@
+"""``python -m cluster check``: start a cluster as a user does, look at it through the balancer, break it, end it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from . import processes
+from .parts import importing
+from .request import Answer, fetch
+from .state import Directory, PartState, State
+
+#: Seconds that anything may take which is done in a tenth of that.
+PATIENCE = 30.0
+
+
+class StepFailed(Exception):
+    """What was seen instead."""
+
+
+class Check:
+    """The steps, in order; each relies on those before it.
+
+    :param directory: an empty one.
+    :param app: to be served.
+    """
+
+    def __init__(self, directory: Path, app: str) -> None:
+        self._directory = directory
+        self._app = app
+        self._processes: set[processes.Process] = set()
+        self._port = 0
+
+    def steps(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
+        """Name, what is to hold, and how to see that it does."""
+        yield "UP", "nodes, instances and balancer run", self.up
+        yield "HITS", "each instance answers from the cache that they share", self.hits
+        yield "DEAD", "a killed instance is no visitor's problem", self.dead
+        yield "HANGS", "nor is one that hangs", self.hangs
+        yield "NODE", "nor is a killed node", self.node
+        yield "DOWN", "it ends when told", self.down
+        yield "GONE", "no process is left", self.gone
+
+    def up(self) -> str:
+        # Who meets an instance that hangs waits that long.
+        self._command("up", "--detach", "--port", "0", "--app", self._app, "--read-timeout", "2")
+        state = self._state()
+        self._port = int(state.url.rpartition(":")[2])
+        keeper = processes.look_at(state.pid)
+        if keeper is None:
+            raise StepFailed(f"the supervisor {state.pid} is not there")
+        self._processes = {keeper, *processes.descendants(state.pid)}
+        return f"{len(state.parts)} parts, {len(self._processes)} processes, at {state.url}/"
+
+    def hits(self) -> str:
+        seen: dict[str, Answer] = {}
+        instances = {part.name for part in self._state().parts if part.role == "gunicorn"}
+        deadline = time.monotonic() + PATIENCE
+        while not instances <= seen.keys():
+            answer = self._visit()
+            if answer["X-ISR"] == "HIT":
+                seen.setdefault(answer["X-Instance"], answer)
+            if time.monotonic() > deadline:
+                raise StepFailed(f"no hit from {', '.join(sorted(instances - seen.keys()))}; last: {answer}")
+        return "\n".join(
+            f"X-Instance: {name}  X-Upstream: {seen[name]['X-Upstream']}  X-ISR: {seen[name]['X-ISR']}"
+            for name in sorted(seen)
+        )
+
+    def dead(self) -> str:
+        return self._broken("kill", "instance-1", "restart")
+
+    def hangs(self) -> str:
+        return self._broken("pause", "instance-2", "resume")
+
+    def node(self) -> str:
+        return self._broken("kill", "node-1", "restart")
+
+    def _broken(self, what: str, part: str, mend: str) -> str:
+        self._command(what, part)
+        found = self._part(part).state
+        if found != {"kill": "dead", "pause": "paused"}[what]:
+            raise StepFailed(f"{part} is {found}")
+        answers = [self._visit() for _ in range(12)]
+        self._command(mend, part)
+        if (found := self._part(part).state) != "running":
+            raise StepFailed(f"{part} is {found} after {mend}")
+        verdicts = Counter(answer["X-ISR"] for answer in answers)
+        said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        return f"{len(answers)} times 200 ({said}) by {', '.join(sorted({a['X-Instance'] for a in answers}))}"
+
+    def down(self) -> str:
+        state = self._state()
+        self._processes |= set(processes.descendants(state.pid))
+        said = self._command("down")
+        self._command("status", fails=True)
+        return said
+
+    def gone(self) -> str:
+        deadline = time.monotonic() + 5
+        while left := [p for p in self._processes if processes.same(p.pid, p.started)]:
+            if time.monotonic() > deadline:
+                raise StepFailed(f"left: {sorted(process.pid for process in left)}")
+            time.sleep(0.02)
+        return f"{len(self._processes)} processes have run, and have ended"
+
+    # What the steps are made of ------------------------------------------------------------------------
+
+    def _visit(self) -> Answer:
+        answer = fetch(self._port, "/")
+        if answer.status != 200:
+            raise StepFailed(f"a visitor got {answer.status} {answer.error} by {answer['X-Instance']}")
+        return answer
+
+    def _command(self, *arguments: str, fails: bool = False) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster", "--directory", str(self._directory), *arguments],
+            env=importing(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        if bool(done.returncode) != fails:
+            said = (done.stderr or done.stdout).strip()
+            raise StepFailed(f"`{' '.join(arguments)}` ended with {done.returncode}: {said}")
+        return done.stdout.strip()
+
+    def _state(self) -> State:
+        return Directory(self._directory).read()
+
+    def _part(self, name: str) -> PartState:
+        return self._state().part(name)
+
+    def give_up(self) -> None:
+        """End what runs, whatever happened."""
+        subprocess.run(
+            [sys.executable, "-m", "cluster", "--directory", str(self._directory), "down"],
+            env=importing(),
+            capture_output=True,
+            check=False,
+        )
+
+
+def check(app: str) -> int:
+    """Play it, a line or more for each step; the exit code."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="cluster-check-") as name:
+        checked = Check(Path(name), app)
+        for step, sentence, action in checked.steps():
+            try:
+                seen, holds = action(), True
+            except StepFailed as failure:
+                seen, holds = str(failure), False
+            indented = seen.replace("\n", "\n" + " " * 12)
+            print(f"{'ok  ' if holds else 'FAIL'}  {step:<6}{sentence}\n{' ' * 12}{indented}", flush=True)
+            if not holds:
+                checked.give_up()
+                print("The steps after it rely on it and were not tried.")
+                return 1
+    print(f"All steps hold, after {time.monotonic() - began:.0f} s.")
+    return 0

@@ -1,0 +1,397 @@
+"""The command ``python -m cluster``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import control, keeper, processes
+from .errors import CannotStart, ClusterError, Down, NoSuchPart
+from .state import DEFAULT, Directory, State
+from .stopping import Stopped, stoppable
+from .topology import DEFAULT_APP, Topology
+
+# What only some commands need is imported there: a terminal that asks for the status waits for nothing else.
+
+#: Seconds for a cluster to start, or to end.
+PATIENCE = 60.0
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    *("--directory", "path"),
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT,
+    show_default=True,
+    help="Where the cluster keeps its files: one cluster for each.",
+)
+@click.pass_context
+def main(context: click.Context, path: Path) -> None:
+    """Run a whole cluster on this machine: memcached nodes, gunicorn instances of an app, and nginx in front."""
+    if sys.platform != "linux":
+        click.echo("a cluster needs Linux: processes are told apart by /proc, and tethered by prctl", err=True)
+        sys.exit(1)
+    context.obj = Directory(path)
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Errors are one line and an exit code."""
+    try:
+        yield
+    except NoSuchPart as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    except ClusterError as error:
+        click.echo(str(error), err=True)
+        sys.exit(1)
+
+
+# Up and down ------------------------------------------------------------------------------------------
+
+
+def _count(name: str, default: int, what: str) -> Callable[[Any], Any]:
+    return click.option(name, type=click.IntRange(1, 32), default=default, show_default=True, help=what)
+
+
+@main.command()
+@_count("--nodes", 3, "memcached nodes.")
+@_count("--instances", 3, "gunicorn instances.")
+@_count("--workers", 2, "Workers of each instance.")
+@click.option("--app", default=DEFAULT_APP, show_default=True, metavar="MODULE:ATTR", help="A WSGI app, within ISR.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Of the balancer; 0: a free one."
+)
+@click.option("--network", is_flag=True, help="Put a network between instances and nodes that can be cut (see cut).")
+@click.option(
+    "--read-timeout",
+    type=click.FloatRange(0.1, 600),
+    default=12.0,
+    show_default=True,
+    help="Seconds that an instance may take before the balancer asks another one.",
+)
+@click.option("--detach", is_flag=True, help="Come back when all is ready; it ends with `down`.")
+@click.pass_obj
+def up(directory: Directory, /, detach: bool, **options: Any) -> None:
+    """Start a cluster, and keep it until Ctrl-C or `down`. Nothing of it is left behind then."""
+    if detach:
+        with reported():
+            _detach(directory)
+            _show(directory.read())
+        return
+    sys.exit(keeper.keep(lambda: _supervise(Topology(**options), directory), directory.forget))
+
+
+def _supervise(topology: Topology, directory: Directory) -> int:
+    from .faults import carry_out
+    from .supervise import Cluster, serve
+
+    try:
+        with stoppable():
+            try:
+                with reported(), Cluster(topology, directory, _say) as cluster:
+                    _show(directory.read())
+                    click.echo("Ctrl-C ends it; in another terminal: python -m cluster --help")
+                    serve(cluster, carry_out)
+            except Stopped:
+                _say("stopped; nothing is left")
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
+
+
+def _say(line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
+
+
+def _detach(directory: Directory) -> None:
+    """The same command in a session of its own, until it is ready. :raises ClusterError: it did not get there."""
+    if directory.is_owned():
+        raise CannotStart(f"a cluster runs in {directory.path} already: python -m cluster down ends it")
+    directory.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = directory.path / "up.log"
+    arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            [sys.executable, "-m", "cluster", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + PATIENCE
+    while started.poll() is None:
+        try:
+            if directory.read().ready:
+                started.returncode = 0  # it is not ours to wait for any more
+                return
+        except Down:
+            pass
+        if time.monotonic() > deadline:
+            started.send_signal(signal.SIGTERM)
+            raise ClusterError(f"it is not ready after {PATIENCE:g} s (see {log})")
+        time.sleep(0.05)
+    said = log.read_text("utf-8", "replace").strip().splitlines()
+    raise ClusterError(said[-1] if said else f"it ended with exit code {started.returncode} (see {log})")
+
+
+@main.command()
+@click.pass_obj
+def down(directory: Directory) -> None:
+    """End the cluster, whatever state it is in."""
+    with reported():
+        state = directory.read()
+        _end_supervisor(state)
+        deadline = time.monotonic() + PATIENCE
+        while directory.is_owned() or processes.same(*state.keeper):
+            if time.monotonic() > deadline:
+                raise ClusterError(f"it has not ended within {PATIENCE:g} s: kill -9 {state.pid} ends it at once")
+            time.sleep(0.02)
+        click.echo("stopped; nothing is left")
+
+
+@main.command()
+@click.option("--app", default=DEFAULT_APP, show_default=True, metavar="MODULE:ATTR", help="A WSGI app, within ISR.")
+def check(app: str) -> None:
+    """Start a cluster of its own, look at it, break it, end it; exits with 1 where a step does not hold."""
+    from .check import check as play
+
+    sys.exit(play(app))
+
+
+def _end_supervisor(state: State) -> None:
+    try:
+        descriptor = os.pidfd_open(state.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # Since the descriptor was opened, the number is that of one process.
+        found = processes.same(state.pid, state.started)
+        if found is not None:
+            # One that hangs hears nothing; who keeps it ends the rest.
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL if found.is_stopped else signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+# What there is ----------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.pass_obj
+def status(directory: Directory, as_json: bool) -> None:
+    """Show every part and its state. Exits with 1 where one does not run."""
+    with reported():
+        state = directory.read()
+    if as_json:
+        parts = [{**asdict(part), "state": part.state} for part in state.parts]
+        click.echo(json.dumps({**asdict(state), "directory": str(directory.path), "parts": parts}, indent=2))
+    else:
+        _show(state)
+    sys.exit(0 if state.ready and all(part.state == "running" for part in state.parts) else 1)
+
+
+def _show(state: State) -> None:
+    rows = [("PART", "ROLE", "ADDRESS", "PID", "STATE")]
+    rows += [(part.name, part.role, part.address, str(part.pid or "-"), part.state) for part in state.parts]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo(f"\n{state.app} at {state.url}/\nWSGI_ISR_STORE={state.store}")
+
+
+@main.command()
+@click.argument("part", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Of each part.")
+@click.pass_obj
+def logs(directory: Directory, part: str | None, follow: bool, lines: int) -> None:
+    """Show what parts say; of a cluster that has ended, too."""
+    with reported():
+        found = {path.stem: path for path in sorted(directory.logs.glob("*.log"))}
+        if not found:
+            raise Down(f"no cluster has run in {directory.path}: python -m cluster up")
+        if part is not None and part not in found:
+            raise NoSuchPart(f"there is no part {part!r}: {', '.join(found)}")
+        chosen = {part: found[part]} if part is not None else found
+        try:
+            _print_logs(chosen, lines, follow)
+        except KeyboardInterrupt:
+            pass
+
+
+def _print_logs(logs: dict[str, Path], last: int, follow: bool) -> None:
+    width = max(map(len, logs))
+    read = dict.fromkeys(logs, 0)
+    rest: int | None = last
+    while True:
+        for name, path in logs.items():
+            with path.open("rb") as log:
+                log.seek(read[name])
+                text = log.read()
+            whole = text if rest is not None and not follow else text[: text.rfind(b"\n") + 1]
+            read[name] += len(whole)
+            lines = whole.decode("utf-8", "replace").splitlines()
+            for line in lines if rest is None else lines[max(0, len(lines) - rest) :]:
+                click.echo(f"{name.ljust(width)}  {line}" if len(logs) > 1 else line)
+        if not follow:
+            return
+        rest = None
+        time.sleep(0.2)
+
+
+# What can be done to it -------------------------------------------------------------------------------
+
+
+def _order(directory: Directory, name: str, **arguments: Any) -> None:
+    with reported():
+        directory.read()
+        click.echo(control.send(directory.control, {"do": name, "with": arguments}))
+
+
+def _fault(name: str, what: str, argument: str | None = "part") -> None:
+    """A command that gives an order."""
+
+    def command(directory: Directory, /, **arguments: Any) -> None:
+        _order(directory, name, **arguments)
+
+    made = click.pass_obj(command)
+    if argument is not None:
+        made = click.argument(argument)(made)
+    main.command(name, help=what)(made)
+
+
+_fault("kill", "Kill a part (SIGKILL); it stays dead until `restart`.")
+_fault("pause", "Let a part hang (SIGSTOP): it takes connections, and does not answer.")
+_fault("resume", "End `pause`.")
+_fault("restart", "Stop a part, if it runs, and start it again at its address.")
+_fault("flush", "Empty a node.", "node")
+_fault("cut", "Cut a node off the instances (up --network).", "node")
+_fault("heal", "End `cut` and `slow`.", "node")
+_fault("reload", "Let the balancer read its configuration again.", None)
+_fault("roll", "Restart the instances one by one, as RELEASE of the app.", "release")
+
+
+@main.command("slow")
+@click.argument("node")
+@click.argument("seconds", type=click.FloatRange(0, 30))
+@click.pass_obj
+def slow_command(directory: Directory, /, **arguments: Any) -> None:
+    """Let a node answer up to SECONDS late (up --network)."""
+    _order(directory, "slow", **arguments)
+
+
+# What it can do ---------------------------------------------------------------------------------------
+
+
+def _plot_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
+    from . import plot
+
+    if path is not None and path.suffix not in (".svg", ".png"):
+        raise click.BadParameter("a plot is a .svg or a .png file")
+    if path is not None and path.suffix == ".png" and plot.drawn_by() is None:
+        raise click.BadParameter("nobody here draws a .png: name a .svg file, or apt-get install chromium")
+    return path
+
+
+plot_option = click.option(
+    *("--plot", "plot_path"),
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_plot_file,
+    metavar="FILE.svg|.png",
+    help="What happened over time, with what was done to parts.",
+)
+
+
+@main.command("load")
+@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True)
+@click.option("--connections", type=click.IntRange(1, 500), default=32, show_default=True)
+@click.option("--rate", type=click.FloatRange(0), default=0.0, help="Requests per second; all that are answered.")
+@click.option("--path", "paths", multiple=True, metavar="PATH", help="A page; instead of the start page and its links.")
+@click.option("--seed", type=int, default=0, help="Of the order in which pages are asked for.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@plot_option
+@click.pass_obj
+def load_command(
+    directory: Directory,
+    /,
+    seconds: float,
+    connections: int,
+    rate: float,
+    paths: Sequence[str],
+    seed: int,
+    as_json: bool,
+    plot_path: Path | None,
+) -> None:
+    """Let visitors ask for pages, and report what they got. Exits with 1 where one got no answer, or a 5xx.
+
+    It asks the cluster that runs. What is done to that from another terminal is in the report.
+    """
+    from . import load, plot, report
+
+    if wrong := [path for path in paths if not path.startswith("/")]:
+        raise click.BadParameter(f"{wrong[0]!r} does not begin with /", param_hint="--path")
+    with reported():
+        state = directory.read()
+        port = int(state.url.rpartition(":")[2])
+        pages = list(paths) or load.discover(port)
+        samples = load.run(port, pages, seconds=seconds, connections=connections, rate=rate, seed=seed)
+        found = report.made_of(directory, samples, connections)
+        click.echo(json.dumps(found.as_json(), indent=2) if as_json else str(found))
+        if plot_path is not None:
+            plot.write(plot.of_load(found, state.app), plot_path)
+            if not as_json:
+                click.echo(f"plot              {plot_path}")
+    sys.exit(1 if found.failed else 0)
+
+
+@main.command("chaos")
+@click.option("--seed", type=int, default=None, help="Of the schedule; a random one by default.")
+@click.option("--seconds", type=click.FloatRange(5, 3600), default=30.0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@plot_option
+@click.pass_obj
+def chaos_command(
+    directory: Directory, /, seed: int | None, seconds: float, as_json: bool, plot_path: Path | None
+) -> None:
+    """Strike a cluster with faults while it is read and invalidated, and check that no promise is broken.
+
+    A cluster of its own, with a site whose pages show which version of its data they are made of. Exits with 1 where
+    somebody got a page that was older than an acknowledged invalidation allows, or a 5xx while an instance lived.
+    """
+    own = Directory(directory.path / "chaos")
+    chosen = random.randrange(1_000_000) if seed is None else seed
+    plot_path = plot_path or own.path / f"seed-{chosen}.svg"
+    sys.exit(keeper.keep(lambda: _chaos(own, chosen, seconds, as_json, plot_path), own.forget))
+
+
+def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: Path) -> int:
+    from . import chaos, plot
+
+    say = (lambda _line: None) if as_json else click.echo
+    try:
+        with stoppable(), reported():
+            outcome = chaos.run(own, seed, seconds, say)
+            plot.write(outcome.svg(), plot_path)
+            click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else f"{outcome}\nplot: {plot_path}")
+            return 1 if outcome.violations else 0
+    except Stopped:
+        click.echo("stopped before its end; nothing is left", err=True)
+        return 1
+    except SystemExit as error:
+        return int(error.code or 0)

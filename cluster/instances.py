@@ -1,0 +1,189 @@
+"""gunicorn instances of an app that is cached by ``ISR``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from gunicorn.config import make_settings
+
+from . import ports, processes
+from .errors import CannotStart, ClusterError
+from .parts import Part, importing
+from .request import fetch
+
+#: What the processes beside its workers are called (:mod:`wsgi_isr.gunicorn`).
+WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
+#: Imports the app as an instance does, and says whether it is cached.
+CHECK = "from cluster.observed import isr; print('cached' if isr else 'not cached')"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What all instances have in common.
+
+    :param app: ``module:attribute``, or ``module:factory('argument')``, as gunicorn takes it.
+    :param store: the store's URL. :param directory: where they run, and import from.
+    :param renders: the file that gets a line for each render.
+    :param env: more variables. :param preload: the app is loaded once, before the workers are forked.
+    """
+
+    app: str
+    store: str
+    directory: Path
+    renders: Path
+    workers: int = 2
+    threads: int = 8
+    env: Mapping[str, str] = field(default_factory=dict)
+    preload: bool = False
+
+    def environment(self, instance: str) -> dict[str, str]:
+        """The variables of an instance."""
+        return {
+            **importing(),
+            "WSGI_ISR_STORE": self.store,
+            "CLUSTER_APP": self.app,
+            "CLUSTER_INSTANCE": instance,
+            "CLUSTER_RENDERS": str(self.renders),
+            **self.env,
+        }
+
+    def check(self) -> bool:
+        """Import the app, in a process of its own. :returns: whether it is cached by ``ISR``.
+
+        :raises CannotStart: it cannot be imported, with the reason.
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", CHECK],
+            env=self.environment("check"),
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise CannotStart(f"the app {self.app} cannot be imported from {self.directory}: {said[-1]}")
+        return done.stdout.strip().endswith("not cached") is False
+
+
+class Gunicorn(Part):
+    """A gunicorn, with its workers.
+
+    :param arguments: its command line, besides ``--workers`` and ``--bind``.
+    """
+
+    role: ClassVar[str] = "gunicorn"
+    stop_patience: ClassVar[float] = 15.0  # longer than --graceful-timeout
+    #: What Python runs.
+    program: Sequence[str] = ("-m", "gunicorn")
+    #: Whether it takes its port itself, instead of inheriting one that nobody else can get.
+    binds: bool = False
+
+    def __init__(
+        self, name: str, log: Path | None, arguments: Sequence[str], directory: Path, workers: int, port: int = 0
+    ) -> None:
+        super().__init__(name, log, port)
+        self.directory = directory
+        self._arguments = arguments
+        self._workers = workers
+
+    def command(self) -> Sequence[str]:
+        command = [sys.executable, *self.program, "--workers", str(self._workers)]
+        # Longer than the default of ISR's `drain`, and no longer than an orphan should live.
+        command += ["--graceful-timeout", "12"]
+        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; all instances would share it
+            command += ["--no-control-socket"]
+        return [*command, *self._arguments]
+
+    def launch(self) -> None:
+        if self.leader is not None:
+            raise CannotStart(f"{self.name} runs already")
+        self.kill()
+        # It inherits the socket, so that its port cannot be lost; ours is closed, or it would take connections
+        # that nobody answers once the instance is gone.
+        with ports.listener(self.port) as listener:
+            address = f"{ports.HOST}:{self.port}" if self.binds else f"fd://{listener.fileno()}"
+            if self.binds:
+                listener.close()
+            command = [*self.command(), "--bind", address]
+            self._spawn(command, None if self.binds else listener)
+
+    def is_ready(self) -> bool:
+        # Whatever it answers, it is there; OPTIONS is not for the cache, and no page is rendered.
+        return self.has_all_workers() and fetch(self.port, "/", method="OPTIONS", seconds=5).status != 0
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers that are alive, in order."""
+        if self.leader is None:
+            return []
+        children = (process for process in processes.alive() if process.parent == self.pid)
+        return sorted(process.pid for process in children if process.name != WATCHER)
+
+    def renderers(self) -> list[int]:
+        """The process ids of its renderers that are alive, in order."""
+        return self.called(RENDERER)
+
+    def called(self, name: str) -> list[int]:
+        """The process ids of those of its processes that have this name, in order."""
+        return sorted(process.pid for process in self.group() if process.name == name)
+
+    def has_all_workers(self) -> bool:
+        """Whether it has as many as it should, and each would hear a SIGTERM.
+
+        One that comes before a worker has its own handlers is lost in those that it inherited, and gunicorn then waits
+        for it in vain. The handler of SIGABRT is the last that a worker gets.
+        """
+        workers = self.workers()
+        try:
+            deaf = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            return False
+        return len(workers) == self._workers and not deaf
+
+    def kill_process(self, pid: int) -> None:
+        """``kill -9`` one worker or renderer. :raises ClusterError: it is none of ours."""
+        # They are reaped by their parents, so a number may be free again; a pidfd is of one process for ever.
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            descriptor = -1
+        if descriptor < 0 or pid not in (ours := [*self.workers(), *self.renderers()]):
+            raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: {ours}")
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
+
+    def telling(self, lines: Sequence[str]) -> str:
+        errors = [line for line in lines if "Error" in line or "[ERROR]" in line]
+        return (errors or lines)[-1]
+
+
+class Instance(Gunicorn):
+    """One of several that serve the same."""
+
+    def __init__(self, name: str, log: Path | None, served: Served, port: int = 0) -> None:
+        self.served = served
+        #: Variables of this one, on top of those that all have.
+        self.env: dict[str, str] = {}
+        arguments = ["--config", "python:wsgi_isr.gunicorn"]
+        arguments += ["--worker-class", "gthread", "--threads", str(served.threads)]
+        # Longer than the balancer keeps connections, so that it is never the instance who closes one that the
+        # balancer is about to use.
+        arguments += ["--keep-alive", "75"]
+        if served.preload:
+            arguments += ["--preload"]
+        super().__init__(
+            name, log, [*arguments, "cluster.observed:application"], served.directory, served.workers, port
+        )
+
+    def environment(self) -> Mapping[str, str]:
+        return {**self.served.environment(self.name), **self.env}

@@ -1,0 +1,114 @@
+"""Nothing is left behind, even where the supervisor is killed with SIGKILL.
+
+The command is two processes. The outer one does nothing but wait for the supervisor; the kernel makes it the parent of
+whatever the supervisor leaves behind (prctl(2), PR_SET_CHILD_SUBREAPER), however deep. It then knows exactly what is
+ours, by descent, without a name or a number from a file; and ends that. Killed itself, it takes the supervisor with it,
+which ends its parts as it always does (PR_SET_PDEATHSIG). For both at once, each part has a tether of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from . import processes
+from .tether import tether
+
+PR_SET_CHILD_SUBREAPER = 36
+PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
+#: Seconds for processes to be gone after SIGKILL.
+PATIENCE = 20.0
+#: In a supervisor: the process that keeps it; ``None`` where nobody does.
+kept_by: processes.Process | None = None
+
+
+def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda: None) -> int:
+    """Call ``supervise`` in a child, and end what it leaves behind; its exit code.
+
+    To be called before there are threads.
+
+    :param when_killed: called when the child was killed, and everything of it is gone.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    outer = processes.look_at(os.getpid())
+    assert outer is not None
+    if (supervisor := os.fork()) == 0:
+        tether(signal.SIGTERM)
+        code = 1
+        try:
+            if os.getppid() == outer.pid:
+                global kept_by
+                kept_by = outer
+                code = supervise()
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+    for number in PASSED_ON:
+        signal.signal(number, lambda got, _frame: os.kill(supervisor, got))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+    # WNOWAIT: its number is its own until nobody will be sent anything any more.
+    os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
+    for number in PASSED_ON:
+        signal.signal(number, signal.SIG_IGN)
+    _, status = os.waitpid(supervisor, 0)
+    left = _end_all()
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        when_killed()
+        name = signal.Signals(-code).name
+        print(f"The supervisor was ended by {name}; {left} processes that it left behind were ended.", file=sys.stderr)
+        return 1
+    return code
+
+
+def _end_all() -> int:
+    """End every descendant; how many there were."""
+    ended: set[int] = set()
+    deadline = time.monotonic() + PATIENCE
+    while left := processes.descendants(os.getpid()):
+        for process in left:
+            # Children are reaped by nobody but us, and grandchildren become children when their parent is gone.
+            if process.parent == os.getpid() or processes.look_at(process.pid) == process:
+                _kill(process)
+                ended.add(process.pid)
+        _reap()
+        if time.monotonic() > deadline:
+            print(f"{[process.pid for process in left]} do not end, not even by SIGKILL", file=sys.stderr)
+            break
+        time.sleep(0.002)
+    return len(ended)
+
+
+def _kill(process: processes.Process) -> None:
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The number may have changed hands since it was looked up, but not since the descriptor was opened.
+        if processes.same(process.pid, process.started):
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

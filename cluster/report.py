@@ -1,0 +1,189 @@
+"""What a load has shown, in figures: for people, for machines, and for a plot."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from . import load, renders
+from .load import Samples
+from .renders import Render, Windows
+from .state import Directory
+
+PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+#: What begins a spell of a part, and what ends it.
+SPELLS: Mapping[str, frozenset[str]] = {
+    "kill": frozenset({"restart"}),
+    "ended": frozenset({"restart"}),
+    "pause": frozenset({"resume", "restart", "kill"}),
+    "cut": frozenset({"heal"}),
+    "swallow": frozenset({"heal"}),
+    "slow": frozenset({"heal"}),
+    "press": frozenset({"relieve"}),
+}
+ENDS = frozenset({"resume", "heal", "relieve"})
+
+
+@dataclass(frozen=True)
+class Spell:
+    """Something was done to a part at ``began``, and undone at ``ended``; at the same moment for what does not last."""
+
+    what: str
+    part: str
+    began: float
+    ended: float
+
+
+def spells(events: Iterable[Mapping[str, Any]], began: float, ended: float) -> list[Spell]:
+    """What was done to parts from ``began`` to ``ended``, out of the lines of :meth:`.state.Directory.noted`."""
+    found: list[Spell] = []
+    going: dict[tuple[str, str], float] = {}
+    for event in events:
+        what, part, at = event["what"], event["part"], event["at"]
+        closed = [key for key in going if key[1] == part and what in SPELLS[key[0]]]
+        found += [Spell(key[0], part, going.pop(key), at) for key in closed]
+        if what in SPELLS:
+            going[what, part] = event.get("began", at)
+        elif not closed and what not in ENDS:
+            found.append(Spell(what, part, event.get("began", at), at))
+    found += [Spell(what, part, at, ended) for (what, part), at in going.items()]
+    inside = [spell for spell in found if spell.ended >= began and spell.began <= ended]
+    return sorted(
+        (Spell(s.what, s.part, max(s.began, began), min(s.ended, ended)) for s in inside), key=lambda s: s.began
+    )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a load has shown. Times are those of ``time.monotonic``."""
+
+    samples: Samples
+    connections: int
+    renders: Sequence[Render]
+    windows: Windows | None
+    spells: Sequence[Spell]
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasted."""
+        return self.samples.ended - self.samples.began
+
+    @property
+    def failed(self) -> int:
+        """Requests without a complete answer, or with 5xx."""
+        return sum(self.samples.errors.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines."""
+        samples = self.samples
+        return {
+            "seconds": round(self.seconds, 3),
+            "connections": self.connections,
+            "pages": len(samples.paths),
+            "requests": len(samples),
+            "per_second": round(len(samples) / self.seconds, 1),
+            "latency_ms": {name: round(value * 1000, 2) for name, value in percentiles(samples.seconds).items()},
+            "verdicts": dict(load.counts(samples.verdict, samples.verdicts)),
+            "instances": dict(load.counts(samples.instance, samples.instances)),
+            "statuses": {str(status): samples.status.count(status) for status in sorted(set(samples.status))},
+            "errors": samples.errors,
+            "renders": {
+                "all": len(self.renders),
+                **(
+                    {
+                        "in_windows": self.windows.renders,
+                        "windows": self.windows.windows,
+                        "per_window": round(self.windows.per_window, 3),
+                        "most_in_one": self.windows.most,
+                    }
+                    if self.windows
+                    else {}
+                ),
+            },
+            "faults": [
+                {
+                    "what": spell.what,
+                    "part": spell.part,
+                    "began": round(spell.began - samples.began, 3),
+                    "ended": round(spell.ended - samples.began, 3),
+                }
+                for spell in self.spells
+            ],
+        }
+
+    def __str__(self) -> str:
+        figures = self.as_json()
+        count = figures["requests"] or 1
+        latency = "  ".join(f"{name} {value:g}" for name, value in figures["latency_ms"].items())
+        lines = [
+            f"{figures['requests']:,} requests for {figures['pages']} pages in {self.seconds:.1f} s "
+            f"by {self.connections} connections: {figures['per_second']:,} per second",
+            f"latency in ms     {latency}",
+            *_table("verdicts", figures["verdicts"], count),
+            *_table("answered by", figures["instances"], count),
+            f"renders           {self._rendered()}",
+        ]
+        for spell in self.spells:
+            lasting = f" for {spell.ended - spell.began:.1f} s" if spell.ended - spell.began > 0.05 else ""
+            lines.append(f"at {spell.began - self.samples.began:5.1f} s        {spell.what} {spell.part}{lasting}")
+        lines += [f"error             {error}, {times} times" for error, times in figures["errors"].items()]
+        return "\n".join(lines)
+
+    def _rendered(self) -> str:
+        if self.windows is None:
+            return "none was noted: every page was passed on to the app, or that is not wrapped in ISR"
+        if not self.windows.windows:
+            return f"{len(self.renders)}; no window began meanwhile"
+        said = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"
+        return said if self.windows.most < 2 else f"{said}, {self.windows.most} at the most (invalidated, or lost)"
+
+
+def made_of(directory: Directory, samples: Samples, connections: int) -> Report:
+    """The report of a load on the cluster in that directory."""
+    every = renders.read(directory.renders)
+    host = directory.read().url.partition("://")[2]
+    # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
+    windows = renders.windows(every, renders.keys(host, samples.lifetimes), samples.began) if every else None
+    during = [render for render in every if samples.began <= render.ended <= samples.ended]
+    return Report(samples, connections, during, windows, spells(directory.noted(), samples.began, samples.ended))
+
+
+def _table(title: str, counts: Mapping[str, int], of: int) -> list[str]:
+    rows = [f"{name or '(not said)'} {count:,} ({100 * count / of:.3g} %)" for name, count in counts.items()]
+    return [f"{title:<18}{', '.join(rows)}"]
+
+
+def percentiles(seconds: Iterable[float]) -> dict[str, float]:
+    """The usual ones; empty for nothing."""
+    ordered = sorted(seconds)
+    if not ordered:
+        return {}
+    return {name: ordered[min(len(ordered) - 1, int(share * len(ordered)))] for name, share in PERCENTILES.items()}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """What was answered in one stretch of time."""
+
+    began: float
+    verdicts: Mapping[str, int]
+    p50: float
+    p99: float
+
+
+def buckets(samples: Samples, width: float) -> list[Bucket]:
+    """The samples by stretches of ``width`` seconds, empty ones included."""
+    found = []
+    start = samples.began
+    low = 0
+    while start + width / 2 < samples.ended:
+        high = bisect_left(samples.at, start + width, low)
+        counts = dict.fromkeys([*samples.verdicts.all, "5xx"], 0)
+        for number, status in zip(samples.verdict[low:high], samples.status[low:high], strict=True):
+            counts["5xx" if status >= 500 else samples.verdicts.all[number]] += 1
+        of_these = percentiles(samples.seconds[low:high])
+        found.append(Bucket(start, counts, of_these.get("p50", 0.0), of_these.get("p99", 0.0)))
+        start, low = start + width, high
+    return found

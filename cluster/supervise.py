@@ -1,0 +1,250 @@
+"""What runs, in which order it starts and ends, and the loop that carries out orders meanwhile."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from . import control, keeper, processes
+from .balancer import Balancer
+from .errors import NoSuchPart
+from .instances import Instance, Served
+from .network import Link
+from .nodes import Node
+from .parts import Part, program
+from .state import Directory, PartState, State
+from .topology import Topology
+from .workload.tethered import Tethered
+
+_PartT = TypeVar("_PartT", bound=Part)
+
+
+class Cluster:
+    """``with Cluster(...) as cluster:`` everything runs, until the block ends.
+
+    To be entered in a thread that outlives the block: the parts die with it.
+
+    :param say: told what happens, in a line each.
+    """
+
+    def __init__(
+        self, topology: Topology, directory: Directory, say: Callable[[str], None] = lambda _line: None
+    ) -> None:
+        self.topology = topology
+        self.directory = directory
+        self.say = say
+        self.nodes: list[Node] = []
+        self.links: list[Link] = []
+        self.instances: list[Instance] = []
+        #: What presses upon the nodes' memory.
+        self.pressure: Tethered[bytes] | None = None
+        self._parts: list[Part] = []
+        self._ready = False
+        self._known_dead: set[str] = set()
+
+    def __enter__(self) -> Cluster:
+        self._owned = self.directory.owned()
+        self._owned.__enter__()
+        try:
+            self._make()
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    # Start --------------------------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        """Every part, with its port; none runs."""
+        topology = self.topology
+
+        def log(name: str) -> Path:
+            return self.directory.logs / f"{name}.log"
+
+        program("memcached")
+        program("nginx")
+        for number in range(1, topology.nodes + 1):
+            node = self._add(
+                Node(
+                    f"node-{number}",
+                    log(f"node-{number}"),
+                    megabytes=topology.megabytes,
+                    arguments=topology.node_arguments,
+                )
+            )
+            self.nodes.append(node)
+        if topology.network:
+            for node in self.nodes:
+                name = node.name.replace("node", "network")
+                self.links.append(self._add(Link(name, log(name), node.port)))
+        reached: Sequence[Part] = self.links or self.nodes
+        query = f"?{topology.store_options}" if topology.store_options else ""
+        self.store = f"memcached://{','.join(part.address for part in reached)}{query}"
+        served = Served(
+            topology.app,
+            self.store,
+            Path.cwd(),
+            self.directory.renders,
+            topology.workers,
+            env=topology.env,
+            preload=topology.preload,
+        )
+        for number in range(1, topology.instances + 1):
+            name = f"instance-{number}"
+            self.instances.append(self._add(Instance(name, log(name), served)))
+        addresses = {instance.name: instance.address for instance in self.instances}
+        self.balancer = self._add(
+            Balancer(
+                "balancer",
+                log("balancer"),
+                self.directory.path,
+                addresses,
+                topology.port,
+                read_timeout=topology.read_timeout,
+            )
+        )
+        self.is_cached = served.check()
+        if not self.is_cached:
+            wrapped = topology.app if "(" in topology.app else f"wsgi_isr:wrap('{topology.app}')"
+            self.say(f'{topology.app} is not wrapped in ISR, so nothing is cached: --app "{wrapped}" wraps it')
+
+    def _add(self, part: _PartT) -> _PartT:
+        self._parts.append(part)
+        return part
+
+    def _start(self) -> None:
+        """Nodes, then instances, then the balancer; those of a kind together."""
+        self.save()
+        for several in (self.nodes, self.links, self.instances, [self.balancer]):
+            for part in several:
+                part.launch()
+            for part in several:
+                part.wait_until_ready()
+            self.save()
+        self._ready = True
+        self.save()
+
+    # What there is -----------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """All, in the order in which they started."""
+        return self._parts
+
+    @property
+    def url(self) -> str:
+        """For visitors."""
+        return self.balancer.url
+
+    def part(self, name: str) -> Part:
+        """:raises NoSuchPart: there is none of that name."""
+        for part in self._parts:
+            if part.name == name:
+                return part
+        raise NoSuchPart(f"there is no part {name!r}: {', '.join(part.name for part in self._parts)}")
+
+    def instance(self, name: str) -> Instance:
+        """:raises NoSuchPart: it is no instance."""
+        return self._one_of(self.instances, name, "instance")
+
+    def node(self, name: str) -> Node:
+        """:raises NoSuchPart: it is no node."""
+        return self._one_of(self.nodes, name, "node")
+
+    def link(self, node: str) -> Link:
+        """The network before a node. :raises NoSuchPart: there is no such node, or nothing before it."""
+        if not self.links:
+            raise NoSuchPart("nothing is between instances and nodes here: python -m cluster up --network")
+        return self.links[self.nodes.index(self.node(node))]
+
+    def _one_of(self, several: Sequence[_PartT], name: str, what: str) -> _PartT:
+        for part in several:
+            if part.name == name:
+                return part
+        raise NoSuchPart(f"{name!r} is no {what}: {', '.join(part.name for part in several)}")
+
+    def save(self) -> None:
+        """Tell other terminals."""
+        me = processes.look_at(os.getpid())
+        assert me is not None
+        states = []
+        for part in self._parts:
+            leader = part.leader
+            pid, started = (leader.pid, leader.started) if leader else (0, 0)
+            states.append(PartState(part.name, part.role, part.address, str(part.log), pid, started))
+        kept_by = keeper.kept_by
+        self.directory.write(
+            State(
+                me.pid,
+                me.started,
+                self.topology.app,
+                self.url,
+                self.store,
+                self._ready,
+                tuple(states),
+                (kept_by.pid, kept_by.started) if kept_by else (0, 0),
+            )
+        )
+
+    def note(self, what: str, part: str = "", **more: object) -> None:
+        """Something was done to a part: for plots, and for other terminals."""
+        self.directory.note({"what": what, "part": part, **more})
+        self.save()
+
+    def watch(self) -> None:
+        """Say which parts have ended since the last time, and were not told to."""
+        for part in self._parts:
+            code = part.exit_code()
+            if code is None:
+                self._known_dead.discard(part.name)
+            elif part.name not in self._known_dead:
+                self._known_dead.add(part.name)
+                how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+                self.say(f"{part.name} has ended ({how}): python -m cluster restart {part.name}")
+                self.note("ended", part.name)
+
+    def relieve(self) -> None:
+        """End the pressure upon the nodes; harmless where there is none."""
+        if self.pressure is not None:
+            # It may have ended by itself, together with a node that was killed.
+            self.pressure.end()
+            self.pressure = None
+
+    # End ----------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """First who takes visitors, then who serves them, then what those need; instances together."""
+        try:
+            self.relieve()
+            balancers = [part for part in self._parts if isinstance(part, Balancer)]
+            stages: list[Sequence[Part]] = [balancers, self.instances, self.links, self.nodes]
+            for several in stages:
+                for part in several:
+                    part.ask_to_stop()
+                for part in several:
+                    part.wait_for_stop()
+        finally:
+            for part in self._parts:
+                part.close()
+            self._owned.__exit__(None, None, None)
+
+
+def serve(cluster: Cluster, carry_out: Callable[[Cluster, control.Order], str]) -> None:
+    """Carry out the orders of other terminals until one is to end, or a signal is."""
+    with control.listen(cluster.directory.control) as listener:
+        looked = 0.0
+        while True:
+            if select.select([listener], [], [], 0.2)[0]:
+                control.answer(listener, lambda order: carry_out(cluster, order))
+            if time.monotonic() - looked > 0.2:
+                cluster.watch()
+                looked = time.monotonic()

@@ -1,0 +1,34 @@
+"""What a cluster is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+DEFAULT_APP = "examples.blog_flask:app"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """What a cluster is made of.
+
+    :param app: ``module:attribute``, imported from the working directory.
+    :param port: of the balancer; 0 for a free one.
+    :param network: put a proxy in front of each node, which can be cut and slowed down.
+    :param store_options: the query of the store's URL.
+    :param env: variables of the instances.
+    :param read_timeout: seconds that an instance may take before the balancer asks another one.
+    """
+
+    nodes: int = 3
+    instances: int = 3
+    workers: int = 2
+    app: str = DEFAULT_APP
+    port: int = 0
+    network: bool = False
+    megabytes: int = 64
+    node_arguments: Sequence[str] = ()
+    store_options: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    preload: bool = False
+    read_timeout: float = 12.0

@@ -1,0 +1,48 @@
+"""A process that fills memcached nodes with small keys, so that they evict others.
+
+``CLUSTER_NODES``: their ports. ``CLUSTER_RATE``: keys for each node in a second.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from ..ports import HOST
+from .tethered import until_told
+
+#: Keys in one go, and the size of their values.
+BATCH, SIZE = 250, 40
+#: Seconds until a node that is away is tried again.
+AGAIN = 0.1
+
+
+def main() -> None:
+    """Until standard input ends."""
+    told = until_told()
+    pause = BATCH / float(os.environ["CLUSTER_RATE"])
+    for port in os.environ["CLUSTER_NODES"].split(","):
+        # One for each node: one that hangs holds up none of the others.
+        threading.Thread(target=_fill, args=(int(port), pause, told), name=f"fill {port}", daemon=True).start()
+    told.wait()
+
+
+def _fill(port: int, pause: float, told: threading.Event) -> None:
+    first = 0
+    while not told.is_set():
+        try:
+            with socket.create_connection((HOST, port), 20) as node:
+                while not told.wait(pause):
+                    keys = range(first, first + BATCH)
+                    value = "x" * SIZE
+                    node.sendall(
+                        "".join(f"set filler:{key} 0 0 {SIZE} noreply\r\n{value}\r\n" for key in keys).encode()
+                    )
+                    first += BATCH
+        except OSError:
+            told.wait(AGAIN)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""``python -m cluster``, as somebody types it in a terminal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster import processes
+from cluster.errors import Down
+from cluster.processes import Process
+from cluster.state import Directory, State
+from cluster.workload.tethered import FROM_OUTSIDE
+
+from .waiting import until
+
+ROOT = Path(__file__).parents[3]
+#: As small as a cluster can be in which one of each kind may be missing.
+SMALL = ("--nodes", "2", "--instances", "2", "--workers", "1", "--port", "0", "--read-timeout", "2")
+
+
+class Command:
+    """Terminals whose cluster lives in ``directory``."""
+
+    def __init__(self, directory: Path, **env: str) -> None:
+        self.directory = Directory(directory / "cluster")
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
+        self._env = {**outside, "PYTHONPATH": str(ROOT), "BLOG_DB": str(directory / "blog.sqlite3"), **env}
+        self._prefix = [sys.executable, "-m", "cluster", "--directory", str(self.directory.path)]
+
+    def run(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+        """One command, to its end."""
+        return subprocess.run(
+            [*self._prefix, *arguments],
+            cwd=ROOT,
+            env=self._env,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def done(self, *arguments: str) -> str:
+        """What a command said that has done what it was told."""
+        run = self.run(*arguments)
+        assert run.returncode == 0, run.stdout + run.stderr
+        return run.stdout
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[State]:
+        """In the block, a small cluster runs in the background."""
+        self.done("up", "--detach", *SMALL, *arguments)
+        try:
+            yield self.directory.read()
+        finally:
+            self.run("down")
+
+    @contextmanager
+    def in_the_foreground(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """In the block, a small cluster runs, and its terminal is watched."""
+        up = subprocess.Popen(
+            [*self._prefix, "up", *SMALL, *arguments],
+            cwd=ROOT,
+            env=self._env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        with up:
+            try:
+                until(self._is_ready, "a cluster that is ready")
+                yield up
+            finally:
+                if up.poll() is None:
+                    os.kill(up.pid, signal.SIGTERM)
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.directory.read().ready
+        except Down:
+            return False
+
+    def everything(self) -> list[Process]:
+        """Every process of the cluster: the supervisor, who keeps it, and all parts."""
+        supervisor = processes.look_at(self.directory.read().pid)
+        assert supervisor is not None
+        keeper = processes.look_at(supervisor.parent)
+        assert keeper is not None
+        return [keeper, *processes.descendants(keeper.pid)]
+
+
+def left(several: list[Process]) -> list[Process]:
+    """Those that are still alive; another one that was given a number since is none of them."""
+    return [process for process in several if processes.same(process.pid, process.started)]

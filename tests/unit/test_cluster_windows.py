@@ -1,0 +1,75 @@
+"""Renders and their windows, as the report of a load counts them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.renders import Recorder, Render, Windows, keys, read, windows
+from wsgi_isr.events import Rendered, Served
+from wsgi_isr.keys import Keyspace, PageKey
+
+LIFETIME = {"a": 5.0}
+
+
+def render(began: float, key: str = "a", *, seconds: float = 1.0, stored: bool = True) -> Render:
+    return Render(began + seconds, seconds, key, "instance-1", 1, stored)
+
+
+@pytest.mark.parametrize(
+    ("renders", "expected"),
+    [
+        ([], Windows(0, 0, 0)),
+        ([render(0)], Windows(1, 1, 1)),
+        # The page of the first is stale at 6, five seconds after the end of its render.
+        ([render(0), render(6.1), render(12.2)], Windows(3, 3, 1)),
+        ([render(0), render(5.9)], Windows(2, 1, 2)),
+        # Two at once are one too many, whoever ends first.
+        ([render(0), render(6.1), render(6.2)], Windows(3, 2, 2)),
+        ([render(0), render(6.1, seconds=2), render(6.2, seconds=0.1)], Windows(3, 2, 2)),
+        # What was not stored has renewed nothing: its successor is for the same window.
+        ([render(0), render(6.1, stored=False), render(8)], Windows(3, 2, 2)),
+        ([render(0), render(0.5, "b")], Windows(1, 1, 1)),
+    ],
+)
+def test_a_window_begins_when_a_page_is_stale_or_was_never_there(renders: list[Render], expected: Windows) -> None:
+    assert windows(renders, LIFETIME) == expected
+
+
+def test_pages_have_windows_of_their_own() -> None:
+    assert windows([render(0), render(0.1, "b")], {"a": 5.0, "b": 5.0}) == Windows(2, 2, 1)
+
+
+def test_a_window_that_began_before_the_load_does_not_count_but_is_known() -> None:
+    renders = [render(0), render(6.1), render(12.2)]
+    assert windows(renders, LIFETIME, since=2) == Windows(2, 2, 1)
+
+
+def test_one_in_each_window_is_what_it_should_be() -> None:
+    assert windows([render(0), render(6.1)], LIFETIME).per_window == 1
+    assert windows([], LIFETIME).per_window == 0
+
+
+def test_renders_are_read_in_the_order_in_which_they_began(tmp_path: Path) -> None:
+    path = tmp_path / "renders"
+    assert read(path) == []
+    path.write_text('[9.0, 1.0, "a", "instance-2", 7, true]\n[8.5, 2.0, "b", "instance-1", 8, false]\n')
+    assert [(each.key, each.began) for each in read(path)] == [("b", 6.5), ("a", 8.0)]
+
+
+def test_what_is_written_down_is_read_with_clocks_put_right(tmp_path: Path) -> None:
+    recorder = Recorder(str(tmp_path / "renders"), "instance-3", shift=3600.0)
+    before = time.monotonic()
+    recorder(Rendered("isr2:x:p:1", 0.25, True))
+    recorder(Rendered("isr2:x:d:1", 0.25, True))  # data is no page
+    recorder(Served("isr2:x:p:1", "HIT"))
+    (written,) = read(tmp_path / "renders")
+    assert (written.key, written.seconds, written.instance, written.stored) == ("isr2:x:p:1", 0.25, "instance-3", True)
+    assert before - 3600 <= written.ended <= time.monotonic() - 3600
+
+
+def test_a_path_leads_to_the_key_under_which_its_renders_are_noted() -> None:
+    (key,) = keys("127.0.0.1:8080", {"/about": 60})
+    assert key == Keyspace("default").page(PageKey("http", "127.0.0.1:8080", "", "/about").text)
