@@ -270,7 +270,14 @@ class _Run:
     def _land(self, process: Process, page: Page, waiting: Waiting) -> None:
         if process.flights.get(page.number) is waiting:
             del process.flights[page.number]
+        if not waiting.visitors:
+            return
         self._records.waits.extend(self.now - came for came in waiting.visitors)
+        # Fill._landed: what was waited for is judged once more.
+        slot = process.local.get(page.key)
+        if slot is not None:
+            self._nodes.tally = self._by_process
+            process.judge(slot, process.stamps.epochs(), self.now)
 
     # The one render: Fill.regenerate and _render -------------------------------------------------------
 
