@@ -85,9 +85,7 @@ def test_a_node_that_is_replaced_under_its_name_begins_with_nothing(cluster: Clu
 
 
 @pytest.mark.parametrize(("nodes", "purged"), [(3, 94), (10, 52), (30, 21)])
-def test_how_many_pages_carry_a_tag_that_is_on_one_node(
-    nodes: int, purged: int, figure: Callable[[str], None]
-) -> None:
+def test_how_many_pages_carry_a_tag_that_is_on_one_node(nodes: int, purged: int, figure: Callable[[str], None]) -> None:
     """The mean over all nodes; tags that every page has are on one of them each."""
     config = Config.load({"/p/<int:number>": 60}, {"store": "memory://"}, {})
     policy = config.rules.policies["/p/<int:number>"]
