@@ -45,10 +45,11 @@ HEAD = (
     "tag reads/s",
     "page gets/s",
     "renders/s",
-    "commands/s, busiest node",
+    "commands/s",
+    "busiest node",
     "MB/s, busiest node",
     "L1 hits",
-    "last process sees it",
+    "visitors who wait",
 )
 
 
@@ -68,17 +69,17 @@ def rows(axis: str, base: Mapping[str, Any] = BASE) -> Iterator[Row]:
 
 def shown(factor: int, figures: Figures) -> str:
     """A line of a table, in Markdown."""
-    last = figures.last_sees.median
     cells = (
         f"{factor:,}",
         _short(figures.epoch_reads),
         _short(figures.tag_reads),
         _short(figures.page_gets),
         _short(figures.renders),
+        _short(figures.trips),
         _short(max(figures.trips_per_node)),
         f"{max(figures.bytes_per_node) / 1e6:,.1f}",
         f"{100 * figures.served_from_l1 / figures.requests:.0f} %",
-        "-" if last is None else f"{last:.2f} s",
+        f"{100 * figures.waited / figures.requests:.1f} %",
     )
     return f"| {' | '.join(cells)} |"
 
