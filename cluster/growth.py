@@ -39,8 +39,20 @@ AXES: dict[str, tuple[str, ...]] = {
     "everything but nodes": ("instances", "rate", "pages", "invalidations"),
 }
 
+#: What could be done about it, with a hundred times the instances.
+REMEDIES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "10 nodes": {"nodes": 10},
+    "30 nodes": {"nodes": 30},
+    "coherence 1 s": {"coherence": 1.0},
+    "2,000 instances become 250 of 32 workers": {"instances": 250, "workers": 32},
+    "the same visitors on a tenth of the processes": {"instances": 200},
+    "an invalidation in 10 s": {"invalidations": 0.1},
+    "no invalidation": {"invalidations": 0.0},
+    "L1 of 256 MiB": {"local_bytes": 256 * 1024 * 1024},
+}
+
 HEAD = (
-    "x",
     "epoch reads/s",
     "tag reads/s",
     "page gets/s",
@@ -67,10 +79,10 @@ def rows(axis: str, base: Mapping[str, Any] = BASE) -> Iterator[Row]:
         yield Row(factor, Parameters(**{**base, **grown}))
 
 
-def shown(factor: int, figures: Figures) -> str:
+def shown(first: str, figures: Figures) -> str:
     """A line of a table, in Markdown."""
     cells = (
-        f"{factor:,}",
+        first,
         _short(figures.epoch_reads),
         _short(figures.tag_reads),
         _short(figures.page_gets),
@@ -90,18 +102,30 @@ def _short(number: float) -> str:
     return f"{float(f'{number:.3g}'):,.{digits}f}"
 
 
+def _head(title: str, first: str) -> str:
+    return f"\n{title}:\n\n| {first} | {' | '.join(HEAD)} |\n| --- | {' | '.join(['---:'] * len(HEAD))} |"
+
+
+def _line(first: str, parameters: Parameters) -> None:
+    began = time.monotonic()
+    click.echo(shown(first, simulate(parameters)))
+    click.echo(f"{first}: {time.monotonic() - began:.0f} s", err=True)
+
+
 @click.command()
 @click.option("--axis", type=click.Choice([*AXES]), multiple=True, help="Only these tables.")
 @click.option("--most", type=int, default=FACTORS[-1], show_default=True, help="The largest factor.")
 def growth(axis: tuple[str, ...], most: int) -> None:
     """Print what grows when a cluster does, as Markdown. All of it takes some minutes."""
     for name in axis or AXES:
-        click.echo(f"\n{name.capitalize()}:\n\n| {' | '.join(HEAD)} |\n| {' | '.join(['---:'] * len(HEAD))} |")
+        click.echo(_head(name.capitalize(), "x"))
         for factor, parameters in rows(name):
             if factor <= most:
-                began = time.monotonic()
-                click.echo(shown(factor, simulate(parameters)))
-                click.echo(f"{name} x {factor}: {time.monotonic() - began:.0f} s", err=True)
+                _line(f"{factor:,}", parameters)
+    if not axis:
+        click.echo(_head("With 2,000 instances", ""))
+        for name, change in REMEDIES.items():
+            _line(name, Parameters(**{**BASE, "instances": 2000, "rate": 200_000.0, **change}))
 
 
 if __name__ == "__main__":
