@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from wsgi_isr.entry import Entry
@@ -46,6 +46,16 @@ def simulate(parameters: Parameters, progress: Callable[[float], None] = lambda 
         random.setstate(before)
 
 
+def invalidations(parameters: Parameters) -> Iterator[tuple[float, int]]:
+    """When which tag is invalidated. The same for a seed, however many processes are followed."""
+    rng, at = random.Random(parameters.seed + 1), 0.0
+    while parameters.invalidations:
+        at += rng.expovariate(parameters.invalidations)
+        if at >= parameters.duration:
+            return
+        yield at, rng.randrange(parameters.tags)
+
+
 class _Outcome(enum.Enum):
     """How an attempt to render ends, or goes on."""
 
@@ -72,8 +82,7 @@ class _Run:
         self._p = p = parameters
         self._progress = progress
         self._rng = random.Random(p.seed)
-        # Of their own, so that the same ones happen however many processes are followed.
-        self._chance = random.Random(p.seed + 1)
+        self._invalidations = invalidations(p)
         self.now = 0.0
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
@@ -119,8 +128,7 @@ class _Run:
                 if created == created:  # it is stored
                     due = math.inf if p.revalidate is None else max(0.0, created + p.revalidate)
                 self._expect(number, due)
-        if p.invalidations:
-            self._at(self._chance.expovariate(p.invalidations), self._invalidate)
+        self._next_invalidation()
         for second in range(1, math.ceil(p.duration)):
             self._at(second, self._tick)
 
@@ -399,9 +407,13 @@ class _Run:
 
     # Invalidations -----------------------------------------------------------------------------------------
 
-    def _invalidate(self) -> None:
-        p, rng = self._p, self._chance
-        tag = rng.randrange(p.tags)
+    def _next_invalidation(self) -> None:
+        following = next(self._invalidations, None)
+        if following is not None:
+            self._at(following[0], self._invalidate, following[1])
+
+    def _invalidate(self, tag: int) -> None:
+        p = self._p
         self._nodes.tally = self._by_invalidation
         failed = self._invalidator.invalidate([tag_name(str(tag))], p.mode)
         assert not failed
@@ -418,7 +430,7 @@ class _Run:
                     self._expect_after(number)
         self._invalidated[tag].append(self.now)
         self._records.invalidations.append(Invalidation(self.now))
-        self._at(self.now + rng.expovariate(p.invalidations), self._invalidate)
+        self._next_invalidation()
 
     def _expect_after(self, number: int) -> None:
         """The first of them to ask for an invalidated page and know it. Within ``coherence``, more and more of them
