@@ -45,11 +45,9 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "10 nodes": {"nodes": 10},
     "30 nodes": {"nodes": 30},
     "coherence 1 s": {"coherence": 1.0},
-    "2,000 instances become 250 of 32 workers": {"instances": 250, "workers": 32},
     "the same visitors on a tenth of the processes": {"instances": 200},
     "an invalidation in 10 s": {"invalidations": 0.1},
     "no invalidation": {"invalidations": 0.0},
-    "L1 of 256 MiB": {"local_bytes": 256 * 1024 * 1024},
 }
 
 HEAD = (

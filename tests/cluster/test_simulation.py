@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cluster.growth import rows, shown
 from cluster.simulate import simulate as command
 from cluster.simulation.figures import Figures
 from cluster.simulation.parameters import LEASE, BadParameter, Parameters
@@ -236,3 +237,10 @@ def test_the_command_says_which_option_is_wrong() -> None:
     done = CliRunner().invoke(command, ["--pages", "0"])
     assert done.exit_code == 2
     assert "pages=0" in done.stderr
+
+
+@pytest.mark.parametrize(("axis", "number"), [("instances", 0), ("nodes", 1), ("invalidations", 1)])
+def test_the_plan_has_the_figures_that_the_simulator_prints(axis: str, number: int) -> None:
+    row = list(rows(axis))[number]
+    plan = (Path(__file__).parents[2] / "cluster" / "PLAN.md").read_text()
+    assert shown(f"{row.factor:,}", simulate(row.parameters)) in plan
