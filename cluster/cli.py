@@ -19,6 +19,7 @@ import click
 
 from . import control, keeper, processes
 from .errors import CannotStart, ClusterError, Down, NoSuchPart
+from .simulate import simulate
 from .state import DEFAULT, Directory, State
 from .stopping import Stopped, stoppable
 from .topology import DEFAULT_APP, Topology
@@ -395,3 +396,6 @@ def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: 
         return 1
     except SystemExit as error:
         return int(error.code or 0)
+
+
+main.add_command(simulate)

@@ -33,6 +33,7 @@ PROGRAMS = (
     Program(("nginx",), "nginx"),
     Program(("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"), "chromium"),
     Program(("chromedriver",), "chromium-driver"),
+    Program(("systemd-analyze",), "systemd"),
 )
 
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.

@@ -74,8 +74,8 @@ class Task(NamedTuple):
     ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
     ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new (empty
-    where that was done already); then it is rendered whatever there is, and whoever else is at it. ``outdated``: the page was invalidated, and a
-    back-off from before that does not hold up a render.
+    where that was done already); then it is rendered whatever there is, and whoever else is at it. ``outdated``: the
+    page was invalidated, and a back-off from before that does not hold up a render.
     """
 
     page: str

@@ -1,0 +1,35 @@
+"""gunicorn for one instance. What differs between instances comes from the environment; the rest is here.
+
+``gunicorn --config gunicorn.conf.py --check-config myapp:app`` says whether it can start.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Lets a worker that exits finish its background renders.
+from wsgi_isr.gunicorn import worker_exit  # noqa: F401
+
+# Not looked at where systemd hands over a socket.
+bind = os.environ.get("BIND", "127.0.0.1:8000")
+workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
+threads = int(os.environ.get("THREADS", "8"))
+worker_class = "gthread"
+
+# One copy of the code in memory; wsgi_isr opens nothing before the fork.
+preload_app = True
+# Above the option `timeout` (30 s): a worker that is killed in a render loses it, and keeps its lock for 5 s more.
+timeout = 60
+# Above the option `drain` (10 s), below what systemd, Kubernetes and compose give before they kill.
+graceful_timeout = 20
+# Longer than nginx keeps idle connections, so that nginx is never the one who finds them closed.
+keepalive = 75
+# Heartbeats on a disk that is busy look like workers that hang.
+worker_tmp_dir = "/dev/shm"
+# gunicorn 25 and later: several instances on a machine would share one socket.
+control_socket_disable = True
+
+# Whose X-Forwarded-Proto is believed: the page of http:// is not that of https://.
+forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")
+accesslog = "-"
+access_log_format = '%(h)s "%(r)s" %(s)s %(b)s %(M)sms isr=%({x-isr}o)s age=%({age}o)s'

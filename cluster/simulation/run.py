@@ -1,0 +1,455 @@
+"""The loop of events: requests of the followed processes, and what comes of them later."""
+
+from __future__ import annotations
+
+import bisect
+import enum
+import heapq
+import itertools
+import math
+import random
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from wsgi_isr.entry import Entry
+from wsgi_isr.events import Events
+from wsgi_isr.fill import LOOK_AGAIN, WAIT_PAUSE
+from wsgi_isr.freshness import Expired, Fresh, Missing, Stale, Standing
+from wsgi_isr.keys import Keyspace, tag_name
+from wsgi_isr.lease import BackingOff, Busy, Lease, Leases
+from wsgi_isr.local import Slot
+from wsgi_isr.stamps import Capture, Stamps
+
+from .figures import Figures, Invalidation, Records, summarize
+from .nodes import Nodes, Tally
+from .parameters import LEASE, Parameters
+from .process import Process, Waiting
+from .site import Page, Site, epoch_key, tag_key
+
+_CHUNK = 4096
+
+
+def simulate(parameters: Parameters, progress: Callable[[float], None] = lambda seconds: None) -> Figures:
+    """What becomes of such a cluster.
+
+    :param progress: told the simulated seconds, once for each.
+
+    The same parameters lead to the same figures. (The module ``random`` is seeded for that, because leases
+    take their jitter from it, and left as it was found.)
+    """
+    before = random.getstate()
+    random.seed(parameters.seed)
+    try:
+        return _Run(parameters, progress).figures()
+    finally:
+        random.setstate(before)
+
+
+def invalidations(parameters: Parameters) -> Iterator[tuple[float, int]]:
+    """When which tag is invalidated. The same for a seed, however many processes are followed."""
+    rng, at = random.Random(parameters.seed + 1), 0.0
+    while parameters.invalidations:
+        at += rng.expovariate(parameters.invalidations)
+        if at >= parameters.duration:
+            return
+        yield at, rng.randrange(parameters.tags)
+
+
+class _Outcome(enum.Enum):
+    """How an attempt to render ends, or goes on."""
+
+    RENDERING = enum.auto()
+    FOUND = enum.auto()
+    BUSY = enum.auto()
+    BACKING_OFF = enum.auto()
+
+
+class _Render(NamedTuple):
+    """One that is under way. ``version``: of the entry that it is to replace."""
+
+    process: Process
+    page: Page
+    lease: Lease | None
+    capture: Capture
+    version: int
+    started: float
+    waiting: Waiting | None
+
+
+class _Run:
+    def __init__(self, parameters: Parameters, progress: Callable[[float], None]) -> None:
+        self._p = p = parameters
+        self._progress = progress
+        self._rng = random.Random(p.seed)
+        self._invalidations = invalidations(p)
+        self.now = 0.0
+        self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._order = itertools.count()
+        self._nodes = Nodes(p.nodes, self._clock)
+        # Whose doing it is: of followed processes, of renders (whoever makes them), of invalidations, of nobody.
+        self._by_process, self._by_render, self._by_invalidation, self._by_nobody = (Tally(p.nodes) for _ in range(4))
+        self._nodes.tally = self._by_nobody
+        self._leases = Leases(self._nodes, Keyspace.lock, Keyspace.failures, Events())
+        self._invalidator = Stamps(self._nodes, tag_key, epoch_key, coherence=0, monotonic=self._clock)
+        self._site = Site(p, self._nodes, self._invalidator, self._rng)
+        make = (self._nodes, p.local_bytes, p.coherence, self._clock)
+        self._processes = [Process(number, *make) for number in range(p.followed)]
+        #: Stands for every process that is not followed.
+        self._rest = Process(-1, self._nodes, 0, p.coherence, self._clock)
+        self._rest_share = 1 - p.followed / p.processes
+        self._expected = array("L", [0]) * p.pages
+        self._invalidated: list[list[float]] = [[] for _ in range(p.tags)]
+        self._records = Records(p)
+
+    def _clock(self) -> float:
+        return self.now
+
+    def figures(self) -> Figures:
+        self._begin()
+        self._loop()
+        self._nodes.tally = self._by_nobody
+        records = self._records
+        records.slots = sum(len(process.local) for process in self._processes) / len(self._processes)
+        return summarize(self._p, records, self._by_process, self._by_render, self._by_invalidation)
+
+    # Time --------------------------------------------------------------------------------------------
+
+    def _at(self, time: float, call: Callable[..., None], *arguments: Any) -> None:
+        if time < self._p.duration:
+            heapq.heappush(self._heap, (time, next(self._order), call, arguments))
+
+    def _begin(self) -> None:
+        p, site = self._p, self._site
+        if self._rest_share:
+            for number in range(p.pages):
+                created = site.created[number]
+                due = 0.0
+                if created == created:  # it is stored
+                    due = math.inf if p.revalidate is None else max(0.0, created + p.revalidate)
+                self._expect(number, due)
+        self._next_invalidation()
+        for second in range(1, math.ceil(p.duration)):
+            self._at(second, self._tick)
+
+    def _loop(self) -> None:
+        """Requests come at random, a chunk at a time; what is due before the next one comes first."""
+        p, rng, heap = self._p, self._rng, self._heap
+        rate = p.rate * len(self._processes) / p.processes
+        processes, site, request = self._processes, self._site, self._request
+        arrival, count = 0.0, len(processes)
+        while arrival < p.duration:
+            for number in site.popularity.draw(rng, _CHUNK):
+                arrival += rng.expovariate(rate)
+                while heap and heap[0][0] <= arrival:
+                    self._next()
+                if arrival >= p.duration:
+                    break
+                self.now = arrival
+                request(processes[int(rng.random() * count)], site[number])
+        while heap:
+            self._next()
+        self.now = p.duration
+        self._tick()
+
+    def _next(self) -> None:
+        self.now, _, call, arguments = heapq.heappop(self._heap)
+        call(*arguments)
+
+    def _tick(self) -> None:
+        self._records.tick(self._by_process, self._by_render)
+        self._progress(self.now)
+
+    # A request of a followed process: Fill.get, _look_up and _answer ----------------------------------
+
+    def _request(self, process: Process, page: Page) -> None:
+        self._nodes.tally = self._by_process
+        records, now = self._records, self.now
+        records.requests += 1
+        polled = process.stamps.polled()
+        if polled is not process.polled:
+            process.polled = polled
+            self._notice(process)
+        epochs = polled.epochs
+        slot = process.local.get(page.key)
+        if slot is not None:
+            verdict = process.judge(slot, epochs, now)
+            if isinstance(verdict, Fresh):
+                records.hits += 1
+                self._check(page, slot.entry)
+                return
+            if isinstance(verdict, Stale) and now < slot.look_at:
+                self._stale(slot.entry)
+                return
+        entry = page.entry
+        self._nodes.read_page(page.place, entry is not None)
+        if entry is not None:
+            slot = process.local.put(page.key, entry)
+        verdict = Missing() if slot is None else process.judge(slot, epochs, now)
+        if isinstance(verdict, Fresh):
+            assert slot is not None
+            records.fetched += 1
+            self._check(page, slot.entry)
+            return
+        if not self._is_current(page):
+            page.herd.add(process.number)
+            if page.noticed is None:
+                page.noticed = now
+        if isinstance(verdict, Stale):
+            assert slot is not None
+            self._renew(process, page, slot)
+            self._stale(slot.entry)
+        elif isinstance(verdict, Expired) and slot is not None and now < slot.resting_until:
+            records.retained += 1
+        else:
+            self._obtain(process, page, slot if isinstance(verdict, Expired) else None)
+
+    def _notice(self, process: Process) -> None:
+        """It has asked for the epochs, and sees every invalidation there was."""
+        invalidations = self._records.invalidations
+        while process.seen < len(invalidations):
+            invalidations[process.seen].seen(self.now)
+            process.seen += 1
+
+    def _check(self, page: Page, entry: Entry) -> None:
+        """A page was served as fresh: was it invalidated before, and for how long by now?"""
+        invalidated = self._invalidated[page.tag]
+        if invalidated and invalidated[-1] > entry.started:
+            first = invalidated[bisect.bisect_right(invalidated, entry.started)]
+            self._records.outdated(self.now - first)
+
+    def _stale(self, entry: Entry) -> None:
+        self._records.stale += 1
+        if entry.revalidate is not None and self.now > entry.created + entry.revalidate:
+            self._records.beyond.append(self.now - entry.created - entry.revalidate)
+
+    def _is_current(self, page: Page) -> bool:
+        """By what the simulation knows, not by what is stored: the stamps are held against it."""
+        entry = page.entry
+        if entry is None or (entry.revalidate is not None and self.now >= entry.created + entry.revalidate):
+            return False
+        invalidated = self._invalidated[page.tag]
+        return not invalidated or entry.started > invalidated[-1]
+
+    # Stale: Fill._renew. Expired, Missing: Fill._obtain and _fly ---------------------------------------
+
+    def _renew(self, process: Process, page: Page, slot: Slot) -> None:
+        if self.now < slot.look_at:
+            return
+        slot.look_at = self.now + LOOK_AGAIN * self._rng.uniform(0.5, 1.0)
+        if page.number not in process.flights:
+            self._regenerate(process, page, Waiting([], 0.0, alone=False, anyway=False))
+
+    def _obtain(self, process: Process, page: Page, old: Slot | None) -> None:
+        # After an invalidation one try is due, whatever failed before it.
+        invalidated = old is not None and old.checked is not None and old.checked[1] is Standing.HARD
+        anyway = old is None or (invalidated and not old.failed)
+        self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, anyway=anyway))
+
+    def _try(self, process: Process, page: Page, waiting: Waiting) -> None:
+        """Visitors want a page: whoever renders it here is joined, else it is our turn to try."""
+        flight = process.flights.get(page.number)
+        if flight is not None and flight is not waiting:
+            flight.visitors += waiting.visitors
+            return
+        self._nodes.tally = self._by_process
+        outcome = self._regenerate(process, page, waiting)
+        if outcome is _Outcome.RENDERING:
+            return
+        if outcome is _Outcome.BUSY and self.now < waiting.visitors[0] + self._p.wait:
+            if not waiting.alone:
+                process.flights[page.number] = waiting
+            pause = waiting.pause * self._rng.uniform(0.5, 1.0)
+            waiting.pause = min(waiting.pause * 1.5, WAIT_PAUSE[1])
+            self._at(self.now + pause, self._try, process, page, waiting)
+            return
+        if outcome is _Outcome.BUSY:
+            self._records.gave_up += len(waiting.visitors)
+        elif outcome is _Outcome.BACKING_OFF:
+            self._retain(process, page)
+        self._land(process, page, waiting)
+
+    def _retain(self, process: Process, page: Page) -> None:
+        slot = process.local.get(page.key)
+        if slot is not None:
+            slot.failed = True
+            slot.resting_until = self.now + LOOK_AGAIN
+
+    def _land(self, process: Process, page: Page, waiting: Waiting) -> None:
+        if process.flights.get(page.number) is waiting:
+            del process.flights[page.number]
+        if not waiting.visitors:
+            return
+        self._records.waits.extend(self.now - came for came in waiting.visitors)
+        # Fill._landed: what was waited for is judged once more.
+        slot = process.local.get(page.key)
+        if slot is not None:
+            self._nodes.tally = self._by_process
+            process.judge(slot, process.stamps.epochs(), self.now)
+
+    # The one render: Fill.regenerate and _render -------------------------------------------------------
+
+    def _regenerate(self, process: Process, page: Page, waiting: Waiting) -> _Outcome:
+        nodes, lock = self._nodes, Keyspace.lock(page.key)
+        before = nodes.tally
+        if nodes.expires(lock) is None and not self._is_current(page):
+            nodes.tally = self._by_render  # it will be a render, and is counted as one whoever makes it
+        try:
+            held = self._leases.acquire(page.key, LEASE)
+            if isinstance(held, Busy):
+                return _Outcome.BUSY
+            if isinstance(held, BackingOff) and not waiting.anyway:
+                return _Outcome.BACKING_OFF
+            lease = held if isinstance(held, Lease) else None
+            nodes.read_page(page.place, page.entry is not None)
+            if page.entry is not None:
+                counted = nodes.tally
+                if process is self._rest:  # whoever looks a page up has judged it, and knows: that is not asked again
+                    nodes.tally = self._by_nobody
+                slot = process.local.put(page.key, page.entry)
+                verdict = process.judge(slot, process.stamps.epochs(), self.now)
+                nodes.tally = counted
+                if isinstance(verdict, Fresh):
+                    self._release(page, lease)
+                    return _Outcome.FOUND
+            former = [tag for tag, _ in page.entry.proof.tags] if page.entry is not None else []
+            capture = process.stamps.capture([*page.tags, *former])
+        finally:
+            nodes.tally = before
+        page.renders += 1
+        page.noticed = self.now if page.noticed is None else page.noticed
+        self._records.began += 1
+        process.flights[page.number] = waiting
+        render = _Render(process, page, lease, capture, page.version, self.now, waiting)
+        if lease is not None:
+            self._keep(render)
+        self._at(self.now + self._p.render, self._finish, render)
+        return _Outcome.RENDERING
+
+    def _keep(self, render: _Render) -> None:
+        """The keeper renews a lease three times in its life."""
+        due = self.now + LEASE / 3
+        if due < render.started + self._p.render:
+            self._at(due, self._renew_lease, render)
+
+    def _renew_lease(self, render: _Render) -> None:
+        self._nodes.tally = self._by_render
+        assert render.lease is not None
+        if render.lease.renew():
+            self._keep(render)
+
+    def _finish(self, render: _Render) -> None:
+        process, page, lease = render.process, render.page, render.lease
+        self._nodes.tally = self._by_render
+        if self._p.failing and self._rng.random() < self._p.failing:
+            self._records.failed += 1
+            pause = lease.rest() if lease is not None else 0.0
+            self._retain(process, page)
+            self._expect(page.number, self.now + pause)
+        else:
+            proof = process.stamps.prove(render.capture, page.tags)
+            self._nodes.write_page(page.place)
+            # Fill._put: a late writer loses.
+            if page.version == render.version or (page.entry is not None and page.entry.started < render.started):
+                page.entry = self._site.entry(page, render.started, self.now, proof)
+                page.version += 1
+                self._records.rendered += 1
+                self._close_window(page)
+                due = self.now if not self._is_current(page) else math.inf
+                self._expect(page.number, min(due, self.now + (self._p.revalidate or math.inf)))
+            self._leases.forget_failures(page.key)
+            self._nodes.drop(Keyspace.failures(page.key))
+            self._release(page, lease)
+            assert page.entry is not None
+            process.local.put(page.key, page.entry)
+        if render.waiting is not None:
+            self._land(process, page, render.waiting)
+
+    def _release(self, page: Page, lease: Lease | None) -> None:
+        if lease is not None:
+            lease.release()
+            self._nodes.drop(Keyspace.lock(page.key))
+
+    def _close_window(self, page: Page) -> None:
+        others = 0
+        if page.noticed is not None and self._rest_share:
+            each = page.asked / self._p.processes * (self.now - page.noticed)
+            rest = self._p.processes - self._p.followed
+            others = min(rest, _poisson(self._rng, rest * -math.expm1(-each)))
+        self._records.window(page.renders, max(1, len(page.herd) + others))
+        page.noticed, page.renders = None, 0
+        page.herd.clear()
+
+    # The processes that are not followed ----------------------------------------------------------------
+
+    def _expect(self, number: int, due: float) -> None:
+        """The first of them to ask for a page after ``due``, when it is not current any more."""
+        if self._rest_share and due < self._p.duration:
+            asked = self._p.rate * self._site.popularity.share(number) * self._rest_share
+            self._rest_at(due + self._rng.expovariate(asked), number)
+
+    def _rest_at(self, time: float, number: int) -> None:
+        """In place of what was expected of this page before: two expectations would be one visitor too many."""
+        self._expected[number] += 1
+        self._at(time, self._rest_asks, number, self._expected[number])
+
+    def _rest_asks(self, number: int, expected: int) -> None:
+        page = self._site[number]
+        if expected != self._expected[number] or self._is_current(page):
+            return
+        expires = self._nodes.expires(Keyspace.lock(page.key))
+        self._nodes.tally = self._by_nobody
+        self._rest.stamps.forget()
+        self._rest.stamps.epochs()
+        outcome = self._regenerate(self._rest, page, Waiting([], 0.0, alone=False, anyway=page.entry is None))
+        if outcome is _Outcome.BACKING_OFF and expires is not None:
+            self._expect(number, expires)
+
+    # Invalidations -----------------------------------------------------------------------------------------
+
+    def _next_invalidation(self) -> None:
+        following = next(self._invalidations, None)
+        if following is not None:
+            self._at(following[0], self._invalidate, following[1])
+
+    def _invalidate(self, tag: int) -> None:
+        p = self._p
+        self._nodes.tally = self._by_invalidation
+        failed = self._invalidator.invalidate([tag_name(str(tag))], p.mode)
+        assert not failed
+        if self._rest_share:
+            for number in self._site.tagged(tag):
+                page = self._site.made(number)
+                created = self._site.created[number]
+                if page is not None:
+                    affected = self._is_current(page)
+                else:
+                    young = p.revalidate is None or self.now < created + p.revalidate  # false, if it is absent
+                    affected = created == created and young and not self._invalidated[tag]
+                if affected:  # otherwise somebody is expected anyway
+                    self._expect_after(number)
+        self._invalidated[tag].append(self.now)
+        self._records.invalidations.append(Invalidation(self.now))
+        self._next_invalidation()
+
+    def _expect_after(self, number: int) -> None:
+        """The first of them to ask for an invalidated page and know it. Within ``coherence``, more and more of them
+        have polled: the rate grows evenly, and stays."""
+        p = self._p
+        asked = p.rate * self._site.popularity.share(number) * self._rest_share
+        due = self._rng.expovariate(1.0)
+        if due < asked * p.coherence / 2:
+            self._rest_at(self.now + math.sqrt(2 * p.coherence * due / asked), number)
+        else:
+            self._rest_at(self.now + due / asked + p.coherence / 2, number)
+
+
+def _poisson(rng: random.Random, mean: float) -> int:
+    """A Poisson number; close to a normal one where it is large."""
+    if mean > 200:
+        return max(0, round(rng.gauss(mean, math.sqrt(mean))))
+    count, left = -1, mean
+    while left >= 0:
+        left -= rng.expovariate(1.0)
+        count += 1
+    return count

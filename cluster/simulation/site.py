@@ -1,0 +1,150 @@
+"""The pages: how popular each is, which tags it has, and what the store has of it.
+
+A page is made when it is first asked for, as it would be at that time if the load had been there for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from array import array
+from collections.abc import Sequence
+
+from wsgi_isr.entry import Content, Entry, Proof
+from wsgi_isr.keys import EVERYTHING, path_tag, prefix_tag, route_tag, tag_name
+from wsgi_isr.stamps import Stamp, Stamps
+
+from .nodes import Nodes, Place, Tally
+from .parameters import Parameters
+
+PATTERN = "/p/<int:number>"
+#: Never asked for: nothing is stored.
+ABSENT = float("nan")
+
+
+def tag_key(tag: str) -> str:
+    """Where a tag's stamp is: the form of :class:`wsgi_isr.keys.Keyspace`, without the hash, which would cost more
+    than everything else. A ring shuffles one as well as the other."""
+    return "isr:sim:t:" + tag
+
+
+def epoch_key(node: str) -> str:
+    """Where a node's epoch is."""
+    return "isr:sim:e:" + node
+
+
+class Popularity:
+    """Zipf's law: the page with number n, from 0, is asked for in proportion to 1 / (n + 1) ** exponent."""
+
+    def __init__(self, pages: int, exponent: float) -> None:
+        weights = [(number + 1) ** -exponent for number in range(pages)] if exponent else [1.0] * pages
+        self._numbers = range(pages)
+        self._sums = list(itertools.accumulate(weights))
+        self._total = self._sums[-1]
+        self._exponent = exponent
+
+    def share(self, number: int) -> float:
+        """The part of all requests that is for this page."""
+        return float((number + 1) ** -self._exponent) / self._total
+
+    def draw(self, rng: random.Random, count: int) -> Sequence[int]:
+        """The pages of so many requests."""
+        return rng.choices(self._numbers, cum_weights=self._sums, k=count)
+
+
+class Page:
+    """A page as the cluster has it, and the window it is in: from the moment at which somebody finds that it is
+    not current, until a new one is stored.
+
+    ``asked``: requests for it per second. ``herd``: the followed processes that found it so in this window.
+    """
+
+    __slots__ = ("asked", "entry", "herd", "key", "noticed", "number", "place", "renders", "tag", "tags", "version")
+
+    def __init__(self, number: int, tag: int, tags: tuple[str, ...], key: str, place: Place, asked: float) -> None:
+        self.number = number
+        self.tag = tag
+        self.tags = tags
+        self.key = key
+        self.place = place
+        self.asked = asked
+        self.entry: Entry | None = None
+        self.version = 0
+        self.noticed: float | None = None
+        self.renders = 0
+        self.herd: set[int] = set()
+
+
+class Site:
+    """All pages; each is one Python object from the first time it is looked at."""
+
+    def __init__(self, parameters: Parameters, nodes: Nodes, stamps: Stamps, rng: random.Random) -> None:
+        self._p = parameters
+        self._nodes = nodes
+        self.popularity = Popularity(parameters.pages, parameters.zipf)
+        self._pages: dict[int, Page] = {}
+        self._common = (EVERYTHING, route_tag(PATTERN), prefix_tag("/"), prefix_tag("/p"))
+        # One body for all pages: L1 counts its bytes, and memory has it once.
+        self._content = Content("200 OK", (("Content-Type", "text/html"),), bytes(parameters.page_bytes), "etag")
+        # The stamps of all shared tags at the beginning: what a page that is older than that carries.
+        names = [*self._common, *(tag_name(str(number)) for number in range(parameters.tags))]
+        capture = stamps.capture(names)
+        self._first = capture.known
+        # Among invalidations, the epochs have changed since nearly every page was rendered.
+        self._epochs = () if parameters.invalidations else tuple((n, e) for n, e in capture.before.items() if e)
+        self.created = array("d", [ABSENT]) * parameters.pages
+        if not parameters.cold:
+            for number in range(parameters.pages):
+                self.created[number] = -self._age(rng, parameters.rate * self.popularity.share(number))
+
+    def __getitem__(self, number: int) -> Page:
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = self._make(number)
+        return page
+
+    def made(self, number: int) -> Page | None:
+        """The page, if anybody has looked at it yet."""
+        return self._pages.get(number)
+
+    def tagged(self, tag: int) -> range:
+        """The numbers of all pages with one tag: popular ones and others."""
+        return range(tag, self._p.pages, self._p.tags)
+
+    def entry(self, page: Page, started: float, created: float, proof: Proof) -> Entry:
+        """What a render makes of a page."""
+        return Entry(page.key, self._content, started, created, self._p.revalidate, self._p.expire, proof)
+
+    def _make(self, number: int) -> Page:
+        path, tag = f"/p/{number}", number % self._p.tags
+        tags = (*self._common, path_tag(path), prefix_tag(path), tag_name(str(tag)))
+        key = f"isr:sim:p:{number}"
+        # In the store, an entry is its body, its tags with their stamps, and some names (wsgi_isr.entry.pack).
+        size = self._p.page_bytes + 200 + sum(len(name) * 2 + 40 for name in tags)
+        page = Page(number, tag, tags, key, self._nodes.place(key, size), self._p.rate * self.popularity.share(number))
+        created = self.created[number]
+        if created == created:  # not ABSENT
+            page.entry = self.entry(page, created - self._p.render, created, self._proof(tags))
+        return page
+
+    def _proof(self, tags: tuple[str, ...]) -> Proof:
+        tally, self._nodes.tally = self._nodes.tally, Tally(len(self._nodes.nodes))
+        stamped = []
+        for tag in tags:
+            stamp = self._first.get(tag)
+            if stamp is None:  # its path: nobody invalidates that here
+                stamp = Stamp.fresh(tag)
+                self._nodes.add(tag_key(tag), stamp)
+            stamped.append((tag, bytes(stamp)))
+        self._nodes.tally = tally
+        return Proof(tuple(stamped), self._epochs)
+
+    def _age(self, rng: random.Random, asked: float) -> float:
+        """How old a page is, at some moment of a life that has always been like this: young for ``revalidate``,
+        then stale until somebody asks."""
+        if self._p.revalidate is None:
+            return rng.uniform(0.0, 3600.0)
+        stale = 1 / asked + self._p.render
+        if rng.random() * (self._p.revalidate + stale) < self._p.revalidate:
+            return rng.uniform(0.0, self._p.revalidate)
+        return self._p.revalidate + rng.expovariate(asked)

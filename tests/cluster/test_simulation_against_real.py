@@ -1,0 +1,152 @@
+"""The simulator, held against a real cluster of the same size: memcached, three gunicorns, six workers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.simulation.parameters import Parameters
+from cluster.simulation.run import invalidations, simulate
+from cluster.simulation.site import Popularity
+from tests.live.support.server import Gunicorn
+from tests.live.support.visitor import ask
+from tests.support.memcached import Memcached
+from wsgi_isr import invalidate
+
+#: A poll every quarter of a second: at thirty requests per second and worker it hardly matters how evenly the kernel
+#: hands connections to the workers of an instance, which the simulator takes for granted.
+SMALL = Parameters(
+    instances=3,
+    workers=2,
+    nodes=2,
+    pages=30,
+    zipf=1.0,
+    rate=180.0,
+    revalidate=3.0,
+    coherence=0.25,
+    render=0.1,
+    invalidations=0.75,
+    fan_out=10,
+    page_bytes=1000,
+    cold=True,
+    duration=12.0,
+)
+CLIENTS = 12
+
+
+class Load:
+    """Visitors at a fixed rate, and invalidations beside them."""
+
+    def __init__(self, parameters: Parameters, ports: list[int], store: str) -> None:
+        self._p = parameters
+        self._ports = ports
+        self._store = store
+        self._popularity = Popularity(parameters.pages, parameters.zipf)
+        self._over = threading.Event()
+        self.failed: list[str] = []
+
+    def run(self) -> float:
+        """How long it took: what the parameters say, or more on a machine that is busy."""
+        self._began = time.monotonic()
+        visitors = [threading.Thread(target=self._visit, args=(number,)) for number in range(CLIENTS)]
+        invalidator = threading.Thread(target=self._invalidate)
+        for thread in [*visitors, invalidator]:
+            thread.start()
+        for thread in visitors:
+            thread.join()
+        seconds = time.monotonic() - self._began
+        self._over.set()
+        invalidator.join()
+        return seconds
+
+    def _visit(self, number: int) -> None:
+        rng = random.Random(number)
+        for request in range(number, int(self._p.rate * self._p.duration), CLIENTS):
+            self._over.wait(self._left(request / self._p.rate))  # the rate itself is the point
+            page = self._popularity.draw(rng, 1)[0]
+            answer = ask(rng.choice(self._ports), f"/p/{page}")
+            if answer.status != 200:
+                self.failed.append(str(answer))
+
+    def _invalidate(self) -> None:
+        """The very ones of the simulation, which go on for as long as there are visitors."""
+        for due, tag in invalidations(dataclasses.replace(self._p, duration=10 * self._p.duration)):
+            if self._over.wait(self._left(due)):
+                return
+            invalidate(tags=[str(tag)], store=self._store)
+
+    def _left(self, due: float) -> float:
+        return max(0.0, self._began + due - time.monotonic())
+
+
+def measured(parameters: Parameters, tmp_path: Path) -> tuple[Counter[str], float]:
+    """What all workers of a real cluster counted, and in how many seconds."""
+    directory = tmp_path / "counts"
+    directory.mkdir()
+    with contextlib.ExitStack() as stack:
+        nodes = [Memcached() for _ in range(parameters.nodes)]
+        for node in nodes:
+            stack.callback(node.kill)
+        store = "memcached://" + ",".join(node.name for node in nodes)
+        env = {
+            "LIVE_DIRECTORY": str(directory),
+            "LIVE_STORE": store,
+            "LIVE_TAGS": str(parameters.tags),
+            "LIVE_SLOW": f"{parameters.render:g}",
+            "LIVE_REVALIDATE": f"{parameters.revalidate:g}",
+            "WSGI_ISR_COHERENCE": f"{parameters.coherence:g}",
+        }
+        servers = [
+            stack.enter_context(
+                Gunicorn(
+                    tmp_path / f"{number}.log",
+                    env,
+                    "tests.cluster.support.counted:application",
+                    workers=parameters.workers,
+                )
+            )
+            for number in range(parameters.instances)
+        ]
+        load = Load(parameters, [server.port for server in servers], store)
+        seconds = load.run()
+        assert load.failed == []
+        assert [server.stop() for server in servers] == [0] * parameters.instances
+        assert [line for server in servers for line in server.complaints()] == []
+    counts: Counter[str] = Counter()
+    for path in directory.iterdir():
+        counts.update(json.loads(path.read_text()))
+    return counts, seconds
+
+
+def test_six_real_workers_read_epochs_and_render_as_often_as_simulated_ones(
+    tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    counts, seconds = measured(SMALL, tmp_path)
+    assert seconds < 3 * SMALL.duration, "this machine is too busy for any rate"
+    # As many requests as there were, in the time that they took.
+    run = simulate(dataclasses.replace(SMALL, duration=seconds, rate=SMALL.rate * SMALL.duration / seconds))
+    pairs = {
+        "epoch reads": (counts["e"], run.epoch_reads * seconds),
+        "renders": (counts["renders"], run.renders_in_all),
+        "page gets": (counts["p"], run.page_gets * seconds),
+        "tag reads": (counts["t"], run.tag_reads * seconds),
+    }
+    figure("; ".join(f"{name}: {real} real, {model:.0f} simulated" for name, (real, model) in pairs.items()))
+    for real, model in pairs.values():
+        assert model == pytest.approx(real, rel=0.2)
+
+
+def test_what_a_simulation_of_another_cluster_says_is_further_off_than_that() -> None:
+    right = simulate(SMALL)
+    for name, wrong in {"epoch_reads": {"coherence": 0.125}, "renders": {"revalidate": 5.0}}.items():
+        other = simulate(dataclasses.replace(SMALL, **wrong))
+        assert getattr(other, name) != pytest.approx(getattr(right, name), rel=0.2)
