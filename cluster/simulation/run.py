@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from wsgi_isr.entry import Entry
 from wsgi_isr.events import Events
 from wsgi_isr.fill import LOOK_AGAIN, WAIT_PAUSE
-from wsgi_isr.freshness import Expired, Fresh, Missing, Stale, Standing
+from wsgi_isr.freshness import Expired, Fresh, Missing, Stale
 from wsgi_isr.keys import Keyspace, tag_name
 from wsgi_isr.lease import BackingOff, Busy, Lease, Leases
 from wsgi_isr.local import Slot
@@ -241,10 +241,7 @@ class _Run:
             self._regenerate(process, page, Waiting([], 0.0, alone=False, anyway=False))
 
     def _obtain(self, process: Process, page: Page, old: Slot | None) -> None:
-        # After an invalidation one try is due, whatever failed before it.
-        invalidated = old is not None and old.checked is not None and old.checked[1] is Standing.HARD
-        anyway = old is None or (invalidated and not old.failed)
-        self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, anyway=anyway))
+        self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, anyway=old is None))
 
     def _try(self, process: Process, page: Page, waiting: Waiting) -> None:
         """Visitors want a page: whoever renders it here is joined, else it is our turn to try."""
@@ -272,7 +269,6 @@ class _Run:
     def _retain(self, process: Process, page: Page) -> None:
         slot = process.local.get(page.key)
         if slot is not None:
-            slot.failed = True
             slot.resting_until = self.now + LOOK_AGAIN
 
     def _land(self, process: Process, page: Page, waiting: Waiting) -> None:
@@ -296,6 +292,10 @@ class _Run:
             nodes.tally = self._by_render  # it will be a render, and is counted as one whoever makes it
         try:
             held = self._leases.acquire(page.key, LEASE)
+            if isinstance(held, Busy):
+                return _Outcome.BUSY
+            if isinstance(held, BackingOff) and waiting.alone and self._is_outdated(page):
+                held = self._leases.take_over(page.key, LEASE)
             if isinstance(held, Busy):
                 return _Outcome.BUSY
             if isinstance(held, BackingOff) and not waiting.anyway:
@@ -326,6 +326,11 @@ class _Run:
         self._at(self.now + self._p.render, self._finish, render)
         return _Outcome.RENDERING
 
+    def _is_outdated(self, page: Page) -> bool:
+        """Fill._past_back_off: what failed was the page from before an invalidation."""
+        invalidated = self._invalidated[page.tag]
+        return bool(invalidated) and invalidated[-1] > page.failed
+
     def _keep(self, render: _Render) -> None:
         """The keeper renews a lease three times in its life."""
         due = self.now + LEASE / 3
@@ -343,6 +348,7 @@ class _Run:
         self._nodes.tally = self._by_render
         if self._p.failing and self._rng.random() < self._p.failing:
             self._records.failed += 1
+            page.failed = render.started
             pause = lease.rest() if lease is not None else 0.0
             self._retain(process, page)
             self._expect(page.number, self.now + pause)

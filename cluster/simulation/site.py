@@ -59,7 +59,9 @@ class Page:
     ``asked``: requests for it per second. ``herd``: the followed processes that found it so in this window.
     """
 
-    __slots__ = ("asked", "entry", "herd", "key", "noticed", "number", "place", "renders", "tag", "tags", "version")
+    __slots__ = (
+        *("asked", "entry", "failed", "herd", "key", "noticed", "number", "place", "renders", "tag", "tags", "version"),
+    )
 
     def __init__(self, number: int, tag: int, tags: tuple[str, ...], key: str, place: Place, asked: float) -> None:
         self.number = number
@@ -69,6 +71,8 @@ class Page:
         self.place = place
         self.asked = asked
         self.entry: Entry | None = None
+        #: When the last render that failed began.
+        self.failed = float("-inf")
         self.version = 0
         self.noticed: float | None = None
         self.renders = 0
