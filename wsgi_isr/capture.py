@@ -15,11 +15,11 @@ from urllib.parse import urljoin, urlsplit
 from werkzeug.sansio.utils import get_current_url
 
 from .entry import Refusal
-from .fill import Product, Task
 from .freshness import Asked, Failure, Storable, admit, refuse
 from .keys import PageKey, canonical, tag_name
 from .page import rendering
 from .rules import Policy, RuleSet
+from .task import Product, Task
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

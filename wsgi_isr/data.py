@@ -28,13 +28,14 @@ from . import values
 from .entry import Entry, Lifetime, Proof, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
-from .fill import Failed, Fill, PassedOn, Product, Served, Task, Unknown
+from .fill import Fill
 from .freshness import Failure, Standing, Storable
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
 from .stamps import Stamps
+from .task import Failed, PassedOn, Product, Served, Task, Unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")

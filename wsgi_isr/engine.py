@@ -15,7 +15,7 @@ from .data import at_home, produce_data, tags_of_data
 from .draft import Drafts, Visitor, answering
 from .entry import Refusal
 from .events import Events
-from .fill import Fill, Product, Task, Unknown
+from .fill import Fill
 from .freshness import Standing
 from .invalidate import Invalidator
 from .keys import Keyspace, PageKey, tags_of_page
@@ -25,6 +25,7 @@ from .remote import Remote
 from .respond import Ready
 from .stamps import Stamps
 from .stores.base import Store
+from .task import Product, Task, Unknown
 
 
 class Engine:

@@ -1,46 +1,34 @@
 """The filling core: from a key to something to serve, with one render in the cluster.
 
-It knows neither HTTP nor functions. What is to be rendered is a :class:`Task`, which is bytes on
+It knows neither HTTP nor functions. What is to be rendered is a :class:`~.task.Task`, which is bytes on
 demand; how, is the ``produce`` that it was given.
 
-``get`` looks up and judges; ``_renew`` has a stale page rendered behind the visitor's back;
-``_obtain`` makes the visitor wait for the one render; ``regenerate`` is that render.
+``get`` looks up and judges; ``_renew`` has a stale page rendered behind the visitor's back; ``_obtain`` makes the
+visitor wait for the one render; ``refresh`` has one made whatever there is. :mod:`.render` is that render.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-import msgpack
+from collections.abc import Callable, Sequence
 
 from . import entry as codec
 from . import remote
-from .entry import Content, Entry, Lifetime, Proof, Refusal, Value
+from .entry import Content, Proof, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
-from .events import (
-    BackgroundFull,
-    Broken,
-    Events,
-    Invalidated,
-    Refused,
-    Rendered,
-    RenderFailed,
-    StoreFailed,
-    Unreadable,
-)
+from .events import BackgroundFull, Broken, Events, StoreFailed
 from .flight import Flight, Flights
-from .freshness import Asked, Expired, Failure, Fresh, Missing, Stale, Standing, Storable, Uncacheable, Verdict, judge
-from .lease import BackingOff, Busy, Keeper, Lease, Leases
+from .freshness import Expired, Fresh, Missing, Stale, Standing, Uncacheable
+from .lease import BackingOff, Busy, Leases
 from .local import Local, Slot
-from .stamps import Capture, Epochs, Mode, Stamps
-from .stores.base import Store, Token
+from .render import Judged, Renders, digest, is_current
+from .stamps import Stamps
+from .stores.base import Store
+from .task import Answer, Coming, Failed, Found, Made, Outcome, PassedOn, Produce, Served, Task, Unknown
 from .worker import Pool
 
 if sys.version_info >= (3, 11):
@@ -56,152 +44,12 @@ WAIT_PAUSE = (0.01, 0.25)
 OLDER_RENDER = 1.0
 
 
-#: Reasons that no accident has: the app speaks of whether the page is to be stored.
-DELIBERATE = frozenset({"no-store", "private", "no-cache", "revalidate-0", "not-asked"})
-#: How often in a row another reason may be one.
-ACCIDENTS = 2
-
-
-class Unknown(LookupError):
-    """This process cannot make it: a function, say, that only the process that asks has defined."""
-
-
-class Task(NamedTuple):
-    """What to render, described by bytes, so that a thread or another process can do it as well.
-
-    ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name, or for data the
-    function's (``data`` tells which); ``timeout``,
-    ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
-    0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
-    ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new (empty
-    where that was done already); then it is rendered whatever there is, and whoever else is at it. ``outdated``: the
-    page was invalidated, and a back-off from before that does not hold up a render.
-    """
-
-    page: str
-    text: str
-    rule: str
-    timeout: float
-    wait: float
-    lease: float
-    patience: float = 0.0
-    anyway: bool = True
-    data: bool = False
-    refreshes: str | None = None
-    outdated: bool = False
-
-    @property
-    def flight(self) -> str:
-        """What it is called among the flights of a process. Nobody joins a refresh who does not want one: it is
-        a render more."""
-        return self.page if self.refreshes is None else f"{self.page}:refresh{':marks' * bool(self.refreshes)}"
-
-    def pack(self) -> bytes:
-        """The task as bytes."""
-        packed: bytes = msgpack.packb(self)
-        return packed
-
-    @classmethod
-    def unpack(cls, job: bytes) -> Task:
-        """The reverse of :meth:`pack`."""
-        return cls(*msgpack.unpackb(job))
-
-
-Product = Storable | Refusal | Failure
-Produce = Callable[[Task], Product]
-
-
-# How a flight ends -----------------------------------------------------------------------------------
-
-
-class Made(NamedTuple):
-    """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first)."""
-
-    slot: Slot
-    stored: bool
-
-
-class Found(NamedTuple):
-    """Somebody else had rendered in the meantime."""
-
-    slot: Slot
-
-
-class Failed(NamedTuple):
-    """The render raised ``error``, or its answer is a failure, or it ran past its timeout.
-
-    ``content`` is what there is all the same, ``said`` what was said of it, and ``stamps`` are those of its tags from
-    before it was made.
-    """
-
-    reason: str
-    error: BaseException | None = None
-    content: Content | Value | None = None
-    said: Asked | None = None
-    stamps: tuple[tuple[str, bytes], ...] = ()
-
-
-Outcome = Made | Found | Failed | Busy | BackingOff
-
-
-# What a visitor gets ---------------------------------------------------------------------------------
-
-
-class Served(NamedTuple):
-    """A page. ``label`` is the word of ``X-ISR``; ``stored``: rendered and stored for this very request;
-    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now."""
-
-    slot: Slot
-    label: str
-    stored: bool = False
-    collapsed: bool = False
-    hit: bool = True
-
-
-class PassedOn(NamedTuple):
-    """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
-    ``key``, ``written`` and ``draft`` belong to the face: the page that would be kept if the app asks for it, the
-    one that a successful write invalidates, and whether it is for somebody who sees drafts."""
-
-    reason: str
-    missed: bool = False
-    key: Any = None
-    written: Any = None
-    draft: bool = False
-
-
-class Coming(NamedTuple):
-    """Nothing yet: it is being made in the background, and the visitor is somebody who does not wait."""
-
-
-Answer = Served | PassedOn | Failed | Coming
-
-
-class Judged(NamedTuple):
-    """A verdict, and the standing that led to it. They travel together: another thread may judge the same
-    copy by other epochs in between."""
-
-    verdict: Verdict
-    standing: Standing
-
-    @property
-    def is_proven_fresh(self) -> bool:
-        """Fit to go into something that is stored, and shown as new."""
-        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.standing is not Standing.UNPROVEN
-
-    def label(self, word: str) -> str:
-        """The word for ``X-ISR``, unless the copy could not be proven."""
-        return "DEGRADED" if self.standing is Standing.UNPROVEN else word
-
-
-class Fill:
+class Fill(Renders):
     """Look-ups and renders of one process.
 
-    :param produce: renders a task; an exception from it is a failed render.
-    :param tags_of: the tags that a task's page has before it is rendered.
     :param adopts: the name that a task's page had in the release before this one, if that is to be used.
-    :param clock: Unix time in seconds, comparable between processes (ages).
-    :param monotonic: seconds for durations. :param pause: waits that many seconds.
+    :param threads: of the background. :param queue: jobs that may wait for one.
+    :param pause: waits that many seconds. The others are those of :class:`~.render.Renders`.
     """
 
     def __init__(
@@ -222,22 +70,12 @@ class Fill:
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        self._produce = produce
-        self._tags_of = tags_of
+        parts = produce, tags_of, store, local, leases, stamps, events
+        super().__init__(*parts, uncacheable_ttl=uncacheable_ttl, clock=clock, monotonic=monotonic)
         self._adopts = adopts
-        self._store = store
-        self._local = local
-        self._leases = leases
-        self._stamps = stamps
-        self._events = events
-        self._uncacheable_ttl = uncacheable_ttl
         self._most_coming = max(1, queue // 4)
-        self._clock = clock
-        self._monotonic = monotonic
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
-        self._keeper = Keeper(monotonic, events)
-        leases.orphaned = self._keeper.let_go
         self._pool = Pool(self._run, self._drop, threads, queue)
         #: Another process that takes jobs, if there is one: called with a job, whether it goes first, how many
         #: seconds it may take, and what is to be called with the word for what came of it (:mod:`.remote`).
@@ -304,7 +142,7 @@ class Fill:
         slot = self._local.get(task.page)
         if slot is not None:
             judged = self._judge(slot, epochs)
-            if _is_current(judged.verdict):
+            if is_current(judged.verdict):
                 return slot, judged
             if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < slot.look_at:
                 return slot, judged
@@ -319,23 +157,6 @@ class Fill:
             slot = self._local.put(task.page, stored)
         return slot, self._judge(slot, epochs) if slot is not None else Judged(Missing(), Standing.VALID)
 
-    def _judge(self, slot: Slot, epochs: Epochs) -> Judged:
-        """What a copy is worth; its stamps are compared once for each vector of epochs."""
-        checked = slot.checked
-        if checked is not None and (checked[0] is epochs or checked[0] == epochs):
-            standing: Standing = checked[1]
-        else:
-            standing = self._stamps.standing(slot.entry.proof, epochs)
-            if checked is not None and checked[1] >= Standing.HARD:
-                # Nonces are never used again: what was invalid once is so for ever, and stays so when the
-                # node that knew it goes away.
-                standing = max(standing, checked[1])
-            if standing is not Standing.UNPROVEN or not self._stamps.reachable(slot.entry.proof, epochs):
-                # One answer that was lost on the way says nothing about the next: that is not remembered.
-                slot.checked = (epochs, standing)
-        verdict = judge(slot.entry, standing, self._clock())
-        return Judged(Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict, standing)
-
     def _adopted(self, task: Task) -> Slot | None:
         """The page of the release before this one, to be served as stale: a new release begins without a
         herd, and without a visitor who waits."""
@@ -348,16 +169,6 @@ class Fill:
         slot = self._local.put(task.page, entry)
         slot.adopted = True
         return slot
-
-    def _read(self, task: Task, data: bytes | None) -> Entry | None:
-        """Unreadable counts as missing, and is said."""
-        if data is None:
-            return None
-        try:
-            return codec.unpack(data, task.text)
-        except codec.UnreadableEntry as error:
-            self._events.emit(Unreadable(task.page, str(error)))
-            return None
 
     # Stale: nobody waits -----------------------------------------------------------------------------
 
@@ -405,7 +216,7 @@ class Fill:
             outcome = flight.wait(task.timeout + 1)
         # A render that began before we were asked may be older than what whoever asks must not miss.
         if isinstance(outcome, Made) and outcome.stored and leads:
-            return remote.MADE + _digest(codec.pack(outcome.slot.entry))
+            return remote.MADE + digest(codec.pack(outcome.slot.entry))
         if isinstance(outcome, (Made, Found)):
             return remote.FOUND
         if isinstance(outcome, BackingOff):
@@ -454,7 +265,7 @@ class Fill:
             if data is not None and (entry := self._read(task, data)) is not None:
                 slot = self._local.put(task.page, entry)
                 # Only if it is the very page: another node of the store may still have an older one.
-                return Made(slot, True) if word == remote.MADE + _digest(data) else Found(slot)
+                return Made(slot, True) if word == remote.MADE + digest(data) else Found(slot)
         return Busy()
 
     def _drop(self, job: bytes) -> None:
@@ -606,10 +417,6 @@ class Fill:
         flight = self._flights.get(task.flight)
         return flight is not None and flight.wait(task.timeout) is not None
 
-    def kept(self, task: Task) -> Entry | None:
-        """What the store has for ``task``, whatever it is worth. :raises StoreError: it cannot be asked."""
-        return self._read(task, self._store.get(task.page))
-
     # The one render ----------------------------------------------------------------------------------
 
     def _fly(self, task: Task, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
@@ -639,181 +446,6 @@ class Fill:
             own = isinstance(outcome, Failed) and outcome.reason == "exit"
             flight.land(Busy() if own else outcome)
 
-    def regenerate(self, task: Task, overdue: Callable[[], None] = lambda: None) -> Outcome:
-        """Render and store the page, if nobody else does and nobody just did.
-
-        ``overdue`` is called once, from another thread, if the render runs past its timeout.
-        """
-        lease: Lease | Busy | BackingOff | None
-        try:
-            lease = self._leases.acquire(task.page, task.lease)
-        except StoreError as error:
-            # No store, no lock: one flight in each process is what is left.
-            self._events.emit(StoreFailed("add", task.page, error))
-            lease = None
-        if isinstance(lease, Busy):
-            if task.refreshes is None:
-                return lease
-            lease = None
-        if isinstance(lease, BackingOff):
-            if task.outdated and (taken := self._past_back_off(task)) is not None:
-                lease = taken
-            elif not task.anyway:
-                return lease
-            else:
-                lease = None
-        if isinstance(lease, Busy):
-            return lease
-        try:
-            if task.refreshes and (undelivered := self._mark(task.refreshes)):
-                return Failed("undelivered", InvalidationError((), undelivered))
-            # Look again. We saw a stale page; another worker rendered, stored and released; then we got
-            # the lock. Without this look we would render a second time in one window.
-            current, token = self._gets(task)
-            if current is not None:
-                slot = self._local.put(task.page, current)
-                # Only what is proven: a page that cannot be is no reason not to render one.
-                judged = self._judge(slot, self._stamps.epochs())
-                proven = _is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN
-                if proven and task.refreshes is None:
-                    return Found(slot)
-            return self._render(task, lease, current, token, overdue)
-        finally:
-            if lease is not None:
-                lease.release()
-
-    def _past_back_off(self, task: Task) -> Lease | Busy | None:
-        """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""
-        try:
-            current, _ = self._gets(task)
-            failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
-            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease)
-        except Exception as error:  # the store's trouble, or a rule's own callable: then the back-off counts
-            self._events.emit(StoreFailed("gets", task.page, error))
-            return None
-
-    def _tags(self, task: Task, current: Entry | None) -> list[str]:
-        """Those that can be known before a render, those of the last one included."""
-        return [*self._tags_of(task), *(tag for tag, _ in current.proof.tags)] if current else list(self._tags_of(task))
-
-    def _mark(self, tag: str) -> dict[str, StoreError]:
-        """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
-        that nobody renders for it meanwhile. Returns what could not be delivered."""
-        undelivered = self._stamps.invalidate([tag], Mode.STALE)
-        self._local.unready()
-        self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
-        return undelivered
-
-    def _gets(self, task: Task) -> tuple[Entry | None, Token | None]:
-        try:
-            held = self._store.gets(task.page)
-        except StoreError as error:
-            self._events.emit(StoreFailed("gets", task.page, error))
-            return None, None
-        return (None, None) if held is None else (self._read(task, held.value), held.token)
-
-    def _render(
-        self, task: Task, lease: Lease | None, current: Entry | None, token: Token | None, overdue: Callable[[], None]
-    ) -> Outcome:
-        started, began = self._clock(), self._monotonic()
-
-        try:
-            # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
-            known = self._tags_of(task)
-            capture = self._stamps.capture(self._tags(task, current))
-        except Exception as raised:  # a rule's own callable
-            self._failed(task, lease, "tags", raised)
-            return Failed("tags")
-        of = _told(capture.known)
-
-        def give_up() -> None:
-            self._failed(task, lease, "timeout", None, of)
-            overdue()
-
-        watch = self._keeper.watch(lease, task.timeout, give_up)
-        error: BaseException | None = None
-        product: Product
-        try:
-            product = self._produce(task)
-        except BaseException as raised:  # whatever it is, whoever waits for this flight must hear of it
-            error, product = raised, Failure("exception")
-        if not self._keeper.finish(watch):
-            # Too late to be stored, but good enough for a visitor who has waited all the same.
-            if isinstance(product, Failure):
-                return _failed(product._replace(reason="timeout"), error, known, capture)
-            late = product.content if isinstance(product, Storable) else None
-            return Failed("timeout", error, late if isinstance(late, Content) else None)
-        if error is not None and not isinstance(error, Exception):
-            return Failed("exit", error)  # the process is being stopped; that is not the page's fault
-        now = self._clock()
-        if isinstance(product, Refusal) and current is not None and self._is_accident(task, product, current):
-            product = Failure(product.reason)
-        if isinstance(product, Failure):
-            self._failed(task, lease, product.reason, error, of)
-            return _failed(product, error, known, capture)
-        if isinstance(product, Refusal):
-            self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
-            product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
-        lifetime = product.lifetime
-        try:
-            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried))
-            entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
-            packed = codec.pack(entry)
-        except Exception as raised:  # a header or a tag that is no text after all
-            self._failed(task, lease, "unstorable", raised, of)
-            return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
-        winner, stored = self._put(task, entry, packed, token, product.keep)
-        self._events.emit(Rendered(task.page, self._monotonic() - began, stored, task.text))
-        self._leases.forget_failures(task.page)
-        return Made(self._local.put(task.page, winner), stored)
-
-    def _is_accident(self, task: Task, refusal: Refusal, current: Entry) -> bool:
-        """Whether a page that was cacheable a moment ago is not to be given up for an answer that may not be stored.
-
-        What an app says of its page on purpose is taken at its word, and so is anything once it comes for the third
-        time in a row, or the page may no longer be served anyway (expired).
-        """
-        if refusal.reason in DELIBERATE or isinstance(current.content, Refusal):
-            return False
-        try:
-            if self._leases.failures(task.page) >= ACCIDENTS:
-                return False
-        except StoreError:
-            pass
-        return isinstance(self._judge(Slot(current), self._stamps.epochs()).verdict, Stale)
-
-    def _is_better(self, ours: Entry, theirs: Entry) -> bool:
-        epochs = self._stamps.epochs()
-        return self._stamps.standing(ours.proof, epochs) < self._stamps.standing(theirs.proof, epochs)
-
-    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, of: str = "") -> None:
-        pause = lease.rest(of) if lease is not None else 0.0
-        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
-
-    def _put(
-        self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
-    ) -> tuple[Entry, bool]:
-        """Store by compare-and-swap; a late writer loses to a page whose render started after its own, unless
-        that one is worse proven.
-
-        Returns what is to be served, and whether our entry was stored.
-        """
-        try:
-            for _ in range(8):
-                if token is None:
-                    done = self._store.add(task.page, packed, keep)
-                else:
-                    done = self._store.cas(task.page, packed, token, keep)
-                if done:
-                    return entry, True
-                theirs, token = self._gets(task)
-                # Clocks differ between machines: that theirs started later counts unless ours is better proven.
-                if theirs is not None and theirs.started >= entry.started and not self._is_better(entry, theirs):
-                    return theirs, False
-        except StoreError as error:
-            self._events.emit(StoreFailed("cas", task.page, error))
-        return entry, False
-
     # The end -----------------------------------------------------------------------------------------
 
     def stop(self, timeout: float) -> bool:
@@ -821,23 +453,3 @@ class Fill:
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained
-
-
-def _told(stamps: Mapping[str, bytes]) -> str:
-    """What tells a render before an invalidation from one after it."""
-    return _digest(b"".join(stamps[tag] for tag in sorted(stamps))).hex()
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    """With the stamps from before: what it has to show may be from before an invalidation."""
-    shows = failure.content is not None or failure.said is not None
-    stamps = tuple((tag, capture.known[tag]) for tag in known) if shows else ()
-    return Failed(failure.reason, error, failure.content, failure.said, stamps)
-
-
-def _is_current(verdict: Verdict) -> bool:
-    return isinstance(verdict, Fresh) or (isinstance(verdict, Uncacheable) and not verdict.due)

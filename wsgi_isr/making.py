@@ -13,10 +13,10 @@ from .config import HOST
 from .entry import Content, Refusal
 from .errors import ConfigError, ISRError, StoreError
 from .export import Answer
-from .fill import Failed, PassedOn, Served
 from .keys import PageKey, Site, canonical, path_tag, public_path, site_of_url
 from .links import Here, spelled
 from .middleware import ISR, Page
+from .task import Failed, PassedOn, Served
 
 
 class Skip(Exception):

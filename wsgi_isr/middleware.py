@@ -24,7 +24,6 @@ from .entry import Content, Entry, Refusal
 from .errors import ConfigError, ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
-from .fill import Answer, Coming, Failed, PassedOn, Served, Task
 from .freshness import Asked, Bypass, asks
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
@@ -54,6 +53,7 @@ from .rules import Policy
 from .sites import Sites
 from .stores import open_store
 from .stores.base import Store
+from .task import Answer, Coming, Failed, PassedOn, Served, Task
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from .children import Stopping
-from .fill import Task
 from .middleware import ISR
 from .process import close_all
 from .remote import FAILED, MAX_JOB, SITE_BYTES, UNKNOWN
+from .task import Task
 
 #: Seconds between two looks at what nobody tells: a parent that is gone, a renderer that hangs.
 LOOK = 0.5

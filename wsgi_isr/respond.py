@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from werkzeug.http import is_resource_modified, quote_etag
 
 from .entry import Content, Entry
-from .fill import Served
 from .options import Shell
+from .task import Served
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication

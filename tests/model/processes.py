@@ -18,13 +18,14 @@ from wsgi_isr import entry as codec
 from wsgi_isr.entry import Content, Lifetime, Refusal, Value
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, Event, Events
-from wsgi_isr.fill import Answer, Fill, Made, PassedOn, Product, Served, Task
+from wsgi_isr.fill import Fill
 from wsgi_isr.freshness import Asked, Failure, Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import Leases
 from wsgi_isr.local import Local, Slot
 from wsgi_isr.stamps import Mode, Stamps
 from wsgi_isr.stores.base import Store
+from wsgi_isr.task import Answer, Made, PassedOn, Product, Served, Task
 
 DATA = "isr:model:d:data"
 TASK = Task(PAGE, '["page"]', "*", timeout=30.0, wait=0.0, lease=10.0)

@@ -22,7 +22,7 @@ from wsgi_isr import flight, stamps
 from wsgi_isr import lease as leases
 from wsgi_isr.entry import Content, Entry, Lifetime, unpack
 from wsgi_isr.events import Events
-from wsgi_isr.fill import LOOK_AGAIN, Failed, Fill, PassedOn, Product, Served, Task
+from wsgi_isr.fill import LOOK_AGAIN, Fill
 from wsgi_isr.freshness import Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import BACK_OFF, Lease, Leases
@@ -30,6 +30,7 @@ from wsgi_isr.local import Local
 from wsgi_isr.stamps import Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.task import Failed, PassedOn, Product, Served, Task
 
 T = TypeVar("T")
 

@@ -17,9 +17,9 @@ from tests.model.protocol import PAGE
 from tests.model.situations import search
 from tests.model.variants import Forwarding, parts_with
 from wsgi_isr import entry as codec
-from wsgi_isr.fill import Task
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.stores.base import Token
+from wsgi_isr.task import Task
 
 LOCK = Keyspace.lock(PAGE)
 

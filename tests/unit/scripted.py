@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from wsgi_isr.entry import Content, Lifetime
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events
-from wsgi_isr.fill import Answer, Fill, Product, Served, Task
+from wsgi_isr.fill import Fill
 from wsgi_isr.freshness import Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import Leases
@@ -20,6 +20,7 @@ from wsgi_isr.local import Local
 from wsgi_isr.stamps import Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.task import Answer, Product, Served, Task
 
 T = TypeVar("T")
 

@@ -27,12 +27,13 @@ from tests.unit.scripted import (
 from wsgi_isr.entry import Content, Entry, Lifetime, Refusal, pack, unpack
 from wsgi_isr.errors import StoreUnavailable, ValueTooLarge
 from wsgi_isr.events import BackgroundFull, LeaseLost, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
-from wsgi_isr.fill import LOOK_AGAIN, Failed, PassedOn, Served, Task
+from wsgi_isr.fill import LOOK_AGAIN
 from wsgi_isr.freshness import Failure, Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import RESTING
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import SMALLEST, MemoryStore
+from wsgi_isr.task import Failed, PassedOn, Served, Task
 
 TASK = task_of()
 LOCK = Keyspace.lock(TASK.page)

@@ -41,7 +41,10 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("the contract of stores", frozenset({"stores.base"})),
     ("stores", frozenset({"stores", "stores.*"})),
     ("subscribers", frozenset({"instrumentation", "instrumentation.*"})),
-    ("coordination", frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "fill", "sites"})),
+    (
+        "coordination",
+        frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "task", "render", "fill", "sites"}),
+    ),
     (
         "faces",
         frozenset({"page", "data", "fetch", "draft", "invalidate", "capture", "respond", "admin", "admin.*"}),

@@ -10,9 +10,9 @@ from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled,
 from wsgi_isr.entry import Refusal
 from wsgi_isr.errors import InvalidationError, StoreError
 from wsgi_isr.events import LeaseLost, Rendered, RenderFailed
-from wsgi_isr.fill import Failed, Made
 from wsgi_isr.freshness import Failure
 from wsgi_isr.keys import Keyspace
+from wsgi_isr.task import Failed, Made
 
 TASK = task_of()
 TAG = "all"

@@ -18,10 +18,12 @@ from wsgi_isr import remote
 from wsgi_isr.entry import Content, pack, unpack
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, StoreFailed
-from wsgi_isr.fill import Failed, Fill, Made, Served, Task, Unknown
+from wsgi_isr.fill import Fill
 from wsgi_isr.freshness import Failure
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.remote import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
+from wsgi_isr.stamps import Mode
+from wsgi_isr.task import Failed, Made, Served, Task, Unknown
 
 SITE = b"s" * SITE_BYTES
 TASK = task_of()
@@ -531,3 +533,24 @@ def test_a_task_is_the_same_after_its_way() -> None:
     assert stored is not None
     # The digest that a word carries is of what is stored.
     assert pack(unpack(stored, TASK.text)) == stored
+
+
+def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_new_to_who_came_after_it() -> None:
+    gate = Gate(page("v2"))
+    cluster = Cluster(Origin(page("v1"), gate))
+    server, renderer = cluster.process(), cluster.process()
+    server.get()
+    server.fill._stamps.invalidate(["all"], Mode.EXPIRE)
+    earlier = start(renderer.get)  # another visitor's
+    gate.reached()
+    server.fill._stamps.invalidate(["all"], Mode.STALE)
+
+    def elsewhere(_job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+        # The renderer joins the render that is under way there, and says so.
+        gate.open()
+        assert shown(earlier.result()) == ("EXPIRED", "v2")
+        done(remote.FOUND)
+        return True
+
+    server.fill.elsewhere = elsewhere
+    assert shown(server.get()) == ("STALE", "v2")
