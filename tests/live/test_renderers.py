@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.support import processes
+from cluster import processes
 from tests.live.support.origin import Origin
 from tests.live.support.server import ROOT, SUPERVISOR, WATCHER, Gunicorn
 from tests.live.support.visitor import Answer, Crowd, ask
