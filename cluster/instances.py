@@ -113,7 +113,8 @@ class Gunicorn(Part):
             address = f"{ports.HOST}:{self.port}" if self.binds else f"fd://{listener.fileno()}"
             if self.binds:
                 listener.close()
-            command = [*self.command(), "--bind", address]
+            command, place = list(self.command()), 1 + len(self.program)
+            command[place:place] = ["--bind", address]
             self._spawn(command, None if self.binds else listener)
 
     def is_ready(self) -> bool:
@@ -149,13 +150,14 @@ class Gunicorn(Part):
         return len(workers) == self._workers and not deaf
 
     def kill_process(self, pid: int) -> None:
-        """``kill -9`` one worker or renderer. :raises ClusterError: it is none of ours."""
+        """``kill -9`` one worker, or a process of the renderers. :raises ClusterError: it is none of ours."""
         # They are reaped by their parents, so a number may be free again; a pidfd is of one process for ever.
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             descriptor = -1
-        if descriptor < 0 or pid not in (ours := [*self.workers(), *self.renderers()]):
+        beside = [pid for name in (RENDERER, SUPERVISOR, WATCHER) for pid in self.called(name)]
+        if descriptor < 0 or pid not in (ours := [*self.workers(), *beside]):
             raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: {ours}")
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)

@@ -18,6 +18,8 @@ _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: What a server's master does things on that are not for its children.
 _NOT_FOR_US = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
 
+_PR_SET_PDEATHSIG = 1
+
 _log = logging.getLogger("wsgi_isr")
 
 
@@ -28,16 +30,17 @@ def fork(name: str, main: Callable[[], int]) -> int:
     """
     # One that came between the fork and the child's first line would be heard by its parent's handler, and be lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+    me = os.getpid()
     try:
         pid = os.fork()
         if pid == 0:
-            _run(name, main, before)
+            _run(name, main, before, me)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals]) -> NoReturn:
+def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals], parent: int) -> NoReturn:
     """The whole life of a child: whatever happens, it does not return into its parent's code."""
     code = 1
     try:
@@ -50,6 +53,7 @@ def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals]) ->
             signal.signal(plain, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _call_it(name)
+        die_with(parent)
         code = main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -63,10 +67,28 @@ def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals]) ->
         os._exit(code)
 
 
+def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Get a signal when the parent ends, where the kernel sees to that (prctl(2), PR_SET_PDEATHSIG): whoever hangs, or
+    was stopped, does not notice by itself. To be called again after a change of the user, which undoes it."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes  # only where a process is forked to be ours
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
+    if os.getppid() != parent:
+        os._exit(1)  # it was gone before that
+
+
 def _call_it(name: str) -> None:
     """What ``ps -o comm`` and ``top`` show; Linux has room for 15 characters."""
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(name)
+
+
+def ask_to_stop(pid: int) -> None:
+    """Even if it was stopped in the other sense (SIGSTOP)."""
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
 
 
 def status_of(pid: int) -> int | None:

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import remote
-from .children import Stopping, fork, status_of
+from .children import Stopping, ask_to_stop, die_with, fork, status_of
 from .middleware import instances
 from .remote import LATER, URGENT
 from .renderer import LOOK, Board, Sockets, render
@@ -115,7 +115,7 @@ class Watcher:
     def stop(self) -> None:
         """Ask it to end; :meth:`wait` for that."""
         if self.alive:
-            os.kill(self.pid, signal.SIGTERM)
+            ask_to_stop(self.pid)
 
     def wait(self, timeout: float) -> None:
         """Until it has ended, at most ``timeout`` seconds; then it is killed, and those after it see that."""
@@ -143,6 +143,8 @@ def _watch(
     stopping = Stopping(parent)
     remote.folder = None  # who renders for others asks nobody else
     prepare()
+    # Only to wake it up: it has to clean up behind the others. Once more, because it may be another user now.
+    die_with(parent, by=signal.SIGCONT)
     me, again = os.getpid(), _Again()
     while not stopping:
         listening = sockets or open_sockets(folder)
@@ -153,7 +155,7 @@ def _watch(
         while (status := status_of(pid)) is None and not stopping:
             stopping.wait(LOOK)
         if status is None:
-            os.kill(pid, signal.SIGTERM)
+            ask_to_stop(pid)
             while status_of(pid) is None:
                 stopping.wait(LOOK)
         elif os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == _STOPPED:
@@ -264,7 +266,7 @@ class Staff:
         """Ask all to end; what has not after so many seconds is killed."""
         left = {*self._working, *self._leaving}
         for pid in left:
-            os.kill(pid, signal.SIGTERM)
+            ask_to_stop(pid)
         deadline = time.monotonic() + seconds
         while left := {pid for pid in left if status_of(pid) is None}:
             if time.monotonic() >= deadline:

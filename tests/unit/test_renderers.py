@@ -144,5 +144,6 @@ def test_at_the_end_all_are_asked_and_who_does_not_hear_is_killed(world: World) 
     staff.turn(1000.0)
     world.deaf = {102}
     staff.stop(0.0)
-    asked = [(pid, signal.SIGTERM) for pid in (101, 102, 103, 104)]
+    # Whoever was stopped hears of it as well.
+    asked = [(pid, number) for pid in (101, 102, 103, 104) for number in (signal.SIGTERM, signal.SIGCONT)]
     assert sorted(world.signals) == sorted([*asked, (102, signal.SIGKILL)])
