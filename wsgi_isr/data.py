@@ -393,9 +393,9 @@ def cached(
 
     The key is module, qualified name, ``version`` and all arguments (of a method, the object too), which are
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
-    the result, and it comes back as what it was. Such values in the function's closure, as they are when it is made, are
-    part of the key as well; anything else there is not. A function that is made in a view and closes over something else
-    (an object of the visitor, perhaps) is called each time.
+    the result, and it comes back as what it was. Such values in the function's closure, as they are when it is made,
+    are part of the key as well; anything else there is not. A function that is made in a view and closes over
+    something else (an object of the visitor, perhaps) is called each time.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
