@@ -59,22 +59,35 @@ http {{
 
     server {{
         listen {address};
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        # The visitor's own Host: pages belong to it.
+        proxy_set_header Host $http_host;
+        proxy_set_header X-Forwarded-For $remote_addr;
+        proxy_set_header X-Forwarded-Proto $scheme;
+        # A dead instance is no visitor's problem: the next one is asked. Not for POST and the like (nginx excepts
+        # them by itself), which could be carried out twice; and not for an answer of the app, whatever it is.
+        proxy_next_upstream error timeout;
+        proxy_connect_timeout 1s;
+        # Longer than a visitor waits for a page that somebody else renders (the option `wait`, 10 s).
+        proxy_read_timeout {read_timeout:g}s;
+        add_header X-Instance $instance always;
+        add_header X-Upstream $upstream_addr always;
+
         location / {{
             proxy_pass http://instances;
-            proxy_http_version 1.1;
-            proxy_set_header Connection "";
-            # The visitor's own Host: pages belong to it.
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-For $remote_addr;
-            proxy_set_header X-Forwarded-Proto $scheme;
-            # A dead instance is no visitor's problem: the next one is asked. Not for POST and the like (nginx excepts
-            # them by itself), which could be carried out twice; and not for an answer of the app, whatever it is.
-            proxy_next_upstream error timeout;
-            proxy_connect_timeout 1s;
-            # Longer than a visitor waits for a page that somebody else renders (the option `wait`, 10 s).
-            proxy_read_timeout {read_timeout:g}s;
-            add_header X-Instance $instance always;
-            add_header X-Upstream $upstream_addr always;
+            # nginx asks each line above once, and then says 502. That can be too early: of three instances two are
+            # down, and a worker of the third, which had failed a moment ago already, is killed with the request in
+            # its hands; its other worker lives. So all are asked once more.
+            error_page 502 = @again;
+        }}
+
+        location @again {{
+            # What was sent and may not be carried out twice.
+            if ($request_method !~ "^(GET|HEAD|OPTIONS)$") {{
+                return 502;
+            }}
+            proxy_pass http://instances;
         }}
     }}
 }}

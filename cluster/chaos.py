@@ -451,7 +451,7 @@ class _Striker:
     def _roll(self, _strike: Strike) -> Acting:
         release = f"release-{next(self._releases)}"
         for instance in self._cluster.instances:
-            instance.env["WSGI_ISR_RELEASE"] = release
+            faults.set_release(instance, release)
             yield from _restart(instance)
 
     def _blackout(self, strike: Strike) -> Acting:

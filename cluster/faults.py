@@ -118,11 +118,20 @@ def reload(cluster: Cluster) -> str:
 
 
 def roll(cluster: Cluster, release: str) -> str:
-    """A rolling deploy: each instance in turn is restarted with that release of the app."""
+    """A rolling deploy: each instance in turn is restarted with that release of the app, and adopts the pages of the
+    one before."""
     for instance in cluster.instances:
-        instance.env["WSGI_ISR_RELEASE"] = release
+        set_release(instance, release)
         instance.restart()
     return f"every instance is of release {release}"
+
+
+def set_release(instance: Instance, release: str) -> None:
+    """From its next start on, an instance is of that release, and adopts the pages of the one that it was of."""
+    former = instance.environment().get("WSGI_ISR_RELEASE", "")
+    # Deployed once more, a release has pages of its own already, and none to adopt but those it adopted before.
+    if release != former:
+        instance.env |= {"WSGI_ISR_RELEASE": release, "WSGI_ISR_ADOPT": former}
 
 
 def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
@@ -185,6 +194,6 @@ def strike(cluster: Cluster, name: str, **arguments: object) -> str:
     said = FAULTS[name](cluster, **arguments)
     whole = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}
     part = whole.get(name) or str(next(iter(arguments.values())))
-    cluster.note(name, part, began=began)
+    cluster.note(name, part, began=began, **({"release": arguments["release"]} if name == "roll" else {}))
     cluster.say(said)
     return said

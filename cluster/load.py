@@ -112,15 +112,18 @@ def run(
     rate: float = 0.0,
     seed: int = 0,
     host: str = "",
+    weights: Sequence[float] | None = None,
     meanwhile: Callable[[], bool] = lambda: True,
 ) -> Samples:
     """Ask for that long.
 
     :param rate: requests per second of all connections together; 0 for as many as are answered.
-    :param host: what visitors call the site. :param meanwhile: called some times in a second; ends it by ``False``.
+    :param host: what visitors call the site. :param weights: how popular each path is; each the less the later it
+        comes, by default (:func:`popularity`). :param meanwhile: called some times in a second; ends it by ``False``.
     """
     samples = Samples(paths)
-    crowd = _Crowd(port, host or f"{HOST}:{port}", samples, connections, rate, random.Random(seed))
+    popular = list(itertools.accumulate(weights)) if weights is not None else popularity(len(paths))
+    crowd = _Crowd(port, host or f"{HOST}:{port}", samples, connections, rate, popular, random.Random(seed))
     samples.began = time.monotonic()
     try:
         crowd.run(samples.began + seconds, meanwhile)
@@ -143,12 +146,18 @@ class _Visitor:
 
 class _Crowd:
     def __init__(
-        self, port: int, host: str, samples: Samples, connections: int, rate: float, chance: random.Random
+        self,
+        port: int,
+        host: str,
+        samples: Samples,
+        connections: int,
+        rate: float,
+        weights: Sequence[float],
+        chance: random.Random,
     ) -> None:
         self._address = (HOST, port)
         self._samples = samples
         self._requests = [f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1") for path in samples.paths]
-        weights = popularity(len(samples.paths))
         # Drawn before: a draw costs as much as a request.
         self._paths: Iterator[int] = itertools.cycle(
             chance.choices(range(len(samples.paths)), cum_weights=weights, k=9973)

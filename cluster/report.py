@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,12 +143,17 @@ class Report:
 
 def made_of(directory: Directory, samples: Samples, connections: int) -> Report:
     """The report of a load on the cluster in that directory."""
-    every = renders.read(directory.renders)
+    every, events = renders.read(directory.renders), directory.noted()
     host = directory.read().url.partition("://")[2]
+    # Each release has pages of its own; the instances began with the one that their environment names.
+    releases = {os.environ.get("WSGI_ISR_RELEASE", ""), *(event["release"] for event in events if "release" in event)}
+    lifetimes = {
+        k: v for release in releases for k, v in renders.keys(host, samples.lifetimes, release=release).items()
+    }
     # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
-    windows = renders.windows(every, renders.keys(host, samples.lifetimes), samples.began) if every else None
+    windows = renders.windows(every, lifetimes, samples.began) if every else None
     during = [render for render in every if samples.began <= render.ended <= samples.ended]
-    return Report(samples, connections, during, windows, spells(directory.noted(), samples.began, samples.ended))
+    return Report(samples, connections, during, windows, spells(events, samples.began, samples.ended))
 
 
 def _table(title: str, counts: Mapping[str, int], of: int) -> list[str]:

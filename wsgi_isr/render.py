@@ -217,7 +217,7 @@ class Renders:
             return Failed("timeout", error, late if isinstance(late, Content) else None)
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
-        now = self._clock()
+        now, made = self._clock(), self._monotonic()
         if isinstance(product, Refusal) and current is not None and self._is_accident(task, product, current):
             product = Failure(product.reason)
         if isinstance(product, Failure):
@@ -235,7 +235,8 @@ class Renders:
             self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
-        self._events.emit(Rendered(task.page, self._monotonic() - began, stored, task.text))
+        over = self._monotonic()
+        self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
 

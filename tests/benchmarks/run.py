@@ -31,6 +31,7 @@ BENCHMARKS = {
     "tags": "tags",
     "gunicorn": "under_gunicorn",
     "visitors": "visitors",
+    "node-down": "node_down",
     "import": "import_time",
     "memory": "memory",
 }

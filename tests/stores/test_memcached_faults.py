@@ -178,6 +178,37 @@ def test_a_node_that_is_back_is_used_again_and_has_its_own_keys_back(cluster):
     assert store.get(key) is None
 
 
+def test_what_a_node_that_hung_adds_late_is_taken_back_since_it_was_added_elsewhere(cluster):
+    """A lock, say: nobody would let go of it, and it would keep everybody out for as long as a lease lasts."""
+    store = cluster.three()
+    first = store.nodes[0]
+    key, other = key_on(store, first), key_on(store, first)
+    store.set(other, b"here")  # a connection is open: what is sent next waits in the node's buffer
+    with cluster.nodes[first].paused():
+        assert store.add(key, b"ours")
+    until(lambda: not is_open(store, first), "the probe")
+    assert store.get(key) is None
+    assert store.add(key, b"theirs")
+    assert store.get(other) == b"here"
+
+
+def test_what_was_added_by_others_since_is_not_taken_back(cluster):
+    store = cluster.three()
+    first = store.nodes[0]
+    key = key_on(store, first)
+    store.get(key)
+    nobody = cluster.store(*cluster.nodes.values())
+    node = cluster.nodes[first]
+    with node.paused():
+        assert store.add(key, b"same")
+        # It goes on without what was sent to it, as after a restart, and somebody else is first.
+        node.kill()
+        node.start()
+        assert nobody.add(key, b"same")
+    until(lambda: not is_open(store, first), "the probe")
+    assert store.get(key) == b"same"
+
+
 def test_a_restarted_node_costs_nobody_an_error(cluster):
     node = cluster.node()
     store = cluster.store(node, pool=8)

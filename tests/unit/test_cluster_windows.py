@@ -70,6 +70,14 @@ def test_what_is_written_down_is_read_with_clocks_put_right(tmp_path: Path) -> N
     assert before - 3600 <= written.ended <= time.monotonic() - 3600
 
 
+def test_a_render_ends_when_its_page_is_made_and_not_when_that_was_stored(tmp_path: Path) -> None:
+    before = time.monotonic()
+    Recorder(str(tmp_path / "renders"), "instance-1")(Rendered("isr2:x:p:1", 8.0, True, storing=5.0))
+    (written,) = read(tmp_path / "renders")
+    assert before - 5 <= written.ended <= time.monotonic() - 5
+    assert written.seconds == 3.0
+
+
 def test_a_path_leads_to_the_key_under_which_its_renders_are_noted() -> None:
     (key,) = keys("127.0.0.1:8080", {"/about": 60})
     assert key == Keyspace("default").page(PageKey("http", "127.0.0.1:8080", "", "/about").text)

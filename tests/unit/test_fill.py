@@ -75,6 +75,17 @@ def test_a_page_that_is_not_there_is_rendered_stored_and_then_served() -> None:
     assert [event.stored for event in process.events(Rendered)] == [True]
 
 
+def test_it_is_said_how_long_storing_took_since_the_age_of_a_page_counts_from_before() -> None:
+    cluster = Cluster()
+    store = Troubled(cluster.store)
+    store.before["add", TASK.page] = lambda: cluster.clock.advance(0.25)
+    process = cluster.process(store)
+    process.get()
+    (event,) = process.events(Rendered)
+    assert (event.seconds, event.storing) == (0.25, 0.25)
+    assert stored(cluster).created == cluster.clock.now - 0.25
+
+
 def test_a_fresh_copy_here_costs_no_look_at_the_store() -> None:
     cluster = Cluster()
     store = Troubled(cluster.store)

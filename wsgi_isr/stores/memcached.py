@@ -181,7 +181,14 @@ class MemcachedStore(ForkAware, Store):
 
     @staticmethod
     def _add(node: Node, deadline: float, key: str, writing: Writing) -> bool:
-        return node.write(deadline, add, writing, doubt=was_added)
+        try:
+            return node.write(deadline, add, writing, doubt=was_added)
+        except NodeDown as error:
+            if error.sent and not route(key).control:
+                # The next node is asked. A lock that this one adds late would be nobody's, and keep everybody out
+                # until it lapses: visitors who have no page would wait for that long once the node is back.
+                node.regret(bury, key, writing.item)
+            raise
 
     @staticmethod
     def _cas(node: Node, deadline: float, key: str, writing: Writing, token: NumberedToken) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,6 +23,9 @@ from .wire import Connection, Settings
 _Answer = TypeVar("_Answer")
 
 _BROKEN = (OSError, MemcacheError)
+
+#: How many commands to a node that hangs are regretted; what is beyond lapses by its own ttl.
+REGRETS = 256
 
 
 class NodeDown(StoreUnavailable):
@@ -58,6 +62,7 @@ class Node:
         # atomic, and ten times as fast as a queue.
         self._idle = list(self._connections)
         self._waiting = 0
+        self._regrets: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque(maxlen=REGRETS)
         self.breaker = Breaker(self.name, self.probe, settings.clock)
 
     def read(self, deadline: float, work: Callable[..., _Answer], *args: Any) -> _Answer:
@@ -119,11 +124,21 @@ class Node:
         finally:
             self._give_back(connection)
 
+    def regret(self, work: Callable[..., object], *args: Any) -> None:
+        """Before the node is used again, do ``work(connection, *args)``: what was sent to one that hangs is carried out
+        when it goes on."""
+        self._regrets.append((work, args))
+
     def probe(self) -> None:
-        """Return where the node answers; raise where it does not. For one caller at a time."""
+        """Return where the node answers, and nothing is left to regret; raise where it does not. For one caller at a
+        time."""
         try:
             self._probing.begin(self._clock() + self._deadline)
             self._probing.version()
+            while self._regrets:
+                work, args = self._regrets[0]
+                work(self._probing, *args)
+                self._regrets.popleft()
         finally:
             self._probing.close()
 
@@ -138,6 +153,7 @@ class Node:
             connection.close()  # this process's descriptor; the node hears nothing, over TLS neither
         self._idle = list(self._connections)
         self._waiting = 0
+        self._regrets.clear()  # the parent sees to them
         self.__dict__.pop("_freed", None)
         self.breaker.forget()
 

@@ -1,0 +1,213 @@
+"""What visitors feel of a memcached node that dies, and of one that hangs; and what becomes of an invalidation that
+such a node should have been told of.
+
+A cluster as ``python -m cluster`` starts it, under a load that never pauses: hot pages that are due again every two
+seconds, and a few that nobody has seen before. In each round another node is killed, and the next one hangs, with quiet
+before both, so that what is compared is a few seconds apart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from cluster import faults, load
+from cluster.errors import CannotStart
+from cluster.load import Samples
+from cluster.nodes import Node
+from cluster.request import fetch
+from cluster.state import Directory
+from cluster.supervise import Cluster
+from cluster.topology import Topology
+from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table
+from tests.support.numbered import APP, KEPT, RARE, RENEWED, Numbered, tag, version_of
+from wsgi_isr import InvalidationError, invalidate, replay
+from wsgi_isr.invalidate import tag_names
+from wsgi_isr.keys import Keyspace
+from wsgi_isr.stores import open_store
+from wsgi_isr.stores.wire import USUAL
+
+#: Each node is killed once, and hangs once.
+ROUNDS = 3
+#: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
+COHERENCE = 0.1 + 0.2
+#: Seconds that are measured, that a fault may be felt before, and until every process has noticed that a node is back.
+MEASURED, FELT, NOTICED = 2.5, 1.0, 3.0
+CONNECTIONS, RATE = 16, 300.0
+#: How many pages are hot; and which part of all requests is for one that nobody has seen.
+HOT, NEW = 20, 0.005
+SLOW, REVALIDATE = 0.03, 2.0
+HEALTHY, DEAD, HANGING = "all nodes are there", "a node is dead", "a node hangs"
+
+
+class Spell(NamedTuple):
+    """A stretch of time in which all was as it was called, of one round."""
+
+    what: str
+    round: int
+    began: float
+    ended: float
+
+
+def run() -> Report:
+    if sys.platform != "linux":
+        raise CannotRun("needs Linux: that is what cluster/ runs on")
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        site = Numbered(Path(name), SLOW, REVALIDATE)
+        topology = Topology(nodes=ROUNDS, instances=2, workers=2, app=APP, env=site.env)
+        try:
+            cluster = stack.enter_context(Cluster(topology, Directory(Path(name, "cluster"))))
+        except CannotStart as error:
+            raise CannotRun(str(error)) from None
+        return _run(cluster, Invalidations(cluster, site, Path(name, "journal")))
+
+
+def _run(cluster: Cluster, said: Invalidations) -> Report:
+    # What our own invalidations find out of the nodes is no news here.
+    logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
+    spells: list[Spell] = []
+    with _visited(cluster.balancer.port) as visits:
+        time.sleep(NOTICED)
+        for number in range(ROUNDS):
+            for what, strike, mend in (
+                (DEAD, faults.kill, faults.restart),
+                (HANGING, faults.pause, faults.resume),
+            ):
+                # The two strike different nodes in a round, and each node in the end.
+                node = cluster.nodes[(number + (what is HANGING)) % ROUNDS]
+                spells.append(_spell(HEALTHY, number))
+                strike(cluster, node.name)
+                struck = time.monotonic()
+                said.miss(node)
+                time.sleep(max(0.0, struck + FELT - time.monotonic()))
+                spells.append(_spell(what, number))
+                mend(cluster, node.name)
+                time.sleep(NOTICED)
+                said.make_up()
+    assert visits, "nobody came"
+    return _report(visits[0], spells, said)
+
+
+def _spell(what: str, number: int) -> Spell:
+    began = time.monotonic()
+    time.sleep(MEASURED)
+    return Spell(what, number, began, time.monotonic())
+
+
+@contextlib.contextmanager
+def _visited(port: int) -> Iterator[list[Samples]]:
+    """In the block there are visitors; what they saw is in the list after it."""
+    hot = [RENEWED % number for number in range(HOT)]
+    new = [RARE % number for number in range(1000)]
+    weights = [(1 - NEW) / len(hot)] * len(hot) + [NEW / len(new)] * len(new)
+    over, seen = threading.Event(), []
+
+    def visit() -> None:
+        seen.append(
+            load.run(
+                port,
+                hot + new,
+                seconds=3600,
+                connections=CONNECTIONS,
+                rate=RATE,
+                weights=weights,
+                meanwhile=lambda: not over.is_set(),
+            )
+        )
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+class Invalidations:
+    """Two at a time, of which a node that is away should have been told of the first: how often that was said, and made
+    up for."""
+
+    def __init__(self, cluster: Cluster, site: Numbered, journal: Path) -> None:
+        self._site = site
+        self._store = cluster.store
+        self._journal = journal
+        self._port = cluster.balancer.port
+        with contextlib.closing(open_store(cluster.store)) as store:
+            key = Keyspace("default").tag
+            self._node_of = {row: store.node_of(key(tag_names(tags=[tag(row)])[0])) for row in range(200)}
+        self._rows = iter(self._node_of)
+        self._missed: list[int] = []
+        self.refused = self.made_up = self.lost = 0
+
+    def miss(self, node: Node) -> None:
+        """One of a row that the node has, and one of another row."""
+        there = next(row for row in self._rows if self._node_of[row] == node.address)
+        elsewhere = next(row for row in self._rows if self._node_of[row] != node.address)
+        for row in (there, elsewhere):
+            self._version(row)  # somebody has it
+            self._site.commit(row)
+        try:
+            invalidate(tags=[tag(there), tag(elsewhere)], store=self._store, journal=str(self._journal))
+        except InvalidationError as error:
+            is_said = list(error.undelivered) == [f"tag:{tag(there)}"] and node.address in str(error)
+            self.refused += is_said
+            self.lost += not is_said
+        else:
+            self.lost += 1
+        time.sleep(COHERENCE)
+        self.lost += self._version(elsewhere) != 2
+        self._missed.append(there)
+
+    def make_up(self) -> None:
+        """The node is back."""
+        missed, self._missed = self._missed, []
+        delivered = replay(store=self._store, journal=str(self._journal))
+        time.sleep(COHERENCE)
+        for row in missed:
+            is_made_up = f"tag:{tag(row)}" in delivered and self._version(row) == 2
+            self.made_up += is_made_up
+            self.lost += not is_made_up
+
+    def _version(self, row: int) -> int:
+        answer = fetch(self._port, KEPT % row)
+        assert answer.status == 200, answer
+        return version_of(answer.body)
+
+
+def _report(samples: Samples, spells: list[Spell], said: Invalidations) -> Report:
+    waits: dict[str, list[list[float]]] = {what: [[] for _ in range(ROUNDS)] for what in (HEALTHY, DEAD, HANGING)}
+    for at, seconds in zip(samples.at, samples.seconds, strict=True):
+        for spell in spells:
+            if spell.began <= at - seconds < spell.ended:
+                waits[spell.what][spell.round].append(seconds * 1000)
+    report = Report()
+    for share, who in ((0.5, "half of all visitors wait"), (0.99, "the slowest hundredth waits")):
+        rows = [Row(what, [sorted(some)[int(share * len(some))] for some in each]) for what, each in waits.items()]
+        report.tables.append(Table(f"how long {who}, from {FELT:g} s after the fault on", "ms", rows, HEALTHY))
+    late = report.tables[-1]
+    for what in (DEAD, HANGING):
+        times = late.compare(late.row(what), late.row(HEALTHY))
+        report.budgets.append(Budget(f"{what}: times the 99th percentile without", times, 2))
+    report.budgets.append(Budget("visitors who got no answer, or 5xx", sum(samples.errors.values()), 0))
+    report.budgets.append(Budget("invalidations lost, of those that a node was away for", said.lost, 0))
+    slow = sum(seconds >= USUAL.timeout for seconds in samples.seconds)
+    late_slow = sum(wait >= USUAL.timeout * 1000 for each in waits.values() for some in each for wait in some)
+    verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in load.counts(samples.verdict, samples.verdicts).items())
+    report.notes += [
+        f"{len(samples):,} requests, {RATE:g} in a second, by {CONNECTIONS} connections: {verdicts}",
+        f"{slow} of them took longer than a node may take ({USUAL.timeout:g} s), {late_slow} of these while measured; "
+        f"the longest {max(samples.seconds):.2f} s",
+        f"{said.refused} invalidations were refused by name, and {said.made_up} of them made up for by a replay",
+        *(f"{times} times: {error}" for error, times in samples.errors.items()),
+        f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",
+    ]
+    return report

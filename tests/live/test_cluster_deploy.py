@@ -1,0 +1,129 @@
+"""``python -m cluster roll``: a new release begins with the pages of the one before, and ends with its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.renders import read, windows
+from tests.live.support.command import Command
+from tests.live.support.visitor import SITE, Answer, ask
+from tests.live.support.waiting import until
+from tests.support.numbered import APP, RENEWED, Numbered, tag
+from wsgi_isr import invalidate
+from wsgi_isr.keys import Keyspace, PageKey
+
+REVALIDATE = 4.0
+PAGES = [RENEWED % number for number in range(8)]
+#: Whose row changes in the middle of the deploy.
+CHANGED = 3
+#: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
+COHERENCE = 0.1 + 0.1
+
+
+class Visitors:
+    """Some visitors who look at one page after the other, and what they got, in the order of the answers."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._over = threading.Event()
+        self.seen: list[tuple[str, Answer]] = []
+
+    @contextmanager
+    def there(self, how_many: int = 3) -> Iterator[None]:
+        """In the block they look."""
+        with ThreadPoolExecutor(how_many) as pool:
+            looking = [pool.submit(self._look, number) for number in range(how_many)]
+            try:
+                yield
+            finally:
+                self._over.set()
+        for each in looking:
+            each.result()
+
+    def _look(self, at: int) -> None:
+        while not self._over.wait(0.01):
+            at += 1
+            path = PAGES[at % len(PAGES)]
+            self.seen.append((path, ask(self._port, path)))
+
+
+def test_a_deploy_under_load_has_no_cold_herd_and_no_mixed_pages_and_misses_no_invalidation(
+    tmp_path: Path, figure: Callable[[str], None]
+) -> None:
+    site = Numbered(tmp_path, slow=0.1, revalidate=REVALIDATE)
+    command = Command(tmp_path, WSGI_ISR_RELEASE="one", **site.env)
+    with command.running("--app", APP, "--instances", "3") as state:
+        port = int(state.url.rpartition(":")[2])
+        ports = [int(part.address.rpartition(":")[2]) for part in state.parts if part.role == "gunicorn"]
+        for path in PAGES:  # hot, in every instance
+            for instance in ports:
+                assert _release(ask(instance, path)) == "one"
+        visitors = Visitors(port)
+        with visitors.there(), ThreadPoolExecutor(1) as terminal:
+            roll = terminal.submit(command.done, "roll", "two")
+            until(lambda: any(_release(answer) == "two" for _, answer in visitors.seen), "a page of the new release")
+            assert not roll.done(), "nothing was left of the old release to be told"
+            version = site.commit(CHANGED)
+            invalidate(tags=[tag(CHANGED)], store=state.store)
+            told = time.monotonic()
+            assert roll.result() == "every instance is of release two\n"
+            rolled = time.monotonic()
+
+            def is_renewed() -> bool:
+                return all(_release(ask(instance, path)) == "two" for path in PAGES for instance in ports)
+
+            until(is_renewed, "every page in the new release, everywhere")
+            renewed = time.monotonic()
+            until(lambda: visitors.seen[-1][1].began > renewed + 1, "more visitors")
+        renders = read(command.directory.renders)
+
+    seen = visitors.seen
+    assert {answer.status for _, answer in seen} == {200}
+    # Who came for a page that was hot got one that was there; only after the invalidation was one waited for.
+    changed = RENEWED % CHANGED
+    assert {answer.verdict for path, answer in seen if path != changed} <= {"HIT", "STALE"}
+    assert {answer.verdict for path, answer in seen if path == changed} <= {"HIT", "STALE", "EXPIRED"}
+
+    # One render for each page and window; the page that changed had to be made once more, at the most.
+    keys = {Keyspace("default", "two").page(PageKey("http", SITE, "", path).text): path for path in PAGES}
+    for key, path in keys.items():
+        found = windows(renders, {key: REVALIDATE})
+        assert found.renders >= 1, path
+        assert found.most <= (2 if path == changed else 1), (path, [r for r in renders if r.key == key])
+
+    # The invalidation has reached the pages of both releases.
+    after = [answer for path, answer in seen if path == changed and answer.began > told + COHERENCE]
+    assert {answer.page["version"] for answer in after} == {version}
+    assert {_release(answer) for answer in after} == {"one", "two"}
+
+    # Once renewed, a page is of the new release, whoever answers.
+    assert {_release(answer) for _, answer in seen if answer.began > renewed} == {"two"}
+    verdicts = dict(Counter(answer.verdict for _, answer in seen))
+    figure(
+        f"{len(seen)} answers, {verdicts}; every page was of the new release {renewed - rolled:.1f} s after the roll, "
+        f"by {sum(render.key in keys for render in renders)} renders"
+    )
+
+
+def test_a_release_that_is_rolled_out_once_more_keeps_its_pages(tmp_path: Path) -> None:
+    site = Numbered(tmp_path, revalidate=60)
+    command = Command(tmp_path, **site.env)
+    with command.running("--app", APP) as state:
+        port = int(state.url.rpartition(":")[2])
+        assert ask(port, PAGES[0]).verdict == "MISS"
+        command.done("roll", "one")
+        # The first release had no name; its pages are adopted all the same.
+        assert ask(port, PAGES[0]).verdict == "STALE"
+        until(lambda: _release(ask(port, PAGES[0])) == "one", "the page of the new release")
+        command.done("roll", "one")
+        assert {ask(port, PAGES[0]).verdict for _ in range(4)} == {"HIT"}
+
+
+def _release(answer: Answer) -> str:
+    return str(answer.page["release"])
