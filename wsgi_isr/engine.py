@@ -5,6 +5,7 @@ An :class:`~wsgi_isr.ISR` has one; a script that only uses cached functions gets
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextvars import Context
@@ -21,11 +22,13 @@ from .invalidate import Invalidator
 from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
 from .local import Local, Slot
-from .remote import Remote
+from .remote import Done, Remote
 from .respond import Ready
 from .stamps import Stamps
 from .stores.base import Store
 from .task import Product, Task, Unknown
+
+_log = logging.getLogger("wsgi_isr")
 
 
 class Engine:
@@ -33,6 +36,7 @@ class Engine:
 
     :param produce_page: renders the task of a page; ``None`` where there is no app.
     :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
+    :param is_alone: whether that is true: with two of the same site, a page might be made by the other one's app.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Engine:
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], None] | None = None,
         site: bytes | None = None,
+        is_alone: Callable[[], bool] = lambda: True,
     ) -> None:
         settings, rules = config.settings, config.rules
         self.store = store
@@ -103,8 +108,22 @@ class Engine:
         )
 
         self._remote = None if site is None or remote.folder is None else Remote(remote.folder, site)
+        self._is_alone = is_alone
+        self._is_confused = False
         if self._remote is not None:
-            self.fill.elsewhere = self._remote.submit
+            self.fill.elsewhere = self._hand_over
+
+    def _hand_over(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
+        assert self._remote is not None
+        if self._is_alone():
+            return self._remote.submit(job, first, patience, done)
+        if not self._is_confused:
+            self._is_confused = True
+            _log.warning(
+                "several apps of this process have the same namespace, release and rules: their pages are rendered in "
+                "threads, because a renderer process could not tell them apart (give each a namespace)"
+            )
+        return False
 
     def still_valid(self, slot: Slot, answer: Ready) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""

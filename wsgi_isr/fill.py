@@ -20,7 +20,7 @@ from . import entry as codec
 from . import remote
 from .entry import Content, Proof, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
-from .events import BackgroundFull, Broken, Events, StoreFailed
+from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
 from .flight import Flight, Flights
 from .freshness import Expired, Fresh, Missing, Stale, Standing, Uncacheable
 from .lease import BackingOff, Busy, Leases
@@ -40,6 +40,8 @@ else:  # pragma: no cover
 LOOK_AGAIN = 0.1
 #: Seconds between two looks of a visitor who waits: the first pause, and the longest.
 WAIT_PAUSE = (0.01, 0.25)
+#: Seconds for which a page is not rendered again that its renderer has died of: the first pause, and the longest.
+DEADLY = (1.0, 30.0)
 #: Seconds that a refresh gives a render that began before it: those that wait meanwhile share the next one.
 OLDER_RENDER = 1.0
 
@@ -76,6 +78,8 @@ class Fill(Renders):
         self._most_coming = max(1, queue // 4)
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
+        #: Pages that renderers died of: the last pause, and its end in monotonic seconds.
+        self._deadly: dict[str, tuple[float, float]] = {}
         self._pool = Pool(self._run, self._drop, threads, queue)
         #: Another process that takes jobs, if there is one: called with a job, whether it goes first, how many
         #: seconds it may take, and what is to be called with the word for what came of it (:mod:`.remote`).
@@ -128,7 +132,7 @@ class Fill(Renders):
                 self._renew(task, slot)
             return PassedOn(verdict.reason)
         if isinstance(verdict, Expired):
-            if self._monotonic() < slot.resting_until:
+            if self._monotonic() < max(slot.resting_until, self._rests_until(task)):
                 return Served(slot, "ERROR-RETAINED")
             return self._obtain(task, slot, judged.standing)
         assert_never(verdict)
@@ -175,7 +179,7 @@ class Fill(Renders):
     def _renew(self, task: Task, slot: Slot) -> None:
         """Have the page rendered in the background, unless this process is at it already, or has just
         found that somebody else is."""
-        if self._monotonic() < slot.look_at:
+        if self._monotonic() < max(slot.look_at, self._rests_until(task)):
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         self._send_off(task)
@@ -243,7 +247,22 @@ class Fill(Renders):
         if isinstance(outcome, (Made, Found)) or flight.claim():
             flight.land(outcome)
 
+    def _died(self, task: Task) -> Failed:
+        """A renderer has died of a page. It is not tried at once again, nor in a process that serves: it would die as
+        well. Each process knows that for itself; the lock of the dead lapses by itself."""
+        if len(self._deadly) >= 1024:
+            self._deadly.clear()
+        pause = min(2 * self._deadly.get(task.page, (DEADLY[0] / 2, 0.0))[0], DEADLY[1])
+        self._deadly[task.page] = (pause, self._monotonic() + pause)
+        self._events.emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
+        return Failed("renderer-died")
+
+    def _rests_until(self, task: Task) -> float:
+        return self._deadly[task.page][1] if task.page in self._deadly else 0.0
+
     def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
+        if word == remote.DIED:
+            return self._died(task)
         if task.refreshes is not None:
             self._stamps.forget()
             self._local.unready()
@@ -257,6 +276,7 @@ class Fill(Renders):
                 error = InvalidationError((), {task.refreshes or task.page: cause})
             return Failed(reason, error)
         if word is not None and word.startswith((remote.MADE, remote.FOUND)):
+            self._deadly.pop(task.page, None)
             try:
                 data = self._store.get(task.page)
             except StoreError as raised:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import threading
 import time
 import weakref
@@ -61,7 +60,6 @@ if TYPE_CHECKING:
 
 instances: weakref.WeakSet[ISR] = weakref.WeakSet()
 """Every one of this process."""
-_numbers = itertools.count()
 
 
 class ISR:
@@ -112,8 +110,8 @@ class ISR:
         self._asked: dict[PageKey, None] = {}
         self._beginning = threading.Lock()
         self._live: Engine | None = None
-        #: Tells it from others, in every process that runs the same code.
-        self.site = _site_of(self.config, next(_numbers))
+        #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
+        self.site = _site_of(self.config, app)
         instances.add(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -412,6 +410,7 @@ class ISR:
                     monotonic=self._monotonic,
                     pause=self._pause,
                     site=self.site if self.renders_elsewhere else None,
+                    is_alone=lambda: self.is_alone,
                 )
             return self._live
 
@@ -436,6 +435,11 @@ class ISR:
     def renders_elsewhere(self) -> bool:
         """Whether pages may be rendered in other processes: they have to find them in the store."""
         return self.config.settings.background == "auto" and self.store.keeps and self.store.shared
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other :class:`ISR` of this process has the same :attr:`site`."""
+        return not any(other.site == self.site for other in list(instances) if other is not self)
 
     def is_at(self, home: object) -> bool:
         """Whether data that is kept at ``home`` is this app's."""
@@ -479,10 +483,13 @@ def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
     return any(changed is True for changed in done)
 
 
-def _site_of(config: Config, number: int) -> bytes:
-    """Another release of an app has another one, and so has another of several in a process."""
-    settings = config.settings
-    told = repr((number, settings.namespace, settings.release, sorted(config.rules.policies)))
+def _site_of(config: Config, app: Any) -> bytes:
+    """Another release of an app has another one. Nothing in it depends on the order in which apps were wrapped: that is
+    not the same in two processes of which one has found more tenants than the other."""
+    settings, owner = config.settings, getattr(app, "__self__", app)
+    name = f"{type(owner).__module__}:{type(owner).__qualname__}:{getattr(app, '__qualname__', '')}"
+    what = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
+    told = repr((what, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies)))
     return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
 
 

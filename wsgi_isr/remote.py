@@ -2,7 +2,7 @@
 
 A job is one connection: what is to be rendered goes out, one word comes back when it was. The kernel's backlog is the
 queue, so that there is nobody in between: where it is full, or nobody listens, the job is refused at once and rendered
-here. A renderer that dies closes its connection; its lease lapses, and somebody else renders.
+here, and so it is where nobody accepts it in a moment. A renderer that dies closes its connection.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
+#: Comes back first, from whoever has accepted the job.
+ACCEPTED = b"+"
+#: In place of a word: whoever had accepted the job has died of it, for all that is known.
+DIED = b"died"
 #: Words that come back. The first is followed by a digest of what was stored, the last by the reason.
 MADE, FOUND, BUSY, RESTING, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"resting", b"unknown", b"failed:"
 
@@ -25,6 +28,8 @@ URGENT, LATER = "urgent", "later"
 SITE_BYTES = 16
 #: The largest job, in bytes: it has to fit into the buffer of a socket that nobody reads yet.
 MAX_JOB = 64 * 1024
+#: Seconds in which a renderer has to accept a job, one that a visitor waits for and another one.
+ACCEPT_IN = (0.5, 2.0)
 #: Seconds in which one warning will do, however often renderers come and go.
 WARN_AGAIN = 60.0
 
@@ -32,15 +37,44 @@ WARN_AGAIN = 60.0
 #: processes are forked, and inherited.
 folder: str | None = None
 
-#: Called with the word for what came of a job, or with ``None`` where none came.
+#: Called with the word for what came of a job, :data:`DIED`, or ``None`` where it takes too long.
 Done = Callable[[bytes | None], object]
 
 _log = logging.getLogger("wsgi_isr")
 
 
-class _Sent(NamedTuple):
-    done: Done
-    until: float
+class _Sent:
+    """A job that was sent: until when it has to be accepted, and until when its word has to come."""
+
+    def __init__(self, done: Done, accept_in: float, patience: float) -> None:
+        now = time.monotonic()
+        self.done = done
+        self.until = now + patience
+        self.accepted = False
+        self._accept_by = now + accept_in
+
+    @property
+    def due(self) -> float:
+        """When something must have come."""
+        return self.until if self.accepted else min(self._accept_by, self.until)
+
+    def hear(self, connection: socket.socket) -> bool:
+        """What has come, or has not by now; whether it is over, and ``done`` was called."""
+        try:
+            heard: bytes | None = connection.recv(4096)
+        except BlockingIOError:
+            heard = None
+        except OSError:
+            heard = b""
+        if heard is None:  # too late: that of a word is another matter than that of being accepted
+            self.done(None if self.accepted else UNKNOWN)
+            return True
+        if not self.accepted and heard.startswith(ACCEPTED):
+            self.accepted, heard = True, heard.removeprefix(ACCEPTED)
+            if not heard:
+                return False
+        self.done(heard or (DIED if self.accepted else UNKNOWN))
+        return True
 
 
 class Remote:
@@ -77,7 +111,7 @@ class Remote:
             if self._closed or not self._is_listening():
                 connection.close()
                 return False
-            self._sent[connection] = _Sent(done, time.monotonic() + patience)
+            self._sent[connection] = _Sent(done, ACCEPT_IN[0] if first else ACCEPT_IN[1], patience)
             self._well = True
             self._nudge()
         return True
@@ -91,9 +125,9 @@ class Remote:
             wake, self._wake = self._wake, None
         if wake is not None:
             wake.close()
-        for connection, (done, _) in sent.items():
+        for connection, job in sent.items():
             connection.close()
-            done(None)
+            job.done(None)
 
     def _send(self, message: bytes, name: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -132,8 +166,11 @@ class Remote:
             wake.setblocking(False)
             woken.setblocking(False)
             try:
-                threading.Thread(target=self._listen, args=(woken,), name="wsgi-isr-remote", daemon=True).start()
-            except RuntimeError:  # nor threads
+                selector = selectors.DefaultSelector()
+                selector.register(woken, selectors.EVENT_READ)
+                parts = woken, selector
+                threading.Thread(target=self._listen, args=parts, name="wsgi-isr-remote", daemon=True).start()
+            except (OSError, RuntimeError):  # nor threads
                 wake.close()
                 woken.close()
                 return False
@@ -144,40 +181,52 @@ class Remote:
         if self._wake is not None:
             try:
                 self._wake.send(b"+")
-            except BlockingIOError:  # it is behind, and will look at all there is
+            except OSError:  # it is behind, and will look at all there is; or at its end, and another one will begin
                 pass
 
-    def _listen(self, woken: socket.socket) -> None:
-        """Wait for words until :meth:`close`."""
-        with selectors.DefaultSelector() as selector, woken:
-            selector.register(woken, selectors.EVENT_READ)
-            known: dict[socket.socket, _Sent] = {}
-            while True:
-                soonest = min((sent.until for sent in known.values()), default=None)
-                patience = None if soonest is None else max(0.0, soonest - time.monotonic())
-                ready = {key.fileobj for key, _ in selector.select(patience)}
-                if woken in ready:
-                    woken.recv(4096)
+    def _listen(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+        """Wait for words until :meth:`close`. Whatever ends it before that, nobody goes on waiting, and the next job
+        begins another one."""
+        try:
+            with selector, woken:
+                self._hear(woken, selector)
+        except Exception:
+            _log.exception("what listens to the renderer processes has ended")
+        finally:
+            with self._lock:
+                closed, wake = self._closed, self._wake
+                sent, self._sent = ({}, self._sent) if closed else (self._sent, {})
+                if not closed:
+                    self._wake = None
+            if not closed and wake is not None:
+                wake.close()
+            for connection, job in sent.items():
+                connection.close()
+                job.done(None)
+
+    def _hear(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+        known: dict[socket.socket, _Sent] = {}
+        while True:
+            soonest = min((sent.due for sent in known.values()), default=None)
+            patience = None if soonest is None else max(0.0, soonest - time.monotonic())
+            ready = {key.fileobj for key, _ in selector.select(patience)}
+            if woken in ready:
+                woken.recv(4096)
+            with self._lock:
+                if self._closed:
+                    return
+                came = {one: sent for one, sent in self._sent.items() if one not in known}
+            now = time.monotonic()
+            for connection in [one for one, sent in known.items() if one in ready or sent.due <= now]:
                 with self._lock:
-                    if self._closed:
+                    if connection not in self._sent:  # close() has seen to it
                         return
-                    now = time.monotonic()
-                    over = [one for one, sent in known.items() if one in ready or sent.until <= now]
-                    for connection in over:
-                        del self._sent[connection]
-                    came = {one: sent for one, sent in self._sent.items() if one not in known}
-                for connection in over:
+                if known[connection].hear(connection):
                     selector.unregister(connection)
-                    with connection:
-                        word = _read(connection)
-                    known.pop(connection).done(word)
-                for connection in came:
-                    selector.register(connection, selectors.EVENT_READ)
-                known |= came
-
-
-def _read(connection: socket.socket) -> bytes | None:
-    try:
-        return connection.recv(4096) or None
-    except OSError:
-        return None
+                    connection.close()
+                    del known[connection]
+                    with self._lock:
+                        self._sent.pop(connection, None)
+            for connection in came:
+                selector.register(connection, selectors.EVENT_READ)
+            known |= came

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from .children import Stopping
 from .middleware import ISR
 from .process import close_all
-from .remote import FAILED, MAX_JOB, SITE_BYTES, UNKNOWN
+from .remote import ACCEPTED, FAILED, MAX_JOB, SITE_BYTES, UNKNOWN
 from .task import Task
 
 #: Seconds between two looks at what nobody tells: a parent that is gone, a renderer that hangs.
@@ -144,7 +144,9 @@ class _Desk:
     def _do(self, connection: socket.socket) -> None:
         try:
             with connection:
-                connection.sendall(self._word(_read(connection)))
+                message = _read(connection)
+                connection.sendall(ACCEPTED)  # in vain where it took us too long, and others do it
+                connection.sendall(self._word(message))
         except OSError:
             pass  # who asked is gone; the page is there
         except Exception:

@@ -42,8 +42,8 @@ _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
 #: Seconds, beyond ``drain``, in which a renderer has to end that was asked to.
 _LAST_WORDS = 1.0
-#: The exit code of a supervisor that was asked to stop. Any other says that it has found nothing to do.
-_STOPPED = 75
+#: Exit codes of a supervisor: it was asked to stop; the app does not import. 0: nobody wants renderers.
+_STOPPED, _NO_APP = 75, 76
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -56,10 +56,35 @@ def make_folder(uid: int | None = None, gid: int | None = None) -> str:
 
     :param uid: who the processes run as, if that is somebody else.
     """
-    folder = tempfile.mkdtemp(prefix="wsgi-isr-")
+    _sweep()
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-")
     if uid is not None and gid is not None and uid != os.geteuid():
         os.chown(folder, uid, gid)
     return folder
+
+
+_PREFIX = "wsgi-isr-"
+
+
+def _started(pid: int) -> str:
+    """When a process was, in ticks since the machine was (proc(5)): with it, a process id is one for ever. Empty where
+    it is gone, ``0`` where nobody can tell."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except FileNotFoundError:
+        return "" if os.path.exists("/proc/self/stat") else "0"
+    except (OSError, IndexError):
+        return "0"
+
+
+def _sweep() -> None:
+    """Remove the folders of servers that were killed with everybody who would have done that."""
+    for name in os.listdir(tempfile.gettempdir()):
+        pid, _, rest = name.removeprefix(_PREFIX).partition("-")
+        started, _, unique = rest.partition("-")
+        if name.startswith(_PREFIX) and unique and pid.isdigit() and _started(int(pid)) not in (started, "0"):
+            shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
 
 
 def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:
@@ -146,29 +171,38 @@ def _watch(
     # Only to wake it up: it has to clean up behind the others. Once more, because it may be another user now.
     die_with(parent, by=signal.SIGCONT)
     me, again = os.getpid(), _Again()
+    has_loaded = False
     while not stopping:
-        listening = sockets or open_sockets(folder)
-        sockets = None
         began = time.monotonic()
-        pid = fork("isr-supervisor", lambda: _supervise(listening, load, me))  # noqa: B023 - forked at once
-        listening.close()
-        while (status := status_of(pid)) is None and not stopping:
-            stopping.wait(LOOK)
-        if status is None:
-            ask_to_stop(pid)
-            while status_of(pid) is None:
-                stopping.wait(LOOK)
-        elif os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == _STOPPED:
-            pause = again.after(time.monotonic() - began)
-            text = "the supervisor of the renderer processes was stopped by signal %d: another one begins in %g s"
-            _log.warning(text, os.WTERMSIG(status) or signal.SIGTERM, pause)
-            until = time.monotonic() + pause
-            while not stopping and (left := until - time.monotonic()) > 0:
-                stopping.wait(min(left, LOOK))
+        try:
+            listening = sockets or open_sockets(folder)
+            sockets = None
+            pid = fork("isr-supervisor", lambda: _supervise(listening, load, me))  # noqa: B023 - forked at once
+            listening.close()
+        except OSError as error:  # no more processes, or no memory
+            why = error.strerror or "it cannot be begun"
         else:
-            # Nobody wants renderers, or the app does not import. Trying that again would not lead to anything else.
-            content[0] = 1
-            return 0
+            while (status := status_of(pid)) is None and not stopping:
+                stopping.wait(LOOK)
+            if status is None:
+                while status_of(pid) is None:
+                    ask_to_stop(pid)  # again and again: it may be loading an app that has handlers of its own
+                    stopping.wait(LOOK)
+                break
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
+            if code == 0 or (code == _NO_APP and not has_loaded):
+                # Nobody wants renderers; or the app does not import, which workers say as well. Trying that again
+                # would not lead to anything else.
+                content[0] = 1
+                return 0
+            has_loaded = has_loaded or code != _NO_APP
+            number = signal.SIGTERM if code == _STOPPED else os.WTERMSIG(status)
+            why = f"it was stopped by signal {number:d}" if code in (None, _STOPPED) else "it has ended"
+        pause = again.after(time.monotonic() - began)
+        _log.warning("the supervisor of the renderer processes: %s; another one begins in %g s", why, pause)
+        until = time.monotonic() + pause
+        while not stopping and (left := until - time.monotonic()) > 0:
+            stopping.wait(min(left, LOOK))
     if stopping.orphaned:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -192,8 +226,13 @@ class _Again:
 def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int:
     """Load the app, and have its renderers."""
     os.nice(NICENESS)  # before that: loading is not to be felt either
-    app = load()
-    sites = {isr.site: isr for isr in instances if isr.renders_elsewhere}
+    try:
+        app = load()
+    except Exception:
+        _log.exception("the app does not import in the supervisor of the renderer processes")
+        return _NO_APP
+    # Of several that cannot be told apart none is served: a job might be another tenant's.
+    sites = {isr.site: isr for isr in instances if isr.renders_elsewhere and isr.is_alone}
     if not sites:
         return 0
     # Only now is there something to come to an end, and the app may have had handlers of its own.
@@ -235,11 +274,13 @@ class Staff:
         """Do what is due; at most so many seconds until there is more to do."""
         self._look(now)
         for at in [at for at in self._due if at <= now]:
-            board = Board()
+            board = None
             try:
+                board = Board()
                 self._working[self._begin(board)] = _Renderer(now, board)
             except OSError as error:  # no more processes, or no memory
-                board.close()
+                if board is not None:
+                    board.close()
                 _log.warning("no renderer process can be begun (%s)", error.strerror)
                 self._due.append(now + _PAUSE[0])
             self._due.remove(at)

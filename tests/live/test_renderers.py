@@ -393,7 +393,7 @@ def test_an_app_that_does_not_import_there_is_not_tried_again_and_again(env: Map
         os.kill(worker, signal.SIGTERM)
         until(lambda: server.workers() not in ([], [worker]), "another worker")
         assert renewed(server, "/", stale(server)).page["pid"] in server.workers()
-        assert warnings(server, "isr-supervisor ended") == 1
+        assert warnings(server, "the app does not import in the supervisor") == 1
         assert server.stop() == 0
 
 
@@ -614,3 +614,100 @@ def test_the_command_wraps_an_app_and_starts_renderers(env: Mapping[str, str], t
         assert server.stop() == 0
         assert server.left() == []
         assert server.complaints() == []
+
+
+# What cannot be told apart, what is slow to come, what is deadly ----------------------------------------
+
+TENANTS = """
+import os
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from wsgi_isr import ISR
+
+def tenant(name):
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "application/json")])
+        told = (os.getpid(), os.urandom(4).hex().encode(), name.encode())
+        return [b'{"pid": %d, "render": "%s", "name": "%s"}' % told]
+    return ISR(app)
+
+def nobody(environ, start_response):
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+
+names = open("names").read().split()
+application = DispatcherMiddleware(nobody, {"/" + name: tenant(name) for name in names})
+"""
+
+
+def test_no_page_of_one_tenant_is_made_by_the_app_of_another(env: Mapping[str, str], tmp_path: Path) -> None:
+    (tmp_path / "tenants.py").write_text(TENANTS)
+    (tmp_path / "names").write_text("alpha gamma")
+    with Gunicorn(tmp_path / "log", env, "tenants", workers=1, directory=tmp_path) as server:
+        # The list grows, and only a worker that comes later knows of it.
+        (tmp_path / "names").write_text("alpha beta gamma")
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGTERM)
+        until(lambda: server.workers() not in ([], [worker]), "another worker")
+        for _ in range(3):
+            for name in ("alpha", "beta", "gamma"):
+                answer = renewed(server, f"/{name}/x", stale(server, f"/{name}/x"))
+                assert answer.page["name"] == name
+        assert warnings(server, "could not tell them apart") == 3  # one for each of them
+
+
+SLOW_THERE = """
+import multiprocessing, os, sys, time
+
+with open("loads", "a") as file:
+    file.write("x")
+if open("/proc/self/comm").read().startswith("isr-") and len(open("loads").read()) > 2:
+    time.sleep(20)
+from tests.live.support.measured import application
+"""
+
+
+def test_while_another_supervisor_loads_the_app_threads_do_its_work(env: Mapping[str, str], tmp_path: Path) -> None:
+    (tmp_path / "slowly.py").write_text(SLOW_THERE)
+    with Gunicorn(tmp_path / "log", env, "slowly", workers=1, directory=tmp_path) as server:
+        until(server.renderers, "a renderer")
+        ask(server.port)
+        (supervisor,) = server.called(SUPERVISOR)
+        server.kill(supervisor)
+        until(lambda: server.called(SUPERVISOR) not in ([], [supervisor]), "another supervisor")
+        old = ask(server.port)
+        assert renewed(server, "/", old).page["pid"] in server.workers()
+        assert server.renderers() == []
+
+
+DEADLY = """
+import os
+from wsgi_isr import ISR
+
+def app(environ, start_response):
+    if os.path.exists("deadly") and environ["PATH_INFO"] == "/deadly":
+        with open("deaths", "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), 9)
+    start_response("200 OK", [("Content-Type", "application/json")])
+    return [b'{"pid": %d, "render": "%s"}' % (os.getpid(), os.urandom(4).hex().encode())]
+
+application = ISR(app)
+"""
+
+
+def test_a_page_that_renderers_die_of_is_left_alone_for_longer_and_longer(
+    env: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "deadly_app.py").write_text(DEADLY)
+    with Gunicorn(tmp_path / "log", env, "deadly_app", workers=1, directory=tmp_path) as server:
+        until(server.renderers, "a renderer")
+        (worker,) = server.workers()
+        old = ask(server.port, "/deadly")
+        (tmp_path / "deadly").touch()
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            answer = ask(server.port, "/deadly")
+            assert (answer.status, answer.render) == (200, old.render)
+            time.sleep(0.02)  # visitors come all the time
+        assert 1 <= len((tmp_path / "deaths").read_text()) <= 4
+        assert server.workers() == [worker]

@@ -17,7 +17,7 @@ from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled,
 from wsgi_isr import remote
 from wsgi_isr.entry import Content, pack, unpack
 from wsgi_isr.errors import InvalidationError
-from wsgi_isr.events import Broken, StoreFailed
+from wsgi_isr.events import Broken, RenderFailed, StoreFailed
 from wsgi_isr.fill import Fill
 from wsgi_isr.freshness import Failure
 from wsgi_isr.keys import Keyspace
@@ -51,6 +51,7 @@ class Renderers:
         connection, _ = self.listeners[name].accept()
         connection.settimeout(NEVER)
         message = b"".join(iter(lambda: connection.recv(65536), b""))
+        connection.sendall(remote.ACCEPTED)
         return connection, message
 
     def close(self) -> None:
@@ -111,9 +112,10 @@ def test_what_a_visitor_waits_for_goes_another_way(renderers: Renderers, client:
     heard = Heard()
     assert client.submit(b"at once", True, 30, heard)
     connection, message = renderers.accept(URGENT)
-    connection.close()
+    with connection:
+        connection.sendall(remote.FOUND)
     assert message == SITE + b"at once"
-    assert heard.word() is None
+    assert heard.word() == remote.FOUND
 
 
 def test_many_are_under_way_at_once_and_each_hears_its_own(renderers: Renderers, client: Remote) -> None:
@@ -133,22 +135,78 @@ def test_a_renderer_that_dies_is_heard_of_at_once(renderers: Renderers, client: 
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     renderers.accept()[0].close()
-    assert heard.word() is None
+    assert heard.word() == remote.DIED
 
 
-def test_so_is_one_that_dies_with_jobs_in_its_queue(renderers: Renderers, client: Remote) -> None:
+def test_who_dies_with_jobs_in_its_queue_has_not_begun_them(renderers: Renderers, client: Remote) -> None:
     renderers.listen()
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     renderers.close()
-    assert heard.word() is None
+    assert heard.word() == remote.UNKNOWN
 
 
 def test_a_word_that_takes_too_long_is_not_waited_for(renderers: Renderers, client: Remote) -> None:
     renderers.listen()
     heard = Heard()
-    assert client.submit(b"job", False, 0.0, heard)
+    assert client.submit(b"job", False, 0.5, heard)
+    connection, _ = renderers.accept()
     assert heard.word() is None
+    connection.close()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_job_that_nobody_accepts_in_a_moment_is_taken_back(
+    renderers: Renderers, client: Remote, first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "ACCEPT_IN", (0.0, 0.0))
+    renderers.listen(URGENT if first else LATER)
+    heard = Heard()
+    assert client.submit(b"job", first, 30, heard)
+    assert heard.word() == remote.UNKNOWN
+
+
+def test_a_renderer_that_says_two_things_at_once_is_understood(renderers: Renderers, client: Remote) -> None:
+    renderers.listen()
+    heard = Heard()
+    assert client.submit(b"job", False, 30, heard)
+    connection, _ = renderers.listeners[LATER].accept()
+    with connection:
+        connection.sendall(remote.ACCEPTED + remote.RESTING)
+    assert heard.word() == remote.RESTING
+
+
+def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
+    renderers: Renderers, client: Remote, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renderers.listen()
+    heard, again = Heard(), Heard()
+    with monkeypatch.context() as broken:
+        broken.setattr(remote._Sent, "hear", lambda self, connection: 1 / 0)
+        assert client.submit(b"job", False, 30, heard)
+        connection, _ = renderers.accept()
+        assert heard.word() is None
+        connection.close()
+    assert "has ended" in caplog.text
+    assert client.submit(b"job", False, 30, again)
+    connection, _ = renderers.accept()
+    with connection:
+        connection.sendall(remote.FOUND)
+    assert again.word() == remote.FOUND
+
+
+def test_without_descriptors_for_listening_a_job_is_refused(
+    renderers: Renderers, client: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> None:
+        raise OSError(24, "Too many open files")
+
+    renderers.listen()
+    with monkeypatch.context() as broken:
+        broken.setattr("selectors.DefaultSelector", none_left)
+        assert not client.submit(b"job", False, 30, unheard)
+    heard = Heard()
+    assert client.submit(b"job", False, 30, heard)
 
 
 def test_after_the_end_nothing_is_sent_and_who_waits_hears_of_it(renderers: Renderers, client: Remote) -> None:
@@ -554,3 +612,41 @@ def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_ne
 
     server.fill.elsewhere = elsewhere
     assert shown(server.get()) == ("STALE", "v2")
+
+
+def test_a_page_that_renderers_die_of_is_left_alone_for_a_while_and_longer_each_time() -> None:
+    cluster = Cluster(Origin(page("v1")))
+    server = cluster.process()
+    server.get()
+    server.fill._stamps.invalidate(["all"], Mode.EXPIRE)
+    jobs: list[bytes] = []
+
+    def elsewhere(job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+        jobs.append(job)
+        done(remote.DIED)
+        return True
+
+    server.fill.elsewhere = elsewhere
+    pauses = []
+    for _ in range(7):
+        before = len(jobs)
+        while len(jobs) == before:
+            cluster.clock.advance(0.5)
+            assert shown(server.get()) == ("ERROR-RETAINED", "v1")
+        pauses.append(server.events(RenderFailed)[-1].retry_in)
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    assert cluster.origin.renders == 1  # and never in a process that serves
+
+
+def test_a_refresh_of_a_page_that_its_renderer_dies_of_fails_at_once() -> None:
+    server = Cluster().process()
+    calls = []
+
+    def elsewhere(_job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+        calls.append(1)
+        done(remote.DIED)
+        return True
+
+    server.fill.elsewhere = elsewhere
+    assert server.fill.refresh(TASK, "all") == Failed("renderer-died")
+    assert len(calls) == 1
