@@ -26,7 +26,9 @@ from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import ask
 from tests.live.support.waiting import until
 from tests.support.memcached import Memcached
+from wsgi_isr import gunicorn as hooks
 from wsgi_isr.config import Config
+from wsgi_isr.renderers import NICENESS
 from wsgi_isr.stores.memcached import MemcachedStore
 from wsgi_isr.stores.urls import take_apart
 from wsgi_isr.stores.wire import USUAL
@@ -174,7 +176,7 @@ BROKEN = [
     ("kubernetes/memcached.yaml", judge_kubernetes, "replicas: 3", 'replicas: "3"'),
     ("kubernetes/options.yaml", judge_kubernetes, 'WEB_CONCURRENCY: "4"', "WEB_CONCURRENCY: 4"),
     ("systemd/isr-app@.service", judge_unit, "ProtectHome=yes", "ProtectHomes=yes"),
-    ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=30", "TimeoutStopSec=soon"),
+    ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=40", "TimeoutStopSec=soon"),
     ("systemd/isr-memcached@.service", judge_unit, "SystemCallFilter=@system-service", "SystemCallFilter=@nothing"),
     ("systemd/isr-app@.socket", judge_unit, "ListenStream=127.0.0.1:%i", "ListenStreams=127.0.0.1:%i"),
     ("nginx/upstream.conf", judge_nginx, "least_conn;", "least_con;"),
@@ -299,6 +301,11 @@ def test_every_setting_of_gunicorn_is_one() -> None:
     assert ours - {"control_socket_disable"} <= set(make_settings())
 
 
+def test_gunicorn_has_every_hook() -> None:
+    ours = gunicorn()
+    assert {name: ours.get(name) for name in hooks.__all__} == {name: getattr(hooks, name) for name in hooks.__all__}
+
+
 def units(name: str) -> configparser.ConfigParser:
     # A setting may be there several times; here, the last will do.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
@@ -308,8 +315,10 @@ def units(name: str) -> configparser.ConfigParser:
 
 
 def test_whoever_stops_an_instance_waits_longer_than_it_drains() -> None:
-    graceful = gunicorn()["graceful_timeout"]
-    assert graceful > Config.load(environ={}, options={"store": "memory://"}).settings.drain
+    drain = Config.load(environ={}, options={"store": "memory://"}).settings.drain
+    assert gunicorn()["graceful_timeout"] > drain
+    # Renderers are asked to stop when the last worker is gone, and get as long as workers and a second more.
+    graceful = gunicorn()["graceful_timeout"] + drain + 1
     pod = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]
     before = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] > before + graceful
@@ -330,8 +339,12 @@ def test_nginx_lets_go_of_idle_connections_before_gunicorn_and_waits_for_a_rende
 
 def connections(instances: int, workers: int, threads: int) -> int:
     """To one node, at the most: README.md, "Sizing"."""
-    background = Config.load(environ={}, options={"store": "memory://"}).settings.background_threads
-    return instances * workers * (min(USUAL.pool, threads + background + 1) + 1)
+    settings = Config.load(environ={}, options={"store": "memory://"}).settings
+    background = settings.background_threads
+    of_a_worker = min(USUAL.pool, threads + background + 1) + 1
+    # Threads that take jobs, and those of its own: for what is due of the parts of a page.
+    of_a_renderer = min(USUAL.pool, 2 * background + 1) + 1
+    return instances * (workers * of_a_worker + settings.renderers * of_a_renderer)
 
 
 def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None:
@@ -349,6 +362,42 @@ def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None
     for instances, workers, threads in ((2, 2, 8), (20, 4, 8), (500, 4, 8)):
         row = f"| {instances} | {workers} | {threads} | {connections(instances, workers, threads):,} |"
         assert row in guide, row
+    plan = (ROOT / "cluster" / "PLAN.md").read_text()
+    for instances in (200, 2_000):
+        assert f"{connections(instances, 4, 8):,} connections to each" in plan
+
+
+def megabytes(workers: int, app: int = 100) -> int:
+    """Of an instance, if its processes share nothing: README.md, "Sizing"."""
+    settings = Config.load(environ={}, options={"store": "memory://"}).settings
+    return (workers + settings.renderers) * (app + settings.local_bytes // 10**6)
+
+
+def test_an_instance_has_memory_for_its_workers_and_renderers() -> None:
+    assert f"an app of 100 MB take {round(megabytes(4), -1)} MB" in (DEPLOY / "README.md").read_text().replace(
+        "\n", " "
+    )
+    environment = compose_environment()
+    assert int(compose()["services"]["app-1"]["mem_limit"].rstrip("m")) > megabytes(int(environment["WEB_CONCURRENCY"]))
+    (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    request = int(container["resources"]["requests"]["memory"].removesuffix("Mi"))
+    assert request > megabytes(int(kubernetes_environment()["WEB_CONCURRENCY"]))
+
+
+def test_what_can_only_be_read_has_a_place_for_the_sockets_of_the_renderers() -> None:
+    app = compose()["services"]["app-1"]
+    assert app["read_only"]
+    assert app["tmpfs"] == ["/tmp"]
+    pod = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    (mounted,) = pod["containers"][0]["volumeMounts"]
+    (volume,) = pod["volumes"]
+    assert (mounted["name"], mounted["mountPath"]) == (volume["name"], "/tmp")
+    assert "emptyDir" in volume
+    assert not any("TMPDIR" in environment() for environment in ENVIRONMENTS)
+    service = units("isr-app@.service")["Service"]
+    assert service["PrivateTmp"] == "yes"
+    assert "AF_UNIX" in service["RestrictAddressFamilies"].split()
 
 
 def test_the_image_copies_what_is_there_and_not_ignored() -> None:
@@ -372,6 +421,74 @@ def test_the_probes_ask_for_something_that_is_there() -> None:
     assert (ROOT / "examples" / "blog_flask" / next(iter(paths)).lstrip("/")).exists()
 
 
+# gunicorn as isr-app@.service confines it: its filter of system calls, and no memory that can be written and executed
+# (PR_SET_MDWE of the kernel, which is what systemd uses where there is one).
+CONFINED = """
+import ctypes, mmap, os, sys
+names, arguments = sys.argv[1].split(), sys.argv[2:]
+libc, seccomp = ctypes.CDLL(None, use_errno=True), ctypes.CDLL("libseccomp.so.2")
+seccomp.seccomp_init.restype = ctypes.c_void_p
+filtered = ctypes.c_void_p(seccomp.seccomp_init(0x00050000 | 1))  # SCMP_ACT_ERRNO(EPERM)
+for name in names:
+    number = seccomp.seccomp_syscall_resolve_name(name.encode())
+    if number >= 0:
+        seccomp.seccomp_rule_add(filtered, 0x7fff0000, number, 0)  # SCMP_ACT_ALLOW
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+denies = libc.prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE, since Linux 6.3
+assert seccomp.seccomp_load(filtered) == 0
+try:
+    os.chroot("/")
+    sys.exit("system calls are not filtered")
+except PermissionError:
+    pass
+if denies:
+    try:
+        mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)
+        sys.exit("memory can be written and executed")
+    except PermissionError:
+        pass
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *arguments])
+"""
+
+
+def allowed(group: str) -> set[str]:
+    """The system calls of a group of systemd's."""
+    command = [program("systemd-analyze", "systemd"), "syscall-filter", group]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.splitlines()
+    names = {line.strip() for line in lines[1:] if line.strip() and not line.strip().startswith("#")}
+    groups = {name for name in names if name.startswith("@")}
+    return (names - groups).union(*map(allowed, groups))
+
+
+def test_the_renderers_work_within_what_systemd_allows(tmp_path: Path) -> None:
+    service = units("isr-app@.service")["Service"]
+    assert service["MemoryDenyWriteExecute"] == "yes"
+    node = Memcached()
+    with contextlib.ExitStack() as stack:
+        stack.callback(node.kill)
+        env = {
+            "WSGI_ISR_STORE": f"memcached://{node.name}",
+            "BLOG_DB": str(tmp_path / "blog.sqlite3"),
+            "TMPDIR": str(tmp_path),
+        }
+        instance = stack.enter_context(
+            Gunicorn(
+                tmp_path / "log",
+                env,
+                "examples.blog_flask:app",
+                arguments=["--config", str(DEPLOY / "gunicorn.conf.py")],
+                program=["-c", CONFINED, " ".join(sorted(allowed(service["SystemCallFilter"])))],
+            )
+        )
+        until(instance.renderers, "a renderer process")
+        (renderer,) = instance.renderers()
+        assert os.getpriority(os.PRIO_PROCESS, renderer) == os.getpriority(os.PRIO_PROCESS, instance.pid) + NICENESS
+        assert ask(instance.port, "/").verdict == "MISS"
+        assert instance.stop() == 0
+        assert instance.complaints() == []
+        assert list(tmp_path.glob("wsgi-isr-*")) == []
+
+
 def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_path: Path) -> None:
     node = Memcached()
     with contextlib.ExitStack() as stack:
@@ -389,6 +506,7 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
                     env,
                     "examples.blog_flask:app",
                     arguments=["--config", str(DEPLOY / "gunicorn.conf.py")],
+                    program=["-m", "gunicorn"],  # with no other hooks than those of the file
                 )
             )
             for number in range(2)
@@ -399,6 +517,8 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
             text = text.replace(written, str(instance.port))
         upstream.write_text(text)
         port = stack.enter_context(nginx(upstream, tmp_path))
+        for instance in instances:
+            until(instance.renderers, "a process called isr-renderer")
         assert ask(port, env["PROBE_PATH"]).status == 200
         answers = [ask(port, "/") for _ in range(8)]
         assert {answer.status for answer in answers} == {200}
