@@ -35,6 +35,7 @@ from wsgi_isr.stores.wire import USUAL
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
+SECRET = DEPLOY / "isr-secrets.example.yaml"
 KUBERNETES = sorted((DEPLOY / "kubernetes").iterdir())
 SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket"))
 NGINX = sorted((DEPLOY / "nginx").glob("upstream*.conf"))
@@ -147,6 +148,7 @@ JUDGED: list[tuple[Path, Callable[[Path, Path], str]]] = [
     (DEPLOY / "compose.yaml", judge_compose),
     (DEPLOY / "Dockerfile", judge_dockerfile),
     (DEPLOY / "gunicorn.conf.py", judge_gunicorn),
+    (SECRET, judge_kubernetes),
     *((path, judge_kubernetes) for path in KUBERNETES),
     *((path, judge_unit) for path in SYSTEMD),
     *((path, judge_nginx) for path in NGINX),
@@ -175,6 +177,8 @@ BROKEN = [
     ("kubernetes/app.yaml", judge_kubernetes, "readinessProbe:", "readynessProbe:"),
     ("kubernetes/memcached.yaml", judge_kubernetes, "replicas: 3", 'replicas: "3"'),
     ("kubernetes/options.yaml", judge_kubernetes, 'WEB_CONCURRENCY: "4"', "WEB_CONCURRENCY: 4"),
+    ("kubernetes/app.yaml", judge_kubernetes, "namespaceSelector:", "namespacesSelector:"),
+    ("isr-secrets.example.yaml", judge_kubernetes, "stringData:", "stringsData:"),
     ("systemd/isr-app@.service", judge_unit, "ProtectHome=yes", "ProtectHomes=yes"),
     ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=40", "TimeoutStopSec=soon"),
     ("systemd/isr-memcached@.service", judge_unit, "SystemCallFilter=@system-service", "SystemCallFilter=@nothing"),
@@ -279,6 +283,41 @@ def test_selectors_select_what_is_there() -> None:
             assert selects(selector), f"{kind} {name} selects {selector}"
     (container,) = found["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
     assert {next(iter(each.values()))["name"] for each in container["envFrom"]} == {"isr-options", "isr-secrets"}
+
+
+def test_no_secret_is_applied_with_the_rest() -> None:
+    assert [name for kind, name in manifests() if kind == "Secret"] == []
+    (example,) = documents(SECRET)
+    (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    assert {"secretRef": {"name": example["metadata"]["name"]}} in container["envFrom"]
+    literals = [f"--from-literal={name}=" for name in example["stringData"]]
+    for text in (SECRET.read_text(), (DEPLOY / "README.md").read_text()):
+        (command,) = re.findall(r"kubectl create secret generic isr-secrets (.*)", text)
+        assert all(literal in command for literal in literals)
+
+
+def test_whoever_believes_everybody_is_reached_by_few() -> None:
+    everybody = {way for way in ENVIRONMENTS if way()["FORWARDED_ALLOW_IPS"] == "*"}
+    assert everybody == {compose_environment, kubernetes_environment}, "each needs a fence, and a test here"
+    # Compose: no port is published, and nobody but what is in front shares a network with it that leads out.
+    services = compose()["services"]
+    assert not any("ports" in service for name, service in services.items() if name != "nginx")
+    networks = compose()["networks"]
+    outside = {name for name in services["app-1"]["networks"] if not (networks[name] or {}).get("internal")}
+    assert {name for name, one in services.items() if outside & {*one["networks"]}} == {"app-1", "app-2", "nginx"}
+    # Kubernetes: a policy for its pods, and each way in says from where.
+    labels = manifests()["Deployment", "isr-app"]["spec"]["template"]["metadata"]["labels"]
+    policies = [
+        document["spec"]
+        for (kind, _), document in manifests().items()
+        if kind == "NetworkPolicy" and document["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    ]
+    assert policies
+    for policy in policies:
+        assert "Ingress" in policy["policyTypes"]
+        for way_in in policy["ingress"]:
+            assert way_in["from"]
+            assert all(selector.get("matchLabels") for peer in way_in["from"] for selector in peer.values())
 
 
 def _selectors(spec: Any) -> Iterator[dict[str, str]]:
