@@ -14,9 +14,10 @@ import runpy
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from socket import socket
+from socket import SHUT_RDWR, socket
 from typing import Any
 
 import pytest
@@ -566,29 +567,120 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
         assert ask(port, "/").status == 200, "the other one goes on"
 
 
+class Silent:
+    """``with Silent() as silent:`` an instance that takes requests and never answers them.
+
+    :param breaks: it closes the connection instead.
+    """
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.requests = 0
+        self._breaks = breaks
+        self._kept: list[socket] = []
+
+    def __enter__(self) -> Silent:
+        self._listener = socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._take)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(SHUT_RDWR)
+        self._thread.join()
+        for one in (self._listener, *self._kept):
+            one.close()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):  # it was shut down
+            while True:
+                connection, _ = self._listener.accept()
+                self._kept.append(connection)
+                self.requests += connection.recv(65536) != b""
+                if self._breaks:
+                    connection.shutdown(SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("method", "breaks", "status", "sent"),
+    [
+        pytest.param("GET", False, 504, 1, id="a slow page"),
+        pytest.param("POST", False, 504, 1, id="a slow form"),
+        pytest.param("GET", True, 502, 2, id="a page whose connection breaks"),
+        pytest.param("POST", True, 502, 1, id="a form whose connection breaks"),
+    ],
+)
+def test_what_nginx_sends_to_another_instance(
+    method: str, breaks: bool, status: int, sent: int, tmp_path: Path
+) -> None:
+    with Silent(breaks) as one, Silent(breaks) as other:
+        upstream = tmp_path / "upstream"
+        text = (DEPLOY / "nginx" / "upstream.conf").read_text()
+        upstream.write_text(text.replace("8001", str(one.port)).replace("8002", str(other.port)))
+        # A second there takes 50 ms here.
+        with nginx(upstream, tmp_path, seconds=50, answers=False) as port:
+            assert ask(port, "/", method=method).status == status
+        assert one.requests + other.requests == sent
+
+
+def test_nginx_goes_on_to_an_instance_that_can_be_reached_but_not_after_a_render() -> None:
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    connect, read, again = (
+        int(re.findall(rf"{name} (\d+)s;", text)[0])
+        for name in ("proxy_connect_timeout", "proxy_read_timeout", "proxy_next_upstream_timeout")
+    )
+    assert connect < again < read
+    assert "non_idempotent" not in text
+
+
 def free_port() -> int:
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    with socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
-def nginx(upstream: Path, tmp_path: Path) -> Iterator[int]:
-    """On a free port, until the block ends."""
+def nginx(upstream: Path, tmp_path: Path, seconds: int = 1000, answers: bool = True) -> Iterator[int]:
+    """On a free port, until the block ends.
+
+    :param seconds: how many milliseconds a second of its proxy's timeouts takes. :param answers: somebody is behind it.
+    """
     directory = tmp_path / "nginx"
     directory.mkdir()
     port = free_port()
     conf = nginx_for(upstream, directory, port)
+    text = conf.read_text()
+    conf.write_text(re.sub(r"(proxy_\w+timeout) (\d+)s", lambda m: f"{m[1]} {int(m[2]) * seconds}ms", text))
     command = [program("nginx", "nginx"), "-p", directory, "-c", conf, "-g", "daemon off; master_process off;"]
     if (setpriv := shutil.which("setpriv")) is not None:
         command = [setpriv, "--pdeathsig", "KILL", *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: ask(port, method="OPTIONS").status == 200, "an answer through nginx")
+        until((lambda: ask(port, method="OPTIONS").status == 200) if answers else lambda: listens(port), "nginx")
         yield port
     finally:
         process.terminate()
         process.wait(20)
+
+
+def test_the_commands_of_the_guide_put_the_files_there_for_those_who_may_read_them(tmp_path: Path) -> None:
+    commands = re.findall(r"^# (install .*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    units_of_the_machine = tmp_path / "etc" / "systemd" / "system"
+    units_of_the_machine.mkdir(parents=True)
+    for command in commands:
+        subprocess.run(command.replace("=/etc/", f"={tmp_path}/etc/"), shell=True, cwd=ROOT, check=True, timeout=60)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "etc" / "isr").iterdir()}
+    assert modes.pop("app.env") == 0o600
+    assert "gunicorn.conf.py" in modes
+    assert set(modes.values()) == {0o644}
+    assert {path.name for path in units_of_the_machine.iterdir()} == {path.name for path in SYSTEMD}
 
 
 def test_the_alarms_of_the_guide_are_lines_that_the_code_logs() -> None:
