@@ -14,10 +14,11 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from socket import SHUT_RDWR, socket
+from socket import AF_UNIX, SHUT_RDWR, SOCK_DGRAM, socket
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ import pytest
 from tests.ensure_servers import SBIN
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import ask
-from tests.live.support.waiting import until
+from tests.live.support.waiting import PATIENCE, until
 from tests.support.memcached import Memcached
 from wsgi_isr import gunicorn as hooks
 from wsgi_isr.config import Config
@@ -39,6 +40,8 @@ DEPLOY = ROOT / "cluster" / "deploy"
 SECRET = DEPLOY / "isr-secrets.example.yaml"
 KUBERNETES = sorted((DEPLOY / "kubernetes").iterdir())
 SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket"))
+#: What nginx.conf writes to.
+NGINX_WRITES = ("/run/isr-nginx", "/var/lib/isr-nginx")
 NGINX = sorted((DEPLOY / "nginx").glob("upstream*.conf"))
 
 
@@ -121,13 +124,18 @@ def judge_nginx(path: Path, scratch: Path) -> str:
     return complaints(program("nginx", "nginx"), "-t", "-q", "-p", scratch, "-c", nginx_for(path, scratch))
 
 
-def nginx_for(upstream: Path, scratch: Path, port: int = 8080) -> Path:
+def nginx_for(upstream: Path, scratch: Path, port: int = 8080, journal: str = "/dev/log") -> Path:
     """The configuration with its files under ``scratch``, and names that only a cluster knows as addresses."""
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
     conf = scratch / "nginx.conf"
-    text = text.replace("/tmp/nginx", f"{scratch}/nginx").replace("/dev/std", f"{scratch}/std")
+    for directory in NGINX_WRITES:
+        (scratch / Path(directory).parts[1]).mkdir(exist_ok=True)
+        text = text.replace(directory, str(scratch / Path(directory).parts[1]))
     conf.write_text(text.replace("listen 8080", f"listen 127.0.0.1:{port}"))
-    (scratch / "upstream.conf").write_text(re.sub(r"server app-(\d)", r"server 127.0.0.\1", upstream.read_text()))
+    text = (
+        upstream.read_text().replace(" /dev/stdout", f" {scratch}/stdout").replace("unix:/dev/log", f"unix:{journal}")
+    )
+    (scratch / "upstream.conf").write_text(re.sub(r"server app-(\d)", r"server 127.0.0.\1", text))
     return conf
 
 
@@ -184,7 +192,9 @@ BROKEN = [
     ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=40", "TimeoutStopSec=soon"),
     ("systemd/isr-memcached@.service", judge_unit, "SystemCallFilter=@system-service", "SystemCallFilter=@nothing"),
     ("systemd/isr-app@.socket", judge_unit, "ListenStream=127.0.0.1:%i", "ListenStreams=127.0.0.1:%i"),
+    ("systemd/isr-nginx.service", judge_unit, "Type=exec", "Type=foreground"),
     ("nginx/upstream.conf", judge_nginx, "least_conn;", "least_con;"),
+    ("nginx/upstream.conf", judge_nginx, "tag=isr_nginx isr;", "tag=isr_nginx isr2;"),
     ("nginx/upstream.compose.conf", judge_nginx, "upstream app {", "upstream apps {"),
 ]
 
@@ -556,13 +566,20 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
         for written, instance in zip(("8001", "8002"), instances, strict=True):
             text = text.replace(written, str(instance.port))
         upstream.write_text(text)
-        port = stack.enter_context(nginx(upstream, tmp_path))
+        # Not below tmp_path: there is room for 107 characters.
+        name = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "journal")
+        journal = stack.enter_context(socket(AF_UNIX, SOCK_DGRAM))
+        journal.settimeout(PATIENCE)
+        journal.bind(name)
+        port = stack.enter_context(nginx(upstream, tmp_path, journal=name))
         for instance in instances:
             until(instance.renderers, "a process called isr-renderer")
         assert ask(port, env["PROBE_PATH"]).status == 200
         answers = [ask(port, "/") for _ in range(8)]
         assert {answer.status for answer in answers} == {200}
         assert [answer.verdict for answer in answers] == ["MISS", *["HIT"] * 7]
+        while b"isr=HIT" not in (line := journal.recv(65536)):
+            assert b"isr_nginx: 127.0.0.1" in line
         instances[0].stop()
         assert ask(port, "/").status == 200, "the other one goes on"
 
@@ -635,6 +652,30 @@ def test_nginx_goes_on_to_an_instance_that_can_be_reached_but_not_after_a_render
     assert "non_idempotent" not in text
 
 
+def test_nginx_writes_only_where_nobody_else_can_and_its_unit_makes_room() -> None:
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    written = re.findall(r"^\s*(?:pid|error_log|access_log|\w+_temp_path) ([^\s;]+)", text, re.MULTILINE)
+    assert len(written) == 7
+    assert {path.rpartition("/")[0] for path in written if path != "stderr"} == {*NGINX_WRITES}
+    service = units("isr-nginx.service")["Service"]
+    assert (f"/run/{service['RuntimeDirectory']}", f"/var/lib/{service['StateDirectory']}") == NGINX_WRITES
+    assert compose()["services"]["nginx"]["read_only"]
+    assert compose()["services"]["nginx"]["tmpfs"] == [*NGINX_WRITES]
+
+
+def test_nginx_logs_where_its_lines_are_read() -> None:
+    service = units("isr-nginx.service")["Service"]
+    assert "daemon off;" in service["ExecStart"]
+    logs = {path.name: re.findall(r"^access_log (\S+) isr;", path.read_text(), re.MULTILINE) for path in NGINX}
+    # Under systemd, the output is a socket, which cannot be opened by name.
+    (machine,), (compose_,) = logs["upstream.conf"], logs["upstream.compose.conf"]
+    assert machine.startswith("syslog:server=unix:/dev/log,")
+    assert "AF_UNIX" in service["RestrictAddressFamilies"].split()
+    assert compose_ == "/dev/stdout"
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx" / "nginx.conf").read_text())
+    assert int(service["TimeoutStopSec"]) > int(seconds)
+
+
 def free_port() -> int:
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -647,15 +688,18 @@ def listens(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def nginx(upstream: Path, tmp_path: Path, seconds: int = 1000, answers: bool = True) -> Iterator[int]:
+def nginx(
+    upstream: Path, tmp_path: Path, seconds: int = 1000, answers: bool = True, journal: str = "nobody"
+) -> Iterator[int]:
     """On a free port, until the block ends.
 
     :param seconds: how many milliseconds a second of its proxy's timeouts takes. :param answers: somebody is behind it.
+    :param journal: the socket that its lines go to.
     """
     directory = tmp_path / "nginx"
     directory.mkdir()
     port = free_port()
-    conf = nginx_for(upstream, directory, port)
+    conf = nginx_for(upstream, directory, port, journal)
     text = conf.read_text()
     conf.write_text(re.sub(r"(proxy_\w+timeout) (\d+)s", lambda m: f"{m[1]} {int(m[2]) * seconds}ms", text))
     command = [program("nginx", "nginx"), "-p", directory, "-c", conf, "-g", "daemon off; master_process off;"]
