@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 
-# Lets a worker that exits finish its background renders.
-from wsgi_isr.gunicorn import worker_exit  # noqa: F401
+# All of its hooks: they start the renderer processes, and let a worker that exits finish its background renders. A hook
+# of your own with the name of one of them has to call it.
+from wsgi_isr.gunicorn import *  # noqa: F403
 
 # Not looked at where systemd hands over a socket.
 bind = os.environ.get("BIND", "127.0.0.1:8000")
@@ -20,7 +21,8 @@ worker_class = "gthread"
 preload_app = True
 # Above the option `timeout` (30 s): a worker that is killed in a render loses it, and keeps its lock for 5 s more.
 timeout = 60
-# Above the option `drain` (10 s), below what systemd, Kubernetes and compose give before they kill.
+# Above the option `drain` (10 s). Renderers get `drain` once the workers are gone: systemd, Kubernetes and compose give
+# both before they kill.
 graceful_timeout = 20
 # Longer than nginx keeps idle connections, so that nginx is never the one who finds them closed.
 keepalive = 75

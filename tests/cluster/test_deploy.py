@@ -14,9 +14,11 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from socket import socket
+from socket import AF_UNIX, SHUT_RDWR, SOCK_DGRAM, socket
 from typing import Any
 
 import pytest
@@ -24,17 +26,22 @@ import pytest
 from tests.ensure_servers import SBIN
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import ask
-from tests.live.support.waiting import until
+from tests.live.support.waiting import PATIENCE, until
 from tests.support.memcached import Memcached
+from wsgi_isr import gunicorn as hooks
 from wsgi_isr.config import Config
+from wsgi_isr.renderers import NICENESS
 from wsgi_isr.stores.memcached import MemcachedStore
 from wsgi_isr.stores.urls import take_apart
 from wsgi_isr.stores.wire import USUAL
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
+SECRET = DEPLOY / "isr-secrets.example.yaml"
 KUBERNETES = sorted((DEPLOY / "kubernetes").iterdir())
 SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket"))
+#: What nginx.conf writes to.
+NGINX_WRITES = ("/run/isr-nginx", "/var/lib/isr-nginx")
 NGINX = sorted((DEPLOY / "nginx").glob("upstream*.conf"))
 
 
@@ -117,13 +124,18 @@ def judge_nginx(path: Path, scratch: Path) -> str:
     return complaints(program("nginx", "nginx"), "-t", "-q", "-p", scratch, "-c", nginx_for(path, scratch))
 
 
-def nginx_for(upstream: Path, scratch: Path, port: int = 8080) -> Path:
+def nginx_for(upstream: Path, scratch: Path, port: int = 8080, journal: str = "/dev/log") -> Path:
     """The configuration with its files under ``scratch``, and names that only a cluster knows as addresses."""
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
     conf = scratch / "nginx.conf"
-    text = text.replace("/tmp/nginx", f"{scratch}/nginx").replace("/dev/std", f"{scratch}/std")
+    for directory in NGINX_WRITES:
+        (scratch / Path(directory).parts[1]).mkdir(exist_ok=True)
+        text = text.replace(directory, str(scratch / Path(directory).parts[1]))
     conf.write_text(text.replace("listen 8080", f"listen 127.0.0.1:{port}"))
-    (scratch / "upstream.conf").write_text(re.sub(r"server app-(\d)", r"server 127.0.0.\1", upstream.read_text()))
+    text = (
+        upstream.read_text().replace(" /dev/stdout", f" {scratch}/stdout").replace("unix:/dev/log", f"unix:{journal}")
+    )
+    (scratch / "upstream.conf").write_text(re.sub(r"server app-(\d)", r"server 127.0.0.\1", text))
     return conf
 
 
@@ -145,6 +157,7 @@ JUDGED: list[tuple[Path, Callable[[Path, Path], str]]] = [
     (DEPLOY / "compose.yaml", judge_compose),
     (DEPLOY / "Dockerfile", judge_dockerfile),
     (DEPLOY / "gunicorn.conf.py", judge_gunicorn),
+    (SECRET, judge_kubernetes),
     *((path, judge_kubernetes) for path in KUBERNETES),
     *((path, judge_unit) for path in SYSTEMD),
     *((path, judge_nginx) for path in NGINX),
@@ -173,11 +186,15 @@ BROKEN = [
     ("kubernetes/app.yaml", judge_kubernetes, "readinessProbe:", "readynessProbe:"),
     ("kubernetes/memcached.yaml", judge_kubernetes, "replicas: 3", 'replicas: "3"'),
     ("kubernetes/options.yaml", judge_kubernetes, 'WEB_CONCURRENCY: "4"', "WEB_CONCURRENCY: 4"),
+    ("kubernetes/app.yaml", judge_kubernetes, "namespaceSelector:", "namespacesSelector:"),
+    ("isr-secrets.example.yaml", judge_kubernetes, "stringData:", "stringsData:"),
     ("systemd/isr-app@.service", judge_unit, "ProtectHome=yes", "ProtectHomes=yes"),
-    ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=30", "TimeoutStopSec=soon"),
+    ("systemd/isr-app@.service", judge_unit, "TimeoutStopSec=40", "TimeoutStopSec=soon"),
     ("systemd/isr-memcached@.service", judge_unit, "SystemCallFilter=@system-service", "SystemCallFilter=@nothing"),
     ("systemd/isr-app@.socket", judge_unit, "ListenStream=127.0.0.1:%i", "ListenStreams=127.0.0.1:%i"),
+    ("systemd/isr-nginx.service", judge_unit, "Type=exec", "Type=foreground"),
     ("nginx/upstream.conf", judge_nginx, "least_conn;", "least_con;"),
+    ("nginx/upstream.conf", judge_nginx, "tag=isr_nginx isr;", "tag=isr_nginx isr2;"),
     ("nginx/upstream.compose.conf", judge_nginx, "upstream app {", "upstream apps {"),
 ]
 
@@ -279,6 +296,41 @@ def test_selectors_select_what_is_there() -> None:
     assert {next(iter(each.values()))["name"] for each in container["envFrom"]} == {"isr-options", "isr-secrets"}
 
 
+def test_no_secret_is_applied_with_the_rest() -> None:
+    assert [name for kind, name in manifests() if kind == "Secret"] == []
+    (example,) = documents(SECRET)
+    (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    assert {"secretRef": {"name": example["metadata"]["name"]}} in container["envFrom"]
+    literals = [f"--from-literal={name}=" for name in example["stringData"]]
+    for text in (SECRET.read_text(), (DEPLOY / "README.md").read_text()):
+        (command,) = re.findall(r"kubectl create secret generic isr-secrets (.*)", text)
+        assert all(literal in command for literal in literals)
+
+
+def test_whoever_believes_everybody_is_reached_by_few() -> None:
+    everybody = {way for way in ENVIRONMENTS if way()["FORWARDED_ALLOW_IPS"] == "*"}
+    assert everybody == {compose_environment, kubernetes_environment}, "each needs a fence, and a test here"
+    # Compose: no port is published, and nobody but what is in front shares a network with it that leads out.
+    services = compose()["services"]
+    assert not any("ports" in service for name, service in services.items() if name != "nginx")
+    networks = compose()["networks"]
+    outside = {name for name in services["app-1"]["networks"] if not (networks[name] or {}).get("internal")}
+    assert {name for name, one in services.items() if outside & {*one["networks"]}} == {"app-1", "app-2", "nginx"}
+    # Kubernetes: a policy for its pods, and each way in says from where.
+    labels = manifests()["Deployment", "isr-app"]["spec"]["template"]["metadata"]["labels"]
+    policies = [
+        document["spec"]
+        for (kind, _), document in manifests().items()
+        if kind == "NetworkPolicy" and document["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    ]
+    assert policies
+    for policy in policies:
+        assert "Ingress" in policy["policyTypes"]
+        for way_in in policy["ingress"]:
+            assert way_in["from"]
+            assert all(selector.get("matchLabels") for peer in way_in["from"] for selector in peer.values())
+
+
 def _selectors(spec: Any) -> Iterator[dict[str, str]]:
     for name, value in spec.items() if isinstance(spec, dict) else enumerate(spec) if isinstance(spec, list) else ():
         if name in ("selector", "labelSelector", "podSelector"):
@@ -299,6 +351,11 @@ def test_every_setting_of_gunicorn_is_one() -> None:
     assert ours - {"control_socket_disable"} <= set(make_settings())
 
 
+def test_gunicorn_has_every_hook() -> None:
+    ours = gunicorn()
+    assert {name: ours.get(name) for name in hooks.__all__} == {name: getattr(hooks, name) for name in hooks.__all__}
+
+
 def units(name: str) -> configparser.ConfigParser:
     # A setting may be there several times; here, the last will do.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
@@ -308,8 +365,10 @@ def units(name: str) -> configparser.ConfigParser:
 
 
 def test_whoever_stops_an_instance_waits_longer_than_it_drains() -> None:
-    graceful = gunicorn()["graceful_timeout"]
-    assert graceful > Config.load(environ={}, options={"store": "memory://"}).settings.drain
+    drain = Config.load(environ={}, options={"store": "memory://"}).settings.drain
+    assert gunicorn()["graceful_timeout"] > drain
+    # Renderers are asked to stop when the last worker is gone, and get as long as workers and a second more.
+    graceful = gunicorn()["graceful_timeout"] + drain + 1
     pod = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]
     before = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] > before + graceful
@@ -330,8 +389,12 @@ def test_nginx_lets_go_of_idle_connections_before_gunicorn_and_waits_for_a_rende
 
 def connections(instances: int, workers: int, threads: int) -> int:
     """To one node, at the most: README.md, "Sizing"."""
-    background = Config.load(environ={}, options={"store": "memory://"}).settings.background_threads
-    return instances * workers * (min(USUAL.pool, threads + background + 1) + 1)
+    settings = Config.load(environ={}, options={"store": "memory://"}).settings
+    background = settings.background_threads
+    of_a_worker = min(USUAL.pool, threads + background + 1) + 1
+    # Threads that take jobs, and those of its own: for what is due of the parts of a page.
+    of_a_renderer = min(USUAL.pool, 2 * background + 1) + 1
+    return instances * (workers * of_a_worker + settings.renderers * of_a_renderer)
 
 
 def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None:
@@ -349,6 +412,42 @@ def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None
     for instances, workers, threads in ((2, 2, 8), (20, 4, 8), (500, 4, 8)):
         row = f"| {instances} | {workers} | {threads} | {connections(instances, workers, threads):,} |"
         assert row in guide, row
+    plan = (ROOT / "cluster" / "PLAN.md").read_text()
+    for instances in (200, 2_000):
+        assert f"{connections(instances, 4, 8):,} connections to each" in plan
+
+
+def megabytes(workers: int, app: int = 100) -> int:
+    """Of an instance, if its processes share nothing: README.md, "Sizing"."""
+    settings = Config.load(environ={}, options={"store": "memory://"}).settings
+    return (workers + settings.renderers) * (app + settings.local_bytes // 10**6)
+
+
+def test_an_instance_has_memory_for_its_workers_and_renderers() -> None:
+    assert f"an app of 100 MB take {round(megabytes(4), -1)} MB" in (DEPLOY / "README.md").read_text().replace(
+        "\n", " "
+    )
+    environment = compose_environment()
+    assert int(compose()["services"]["app-1"]["mem_limit"].rstrip("m")) > megabytes(int(environment["WEB_CONCURRENCY"]))
+    (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
+    request = int(container["resources"]["requests"]["memory"].removesuffix("Mi"))
+    assert request > megabytes(int(kubernetes_environment()["WEB_CONCURRENCY"]))
+
+
+def test_what_can_only_be_read_has_a_place_for_the_sockets_of_the_renderers() -> None:
+    app = compose()["services"]["app-1"]
+    assert app["read_only"]
+    assert app["tmpfs"] == ["/tmp"]
+    pod = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    (mounted,) = pod["containers"][0]["volumeMounts"]
+    (volume,) = pod["volumes"]
+    assert (mounted["name"], mounted["mountPath"]) == (volume["name"], "/tmp")
+    assert "emptyDir" in volume
+    assert not any("TMPDIR" in environment() for environment in ENVIRONMENTS)
+    service = units("isr-app@.service")["Service"]
+    assert service["PrivateTmp"] == "yes"
+    assert "AF_UNIX" in service["RestrictAddressFamilies"].split()
 
 
 def test_the_image_copies_what_is_there_and_not_ignored() -> None:
@@ -372,6 +471,74 @@ def test_the_probes_ask_for_something_that_is_there() -> None:
     assert (ROOT / "examples" / "blog_flask" / next(iter(paths)).lstrip("/")).exists()
 
 
+# gunicorn as isr-app@.service confines it: its filter of system calls, and no memory that can be written and executed
+# (PR_SET_MDWE of the kernel, which is what systemd uses where there is one).
+CONFINED = """
+import ctypes, mmap, os, sys
+names, arguments = sys.argv[1].split(), sys.argv[2:]
+libc, seccomp = ctypes.CDLL(None, use_errno=True), ctypes.CDLL("libseccomp.so.2")
+seccomp.seccomp_init.restype = ctypes.c_void_p
+filtered = ctypes.c_void_p(seccomp.seccomp_init(0x00050000 | 1))  # SCMP_ACT_ERRNO(EPERM)
+for name in names:
+    number = seccomp.seccomp_syscall_resolve_name(name.encode())
+    if number >= 0:
+        seccomp.seccomp_rule_add(filtered, 0x7fff0000, number, 0)  # SCMP_ACT_ALLOW
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+denies = libc.prctl(65, 1, 0, 0, 0) == 0  # PR_SET_MDWE, since Linux 6.3
+assert seccomp.seccomp_load(filtered) == 0
+try:
+    os.chroot("/")
+    sys.exit("system calls are not filtered")
+except PermissionError:
+    pass
+if denies:
+    try:
+        mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC)
+        sys.exit("memory can be written and executed")
+    except PermissionError:
+        pass
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *arguments])
+"""
+
+
+def allowed(group: str) -> set[str]:
+    """The system calls of a group of systemd's."""
+    command = [program("systemd-analyze", "systemd"), "syscall-filter", group]
+    lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.splitlines()
+    names = {line.strip() for line in lines[1:] if line.strip() and not line.strip().startswith("#")}
+    groups = {name for name in names if name.startswith("@")}
+    return (names - groups).union(*map(allowed, groups))
+
+
+def test_the_renderers_work_within_what_systemd_allows(tmp_path: Path) -> None:
+    service = units("isr-app@.service")["Service"]
+    assert service["MemoryDenyWriteExecute"] == "yes"
+    node = Memcached()
+    with contextlib.ExitStack() as stack:
+        stack.callback(node.kill)
+        env = {
+            "WSGI_ISR_STORE": f"memcached://{node.name}",
+            "BLOG_DB": str(tmp_path / "blog.sqlite3"),
+            "TMPDIR": str(tmp_path),
+        }
+        instance = stack.enter_context(
+            Gunicorn(
+                tmp_path / "log",
+                env,
+                "examples.blog_flask:app",
+                arguments=["--config", str(DEPLOY / "gunicorn.conf.py")],
+                program=["-c", CONFINED, " ".join(sorted(allowed(service["SystemCallFilter"])))],
+            )
+        )
+        until(instance.renderers, "a renderer process")
+        (renderer,) = instance.renderers()
+        assert os.getpriority(os.PRIO_PROCESS, renderer) == os.getpriority(os.PRIO_PROCESS, instance.pid) + NICENESS
+        assert ask(instance.port, "/").verdict == "MISS"
+        assert instance.stop() == 0
+        assert instance.complaints() == []
+        assert list(tmp_path.glob("wsgi-isr-*")) == []
+
+
 def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_path: Path) -> None:
     node = Memcached()
     with contextlib.ExitStack() as stack:
@@ -389,6 +556,7 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
                     env,
                     "examples.blog_flask:app",
                     arguments=["--config", str(DEPLOY / "gunicorn.conf.py")],
+                    program=["-m", "gunicorn"],  # with no other hooks than those of the file
                 )
             )
             for number in range(2)
@@ -398,13 +566,114 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
         for written, instance in zip(("8001", "8002"), instances, strict=True):
             text = text.replace(written, str(instance.port))
         upstream.write_text(text)
-        port = stack.enter_context(nginx(upstream, tmp_path))
+        # Not below tmp_path: there is room for 107 characters.
+        name = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "journal")
+        journal = stack.enter_context(socket(AF_UNIX, SOCK_DGRAM))
+        journal.settimeout(PATIENCE)
+        journal.bind(name)
+        port = stack.enter_context(nginx(upstream, tmp_path, journal=name))
+        for instance in instances:
+            until(instance.renderers, "a process called isr-renderer")
         assert ask(port, env["PROBE_PATH"]).status == 200
         answers = [ask(port, "/") for _ in range(8)]
         assert {answer.status for answer in answers} == {200}
         assert [answer.verdict for answer in answers] == ["MISS", *["HIT"] * 7]
+        while b"isr=HIT" not in (line := journal.recv(65536)):
+            assert b"isr_nginx: 127.0.0.1" in line
         instances[0].stop()
         assert ask(port, "/").status == 200, "the other one goes on"
+
+
+class Silent:
+    """``with Silent() as silent:`` an instance that takes requests and never answers them.
+
+    :param breaks: it closes the connection instead.
+    """
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.requests = 0
+        self._breaks = breaks
+        self._kept: list[socket] = []
+
+    def __enter__(self) -> Silent:
+        self._listener = socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._take)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(SHUT_RDWR)
+        self._thread.join()
+        for one in (self._listener, *self._kept):
+            one.close()
+
+    def _take(self) -> None:
+        with contextlib.suppress(OSError):  # it was shut down
+            while True:
+                connection, _ = self._listener.accept()
+                self._kept.append(connection)
+                self.requests += connection.recv(65536) != b""
+                if self._breaks:
+                    connection.shutdown(SHUT_RDWR)
+
+
+@pytest.mark.parametrize(
+    ("method", "breaks", "status", "sent"),
+    [
+        pytest.param("GET", False, 504, 1, id="a slow page"),
+        pytest.param("POST", False, 504, 1, id="a slow form"),
+        pytest.param("GET", True, 502, 2, id="a page whose connection breaks"),
+        pytest.param("POST", True, 502, 1, id="a form whose connection breaks"),
+    ],
+)
+def test_what_nginx_sends_to_another_instance(
+    method: str, breaks: bool, status: int, sent: int, tmp_path: Path
+) -> None:
+    with Silent(breaks) as one, Silent(breaks) as other:
+        upstream = tmp_path / "upstream"
+        text = (DEPLOY / "nginx" / "upstream.conf").read_text()
+        upstream.write_text(text.replace("8001", str(one.port)).replace("8002", str(other.port)))
+        # A second there takes 50 ms here.
+        with nginx(upstream, tmp_path, seconds=50, answers=False) as port:
+            assert ask(port, "/", method=method).status == status
+        assert one.requests + other.requests == sent
+
+
+def test_nginx_goes_on_to_an_instance_that_can_be_reached_but_not_after_a_render() -> None:
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    connect, read, again = (
+        int(re.findall(rf"{name} (\d+)s;", text)[0])
+        for name in ("proxy_connect_timeout", "proxy_read_timeout", "proxy_next_upstream_timeout")
+    )
+    assert connect < again < read
+    assert "non_idempotent" not in text
+
+
+def test_nginx_writes_only_where_nobody_else_can_and_its_unit_makes_room() -> None:
+    text = (DEPLOY / "nginx" / "nginx.conf").read_text()
+    written = re.findall(r"^\s*(?:pid|error_log|access_log|\w+_temp_path) ([^\s;]+)", text, re.MULTILINE)
+    assert len(written) == 7
+    assert {path.rpartition("/")[0] for path in written if path != "stderr"} == {*NGINX_WRITES}
+    service = units("isr-nginx.service")["Service"]
+    assert (f"/run/{service['RuntimeDirectory']}", f"/var/lib/{service['StateDirectory']}") == NGINX_WRITES
+    assert compose()["services"]["nginx"]["read_only"]
+    assert compose()["services"]["nginx"]["tmpfs"] == [*NGINX_WRITES]
+
+
+def test_nginx_logs_where_its_lines_are_read() -> None:
+    service = units("isr-nginx.service")["Service"]
+    assert "daemon off;" in service["ExecStart"]
+    logs = {path.name: re.findall(r"^access_log (\S+) isr;", path.read_text(), re.MULTILINE) for path in NGINX}
+    # Under systemd, the output is a socket, which cannot be opened by name.
+    (machine,), (compose_,) = logs["upstream.conf"], logs["upstream.compose.conf"]
+    assert machine.startswith("syslog:server=unix:/dev/log,")
+    assert "AF_UNIX" in service["RestrictAddressFamilies"].split()
+    assert compose_ == "/dev/stdout"
+    (seconds,) = re.findall(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx" / "nginx.conf").read_text())
+    assert int(service["TimeoutStopSec"]) > int(seconds)
 
 
 def free_port() -> int:
@@ -413,23 +682,49 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    with socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextlib.contextmanager
-def nginx(upstream: Path, tmp_path: Path) -> Iterator[int]:
-    """On a free port, until the block ends."""
+def nginx(
+    upstream: Path, tmp_path: Path, seconds: int = 1000, answers: bool = True, journal: str = "nobody"
+) -> Iterator[int]:
+    """On a free port, until the block ends.
+
+    :param seconds: how many milliseconds a second of its proxy's timeouts takes. :param answers: somebody is behind it.
+    :param journal: the socket that its lines go to.
+    """
     directory = tmp_path / "nginx"
     directory.mkdir()
     port = free_port()
-    conf = nginx_for(upstream, directory, port)
+    conf = nginx_for(upstream, directory, port, journal)
+    text = conf.read_text()
+    conf.write_text(re.sub(r"(proxy_\w+timeout) (\d+)s", lambda m: f"{m[1]} {int(m[2]) * seconds}ms", text))
     command = [program("nginx", "nginx"), "-p", directory, "-c", conf, "-g", "daemon off; master_process off;"]
     if (setpriv := shutil.which("setpriv")) is not None:
         command = [setpriv, "--pdeathsig", "KILL", *command]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: ask(port, method="OPTIONS").status == 200, "an answer through nginx")
+        until((lambda: ask(port, method="OPTIONS").status == 200) if answers else lambda: listens(port), "nginx")
         yield port
     finally:
         process.terminate()
         process.wait(20)
+
+
+def test_the_commands_of_the_guide_put_the_files_there_for_those_who_may_read_them(tmp_path: Path) -> None:
+    commands = re.findall(r"^# (install .*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    units_of_the_machine = tmp_path / "etc" / "systemd" / "system"
+    units_of_the_machine.mkdir(parents=True)
+    for command in commands:
+        subprocess.run(command.replace("=/etc/", f"={tmp_path}/etc/"), shell=True, cwd=ROOT, check=True, timeout=60)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "etc" / "isr").iterdir()}
+    assert modes.pop("app.env") == 0o600
+    assert "gunicorn.conf.py" in modes
+    assert set(modes.values()) == {0o644}
+    assert {path.name for path in units_of_the_machine.iterdir()} == {path.name for path in SYSTEMD}
 
 
 def test_the_alarms_of_the_guide_are_lines_that_the_code_logs() -> None:
