@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from wsgi_isr import ISR
 from wsgi_isr.events import Event, Rendered
 from wsgi_isr.keys import Keyspace, PageKey
 
@@ -36,15 +35,6 @@ class Render(NamedTuple):
     def began(self) -> float:
         """When."""
         return self.ended - self.seconds
-
-
-def find_isr(app: Any) -> ISR | None:
-    """The ``ISR`` around or inside an app: itself, or below the attributes by which frameworks nest them."""
-    for _ in range(10):
-        if isinstance(app, ISR):
-            return app
-        app = getattr(app, "wsgi_app", None) or getattr(app, "app", None)
-    return None
 
 
 class Recorder:
