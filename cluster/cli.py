@@ -22,7 +22,7 @@ from .errors import CannotStart, ClusterError, Down, NoSuchPart
 from .simulate import simulate
 from .state import DEFAULT, Directory, State
 from .stopping import Stopped, stoppable
-from .topology import DEFAULT_APP, Topology
+from .topology import DEFAULT_APP, Topology, uncached
 
 # What only some commands need is imported there: a terminal that asks for the status waits for nothing else.
 
@@ -90,7 +90,11 @@ def up(directory: Directory, /, detach: bool, **options: Any) -> None:
     if detach:
         with reported():
             _detach(directory)
-            _show(directory.read())
+            state = directory.read()
+            _show(state)
+            # What it said itself is in a file that nobody looks at.
+            if not state.cached:
+                click.echo(uncached(state.app))
         return
     sys.exit(keeper.keep(lambda: _supervise(Topology(**options), directory), directory.forget))
 

@@ -58,7 +58,7 @@ class State:
     :param pid: the supervisor; with ``started`` one process for ever.
     :param keeper: the process that ends when nothing is left, in the same way; zeros for none.
     :param app: as it was named. :param url: for visitors. :param store: for invalidations.
-    :param ready: everything has been started.
+    :param ready: everything has been started. :param cached: the app is wrapped in ISR.
     """
 
     pid: int
@@ -69,6 +69,7 @@ class State:
     ready: bool
     parts: tuple[PartState, ...]
     keeper: tuple[int, int] = (0, 0)
+    cached: bool = True
 
     def part(self, name: str) -> PartState:
         """:raises NoSuchPart: there is none of that name."""
