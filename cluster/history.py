@@ -25,11 +25,16 @@ KNOWS: Mapping[str, frozenset[str]] = {
     "DEGRADED": frozenset({"expire", "purge"}),
 }
 
+#: How the error of an answer begins that is none; whoever is killed only leaves one unfinished.
+MALFORMED = "Malformed: "
+#: How the cache says of an answer that it raised an error itself, and passed the request on (``Cache-Status``).
+BROKEN = 'detail="broken"'
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """One answer. ``status`` is 0 where the connection was cut; ``shown`` is the path that the body names,
-    and ``versions`` are the rows on the page."""
+    ``versions`` are the rows on the page, and ``detail`` is its ``Cache-Status``."""
 
     start: float
     end: float
@@ -40,6 +45,7 @@ class Read:
     shown: str = ""
     versions: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
+    detail: str = ""
 
     @classmethod
     def parse(cls, line: bytes) -> Read:
@@ -47,7 +53,9 @@ class Read:
         return cls.of(*json.loads(line))
 
     @classmethod
-    def of(cls, start: float, end: float, status: int, label: str, path: str, port: int, page: Any) -> Read:
+    def of(
+        cls, start: float, end: float, status: int, label: str, path: str, port: int, page: Any, detail: str = ""
+    ) -> Read:
         """An answer, and the page in it, as JSON or read already."""
         if isinstance(page, bytes):
             try:
@@ -55,8 +63,8 @@ class Read:
             except ValueError:
                 page = page.decode("utf-8", "replace")
         if isinstance(page, dict) and "versions" in page:
-            return cls(start, end, status, label, path, port, page["path"], page["versions"])
-        return cls(start, end, status, label, path, port, error=str(page)[:500])
+            return cls(start, end, status, label, path, port, page["path"], page["versions"], detail=detail)
+        return cls(start, end, status, label, path, port, error=str(page)[:500], detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +164,11 @@ def check(
 def _plain(read: Read, circumstances: Circumstances) -> Violation | None:
     """What is wrong with an answer whatever was invalidated."""
     if read.status == 0:
+        if read.error.startswith(MALFORMED):
+            return Violation("every answer is well-formed", read)
         return None if circumstances.cuts else Violation("no connection breaks", read)
+    if BROKEN in read.detail:
+        return Violation("the cache raises no error of its own", read)
     if read.status >= 500:
         # The balancer's own answer has no label.
         if not read.label and any(began <= read.end and read.start <= ended for began, ended in circumstances.dark):
