@@ -394,7 +394,7 @@ def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: 
             outcome = chaos.run(own, seed, seconds, say)
             plot.write(outcome.svg(), plot_path)
             click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else f"{outcome}\nplot: {plot_path}")
-            return 1 if outcome.violations else 0
+            return 1 if outcome.violations or outcome.failed else 0
     except Stopped:
         click.echo("stopped before its end; nothing is left", err=True)
         return 1
