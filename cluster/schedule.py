@@ -9,7 +9,7 @@ from dataclasses import dataclass
 #: Seconds before the first strike, after the last one's end, and between two, on average.
 QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE = 1.0, 1.5, 1.0
 #: And once each kind has struck: longer than what they did excuses anything, so that it is seen how all is well.
-QUIET_BETWEEN = 10.0
+QUIET_BETWEEN = 14.0
 #: What an instance needs to start again on a machine that is busy.
 STARTING = 2.0
 EVERY_INSTANCE, EVERY_NODE, BALANCER = "instances", "nodes", "balancer"

@@ -27,8 +27,10 @@ from . import processes
 from .errors import CannotStart, Down, NoSuchPart
 
 DEFAULT = ".cluster"
+#: The file in which instances note what was invalidated from them.
+INVALIDATIONS = "invalidations"
 #: What a cluster leaves in its directory, and removes there when the next one starts.
-OURS = ("state.json", "control", "events", "renders", "nginx.conf", "nginx.pid", "temp", "logs")
+OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs")
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Directory:
         self.logs = self.path / "logs"
         self.events = self.path / "events"
         self.renders = self.path / "renders"
+        self.invalidations = self.path / INVALIDATIONS
         self.control = self.path / "control"
         self._state = self.path / "state.json"
 
