@@ -189,7 +189,7 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
         if striker.left:
             striker.skipped.append(f"{striker.left} that had not struck yet")
         ended = time.monotonic()
-        striker.skipped += never_struck(strikes, striker.done, striker.lasted)
+        striker.skipped += never_struck(strikes, striker.done, striker.lasted - striker.late)
         if not history.violations() and not striker.violations:
             striker.wait_until_all_run()
             history.reads += _in_the_end(cluster, site)
@@ -413,6 +413,9 @@ class _Striker:
         self.violations: list[Violation] = []
         #: Seconds.
         self.lasted = 0.0
+        self._after_quiet = schedule.after_quiet(strikes)
+        #: Seconds by which strikes are late, so that all has been quiet before them.
+        self.late = 0.0
         #: How many had not struck yet when it ended.
         self.left = 0
         #: What was done, and when: on a busy machine not quite what was drawn.
@@ -452,6 +455,14 @@ class _Striker:
     def _go_on(self, step: _Step) -> None:
         strike = step.strike
         if step.acting is None:
+            if step.number in self._after_quiet and (wait := self._until_quiet_enough()) > 0:
+                self.late += wait
+                later = [step, *(other for other in self._steps if other.acting is None)]
+                for other in later:
+                    other.at += wait
+                self._steps.append(step)
+                heapq.heapify(self._steps)
+                return
             if not schedule.may_strike(strike.fault, strike.part, self._busy, self._instances):
                 step.at = time.monotonic() + 0.1  # what struck it before is not over yet
                 heapq.heappush(self._steps, step)
@@ -476,6 +487,12 @@ class _Striker:
                 (self.skipped if isinstance(error, NotHere) else self.failed).append(said)
         else:
             heapq.heappush(self._steps, step)
+
+    def _until_quiet_enough(self) -> float:
+        """Seconds for which nothing may strike yet: what struck before may have taken longer than was drawn."""
+        if self._busy:
+            return 0.1
+        return max((spell.ended for spell in self.done), default=-math.inf) + schedule.QUIET_BETWEEN - time.monotonic()
 
     def _finish(self, step: _Step, done: bool = True) -> None:
         strike, now = step.strike, time.monotonic()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 #: Seconds before the first strike, after the last one's end, and between two, on average.
 QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE = 1.0, 1.5, 1.0
 #: And once each kind has struck: longer than what they did excuses anything, so that it is seen how all is well.
-QUIET_BETWEEN = 14.0
+QUIET_BETWEEN = 10.0
 #: What an instance needs to start again on a machine that is busy.
 STARTING = 2.0
 EVERY_INSTANCE, EVERY_NODE, BALANCER = "instances", "nodes", "balancer"
@@ -70,6 +70,15 @@ FAULTS: Mapping[str, Kind] = {
     "pressure": Kind(EVERY_NODE, (1.5, 3.0)),
     "reload": Kind(BALANCER),
 }
+
+
+def after_quiet(strikes: Sequence[Strike]) -> set[int]:
+    """The numbers of the strikes before which all is quiet for that long."""
+    return {
+        number
+        for number, strike in enumerate(strikes)
+        if number and strike.at >= max(earlier.ends for earlier in strikes[:number]) + QUIET_BETWEEN - 0.01
+    }
 
 
 def targets(strike: Strike, instances: Sequence[str]) -> list[str]:

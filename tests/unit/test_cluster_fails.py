@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import socket
@@ -207,6 +208,17 @@ def test_a_fault_that_fails_is_no_fault_that_was_skipped() -> None:
     assert [spell.what for spell in struck.done] == ["kill"]
     ((began, ended),) = struck._history.losses.values()
     assert ended - began >= LOST
+
+
+def test_what_took_longer_than_was_drawn_takes_nothing_from_the_quiet_after_it() -> None:
+    struck = strike(None)
+    drawn = [Strike(0.0, "kill", "instance-1"), Strike(10.0, "kill", "instance-1"), Strike(11.0, "kill", "instance-2")]
+    striker = type(struck)(struck._cluster, struck._history, drawn, lambda _line: None)
+    striker._go_on(heapq.heappop(striker._steps))
+    second = heapq.heappop(striker._steps)
+    striker._go_on(second)
+    assert [spell.what for spell in striker.done] == ["kill"]
+    assert [step.at - striker._began for step in sorted(striker._steps)] == pytest.approx([20.0, 21.0], abs=0.5)
 
 
 def test_what_a_clock_takes_may_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
