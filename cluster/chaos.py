@@ -25,8 +25,8 @@ from wsgi_isr.keys import Keyspace
 from wsgi_isr.stores import open_store
 
 from . import faults, plot, renders, schedule
-from .errors import ClusterError
-from .history import Circumstances, Figures, Invalidation, Outage, Read, Violation, check, figures
+from .errors import CannotStart, ClusterError, NotHere
+from .history import Circumstances, Figures, Invalidation, Outage, Read, Violation, check, figures, refused
 from .load import CUT, Samples
 from .network import Link
 from .parts import Part
@@ -37,7 +37,7 @@ from .schedule import Strike
 from .state import Directory
 from .supervise import Cluster
 from .topology import Topology
-from .workload.site import PAGES, ROWS, Database, tag_of
+from .workload.site import PAGES, ROWS, RULES, Database, tag_of
 from .workload.tethered import FROM_OUTSIDE, Tethered
 
 #: What visitors call the site.
@@ -49,6 +49,21 @@ READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE, SLOW = 16, 0.02, 2, 0.15, 0.25
 #: Seconds for which a process may leave a node alone that is back: a probe of the breaker that was under way, the
 #: longest pause between two, with its jitter, the next probe, and a second for a machine that has too much to do.
 UNNOTICED = 4.5
+#: Seconds that a visitor waits for a page.
+WAIT = 0.4
+#: Seconds until there is a new page everywhere: somebody asks, waits for a render that began too early, and for one
+#: that did not; and a second for a machine that has too much to do.
+RENEWED = WAIT + 2 * SLOW + 1.0
+#: Seconds for which a render is lost after whoever did it was killed or hung: until its lock lapses, and one tries.
+LOST = 6.0
+#: What may lose renders, and for how many seconds after its end; nodes that are away do, too.
+LOSES = {
+    **dict.fromkeys(("kill worker", "kill renderer", "kill", "hang", "clock", "roll", "blackout"), LOST),
+    **dict.fromkeys(("flush", "pressure"), 1.0),
+}
+ALL_START = "every part starts again"
+#: Seconds that a part may take to start.
+STARTS = 30.0
 #: Seconds that an instance waits for a node.
 PATIENCE_WITH_NODES = 0.5
 #: Seconds for everything to be current again when all is quiet.
@@ -60,7 +75,10 @@ class Outcome:
     """What came of it. Times are those of ``time.monotonic``."""
 
     strikes: Sequence[Strike]
+    #: What of it was not done, for want of time or of something that this machine does not have; and for any other
+    #: reason, which is an error.
     skipped: Sequence[str]
+    failed: Sequence[str]
     violations: Sequence[Violation]
     figures: Figures
     began: float
@@ -72,11 +90,13 @@ class Outcome:
     coherence: float
     #: Seconds.
     stood_still: float
+    #: Seconds in which nothing was excused.
+    calm: float
 
     @property
     def excused(self) -> int:
         """5xx of the balancer while no instance lived."""
-        return sum(read.status >= 500 for read in self.reads) - sum(v.promise == "no 5xx" for v in self.violations)
+        return sum(read.status >= 500 for read in self.reads) - sum(v.read.status >= 500 for v in self.violations)
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -89,6 +109,8 @@ class Outcome:
                 for s in self.strikes
             ],
             "skipped": list(self.skipped),
+            "failed": list(self.failed),
+            "calm": round(self.calm, 3),
             "reads": self.figures.reads,
             "verdicts": dict(self.figures.labels),
             "soon_after_an_invalidation": self.figures.soon,
@@ -105,7 +127,9 @@ class Outcome:
         lines = [
             f"{self.figures}; {len(self.renders)} renders; {self.excused} times nobody was there to serve",
             *([f"the machine stood still for {self.stood_still:.1f} s in all"] if self.stood_still else []),
+            f"nothing was excused for {self.calm:.1f} of {self.ended - self.began:.1f} s",
             *(f"skipped: {reason}" for reason in self.skipped),
+            *(f"failed: {reason}" for reason in self.failed),
             f"{len(self.violations)} violations" + (":" if kinds else ""),
             *(f"    {count} times: {promise}" for promise, count in kinds.most_common()),
             *(f"    {violation}" for violation in self.violations[:20]),
@@ -165,14 +189,16 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
         if striker.left:
             striker.skipped.append(f"{striker.left} that had not struck yet")
         ended = time.monotonic()
-        if not history.violations():
+        striker.skipped += never_struck(strikes, striker.done, striker.lasted - striker.late)
+        if not history.violations() and not striker.violations:
             striker.wait_until_all_run()
             history.reads += _in_the_end(cluster, site)
         reads, invalidations = history.reads, history.invalidations
         return Outcome(
             strikes,
             striker.skipped,
-            history.violations(),
+            striker.failed,
+            [*striker.violations, *history.violations()],
             _enough(figures(reads, invalidations)),
             began,
             ended,
@@ -182,7 +208,23 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
             seed,
             coherence,
             sum(until - since for since, until in history.watchdog.stood_still),
+            calm(history.circumstances().disturbed, began, ended),
         )
+
+
+def never_struck(strikes: Sequence[Strike], done: Sequence[Spell], lasted: float) -> list[str]:
+    """The kinds that did not strike within so many seconds although they were to."""
+    due = dict.fromkeys(strike.fault for strike in strikes if strike.at < lasted)
+    return [f"{kind} never struck, though its time came" for kind in due if kind not in {spell.what for spell in done}]
+
+
+def calm(disturbed: Sequence[tuple[float, float]], began: float, ended: float) -> float:
+    """The seconds between that are in none of those spells."""
+    quiet, at = 0.0, began
+    for since, until in sorted(disturbed):
+        quiet += max(0.0, min(since, ended) - at)
+        at = max(at, min(until, ended))
+    return quiet + max(0.0, ended - at)
 
 
 def _leave_outside() -> None:
@@ -205,7 +247,7 @@ def _topology(site: Path, coherence: float) -> Topology:
             "WSGI_ISR_COHERENCE": f"{coherence:g}",
             # Locks are left behind by whoever is killed.
             "WSGI_ISR_TIMEOUT": "3",
-            "WSGI_ISR_WAIT": "0.4",
+            "WSGI_ISR_WAIT": f"{WAIT:g}",
         },
         preload=True,
         # Longer than somebody may take who meets one lost node after the other, and shorter than the longest hang.
@@ -231,6 +273,8 @@ class _History:
         self.outages: list[Outage] = []
         self.watchdog = _Watchdog(PATIENCE_WITH_NODES / 2)
         self.dark: list[tuple[float, float]] = []
+        #: When renders may have been lost, by the number of the strike.
+        self.losses: dict[int, tuple[float, float]] = {}
         self._checked = 0
         self._stack = ExitStack()
         store = open_store(cluster.store)
@@ -280,29 +324,43 @@ class _History:
 
     def violations(self) -> list[Violation]:
         """Of everything so far."""
-        return check(self.reads, self.invalidations, self._circumstances())
+        circumstances = self.circumstances()
+        found = check(self.reads, self.invalidations, circumstances)
+        return [*found, *refused(self.invalidations, circumstances)]
 
     def shows_a_violation(self) -> bool:
         """Whether what was read since the last time does."""
         self.look()
         new, self._checked = self.reads[self._checked :], len(self.reads)
-        return bool(check(new, self.invalidations, self._circumstances()))
+        circumstances = self.circumstances()
+        return bool(check(new, self.invalidations, circumstances) or refused(self.invalidations, circumstances))
 
-    def _circumstances(self) -> Circumstances:
+    def circumstances(self) -> Circumstances:
+        """What excuses something, so far."""
         stalls = [
             Outage(link.address, began, ended + UNNOTICED)
             for began, ended in self.watchdog.stood_still
             for link in self._cluster.links
         ]
+        outages = [*self.outages, *stalls]
+        away = [(outage.start, outage.end) for outage in outages]
         return Circumstances(
-            self._coherence, [*self.outages, *stalls], self._node_of, renders_fail=True, dark=self.dark
+            self._coherence,
+            outages,
+            self._node_of,
+            # A visitor's own lost patience is one such failure; RENEWED says for how long.
+            renders_fail=True,
+            dark=self.dark,
+            patience=RENEWED,
+            disturbed=[*away, *self.losses.values()],
+            lifetimes={path: float(rule.revalidate) for path, rule in RULES.items() if rule.revalidate},
         )
 
     @contextmanager
-    def away(self, *links: Link) -> Iterator[None]:
+    def away(self, *links: Link, port: int = 0) -> Iterator[None]:
         """In the block the nodes behind these cannot be reached; some time later everybody has noticed that they
-        can."""
-        going = [Outage(link.address, time.monotonic(), math.inf) for link in links]
+        can. ``port``: of the only instance that this is so for."""
+        going = [Outage(link.address, time.monotonic(), math.inf, port) for link in links]
         self.outages += going
         try:
             yield
@@ -351,6 +409,13 @@ class _Striker:
         self._busy: list[str] = []
         self._releases = itertools.count(1)
         self.skipped: list[str] = []
+        self.failed: list[str] = []
+        self.violations: list[Violation] = []
+        #: Seconds.
+        self.lasted = 0.0
+        self._after_quiet = schedule.after_quiet(strikes)
+        #: Seconds by which strikes are late, so that all has been quiet before them.
+        self.late = 0.0
         #: How many had not struck yet when it ended.
         self.left = 0
         #: What was done, and when: on a busy machine not quite what was drawn.
@@ -363,7 +428,7 @@ class _Striker:
             if self._steps and self._steps[0].at <= now:
                 self._go_on(heapq.heappop(self._steps))
             elif now - looked > 1.0:
-                if self._history.shows_a_violation():
+                if self.violations or self._history.shows_a_violation():
                     return
                 looked = time.monotonic()
             else:
@@ -371,6 +436,7 @@ class _Striker:
 
     def stop(self) -> None:
         """Undo what still lasts."""
+        self.lasted = time.monotonic() - self._began
         while self._steps:
             step = self._steps.pop()
             if step.acting is not None:
@@ -389,12 +455,22 @@ class _Striker:
     def _go_on(self, step: _Step) -> None:
         strike = step.strike
         if step.acting is None:
+            if step.number in self._after_quiet and (wait := self._until_quiet_enough()) > 0:
+                self.late += wait
+                later = [step, *(other for other in self._steps if other.acting is None)]
+                for other in later:
+                    other.at += wait
+                self._steps.append(step)
+                heapq.heapify(self._steps)
+                return
             if not schedule.may_strike(strike.fault, strike.part, self._busy, self._instances):
                 step.at = time.monotonic() + 0.1  # what struck it before is not over yet
                 heapq.heappush(self._steps, step)
                 return
             step.began = time.monotonic()
             self._say(f"  {step.began - self._began:6.1f} s  {strike.fault} {strike.part}")
+            if strike.fault in LOSES:
+                self._history.losses[step.number] = (step.began, math.inf)
             step.acting = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike)
             self._busy += schedule.targets(strike, self._instances)
         assert step.acting is not None
@@ -403,26 +479,41 @@ class _Striker:
         except StopIteration:
             self._finish(step)
         except ClusterError as error:
-            self._finish(step)
-            self.skipped.append(f"{strike.fault} {strike.part}: {error}")
+            self._finish(step, done=False)
+            said = f"{strike.fault} {strike.part}: {error}"
+            if isinstance(error, CannotStart):
+                self.violations.append(Violation.of(ALL_START, step.began, time.monotonic(), said))
+            else:
+                (self.skipped if isinstance(error, NotHere) else self.failed).append(said)
         else:
             heapq.heappush(self._steps, step)
 
-    def _finish(self, step: _Step) -> None:
-        self.done.append(Spell(step.strike.fault, step.strike.part, step.began, time.monotonic()))
+    def _until_quiet_enough(self) -> float:
+        """Seconds for which nothing may strike yet: what struck before may have taken longer than was drawn."""
+        if self._busy:
+            return 0.1
+        return max((spell.ended for spell in self.done), default=-math.inf) + schedule.QUIET_BETWEEN - time.monotonic()
+
+    def _finish(self, step: _Step, done: bool = True) -> None:
+        strike, now = step.strike, time.monotonic()
+        if done:
+            self.done.append(Spell(strike.fault, strike.part, step.began, now))
+        if strike.fault in LOSES:
+            # To others, the pages of an instance whose clock is fast are fresh for so much longer.
+            wrong = abs(strike.amount) if strike.fault == "clock" else 0.0
+            self._history.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
         for part in schedule.targets(step.strike, self._instances):
             self._busy.remove(part)
 
     # One method for each kind of schedule.FAULTS -------------------------------------------------------
 
     def _kill_worker(self, strike: Strike) -> Acting:
-        faults.kill_worker(self._cluster, strike.part)
+        yield from _once_there(lambda: faults.kill_worker(self._cluster, strike.part))
         # With a worker less it is not the one that is left alone.
         yield from _until_started(self._cluster.instance(strike.part))
 
     def _kill_renderer(self, strike: Strike) -> Acting:
-        faults.kill_renderer(self._cluster, strike.part)
-        yield 0.0
+        yield from _once_there(lambda: faults.kill_renderer(self._cluster, strike.part))
 
     def _kill(self, strike: Strike) -> Acting:
         instance = self._cluster.instance(strike.part)
@@ -435,7 +526,8 @@ class _Striker:
 
     def _hang(self, strike: Strike) -> Acting:
         # To one that hung, what it waited for seems to have taken all that time: it may take any node for gone.
-        with self._history.away(*self._cluster.links), self._cluster.instance(strike.part).paused():
+        instance = self._cluster.instance(strike.part)
+        with self._history.away(*self._cluster.links, port=instance.port), instance.paused():
             yield strike.lasts
 
     def _clock(self, strike: Strike) -> Acting:
@@ -531,8 +623,24 @@ def _restart(part: Part) -> Acting:
 
 
 def _until_started(part: Part) -> Acting:
+    deadline = time.monotonic() + STARTS
     while not part.has_started():
+        if time.monotonic() > deadline:
+            raise CannotStart(f"{part.name} is not there after {STARTS:g} s")
         yield 0.02
+
+
+def _once_there(strike: Callable[[], object]) -> Acting:
+    """Strike what an instance may have none of at this moment, because the last one was killed just now."""
+    deadline = time.monotonic() + STARTS / 2
+    while True:
+        try:
+            strike()
+            return
+        except ClusterError:
+            if time.monotonic() > deadline:
+                raise
+        yield 0.05
 
 
 class _Watchdog:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from . import processes
+from .errors import ClusterError
 from .parts import importing
 from .request import Answer, fetch
 from .state import Directory, PartState, State
 
 #: Seconds that anything may take which is done in a tenth of that.
 PATIENCE = 30.0
+#: Seconds for a cluster that was just started to be there to be ended.
+GIVING_UP = 5.0
 
 
 class StepFailed(Exception):
@@ -35,6 +38,8 @@ class Check:
         self._app = app
         self._processes: set[processes.Process] = set()
         self._port = 0
+        #: Whether a cluster may run.
+        self._runs = False
 
     def steps(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
         """Name, what is to hold, and how to see that it does."""
@@ -47,6 +52,7 @@ class Check:
         yield "GONE", "no process is left", self.gone
 
     def up(self) -> str:
+        self._runs = True
         # Who meets an instance that hangs waits that long.
         self._command("up", "--detach", "--port", "0", "--app", self._app, "--read-timeout", "2")
         state = self._state()
@@ -98,6 +104,7 @@ class Check:
         state = self._state()
         self._processes |= set(processes.descendants(state.pid))
         said = self._command("down")
+        self._runs = False
         self._command("status", fails=True)
         return said
 
@@ -138,30 +145,41 @@ class Check:
         return self._state().part(name)
 
     def give_up(self) -> None:
-        """End what runs, whatever happened."""
-        subprocess.run(
-            [sys.executable, "-m", "cluster", "--directory", str(self._directory), "down"],
-            env=importing(),
-            capture_output=True,
-            check=False,
-        )
+        """End what runs, whatever happened; harmless where nothing does."""
+        deadline = time.monotonic() + GIVING_UP
+        # Nobody can end it before it has said where it is.
+        while self._runs and time.monotonic() < deadline:
+            done = subprocess.run(
+                [sys.executable, "-m", "cluster", "--directory", str(self._directory), "down"],
+                env=importing(),
+                capture_output=True,
+                check=False,
+            )
+            self._runs = done.returncode != 0
 
 
 def check(app: str) -> int:
-    """Play it, a line or more for each step; the exit code."""
-    began = time.monotonic()
+    """Play it, a line or more for each step; the exit code. Nothing is left running, however it ends."""
     with tempfile.TemporaryDirectory(prefix="cluster-check-") as name:
         checked = Check(Path(name), app)
-        for step, sentence, action in checked.steps():
-            try:
-                seen, holds = action(), True
-            except StepFailed as failure:
-                seen, holds = str(failure), False
-            indented = seen.replace("\n", "\n" + " " * 12)
-            print(f"{'ok  ' if holds else 'FAIL'}  {step:<6}{sentence}\n{' ' * 12}{indented}", flush=True)
-            if not holds:
-                checked.give_up()
-                print("The steps after it rely on it and were not tried.")
-                return 1
+        try:
+            return play(checked)
+        finally:
+            checked.give_up()
+
+
+def play(checked: Check) -> int:
+    """The steps of :func:`check`."""
+    began = time.monotonic()
+    for step, sentence, action in checked.steps():
+        try:
+            seen, holds = action(), True
+        except (StepFailed, ClusterError, subprocess.TimeoutExpired) as failure:
+            seen, holds = str(failure), False
+        indented = seen.replace("\n", "\n" + " " * 12)
+        print(f"{'ok  ' if holds else 'FAIL'}  {step:<6}{sentence}\n{' ' * 12}{indented}", flush=True)
+        if not holds:
+            print("The steps after it rely on it and were not tried.")
+            return 1
     print(f"All steps hold, after {time.monotonic() - began:.0f} s.")
     return 0

@@ -22,7 +22,7 @@ from .errors import CannotStart, ClusterError, Down, NoSuchPart
 from .simulate import simulate
 from .state import DEFAULT, Directory, State
 from .stopping import Stopped, stoppable
-from .topology import DEFAULT_APP, Topology
+from .topology import DEFAULT_APP, Topology, uncached
 
 # What only some commands need is imported there: a terminal that asks for the status waits for nothing else.
 
@@ -90,7 +90,11 @@ def up(directory: Directory, /, detach: bool, **options: Any) -> None:
     if detach:
         with reported():
             _detach(directory)
-            _show(directory.read())
+            state = directory.read()
+            _show(state)
+            # What it said itself is in a file that nobody looks at.
+            if not state.cached:
+                click.echo(uncached(state.app))
         return
     sys.exit(keeper.keep(lambda: _supervise(Topology(**options), directory), directory.forget))
 
@@ -390,7 +394,7 @@ def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: 
             outcome = chaos.run(own, seed, seconds, say)
             plot.write(outcome.svg(), plot_path)
             click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else f"{outcome}\nplot: {plot_path}")
-            return 1 if outcome.violations else 0
+            return 1 if outcome.violations or outcome.failed else 0
     except Stopped:
         click.echo("stopped before its end; nothing is left", err=True)
         return 1

@@ -11,6 +11,10 @@ class CannotStart(ClusterError):
     """A part that could not be started."""
 
 
+class NotHere(ClusterError):
+    """Something that this machine does not have, and that can be done without."""
+
+
 class NoSuchPart(ClusterError):
     """A name that no part has: wrong usage."""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .control import Order
-from .errors import ClusterError
+from .errors import ClusterError, NotHere
 from .instances import Instance
 from .supervise import Cluster
 from .workload.tethered import Tethered
@@ -145,13 +145,13 @@ def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
 def set_clock(instance: Instance, seconds: float) -> None:
     """From its next start on, an instance's clock is wrong by so many seconds.
 
-    :raises ClusterError: the library that it takes is not there.
+    :raises NotHere: the library that it takes is not there.
     """
     for name in ("LD_PRELOAD", "FAKETIME"):
         instance.env.pop(name, None)
     if seconds:
         if not FAKETIME.exists():
-            raise ClusterError("clocks cannot be shifted: apt-get install libfaketime")
+            raise NotHere("clocks cannot be shifted: apt-get install libfaketime")
         instance.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s"}
 
 

@@ -8,10 +8,11 @@ lies between two processes is never held against the cache.
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 #: Labels of answers that say to be as new as any other.
@@ -25,11 +26,16 @@ KNOWS: Mapping[str, frozenset[str]] = {
     "DEGRADED": frozenset({"expire", "purge"}),
 }
 
+#: How the error of an answer begins that is none; whoever is killed only leaves one unfinished.
+MALFORMED = "Malformed: "
+#: How the cache says of an answer that it raised an error itself, and passed the request on (``Cache-Status``).
+BROKEN = 'detail="broken"'
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
     """One answer. ``status`` is 0 where the connection was cut; ``shown`` is the path that the body names,
-    and ``versions`` are the rows on the page."""
+    ``versions`` are the rows on the page, and ``detail`` is its ``Cache-Status``."""
 
     start: float
     end: float
@@ -40,6 +46,7 @@ class Read:
     shown: str = ""
     versions: Mapping[str, int] = field(default_factory=dict)
     error: str = ""
+    detail: str = ""
 
     @classmethod
     def parse(cls, line: bytes) -> Read:
@@ -47,7 +54,9 @@ class Read:
         return cls.of(*json.loads(line))
 
     @classmethod
-    def of(cls, start: float, end: float, status: int, label: str, path: str, port: int, page: Any) -> Read:
+    def of(
+        cls, start: float, end: float, status: int, label: str, path: str, port: int, page: Any, detail: str = ""
+    ) -> Read:
         """An answer, and the page in it, as JSON or read already."""
         if isinstance(page, bytes):
             try:
@@ -55,8 +64,8 @@ class Read:
             except ValueError:
                 page = page.decode("utf-8", "replace")
         if isinstance(page, dict) and "versions" in page:
-            return cls(start, end, status, label, path, port, page["path"], page["versions"])
-        return cls(start, end, status, label, path, port, error=str(page)[:500])
+            return cls(start, end, status, label, path, port, page["path"], page["versions"], detail=detail)
+        return cls(start, end, status, label, path, port, error=str(page)[:500], detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +100,13 @@ class Invalidation:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A node that some process may have found unreachable, from ``start`` to ``end``."""
+    """A node that some process may have found unreachable, from ``start`` to ``end``; ``port`` is that of the only
+    one who may have, 0 for everybody."""
 
     node: str
     start: float
     end: float
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,10 @@ class Circumstances:
     :param renders_fail: pages may be retained for errors (of which a visitor's own lost patience is one).
     :param cuts: connections may break, because workers are killed.
     :param dark: in these no instance lives, and a balancer has nobody to ask.
+    :param patience: seconds after which everybody has a new page, once the old one may be shown no more but for want
+        of it (stale, or retained); for ever by default. :param disturbed: times that do not count for that, because
+        renders may have been lost.
+    :param lifetimes: seconds, by path, after which a page is no longer fresh.
     """
 
     coherence: float
@@ -115,22 +130,51 @@ class Circumstances:
     renders_fail: bool = False
     cuts: bool = False
     dark: Sequence[tuple[float, float]] = ()
+    patience: float = math.inf
+    disturbed: Sequence[tuple[float, float]] = ()
+    lifetimes: Mapping[str, float] = field(default_factory=dict)
+
+    def undisturbed(self, at: float, seconds: float) -> float:
+        """The time before ``at`` since when so many seconds were undisturbed."""
+        # The latest end first; what overlaps was taken off already.
+        for began, ended in sorted(self.disturbed, key=lambda pair: pair[1], reverse=True):
+            quiet = at - ended
+            if quiet >= seconds:
+                break
+            if began < at:
+                seconds -= max(0.0, quiet)
+                at = began
+        return at - seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A promise that was broken, and the read and the invalidation that show it."""
+    """A promise that was broken, and the read and the invalidation that show it; or, in words, what else does."""
 
     promise: str
     read: Read
     row: str = ""
     invalidation: Invalidation | None = None
+    said: str = ""
+
+    @classmethod
+    def of(cls, promise: str, began: float, ended: float, said: str) -> Violation:
+        """One that no read shows."""
+        return cls(promise, Read(began, ended, 0, "", "", error=said), said=said)
 
     def __str__(self) -> str:
+        if self.said:
+            return f"{self.promise}: {self.said}, at {self.read.end:.6f}"
         said = f"{self.promise}: {self.read.path} on port {self.read.port}, asked at {self.read.start:.6f}"
         said += f", answered at {self.read.end:.6f} with {self.read.status} {self.read.label} {self.read.error}"
         if self.invalidation is not None:
-            acknowledged = self.invalidation.acknowledged or 0.0
+            acknowledged = self.invalidation.acknowledged
+            if acknowledged is None:
+                committed = self.invalidation.attempts[0].start
+                return (
+                    f"{said}: row {self.row!r} in version {self.read.versions[self.row]}; version "
+                    f"{self.invalidation.rows[self.row]} was committed {self.read.start - committed:.3f} s before"
+                )
             before = (self.read.start - acknowledged) * 1000
             said += (
                 f": row {self.row!r} in version {self.read.versions[self.row]}; version "
@@ -144,19 +188,40 @@ def check(
     reads: Iterable[Read], invalidations: Sequence[Invalidation], circumstances: Circumstances
 ) -> list[Violation]:
     """Every read that the protocol forbids, by the worst of its rows."""
-    demands = {knows: _Demands(invalidations, knows) for knows in {*KNOWS.values(), frozenset({"purge"})}}
+    demands = {knows: _Demands(invalidations, knows) for knows in KNOWS.values()}
+    commits = _Demands(invalidations, KNOWS["HIT"], committed=True)
     found = []
     for read in reads:
-        violation = _plain(read, circumstances) or _too_old(read, demands, circumstances)
+        violation = (
+            _plain(read, circumstances)
+            or _too_old(read, demands, circumstances)
+            or _too_long(read, demands, circumstances)
+            or _outlived(read, commits, circumstances)
+        )
         if violation is not None:
             found.append(violation)
     return found
 
 
+def refused(invalidations: Iterable[Invalidation], circumstances: Circumstances) -> list[Violation]:
+    """Every call of ``invalidate`` that failed without an excuse."""
+    away = [outage for outage in circumstances.outages if not outage.port]
+    return [
+        Violation.of("an invalidation is refused only while a node is away", tried.start, tried.end, tried.error)
+        for invalidation in invalidations
+        for tried in invalidation.attempts
+        if tried.error and not any(outage.start <= tried.end and tried.start <= outage.end for outage in away)
+    ]
+
+
 def _plain(read: Read, circumstances: Circumstances) -> Violation | None:
     """What is wrong with an answer whatever was invalidated."""
     if read.status == 0:
+        if read.error.startswith(MALFORMED):
+            return Violation("every answer is well-formed", read)
         return None if circumstances.cuts else Violation("no connection breaks", read)
+    if BROKEN in read.detail:
+        return Violation("the cache raises no error of its own", read)
     if read.status >= 500:
         # The balancer's own answer has no label.
         if not read.label and any(began <= read.end and read.start <= ended for began, ended in circumstances.dark):
@@ -193,18 +258,54 @@ def _too_old(read: Read, demands: Mapping[frozenset[str], _Demands], circumstanc
     return None
 
 
+def _too_long(read: Read, demands: Mapping[frozenset[str], _Demands], circumstances: Circumstances) -> Violation | None:
+    """An old page that is shown for want of a new one, although that should be there."""
+    if read.label not in ("STALE", "ERROR-RETAINED") or circumstances.patience == math.inf:
+        return None
+    # Past what it may be older than at all, of which _too_old knows.
+    since = circumstances.undisturbed(read.start - circumstances.coherence, circumstances.patience)
+    for row, version in read.versions.items():
+        demanded = demands[KNOWS["HIT"]].at(row, since)
+        if demanded is not None and version < demanded.rows[row]:
+            return Violation(f"{read.label} is shown only until there is a new page", read, row, demanded)
+    return None
+
+
+def _outlived(read: Read, commits: _Demands, circumstances: Circumstances) -> Violation | None:
+    """A page that says to be fresh, and is older than pages of its path may get."""
+    lifetime = circumstances.lifetimes.get(read.path)
+    if read.label != "HIT" or lifetime is None or circumstances.patience == math.inf:
+        return None
+    since = circumstances.undisturbed(read.start, lifetime + circumstances.patience)
+    for row, version in read.versions.items():
+        there = commits.at(row, since)
+        if there is not None and version < there.rows[row]:
+            shown = replace(there, attempts=(replace(there.attempts[0], error="committed"),))
+            return Violation("HIT is no older than its page may get", read, row, shown)
+    return None
+
+
 def _down(read: Read, circumstances: Circumstances) -> frozenset[str]:
     """The nodes that were not to be reached at some moment of a read."""
-    return frozenset(o.node for o in circumstances.outages if o.start <= read.end and read.start <= o.end)
+    return frozenset(
+        o.node
+        for o in circumstances.outages
+        if o.start <= read.end and read.start <= o.end and o.port in (0, read.port)
+    )
 
 
 class _Demands:
-    """For each row, the newest version of which everybody has to know at a time."""
+    """For each row, the newest version of which everybody has to know at a time; ``committed``: that was there."""
 
-    def __init__(self, invalidations: Iterable[Invalidation], modes: frozenset[str]) -> None:
+    def __init__(self, invalidations: Iterable[Invalidation], modes: frozenset[str], committed: bool = False) -> None:
         self._times: dict[str, list[float]] = {}
         self._newest: dict[str, list[Invalidation]] = {}
-        done = [(i.acknowledged, i) for i in invalidations if i.acknowledged is not None and i.mode in modes]
+        times = (
+            (invalidation.attempts[0].start if committed else invalidation.acknowledged, invalidation)
+            for invalidation in invalidations
+            if invalidation.mode in modes
+        )
+        done = [(at, invalidation) for at, invalidation in times if at is not None]
         for acknowledged, invalidation in sorted(done, key=lambda pair: pair[0]):
             for row, version in invalidation.rows.items():
                 newest = self._newest.setdefault(row, [])

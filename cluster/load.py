@@ -27,6 +27,9 @@ CUT, UNLABELLED = "cut off", "no X-ISR"
 #: Seconds after which a visitor gives up.
 TIMEOUT = 30.0
 
+#: What is shown as new, and says how long it stays so.
+FRESH = frozenset({b"HIT", b"MISS", b"EXPIRED"})
+
 _VERDICT = re.compile(rb"\r\nx-isr:[ \t]*([!-~]+)", re.IGNORECASE)
 _INSTANCE = re.compile(rb"\r\nx-instance:[ \t]*([!-~]+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
@@ -67,7 +70,7 @@ class Samples:
     instance: array[int] = field(default_factory=lambda: array("b"))
     verdicts: Names = field(default_factory=Names)
     instances: Names = field(default_factory=Names)
-    #: Seconds for which a page is fresh, by path, as its hits say.
+    #: Seconds for which a page is fresh, by path, as it says where it is.
     lifetimes: dict[str, int] = field(default_factory=dict)
     #: What was wrong, and how often.
     errors: dict[str, int] = field(default_factory=dict)
@@ -244,7 +247,7 @@ class _Crowd:
         status = int(head[9:12])
         verdict, instance = _VERDICT.search(head), _INSTANCE.search(head)
         label = verdict[1] if verdict else UNLABELLED.encode()
-        if label == b"HIT":
+        if label in FRESH:
             path = samples.paths[visitor.path]
             if path not in samples.lifetimes and (lifetime := _LIFETIME.search(head)):
                 samples.lifetimes[path] = int(lifetime[1])

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from gunicorn.util import import_app
 
-from .renders import Recorder, find_isr
+from wsgi_isr.loading import find_isr
+
+from .renders import Recorder
 from .tether import tether
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
+from urllib.parse import unquote
 
-from wsgi_isr import ISR
-from wsgi_isr.events import Event, Rendered
-from wsgi_isr.keys import Keyspace, PageKey
+from wsgi_isr.events import Event, Invalidated, Rendered
+from wsgi_isr.keys import PageKey
 
-from .state import append
+from .state import INVALIDATIONS, append
 
 #: Seconds by which a page may seem to be stale too early, seen from outside.
 NOISE = 0.05
@@ -23,7 +23,7 @@ NOISE = 0.05
 
 class Render(NamedTuple):
     """One call of the app for a page. ``ended`` is when it was made, and its age began, by ``time.monotonic``;
-    ``stored``: the store took it."""
+    ``stored``: the store took it; ``text`` is that of the key."""
 
     ended: float
     seconds: float
@@ -31,6 +31,7 @@ class Render(NamedTuple):
     instance: str
     pid: int
     stored: bool
+    text: str = ""
 
     @property
     def began(self) -> float:
@@ -38,17 +39,8 @@ class Render(NamedTuple):
         return self.ended - self.seconds
 
 
-def find_isr(app: Any) -> ISR | None:
-    """The ``ISR`` around or inside an app: itself, or below the attributes by which frameworks nest them."""
-    for _ in range(10):
-        if isinstance(app, ISR):
-            return app
-        app = getattr(app, "wsgi_app", None) or getattr(app, "app", None)
-    return None
-
-
 class Recorder:
-    """A subscriber that writes down every render of a page.
+    """A subscriber that writes down every render of a page, and in another file what was invalidated.
 
     :param shift: seconds by which the clocks of this process are wrong.
     """
@@ -62,8 +54,11 @@ class Recorder:
         if isinstance(event, Rendered) and ":p:" in event.key:
             # On a busy machine what came after that, up to now, can be a tenth of a second.
             ended, seconds = time.monotonic() - self._shift - event.storing, event.seconds - event.storing
-            render = Render(ended, seconds, event.key, self._instance, os.getpid(), event.stored)
+            render = Render(ended, seconds, event.key, self._instance, os.getpid(), event.stored, event.text)
             append(self._path, json.dumps(render))
+        elif isinstance(event, Invalidated):
+            line = json.dumps([time.monotonic() - self._shift, event.mode, event.tags])
+            append(self._path.with_name(INVALIDATIONS), line)
 
 
 def read(path: Path) -> list[Render]:
@@ -73,6 +68,16 @@ def read(path: Path) -> list[Render]:
     except FileNotFoundError:
         return []
     return sorted((Render(*json.loads(line)) for line in lines), key=lambda render: render.began)
+
+
+@dataclass(frozen=True)
+class Crowded:
+    """A window with more than one render: of which page, from when to when, and how many."""
+
+    page: str
+    began: float
+    ended: float
+    renders: int
 
 
 @dataclass(frozen=True)
@@ -99,31 +104,54 @@ def windows(renders: Iterable[Render], lifetimes: Mapping[str, float], since: fl
     :param renders: in the order in which they began. :param lifetimes: seconds by key; pages without are left out.
     :param since: only windows that began after it.
     """
+    sizes = [len(window) for window in _each(renders, lifetimes, since)]
+    return Windows(sum(sizes), len(sizes), max(sizes, default=0))
+
+
+def crowded(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float = -math.inf) -> list[Crowded]:
+    """Those of the same windows that have more than one render."""
+    return [
+        Crowded(_path(window[0]), window[0].began, max(render.ended for render in window), len(window))
+        for window in _each(renders, lifetimes, since)
+        if len(window) > 1
+    ]
+
+
+def _path(render: Render) -> str:
+    return PageKey.parse(render.text).path if render.text else render.key
+
+
+def _each(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float) -> list[list[Render]]:
     by_key: dict[str, list[Render]] = {}
     for render in renders:
         if render.key in lifetimes:
             by_key.setdefault(render.key, []).append(render)
-    sizes = [size for key, some in by_key.items() for size in _sizes(some, lifetimes[key], since)]
-    return Windows(sum(sizes), len(sizes), max(sizes, default=0))
+    return [window for key, some in by_key.items() for window in _of_one(some, lifetimes[key], since)]
 
 
-def _sizes(renders: Sequence[Render], lifetime: float, since: float) -> list[int]:
-    sizes: list[int] = []
+def _of_one(renders: Sequence[Render], lifetime: float, since: float) -> list[list[Render]]:
+    found: list[list[Render]] = []
     counted: list[bool] = []
     stale, made = -math.inf, True
     for render in renders:
         # What was not stored has renewed nothing: the next one is for the same window.
         if render.began >= stale - NOISE and made:
-            sizes.append(0)
+            found.append([])
             counted.append(render.began >= since)
             made = False
-        sizes[-1] += 1
+        found[-1].append(render)
         if render.stored:
             stale, made = render.ended + lifetime, True
-    return [size for size, wanted in zip(sizes, counted, strict=True) if wanted]
+    return [window for window, wanted in zip(found, counted, strict=True) if wanted]
 
 
-def keys(host: str, lifetimes: Mapping[str, float], namespace: str = "default", release: str = "") -> dict[str, float]:
-    """The lifetimes of pages by their keys in the store instead of by their paths."""
-    space = Keyspace(namespace, release)
-    return {space.page(PageKey("http", host, "", path).text): float(seconds) for path, seconds in lifetimes.items()}
+def lifetimes(renders: Iterable[Render], host: str, by_path: Mapping[str, float]) -> dict[str, float]:
+    """The lifetimes of pages by their keys in the store instead of by their paths: of every release and namespace."""
+    # Keys hold bytes as latin-1.
+    wanted = {unquote(path.partition("?")[0], "latin-1"): float(seconds) for path, seconds in by_path.items()}
+    found = {}
+    for key, text in {render.key: render.text for render in renders if render.text}.items():
+        page = PageKey.parse(text)
+        if page.host == host and (seconds := wanted.get(page.script + page.path)) is not None:
+            found[key] = seconds
+    return found

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import json
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from . import load, renders
 from .load import Samples
-from .renders import Render, Windows
+from .renders import Crowded, Render, Windows
 from .state import Directory
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
@@ -24,6 +25,8 @@ SPELLS: Mapping[str, frozenset[str]] = {
     "slow": frozenset({"heal"}),
     "press": frozenset({"relieve"}),
 }
+#: Seconds for which what was done to a part may lose pages after it was undone: until everybody has noticed that.
+NOTICED = 5.0
 ENDS = frozenset({"resume", "heal", "relieve"})
 
 
@@ -65,6 +68,8 @@ class Report:
     renders: Sequence[Render]
     windows: Windows | None
     spells: Sequence[Spell]
+    #: Windows with more than one render, and what was noted that may have led to it.
+    crowded: Sequence[tuple[Crowded, Sequence[str]]] = ()
 
     @property
     def seconds(self) -> float:
@@ -73,8 +78,20 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Requests without a complete answer, or with 5xx."""
-        return sum(self.samples.errors.values())
+        """Requests without a complete answer, or with 5xx; and windows with more renders than one for no reason."""
+        return sum(self.samples.errors.values()) + len(self.unexplained)
+
+    @property
+    def unexplained(self) -> Sequence[Crowded]:
+        """Windows with more than one render, although nothing was noted that leads to it."""
+        return [window for window, causes in self.crowded if not causes]
+
+    @property
+    def never_fresh(self) -> Sequence[str]:
+        """Pages that were never shown as new: how long they would be is not known, and each render is a window."""
+        if self.windows is None:
+            return []
+        return [path for path in self.samples.paths if path not in self.samples.lifetimes]
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -98,6 +115,8 @@ class Report:
                         "windows": self.windows.windows,
                         "per_window": round(self.windows.per_window, 3),
                         "most_in_one": self.windows.most,
+                        "unexplained": [asdict(window) for window in self.unexplained],
+                        "never_fresh": list(self.never_fresh),
                     }
                     if self.windows
                     else {}
@@ -126,6 +145,9 @@ class Report:
             *_table("answered by", figures["instances"], count),
             f"renders           {self._rendered()}",
         ]
+        lines += [f"                  {self._said(*window)}" for window in self.crowded]
+        if self.never_fresh:
+            lines.append(f"never fresh       {', '.join(self.never_fresh)}")
         for spell in self.spells:
             lasting = f" for {spell.ended - spell.began:.1f} s" if spell.ended - spell.began > 0.05 else ""
             lines.append(f"at {spell.began - self.samples.began:5.1f} s        {spell.what} {spell.part}{lasting}")
@@ -138,22 +160,39 @@ class Report:
         if not self.windows.windows:
             return f"{len(self.renders)}; no window began meanwhile"
         said = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"
-        return said if self.windows.most < 2 else f"{said}, {self.windows.most} at the most (invalidated, or lost)"
+        return said if self.windows.most < 2 else f"{said}, {self.windows.most} at the most"
+
+    def _said(self, window: Crowded, causes: Sequence[str]) -> str:
+        why = ", ".join(causes) or "nothing was noted that explains it (invalidated from elsewhere?)"
+        return f"{window.renders} of {window.page} at {window.began - self.samples.began:.1f} s: {why}"
 
 
 def made_of(directory: Directory, samples: Samples, connections: int) -> Report:
     """The report of a load on the cluster in that directory."""
     every, events = renders.read(directory.renders), directory.noted()
     host = directory.read().url.partition("://")[2]
-    # Each release has pages of its own; the instances began with the one that their environment names.
-    releases = {os.environ.get("WSGI_ISR_RELEASE", ""), *(event["release"] for event in events if "release" in event)}
-    lifetimes = {
-        k: v for release in releases for k, v in renders.keys(host, samples.lifetimes, release=release).items()
-    }
+    lifetimes = renders.lifetimes(every, host, {path: samples.lifetimes.get(path, 0.0) for path in samples.paths})
     # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
     windows = renders.windows(every, lifetimes, samples.began) if every else None
     during = [render for render in every if samples.began <= render.ended <= samples.ended]
-    return Report(samples, connections, during, windows, spells(events, samples.began, samples.ended))
+    causes = [
+        *(("invalidated", at, at) for at in invalidated(directory)),
+        *((f"{s.what} {s.part}", s.began, s.ended + NOTICED) for s in spells(events, -math.inf, math.inf)),
+    ]
+    crowded = [
+        (window, sorted({what for what, began, ended in causes if began <= window.ended and window.began <= ended}))
+        for window in renders.crowded(every, lifetimes, samples.began)
+    ]
+    return Report(samples, connections, during, windows, spells(events, samples.began, samples.ended), crowded)
+
+
+def invalidated(directory: Directory) -> list[float]:
+    """When something was, from an instance; what is done elsewhere is not noted."""
+    try:
+        lines = directory.invalidations.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [float(json.loads(line)[0]) for line in lines]
 
 
 def _table(title: str, counts: Mapping[str, int], of: int) -> list[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 #: Seconds before the first strike, after the last one's end, and between two, on average.
 QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE = 1.0, 1.5, 1.0
+#: And once each kind has struck: longer than what they did excuses anything, so that it is seen how all is well.
+QUIET_BETWEEN = 10.0
 #: What an instance needs to start again on a machine that is busy.
 STARTING = 2.0
 EVERY_INSTANCE, EVERY_NODE, BALANCER = "instances", "nodes", "balancer"
@@ -70,6 +72,15 @@ FAULTS: Mapping[str, Kind] = {
 }
 
 
+def after_quiet(strikes: Sequence[Strike]) -> set[int]:
+    """The numbers of the strikes before which all is quiet for that long."""
+    return {
+        number
+        for number, strike in enumerate(strikes)
+        if number and strike.at >= max(earlier.ends for earlier in strikes[:number]) + QUIET_BETWEEN - 0.01
+    }
+
+
 def targets(strike: Strike, instances: Sequence[str]) -> list[str]:
     """The parts that are busy with a strike."""
     return list(instances) if strike.part == EVERY_INSTANCE else [strike.part]
@@ -90,6 +101,8 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
     now = QUIET_AT_FIRST
     while now < seconds - QUIET_IN_THE_END:
         if not deck:  # each kind once before any comes again: a short run is to show as much as it can
+            if strikes:
+                now = max(now, *(strike.ends for strike in strikes)) + QUIET_BETWEEN
             deck = sorted(name for name, kind in FAULTS.items() if seconds >= kind.needs)
             chance.shuffle(deck)
         name = deck.pop()

@@ -27,8 +27,10 @@ from . import processes
 from .errors import CannotStart, Down, NoSuchPart
 
 DEFAULT = ".cluster"
+#: The file in which instances note what was invalidated from them.
+INVALIDATIONS = "invalidations"
 #: What a cluster leaves in its directory, and removes there when the next one starts.
-OURS = ("state.json", "control", "events", "renders", "nginx.conf", "nginx.pid", "temp", "logs")
+OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class State:
     :param pid: the supervisor; with ``started`` one process for ever.
     :param keeper: the process that ends when nothing is left, in the same way; zeros for none.
     :param app: as it was named. :param url: for visitors. :param store: for invalidations.
-    :param ready: everything has been started.
+    :param ready: everything has been started. :param cached: the app is wrapped in ISR.
     """
 
     pid: int
@@ -69,6 +71,7 @@ class State:
     ready: bool
     parts: tuple[PartState, ...]
     keeper: tuple[int, int] = (0, 0)
+    cached: bool = True
 
     def part(self, name: str) -> PartState:
         """:raises NoSuchPart: there is none of that name."""
@@ -101,6 +104,7 @@ class Directory:
         self.logs = self.path / "logs"
         self.events = self.path / "events"
         self.renders = self.path / "renders"
+        self.invalidations = self.path / INVALIDATIONS
         self.control = self.path / "control"
         self._state = self.path / "state.json"
 

@@ -18,7 +18,7 @@ from .network import Link
 from .nodes import Node
 from .parts import Part, program
 from .state import Directory, PartState, State
-from .topology import Topology
+from .topology import Topology, uncached
 from .workload.tethered import Tethered
 
 _PartT = TypeVar("_PartT", bound=Part)
@@ -45,6 +45,8 @@ class Cluster:
         self.pressure: Tethered[bytes] | None = None
         self._parts: list[Part] = []
         self._ready = False
+        #: Whether the app is wrapped in ISR.
+        self.is_cached = True
         self._known_dead: set[str] = set()
 
     def __enter__(self) -> Cluster:
@@ -114,8 +116,7 @@ class Cluster:
         )
         self.is_cached = served.check()
         if not self.is_cached:
-            wrapped = topology.app if "(" in topology.app else f"wsgi_isr:wrap('{topology.app}')"
-            self.say(f'{topology.app} is not wrapped in ISR, so nothing is cached: --app "{wrapped}" wraps it')
+            self.say(uncached(topology.app))
 
     def _add(self, part: _PartT) -> _PartT:
         self._parts.append(part)
@@ -192,6 +193,7 @@ class Cluster:
                 self._ready,
                 tuple(states),
                 (kept_by.pid, kept_by.started) if kept_by else (0, 0),
+                self.is_cached,
             )
         )
 

@@ -8,6 +8,16 @@ from dataclasses import dataclass, field
 DEFAULT_APP = "examples.blog_flask:app"
 
 
+def uncached(app: str) -> str:
+    """What to say of an app that has no ``ISR`` around it."""
+    # With a factory that takes arguments, or a name that is a call already, the app has to be wrapped where it is made.
+    wrappable = app if "(" not in app.removesuffix("()") else "myapp:app"
+    return (
+        f"{app} is not wrapped in ISR, so nothing is cached: "
+        f"--app \"wsgi_isr:wrap('{wrappable}', revalidate=60)\" wraps it"
+    )
+
+
 @dataclass(frozen=True)
 class Topology:
     """What a cluster is made of.

@@ -61,7 +61,7 @@ def wrapped(target: str) -> ISR:
     :raises ConfigError: see :func:`load`.
     """
     app = load(target, target)
-    return _found_in(app) or ISR(app)
+    return find_isr(app) or ISR(app)
 
 
 def served(target: str) -> WSGIApplication:
@@ -71,10 +71,11 @@ def served(target: str) -> WSGIApplication:
     :raises ConfigError: see :func:`load`.
     """
     app: WSGIApplication = load(target, target)
-    return app if _found_in(app) is not None else ISR(app)
+    return app if find_isr(app) is not None else ISR(app)
 
 
-def _found_in(app: Any) -> ISR | None:
+def find_isr(app: Any) -> ISR | None:
+    """The :class:`ISR` around or inside an app: itself, or below the attributes by which apps are nested."""
     for _ in range(16):
         if isinstance(app, ISR):
             return app

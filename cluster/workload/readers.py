@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Sequence
 
 from ..history import written
 from ..ports import HOST
@@ -24,6 +26,10 @@ from .tethered import until_told
 KEPT = 30
 #: Seconds after which a visitor gives up.
 TIMEOUT = 20.0
+
+
+class Malformed(ValueError):
+    """An answer that is none: nothing that a cut connection excuses."""
 
 
 class Visitor:
@@ -58,7 +64,7 @@ class Visitor:
                 # The server may let go of a connection over which nothing is asked; that is no fault of it.
                 self._drop()
                 status, headers, body = self._ask(path)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, Malformed) as error:
             self._drop()
             return [start, time.monotonic(), 0, "", path, self._port, f"{type(error).__name__}: {error}"]
         end = time.monotonic()
@@ -72,7 +78,8 @@ class Visitor:
         # Behind a balancer: the instance that it asked last.
         upstream = headers.get("x-upstream", "").rpartition(":")[2]
         port = int(upstream) if upstream.isdigit() else self._port
-        return [start, end, status, headers.get("x-isr", ""), path, port, page]
+        detail = headers.get("cache-status", "")
+        return [start, end, status, headers.get("x-isr", ""), path, port, page, detail]
 
     def _ask(self, path: str) -> tuple[int, dict[str, str], bytes]:
         connection = self._connection or self._connect()
@@ -93,16 +100,25 @@ class Visitor:
 
 
 def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body. :raises EOFError: the connection ended before."""
+    """Status, headers and body.
+
+    :raises EOFError: the connection ended before. :raises Malformed: it is no answer.
+    """
     data = b""
     while b"\r\n\r\n" not in data:
         data += _more(connection)
     head, _, body = data.partition(b"\r\n\r\n")
     status, *lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    while len(body) < int(headers["content-length"]):
+    try:
+        number, length = int(status.split()[1]), int(headers["content-length"])
+    except (ValueError, LookupError) as error:
+        raise Malformed(f"{error!r} in {head[:200]!r}") from error
+    while len(body) < length:
         body += _more(connection)
-    return int(status.split()[1]), headers, body
+    if len(body) > length:
+        raise Malformed(f"{len(body) - length} bytes more than it said: {body[length:][:200]!r}")
+    return number, headers, body
 
 
 def _more(connection: socket.socket) -> bytes:
@@ -118,12 +134,30 @@ def main() -> None:
     host = os.environ["CLUSTER_HOST"]
     pause = float(os.environ["CLUSTER_PAUSE"])
     visitors = [Visitor(ports, host, pause, told) for _ in range(int(os.environ["CLUSTER_READERS"]))]
-    threads = [threading.Thread(target=visitor.run) for visitor in visitors]
+    sys.exit(visit(visitors, told))
+
+
+def visit(visitors: Sequence[Visitor], told: threading.Event) -> int:
+    """Let them, until they are told to end; the exit code. Where one cannot go on, all end with 1: what one did not see
+    would look like what was never wrong."""
+    dead: list[BaseException] = []
+
+    def run(visitor: Visitor) -> None:
+        try:
+            visitor.run()
+        except BaseException as error:
+            traceback.print_exc()
+            dead.append(error)
+            told.set()
+
+    threads = [threading.Thread(target=run, args=(visitor,)) for visitor in visitors]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         time.sleep(0.05)
         sys.stdout.buffer.flush()
+    sys.stdout.buffer.flush()
+    return 1 if dead else 0
 
 
 if __name__ == "__main__":

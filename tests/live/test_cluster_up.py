@@ -238,8 +238,8 @@ def test_an_app_without_a_cache_is_served_and_that_is_said(tmp_path: Path) -> No
         command.done("down")
         said, _ = up.communicate(timeout=30)
     assert (
-        "is not wrapped in ISR, so nothing is cached: --app \"wsgi_isr:wrap('tests.live.support.origin:origin')\""
-        in said
+        "is not wrapped in ISR, so nothing is cached: "
+        "--app \"wsgi_isr:wrap('tests.live.support.origin:origin', revalidate=60)\"" in said
     )
 
 

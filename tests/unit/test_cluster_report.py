@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from cluster import plot
 from cluster.errors import ClusterError
 from cluster.load import CUT, Samples, popularity
 from cluster.plot import Plot, _ticks
-from cluster.renders import Render, Windows
-from cluster.report import Bucket, Report, Spell, buckets, percentiles, spells
+from cluster.renders import Crowded, Render, Windows
+from cluster.report import Bucket, Report, Spell, buckets, made_of, percentiles, spells
+from cluster.state import Directory, State, append
+from wsgi_isr.keys import PageKey
 
 
 def samples(*answers: tuple[float, float, int, str]) -> Samples:
@@ -47,7 +51,15 @@ def test_a_report_counts_what_visitors_got() -> None:
     assert figures["verdicts"] == {"HIT": 2, "STALE": 1, "MISS": 1, "no X-ISR": 1, CUT: 1}
     assert figures["statuses"] == {"0": 1, "200": 4, "503": 1}
     assert figures["errors"] == {"503 for /": 1, "0 for /": 1}
-    assert figures["renders"] == {"all": 1, "in_windows": 4, "windows": 4, "per_window": 1.0, "most_in_one": 1}
+    assert figures["renders"] == {
+        "all": 1,
+        "in_windows": 4,
+        "windows": 4,
+        "per_window": 1.0,
+        "most_in_one": 1,
+        "unexplained": [],
+        "never_fresh": ["/", "/about"],
+    }
     assert figures["faults"] == [{"what": "kill", "part": "instance-2", "began": 1.0, "ended": 2.5}]
     assert report().failed == 2
     json.dumps(figures)
@@ -65,8 +77,57 @@ def test_a_report_is_readable() -> None:
 def test_a_report_says_what_it_does_not_know() -> None:
     assert "not wrapped in ISR" in str(report(windows=None))
     assert "no window began" in str(report(windows=Windows(0, 0, 0)))
-    assert "3 at the most (invalidated, or lost)" in str(report(windows=Windows(5, 3, 3)))
+    assert "3 at the most" in str(report(windows=Windows(5, 3, 3)))
     assert str(report(samples()))
+
+
+MANY = Crowded("/about", 11.0, 12.0, 3)
+
+
+def test_more_renders_than_one_in_a_window_are_a_failure_unless_something_was_noted_that_leads_to_it() -> None:
+    explained = replace(report(windows=Windows(5, 3, 3)), crowded=[(MANY, ["flush node-1"])])
+    assert (explained.failed, explained.unexplained) == (2, [])
+    assert "3 of /about at 1.0 s: flush node-1" in str(explained)
+    unexplained = replace(explained, crowded=[(MANY, [])])
+    assert (unexplained.failed, unexplained.unexplained) == (3, [MANY])
+    assert "3 of /about at 1.0 s: nothing was noted that explains it" in str(unexplained)
+    assert unexplained.as_json()["renders"]["unexplained"] == [
+        {"page": "/about", "began": 11.0, "ended": 12.0, "renders": 3}
+    ]
+
+
+@pytest.fixture
+def noted(tmp_path: Path) -> Iterator[Directory]:
+    """The directory of a cluster in which a page was rendered three times in its window."""
+    directory = Directory(tmp_path)
+    with directory.owned():
+        directory.write(State(1, 2, "a:b", "http://127.0.0.1:8080", "memory://", True, ()))
+        text = PageKey("http", "127.0.0.1:8080", "", "/about").text
+        for at in (11.0, 11.5, 12.0):
+            append(directory.renders, json.dumps(Render(at, 0.2, "isr2:two:p:1", "instance-1", 1, True, text)))
+        yield directory
+
+
+def test_a_page_that_was_never_a_hit_has_windows(noted: Directory) -> None:
+    missed = samples((10.5, 0.1, 200, "MISS"))
+    missed.lifetimes["/about"] = 60
+    found = made_of(noted, missed, 1)
+    assert found.windows == Windows(3, 1, 3)
+    assert found.failed == 1
+    assert found.never_fresh == ["/"]
+    assert made_of(noted, samples((10.5, 0.1, 200, "STALE")), 1).windows == Windows(3, 3, 1)
+
+
+def test_a_cause_is_one_that_was_noted_for_that_time(noted: Directory) -> None:
+    missed = samples((10.5, 0.1, 200, "MISS"))
+    missed.lifetimes["/about"] = 60
+    append(noted.events, json.dumps(event(1.0, "flush")))
+    append(noted.events, json.dumps(event(13.0, "kill")))
+    assert made_of(noted, missed, 1).failed == 1
+    append(noted.events, json.dumps(event(11.2, "flush", "node-2")))
+    append(noted.invalidations, json.dumps([11.3, "purge", []]))
+    ((_, causes),) = made_of(noted, missed, 1).crowded
+    assert causes == ["flush node-2", "invalidated"]
 
 
 def test_percentiles_are_values_that_were_measured() -> None:

@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.chaos import _Striker
-from cluster.schedule import BALANCER, EVERY_INSTANCE, EVERY_NODE, FAULTS, QUIET_IN_THE_END, Strike, draw, may_strike
+from cluster.schedule import (
+    BALANCER,
+    EVERY_INSTANCE,
+    EVERY_NODE,
+    FAULTS,
+    QUIET_BETWEEN,
+    QUIET_IN_THE_END,
+    Strike,
+    after_quiet,
+    draw,
+    may_strike,
+)
 
 NODES, INSTANCES = ["node-1", "node-2", "node-3"], ["instance-1", "instance-2", "instance-3"]
 
@@ -49,6 +60,14 @@ def test_nothing_strikes_twice_at_once_and_one_instance_is_always_left_alone(see
 @given(st.integers(0, 10**6))
 def test_a_minute_shows_every_kind(seed: int) -> None:
     assert {strike.fault for strike in draw(seed, 60, NODES, INSTANCES)} >= set(FAULTS) - {"blackout", "roll"}
+
+
+@given(st.integers(0, 10**6))
+def test_once_each_kind_has_struck_all_is_quiet(seed: int) -> None:
+    strikes = draw(seed, 60, NODES, INSTANCES)
+    (first, *_) = sorted(after_quiet(strikes))
+    assert {strike.fault for strike in strikes[:first]} == set(FAULTS)
+    assert strikes[first].at >= max(strike.ends for strike in strikes[:first]) + QUIET_BETWEEN - 0.01
 
 
 def test_a_short_run_has_no_blackout() -> None:

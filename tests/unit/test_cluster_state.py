@@ -17,9 +17,9 @@ from cluster.balancer import Balancer
 from cluster.errors import CannotStart, ClusterError, Down, NoSuchPart
 from cluster.history import Circumstances, Read, check
 from cluster.nodes import Node
-from cluster.renders import find_isr
 from cluster.state import Directory, PartState, State
 from wsgi_isr import ISR
+from wsgi_isr.loading import find_isr
 
 PART = PartState("node-1", "memcached", "127.0.0.1:1", "log", 7, 8)
 STATE = State(1, 2, "app", "http://127.0.0.1:3", "memcached://127.0.0.1:1", True, (PART,), (4, 5))
@@ -268,6 +268,15 @@ def test_an_isr_is_found_around_and_inside_an_app() -> None:
     assert find_isr(isr) is isr
     assert find_isr(framework) is isr
     assert find_isr(bare) is None
+
+    class Middleware:
+        def __init__(self, wrapped: object) -> None:
+            self.wrapped = wrapped
+
+        def __call__(self, _environ: object, _start_response: object) -> list[bytes]:
+            return []
+
+    assert find_isr(Middleware(Middleware(isr))) is isr
 
 
 DARK = Circumstances(coherence=0.0, dark=[(20.0, 21.0)])

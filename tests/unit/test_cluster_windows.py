@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.renders import Recorder, Render, Windows, keys, read, windows
-from wsgi_isr.events import Rendered, Served
+from cluster.renders import Crowded, Recorder, Render, Windows, crowded, lifetimes, read, windows
+from cluster.report import invalidated
+from cluster.state import Directory
+from wsgi_isr.events import Invalidated, Rendered, Served
 from wsgi_isr.keys import Keyspace, PageKey
 
 LIFETIME = {"a": 5.0}
@@ -78,6 +80,31 @@ def test_a_render_ends_when_its_page_is_made_and_not_when_that_was_stored(tmp_pa
     assert written.seconds == 3.0
 
 
-def test_a_path_leads_to_the_key_under_which_its_renders_are_noted() -> None:
-    (key,) = keys("127.0.0.1:8080", {"/about": 60})
-    assert key == Keyspace("default").page(PageKey("http", "127.0.0.1:8080", "", "/about").text)
+@pytest.mark.parametrize(("namespace", "release"), [("default", ""), ("default", "two"), ("shop", "")])
+def test_a_path_leads_to_the_key_under_which_its_renders_are_noted(
+    namespace: str, release: str, tmp_path: Path
+) -> None:
+    text = PageKey("http", "127.0.0.1:8080", "", "/about \xc3\xbcs").text
+    key = Keyspace(namespace, release).page(text)
+    Recorder(str(tmp_path / "renders"), "instance-1")(Rendered(key, 0.5, True, text))
+    renders = read(tmp_path / "renders")
+    assert lifetimes(renders, "127.0.0.1:8080", {"/about%20%C3%BCs?x=1": 60, "/other": 5}) == {key: 60.0}
+    assert lifetimes(renders, "127.0.0.1:8081", {"/about%20%C3%BCs": 60}) == {}
+
+
+def test_windows_with_more_than_one_render_are_told_with_their_page() -> None:
+    text = PageKey("http", "a.test", "", "/about").text
+    renders = [render(0), render(6.1), render(6.2)._replace(text=text), render(13)]
+    assert crowded(renders, LIFETIME) == [Crowded("a", 6.1, 7.2, 2)]
+    assert crowded([each._replace(text=text) for each in renders], LIFETIME) == [Crowded("/about", 6.1, 7.2, 2)]
+    assert crowded(renders, LIFETIME, since=7) == []
+
+
+def test_what_is_invalidated_from_an_instance_is_noted(tmp_path: Path) -> None:
+    before = time.monotonic()
+    directory = Directory(tmp_path)
+    assert invalidated(directory) == []
+    Recorder(str(directory.renders), "instance-1")(Invalidated(("t",), "purge"))
+    (at,) = invalidated(directory)
+    assert before <= at <= time.monotonic()
+    assert read(directory.renders) == []
