@@ -78,11 +78,17 @@ def _is_public(name: str) -> bool:
     )
 
 
+#: Modules whose page depends on whether another one was imported before, which has parts of it.
+COMPLETED_BY = {"pyexpat": ("xml.parsers.expat",)}
+
+
 def load(name: str) -> ModuleType | None:
     """Import a module; ``None`` if it is none of ours, or for another platform."""
     if name not in names():
         return None
     try:
+        for first in COMPLETED_BY.get(name, ()):
+            importlib.import_module(first)
         return importlib.import_module(name)
     except ImportError:  # asyncio.windows_events, or a library that this Python was built without
         return None

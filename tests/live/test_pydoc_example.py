@@ -228,8 +228,6 @@ ELSEWHERE = {
     "PASSWORD": "correct-horse",
     "PYTHONDOCS": "https://docs.invalid",
 }
-#: pytest replaces functions of these, and pydoc tells.
-CHANGED_BY_PYTEST = ["pdb", "sys", "threading"]
 
 
 def render_elsewhere(names: list[str], directory: Path, **env: str) -> dict[str, str]:
@@ -251,13 +249,10 @@ def render_elsewhere(names: list[str], directory: Path, **env: str) -> dict[str,
 
 @every_part
 def test_a_page_is_the_same_in_another_process_with_another_environment(part, tmp_path):
-    names = [name for name in names_of(part) if name not in CHANGED_BY_PYTEST]
-    pages = render_elsewhere(names, tmp_path, **ELSEWHERE)
-    assert [name for name in names if pages[name] != without_stamp(get(f"/module/{name}"))] == []
-
-
-def test_so_are_those_that_pytest_changes(tmp_path):
-    assert render_elsewhere(CHANGED_BY_PYTEST, tmp_path, **ELSEWHERE) == render_elsewhere(CHANGED_BY_PYTEST, ROOT)
+    # Two of their own: what pytest and other tests do to modules of this one, pydoc tells.
+    names = names_of(part)
+    pages, others = render_elsewhere(names, tmp_path, **ELSEWHERE), render_elsewhere(list(reversed(names)), ROOT)
+    assert [name for name in names if pages[name] != others[name]] == []
 
 
 def without_stamp(html: str) -> str:
