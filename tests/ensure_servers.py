@@ -34,6 +34,7 @@ PROGRAMS = (
     Program(("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"), "chromium"),
     Program(("chromedriver",), "chromium-driver"),
     Program(("systemd-analyze",), "systemd"),
+    Program(("curl",), "curl"),
 )
 
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.

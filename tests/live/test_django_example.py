@@ -382,8 +382,7 @@ def test_django_has_nothing_to_say_against_the_settings(tmp_path: Path) -> None:
 
 
 def test_what_the_readme_says_is_what_one_sees(tmp_path: Path) -> None:
-    if shutil.which("curl") is None:
-        pytest.skip("needs curl")
+    assert shutil.which("curl"), "install curl"
     env = {**site(tmp_path / "data"), "WSGI_ISR_COHERENCE": "0"}
     readme = (ROOT / "examples" / "site_django" / "README.md").read_text("utf-8")
     steps = readme.partition("## Try it")[2].partition("\n## ")[0]
