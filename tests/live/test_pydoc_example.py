@@ -137,7 +137,7 @@ def test_the_job_says_what_it_does_not_know():
 
 @cache
 def get(path: str) -> str:
-    answer = Client(site).get(path)
+    answer = Client(site).get(path, buffered=True)
     assert answer.status_code == 200, path
     assert answer.content_type == "text/html; charset=UTF-8"
     return answer.text
@@ -338,7 +338,7 @@ def test_names_of_all_kinds_get_a_404_that_can_be_shown():
         "/package/os",
         "/static/../site.py",
     ):
-        answer = Client(site).get(path)
+        answer = Client(site).get(path, buffered=True)
         assert answer.status_code == 404, path
         Page(path, answer.text)
     assert Client(site).post("/").status_code == 405

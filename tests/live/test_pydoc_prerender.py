@@ -77,7 +77,7 @@ def test_no_page_that_is_older_than_an_acknowledged_invalidation_is_fresh(
     fresh = stale = 0
     for path, package in pages.items():
         try:
-            answer = visitor.get(path, base_url=URL)
+            answer = visitor.get(path, base_url=URL, buffered=True)
         except AssertionError:
             stale += 1
             continue
@@ -110,7 +110,7 @@ def test_all_of_it_as_files_is_what_visitors_see(
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         for path in [*pages, "/static/site.css"]:
             status, at, body = ask_file(connection, path)
-            original = visitor.get(path, base_url=URL)
+            original = visitor.get(path, base_url=URL, buffered=True)
             assert original.headers["X-ISR"] == ("HIT" if path in pages else "BYPASS")
             expected = original.data if at == path else with_base(original.text, path).encode()
             assert (status, body) == (200, expected), path

@@ -18,7 +18,7 @@ class Memcached(Node):
     :param megabytes: memory for items. :param arguments: more for the command line.
     """
 
-    def __init__(self, megabytes: int = 64, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, megabytes: int = 256, arguments: Sequence[str] = ()) -> None:
         super().__init__("node", megabytes=megabytes, arguments=arguments)
         self.name = self.address  # as stores name it
         self.start()
