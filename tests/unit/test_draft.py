@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.scripted import Clock
-from wsgi_isr.draft import COOKIE, Drafts, Visitor, answering, disable_draft, enable_draft, is_draft
+from wsgi_isr.draft import COOKIE, Drafts, Visitor, answering, disable_draft, is_draft
 from wsgi_isr.errors import ConfigError
 
 SECRET = "a secret of some length"
@@ -92,4 +92,3 @@ def test_over_tls_the_cookie_is_for_tls_alone() -> None:
         disable_draft(headers)
     assert "Secure" in headers[0][1]
     assert "HttpOnly" in headers[0][1]
-    assert enable_draft is not None
