@@ -63,7 +63,9 @@ class Listings:
         known = self._listed(policy, path, epochs)
         if known.paths is None or path in known.paths:
             return None  # where it cannot be found out, the app will know
-        return Absent(max(0.0, known.asked + policy.negative_ttl - self._monotonic()))
+        # A list that is given stays; a callable is asked again, and may list it then.
+        age = self._monotonic() - known.asked if callable(policy.paths) else 0.0
+        return Absent(max(0.0, policy.negative_ttl - age))
 
     def _listed(self, policy: Policy, path: str, epochs: Callable[[], Any] | None) -> _Known:
         known = self._known.get(policy.name)

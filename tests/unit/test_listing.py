@@ -237,3 +237,10 @@ def test_a_callable_that_fails_later_leaves_what_was_known() -> None:
     world.clock.advance(10)
     assert world.has("/blog/b")
     assert not world.has("/blog/a")
+
+
+def test_a_404_of_a_fixed_list_holds_as_long_however_old_the_list_is() -> None:
+    world = World(["/blog/a"], negative_ttl=7)
+    assert world.absent("/blog/b") == Absent(7)
+    world.clock.advance(100)
+    assert world.absent("/blog/b") == Absent(7)
