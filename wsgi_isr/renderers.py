@@ -55,15 +55,33 @@ def make_folder(uid: int | None = None, gid: int | None = None) -> str:
     """For the sockets, and for its owner only.
 
     :param uid: who the processes run as, if that is somebody else.
+    :raises OSError: there is no place for it.
     """
-    _sweep()
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-")
+    parents = _parents()
+    for parent in parents:
+        _sweep(parent)
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-", dir=parents[0])
     if uid is not None and gid is not None and uid != os.geteuid():
         os.chown(folder, uid, gid)
     return folder
 
 
 _PREFIX = "wsgi-isr-"
+#: Bytes that the address of a socket may have: 108 with the zero at its end on Linux, 104 elsewhere (unix(7)).
+_LONGEST_ADDRESS = 103
+#: Where there is a folder with a short path.
+_SHORT = "/tmp"
+#: Bytes that a folder's name and a socket's add to the address of the folder's parent, at the most.
+_LONGEST_NAME = len(f"/{_PREFIX}{1 << 32}-{1 << 32}-12345678/{URGENT}")
+
+
+def _parents() -> list[str]:
+    """Where folders for sockets may be, the one for a new folder first: a temporary folder of one's own can have a
+    longer path than the address of a socket."""
+    parent = tempfile.gettempdir()
+    if len(os.fsencode(parent)) + _LONGEST_NAME <= _LONGEST_ADDRESS:
+        return [parent]
+    return [_SHORT, parent]
 
 
 def _started(pid: int) -> str:
@@ -78,13 +96,13 @@ def _started(pid: int) -> str:
         return "0"
 
 
-def _sweep() -> None:
+def _sweep(parent: str) -> None:
     """Remove the folders of servers that were killed with everybody who would have done that."""
-    for name in os.listdir(tempfile.gettempdir()):
+    for name in os.listdir(parent):
         pid, _, rest = name.removeprefix(_PREFIX).partition("-")
         started, _, unique = rest.partition("-")
         if name.startswith(_PREFIX) and unique and pid.isdigit() and _started(int(pid)) not in (started, "0"):
-            shutil.rmtree(os.path.join(tempfile.gettempdir(), name), ignore_errors=True)
+            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
 def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:

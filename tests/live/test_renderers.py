@@ -31,7 +31,7 @@ every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "geven
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where the server has its sockets. Not below the test's own folder: their paths must be short."""
+    """Where the server has its sockets. Not below the test's own folder: its path may be too long."""
     made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     yield made
     shutil.rmtree(made)
@@ -128,12 +128,35 @@ def test_a_server_that_reloads_its_code_by_itself_has_none(env: Mapping[str, str
         assert server.stop() == 0
 
 
+def test_below_a_temporary_folder_with_a_long_path_the_sockets_are_elsewhere(
+    env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    deep = folder / ("d" * 100)  # longer than the address of a socket may be
+    deep.mkdir()
+    with Gunicorn(tmp_path / "log", {**env, "TMPDIR": str(deep)}, workers=1) as server:
+        ask(server.port)
+        assert renewed(server, "/", stale(server)).page["pid"] in until(server.renderers, "a renderer")
+        assert server.stop() == 0
+        assert server.complaints() == []
+        assert list(deep.iterdir()) == list(Path("/tmp").glob(f"wsgi-isr-{server.pid}-*")) == []
+
+
+#: gunicorn where no other folder has a short path.
+NOWHERE = """
+from gunicorn.app.wsgiapp import run
+from wsgi_isr import renderers
+renderers._SHORT = "/nowhere"
+run()
+"""
+
+
 def test_where_no_socket_can_be_made_the_server_starts_all_the_same(
     env: Mapping[str, str], tmp_path: Path, folder: Path
 ) -> None:
-    deep = folder / ("d" * 100)  # longer than the path of a socket may be
+    deep = folder / ("d" * 100)
     deep.mkdir()
-    with Gunicorn(tmp_path / "log", {**env, "TMPDIR": str(deep)}, workers=1) as server:
+    program = ("-c", NOWHERE, "--config", "python:wsgi_isr.gunicorn")
+    with Gunicorn(tmp_path / "log", {**env, "TMPDIR": str(deep)}, workers=1, program=program) as server:
         ask(server.port)
         assert renewed(server, "/", stale(server)).page["pid"] in server.workers()
         assert server.stop() == 0
