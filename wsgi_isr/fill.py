@@ -10,6 +10,7 @@ visitor wait for the one render; ``refresh`` has one made whatever there is. :mo
 from __future__ import annotations
 
 import functools
+import os
 import random
 import sys
 import threading
@@ -230,15 +231,16 @@ class Fill(Renders):
         return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
 
     def worked(self, task: Task, flight: Flight[Outcome], first: bool, word: bytes | None) -> None:
-        """Another process has done the job of ``flight``, and this is its word for it; ``None`` where it has died of
-        it, or is too far behind: the lease will lapse, and whoever asks next sees to the page.
+        """Another process has done the job of ``flight``, and this is its word for it; ``None`` where it is too far
+        behind: the lease will lapse, and whoever asks next sees to the page.
 
         The word is for that very flight. One of the same page that began later may be for visitors who came after an
         invalidation, of which that render knew nothing.
         """
         outcome: Outcome = Busy()
         try:
-            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(task.pack(), first):
+            here = task._replace(owner=b"")
+            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(here.pack(), first):
                 return
             outcome = self._outcome_of(task, word)
         except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
@@ -249,11 +251,16 @@ class Fill(Renders):
 
     def _died(self, task: Task) -> Failed:
         """A renderer has died of a page. It is not tried at once again, nor in a process that serves: it would die as
-        well. Each process knows that for itself; the lock of the dead lapses by itself."""
+        well. The lock of the dead tells all others; here it holds even where the store is away."""
         if len(self._deadly) >= 1024:
             self._deadly.clear()
         pause = min(2 * self._deadly.get(task.page, (DEADLY[0] / 2, 0.0))[0], DEADLY[1])
         self._deadly[task.page] = (pause, self._monotonic() + pause)
+        try:
+            if (lease := self._leases.of(task.page, task.owner)) is not None:
+                lease.rest()
+        except StoreError:
+            pass  # it lapses by itself
         self._events.emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
         return Failed("renderer-died")
 
@@ -356,14 +363,14 @@ class Fill(Renders):
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
-        job = task.pack()
         # What a function raises when it is refreshed is for whoever called; it does not come out of another process.
         if self.elsewhere is not None and not (task.data and task.refreshes is not None):
-            done = functools.partial(self.worked, task, flight, first)
-            if self.elsewhere(job, first, task.timeout + task.wait, done):
+            handed = task._replace(owner=os.urandom(12))
+            done = functools.partial(self.worked, handed, flight, first)
+            if self.elsewhere(handed.pack(), first, task.timeout + task.wait, done):
                 flight.send()
                 return True
-        if self._pool.submit(job, first):
+        if self._pool.submit(task.pack(), first):
             return True
         self._events.emit(BackgroundFull(task.page))
         return False

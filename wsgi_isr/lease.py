@@ -42,13 +42,17 @@ class BackingOff:
 
 
 class Lease:
-    """The right to render one page, for ``ttl`` seconds unless it is renewed."""
+    """The right to render one page, for ``ttl`` seconds unless it is renewed.
 
-    def __init__(self, leases: Leases, page: str, ttl: float) -> None:
+    :param owner: begins its token, for :meth:`Leases.of`.
+    """
+
+    def __init__(self, leases: Leases, page: str, ttl: float, owner: bytes = b"") -> None:
         self._leases = leases
         self.page = page
         self.ttl = ttl
-        self.token = os.urandom(12)
+        # Each attempt has one of its own: one that was given up may still be freed when the next has the lock.
+        self.token = owner + os.urandom(12)
         #: It was given back, left in place as a back-off, or lost: not ours to change any more.
         self.over = False
         # The keeper's thread and the render's own both change the lock in the store. Their swaps take turns,
@@ -126,12 +130,12 @@ class Leases:
         #: Told of a lease whose lock may be in the store although nobody needs it any more.
         self.orphaned: Callable[[Lease], None] = lambda lease: None
 
-    def acquire(self, page: str, ttl: float) -> Lease | Busy | BackingOff:
+    def acquire(self, page: str, ttl: float, owner: bytes = b"") -> Lease | Busy | BackingOff:
         """The lease, or who is in the way.
 
         :raises StoreError: the store cannot be asked; there is no lease to be had.
         """
-        lease = Lease(self, page, ttl)
+        lease = Lease(self, page, ttl, owner)
         lock = self.keyed(page)
         doubt: StoreError | None = None
         try:
@@ -158,12 +162,24 @@ class Leases:
         """Whether nobody may render because the last render failed. :raises StoreError: it cannot be asked."""
         return self.store.get(self.keyed(page)) == RESTING
 
-    def take_over(self, page: str, ttl: float) -> Lease | Busy:
+    def of(self, page: str, owner: bytes) -> Lease | None:
+        """The lease that ``owner`` has, for whoever knows that it died with it.
+
+        :raises StoreError: the store cannot be asked.
+        """
+        held = self.store.get(self.keyed(page))
+        if not owner or held is None or not held.startswith(owner):
+            return None
+        lease = Lease(self, page, 0.0)
+        lease.token = held
+        return lease
+
+    def take_over(self, page: str, ttl: float, owner: bytes = b"") -> Lease | Busy:
         """The lease in place of a back-off; of several who want that, one gets it.
 
         :raises StoreError: the store cannot be asked.
         """
-        lease, lock = Lease(self, page, ttl), self.keyed(page)
+        lease, lock = Lease(self, page, ttl, owner), self.keyed(page)
         held = self.store.gets(lock)
         if held is None or held.value != RESTING:
             return Busy()  # whoever tries again finds it free, or somebody rendering

@@ -118,7 +118,7 @@ class Renders:
         """
         lease: Lease | Busy | BackingOff | None
         try:
-            lease = self._leases.acquire(task.page, task.lease)
+            lease = self._leases.acquire(task.page, task.lease, task.owner)
         except StoreError as error:
             # No store, no lock: one flight in each process is what is left.
             self._events.emit(StoreFailed("add", task.page, error))
@@ -159,7 +159,7 @@ class Renders:
         try:
             current, _ = self._gets(task)
             failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
-            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease)
+            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease, task.owner)
         except Exception as error:  # the store's trouble, or a rule's own callable: then the back-off counts
             self._events.emit(StoreFailed("gets", task.page, error))
             return None

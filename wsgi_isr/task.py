@@ -26,7 +26,8 @@ class Task(NamedTuple):
     0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
     ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new (empty
     where that was done already); then it is rendered whatever there is, and whoever else is at it. ``outdated``: the
-    page was invalidated, and a back-off from before that does not hold up a render.
+    page was invalidated, and a back-off from before that does not hold up a render. ``owner``: begins the token in the
+    lock, where another process renders: whoever handed the task over knows its lock when it dies.
     """
 
     page: str
@@ -40,6 +41,7 @@ class Task(NamedTuple):
     data: bool = False
     refreshes: str | None = None
     outdated: bool = False
+    owner: bytes = b""
 
     @property
     def flight(self) -> str:

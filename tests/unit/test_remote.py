@@ -21,6 +21,7 @@ from wsgi_isr.events import Broken, RenderFailed, StoreFailed
 from wsgi_isr.fill import Fill
 from wsgi_isr.freshness import Failure
 from wsgi_isr.keys import Keyspace
+from wsgi_isr.lease import Lease
 from wsgi_isr.remote import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
 from wsgi_isr.stamps import Mode
 from wsgi_isr.task import Failed, Made, Served, Task, Unknown
@@ -544,7 +545,9 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     scene = Scene(age=0)
     caller = start(lambda: refresh(scene.serving.fill))
     _until_sent(scene)
-    assert scene.sent.jobs[0][:2] == (TASK._replace(refreshes="all"), True)
+    job, first = scene.sent.jobs[0][:2]
+    assert job.owner and first
+    assert job._replace(owner=b"") == TASK._replace(refreshes="all")
     scene.tell(scene.do())
     outcome = caller.result(NEVER)
     assert isinstance(outcome, Made)
@@ -636,6 +639,49 @@ def test_a_page_that_renderers_die_of_is_left_alone_for_a_while_and_longer_each_
         pauses.append(server.events(RenderFailed)[-1].retry_in)
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     assert cluster.origin.renders == 1  # and never in a process that serves
+
+
+def test_what_a_renderer_died_of_is_left_alone_by_every_process_and_no_longer_than_that() -> None:
+    cluster = Cluster(Origin(page("v1"), page("v2")))
+    server, other = cluster.process(), cluster.process()
+    server.get()
+    cluster.clock.advance(11)
+
+    def elsewhere(job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+        task = Task.unpack(job)
+        assert isinstance(server.fill._leases.acquire(task.page, task.lease, task.owner), Lease)
+        done(remote.DIED)
+        return True
+
+    server.fill.elsewhere = elsewhere
+    assert shown(server.get()) == ("STALE", "v1")
+    cluster.clock.advance(0.9)
+    assert shown(other.get()) == ("STALE", "v1")
+    other.settle()
+    assert cluster.origin.renders == 1
+    cluster.clock.advance(0.4)  # much less than a lease
+    assert shown(other.get()) == ("STALE", "v1")
+    other.settle()
+    assert shown(other.get()) == ("HIT", "v2")
+
+
+def test_a_renderer_that_dies_without_the_lock_leaves_it_to_who_has_it() -> None:
+    cluster = Cluster(Origin(page("v1")))
+    server = cluster.process()
+    server.get()
+    cluster.clock.advance(11)
+    leases = server.fill._leases
+    lease = leases.acquire(TASK.page, TASK.lease)
+    assert isinstance(lease, Lease)
+
+    def elsewhere(_job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+        done(remote.DIED)
+        return True
+
+    server.fill.elsewhere = elsewhere
+    server.get()
+    assert cluster.store.get(leases.keyed(TASK.page)) == lease.token
+    assert leases.failures(TASK.page) == 0
 
 
 def test_a_refresh_of_a_page_that_its_renderer_dies_of_fails_at_once() -> None:
