@@ -17,14 +17,15 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from cluster import chaos, cli, faults
+from cluster import chaos, cli, faults, striking
 from cluster import check as checks
-from cluster.chaos import ALL_START, LOST, calm, never_struck
+from cluster.chaos import calm, never_struck
 from cluster.errors import CannotStart, ClusterError, Down, NotHere
 from cluster.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, refused
 from cluster.report import Spell
 from cluster.schedule import Strike
 from cluster.state import Directory, State
+from cluster.striking import ALL_START, LOST
 from cluster.topology import uncached
 from cluster.workload import readers
 
@@ -177,11 +178,11 @@ class Pretended:
     losses: ClassVar[dict[int, tuple[float, float]]] = {}
 
 
-def strike(error: ClusterError | None) -> chaos._Striker:
+def strike(error: ClusterError | None) -> striking.Striker:
     """A striker after one kill that ended in that error."""
 
-    class Striker(chaos._Striker):
-        def _kill(self, _strike: Strike) -> chaos.Acting:
+    class Striker(striking.Striker):
+        def _kill(self, _strike: Strike) -> striking.Acting:
             if error is not None:
                 raise error
             yield from ()
@@ -206,14 +207,14 @@ def test_a_fault_that_fails_is_no_fault_that_was_skipped() -> None:
     assert strike(NotHere("no library")).skipped == ["kill instance-1: no library"]
     struck = strike(None)
     assert [spell.what for spell in struck.done] == ["kill"]
-    ((began, ended),) = struck._history.losses.values()
+    ((began, ended),) = struck._witnesses.losses.values()
     assert ended - began >= LOST
 
 
 def test_what_took_longer_than_was_drawn_takes_nothing_from_the_quiet_after_it() -> None:
     struck = strike(None)
     drawn = [Strike(0.0, "kill", "instance-1"), Strike(10.0, "kill", "instance-1"), Strike(11.0, "kill", "instance-2")]
-    striker = type(struck)(struck._cluster, struck._history, drawn, lambda _line: None)
+    striker = type(struck)(struck._cluster, struck._witnesses, drawn, lambda _line: None)
     striker._go_on(heapq.heappop(striker._steps))
     second = heapq.heappop(striker._steps)
     striker._go_on(second)
@@ -236,10 +237,10 @@ def test_a_kind_that_never_struck_although_its_time_came_is_said() -> None:
 
 
 def test_a_part_that_never_starts_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "STARTS", -1.0)
+    monkeypatch.setattr(striking, "STARTS", -1.0)
     part: Any = SimpleNamespace(name="node-1", has_started=lambda: False)
     with pytest.raises(CannotStart, match="node-1 is not there after"):
-        list(chaos._until_started(part))
+        list(striking._until_started(part))
 
 
 def test_what_is_not_there_at_this_moment_is_struck_later() -> None:
@@ -249,7 +250,7 @@ def test_what_is_not_there_at_this_moment_is_struck_later() -> None:
         if (error := errors.pop(0)) is not None:
             raise error
 
-    assert list(chaos._once_there(act)) == [0.05]
+    assert list(striking._once_there(act)) == [0.05]
     assert errors == []
 
 

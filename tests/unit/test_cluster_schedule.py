@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.chaos import _Striker
 from cluster.schedule import (
     BALANCER,
     EVERY_INSTANCE,
@@ -21,6 +20,7 @@ from cluster.schedule import (
     draw,
     may_strike,
 )
+from cluster.striking import Striker
 
 NODES, INSTANCES = ["node-1", "node-2", "node-3"], ["instance-1", "instance-2", "instance-3"]
 
@@ -84,7 +84,7 @@ def test_the_last_idle_instance_is_left_alone() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_kind_is_carried_out_by_somebody(fault: str) -> None:
-    assert hasattr(_Striker, "_" + fault.replace(" ", "_"))
+    assert hasattr(Striker, "_" + fault.replace(" ", "_"))
 
 
 def test_a_strike_says_when_what_how_long_and_how_much() -> None:

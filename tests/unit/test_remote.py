@@ -546,7 +546,8 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     caller = start(lambda: refresh(scene.serving.fill))
     _until_sent(scene)
     job, first = scene.sent.jobs[0][:2]
-    assert job.owner and first
+    assert first
+    assert job.owner
     assert job._replace(owner=b"") == TASK._replace(refreshes="all")
     scene.tell(scene.do())
     outcome = caller.result(NEVER)

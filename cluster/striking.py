@@ -1,0 +1,292 @@
+"""Carrying out a schedule of faults: one method for each kind."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+
+from . import faults, schedule
+from .errors import CannotStart, ClusterError, NotHere
+from .history import Violation
+from .parts import Part
+from .report import Spell
+from .schedule import Strike
+from .supervise import Cluster
+from .witnesses import Witnesses
+
+#: Seconds for which a render is lost after whoever did it was killed or hung: until its lock lapses, and one tries.
+LOST = 6.0
+#: What may lose renders, and for how many seconds after its end; nodes that are away do, too.
+LOSES = {
+    **dict.fromkeys(("kill worker", "kill renderer", "kill", "hang", "clock", "roll", "blackout"), LOST),
+    **dict.fromkeys(("flush", "pressure"), 1.0),
+}
+ALL_START = "every part starts again"
+#: Seconds that a part may take to start.
+STARTS = 30.0
+
+#: What a strike does: acts, and yields the seconds until it is to go on. Closed, it undoes what it did.
+Acting = Generator[float, None, None]
+
+
+@dataclass(order=True)
+class _Step:
+    at: float
+    number: int
+    strike: Strike = field(compare=False)
+    acting: Acting | None = field(compare=False, default=None)
+    began: float = field(compare=False, default=0.0)
+
+
+class Striker:
+    """Carries out a schedule, several strikes at a time, in one thread: parts are its children, and die with it."""
+
+    def __init__(
+        self, cluster: Cluster, witnesses: Witnesses, strikes: Sequence[Strike], say: Callable[[str], None]
+    ) -> None:
+        self._cluster = cluster
+        self._instances = [instance.name for instance in cluster.instances]
+        self._witnesses = witnesses
+        self._say = say
+        self._began = time.monotonic()
+        self._steps = [_Step(self._began + strike.at, number, strike) for number, strike in enumerate(strikes)]
+        heapq.heapify(self._steps)
+        self._busy: list[str] = []
+        self._releases = itertools.count(1)
+        self.skipped: list[str] = []
+        self.failed: list[str] = []
+        self.violations: list[Violation] = []
+        #: Seconds.
+        self.lasted = 0.0
+        self._after_quiet = schedule.after_quiet(strikes)
+        #: Seconds by which strikes are late, so that all has been quiet before them.
+        self.late = 0.0
+        #: How many had not struck yet when it ended.
+        self.left = 0
+        #: What was done, and when: on a busy machine not quite what was drawn.
+        self.done: list[Spell] = []
+
+    def run(self, seconds: float) -> None:
+        """Until that many seconds are over, or a promise was broken."""
+        looked = time.monotonic()
+        while (now := time.monotonic()) < self._began + seconds:
+            if self._steps and self._steps[0].at <= now:
+                self._go_on(heapq.heappop(self._steps))
+            elif now - looked > 1.0:
+                if self.violations or self._witnesses.shows_a_violation():
+                    return
+                looked = time.monotonic()
+            else:
+                time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Undo what still lasts."""
+        self.lasted = time.monotonic() - self._began
+        while self._steps:
+            step = self._steps.pop()
+            if step.acting is not None:
+                step.acting.close()
+                self._finish(step)
+            else:
+                self.left += 1
+
+    def wait_until_all_run(self) -> None:
+        """After :meth:`stop`. :raises CannotStart: a part does not."""
+        for part in self._cluster.parts:
+            if part.leader is None:
+                part.launch()
+            part.wait_until_ready()
+
+    def _go_on(self, step: _Step) -> None:
+        strike = step.strike
+        if step.acting is None:
+            if step.number in self._after_quiet and (wait := self._until_quiet_enough()) > 0:
+                self.late += wait
+                later = [step, *(other for other in self._steps if other.acting is None)]
+                for other in later:
+                    other.at += wait
+                self._steps.append(step)
+                heapq.heapify(self._steps)
+                return
+            if not schedule.may_strike(strike.fault, strike.part, self._busy, self._instances):
+                step.at = time.monotonic() + 0.1  # what struck it before is not over yet
+                heapq.heappush(self._steps, step)
+                return
+            step.began = time.monotonic()
+            self._say(f"  {step.began - self._began:6.1f} s  {strike.fault} {strike.part}")
+            if strike.fault in LOSES:
+                self._witnesses.losses[step.number] = (step.began, math.inf)
+            step.acting = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike)
+            self._busy += schedule.targets(strike, self._instances)
+        assert step.acting is not None
+        try:
+            step.at = time.monotonic() + next(step.acting)
+        except StopIteration:
+            self._finish(step)
+        except ClusterError as error:
+            self._finish(step, done=False)
+            said = f"{strike.fault} {strike.part}: {error}"
+            if isinstance(error, CannotStart):
+                self.violations.append(Violation.of(ALL_START, step.began, time.monotonic(), said))
+            else:
+                (self.skipped if isinstance(error, NotHere) else self.failed).append(said)
+        else:
+            heapq.heappush(self._steps, step)
+
+    def _until_quiet_enough(self) -> float:
+        """Seconds for which nothing may strike yet: what struck before may have taken longer than was drawn."""
+        if self._busy:
+            return 0.1
+        return max((spell.ended for spell in self.done), default=-math.inf) + schedule.QUIET_BETWEEN - time.monotonic()
+
+    def _finish(self, step: _Step, done: bool = True) -> None:
+        strike, now = step.strike, time.monotonic()
+        if done:
+            self.done.append(Spell(strike.fault, strike.part, step.began, now))
+        if strike.fault in LOSES:
+            # To others, the pages of an instance whose clock is fast are fresh for so much longer.
+            wrong = abs(strike.amount) if strike.fault == "clock" else 0.0
+            self._witnesses.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
+        for part in schedule.targets(step.strike, self._instances):
+            self._busy.remove(part)
+
+    # One method for each kind of schedule.FAULTS -------------------------------------------------------
+
+    def _kill_worker(self, strike: Strike) -> Acting:
+        yield from _once_there(lambda: faults.kill_worker(self._cluster, strike.part))
+        # With a worker less it is not the one that is left alone.
+        yield from _until_started(self._cluster.instance(strike.part))
+
+    def _kill_renderer(self, strike: Strike) -> Acting:
+        yield from _once_there(lambda: faults.kill_renderer(self._cluster, strike.part))
+
+    def _kill(self, strike: Strike) -> Acting:
+        instance = self._cluster.instance(strike.part)
+        instance.kill()
+        try:
+            yield strike.lasts
+        finally:
+            instance.launch()
+        yield from _until_started(instance)
+
+    def _hang(self, strike: Strike) -> Acting:
+        # To one that hung, what it waited for seems to have taken all that time: it may take any node for gone.
+        instance = self._cluster.instance(strike.part)
+        with self._witnesses.away(*self._cluster.links, port=instance.port), instance.paused():
+            yield strike.lasts
+
+    def _clock(self, strike: Strike) -> Acting:
+        instance = self._cluster.instance(strike.part)
+        faults.set_clock(instance, strike.amount)
+        try:
+            yield from _restart(instance)
+            yield strike.lasts
+        finally:
+            faults.set_clock(instance, 0.0)
+        yield from _restart(instance)
+
+    def _roll(self, _strike: Strike) -> Acting:
+        release = f"release-{next(self._releases)}"
+        for instance in self._cluster.instances:
+            faults.set_release(instance, release)
+            yield from _restart(instance)
+
+    def _blackout(self, strike: Strike) -> Acting:
+        with self._witnesses.darkness():
+            for instance in self._cluster.instances:
+                instance.kill()
+            try:
+                yield strike.lasts
+            except GeneratorExit:
+                self._cluster.instances[0].start()  # or it would go on being dark when nobody expects it
+                raise
+            for instance in self._cluster.instances:
+                instance.launch()
+            yield from _until_started(self._cluster.instances[0])
+        for instance in self._cluster.instances[1:]:
+            yield from _until_started(instance)
+
+    def _kill_node(self, strike: Strike) -> Acting:
+        node = self._cluster.node(strike.part)
+        with self._witnesses.away(self._cluster.link(strike.part)):
+            node.kill()
+            try:
+                yield strike.lasts
+            finally:
+                node.launch()
+            yield from _until_started(node)
+
+    def _hang_node(self, strike: Strike) -> Acting:
+        with self._witnesses.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
+            yield strike.lasts
+
+    def _flush(self, strike: Strike) -> Acting:
+        self._cluster.node(strike.part).flush()
+        yield 0.0
+
+    def _cut_off(self, strike: Strike) -> Acting:
+        link = self._cluster.link(strike.part)
+        with self._witnesses.away(link), link.healed():
+            link.cut()
+            yield strike.lasts
+
+    def _dead_cable(self, strike: Strike) -> Acting:
+        link = self._cluster.link(strike.part)
+        with self._witnesses.away(link), link.healed():
+            link.swallow()
+            yield strike.lasts
+
+    def _slow_network(self, strike: Strike) -> Acting:
+        link = self._cluster.link(strike.part)
+        # On a busy machine it may be so slow that the node is taken for gone.
+        with self._witnesses.away(link), link.healed():
+            link.slow(strike.amount)
+            yield strike.lasts
+
+    def _pressure(self, strike: Strike) -> Acting:
+        faults.press(self._cluster)
+        try:
+            yield strike.lasts
+        finally:
+            faults.relieve(self._cluster)
+
+    def _reload(self, _strike: Strike) -> Acting:
+        self._cluster.balancer.reload()
+        yield 0.0
+
+
+def _restart(part: Part) -> Acting:
+    part.ask_to_stop()
+    deadline = time.monotonic() + part.stop_patience
+    try:
+        while part.exit_code() is None and time.monotonic() < deadline:
+            yield 0.02
+    finally:
+        part.kill()
+    part.launch()
+    yield from _until_started(part)
+
+
+def _until_started(part: Part) -> Acting:
+    deadline = time.monotonic() + STARTS
+    while not part.has_started():
+        if time.monotonic() > deadline:
+            raise CannotStart(f"{part.name} is not there after {STARTS:g} s")
+        yield 0.02
+
+
+def _once_there(strike: Callable[[], object]) -> Acting:
+    """Strike what an instance may have none of at this moment, because the last one was killed just now."""
+    deadline = time.monotonic() + STARTS / 2
+    while True:
+        try:
+            strike()
+            return
+        except ClusterError:
+            if time.monotonic() > deadline:
+                raise
+        yield 0.05
