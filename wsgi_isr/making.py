@@ -15,7 +15,8 @@ from .errors import ConfigError, ISRError, StoreError
 from .export import Answer
 from .keys import PageKey, Site, canonical, path_tag, public_path, site_of_url
 from .links import Here, spelled
-from .middleware import ISR, Page
+from .middleware import ISR
+from .pages import Page
 from .task import Failed, PassedOn, Served
 
 
@@ -40,7 +41,7 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     canonical_url = isr.config.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
     if url is None:
-        known = isr.sites()
+        known = isr.pages.sites.known()
         if len({site[:2] for site in known}) > 1:
             hosts = ", ".join(sorted({f"{site.scheme}://{site.host}" for site in known}))
             raise ConfigError("--url", f"visitors come to several sites: {hosts}", "say for which one")
@@ -80,7 +81,7 @@ class Maker:
 
     def page_at(self, path: str) -> Page:
         """The page at a public path. :raises RefreshError: it is not for the cache. :raises ConfigError: no path."""
-        return self._isr.page_at(path, self._site)
+        return self._isr.pages.at(path, self._site)
 
     def get(self, page: Page) -> tuple[bool, Content]:
         """The page, proven to be fresh, and whether it was rendered now.

@@ -9,10 +9,9 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from . import options as o
 from .capture import produce_page
 from .config import Config
 from .crawlers import is_crawler
@@ -23,13 +22,14 @@ from .entry import Content, Entry, Refusal
 from .errors import ConfigError, ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
-from .freshness import Asked, Bypass, asks
+from .freshness import Asked, asks
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
 from .invalidate import Journal, Receipt, tag_names
-from .keys import Keyspace, Matcher, PageKey, Site, canonical, path_tag, public_path, shown_url
-from .listing import Absent, Listings
+from .keys import PageKey, Site, path_tag, public_path, shown_url
+from .listing import Absent
 from .page import Frame, within
+from .pages import Page, Pages
 from .remote import SITE_BYTES
 from .respond import (
     NAME,
@@ -48,11 +48,9 @@ from .respond import (
     send_page,
     shell_of,
 )
-from .rules import Policy
-from .sites import Sites
 from .stores import open_store
 from .stores.base import Store
-from .task import Answer, Coming, Failed, PassedOn, Served, Task
+from .task import Answer, Coming, Failed, PassedOn, Served
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -101,13 +99,9 @@ class ISR:
         self._pause = pause
         if settings.debug:
             self.events.subscribe(log_decisions())
-        self._matcher = Matcher(self.config.rules, settings.canonical_url, settings.ignore_cookies)
-        self._listings = Listings(self.config.rules, self.events, self._monotonic or time.monotonic)
-        self._sites = Sites(settings.canonical_url, self.store, Keyspace(settings.namespace).sites)
+        self.pages = Pages(self.config, self.store, self.events, self._monotonic)
         if settings.journal is not None:
             Journal(settings.journal).check()
-        self._on_write = settings.invalidate_on_write
-        self._asked: dict[PageKey, None] = {}
         self._beginning = threading.Lock()
         self._live: Engine | None = None
         #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
@@ -130,7 +124,7 @@ class ISR:
         try:
             with at_home(live):
                 draft = live.drafts.holds(environ)
-                page = self._match(environ, live, draft)
+                page = self.pages.match(environ, live.stamps.epochs, draft)
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
@@ -151,25 +145,6 @@ class ISR:
         assert isinstance(found, Own)
         return send_own(environ, start_response, found, SHELL_HEADERS)
 
-    def _match(self, environ: dict[str, Any], live: Engine, draft: bool) -> Page | PassedOn | Absent:
-        """The page that the request is for, or why it is not for the cache."""
-        self._sites.note(environ)
-        if not draft and (absent := self._listings.absent(environ, live.stamps.epochs)) is not None:
-            return absent
-        if not self.store.keeps:
-            return PassedOn("off", draft=draft)
-        match = self._matcher.match(environ)
-        if isinstance(match, Bypass):
-            written = self._matcher.written(environ, bool(self._asked)) if self._on_write else None
-            return PassedOn(match.reason, written=written, draft=draft)
-        policy, key = match
-        if draft:
-            return PassedOn("draft", draft=True)
-        if policy.lifetime is None and key not in self._asked:
-            return PassedOn("no-rule", key=key)
-        personal = self._matcher.personal_cookies(policy, environ)
-        return Page(policy, self._task(live, policy, key, anyway=not personal), personal)
-
     def _find(self, environ: dict[str, Any], live: Engine, page: Page) -> Answer | Own:
         """The page for this visitor, made first if need be, or what there is to see until it is."""
         policy = page.policy
@@ -185,15 +160,8 @@ class ISR:
         if isinstance(found, Served) and found.stored:
             content = found.slot.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
-                self._sites.tell(Site(*PageKey.parse(page.task.text)[:3]))
+                self.pages.sites.tell(page.site)
         return found
-
-    @staticmethod
-    def _task(live: Engine, policy: Policy, key: PageKey, anyway: bool = True) -> Task:
-        """What is to be rendered for a page."""
-        text = key.text
-        times = policy.timeout, policy.wait, policy.lease
-        return Task(live.keyspace.page(text), text, policy.name, *times, anyway=anyway)
 
     # What a visitor gets -----------------------------------------------------------------------------
 
@@ -237,11 +205,11 @@ class ISR:
 
         def notice(_status: str, headers: list[tuple[str, str]]) -> None:
             if asks(headers):
-                self._remember(key)
+                self.pages.remember(key)
 
         def after() -> None:
             if frame.asked.lifetime is not None and not frame.asked.no_store:
-                self._remember(key)
+                self.pages.remember(key)
 
         return pass_on(self._app_here(environ, frame, after), environ, start_response, status, "BYPASS", notice)
 
@@ -293,12 +261,6 @@ class ISR:
 
         return call
 
-    def _remember(self, key: PageKey) -> None:
-        """Remember that the app asked for this page to be kept; the oldest of some thousand is forgotten."""
-        self._asked[key] = None
-        if len(self._asked) > 4096:
-            self._asked.pop(next(iter(list(self._asked))), None)
-
     def _note(self, environ: dict[str, Any], page: Any, found: Any, seconds: float) -> None:
         """Say what this request came to."""
         text = page.task.text if isinstance(page, Page) else shown_url(environ)
@@ -317,29 +279,6 @@ class ISR:
 
     # On demand -----------------------------------------------------------------------------------------
 
-    def sites(self) -> list[Site]:
-        """For whom pages are made: every site that visitors were served at; before the first of them, a guess."""
-        return self._sites.known()
-
-    def page_at(self, path: str, site: Site | None = None) -> Page:
-        """The page at a public path, which may have a query, for a visitor without cookies.
-
-        :param site: which one, where several hosts are served; by default the first of :meth:`sites`.
-        :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
-        """
-        live, site = self.begin(), site or self._sites.known()[0]
-        plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
-        below = o.parse_path(plain, "path")
-        script = site.script.encode("latin-1").decode("utf-8")
-        if script and (below == script or below.startswith(script + "/")):
-            below = below[len(script) :]
-        environ = canonical(PageKey(*site, below.encode("utf-8").decode("latin-1")))
-        environ["QUERY_STRING"] = query
-        match = self._listings.absent(environ) or self._matcher.match(environ)
-        if isinstance(match, (Absent, Bypass)):
-            raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
-        return Page(match[0], self._task(live, *match), personal=False)
-
     def refresh(self, path: str, *, only_if_cached: bool = False, site: Site | None = None) -> bool:
         """Render the page at a public path now and store it, with everything that is read from now on: a render that
         began earlier does not do for it. Variants of the page (by query, host or cookie) become stale.
@@ -354,12 +293,12 @@ class ISR:
         live = self.begin()
         if not live.keeps:
             return False
-        known = [site] if site else self._sites.known()
+        known = [site] if site else self.pages.sites.known()
         below = [one for one in known if not one.script or path.startswith((one.script, quote(one.script)))]
         calls: list[Callable[[], bool]] = []
         for one in below or known[:1]:
             try:
-                page = self.page_at(path, one)
+                page = self.pages.at(path, one)
             except RefreshError:
                 if one is known[0]:
                     raise
@@ -370,14 +309,14 @@ class ISR:
                 calls.append(functools.partial(self._refresh, path, page, entry, marks=not calls))
         if not calls and not only_if_cached:
             # Nobody has asked for it yet.
-            calls.append(functools.partial(self._refresh, path, self.page_at(path, (below or known)[0]), None))
+            calls.append(functools.partial(self._refresh, path, self.pages.at(path, (below or known)[0]), None))
         return any_of(calls)
 
     def has(self, path: str) -> bool:
         """Whether a page is kept at a public path, for any site. :raises StoreError: the store cannot be asked."""
-        for site in self._sites.known():
+        for site in self.pages.sites.known():
             try:
-                entry = self.begin().fill.kept(self.page_at(path, site).task)
+                entry = self.begin().fill.kept(self.pages.at(path, site).task)
             except RefreshError:
                 continue
             if entry is not None and isinstance(entry.content, Content):
@@ -385,7 +324,7 @@ class ISR:
         return False
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
-        tag = path_tag(public_path(PageKey.parse(page.task.text))) if marks else ""
+        tag = path_tag(public_path(page.key)) if marks else ""
         outcome = self.begin().fill.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error
@@ -448,7 +387,7 @@ class ISR:
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
         self._beginning = threading.Lock()
-        self._listings = Listings(self.config.rules, self.events, self._monotonic or time.monotonic)
+        self.pages.begin_anew()
         self._live = None
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -491,19 +430,6 @@ def _site_of(config: Config, app: Any) -> bytes:
     what = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
     told = repr((what, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies)))
     return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
-
-
-class Page(NamedTuple):
-    """What a request is for: the policy, what is to be rendered, and whether the visitor carries cookies
-    that are not part of the key."""
-
-    policy: Policy
-    task: Task
-    personal: bool
-
-    def suits(self, content: Content) -> bool:
-        """A page whose app looks at cookies is for visitors who send none."""
-        return not (self.personal and content.reads_cookies)
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.

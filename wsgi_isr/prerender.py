@@ -24,7 +24,8 @@ from .keys import Site
 from .lease import BACK_OFF
 from .links import spelled
 from .making import Fail, Later, Maker, Skip, shown, spelled_out, url_of
-from .middleware import ISR, Page
+from .middleware import ISR
+from .pages import Page
 from .sitemaps import pages_of_sitemap
 from .worker import Pool
 

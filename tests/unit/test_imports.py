@@ -43,7 +43,9 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ("subscribers", frozenset({"instrumentation", "instrumentation.*"})),
     (
         "coordination",
-        frozenset({"local", "stamps", "lease", "flight", "worker", "remote", "task", "render", "fill", "sites"}),
+        frozenset(
+            {"local", "stamps", "lease", "flight", "worker", "remote", "task", "render", "fill", "sites", "pages"}
+        ),
     ),
     (
         "faces",

@@ -1,0 +1,118 @@
+"""Which page a request is for, and whose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import options as o
+from .config import Config
+from .entry import Content
+from .errors import RefreshError
+from .events import Events
+from .freshness import Bypass
+from .keys import Keyspace, Matcher, PageKey, Site, canonical
+from .listing import Absent, Listings
+from .rules import Policy
+from .sites import Sites
+from .stores.base import Store
+from .task import PassedOn, Task
+
+
+class Page(NamedTuple):
+    """What a request is for: the policy, the key, what is to be rendered, and whether the visitor carries cookies
+    that are not part of the key."""
+
+    policy: Policy
+    key: PageKey
+    task: Task
+    personal: bool
+
+    @property
+    def site(self) -> Site:
+        """Where it is."""
+        return Site(*self.key[:3])
+
+    def suits(self, content: Content) -> bool:
+        """A page whose app looks at cookies is for visitors who send none."""
+        return not (self.personal and content.reads_cookies)
+
+
+class Pages:
+    """The pages of one :class:`~wsgi_isr.ISR`.
+
+    :param monotonic: seconds.
+    """
+
+    def __init__(
+        self, config: Config, store: Store, events: Events, monotonic: Callable[[], float] | None = None
+    ) -> None:
+        settings = config.settings
+        self._rules = config.rules
+        self._keeps = store.keeps
+        self._events = events
+        self._monotonic = monotonic or time.monotonic
+        self._names = Keyspace(settings.namespace, settings.release)
+        self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies)
+        self._on_write = settings.invalidate_on_write
+        self._asked: dict[PageKey, None] = {}
+        #: For whom pages are made.
+        self.sites = Sites(settings.canonical_url, store, Keyspace(settings.namespace).sites)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """After a fork: locks of the parent do not exist here."""
+        self._listings = Listings(self._rules, self._events, self._monotonic)
+
+    def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | PassedOn | Absent:
+        """The page that the request is for, or why it is not for the cache.
+
+        :param epochs: as of now, for lists of pages. :param draft: for somebody who sees drafts.
+        """
+        self.sites.note(environ)
+        if not draft and (absent := self._listings.absent(environ, epochs)) is not None:
+            return absent
+        if not self._keeps:
+            return PassedOn("off", draft=draft)
+        match = self._matcher.match(environ)
+        if isinstance(match, Bypass):
+            written = self._matcher.written(environ, bool(self._asked)) if self._on_write else None
+            return PassedOn(match.reason, written=written, draft=draft)
+        policy, key = match
+        if draft:
+            return PassedOn("draft", draft=True)
+        if policy.lifetime is None and key not in self._asked:
+            return PassedOn("no-rule", key=key)
+        return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
+
+    def remember(self, key: PageKey) -> None:
+        """Remember that the app asked for this page to be kept; the oldest of some thousand is forgotten."""
+        self._asked[key] = None
+        if len(self._asked) > 4096:
+            self._asked.pop(next(iter(list(self._asked))), None)
+
+    def at(self, path: str, site: Site | None = None) -> Page:
+        """The page at a public path, which may have a query, for a visitor without cookies.
+
+        :param site: which one, where several hosts are served; by default the first one known.
+        :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
+        """
+        site = site or self.sites.known()[0]
+        plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
+        below = o.parse_path(plain, "path")
+        script = site.script.encode("latin-1").decode("utf-8")
+        if script and (below == script or below.startswith(script + "/")):
+            below = below[len(script) :]
+        environ = canonical(PageKey(*site, below.encode("utf-8").decode("latin-1")))
+        environ["QUERY_STRING"] = query
+        match = self._listings.absent(environ) or self._matcher.match(environ)
+        if isinstance(match, (Absent, Bypass)):
+            raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
+        return self._page(*match)
+
+    def _page(self, policy: Policy, key: PageKey, personal: bool = False) -> Page:
+        text = key.text
+        times = policy.timeout, policy.wait, policy.lease
+        task = Task(self._names.page(text), text, policy.name, *times, anyway=not personal)
+        return Page(policy, key, task, personal)
