@@ -6,8 +6,8 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Seconds before the first strike, after the last one's end, and between two, on average.
-QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE = 1.0, 1.5, 1.0
+#: Seconds before the first strike, after the last one's end, and between two: on average, and at the most.
+QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE, LONGEST_PAUSE = 1.0, 1.5, 1.0, 5.0
 #: And once each kind has struck: longer than what they did excuses anything, so that it is seen how all is well.
 QUIET_BETWEEN = 10.0
 #: What an instance needs to start again on a machine that is busy.
@@ -116,7 +116,7 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
             strikes.append(Strike(round(now, 3), name, idle[0], round(lasts, 3), round(amount, 3)))
             for part in targets(strikes[-1], instances):
                 free[part] = now + lasts + kind.busy
-            now += chance.expovariate(1 / PAUSE)
+            now += min(chance.expovariate(1 / PAUSE), LONGEST_PAUSE)
         else:  # later
             deck.insert(0, name)
             now += 0.1
