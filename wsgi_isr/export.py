@@ -6,10 +6,12 @@ Which file that is, is decided in :func:`file_of`; nothing is ever written anywh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import filecmp
 import gzip
 import html
+import json
 import os
 import tempfile
 import threading
@@ -22,6 +24,8 @@ from .links import Here, decoded_html, with_base
 
 #: Bytes of one name, on every file system that matters.
 LONGEST_NAME = 255
+#: Where a folder says which files are of which site: never one that somebody else has put there is removed.
+NOTES = ".wsgi-isr.json"
 _HTML = ("text/html", "application/xhtml+xml")
 
 
@@ -89,6 +93,8 @@ def file_of(path: str, is_html: bool) -> tuple[str, ...]:
             raise NoFile(f"{name!r} is not the name of a file")
         if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
             raise NoFile(f"the name of its file would be longer than {LONGEST_NAME} bytes")
+    if names == (NOTES,):
+        raise NoFile("an export keeps its own notes there")
     return names
 
 
@@ -120,6 +126,7 @@ class Folder:
         self._taken: dict[tuple[str, ...], str] = {}
         self.written = 0
         self.unchanged = 0
+        self.removed = 0
         #: Pages whose file became that of another one, and of which.
         self.lost: dict[str, str] = {}
         # mkstemp makes files that nobody else may read, but a web server is somebody else.
@@ -151,6 +158,47 @@ class Folder:
         if answer.is_html and answer.body:
             self._write(("404.html",), "the 404 page", answer.unpacked())
 
+    def finish(self, whole: bool) -> None:
+        """Note which files are of this site. Called once, at the end.
+
+        :param whole: that is all of it: what an earlier export has written and this one has not is of pages that are
+            gone, and removed. Otherwise it stays.
+        :raises OSError: the disk.
+        """
+        notes = self._notes()
+        site = self._here.at(self._here.mount)
+        mine = {"/".join(names) for names in self._taken}
+        gone = set(notes.get(site, ())) - mine
+        if whole:
+            kept = mine.union(*(files for other, files in notes.items() if other != site))
+            for name in sorted(gone - kept):
+                self._remove(name)
+        else:
+            mine |= gone
+        notes[site] = sorted(mine)
+        written = json.dumps(notes, indent=1, sort_keys=True).encode()
+        os.replace(self._unfinished(self.root, written), os.path.join(self.root, NOTES))
+
+    def _notes(self) -> dict[str, list[str]]:
+        """The files of each site. Nothing where nobody can read them: then nothing is removed."""
+        try:
+            with open(os.path.join(self.root, NOTES), encoding="utf-8") as file:
+                notes = json.load(file)
+            return {str(site): [str(name) for name in files] for site, files in notes.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def _remove(self, name: str) -> None:
+        target = os.path.join(self.root, name)
+        # Somebody may have written notes of their own, or put a link in the way.
+        if os.path.commonpath([os.path.realpath(os.path.dirname(target)), self.root]) != self.root:
+            return
+        with contextlib.suppress(OSError):  # it is no file any more, or gone already
+            os.unlink(target)
+            self.removed += 1
+            while (target := os.path.dirname(target)) != self.root:
+                os.rmdir(target)  # until one has something in it
+
     def _redirect(self, path: str, text: str, answer: Answer) -> None:
         target = urljoin(self._here.at(path), answer.header("location"))
         split = urlsplit(target)
@@ -170,18 +218,27 @@ class Folder:
             raise NoFile("a link in the folder leads out of it")
         try:
             os.makedirs(parent, exist_ok=True)
-            descriptor, unfinished = tempfile.mkstemp(prefix=".isr-", dir=parent)
+            unfinished = self._unfinished(parent, body)
         except OSError as error:
             raise self._in_the_way(error, names) from error
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(body)
-                os.fchmod(descriptor, self._mode)
             with self._lock:
                 self._place(unfinished, names, path)
         finally:
             if os.path.lexists(unfinished):
                 os.unlink(unfinished)
+
+    def _unfinished(self, parent: str, body: bytes) -> str:
+        """A file with this content, to be put in the place of another one: nobody sees half of it."""
+        descriptor, name = tempfile.mkstemp(prefix=".isr-", dir=parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(body)
+                os.fchmod(descriptor, self._mode)
+        except BaseException:
+            os.unlink(name)
+            raise
+        return name
 
     def _place(self, unfinished: str, names: tuple[str, ...], path: str) -> None:
         target = os.path.join(self.root, *names)

@@ -19,7 +19,7 @@ from urllib.parse import urljoin
 
 from . import links
 from .errors import ConfigError, ISRError, RefreshError
-from .export import Answer, Folder, NoFile
+from .export import NOTES, Answer, Folder, NoFile
 from .keys import Site
 from .lease import BACK_OFF
 from .links import spelled
@@ -52,8 +52,8 @@ class Problem(NamedTuple):
 
 class Report(NamedTuple):
     """What became of every page. ``left`` were not tried, because it was ``interrupted``; ``beyond`` is the number of
-    links that were not followed, because there are too many; ``assets``, ``written`` and ``unchanged`` are those of
-    an export."""
+    links that were not followed, because there are too many; ``assets``, ``written``, ``unchanged`` and ``removed``
+    are those of an export."""
 
     site: str
     rendered: int
@@ -67,6 +67,7 @@ class Report(NamedTuple):
     assets: int = 0
     written: int = 0
     unchanged: int = 0
+    removed: int = 0
 
     @property
     def ok(self) -> bool:
@@ -167,6 +168,11 @@ class Prerender:
             self._watch()
         finally:
             self._pool.stop(0)
+        if self._folder is not None:
+            try:
+                self._folder.finish(whole=self.report().ok)
+            except OSError as error:
+                self._problem(NOTES, f"export: {shown(error)}")
         return self.report()
 
     @property
@@ -201,6 +207,7 @@ class Prerender:
                 assets=len(words["asset"]),
                 written=folder.written if folder is not None else 0,
                 unchanged=folder.unchanged if folder is not None else 0,
+                removed=folder.removed if folder is not None else 0,
             )
 
     # Sources -----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, Boom, Origin, answer, failing
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import ConfigError, Rule
-from wsgi_isr.export import Folder
+from wsgi_isr.export import NOTES, Folder
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.making import here_of, site_at
 from wsgi_isr.prerender import Prerender, Problem, Report
@@ -484,7 +484,9 @@ def export(site: Site, root: Path, *paths: str, url: str = "http://example.org",
 
 
 def files_in(root: Path) -> dict[str, str]:
-    return {str(path.relative_to(root)): path.read_text() for path in root.rglob("*") if path.is_file()}
+    """Without the notes that an export keeps for itself."""
+    files = [path for path in root.rglob("*") if path.is_file() and path.name != NOTES]
+    return {str(path.relative_to(root)): path.read_text() for path in files}
 
 
 def test_an_export_has_the_pages_and_what_they_need(make_site: MakeSite, origin: Origin, tmp_path: Path) -> None:
@@ -513,6 +515,43 @@ def test_an_export_has_the_pages_and_what_they_need(make_site: MakeSite, origin:
     }
     again = export(site, tmp_path, crawl=True)
     assert (again.there, again.written, again.unchanged) == (2, 0, 8)
+
+
+def test_an_export_removes_what_an_earlier_one_has_written_and_is_gone(
+    make_site: MakeSite, origin: Origin, tmp_path: Path
+) -> None:
+    origin.on("/a", answer(b'<img src="/a.png">'))
+    origin.on("/a.png", answer(b"png", ("Content-Type", "image/png"), content_type=False))
+    site = make_site(revalidate=60)
+    export(site, tmp_path, "/a", "/deep/down/b", "/c")
+    (tmp_path / "CNAME").write_text("somebody else's")
+    (tmp_path / "deep" / "mine.txt").write_text("too")
+    report = export(site, tmp_path, "/c")
+    assert (report.written, report.unchanged, report.removed) == (0, 2, 3)
+    assert set(files_in(tmp_path)) == {"c/index.html", "404.html", "CNAME", "deep/mine.txt"}
+    assert not (tmp_path / "deep" / "down").exists()
+    assert export(site, tmp_path, "/c").removed == 0
+
+
+def test_an_export_that_fails_in_part_removes_nothing_and_the_next_one_knows(
+    make_site: MakeSite, origin: Origin, tmp_path: Path
+) -> None:
+    site = make_site(revalidate=60)
+    export(site, tmp_path, "/a", "/b")
+    report = export(site, tmp_path, "/b", "/x//y")
+    assert (report.ok, report.removed) == (False, 0)
+    assert "a/index.html" in files_in(tmp_path)
+    assert export(site, tmp_path, "/b").removed == 1
+
+
+def test_two_sites_in_one_folder_do_not_remove_each_others_pages(
+    make_site: MakeSite, origin: Origin, tmp_path: Path
+) -> None:
+    site = make_site(revalidate=60)
+    export(site, tmp_path, "/a", url="http://one.example")
+    assert export(site, tmp_path, "/b", url="http://two.example").removed == 0
+    assert export(site, tmp_path, "/c", url="http://one.example").removed == 1
+    assert set(files_in(tmp_path)) == {"b/index.html", "c/index.html", "404.html"}
 
 
 def test_what_cannot_be_exported_is_said(make_site: MakeSite, origin: Origin, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 from pathlib import Path
 from urllib.parse import quote
@@ -12,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.export import Answer, Folder, NoFile, file_of, redirect_page
+from wsgi_isr.export import NOTES, Answer, Folder, NoFile, file_of, redirect_page
 from wsgi_isr.links import Here
 
 HERE = Here("https", "example.org")
@@ -224,3 +225,24 @@ def test_a_folder_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--export"):
         Folder(str(tmp_path / "file" / "x"), HERE)
+
+
+@pytest.mark.parametrize(
+    "notes", ["", "[]", "{", '{"https://example.org": 1}', '{"https://example.org": ["../outside", "/etc/x", "l/in"]}']
+)
+def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str, folder: Folder) -> None:
+    root = Path(folder.root)
+    (root.parent / "outside").write_text("")
+    (root.parent / "in").write_text("")
+    (root / "l").symlink_to(root.parent)
+    (root / NOTES).write_text(notes)
+    folder.put("/a", page())
+    folder.finish(whole=True)
+    assert (root.parent / "outside").exists()
+    assert (root.parent / "in").exists()
+    assert json.loads((root / NOTES).read_text())[HERE.at("")] == ["a/index.html"]
+
+
+def test_the_notes_of_an_export_are_no_page(folder: Folder) -> None:
+    with pytest.raises(NoFile, match="notes"):
+        folder.put(f"/{NOTES}", page(b"{}", ("Content-Type", "application/json")))

@@ -201,6 +201,7 @@ def _summary(report: Report, folder: str | None) -> Iterator[str]:
         yield f"skipped, {reason}: {', '.join(paths[:EXAMPLES])}{more}"
     if folder is not None:
         files = report.written + report.unchanged
-        yield f"{folder}: {files} files, {report.written} of them new or changed"
+        gone = f", and {report.removed} removed that an earlier export had written" if report.removed else ""
+        yield f"{folder}: {files} files, {report.written} of them new or changed{gone}"
     counts = f"{report.rendered} rendered, {report.there} already there, {len(report.skipped)} skipped"
     yield f"{report.site}: {counts}, {len(report.failed)} failed, in {report.seconds:.1f} s"
