@@ -88,8 +88,8 @@ class Load:
         return max(0.0, self._began + due - time.monotonic())
 
 
-def measured(parameters: Parameters, tmp_path: Path) -> tuple[Counter[str], float]:
-    """What all workers of a real cluster counted, and in how many seconds."""
+def measured(parameters: Parameters, background: str, tmp_path: Path) -> tuple[Counter[str], float]:
+    """What all processes of a real cluster counted, and in how many seconds."""
     directory = tmp_path / "counts"
     directory.mkdir()
     with contextlib.ExitStack() as stack:
@@ -104,6 +104,7 @@ def measured(parameters: Parameters, tmp_path: Path) -> tuple[Counter[str], floa
             "LIVE_SLOW": f"{parameters.render:g}",
             "LIVE_REVALIDATE": f"{parameters.revalidate:g}",
             "WSGI_ISR_COHERENCE": f"{parameters.coherence:g}",
+            "WSGI_ISR_BACKGROUND": background,
         }
         servers = [
             stack.enter_context(
@@ -127,10 +128,16 @@ def measured(parameters: Parameters, tmp_path: Path) -> tuple[Counter[str], floa
     return counts, seconds
 
 
+#: What is simulated are renders in the workers. A renderer process looks at the page and its tags for itself, and its
+#: worker fetches what it has made: that is beside the simulation.
+PAGES_AND_TAGS = {"page gets", "tag reads"}
+
+
+@pytest.mark.parametrize(("background", "beside"), [("threads", set()), ("auto", PAGES_AND_TAGS)])
 def test_six_real_workers_read_epochs_and_render_as_often_as_simulated_ones(
-    tmp_path: Path, figure: Callable[[str], None]
+    background: str, beside: set[str], tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    counts, seconds = measured(SMALL, tmp_path)
+    counts, seconds = measured(SMALL, background, tmp_path)
     assert seconds < 3 * SMALL.duration, "this machine is too busy for any rate"
     # As many requests as there were, in the time that they took.
     run = simulate(dataclasses.replace(SMALL, duration=seconds, rate=SMALL.rate * SMALL.duration / seconds))
@@ -141,8 +148,8 @@ def test_six_real_workers_read_epochs_and_render_as_often_as_simulated_ones(
         "tag reads": (counts["t"], run.tag_reads * seconds),
     }
     figure("; ".join(f"{name}: {real} real, {model:.0f} simulated" for name, (real, model) in pairs.items()))
-    for real, model in pairs.values():
-        assert model == pytest.approx(real, rel=0.2)
+    for name, (real, model) in pairs.items():
+        assert model == pytest.approx(real, rel=0.2) or (name in beside and real > model)
 
 
 def test_what_a_simulation_of_another_cluster_says_is_further_off_than_that() -> None:
