@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from . import entry as codec
@@ -25,6 +26,8 @@ from .task import Failed, Found, Made, Outcome, Produce, Product, Task
 DELIBERATE = frozenset({"no-store", "private", "no-cache", "revalidate-0", "not-asked"})
 #: How often in a row another reason may be one.
 ACCIDENTS = 2
+#: No epochs.
+_NEVER: Epochs = MappingProxyType({})
 
 
 class Judged(NamedTuple):
@@ -86,7 +89,8 @@ class Renders:
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
             standing: Standing = checked[1]
         else:
-            standing = self._stamps.standing(slot.entry.proof, epochs)
+            since = checked[0] if checked is not None and checked[1] is Standing.VALID else _NEVER
+            standing = self._stamps.standing(slot.entry.proof, epochs, since)
             if checked is not None and checked[1] >= Standing.HARD:
                 # Nonces are never used again: what was invalid once is so for ever, and stays so when the
                 # node that knew it goes away.

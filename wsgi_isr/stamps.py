@@ -250,18 +250,26 @@ class Stamps:
 
     # Looking up --------------------------------------------------------------------------------------
 
-    def standing(self, proof: Proof, epochs: Epochs) -> Standing:
+    def standing(self, proof: Proof, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Standing:
         """What has happened to an entry, as of ``epochs``, which were read before this is called
-        **[needed]**: what is compared is then at least as new as what it is remembered under."""
+        **[needed]**: what is compared is then at least as new as what it is remembered under.
+
+        :param since: epochs at which it was found to be valid as a whole **[needed]**. Of a node whose epoch is still
+            the same, nothing has to be compared again.
+        """
         # Each name is a hash, and there may be a hundred of them: they are made once.
         keys = {tag: self._tag_key(tag) for tag, _ in proof.tags}
         homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
         valid_at = dict(proof.valid_at)
-        if all(epochs.get(node) is not None and valid_at.get(node) == epochs[node] for node in set(homes.values())):
+        quiet = {
+            node for node, now in epochs.items() if now is not None and now in (valid_at.get(node), since.get(node))
+        }
+        changed = [(tag, then) for tag, then in proof.tags if homes[tag] not in quiet]
+        if not changed:
             return Standing.VALID
-        found = self._store.get_many(list(keys.values()))
+        found = self._store.get_many([keys[tag] for tag, _ in changed])
         worst, proven = Standing.VALID, True
-        for tag, then in proof.tags:
+        for tag, then in changed:
             if keys[tag] in found.unreachable:
                 proven = False
             else:

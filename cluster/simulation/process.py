@@ -52,7 +52,8 @@ class Process:
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
             standing: Standing = checked[1]
         else:
-            standing = self.stamps.standing(slot.entry.proof, epochs)
+            since = checked[0] if checked is not None and checked[1] is Standing.VALID else {}
+            standing = self.stamps.standing(slot.entry.proof, epochs, since)
             if checked is not None and checked[1] >= Standing.HARD:
                 standing = max(standing, checked[1])
             slot.checked = (epochs, standing)

@@ -187,6 +187,16 @@ def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
     return Maker(run)
 
 
+def bystander(*tags: str) -> Maker:
+    """Invalidates tags of other pages."""
+
+    def run(parts: Parts, gate: Gate) -> None:
+        stamps = parts.stamps(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
+        stamps.invalidate(tags, Mode.EXPIRE)
+
+    return Maker(run)
+
+
 def renderer(known: Sequence[str] = (), late: Sequence[str] = (), **options: Any) -> Maker:
     """A renderer of the background: acquires the lease, looks again, renders, stores and releases."""
 

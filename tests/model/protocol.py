@@ -34,6 +34,7 @@ class Rule(enum.Enum):
     MISSING_IS_PURGED = "a missing tag counts as purged"
     CONTROL_KEYS_STAY = "control keys never move to another node"
     UNREACHABLE_PROVES_NOTHING = "an epoch that cannot be read equals no other, not even one of its kind"
+    SINCE_IT_WAS_VALID = "an epoch that stays speaks for an entry only if that was valid when it was read"
     UNPROVEN_IS_FORGOTTEN = "that an entry could not be proven is not remembered at an epoch"
 
 
@@ -176,15 +177,15 @@ class Protocol:
 
     # Look up -----------------------------------------------------------------------------------------
 
-    def standing(self, entry: Entry, epochs: Mapping[str, str | None]) -> int:
-        """What has become of ``entry`` as of ``epochs``, read before this."""
-        nodes = {self.gate.node_of(tag_key(tag)) for tag, _ in entry.stamps}
+    def standing(self, entry: Entry, epochs: Mapping[str, str | None], since: Mapping[str, str | None]) -> int:
+        """What has become of ``entry`` as of ``epochs``, read before this; at ``since`` it was valid."""
         valid_at = dict(entry.valid_at)
-        if all(epochs[node] is not None and epochs[node] == valid_at.get(node) for node in nodes):
-            return VALID
         worst, proven = VALID, True
         for tag, then in entry.stamps:
-            if epochs[self.gate.node_of(tag_key(tag))] is None:
+            node = self.gate.node_of(tag_key(tag))
+            if epochs[node] is not None and epochs[node] in (valid_at.get(node), since.get(node)):
+                continue
+            if epochs[node] is None:
                 proven = False
                 continue
             try:
@@ -218,6 +219,15 @@ def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
         version = gate.commit()
         if any(Protocol(gate, off).invalidate(tags, mode) for _ in range(attempts)):
             gate.acknowledge(mode, version)
+
+    return lambda off: lambda gate: program(off, gate)
+
+
+def bystander(*tags: str) -> Maker:
+    """Invalidates tags of other pages."""
+
+    def program(off: Off, gate: Gate) -> None:
+        Protocol(gate, off).invalidate(tags, "expire")
 
     return lambda off: lambda gate: program(off, gate)
 
@@ -269,10 +279,12 @@ def reader(visits: int = 1, polls: int | None = None) -> Maker:
                     stored = gate.get(PAGE)
                 except StoreUnavailable:
                     stored = None
-                entry = stored if stored is not None else entry
+                if stored is not None and stored != entry:
+                    entry, checked = stored, ({}, PURGED)
                 if entry is None:
                     continue
-                checked = (epochs, control.standing(entry, epochs))
+                was_valid = checked[1] == VALID or Rule.SINCE_IT_WAS_VALID in off
+                checked = (epochs, control.standing(entry, epochs, checked[0] if was_valid else {}))
                 if Rule.EPOCHS_BEFORE_TAGS in off:
                     checked = (control.epochs(), checked[1])
             if checked[1] != PURGED:
@@ -285,9 +297,9 @@ def reader(visits: int = 1, polls: int | None = None) -> Maker:
 
 
 def on_two_nodes(key: str) -> str:
-    """Tag ``a`` and the page with its lock are on n1, tag ``b`` on n2; epochs where they say."""
+    """Tag ``a`` and the page with its lock are on n1, tags ``b`` and ``c`` on n2; epochs where they say."""
     name = key.split(":")[3]
-    return {"a": "n1", "b": "n2", "page": "n1"}.get(name, name)
+    return {"a": "n1", "b": "n2", "c": "n2", "page": "n1"}.get(name, name)
 
 
 def system(

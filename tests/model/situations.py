@@ -119,6 +119,12 @@ def _two_nodes(kit: Any) -> dict[str, Any]:
     return {"programs": programs, "nodes": ("n1", "n2")}
 
 
+@_situation("tags on two nodes, of which another page's is invalidated as well", ("stale", True))
+def _bystander(kit: Any) -> dict[str, Any]:
+    programs = {"job": kit.invalidator("a", mode="stale"), "other": kit.bystander("c"), "reader": kit.reader(3)}
+    return {"programs": programs, "setup": kit.renderer(["a", "b"]), "nodes": ("n1", "n2")}
+
+
 @_situation("the page on one node and its tag on another, and a lost key", ("retained", True))
 def _page_elsewhere(kit: Any) -> dict[str, Any]:
     programs = {"job": kit.invalidator("b"), "renderer": kit.renderer(["b"]), "reader": kit.reader(1)}
@@ -210,6 +216,7 @@ SHOWS_IN: Mapping[Rule, str] = {
     Rule.MISSING_IS_PURGED: "a purge, a lost key, and renders that fail",
     Rule.CONTROL_KEYS_STAY: "one of two nodes is cut off",
     Rule.UNREACHABLE_PROVES_NOTHING: "a node is cut off twice, and a tag turns up in the render",
+    Rule.SINCE_IT_WAS_VALID: "tags on two nodes, of which another page's is invalidated as well",
     Rule.UNPROVEN_IS_FORGOTTEN: "a node is cut off",
 }
 

@@ -285,6 +285,21 @@ def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(stamps=UnreachableIsAnEpoch)
 
 
+class TrustsWhatStays(TimedFill):
+    """Takes what was compared at an epoch for valid, whatever came of it."""
+
+    def _judge(self, slot: Slot, epochs: Epochs) -> Any:
+        before = slot.checked
+        if before is not None and before[0] != epochs:
+            slot.checked = (before[0], Standing.VALID)
+        return super()._judge(slot, epochs)
+
+
+@_variant(Rule.SINCE_IT_WAS_VALID)
+def _with_whatever_stays(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(fill=TrustsWhatStays)
+
+
 class RemembersUnproven(TimedFill):
     def _judge(self, slot: Slot, epochs: Epochs) -> Any:
         judged = super()._judge(slot, epochs)

@@ -31,6 +31,7 @@ from wsgi_isr.fill import LOOK_AGAIN
 from wsgi_isr.freshness import Failure, Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import RESTING
+from wsgi_isr.stamps import Mode
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import SMALLEST, MemoryStore
 from wsgi_isr.task import Failed, PassedOn, Served, Task
@@ -1114,6 +1115,23 @@ def test_after_the_stop_stale_pages_are_served_on_and_nothing_is_rendered_behind
     assert process.fill.stop(NEVER)
     assert shown(process.get()) == ("STALE", "v1")
     assert cluster.origin.renders == 1
+
+
+def test_an_invalidation_on_one_node_has_only_the_tags_of_that_node_compared() -> None:
+    keys = Keyspace("site")
+    cluster = Cluster(Origin(page("v1")._replace(tags=("b",))))
+    store = Troubled(cluster.store)
+    store.nodes = ("n1", "n2")
+    on_first = {keys.tag("all"), keys.tag("beside all"), keys.epoch("n1")}
+    store.node_of = lambda key: "n1" if key in on_first else "n2"  # type: ignore[method-assign]
+    server, job = cluster.process(store), cluster.process(store)
+    server.get()
+    for invalidated, compared in [("beside all", "all"), ("beside b", "b"), ("beside all", "all")]:
+        assert job.fill._stamps.invalidate([invalidated], Mode.EXPIRE) == {}
+        cluster.clock.advance(0.2)
+        store.calls.clear()
+        assert shown(server.get()) == ("HIT", "v1")
+        assert [key for verb, key in store.calls if verb == "get_many"][1:] == [keys.tag(compared)]
 
 
 def test_after_the_stop_a_missing_page_is_rendered_by_its_visitor() -> None:
