@@ -23,6 +23,11 @@ _READ, _WRITE = 26, 26
 _PACKETS = 2 * 66
 
 
+def names(count: int) -> list[str]:
+    """Of so many nodes. What is on which of them depends on their names."""
+    return [f"10.0.{number >> 8}.{number & 255}:11211" for number in range(count)]
+
+
 class Tally:
     """What was asked for, by node: keys read and written of each kind, trips, and bytes in both directions."""
 
@@ -73,7 +78,7 @@ class Nodes(Store):
     """
 
     def __init__(self, count: int, clock: Callable[[], float]) -> None:
-        self._ring = Ring(f"10.0.{number >> 8}.{number & 255}:11211" for number in range(count))
+        self._ring = Ring(names(count))
         self.nodes = self._ring.names
         self._numbers = {name: number for number, name in enumerate(self.nodes)}
         self._clock = clock
