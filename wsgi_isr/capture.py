@@ -14,7 +14,8 @@ from urllib.parse import urljoin, urlsplit
 
 from werkzeug.sansio.utils import get_current_url
 
-from .entry import Refusal
+from .coding import encoded
+from .entry import Content, Refusal
 from .freshness import Asked, Failure, Storable, admit, refuse
 from .keys import PageKey, canonical, tag_name
 from .page import rendering
@@ -99,7 +100,10 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
     if _leads_back(head, environ):
         return Refusal("self-redirect")
     product = admit(*head, b"".join(chunks), policy, asked)
-    return product._replace(tags=tuple(map(tag_name, product.tags))) if isinstance(product, Storable) else product
+    if not isinstance(product, Storable):
+        return product
+    content = encoded(product.content, head[1]) if isinstance(product.content, Content) else product.content
+    return product._replace(content=content, tags=tuple(map(tag_name, product.tags)))
 
 
 def _leads_back(head: tuple[str, list[tuple[str, str]]], environ: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-SCHEMA = 2
+SCHEMA = 3
 _HEAD = 5
 
 
@@ -21,7 +21,7 @@ class Content(NamedTuple):
 
     ``status`` is a status line (``"200 OK"``); ``etag`` is unquoted and strong, made from the body;
     ``reads_cookies`` says that the app answered with ``Vary: Cookie``: this is the page of a visitor
-    without cookies, and nobody else's.
+    without cookies, and nobody else's; ``coded`` is the body in other content codings, by name, smallest first.
     """
 
     status: str
@@ -29,6 +29,7 @@ class Content(NamedTuple):
     body: bytes
     etag: str
     reads_cookies: bool = False
+    coded: tuple[tuple[str, bytes], ...] = ()
 
 
 class Value(NamedTuple):
@@ -91,6 +92,7 @@ class Entry:
         size = len(self.key) + 3072 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
+            size += sum(len(body) + 1024 for _, body in self.content.coded)
         elif isinstance(self.content, Value):
             size += len(self.content.data)
         object.__setattr__(self, "size", size)
@@ -108,7 +110,7 @@ def pack(entry: Entry) -> bytes:
     """The entry as bytes."""
     content = entry.content
     if isinstance(content, Content):
-        kind, payload = "page", [content.status, content.headers, content.body, content.etag, content.reads_cookies]
+        kind, payload = "page", list(content)
     elif isinstance(content, Value):
         kind, payload = "value", [content.data]
     else:
@@ -149,5 +151,6 @@ def _content(kind: str, payload: list[Any]) -> Content | Value | Refusal:
         return Value(*payload)
     if kind != "page":
         raise UnreadableEntry(f"kind {kind!r}")
-    status, headers, body, etag, reads_cookies = payload
-    return Content(status, tuple((name, value) for name, value in headers), body, etag, reads_cookies)
+    status, headers, body, etag, reads_cookies, coded = payload
+    pairs = (tuple((name, value) for name, value in each) for each in (headers, coded))
+    return Content(status, next(pairs), body, etag, reads_cookies, next(pairs))

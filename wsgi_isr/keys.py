@@ -56,6 +56,11 @@ class PageKey(NamedTuple):
         return cls(scheme, host, script, path, *(tuple((name, value) for name, value in part) for part in pairs))
 
 
+#: Of tags and epochs. They are those of all versions of this package, too, which may run beside each other in the
+#: middle of a rolling deploy: it goes up only if they cannot be.
+CONTROL_SCHEMA = 2
+
+
 class Keyspace:
     """Names in the store: schema, namespace, plane, and a hash of the key's text.
 
@@ -66,6 +71,7 @@ class Keyspace:
 
     def __init__(self, namespace: str, release: str = "") -> None:
         self._prefix = f"isr{SCHEMA}:{_digest(namespace, 6)}"
+        self._control = f"isr{CONTROL_SCHEMA}:{_digest(namespace, 6)}"
         self._release = release
 
     def page(self, key_text: str) -> str:
@@ -78,7 +84,7 @@ class Keyspace:
 
     def tag(self, tag: str) -> str:
         """Where a tag's stamp is."""
-        return f"{self._prefix}:t:{_digest(tag, 20)}"
+        return f"{self._control}:t:{_digest(tag, 20)}"
 
     @property
     def sites(self) -> str:
@@ -87,7 +93,7 @@ class Keyspace:
 
     def epoch(self, node: str) -> str:
         """Where a node's epoch is: on that node."""
-        return f"{self._prefix}:e:{node}"
+        return f"{self._control}:e:{node}"
 
     @staticmethod
     def lock(page: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .capture import produce_page
+from .coding import chosen
 from .config import Config
 from .crawlers import is_crawler
 from .data import at_home
@@ -117,8 +118,10 @@ class ISR:
         if slot is not None and (answer := slot.ready) is not None:
             now = live.monotonic()
             if now < answer.until or (now < answer.over and live.still_valid(slot, answer)):
-                start_response(answer.status, answer.headers.copy())
-                return [answer.body]
+                accepted = environ.get("HTTP_ACCEPT_ENCODING")
+                headers, body = answer.variants.get(accepted) or answer.variant(accepted)
+                start_response(answer.status, headers.copy())
+                return [body]
 
         began, draft = live.monotonic(), False
         try:
@@ -181,7 +184,7 @@ class ISR:
         if found.label == "HIT" and is_plain and not self.config.settings.debug:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
-        status = cache_status(found, now)
+        status, content = cache_status(found, now), chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
     def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werkzeug.http import is_resource_modified, quote_etag
 
+from .coding import LONGEST, chosen
 from .entry import Content, Entry
 from .options import Shell
 from .task import Served
@@ -87,21 +88,42 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
     return Own("200 OK", "text/html; charset=utf-8", body)
 
 
-class Ready:
-    """An answer to a plain GET, prepared. Times are monotonic seconds: ``over`` is when its ``Age`` or its
-    entry is over; until ``until`` it may be sent without asking whether it was invalidated."""
+#: Values of ``Accept-Encoding`` for which an answer is prepared.
+MOST_VARIANTS = 16
+_Variant = tuple[list[tuple[str, str]], bytes]
 
-    __slots__ = ("body", "headers", "over", "status", "until")
+
+class Ready:
+    """An answer to a plain GET, prepared: ``variants`` are headers and body by ``Accept-Encoding``.
+
+    Times are monotonic seconds: ``over`` is when its ``Age`` or its entry is over; until ``until`` it may be sent
+    without asking whether it was invalidated.
+    """
+
+    __slots__ = ("_entry", "_made", "_now", "over", "status", "until", "variants")
 
     def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
         self.status = content.status
-        self.headers = headers_of(entry, content, "HIT", f"{NAME}; hit", now)
-        self.body = content.body
+        self.variants: dict[str | None, _Variant] = {}
+        self._entry, self._now = entry, now
+        self._made: dict[str, _Variant] = {}
         over = entry.created + math.floor(entry.age(now)) + 1
         if entry.revalidate is not None:
             over = min(over, entry.created + entry.revalidate)
         self.over = monotonic + over - now
         self.until = float("-inf")
+
+    def variant(self, accepted: str | None) -> _Variant:
+        """That for one ``Accept-Encoding``, prepared when it is first asked for."""
+        assert isinstance(self._entry.content, Content)
+        content = chosen(self._entry.content, accepted or "")
+        made = self._made.get(content.etag)
+        if made is None:
+            made = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now), content.body
+            self._made[content.etag] = made
+        if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
+            self.variants[accepted] = made
+        return made
 
 
 def headers_of(entry: Entry, content: Content, label: str, cache_status: str, now: float) -> list[tuple[str, str]]:

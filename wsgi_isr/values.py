@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import decimal
 import functools
 import inspect
 import sys
-import uuid
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -82,7 +80,7 @@ def _plain(value: Any, depth: int, key: bool) -> Any:
     if kind in (set, frozenset):
         items = sorted(map(inside, value), key=_pack)
         return msgpack.ExtType(_SET if kind is set else _FROZENSET, _pack(items))
-    for code, (own, split, _) in _TYPES.items():
+    for code, (own, split, _) in _types().items():
         if kind is own:
             return msgpack.ExtType(code, _pack(inside(split(value))))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -129,20 +127,26 @@ def _joined(kind: Any) -> Callable[[Any], Any]:
     return lambda v: kind.fromisoformat(v[0]).replace(fold=v[1], tzinfo=_zone_of(v[2]))
 
 
-_TYPES: dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]] = {
-    10: (tuple, list, tuple),
-    11: (dt.datetime, _split, _joined(dt.datetime)),
-    12: (dt.date, dt.date.isoformat, dt.date.fromisoformat),
-    13: (dt.time, _split, _joined(dt.time)),
-    14: (dt.timedelta, lambda v: [v.days, v.seconds, v.microseconds], lambda v: dt.timedelta(v[0], v[1], v[2])),
-    15: (decimal.Decimal, str, decimal.Decimal),
-    16: (uuid.UUID, lambda v: v.bytes, lambda v: uuid.UUID(bytes=v)),
-}
+@functools.cache
+def _types() -> dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]]:
+    # These take long to import, and not everybody keeps data.
+    import decimal
+    import uuid
+
+    return {
+        10: (tuple, list, tuple),
+        11: (dt.datetime, _split, _joined(dt.datetime)),
+        12: (dt.date, dt.date.isoformat, dt.date.fromisoformat),
+        13: (dt.time, _split, _joined(dt.time)),
+        14: (dt.timedelta, lambda v: [v.days, v.seconds, v.microseconds], lambda v: dt.timedelta(v[0], v[1], v[2])),
+        15: (decimal.Decimal, str, decimal.Decimal),
+        16: (uuid.UUID, lambda v: v.bytes, lambda v: uuid.UUID(bytes=v)),
+    }
 
 
 def _restore(code: int, value: Any) -> Any:
-    if code in _TYPES:
-        return _TYPES[code][2](value)
+    if code in _types():
+        return _types()[code][2](value)
     if code == _INT:
         return int(value, 16)  # decimal digits have a limit (sys.set_int_max_str_digits)
     if code == _DICT:

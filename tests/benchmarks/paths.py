@@ -6,13 +6,17 @@ Where it can be, a way is chosen as users choose it, by a rule or a header.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import brotli
+import zstandard
 
 from tests.benchmarks.apps import LIFETIME, PAGE, Site, bare, environ_of
 from wsgi_isr import ISR
@@ -42,6 +46,13 @@ def answer(app: WSGIApplication, environ: dict[str, Any]) -> tuple[str, dict[str
     return head[0], head[1], content
 
 
+_DECODERS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.decompress,
+    "br": brotli.decompress,
+    "zstd": lambda body: zstandard.ZstdDecompressor().decompress(body),
+}
+
+
 def prove(app: WSGIApplication, environ: dict[str, Any], label: str) -> None:
     """Ask once.
 
@@ -51,6 +62,8 @@ def prove(app: WSGIApplication, environ: dict[str, Any], label: str) -> None:
     if headers.get("X-ISR", "") != label:
         raise AssertionError(f"{environ['PATH_INFO']}: X-ISR is {headers.get('X-ISR')!r}, not {label!r}")
     whole = environ["REQUEST_METHOD"] != "HEAD" and not status.startswith("304")
+    if (coded := headers.get("Content-Encoding")) is not None:
+        body = _DECODERS[coded](body) if body else body
     if body != (PAGE if whole else b""):
         raise AssertionError(f"{environ['PATH_INFO']}: {len(body)} bytes with {status}, not the page")
 

@@ -22,6 +22,7 @@ CONTENTS = st.builds(
     body=st.binary(max_size=200),
     etag=st.text("0123456789abcdef", max_size=24),
     reads_cookies=st.booleans(),
+    coded=st.lists(st.tuples(st.sampled_from(["br", "gzip"]), st.binary(max_size=50)), max_size=2).map(tuple),
 )
 NONCES = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=12)), max_size=3).map(tuple)
 ENTRIES = st.builds(
@@ -37,7 +38,14 @@ ENTRIES = st.builds(
 
 PAGE = Entry(
     '["https","example.com","","/"]',
-    Content("200 OK", (("Content-Type", "text/html"), ("X-Nam\xe9", "\xff")), b"<p>\x00hello</p>", "0f1e", True),
+    Content(
+        "200 OK",
+        (("Content-Type", "text/html"), ("X-Nam\xe9", "\xff")),
+        b"<p>\x00hello</p>",
+        "0f1e",
+        True,
+        (("br", b"\x00br"), ("gzip", b"\xffgzip")),
+    ),
     1_700_000_000.25,
     1_700_000_001.5,
     60,

@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "config",
                 "listing",
                 "crawlers",
+                "coding",
                 "links",
             }
         ),
