@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
-
-from werkzeug.sansio.utils import get_current_url
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from .coding import encoded
 from .entry import Content, Refusal
@@ -55,6 +53,7 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
 
     :raises Misbehaved: the app did not keep to PEP 3333. Whatever the app raises goes through.
     """
+    here = _url(environ)  # the app may change what it was given
     head: tuple[str, list[tuple[str, str]]] | None = None
     chunks: list[bytes] = []
     size = 0
@@ -97,7 +96,7 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
             body.close()
     if head is None:
         raise Misbehaved("the app never called start_response")
-    if _leads_back(head, environ):
+    if _leads_back(head, here):
         return Refusal("self-redirect")
     product = admit(*head, b"".join(chunks), policy, asked)
     if not isinstance(product, Storable):
@@ -106,7 +105,7 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
     return product._replace(content=content, tags=tuple(map(tag_name, product.tags)))
 
 
-def _leads_back(head: tuple[str, list[tuple[str, str]]], environ: dict[str, Any]) -> bool:
+def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:
     """Whether the answer is a redirect to the page itself, at another scheme or host.
 
     That is what an app says that sends everybody to https, to a render that cannot know that its visitors are
@@ -115,14 +114,19 @@ def _leads_back(head: tuple[str, list[tuple[str, str]]], environ: dict[str, Any]
     target = next((value for name, value in head[1] if name.lower() == "location"), "")
     if head[0][:1] != "3" or not target:
         return False
-    here = get_current_url(environ["wsgi.url_scheme"], environ["HTTP_HOST"], *_url(environ))
     there = urlsplit(urljoin(here, target))
-    return (there.path, there.query) == urlsplit(here)[2:4]
+    return _where(there) == _where(urlsplit(here))
 
 
-def _url(environ: dict[str, Any]) -> tuple[str, str, bytes]:
-    script, path = (environ[name].encode("latin-1").decode("utf-8") for name in ("SCRIPT_NAME", "PATH_INFO"))
-    return script, path, environ["QUERY_STRING"].encode("latin-1")
+def _where(url: SplitResult) -> tuple[bytes, bytes]:
+    """Path and query, however they are quoted. Of a host alone the path is ``/`` (RFC 9110, 4.2.3)."""
+    path, query = (unquote_to_bytes(part.encode("latin-1", "replace")) for part in (url.path, url.query))
+    return path or b"/", query.replace(b"+", b" ")
+
+
+def _url(environ: dict[str, Any]) -> str:
+    path, query = quote((environ["SCRIPT_NAME"] + environ["PATH_INFO"]).encode("latin-1")), environ["QUERY_STRING"]
+    return f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}{path}{'?' if query else ''}{query}"
 
 
 def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:

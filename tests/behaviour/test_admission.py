@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import pytest
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, Body, Environ, Origin, answer
@@ -47,6 +48,28 @@ def test_an_answer_that_is_not_for_others_is_never_stored(
         assert site.visit("/a").label == "BYPASS"
         assert origin.calls["/a"] > calls
     assert make_site(revalidate=60, store=store).visit("/a").label == "BYPASS"
+
+
+@pytest.mark.parametrize("path", ["/a", "/%C3%A4%20b", "/a?q=%C3%A4+b"])
+def test_a_redirect_that_leads_back_at_another_scheme_is_not_stored_or_it_would_be_a_loop(
+    make_site: MakeSite, origin: Origin, path: str
+) -> None:
+    def rewritten(environ: Environ, start_response: Any) -> Any:
+        environ["PATH_INFO"] = "/inside"  # what middlewares do, and the app below goes by the URL of before
+        return answer(b"", ("Location", f"https://localhost{path}"), status="301 Moved Permanently")(
+            environ, start_response
+        )
+
+    site = make_site(app=rewritten, revalidate=60, query=["q"])
+    assert site.visit(path).cache_status == 'wsgi-isr; fwd=bypass; detail="self-redirect"'
+
+
+def test_a_redirect_to_the_slash_of_an_app_that_is_mounted_there_is_stored(make_site: MakeSite, origin: Origin) -> None:
+    def moved(environ: Environ, start_response: Any) -> Any:
+        return answer(b"", ("Location", "/sub/"), status="308 Permanent Redirect")(environ, start_response)
+
+    site = make_site(app=DispatcherMiddleware(origin, {"/sub": moved}), revalidate=60)
+    assert [site.visit("/sub").label for _ in range(2)] == ["MISS", "HIT"]
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "301 Moved Permanently", "410 Gone"])
