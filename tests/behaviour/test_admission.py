@@ -29,6 +29,11 @@ REFUSED = {
     "no-store in a second header": ([("Cache-Control", "public"), ("Cache-Control", "no-store")], "no-store"),
     # Not to be used without asking the app again (RFC 9111, 5.2.2.4); asking again is what a bypass does.
     "no-cache": ([("Cache-Control", "no-cache")], "no-cache"),
+    "a nonce": ([("Content-Security-Policy", "default-src 'self'; script-src 'Nonce-r4nd0m'")], "csp-nonce"),
+    "a nonce in a second policy": (
+        [("Content-Security-Policy", "default-src *"), ("content-security-policy", "script-src 'nonce-x'")],
+        "csp-nonce",
+    ),
     "Vary on a header": ([("Vary", "User-Agent")], "vary"),
     "Vary on a header among others": ([("Vary", "Accept-Encoding, user-agent")], "vary"),
     "Vary in a second header": ([("Vary", "Cookie"), ("Vary", "Origin")], "vary"),
