@@ -438,7 +438,7 @@ def _site_of(config: Config, app: Any) -> bytes:
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
 _HOST = 2
 _PLAIN = 5
-_PLAIN_VALUES = ("GET", *(None,) * 7)
+_PLAIN_VALUES = ("GET", *(None,) * 8)
 
 
 def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
@@ -454,6 +454,7 @@ def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
         get("HTTP_AUTHORIZATION"),
         get("HTTP_IF_NONE_MATCH"),
         get("HTTP_IF_MODIFIED_SINCE"),
+        get("HTTP_RANGE"),
         get("HTTP_UPGRADE"),
         get("REMOTE_USER"),
         get("AUTH_TYPE"),

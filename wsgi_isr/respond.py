@@ -11,7 +11,8 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from werkzeug.http import is_resource_modified, quote_etag
+from werkzeug.datastructures import Range
+from werkzeug.http import is_resource_modified, parse_range_header, quote_etag
 
 from .coding import LONGEST, chosen
 from .entry import Content, Entry
@@ -176,18 +177,58 @@ def send_page(
     content: Content,
     headers: list[tuple[str, str]],
 ) -> Iterable[bytes]:
-    """A page, or 304 where the visitor has it (RFC 9110, 13.2.2); without a body for HEAD."""
+    """A page, or 304 where the visitor has it (RFC 9110, 13.2.2), or the part that was asked for; without a body for
+    HEAD."""
+    length, first_own = len(content.body), len(content.headers)
     if _has_it(environ, content):
-        first_own = len(content.headers) + 1  # Content-Length is not repeated
         kept = [(name, value) for name, value in content.headers if name.lower() in _IN_304]
-        start_response("304 Not Modified", kept + headers[first_own:])
+        start_response("304 Not Modified", kept + headers[first_own + 1 :])  # Content-Length is not repeated
         return []
+    if environ["REQUEST_METHOD"] == "HEAD":
+        start_response(content.status, headers)
+        return []
+    if "HTTP_RANGE" in environ and (asked := _range(environ, content)) is not None:
+        part = asked.range_for_length(length)
+        if part is None:
+            headers[first_own] = ("Content-Length", "0")
+            start_response("416 Range Not Satisfiable", [*headers, ("Content-Range", f"bytes */{length}")])
+            return []
+        start, stop = part
+        headers[first_own] = ("Content-Length", str(stop - start))
+        start_response("206 Partial Content", [*headers, ("Content-Range", f"bytes {start}-{stop - 1}/{length}")])
+        return [content.body[start:stop]]
     start_response(content.status, headers)
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
+    return [content.body]
+
+
+def _range(environ: dict[str, Any], content: Content) -> Range | None:
+    """The part of a page that is asked for; ``None`` where the whole page is the answer (RFC 9110, 14.2).
+
+    Only of what the app itself gives in parts: a player refuses a film that does not come so, a download goes on where
+    it was cut off. Nobody needs a part of a page.
+    """
+    headers = {name.lower(): value for name, value in content.headers}
+    in_parts = headers.get("accept-ranges") == "bytes"
+    if not content.status.startswith("200") or not (in_parts or headers.get("content-type", "")[:6] in _PLAYED):
+        return None
+    if "HTTP_IF_RANGE" in environ:
+        # 13.1.5: the very same page, by a strong tag or to the second.
+        valid = (quote_etag(content.etag), headers.get("last-modified"))
+        if environ["HTTP_IF_RANGE"].strip() not in valid:
+            return None
+    try:
+        asked = parse_range_header(environ["HTTP_RANGE"])
+    except ValueError:
+        return None
+    # Several parts in one answer are a form of their own that few understand.
+    return asked if asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 else None
+
+
+_PLAYED = ("video/", "audio/")
 
 
 def _has_it(environ: dict[str, Any], content: Content) -> bool:
-    # Only a 200 is compared (RFC 9110, 13.2.1). Range is not served from here, and may be ignored (14.2).
+    # Only a 200 is compared (RFC 9110, 13.2.1).
     asked = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
     if not asked or not content.status.startswith("200"):
         return False

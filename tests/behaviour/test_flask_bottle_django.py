@@ -377,7 +377,13 @@ def test_a_streamed_page_is_stored_whole(site: Site) -> None:
 def test_a_file_is_stored_whole(site: Site) -> None:
     assert [site.visit("/file").body for _ in range(2)] == [b"file" * 1000] * 2
     assert site.visit("/file").label == "HIT"
-    assert site.visit("/file", headers={"Range": "bytes=0-3"}).body == b"file" * 1000
+
+
+def test_a_flask_file_comes_in_parts_as_it_promises(flask_site: Site) -> None:
+    for _ in range(2):
+        seen = flask_site.visit("/file", headers={"Range": "bytes=2-5"})
+        assert (seen.code, seen.body, seen.headers["Content-Range"]) == (206, b"lefi", "bytes 2-5/4000")
+    assert flask_site.visit("/file").body == b"file" * 1000
 
 
 def test_head_of_a_page_is_that_of_get(site: Site) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Environ, Origin, answer
-from tests.behaviour.visitor import Clock
+from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule
 
 LAST_MODIFIED = "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -488,6 +488,78 @@ def test_a_range_is_answered_with_the_whole_page(make_site: MakeSite, origin: Or
     for _ in range(2):
         seen = site.visit("/a", headers={"Range": "bytes=0-1"})
         assert (seen.code, seen.body) == (200, b"/a v1")
+
+
+FILE = b"0123456789"
+
+
+@pytest.fixture
+def file(make_site: MakeSite, origin: Origin) -> Site:
+    origin.on("/file", answer(FILE, ("Accept-Ranges", "bytes"), ("Last-Modified", LAST_MODIFIED)))
+    site = make_site(revalidate=60)
+    assert [site.visit("/file").label for _ in range(2)] == ["MISS", "HIT"]
+    return site
+
+
+@pytest.mark.parametrize(
+    ("asked", "part", "said"),
+    [
+        ("bytes=0-3", b"0123", "bytes 0-3/10"),
+        ("bytes=4-", b"456789", "bytes 4-9/10"),
+        ("bytes=-2", b"89", "bytes 8-9/10"),
+        ("bytes=5-99", b"56789", "bytes 5-9/10"),
+    ],
+)
+def test_of_a_file_whose_app_gives_parts_there_are_parts(
+    file: Site, origin: Origin, asked: str, part: bytes, said: str
+) -> None:
+    for _ in range(2):
+        seen = file.visit("/file", headers={"Range": asked})
+        assert (seen.code, seen.body, seen.headers["Content-Range"]) == (206, part, said)
+        assert seen.headers.getlist("Content-Length") == [str(len(part))]
+        assert seen.label == "HIT"
+    assert file.visit("/file").body == FILE
+    assert origin.calls["/file"] == 1
+
+
+def test_a_part_that_is_not_there_is_said_to_be_none(file: Site) -> None:
+    seen = file.visit("/file", headers={"Range": "bytes=10-"})
+    assert (seen.code, seen.body, seen.headers["Content-Range"]) == (416, b"", "bytes */10")
+
+
+@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=5-1", "bytes", ""])
+def test_what_is_no_single_part_is_answered_with_the_whole_file(file: Site, asked: str) -> None:
+    seen = file.visit("/file", headers={"Range": asked})
+    assert (seen.code, seen.body) == (200, FILE)
+
+
+def test_a_part_goes_on_with_the_same_version_of_a_file_only(file: Site) -> None:
+    whole = file.visit("/file")
+
+    def code(condition: str) -> int:
+        return file.visit("/file", headers={"Range": "bytes=5-", "If-Range": condition}).code
+
+    assert [code(same) for same in (whole.headers["ETag"], LAST_MODIFIED)] == [206, 206]
+    others = ('"other"', "W/" + whole.headers["ETag"], "Sun, 06 Nov 1994 08:49:38 GMT")
+    assert [code(other) for other in others] == [200] * 3
+
+
+def test_who_has_the_file_is_told_so_whatever_part_they_ask_for(file: Site) -> None:
+    etag = file.visit("/file").headers["ETag"]
+    assert file.visit("/file", headers={"Range": "bytes=5-", "If-None-Match": etag}).code == 304
+
+
+def test_head_takes_no_part(file: Site) -> None:
+    seen = file.visit("/file", method="HEAD", headers={"Range": "bytes=5-"})
+    assert (seen.code, seen.headers["Content-Length"]) == (200, "10")
+
+
+@pytest.mark.parametrize("kind", ["video/mp4", "audio/ogg"])
+def test_a_film_comes_in_parts_even_if_the_app_did_not_promise(make_site: MakeSite, origin: Origin, kind: str) -> None:
+    """Browsers that play it ask for the first two bytes, and give up where they get all."""
+    origin.on("/film", answer(FILE, ("Content-Type", kind), content_type=False))
+    site = make_site(revalidate=60)
+    assert [site.visit("/film", headers={"Range": "bytes=0-1"}).code for _ in range(3)] == [206] * 3
 
 
 # HEAD
