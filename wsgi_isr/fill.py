@@ -353,7 +353,9 @@ class Fill(Renders):
             # With a node away that holds one of its tags, nobody can know that it was not purged meanwhile.
             proven = self._stamps.reachable(old.entry.proof, epochs)
             return Served(old, "ERROR-RETAINED" if proven else "DEGRADED")
-        return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
+        if isinstance(outcome, Failed):
+            return outcome
+        return PassedOn("back-off" if isinstance(outcome, BackingOff) else "waited", missed=True)
 
     def _is_outdated(self, failed: Failed) -> bool:
         """Whether something was invalidated since a failed render began that has something to show all the same."""

@@ -760,3 +760,13 @@ def test_a_page_in_sqlite_survives_a_restart(make_site: MakeSite, origin: Origin
     clock.advance(10)
     seen = make_site(revalidate=60, store=url).visit("/a")
     assert (seen.body, seen.label, seen.age) == (b"/a v1", "HIT", 10)
+
+
+def test_who_comes_with_a_cookie_while_a_page_fails_is_told_why_it_is_the_app_that_answers(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    origin.on("/a", answer(b"sorry", status="500 Internal Server Error"))
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    seen = site.visit("/a", cookie="session=alice")
+    assert (seen.code, seen.cache_status) == (500, 'wsgi-isr; fwd=uri-miss; detail="back-off"')
