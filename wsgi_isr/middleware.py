@@ -184,7 +184,9 @@ class ISR:
         if found.label == "HIT" and is_plain and not self.config.settings.debug:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
-        status, content = cache_status(found, now), chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
+        if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
+            content = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
+        status = cache_status(found, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
     def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:

@@ -116,6 +116,18 @@ def test_head_says_what_get_would(site: Site) -> None:
     assert [head.headers[name] for name in names] == [got.headers[name] for name in names]
 
 
+def test_parts_are_those_of_the_page_as_it_is_and_of_no_other_form(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(PAGE, ("Accept-Ranges", "bytes")))
+    site = make_site(revalidate=60)
+    zipped, plain = ask(site, "gzip"), ask(site, None)
+    part = ask(site, "gzip", Range="bytes=10-19")
+    assert (part.code, part.body, part.headers["ETag"]) == (206, PAGE[10:20], plain.headers["ETag"])
+    assert part.headers.get("Content-Encoding") is None
+    # Whoever has the beginning of the other form gets the whole page.
+    whole = ask(site, "gzip", Range="bytes=10-", If_Range=str(zipped.headers["ETag"]))
+    assert (whole.code, whole.body) == (200, PAGE)
+
+
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
