@@ -14,8 +14,10 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from .coding import encoded
 from .entry import Content, Refusal
-from .freshness import Asked, Failure, Storable, admit, refuse
+from .events import Unsaid
+from .freshness import Asked, Failure, Storable, admit, refuse, varies
 from .keys import PageKey, canonical, tag_name
+from .looks import watched
 from .page import rendering
 from .rules import Policy, RuleSet
 from .task import Product, Task
@@ -34,15 +36,33 @@ class Misbehaved(Exception):
     """The app broke PEP 3333, so that there is no answer to speak of; the message says how."""
 
 
-def produce_page(app: WSGIApplication, rules: RuleSet) -> Callable[[Task], Product]:
-    """The ``produce`` of pages: the app, called with the canonical request of a task's key."""
+def produce_page(
+    app: WSGIApplication, rules: RuleSet, notice: Callable[[Unsaid], None] | None = None
+) -> Callable[[Task], Product]:
+    """The ``produce`` of pages: the app, called with the canonical request of a task's key.
+
+    :param notice: is told of what the app looked at and did not say.
+    """
 
     def produce(task: Task) -> Product:
-        environ = canonical(PageKey.parse(task.text))
+        environ, policy = canonical(PageKey.parse(task.text)), rules.policies[task.rule]
+        looks: set[str] = set()
+        if notice is not None:
+            environ, looks = watched(environ)
         with rendering(rules.profiles) as asked:
-            return run(app, environ, rules.policies[task.rule], asked, time.monotonic() + task.timeout)
+            product = run(app, environ, policy, asked, time.monotonic() + task.timeout)
+        if notice is not None and (unsaid := _unsaid(looks, product)):
+            notice(Unsaid(task.page, task.rule, unsaid, task.text))
+        return product
 
     return produce
+
+
+def _unsaid(looks: set[str], product: Product) -> tuple[str, ...]:
+    """What a page that will be everybody's was made with a look at, without saying so."""
+    if not isinstance(product, Storable) or not isinstance(product.content, Content):
+        return ()
+    return tuple(sorted(looks - varies(product.content.headers)))
 
 
 def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: Asked, deadline: float) -> Product:

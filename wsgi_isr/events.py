@@ -71,6 +71,16 @@ class Refused(NamedTuple):
     text: str = ""
 
 
+class Unsaid(NamedTuple):
+    """While it rendered, an app has looked for request ``headers`` (names in lower case) that neither its ``Vary`` nor
+    the rule names: everybody gets the page of a visitor who sends none of them. Noticed with ``debug`` only."""
+
+    key: str
+    rule: str
+    headers: tuple[str, ...]
+    text: str = ""
+
+
 class RenderFailed(NamedTuple):
     """A render raised, answered 5xx or 429, or ran past its timeout. Next try in ``retry_in`` seconds."""
 
@@ -129,6 +139,7 @@ Event = (
     | Used
     | Rendered
     | Refused
+    | Unsaid
     | RenderFailed
     | LeaseLost
     | StoreFailed

@@ -268,6 +268,11 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
     return ""
 
 
+def varies(headers: Sequence[tuple[str, str]]) -> set[str]:
+    """The lower-case names of the request headers by which an answer is said to vary."""
+    return set(_list([(name.lower(), value) for name, value in headers], "vary"))
+
+
 def _lowest(*lifetimes: Lifetime | None) -> Lifetime | None:
     given = [lifetime for lifetime in lifetimes if lifetime is not None]
     if not given:

@@ -349,7 +349,11 @@ class ISR:
                     self.config,
                     self.store,
                     self.events,
-                    produce_page(lambda *request: self.app(*request), self.config.rules),
+                    produce_page(
+                        lambda *request: self.app(*request),
+                        self.config.rules,
+                        self.events.emit if self.config.settings.debug else None,
+                    ),
                     clock=self._clock,
                     monotonic=self._monotonic,
                     pause=self._pause,

@@ -14,7 +14,7 @@ import json
 import logging
 from typing import Any
 
-from ..events import Event, Invalidated, Refused, Rendered, RenderFailed, Served, Subscriber, Used
+from ..events import Event, Invalidated, Refused, Rendered, RenderFailed, Served, Subscriber, Unsaid, Used
 from ..keys import PageKey, decoded
 
 _log = logging.getLogger("wsgi_isr.debug")
@@ -48,6 +48,9 @@ def line_of(event: Event) -> str | None:
         return _line("render", "FAILED", event.text, reason=event.reason) + f" retry_in={event.retry_in:.1f}"
     if isinstance(event, Refused):
         return _line("render", "REFUSED", event.text, reason=event.reason)
+    if isinstance(event, Unsaid):
+        looked = f"the app looked for {', '.join(event.headers)}; neither its Vary nor the rule says so"
+        return _line("render", "UNSAID", event.text, reason=looked)
     if isinstance(event, Invalidated):
         return _line("invalidate", event.mode.upper(), ", ".join(event.tags), reason=_undelivered(event))
     return None
