@@ -121,8 +121,10 @@ def roll(cluster: Cluster, release: str) -> str:
     """A rolling deploy: each instance in turn is restarted with that release of the app, and adopts the pages of the
     one before."""
     for instance in cluster.instances:
+        began = time.monotonic()
         set_release(instance, release)
         instance.restart()
+        cluster.note("restart", instance.name, began=began)
     return f"every instance is of release {release}"
 
 
