@@ -24,7 +24,7 @@ from .renders import Render
 from .report import Spell, buckets
 from .request import fetch
 from .schedule import Strike
-from .state import Directory
+from .state import SITE, Directory
 from .striking import Striker
 from .supervise import Cluster
 from .topology import Topology
@@ -135,9 +135,10 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
     chance = random.Random(seed)
     # Half of all runs ask for invalidations each time, half serve copies for a tenth of a second.
     coherence = chance.choice((0.0, 0.1))
-    site = directory.path / "site"
+    directory.claim()
+    site = directory.path / SITE
     shutil.rmtree(site, ignore_errors=True)
-    site.mkdir(parents=True)
+    site.mkdir()
     Database(site).create()
     with Cluster(_topology(site, coherence), directory) as cluster:
         names = [node.name for node in cluster.nodes], [instance.name for instance in cluster.instances]

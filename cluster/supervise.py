@@ -199,8 +199,11 @@ class Cluster:
 
     def note(self, what: str, part: str = "", **more: object) -> None:
         """Something was done to a part: for plots, and for other terminals."""
-        self.directory.note({"what": what, "part": part, **more})
-        self.save()
+        try:
+            self.directory.note({"what": what, "part": part, **more})
+            self.save()
+        except OSError as error:  # it was done all the same; a cluster does not end because a disk is full
+            self.say(f"{what} {part} is not noted: {error.strerror}")
 
     def watch(self) -> None:
         """Say which parts have ended since the last time, and were not told to."""
