@@ -182,7 +182,7 @@ def check(app: str) -> None:
     """Start a cluster of its own, look at it, break it, end it; exits with 1 where a step does not hold."""
     from .check import check as play
 
-    sys.exit(play(app))
+    sys.exit(keeper.keep(lambda: play(app)))
 
 
 def _end_supervisor(state: State) -> None:
@@ -405,16 +405,12 @@ def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: 
     from . import chaos, plot
 
     say = (lambda _line: None) if as_json else click.echo
-    try:
-        with reported():
-            outcome = chaos.run(own, seed, seconds, say)
-            click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else str(outcome))
-            plot.write(outcome.svg(), plot_path)
-            say(f"plot: {plot_path}")
-            return 1 if outcome.violations or outcome.failed else 0
-    except Stopped:
-        click.echo("stopped before its end; nothing is left", err=True)
-        return 1
+    with reported():
+        outcome = chaos.run(own, seed, seconds, say)
+        click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else str(outcome))
+        plot.write(outcome.svg(), plot_path)
+        say(f"plot: {plot_path}")
+    return 1 if outcome.violations or outcome.failed else 0
 
 
 main.add_command(simulate)

@@ -32,7 +32,8 @@ kept_by: processes.Process | None = None
 def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda: None) -> int:
     """Call ``supervise`` in a child, and end what it leaves behind; its exit code.
 
-    To be called before there are threads. Who asks the child to end raises :class:`Stopped` in it.
+    To be called before there are threads. Who asks the child to end raises :class:`Stopped` in it,
+    which is no success.
 
     :param when_killed: called when the child was killed, and everything of it is gone.
     """
@@ -54,8 +55,8 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
                     code = supervise()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
-        except Stopped:  # before there was anything to end
-            pass
+        except Stopped:
+            print("stopped before its end; nothing is left", file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:

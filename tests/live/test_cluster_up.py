@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import processes
 from cluster.request import fetch
 from cluster.state import State
 from tests.live.support.command import ROOT, SMALL, Command, left
@@ -39,6 +40,17 @@ def test_every_step_of_the_check_holds(tmp_path: Path) -> None:
     steps = re.findall(r"^ok +([A-Z]+)", run.stdout, re.MULTILINE)
     assert steps == ["UP", "HITS", "DEAD", "HANGS", "NODE", "DOWN", "GONE"]
     assert {f"X-Instance: instance-{number}" for number in (1, 2, 3)} <= set(re.findall(r"X-Instance: \S+", run.stdout))
+
+
+def test_a_check_that_is_ended_leaves_no_cluster_behind(tmp_path: Path) -> None:
+    with Command(tmp_path, TMPDIR=str(tmp_path)).begun("check") as check:
+        until(lambda: "memcached" in {process.name for process in processes.descendants(check.pid)}, "its cluster")
+        everything = processes.descendants(check.pid)
+        os.kill(check.pid, signal.SIGTERM)
+        said, _ = check.communicate(timeout=60)
+    assert said == "stopped before its end; nothing is left\n"
+    assert left(everything) == []
+    assert list(tmp_path.glob("cluster-check-*")) == []
 
 
 @pytest.mark.parametrize("asked_by", [signal.SIGINT, signal.SIGTERM])
@@ -288,7 +300,7 @@ def test_ctrl_c_before_anything_is_there_is_no_traceback() -> None:
     interrupted = "import os, signal, sys; from cluster import keeper\n"
     interrupted += "sys.exit(keeper.keep(lambda: os.kill(os.getpid(), signal.SIGINT)))"
     run = subprocess.run([sys.executable, "-c", interrupted], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stderr) == (1, "")
+    assert (run.returncode, run.stderr) == (1, "stopped before its end; nothing is left\n")
 
 
 def test_a_cluster_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
