@@ -19,10 +19,11 @@ from click.testing import CliRunner
 
 from cluster import chaos, cli, faults, striking
 from cluster import check as checks
-from cluster.chaos import calm, never_struck
+from cluster.chaos import CURRENT, calm, never_struck
 from cluster.errors import CannotStart, ClusterError, Down, NotHere
 from cluster.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, refused
 from cluster.report import Spell
+from cluster.request import Answer
 from cluster.schedule import Strike
 from cluster.state import Directory, State
 from cluster.striking import ALL_START, LOST
@@ -252,6 +253,38 @@ def test_what_is_not_there_at_this_moment_is_struck_later() -> None:
 
     assert list(striking._once_there(act)) == [0.05]
     assert errors == []
+
+
+def in_the_end(monkeypatch: pytest.MonkeyPatch, shows: int, error: CannotStart | None = None) -> list[Violation]:
+    def wait_until_all_run() -> None:
+        if error is not None:
+            raise error
+
+    answer = Answer(200, {"x-isr": "HIT"}, json.dumps({"path": "/a", "versions": {"x": shows}}).encode())
+    monkeypatch.setattr(chaos, "PATIENCE", -1.0)
+    monkeypatch.setattr(chaos, "fetch", lambda *_arguments, **_more: answer)
+    cluster: Any = SimpleNamespace(instances=[SimpleNamespace(name="instance-1", port=1)])
+    database: Any = SimpleNamespace(read=lambda _row: 2)
+    striker: Any = SimpleNamespace(wait_until_all_run=wait_until_all_run)
+    return chaos.in_the_end(cluster, database, striker, [])
+
+
+def test_a_page_that_does_not_get_current_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_the_end(monkeypatch, shows=2) == []
+    (violation,) = in_the_end(monkeypatch, shows=1)
+    assert (violation.promise, "of instance-1: 200 HIT {'x': 1}, not {'x': 2}" in violation.said) == (CURRENT, True)
+
+
+def test_a_part_that_does_not_start_again_in_the_end_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    (violation,) = in_the_end(monkeypatch, shows=2, error=CannotStart("node-1 ended"))
+    assert (violation.promise, violation.said) == (ALL_START, "node-1 ended")
+
+
+def test_a_violation_is_not_lost_because_little_else_has_happened() -> None:
+    little = figures([], [])
+    with pytest.raises(ClusterError, match="too little happened"):
+        chaos._enough(little, [])
+    assert chaos._enough(little, [Violation.of(ALL_START, 1.0, 1.5, "no")]) is little
 
 
 @pytest.mark.parametrize(("violations", "failed", "code"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
