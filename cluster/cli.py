@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -66,6 +67,16 @@ def reported() -> Iterator[None]:
         sys.exit(1)
 
 
+class _Range(click.FloatRange):
+    """A number within bounds: NaN, which is within any, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 # Up and down ------------------------------------------------------------------------------------------
 
 
@@ -84,7 +95,7 @@ def _count(name: str, default: int, what: str) -> Callable[[Any], Any]:
 @click.option("--network", is_flag=True, help="Put a network between instances and nodes that can be cut (see cut).")
 @click.option(
     "--read-timeout",
-    type=click.FloatRange(0.1, 600),
+    type=_Range(0.1, 600),
     default=12.0,
     show_default=True,
     help="Seconds that an instance may take before the balancer asks another one.",
@@ -309,7 +320,7 @@ _fault("roll", "Restart the instances one by one, as RELEASE of the app.", "rele
 
 @main.command("slow")
 @click.argument("node")
-@click.argument("seconds", type=click.FloatRange(0, 30))
+@click.argument("seconds", type=_Range(0, 30))
 @click.pass_obj
 def slow_command(directory: Directory, /, **arguments: Any) -> None:
     """Let a node answer up to SECONDS late (up --network)."""
@@ -339,9 +350,9 @@ plot_option = click.option(
 
 
 @main.command("load")
-@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True)
+@click.option("--seconds", type=_Range(0.1, 3600), default=10.0, show_default=True)
 @click.option("--connections", type=click.IntRange(1, 500), default=32, show_default=True)
-@click.option("--rate", type=click.FloatRange(0), default=0.0, help="Requests per second; all that are answered.")
+@click.option("--rate", type=_Range(0), default=0.0, help="Requests per second; all that are answered.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="A page; instead of the start page and its links.")
 @click.option("--seed", type=int, default=0, help="Of the order in which pages are asked for.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -383,7 +394,7 @@ def load_command(
 
 @main.command("chaos")
 @click.option("--seed", type=int, default=None, help="Of the schedule; a random one by default.")
-@click.option("--seconds", type=click.FloatRange(5, 3600), default=30.0, show_default=True)
+@click.option("--seconds", type=_Range(5, 3600), default=30.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @plot_option
 @click.pass_obj

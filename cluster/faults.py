@@ -61,8 +61,12 @@ def resume(cluster: Cluster, part: str) -> str:
 
 def restart(cluster: Cluster, part: str) -> str:
     """Stop a part as it wants to be stopped, if it runs, and start it."""
-    cluster.part(part).restart()
-    return f"{part} runs, pid {cluster.part(part).pid}"
+    target = cluster.part(part)
+    target.restart()
+    for link, node in zip(cluster.links, cluster.nodes, strict=False):
+        if link is target:
+            cluster.note("heal", node.name)
+    return f"{part} runs, pid {target.pid}"
 
 
 def flush(cluster: Cluster, node: str) -> str:

@@ -200,8 +200,11 @@ def test_logs_are_those_of_all_parts_or_of_one(running: tuple[Command, State]) -
         (("up", "--port", "0"), 1, "a cluster runs in .* already: "),
         (("up", "--port", "0", "--detach"), 1, "a cluster runs in .* already: "),
         (("up", "--nodes", "0"), 2, "Usage: "),
+        (("up", "--read-timeout", "nan"), 2, "Usage: "),
         (("load", "--plot", "plot.jpeg"), 2, "Usage: "),
         (("load", "--path", "nothing"), 2, "Usage: "),
+        (("load", "--seconds", "nan"), 2, "Usage: "),
+        (("slow", "node-1", "nan"), 2, "Usage: "),
     ],
 )
 def test_an_error_says_what_to_do(

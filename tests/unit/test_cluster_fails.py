@@ -305,6 +305,18 @@ def test_seconds_are_calm_in_which_nothing_is_excused() -> None:
     assert calm([(-5.0, 20.0)], 0.0, 10.0) == 0.0
 
 
+def test_a_network_that_is_restarted_is_healed() -> None:
+    link, noted = SimpleNamespace(name="network-1", restart=lambda: None, pid=1), []
+    cluster: Any = SimpleNamespace(
+        part=lambda _name: link,
+        links=[link],
+        nodes=[SimpleNamespace(name="node-1")],
+        note=lambda *what: noted.append(what),
+    )
+    faults.restart(cluster, "network-1")
+    assert noted == [("heal", "node-1")]
+
+
 # The check of a cluster
 
 
