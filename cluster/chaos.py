@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from .renders import Render
 from .report import Spell, buckets
 from .request import fetch
 from .schedule import Strike
-from .state import SITE, Directory
+from .state import Directory
 from .striking import ALL_START, Striker
 from .supervise import Cluster
 from .topology import Topology
@@ -136,12 +135,13 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
     chance = random.Random(seed)
     # Half of all runs ask for invalidations each time, half serve copies for a tenth of a second.
     coherence = chance.choice((0.0, 0.1))
-    directory.claim()
-    site = directory.path / SITE
-    shutil.rmtree(site, ignore_errors=True)
-    site.mkdir()
-    Database(site).create()
-    with Cluster(_topology(site, coherence), directory) as cluster:
+    site = directory.path / "site"
+
+    def create() -> None:
+        site.mkdir()
+        Database(site).create()
+
+    with Cluster(_topology(site, coherence), directory, prepare=create) as cluster:
         names = [node.name for node in cluster.nodes], [instance.name for instance in cluster.instances]
         strikes = schedule.draw(seed, seconds, *names)
         say(f"seed {seed}, {seconds:g} s, coherence {coherence:g} s: {len(strikes)} faults")

@@ -8,6 +8,7 @@
 ``events``      a line for everything that was done to a part
 ``renders``     a line for each page that was rendered
 ``logs/``       what each part says
+``site/``       the data that :mod:`.chaos` changes
 ``up.log``      what the supervisor says, where it runs in the background
 ============== =========================================================================================
 """
@@ -32,9 +33,9 @@ DEFAULT = ".cluster"
 #: The file in which instances note what was invalidated from them.
 INVALIDATIONS = "invalidations"
 #: What a cluster leaves in its directory, and removes there when the next one starts.
-OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs")
-#: What a cluster in the background says, and the data that :mod:`.chaos` changes.
-UP_LOG, SITE = "up.log", "site"
+OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs", "site")
+#: What one in the background says; who starts it makes a new one.
+UP_LOG = "up.log"
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Directory:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             lock = self.path / "lock"
             if not lock.exists():
-                for name in (*OURS, UP_LOG, SITE):
+                for name in (*OURS, UP_LOG):
                     if (self.path / name).exists():
                         raise CannotStart(f"{name} in {self.path} is not of a cluster: name another --directory")
                 lock.touch()

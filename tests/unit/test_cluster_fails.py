@@ -280,6 +280,18 @@ def test_a_part_that_does_not_start_again_in_the_end_is_a_violation(monkeypatch:
     assert (violation.promise, violation.said) == (ALL_START, "node-1 ended")
 
 
+def test_chaos_takes_nothing_from_one_that_runs_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "_leave_outside", lambda: None)
+    directory = Directory(tmp_path)
+    with directory.owned():
+        database = tmp_path / "site" / "site.sqlite3"
+        database.parent.mkdir()
+        database.write_text("of the one that runs")
+        with pytest.raises(CannotStart, match="already"):
+            chaos.run(Directory(tmp_path), 1, 5.0, lambda _line: None)
+        assert database.read_text() == "of the one that runs"
+
+
 def test_a_violation_is_not_lost_because_little_else_has_happened() -> None:
     little = figures([], [])
     with pytest.raises(ClusterError, match="too little happened"):
