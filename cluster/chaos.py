@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import plot, renders, schedule
-from .errors import ClusterError
+from .errors import CannotStart, ClusterError
 from .history import Figures, Read, Violation, figures
 from .load import CUT, Samples
 from .renders import Render
@@ -25,7 +24,7 @@ from .report import Spell, buckets
 from .request import fetch
 from .schedule import Strike
 from .state import Directory
-from .striking import Striker
+from .striking import ALL_START, Striker
 from .supervise import Cluster
 from .topology import Topology
 from .witnesses import HOST, PATIENCE_WITH_NODES, SLOW, WAIT, Witnesses
@@ -35,6 +34,7 @@ from .workload.tethered import FROM_OUTSIDE
 SERVED = "cluster.workload.served:application"
 #: Seconds for everything to be current again when all is quiet.
 PATIENCE = 20.0
+CURRENT = f"every page is current after {PATIENCE:g} s of quiet"
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,12 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
     # Half of all runs ask for invalidations each time, half serve copies for a tenth of a second.
     coherence = chance.choice((0.0, 0.1))
     site = directory.path / "site"
-    shutil.rmtree(site, ignore_errors=True)
-    site.mkdir(parents=True)
-    Database(site).create()
-    with Cluster(_topology(site, coherence), directory) as cluster:
+
+    def create() -> None:
+        site.mkdir()
+        Database(site).create()
+
+    with Cluster(_topology(site, coherence), directory, prepare=create) as cluster:
         names = [node.name for node in cluster.nodes], [instance.name for instance in cluster.instances]
         strikes = schedule.draw(seed, seconds, *names)
         say(f"seed {seed}, {seconds:g} s, coherence {coherence:g} s: {len(strikes)} faults")
@@ -158,15 +160,15 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
         ended = time.monotonic()
         striker.skipped += never_struck(strikes, striker.done, striker.lasted - striker.late)
         if not witnesses.violations() and not striker.violations:
-            striker.wait_until_all_run()
-            witnesses.reads += _in_the_end(cluster, site)
+            striker.violations += in_the_end(cluster, Database(site), striker, witnesses.reads)
         reads, invalidations = witnesses.reads, witnesses.invalidations
+        violations = [*striker.violations, *witnesses.violations()]
         return Outcome(
             strikes,
             striker.skipped,
             striker.failed,
-            [*striker.violations, *witnesses.violations()],
-            _enough(figures(reads, invalidations)),
+            violations,
+            _enough(figures(reads, invalidations), violations),
             began,
             ended,
             reads,
@@ -222,19 +224,27 @@ def _topology(site: Path, coherence: float) -> Topology:
     )
 
 
-def _enough(counted: Figures) -> Figures:
-    """:raises ClusterError: a history in which nothing was cached, or nothing changed, would prove nothing."""
+def _enough(counted: Figures, violations: Sequence[Violation]) -> Figures:
+    """:raises ClusterError: a history in which nothing was cached, or nothing changed, would prove nothing; but for
+    what it does show."""
+    if violations:
+        return counted
     if not counted.labels.get("HIT") or not counted.invalidations or not counted.soon:
         raise ClusterError(f"too little happened to say anything: {counted}")
     return counted
 
 
-def _in_the_end(cluster: Cluster, site: Path) -> list[Read]:
-    """When all is quiet, every page of every instance comes to show what was committed last.
+def in_the_end(cluster: Cluster, database: Database, striker: Striker, reads: list[Read]) -> list[Violation]:
+    """When all is quiet, every part runs, and every page of every instance comes to show what was committed last: what
+    of it does not.
 
-    :raises ClusterError: one does not.
+    :param reads: gets what was read.
     """
-    database, reads = Database(site), []
+    quiet = time.monotonic()
+    try:
+        striker.wait_until_all_run()
+    except CannotStart as error:
+        return [Violation.of(ALL_START, quiet, time.monotonic(), str(error))]
     for instance in cluster.instances:
         for path in PAGES:
             deadline = time.monotonic() + PATIENCE
@@ -249,9 +259,9 @@ def _in_the_end(cluster: Cluster, site: Path) -> list[Read]:
                 if read.status == 200 and read.versions == current:
                     break
                 if time.monotonic() > deadline:
-                    raise ClusterError(
-                        f"{path} of {instance.name} is not current after {PATIENCE:g} s of quiet: "
-                        f"{answer.status} {read.label} {dict(read.versions)}, and not {current}"
+                    said = (
+                        f"{path} of {instance.name}: {answer.status} {read.label} {dict(read.versions)}, not {current}"
                     )
+                    return [Violation.of(CURRENT, began, read.end, said)]
                 time.sleep(0.05)
-    return reads
+    return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import signal
@@ -10,17 +11,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from . import control, keeper, processes
 from .errors import CannotStart, ClusterError, Down, NoSuchPart
 from .simulate import simulate
-from .state import DEFAULT, Directory, State
+from .state import DEFAULT, UP_LOG, Directory, State
 from .stopping import Stopped, stoppable
 from .topology import DEFAULT_APP, Topology, uncached
 
@@ -58,6 +59,22 @@ def reported() -> Iterator[None]:
     except ClusterError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
+    except BrokenPipeError:  # click's: who reads us has had enough
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"{where}{error.strerror or error}", err=True)
+        sys.exit(1)
+
+
+class _Range(click.FloatRange):
+    """A number within bounds: NaN, which is within any, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 # Up and down ------------------------------------------------------------------------------------------
@@ -78,7 +95,7 @@ def _count(name: str, default: int, what: str) -> Callable[[Any], Any]:
 @click.option("--network", is_flag=True, help="Put a network between instances and nodes that can be cut (see cut).")
 @click.option(
     "--read-timeout",
-    type=click.FloatRange(0.1, 600),
+    type=_Range(0.1, 600),
     default=12.0,
     show_default=True,
     help="Seconds that an instance may take before the balancer asks another one.",
@@ -89,7 +106,12 @@ def up(directory: Directory, /, detach: bool, **options: Any) -> None:
     """Start a cluster, and keep it until Ctrl-C or `down`. Nothing of it is left behind then."""
     if detach:
         with reported():
-            _detach(directory)
+            try:
+                with stoppable():
+                    _detach(directory)
+            except Stopped:
+                click.echo("stopped; nothing is left")
+                sys.exit(1)
             state = directory.read()
             _show(state)
             # What it said itself is in a file that nobody looks at.
@@ -104,29 +126,26 @@ def _supervise(topology: Topology, directory: Directory) -> int:
     from .supervise import Cluster, serve
 
     try:
-        with stoppable():
-            try:
-                with reported(), Cluster(topology, directory, _say) as cluster:
-                    _show(directory.read())
-                    click.echo("Ctrl-C ends it; in another terminal: python -m cluster --help")
-                    serve(cluster, carry_out)
-            except Stopped:
-                _say("stopped; nothing is left")
-    except SystemExit as error:
-        return int(error.code or 0)
+        with reported(), Cluster(topology, directory, _say) as cluster:
+            _show(directory.read())
+            click.echo("Ctrl-C ends it; in another terminal: python -m cluster --help")
+            serve(cluster, carry_out)
+    except Stopped:
+        _say("stopped; nothing is left")
     return 0
 
 
 def _say(line: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
+    with suppress(OSError):  # that nobody reads it, or its file has no room, does not end a cluster
+        click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
 
 
 def _detach(directory: Directory) -> None:
     """The same command in a session of its own, until it is ready. :raises ClusterError: it did not get there."""
     if directory.is_owned():
         raise CannotStart(f"a cluster runs in {directory.path} already: python -m cluster down ends it")
-    directory.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = directory.path / "up.log"
+    directory.claim()
+    log = directory.path / UP_LOG
     arguments = [argument for argument in sys.argv[1:] if argument != "--detach"]
     with log.open("wb") as output:
         started = subprocess.Popen(
@@ -137,17 +156,18 @@ def _detach(directory: Directory) -> None:
             start_new_session=True,
         )
     deadline = time.monotonic() + PATIENCE
-    while started.poll() is None:
-        try:
-            if directory.read().ready:
+    try:
+        while started.poll() is None:
+            if directory.is_ready():
                 started.returncode = 0  # it is not ours to wait for any more
                 return
-        except Down:
-            pass
-        if time.monotonic() > deadline:
-            started.send_signal(signal.SIGTERM)
-            raise ClusterError(f"it is not ready after {PATIENCE:g} s (see {log})")
-        time.sleep(0.05)
+            if time.monotonic() > deadline:
+                raise ClusterError(f"it is not ready after {PATIENCE:g} s (see {log})")
+            time.sleep(0.05)
+    finally:
+        if started.returncode is None:
+            started.terminate()
+            started.wait()
     said = log.read_text("utf-8", "replace").strip().splitlines()
     raise ClusterError(said[-1] if said else f"it ended with exit code {started.returncode} (see {log})")
 
@@ -173,24 +193,15 @@ def check(app: str) -> None:
     """Start a cluster of its own, look at it, break it, end it; exits with 1 where a step does not hold."""
     from .check import check as play
 
-    sys.exit(play(app))
+    sys.exit(keeper.keep(lambda: play(app)))
 
 
 def _end_supervisor(state: State) -> None:
-    try:
-        descriptor = os.pidfd_open(state.pid)
-    except ProcessLookupError:
-        return
-    try:
-        # Since the descriptor was opened, the number is that of one process.
-        found = processes.same(state.pid, state.started)
-        if found is not None:
-            # One that hangs hears nothing; who keeps it ends the rest.
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL if found.is_stopped else signal.SIGTERM)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(descriptor)
+    if (found := processes.same(state.pid, state.started)) is not None:
+        # One that hangs hears nothing; who keeps it ends the rest.
+        processes.send(found, signal.SIGKILL if found.is_stopped else signal.SIGTERM)
+    if (keeper := processes.same(*state.keeper)) is not None:
+        processes.send(keeper, signal.SIGCONT)  # Ctrl-Z stops both
 
 
 # What there is ----------------------------------------------------------------------------------------
@@ -233,31 +244,46 @@ def logs(directory: Directory, part: str | None, follow: bool, lines: int) -> No
             raise Down(f"no cluster has run in {directory.path}: python -m cluster up")
         if part is not None and part not in found:
             raise NoSuchPart(f"there is no part {part!r}: {', '.join(found)}")
-        chosen = {part: found[part]} if part is not None else found
         try:
-            _print_logs(chosen, lines, follow)
+            _print_logs(directory.logs, part or "*", lines, follow)
         except KeyboardInterrupt:
             pass
 
 
-def _print_logs(logs: dict[str, Path], last: int, follow: bool) -> None:
-    width = max(map(len, logs))
-    read = dict.fromkeys(logs, 0)
+def _print_logs(logs: Path, wanted: str, last: int, follow: bool) -> None:
+    opened: dict[Path, BinaryIO] = {}
     rest: int | None = last
-    while True:
-        for name, path in logs.items():
-            with path.open("rb") as log:
-                log.seek(read[name])
-                text = log.read()
-            whole = text if rest is not None and not follow else text[: text.rfind(b"\n") + 1]
-            read[name] += len(whole)
-            lines = whole.decode("utf-8", "replace").splitlines()
-            for line in lines if rest is None else lines[max(0, len(lines) - rest) :]:
-                click.echo(f"{name.ljust(width)}  {line}" if len(logs) > 1 else line)
-        if not follow:
-            return
-        rest = None
-        time.sleep(0.2)
+    try:
+        while True:
+            for path in sorted(logs.glob(f"{wanted}.log")):
+                _open_again(path, opened)
+            width = max((len(path.stem) for path in opened), default=0)
+            for path, log in opened.items():
+                place, text = log.tell(), log.read()
+                whole = text[: text.rfind(b"\n") + 1] if follow else text
+                log.seek(place + len(whole))
+                lines = whole.decode("utf-8", "replace").splitlines()
+                for line in lines if rest is None else lines[max(0, len(lines) - rest) :]:
+                    click.echo(f"{path.stem.ljust(width)}  {line}" if wanted == "*" else line)
+            if not follow:
+                return
+            rest = None
+            time.sleep(0.2)
+    finally:
+        for log in opened.values():
+            log.close()
+
+
+def _open_again(path: Path, opened: dict[Path, BinaryIO]) -> None:
+    """A log that is new, or another one than before: the next cluster removes what this one has left."""
+    before = opened.get(path)
+    try:
+        if before is None or not os.path.samestat(os.fstat(before.fileno()), path.stat()):
+            opened[path] = path.open("rb")
+            if before is not None:
+                before.close()
+    except FileNotFoundError:
+        pass
 
 
 # What can be done to it -------------------------------------------------------------------------------
@@ -294,7 +320,7 @@ _fault("roll", "Restart the instances one by one, as RELEASE of the app.", "rele
 
 @main.command("slow")
 @click.argument("node")
-@click.argument("seconds", type=click.FloatRange(0, 30))
+@click.argument("seconds", type=_Range(0, 30))
 @click.pass_obj
 def slow_command(directory: Directory, /, **arguments: Any) -> None:
     """Let a node answer up to SECONDS late (up --network)."""
@@ -324,9 +350,9 @@ plot_option = click.option(
 
 
 @main.command("load")
-@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True)
+@click.option("--seconds", type=_Range(0.1, 3600), default=10.0, show_default=True)
 @click.option("--connections", type=click.IntRange(1, 500), default=32, show_default=True)
-@click.option("--rate", type=click.FloatRange(0), default=0.0, help="Requests per second; all that are answered.")
+@click.option("--rate", type=_Range(0), default=0.0, help="Requests per second; all that are answered.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="A page; instead of the start page and its links.")
 @click.option("--seed", type=int, default=0, help="Of the order in which pages are asked for.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
@@ -353,10 +379,11 @@ def load_command(
         raise click.BadParameter(f"{wrong[0]!r} does not begin with /", param_hint="--path")
     with reported():
         state = directory.read()
-        port = int(state.url.rpartition(":")[2])
-        pages = list(paths) or load.discover(port)
+        host = state.url.partition("://")[2]
+        port = int(host.rpartition(":")[2])
+        pages = [load.asked(path) for path in paths] or load.discover(port)
         samples = load.run(port, pages, seconds=seconds, connections=connections, rate=rate, seed=seed)
-        found = report.made_of(directory, samples, connections)
+        found = report.made_of(directory, samples, connections, host)
         click.echo(json.dumps(found.as_json(), indent=2) if as_json else str(found))
         if plot_path is not None:
             plot.write(plot.of_load(found, state.app), plot_path)
@@ -367,7 +394,7 @@ def load_command(
 
 @main.command("chaos")
 @click.option("--seed", type=int, default=None, help="Of the schedule; a random one by default.")
-@click.option("--seconds", type=click.FloatRange(5, 3600), default=30.0, show_default=True)
+@click.option("--seconds", type=_Range(5, 3600), default=30.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @plot_option
 @click.pass_obj
@@ -389,17 +416,12 @@ def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: 
     from . import chaos, plot
 
     say = (lambda _line: None) if as_json else click.echo
-    try:
-        with stoppable(), reported():
-            outcome = chaos.run(own, seed, seconds, say)
-            plot.write(outcome.svg(), plot_path)
-            click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else f"{outcome}\nplot: {plot_path}")
-            return 1 if outcome.violations or outcome.failed else 0
-    except Stopped:
-        click.echo("stopped before its end; nothing is left", err=True)
-        return 1
-    except SystemExit as error:
-        return int(error.code or 0)
+    with reported():
+        outcome = chaos.run(own, seed, seconds, say)
+        click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else str(outcome))
+        plot.write(outcome.svg(), plot_path)
+        say(f"plot: {plot_path}")
+    return 1 if outcome.violations or outcome.failed else 0
 
 
 main.add_command(simulate)

@@ -61,8 +61,12 @@ def resume(cluster: Cluster, part: str) -> str:
 
 def restart(cluster: Cluster, part: str) -> str:
     """Stop a part as it wants to be stopped, if it runs, and start it."""
-    cluster.part(part).restart()
-    return f"{part} runs, pid {cluster.part(part).pid}"
+    target = cluster.part(part)
+    target.restart()
+    for link, node in zip(cluster.links, cluster.nodes, strict=False):
+        if link is target:
+            cluster.note("heal", node.name)
+    return f"{part} runs, pid {target.pid}"
 
 
 def flush(cluster: Cluster, node: str) -> str:
@@ -121,8 +125,10 @@ def roll(cluster: Cluster, release: str) -> str:
     """A rolling deploy: each instance in turn is restarted with that release of the app, and adopts the pages of the
     one before."""
     for instance in cluster.instances:
+        began = time.monotonic()
         set_release(instance, release)
         instance.restart()
+        cluster.note("restart", instance.name, began=began)
     return f"every instance is of release {release}"
 
 

@@ -8,6 +8,7 @@ which ends its parts as it always does (PR_SET_PDEATHSIG). For both at once, eac
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -17,6 +18,7 @@ import traceback
 from collections.abc import Callable
 
 from . import processes
+from .stopping import ASKING, Stopped, stoppable
 from .tether import tether
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -30,7 +32,8 @@ kept_by: processes.Process | None = None
 def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda: None) -> int:
     """Call ``supervise`` in a child, and end what it leaves behind; its exit code.
 
-    To be called before there are threads.
+    To be called before there are threads. Who asks the child to end raises :class:`Stopped` in it,
+    which is no success.
 
     :param when_killed: called when the child was killed, and everything of it is gone.
     """
@@ -38,6 +41,8 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
     sys.stderr.flush()
     outer = processes.look_at(os.getpid())
     assert outer is not None
+    # Who asks waits until both have their handlers.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     if (supervisor := os.fork()) == 0:
         tether(signal.SIGTERM)
         code = 1
@@ -45,19 +50,25 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
             if os.getppid() == outer.pid:
                 global kept_by
                 kept_by = outer
-                code = supervise()
+                with stoppable():
+                    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                    code = supervise()
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
+        except Stopped:
+            print("stopped before its end; nothing is left", file=sys.stderr)
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+                    stream.flush()
             os._exit(code)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     for number in PASSED_ON:
         signal.signal(number, lambda got, _frame: os.kill(supervisor, got))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     # WNOWAIT: its number is its own until nobody will be sent anything any more.
     os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
     for number in PASSED_ON:
@@ -81,7 +92,7 @@ def _end_all() -> int:
         for process in left:
             # Children are reaped by nobody but us, and grandchildren become children when their parent is gone.
             if process.parent == os.getpid() or processes.look_at(process.pid) == process:
-                _kill(process)
+                processes.send(process, signal.SIGKILL)
                 ended.add(process.pid)
         _reap()
         if time.monotonic() > deadline:
@@ -89,21 +100,6 @@ def _end_all() -> int:
             break
         time.sleep(0.002)
     return len(ended)
-
-
-def _kill(process: processes.Process) -> None:
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    try:
-        # The number may have changed hands since it was looked up, but not since the descriptor was opened.
-        if processes.same(process.pid, process.started):
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(descriptor)
 
 
 def _reap() -> None:

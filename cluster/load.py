@@ -8,6 +8,7 @@ on the same machine busy.
 from __future__ import annotations
 
 import heapq
+import html
 import itertools
 import random
 import re
@@ -17,6 +18,8 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from werkzeug.urls import iri_to_uri
 
 from .errors import ClusterError
 from .ports import HOST
@@ -97,8 +100,13 @@ def discover(port: int, limit: int = 24) -> list[str]:
     answer = fetch(port, "/")
     if answer.status != 200:
         raise ClusterError(f"the start page answers {answer.status or answer.error}: name pages with --path")
-    links = (found.decode("latin-1") for found in _LINK.findall(answer.body))
-    return list(dict.fromkeys(["/", *(link for link in links if not link.startswith("//"))]))[:limit]
+    links = (html.unescape(found.decode("utf-8", "replace")) for found in _LINK.findall(answer.body))
+    return list(dict.fromkeys(["/", *(asked(link) for link in links if not link.startswith("//"))]))[:limit]
+
+
+def asked(path: str) -> str:
+    """How a page is asked for that is written in this way, in a link or in the bar of a browser."""
+    return iri_to_uri(path.partition("#")[0])
 
 
 def popularity(count: int) -> list[float]:

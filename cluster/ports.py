@@ -32,11 +32,15 @@ def hold(port: int = 0) -> socket.socket:
 
 
 def listener(port: int) -> socket.socket:
-    """A socket that listens on a port that we :func:`hold`."""
+    """A socket that listens on a port that we :func:`hold`. :raises CannotStart: somebody else has begun to."""
     found = socket.socket()
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    found.bind((HOST, port))
-    found.listen(512)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((HOST, port))
+        found.listen(512)
+    except OSError as error:
+        found.close()
+        raise CannotStart(f"port {port} cannot be used ({error.strerror}): end who listens there") from error
     return found
 
 

@@ -57,6 +57,22 @@ def same(pid: int, started: int) -> Process | None:
     return process if process is not None and process.started == started else None
 
 
+def send(process: Process, number: signal.Signals) -> None:
+    """To that very process; harmless where it is gone."""
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    try:
+        # The number may have changed hands since it was looked up, but not since the descriptor was opened.
+        if same(process.pid, process.started):
+            signal.pidfd_send_signal(descriptor, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(descriptor)
+
+
 def descendants(pid: int) -> list[Process]:
     """Every process below ``pid`` that is alive, parents first."""
     everyone = list(alive())

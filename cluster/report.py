@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -142,6 +143,7 @@ class Report:
             f"by {self.connections} connections: {figures['per_second']:,} per second",
             f"latency in ms     {latency}",
             *_table("verdicts", figures["verdicts"], count),
+            *_table("statuses", dict(Counter(self.samples.status).most_common()), count),
             *_table("answered by", figures["instances"], count),
             f"renders           {self._rendered()}",
         ]
@@ -167,10 +169,9 @@ class Report:
         return f"{window.renders} of {window.page} at {window.began - self.samples.began:.1f} s: {why}"
 
 
-def made_of(directory: Directory, samples: Samples, connections: int) -> Report:
-    """The report of a load on the cluster in that directory."""
+def made_of(directory: Directory, samples: Samples, connections: int, host: str) -> Report:
+    """The report of a load on the cluster in that directory, which visitors call ``host``."""
     every, events = renders.read(directory.renders), directory.noted()
-    host = directory.read().url.partition("://")[2]
     lifetimes = renders.lifetimes(every, host, {path: samples.lifetimes.get(path, 0.0) for path in samples.paths})
     # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
     windows = renders.windows(every, lifetimes, samples.began) if every else None
@@ -195,8 +196,10 @@ def invalidated(directory: Directory) -> list[float]:
     return [float(json.loads(line)[0]) for line in lines]
 
 
-def _table(title: str, counts: Mapping[str, int], of: int) -> list[str]:
-    rows = [f"{name or '(not said)'} {count:,} ({100 * count / of:.3g} %)" for name, count in counts.items()]
+def _table(title: str, counts: Mapping[Any, int], of: int) -> list[str]:
+    rows = [
+        f"{'(not said)' if name == '' else name} {count:,} ({100 * count / of:.3g} %)" for name, count in counts.items()
+    ]
     return [f"{title:<18}{', '.join(rows)}"]
 
 

@@ -76,14 +76,17 @@ def simulate(as_json: bool, svg: Path | None, mode: str, **given: Any) -> None:
     figures = run(parameters, progress)
     if show:
         click.echo("\r" + " " * 30 + "\r", err=True, nl=False)
-    if svg is not None:
-        svg.write_text(plot(figures), encoding="utf-8")
     if as_json:
         click.echo(json.dumps(figures.as_json(), indent=2))
-        return
-    for line in table(figures):
-        click.echo(line)
-    click.echo(f"simulated {parameters.duration:g} s in {time.monotonic() - began:.1f} s")
+    else:
+        for line in table(figures):
+            click.echo(line)
+        click.echo(f"simulated {parameters.duration:g} s in {time.monotonic() - began:.1f} s")
+    if svg is not None:
+        try:
+            svg.write_text(plot(figures), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"{svg} cannot be written: {error.strerror}") from error
 
 
 def table(figures: Figures) -> Iterator[str]:

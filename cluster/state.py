@@ -1,12 +1,15 @@
 """The directory of a cluster: what runs, for other terminals to read.
 
 ============== =========================================================================================
-``lock``        held by the supervisor as long as it lives: one cluster for each directory
+``lock``        held by the supervisor as long as it lives: one cluster for each directory. Where there is none, nothing
+                else is ours, nor removed
 ``state.json``  what runs (:class:`State`); replaced as a whole, so nobody reads half of it
 ``control``     the socket by which the supervisor takes orders (:mod:`.control`)
 ``events``      a line for everything that was done to a part
 ``renders``     a line for each page that was rendered
 ``logs/``       what each part says
+``site/``       the data that :mod:`.chaos` changes
+``up.log``      what the supervisor says, where it runs in the background
 ============== =========================================================================================
 """
 
@@ -30,7 +33,9 @@ DEFAULT = ".cluster"
 #: The file in which instances note what was invalidated from them.
 INVALIDATIONS = "invalidations"
 #: What a cluster leaves in its directory, and removes there when the next one starts.
-OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs")
+OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs", "site")
+#: What one in the background says; who starts it makes a new one.
+UP_LOG = "up.log"
 
 
 @dataclass(frozen=True)
@@ -112,14 +117,10 @@ class Directory:
     def owned(self) -> Iterator[None]:
         """In the block the directory is ours, and holds nothing of an earlier cluster.
 
-        :raises CannotStart: another cluster runs there.
+        :raises CannotStart: another cluster runs there, or it cannot be used.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self.path / "lock").open("a")
-        except OSError as error:
-            raise CannotStart(f"{self.path} cannot be used ({error.strerror}): name another with --directory") from None
-        with lock:
+        self.claim()
+        with (self.path / "lock").open("a") as lock:
             # Who only looks whether somebody has the lock holds it for a moment.
             for _ in range(20):
                 try:
@@ -138,6 +139,22 @@ class Directory:
                 yield
             finally:
                 self.forget()
+
+    def claim(self) -> None:
+        """Make it. With its lock, what has our names there is ours.
+
+        :raises CannotStart: it cannot be made, or somebody else keeps something of that name there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = self.path / "lock"
+            if not lock.exists():
+                for name in (*OURS, UP_LOG):
+                    if (self.path / name).exists():
+                        raise CannotStart(f"{name} in {self.path} is not of a cluster: name another --directory")
+                lock.touch()
+        except OSError as error:
+            raise CannotStart(f"{self.path} cannot be used ({error.strerror}): name another with --directory") from None
 
     def forget(self) -> None:
         """Nothing runs any more."""
@@ -177,6 +194,13 @@ class Directory:
             except FileNotFoundError:  # it starts, or ends, at this moment
                 raise Down(f"the cluster in {self.path} is just starting or ending: try again") from None
         raise Down(f"no cluster runs in {self.path}: python -m cluster up")
+
+    def is_ready(self) -> bool:
+        """Whether a cluster runs, all of it."""
+        try:
+            return self.read().ready
+        except Down:
+            return False
 
     def note(self, event: Mapping[str, Any]) -> None:
         """A line for :meth:`noted`, with the time of ``time.monotonic``, which is one clock for all processes."""

@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+#: What asks somebody to end.
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 class Stopped(BaseException):
     """Somebody asked us to end. Not an ``Exception``: nothing on the way may take it for a failure."""
@@ -15,14 +18,13 @@ class Stopped(BaseException):
 @contextmanager
 def stoppable() -> Iterator[None]:
     """In the block SIGTERM, SIGINT and SIGHUP raise :class:`Stopped`, once: a second one must not interrupt the end."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
+        for number in ASKING:
             signal.signal(number, signal.SIG_IGN)
         raise Stopped
 
-    before = {number: signal.signal(number, stop) for number in numbers}
+    before = {number: signal.signal(number, stop) for number in ASKING}
     try:
         yield
     finally:

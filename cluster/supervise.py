@@ -30,14 +30,20 @@ class Cluster:
     To be entered in a thread that outlives the block: the parts die with it.
 
     :param say: told what happens, in a line each.
+    :param prepare: makes what the app needs, once the directory is ours and empty.
     """
 
     def __init__(
-        self, topology: Topology, directory: Directory, say: Callable[[str], None] = lambda _line: None
+        self,
+        topology: Topology,
+        directory: Directory,
+        say: Callable[[str], None] = lambda _line: None,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self.topology = topology
         self.directory = directory
         self.say = say
+        self._prepare = prepare
         self.nodes: list[Node] = []
         self.links: list[Link] = []
         self.instances: list[Instance] = []
@@ -53,6 +59,7 @@ class Cluster:
         self._owned = self.directory.owned()
         self._owned.__enter__()
         try:
+            self._prepare()
             self._make()
             self._start()
         except BaseException:
@@ -199,8 +206,11 @@ class Cluster:
 
     def note(self, what: str, part: str = "", **more: object) -> None:
         """Something was done to a part: for plots, and for other terminals."""
-        self.directory.note({"what": what, "part": part, **more})
-        self.save()
+        try:
+            self.directory.note({"what": what, "part": part, **more})
+            self.save()
+        except OSError as error:  # it was done all the same; a cluster does not end because a disk is full
+            self.say(f"{what} {part} is not noted: {error.strerror}")
 
     def watch(self) -> None:
         """Say which parts have ended since the last time, and were not told to."""

@@ -58,8 +58,8 @@ class _Sent:
         """When something must have come."""
         return self.until if self.accepted else min(self._accept_by, self.until)
 
-    def hear(self, connection: socket.socket) -> bool:
-        """What has come, or has not by now; whether it is over, and ``done`` was called."""
+    def hear(self, connection: socket.socket) -> tuple[bool, bytes | None]:
+        """What has come, or has not by now: whether it is over, and with which word."""
         try:
             heard: bytes | None = connection.recv(4096)
         except BlockingIOError:
@@ -67,14 +67,12 @@ class _Sent:
         except OSError:
             heard = b""
         if heard is None:  # too late: that of a word is another matter than that of being accepted
-            self.done(None if self.accepted else UNKNOWN)
-            return True
+            return True, None if self.accepted else UNKNOWN
         if not self.accepted and heard.startswith(ACCEPTED):
             self.accepted, heard = True, heard.removeprefix(ACCEPTED)
             if not heard:
-                return False
-        self.done(heard or (DIED if self.accepted else UNKNOWN))
-        return True
+                return False, None
+        return True, heard or (DIED if self.accepted else UNKNOWN)
 
 
 class Remote:
@@ -218,15 +216,15 @@ class Remote:
                 came = {one: sent for one, sent in self._sent.items() if one not in known}
             now = time.monotonic()
             for connection in [one for one, sent in known.items() if one in ready or sent.due <= now]:
+                over, word = known[connection].hear(connection)
+                if not over:
+                    continue
                 with self._lock:
-                    if connection not in self._sent:  # close() has seen to it
+                    if self._sent.pop(connection, None) is None:  # close() has seen to it
                         return
-                if known[connection].hear(connection):
-                    selector.unregister(connection)
-                    connection.close()
-                    del known[connection]
-                    with self._lock:
-                        self._sent.pop(connection, None)
+                selector.unregister(connection)
+                connection.close()
+                known.pop(connection).done(word)
             for connection in came:
                 selector.register(connection, selectors.EVENT_READ)
             known |= came

@@ -60,7 +60,8 @@ def make_folder(uid: int | None = None, gid: int | None = None) -> str:
     parents = _parents()
     for parent in parents:
         _sweep(parent)
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{_started(os.getpid())}-", dir=parents[0])
+    owner = f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}"
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parents[0])
     if uid is not None and gid is not None and uid != os.geteuid():
         os.chown(folder, uid, gid)
     return folder
@@ -72,7 +73,7 @@ _LONGEST_ADDRESS = 103
 #: Where there is a folder with a short path.
 _SHORT = "/tmp"
 #: Bytes that a folder's name and a socket's add to the address of the folder's parent, at the most.
-_LONGEST_NAME = len(f"/{_PREFIX}{1 << 32}-{1 << 32}-12345678/{URGENT}")
+_LONGEST_NAME = len(f"/{_PREFIX}{1 << 22}-{1 << 32}-{1 << 32:x}-12345678/{URGENT}")
 
 
 def _parents() -> list[str]:
@@ -96,13 +97,21 @@ def _started(pid: int) -> str:
         return "0"
 
 
+def _namespace() -> str:
+    """Where process ids mean what they mean here (pid_namespaces(7)): containers may share a temporary folder."""
+    try:
+        return f"{os.stat('/proc/self/ns/pid').st_ino:x}"
+    except OSError:
+        return "0"
+
+
 def _sweep(parent: str) -> None:
     """Remove the folders of servers that were killed with everybody who would have done that."""
     for name in os.listdir(parent):
-        pid, _, rest = name.removeprefix(_PREFIX).partition("-")
-        started, _, unique = rest.partition("-")
-        if name.startswith(_PREFIX) and unique and pid.isdigit() and _started(int(pid)) not in (started, "0"):
-            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+        match name.removeprefix(_PREFIX).split("-"):
+            case [pid, started, namespace, _] if name.startswith(_PREFIX) and pid.isdigit():
+                if namespace == _namespace() and _started(int(pid)) not in (started, "0"):
+                    shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
 
 
 def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:

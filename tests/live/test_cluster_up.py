@@ -7,15 +7,18 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from cluster import processes
 from cluster.request import fetch
 from cluster.state import State
-from tests.live.support.command import SMALL, Command, left
+from tests.live.support.command import ROOT, SMALL, Command, left
 from tests.live.support.waiting import until
 
 
@@ -37,6 +40,17 @@ def test_every_step_of_the_check_holds(tmp_path: Path) -> None:
     steps = re.findall(r"^ok +([A-Z]+)", run.stdout, re.MULTILINE)
     assert steps == ["UP", "HITS", "DEAD", "HANGS", "NODE", "DOWN", "GONE"]
     assert {f"X-Instance: instance-{number}" for number in (1, 2, 3)} <= set(re.findall(r"X-Instance: \S+", run.stdout))
+
+
+def test_a_check_that_is_ended_leaves_no_cluster_behind(tmp_path: Path) -> None:
+    with Command(tmp_path, TMPDIR=str(tmp_path)).begun("check") as check:
+        until(lambda: "memcached" in {process.name for process in processes.descendants(check.pid)}, "its cluster")
+        everything = processes.descendants(check.pid)
+        os.kill(check.pid, signal.SIGTERM)
+        said, _ = check.communicate(timeout=60)
+    assert said == "stopped before its end; nothing is left\n"
+    assert left(everything) == []
+    assert list(tmp_path.glob("cluster-check-*")) == []
 
 
 @pytest.mark.parametrize("asked_by", [signal.SIGINT, signal.SIGTERM])
@@ -186,8 +200,11 @@ def test_logs_are_those_of_all_parts_or_of_one(running: tuple[Command, State]) -
         (("up", "--port", "0"), 1, "a cluster runs in .* already: "),
         (("up", "--port", "0", "--detach"), 1, "a cluster runs in .* already: "),
         (("up", "--nodes", "0"), 2, "Usage: "),
+        (("up", "--read-timeout", "nan"), 2, "Usage: "),
         (("load", "--plot", "plot.jpeg"), 2, "Usage: "),
         (("load", "--path", "nothing"), 2, "Usage: "),
+        (("load", "--seconds", "nan"), 2, "Usage: "),
+        (("slow", "node-1", "nan"), 2, "Usage: "),
     ],
 )
 def test_an_error_says_what_to_do(
@@ -261,3 +278,71 @@ def test_a_supervisor_that_hangs_is_ended_by_down(tmp_path: Path) -> None:
         os.kill(everything[1].pid, signal.SIGSTOP)
         command.done("down")
         assert left(everything) == []
+
+
+def test_a_cluster_that_was_stopped_in_its_terminal_is_ended_by_down(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    with command.in_the_foreground() as up:
+        everything = command.everything()
+        os.killpg(up.pid, signal.SIGSTOP)  # as Ctrl-Z does, to who waits and to the supervisor
+        command.done("down")
+        assert left(everything) == []
+
+
+def test_ctrl_c_ends_what_is_started_in_the_background(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    with command.begun("up", "--detach", *SMALL) as up:
+        until(command.directory.is_owned, "a cluster that starts")
+        os.killpg(up.pid, signal.SIGINT)
+        said, _ = up.communicate(timeout=60)
+    assert (up.returncode, said) == (1, "stopped; nothing is left\n")
+    assert not command.directory.is_owned()
+
+
+def test_ctrl_c_before_anything_is_there_is_no_traceback() -> None:
+    interrupted = "import os, signal, sys; from cluster import keeper\n"
+    interrupted += "sys.exit(keeper.keep(lambda: os.kill(os.getpid(), signal.SIGINT)))"
+    run = subprocess.run([sys.executable, "-c", interrupted], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (1, "stopped before its end; nothing is left\n")
+
+
+def test_a_cluster_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    with command.in_the_foreground() as up:
+        assert up.stdout is not None
+        up.stdout.close()
+        assert command.done("kill", "node-2") == "node-2 is dead\n"
+        os.kill(command.directory.read().part("node-1").pid, signal.SIGKILL)
+        until(lambda: any(event["what"] == "ended" for event in command.directory.noted()), "a note of that")
+        assert command.done("restart", "node-1").startswith("node-1 runs")
+        command.done("down")
+        assert up.wait(30) == 0
+
+
+def test_whoever_follows_logs_sees_those_of_the_next_cluster_too(tmp_path: Path) -> None:
+    command = Command(tmp_path)
+    with command.running(), command.begun("logs", "--follow") as follow:
+        assert follow.stdout is not None
+        command.done("down")
+        command.done("up", "--detach", *SMALL, "--instances", "3")
+        for line in follow.stdout:
+            if line.startswith("instance-3  ") and "Booting worker" in line:
+                break
+        else:
+            raise AssertionError("it has ended")
+        os.killpg(follow.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("up",), ("up", "--detach"), ("chaos",), ("load",)])
+def test_a_directory_that_cannot_be_is_said_in_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = Command(tmp_path / "file").run(*arguments)
+    assert run.returncode == 1
+    assert re.fullmatch(r".*Not a directory.*\n", run.stderr), run.stderr
+
+
+def test_a_plot_of_a_simulation_that_cannot_be_written_is_said_in_one_line_after_its_figures(tmp_path: Path) -> None:
+    run = Command(tmp_path).run("simulate", "--duration", "1", "--svg", str(tmp_path / "nowhere" / "plot.svg"))
+    assert run.returncode == 1
+    assert "renders per window" in run.stdout
+    assert re.fullmatch(r".*nowhere/plot.svg.*: No such file or directory\n", run.stderr), run.stderr

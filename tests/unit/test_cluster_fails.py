@@ -19,10 +19,11 @@ from click.testing import CliRunner
 
 from cluster import chaos, cli, faults, striking
 from cluster import check as checks
-from cluster.chaos import calm, never_struck
+from cluster.chaos import CURRENT, calm, never_struck
 from cluster.errors import CannotStart, ClusterError, Down, NotHere
 from cluster.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, refused
 from cluster.report import Spell
+from cluster.request import Answer
 from cluster.schedule import Strike
 from cluster.state import Directory, State
 from cluster.striking import ALL_START, LOST
@@ -254,6 +255,50 @@ def test_what_is_not_there_at_this_moment_is_struck_later() -> None:
     assert errors == []
 
 
+def in_the_end(monkeypatch: pytest.MonkeyPatch, shows: int, error: CannotStart | None = None) -> list[Violation]:
+    def wait_until_all_run() -> None:
+        if error is not None:
+            raise error
+
+    answer = Answer(200, {"x-isr": "HIT"}, json.dumps({"path": "/a", "versions": {"x": shows}}).encode())
+    monkeypatch.setattr(chaos, "PATIENCE", -1.0)
+    monkeypatch.setattr(chaos, "fetch", lambda *_arguments, **_more: answer)
+    cluster: Any = SimpleNamespace(instances=[SimpleNamespace(name="instance-1", port=1)])
+    database: Any = SimpleNamespace(read=lambda _row: 2)
+    striker: Any = SimpleNamespace(wait_until_all_run=wait_until_all_run)
+    return chaos.in_the_end(cluster, database, striker, [])
+
+
+def test_a_page_that_does_not_get_current_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert in_the_end(monkeypatch, shows=2) == []
+    (violation,) = in_the_end(monkeypatch, shows=1)
+    assert (violation.promise, "of instance-1: 200 HIT {'x': 1}, not {'x': 2}" in violation.said) == (CURRENT, True)
+
+
+def test_a_part_that_does_not_start_again_in_the_end_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
+    (violation,) = in_the_end(monkeypatch, shows=2, error=CannotStart("node-1 ended"))
+    assert (violation.promise, violation.said) == (ALL_START, "node-1 ended")
+
+
+def test_chaos_takes_nothing_from_one_that_runs_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chaos, "_leave_outside", lambda: None)
+    directory = Directory(tmp_path)
+    with directory.owned():
+        database = tmp_path / "site" / "site.sqlite3"
+        database.parent.mkdir()
+        database.write_text("of the one that runs")
+        with pytest.raises(CannotStart, match="already"):
+            chaos.run(Directory(tmp_path), 1, 5.0, lambda _line: None)
+        assert database.read_text() == "of the one that runs"
+
+
+def test_a_violation_is_not_lost_because_little_else_has_happened() -> None:
+    little = figures([], [])
+    with pytest.raises(ClusterError, match="too little happened"):
+        chaos._enough(little, [])
+    assert chaos._enough(little, [Violation.of(ALL_START, 1.0, 1.5, "no")]) is little
+
+
 @pytest.mark.parametrize(("violations", "failed", "code"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
 def test_chaos_exits_with_1_where_a_promise_was_broken_or_a_fault_failed(
     violations: int, failed: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -270,6 +315,18 @@ def test_seconds_are_calm_in_which_nothing_is_excused() -> None:
     assert calm([(1.0, 3.0), (2.0, 4.0), (9.0, math.inf)], 0.0, 10.0) == 6.0
     assert calm([], 0.0, 10.0) == 10.0
     assert calm([(-5.0, 20.0)], 0.0, 10.0) == 0.0
+
+
+def test_a_network_that_is_restarted_is_healed() -> None:
+    link, noted = SimpleNamespace(name="network-1", restart=lambda: None, pid=1), []
+    cluster: Any = SimpleNamespace(
+        part=lambda _name: link,
+        links=[link],
+        nodes=[SimpleNamespace(name="node-1")],
+        note=lambda *what: noted.append(what),
+    )
+    faults.restart(cluster, "network-1")
+    assert noted == [("heal", "node-1")]
 
 
 # The check of a cluster

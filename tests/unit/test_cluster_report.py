@@ -38,6 +38,7 @@ KILLED = Spell("kill", "instance-2", 11.0, 12.5)
 
 
 ONE_EACH = Windows(4, 4, 1)
+HOST = "127.0.0.1:8080"
 
 
 def report(of: Samples = MIXED, windows: Windows | None = ONE_EACH) -> Report:
@@ -69,6 +70,7 @@ def test_a_report_is_readable() -> None:
     said = str(report())
     assert "6 requests for 2 pages in 4.0 s by 8 connections: 1.5 per second" in said
     assert "verdicts          HIT 2 (33.3 %)" in said
+    assert "statuses          200 4 (66.7 %), 503 1 (16.7 %), 0 1 (16.7 %)" in said
     assert "renders           4 in 4 windows: 1.00 in each" in said
     assert "at   1.0 s        kill instance-2 for 1.5 s" in said
     assert "error             503 for /, 1 times" in said
@@ -101,8 +103,8 @@ def noted(tmp_path: Path) -> Iterator[Directory]:
     """The directory of a cluster in which a page was rendered three times in its window."""
     directory = Directory(tmp_path)
     with directory.owned():
-        directory.write(State(1, 2, "a:b", "http://127.0.0.1:8080", "memory://", True, ()))
-        text = PageKey("http", "127.0.0.1:8080", "", "/about").text
+        directory.write(State(1, 2, "a:b", f"http://{HOST}", "memory://", True, ()))
+        text = PageKey("http", HOST, "", "/about").text
         for at in (11.0, 11.5, 12.0):
             append(directory.renders, json.dumps(Render(at, 0.2, "isr2:two:p:1", "instance-1", 1, True, text)))
         yield directory
@@ -111,11 +113,18 @@ def noted(tmp_path: Path) -> Iterator[Directory]:
 def test_a_page_that_was_never_a_hit_has_windows(noted: Directory) -> None:
     missed = samples((10.5, 0.1, 200, "MISS"))
     missed.lifetimes["/about"] = 60
-    found = made_of(noted, missed, 1)
+    found = made_of(noted, missed, 1, HOST)
     assert found.windows == Windows(3, 1, 3)
     assert found.failed == 1
     assert found.never_fresh == ["/"]
-    assert made_of(noted, samples((10.5, 0.1, 200, "STALE")), 1).windows == Windows(3, 3, 1)
+    assert made_of(noted, samples((10.5, 0.1, 200, "STALE")), 1, HOST).windows == Windows(3, 3, 1)
+
+
+def test_a_load_is_reported_even_where_its_cluster_has_ended_meanwhile(noted: Directory) -> None:
+    missed = samples((10.5, 0.1, 200, "MISS"))
+    missed.lifetimes["/about"] = 60
+    noted.forget()
+    assert made_of(noted, missed, 1, HOST).windows == Windows(3, 1, 3)
 
 
 def test_a_cause_is_one_that_was_noted_for_that_time(noted: Directory) -> None:
@@ -123,10 +132,10 @@ def test_a_cause_is_one_that_was_noted_for_that_time(noted: Directory) -> None:
     missed.lifetimes["/about"] = 60
     append(noted.events, json.dumps(event(1.0, "flush")))
     append(noted.events, json.dumps(event(13.0, "kill")))
-    assert made_of(noted, missed, 1).failed == 1
+    assert made_of(noted, missed, 1, HOST).failed == 1
     append(noted.events, json.dumps(event(11.2, "flush", "node-2")))
     append(noted.invalidations, json.dumps([11.3, "purge", []]))
-    ((_, causes),) = made_of(noted, missed, 1).crowded
+    ((_, causes),) = made_of(noted, missed, 1, HOST).crowded
     assert causes == ["flush node-2", "invalidated"]
 
 

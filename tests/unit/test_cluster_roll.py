@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from cluster.faults import set_release
+from cluster.faults import roll, set_release
 from cluster.instances import Instance, Served
+from cluster.report import Spell, spells
+
+if TYPE_CHECKING:
+    from cluster.supervise import Cluster
 
 
 @pytest.fixture
@@ -46,3 +52,16 @@ def test_a_release_that_is_rolled_out_once_more_adopts_what_it_adopted_before(in
     set_release(instance, "two")
     set_release(instance, "two")
     assert releases(instance) == ("two", "one")
+
+
+def test_a_part_that_was_dead_is_noted_as_restarted_by_a_roll(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = [{"what": "kill", "part": "instance-1", "at": 1.0}]
+    monkeypatch.setattr(instance, "restart", lambda: None)
+
+    def note(what: str, part: str = "", **_more: object) -> None:
+        noted.append({"what": what, "part": part, "at": 5.0})
+
+    roll(cast("Cluster", SimpleNamespace(instances=[instance], note=note)), "one")
+    assert spells(noted, 0.0, 9.0) == [Spell("kill", "instance-1", 1.0, 5.0)]

@@ -18,6 +18,7 @@ from cluster.errors import CannotStart, ClusterError, Down, NoSuchPart
 from cluster.history import Circumstances, Read, check
 from cluster.nodes import Node
 from cluster.state import Directory, PartState, State
+from cluster.supervise import Cluster
 from wsgi_isr import ISR
 from wsgi_isr.loading import find_isr
 
@@ -45,6 +46,30 @@ def test_a_directory_belongs_to_one_cluster_at_a_time(directory: Directory) -> N
     assert not directory.is_owned()
     with Directory(directory.path).owned():
         assert directory.is_owned()
+
+
+def test_what_somebody_else_keeps_in_a_directory_is_not_removed(directory: Directory) -> None:
+    logs = directory.path / "logs"
+    logs.mkdir(parents=True)
+    (logs / "mine.log").write_text("dear to me")
+    with pytest.raises(CannotStart, match=r"logs .* is not of a cluster: .* --directory"), directory.owned():
+        pass
+    assert (logs / "mine.log").read_text() == "dear to me"
+    assert [path.name for path in directory.path.iterdir()] == ["logs"]
+
+
+def test_what_an_earlier_cluster_has_left_is_removed(directory: Directory) -> None:
+    with directory.owned():
+        (directory.logs / "node-1.log").write_text("of before")
+    with directory.owned():
+        assert not list(directory.logs.iterdir())
+
+
+def test_a_cluster_goes_on_where_what_is_done_to_it_cannot_be_written_down(directory: Directory) -> None:
+    said: list[str] = []
+    directory.events = Path("/dev/full")
+    Cluster(topology.Topology(), directory, said.append).note("kill", "node-1")
+    assert said == ["kill node-1 is not noted: No space left on device"]
 
 
 def test_the_owner_of_a_directory_is_gone_however_it_ended(directory: Directory) -> None:
@@ -200,6 +225,11 @@ def test_a_port_that_is_held_is_refused_and_nobody_elses_and_can_be_listened_to(
 def test_a_port_where_somebody_listens_cannot_be_held() -> None:
     with ports.hold() as place, ports.listener(place.getsockname()[1]), pytest.raises(CannotStart, match="--port"):
         ports.hold(place.getsockname()[1])
+
+
+def test_a_port_that_somebody_has_taken_meanwhile_cannot_be_listened_to() -> None:
+    with ports.hold() as place, ports.listener(place.getsockname()[1]), pytest.raises(CannotStart, match="in use"):
+        ports.listener(place.getsockname()[1])
 
 
 def test_a_program_that_is_missing_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,6 +219,28 @@ def test_after_the_end_nothing_is_sent_and_who_waits_hears_of_it(renderers: Rend
     assert not client.submit(b"another", False, 30, unheard)
 
 
+def test_who_hears_of_the_end_while_a_word_comes_hears_one_of_them(renderers: Renderers) -> None:
+    class Ended(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            client.close()
+            return super().recv(size, flags)
+
+    class Client(Remote):
+        def _send(self, message: bytes, name: str) -> socket.socket:
+            return Ended(fileno=super()._send(message, name).detach())
+
+    client = Client(renderers.folder, SITE)
+    renderers.listen()
+    heard = Heard()
+    assert client.submit(b"the job", False, 30, heard)
+    listening = [thread for thread in threading.enumerate() if thread.name == "wsgi-isr-remote"]
+    connection, _ = renderers.accept()
+    with connection:
+        for thread in listening:
+            thread.join(NEVER)
+    assert heard.word() is None
+
+
 def test_where_nobody_listens_it_is_said_once_and_once_more_after_a_minute_of_work(
     renderers: Renderers, client: Remote, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

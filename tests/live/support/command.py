@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cluster import processes
-from cluster.errors import Down
 from cluster.processes import Process
 from cluster.state import Directory, State
 from cluster.workload.tethered import FROM_OUTSIDE
@@ -62,8 +61,15 @@ class Command:
     @contextmanager
     def in_the_foreground(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """In the block, a small cluster runs, and its terminal is watched."""
-        up = subprocess.Popen(
-            [*self._prefix, "up", *SMALL, *arguments],
+        with self.begun("up", *SMALL, *arguments) as up:
+            until(self.directory.is_ready, "a cluster that is ready")
+            yield up
+
+    @contextmanager
+    def begun(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """In the block, a command is under way in a terminal of its own, which is watched."""
+        begun = subprocess.Popen(
+            [*self._prefix, *arguments],
             cwd=ROOT,
             env=self._env,
             stdout=subprocess.PIPE,
@@ -71,19 +77,13 @@ class Command:
             text=True,
             start_new_session=True,
         )
-        with up:
+        with begun:
             try:
-                until(self._is_ready, "a cluster that is ready")
-                yield up
+                yield begun
             finally:
-                if up.poll() is None:
-                    os.kill(up.pid, signal.SIGTERM)
-
-    def _is_ready(self) -> bool:
-        try:
-            return self.directory.read().ready
-        except Down:
-            return False
+                if begun.poll() is None:
+                    os.kill(begun.pid, signal.SIGTERM)
+                    os.killpg(begun.pid, signal.SIGCONT)
 
     def everything(self) -> list[Process]:
         """Every process of the cluster: the supervisor, who keeps it, and all parts."""
