@@ -324,7 +324,7 @@ class ISR:
         return False
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
-        tag = path_tag(public_path(page.key)) if marks else ""
+        tag = path_tag(public_path(page.key.script, page.key.path)) if marks else ""
         outcome = self.begin().fill.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error
