@@ -165,7 +165,8 @@ class Asked:
     def use(self, entry: Entry, now: float) -> None:
         """A piece of data went in: its tags, and what is left of its lifetime."""
         age = entry.age(now)
-        left = [None if limit is None else max(0.0, limit - age) for limit in (entry.revalidate, entry.expire)]
+        # Even when it is over by now: 0 would mean that nothing made of it is ever kept.
+        left = [None if limit is None else max(0.001, limit - age) for limit in (entry.revalidate, entry.expire)]
         self.live(*left)
         self._carry(entry.proof.tags)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import os
 import subprocess
@@ -379,6 +380,32 @@ def test_the_invalidation_of_one_key_reaches_the_pages_that_used_it(
     assert (seen.label, seen.body) == ("EXPIRED", b"n2")
 
 
+@pytest.mark.parametrize("slow", ["add", "get"])
+def test_data_whose_time_is_over_once_it_is_used_is_no_reason_never_to_keep_the_page(
+    make_site: MakeSite, origin: Origin, source: Source, clock: Clock, slow: str
+) -> None:
+    class SlowStore(MemoryStore):
+        def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+            added = super().add(key, value, ttl)
+            clock.advance(2 if slow == "add" and ":d:" in key and not key.endswith(":lock") else 0)
+            return added
+
+    site, read = make_site(revalidate=100, store=SlowStore(clock=clock)), reader(source, revalidate=1)
+    if slow == "get":
+        read()
+        # Between the look at its age and its use, the last of its time goes by.
+        decoded = Cached._decoded
+        late = pytest.MonkeyPatch()
+        late.setattr(Cached, "_decoded", lambda self, content: (clock.advance(1), decoded(self, content))[1])
+    origin.on("/a", page(read))
+    assert site.visit("/a").label == "MISS"
+    if slow == "get":
+        late.undo()
+    clock.advance(0.01)
+    assert site.visit_and_settle("/a").label == "STALE"
+    assert site.happened(Refused) == []
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_data_with_revalidate_0_makes_the_page_uncacheable(
     make_site: MakeSite, origin: Origin, source: Source, depth: int
@@ -679,6 +706,47 @@ def test_an_own_profile_is_known_where_it_is_used(make_site: MakeSite, source: S
     assert read() == "n2"
     with pytest.raises(ConfigError, match="coffee"):
         reader(source, "other", revalidate="coffee")()
+    assert site.isr
+
+
+def test_two_functions_of_one_name_do_not_get_each_other_s_results(make_site: MakeSite) -> None:
+    site = make_site()
+    first, second = cached(lambda: "first"), cached(lambda: "second")
+    assert second() == "second"
+    with pytest.raises(ConfigError, match="another cached function has this name"):
+        first()
+    one, other = cached(version=2)(lambda: "one"), cached(version=3)(lambda: "other")
+    assert (one(), other(), one(), one.refresh(), other.refresh()) == ("one", "other", "one", "one", "other")
+    assert site.isr
+
+
+def test_what_has_no_name_of_its_own_or_belongs_to_an_object_is_refused_where_it_is_defined() -> None:
+    class Shop:
+        def price(self) -> int:
+            return 1
+
+        @classmethod
+        def named(cls) -> int:
+            return 2
+
+        def __call__(self) -> int:
+            return 3
+
+    for function in (functools.partial(int, "1"), Shop(), Shop().price, Shop.named, vars(Shop)["named"], 5):
+        with pytest.raises(ConfigError, match="is no function of its own"):
+            cached(function)
+
+
+@pytest.mark.parametrize("wrong", ["posts", [1], [""], None])
+def test_tags_that_a_callable_returns_are_held_to_what_tags_are(make_site: MakeSite, wrong: Any) -> None:
+    site = make_site()
+
+    @cached(tags=lambda given: wrong)
+    def f() -> int:
+        return 1
+
+    with pytest.raises(ConfigError, match="f: tags"):
+        f()
     assert site.isr
 
 
