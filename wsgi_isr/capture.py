@@ -6,6 +6,7 @@ generators, ``close()`` exactly once.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+
+# PEP 3333, "Unicode Issues"; and no control characters that would begin another header.
+_LATIN_LINE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
 
 
 class _Enough(BaseException):
@@ -112,7 +117,10 @@ def _leads_back(head: tuple[str, list[tuple[str, str]]], environ: dict[str, Any]
     if head[0][:1] != "3" or not target:
         return False
     here = get_current_url(environ["wsgi.url_scheme"], environ["HTTP_HOST"], *_url(environ))
-    there = urlsplit(urljoin(here, target))
+    try:
+        there = urlsplit(urljoin(here, target))
+    except ValueError:
+        return False  # no URL at all: nobody will get anywhere by it
     return (there.path, there.query) == urlsplit(here)[2:4]
 
 
@@ -126,6 +134,6 @@ def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tup
     if not isinstance(status, str) or len(status) < 3 or not status[:3].isdigit() or not status[:3].isascii():
         raise Misbehaved(f"{status!r} is not a status")
     for name, value in headers:
-        if not isinstance(name, str) or not isinstance(value, str) or "\n" in name + value or "\r" in name + value:
-            raise Misbehaved(f"{name!r} is not a header")
+        if not isinstance(name, str) or not isinstance(value, str) or not _LATIN_LINE.fullmatch(name + value):
+            raise Misbehaved(f"{name!r} is not a header: its name and value are text of one line, in latin-1")
     return status, list(headers)
