@@ -29,7 +29,7 @@ from .entry import Entry, Lifetime, Proof, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
 from .fill import Fill
-from .freshness import Failure, Standing, Storable
+from .freshness import Asked, Failure, Standing, Storable
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
 from .page import Frame, current, rendering
@@ -147,6 +147,7 @@ class Cached(Generic[P, R]):
         home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
         if isinstance(found, Failed):
             if found.error is not None:
+                self._carry(found, home, frame)
                 raise found.error
             if (unkept := self._read_unkept(found, home, frame)) is not None:
                 return unkept[0]
@@ -157,11 +158,12 @@ class Cached(Generic[P, R]):
         """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
         carried = {} if frame is None else dict(home.stamps.capture(tags).known)
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
-            value = self._function(*args, **kwargs)
-        if frame is not None:
-            frame.asked.take_over(asked, carried)
-            frame.asked.live(*self._lifetime(home.profiles))
-        return value
+            try:
+                return self._function(*args, **kwargs)
+            finally:
+                if frame is not None:
+                    frame.asked.take_over(asked, carried)
+                    frame.asked.live(*self._lifetime(home.profiles))
 
     def _skips(self, home: Home, frame: Frame | None) -> str:
         """Why nothing is looked for; empty where it is."""
@@ -197,10 +199,16 @@ class Cached(Generic[P, R]):
         if found.said is None or home.stamps.standing(Proof(found.stamps), home.stamps.epochs()) >= Standing.HARD:
             return None
         read = self._decoded(found.content)
-        if read is not None and frame is not None:
-            frame.asked.take_over(found.said, dict(found.stamps))
-            frame.asked.live(*self._lifetime(home.profiles))
+        if read is not None:
+            self._carry(found, home, frame)
         return read
+
+    def _carry(self, failed: Failed, home: Home, frame: Frame | None) -> None:
+        """A call failed, and what is made here may be made of that (a page that says that there is no such post):
+        then it has the tags and the lifetime that the result would have had."""
+        if frame is not None:
+            frame.asked.take_over(failed.said or Asked(), dict(failed.stamps))
+            frame.asked.live(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
         if not isinstance(content, Value):
@@ -250,6 +258,7 @@ class Cached(Generic[P, R]):
         task = self._task(home, args, kwargs)
         outcome = home.fill.refresh(task, _own_tag(task.text))
         if isinstance(outcome, Failed):
+            self._carry(outcome, home, frame)
             raise outcome.error or RefreshError(self.name, outcome.reason)
         entry = outcome.slot.entry
         read = self._read(entry, home, frame)
@@ -465,7 +474,10 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     function = _functions.find(task)
     with rendering(profiles) as asked:
         arguments = _arguments(task)
-        value = function._function(*_positional(function, arguments), **_named(function, arguments))
+        try:
+            value = function._function(*_positional(function, arguments), **_named(function, arguments))
+        except Exception as error:
+            return Failure("exception", None, asked, error)
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
         return Refusal("revalidate-0")

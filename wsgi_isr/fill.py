@@ -356,9 +356,7 @@ class Fill(Renders):
         return outcome if isinstance(outcome, Failed) else PassedOn("waited", missed=True)
 
     def _is_outdated(self, failed: Failed) -> bool:
-        """Whether something was invalidated since a failed render began that has something to show all the same."""
-        if failed.content is None:
-            return False
+        """Whether something was invalidated since a render began of whose failure others would be told."""
         return self._stamps.standing(Proof(failed.stamps), self._stamps.epochs()) >= Standing.HARD
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:

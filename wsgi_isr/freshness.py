@@ -111,12 +111,14 @@ class Storable(NamedTuple):
 class Failure(NamedTuple):
     """Not an answer but an accident: the last good page stays.
 
-    ``content`` is what the app had to say, for a visitor who has nothing else to see; ``said`` what it said about that.
+    ``content`` is what the app had to say, for a visitor who has nothing else to see; ``said`` what it said about that,
+    or before it raised ``error``.
     """
 
     reason: str
     content: Content | Value | None = None
     said: Asked | None = None
+    error: Exception | None = None
 
 
 _TARGETED = "cdn-cache-control"

@@ -207,6 +207,7 @@ class Renders:
         product: Product
         try:
             product = self._produce(task)
+            error = product.error if isinstance(product, Failure) else None
         except BaseException as raised:  # whatever it is, whoever waits for this flight must hear of it
             error, product = raised, Failure("exception")
         if not self._keeper.finish(watch):
@@ -299,7 +300,8 @@ def digest(data: bytes) -> bytes:
 
 
 def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    """With the stamps from before: what it has to show may be from before an invalidation."""
+    """With the stamps from before: what it has to show, or what is made of its failure, may be from before an
+    invalidation."""
     shows = failure.content is not None or failure.said is not None
     stamps = tuple((tag, capture.known[tag]) for tag in known) if shows else ()
     return Failed(failure.reason, error, failure.content, failure.said, stamps)

@@ -23,6 +23,7 @@ from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached
 from wsgi_isr.data import Cached
 from wsgi_isr.events import Refused
+from wsgi_isr.flight import Flight
 from wsgi_isr.stores.memory import MemoryStore
 
 
@@ -418,6 +419,85 @@ def test_data_with_revalidate_0_makes_the_page_uncacheable(
     assert site.visit("/a").label == "BYPASS"
     assert {event.reason for event in site.happened(Refused)} <= {"no-store", "revalidate-0"}
     assert source.calls["c"] >= 4
+
+
+@pytest.mark.parametrize("way", ["kept", "refreshed", "in-a-closure", "unencodable", "nested"])
+def test_a_page_that_copes_with_a_failure_of_its_data_has_the_tags_and_lifetime_of_that_data(
+    make_site: MakeSite, origin: Origin, source: Source, way: str
+) -> None:
+    site, connection = make_site(revalidate=100), object()
+    posts: dict[str, str] = {}
+
+    def find(slug: str) -> Any:
+        assert connection
+        if slug not in posts:
+            raise LookupError(slug)
+        return posts[slug] if way != "unencodable" else source
+
+    def copes(environ: Environ) -> bytes:
+        post = cached(revalidate=20, tags=["post:{slug}"])(find)
+
+        @cached
+        def around() -> str:
+            try:
+                return str(post("a"))
+            except LookupError:
+                return "no such post"
+
+        try:
+            if way == "nested":
+                return around().encode()
+            return str(post.refresh("a") if way == "refreshed" else post("a")).encode()
+        except LookupError:
+            return b"no such post"
+
+    if way != "in-a-closure":
+        connection = 1  # type: ignore[assignment]
+        find.__qualname__ = f"find_{id(source)}"
+    origin.on("/a", answer(copes))
+    assert (site.visit("/a").text, site.visit("/a").directives["s-maxage"]) == ("no such post", "20")
+    posts["a"] = "a post"
+    site.isr.invalidate(tags=["post:a"])
+    seen = site.visit("/a")
+    assert seen.label == "EXPIRED"
+    assert seen.body != b"no such post"
+
+
+def test_who_joins_a_call_that_fails_is_not_told_of_it_after_an_invalidation(
+    make_site: MakeSite, origin: Origin, source: Source
+) -> None:
+    site, read = make_site(revalidate=100), reader(source, tags=["posts"])
+
+    def copes() -> Any:
+        try:
+            return read()
+        except Boom:
+            return "no such post"
+
+    for path in ("/a", "/b"):
+        origin.on(path, page(copes))
+    source.errors["n"] = Boom()
+    gate = source.hold("n")
+    first = site.start_visit("/a")
+    gate.wait_until_entered()
+    source.errors.clear()
+    source.gates.clear()
+    site.isr.invalidate(tags=["posts"])
+    joined = threading.Event()
+    wait = Flight.wait
+
+    def noted(flight: Any, timeout: float) -> Any:
+        joined.set()
+        return wait(flight, timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flight, "wait", noted)
+        second = site.start_visit("/b")
+        assert joined.wait(20)
+        gate.open()
+        assert second.result().text == "n2"
+    assert first.result().text == "no such post"
+    assert site.visit("/a").label != "HIT"
 
 
 def test_a_function_that_fails_in_a_regeneration_keeps_the_last_good_page(
