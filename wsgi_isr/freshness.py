@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -155,7 +156,7 @@ class Asked:
 
     ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
     disagree, one of them is outdated, and nothing is proven: ``b""``. ``failed``: why it is an accident, and the last
-    good one stays.
+    good one stays. Several threads of an app may make one page.
     """
 
     tags: list[str] = field(default_factory=list)
@@ -163,6 +164,7 @@ class Asked:
     no_store: bool = False
     carried: dict[str, bytes] = field(default_factory=dict)
     failed: str = ""
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def use(self, entry: Entry, now: float) -> None:
         """A piece of data went in: its tags, and what is left of its lifetime."""
@@ -177,18 +179,22 @@ class Asked:
         been kept under."""
         self.tags += inner.tags
         self._carry([*carried.items(), *inner.carried.items()])
-        self.no_store = self.no_store or inner.no_store
-        self.failed = self.failed or inner.failed
+        if inner.no_store:
+            self.no_store = True
+        if inner.failed:
+            self.failed = inner.failed
         if inner.lifetime is not None:
             self.live(*inner.lifetime)
 
     def _carry(self, stamped: Iterable[tuple[str, bytes]]) -> None:
-        for tag, stamp in stamped:
-            self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
+        with self._changing:
+            for tag, stamp in stamped:
+                self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
 
     def live(self, revalidate: float | None, expire: float | None) -> None:
         """At most this long; said several times, the lowest wins."""
-        self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
+        with self._changing:
+            self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
 
 
 def admit(
