@@ -86,13 +86,16 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
         chunks.append(chunk)
 
     body: Iterable[bytes] = ()
+    judged = None  # once, and not for each of what may be thousands of parts
     try:
         body = app(environ, start_response)
         for chunk in body:
             if head is None:
                 raise Misbehaved("the app yielded before it called start_response")
-            if reason := refuse(int(head[0][:3]), head[1], policy):
-                return Refusal(reason)
+            if head is not judged:
+                if reason := refuse(int(head[0][:3]), head[1], policy):
+                    return Refusal(reason)
+                judged = head
             take(chunk)
     except _Enough:
         return Refusal("max-body") if size > policy.max_body else Failure("timeout")
