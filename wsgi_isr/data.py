@@ -35,7 +35,7 @@ from .keys import EVERYTHING, Keyspace, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
 from .stamps import Stamps
-from .task import Failed, PassedOn, Product, Served, Task, Unknown
+from .task import Answer, Failed, Made, PassedOn, Product, Served, Task, Unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -134,11 +134,18 @@ class Cached(Generic[P, R]):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
-        found = home.fill.get(task, fresh=frame is not None and frame.stored)
+        found: Answer | Made = home.fill.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
-            read = self._read(found.slot.entry, home, frame)
+            read, label, age = (
+                self._read(found.slot.entry, home, frame),
+                found.label,
+                found.slot.entry.age(home.clock()),
+            )
+            if read is None:
+                # Another version of the code has kept it: as good as missing, and made here, as if it were.
+                found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
+                read = self._read(found.slot.entry, home, frame) if isinstance(found, Made) else None
             if read is not None:
-                label, age = found.label, found.slot.entry.age(home.clock())
                 seconds = home.monotonic() - began
                 home.events.emit(Used(self.name, label, task.text, age, seconds=seconds, shown=shown))
                 return read[0]
@@ -216,7 +223,7 @@ class Cached(Generic[P, R]):
         try:
             value: R = values.decode(content.data)
         except ValueError as error:
-            _log.warning("%s: what is kept cannot be read (%s); the function is called", self.name, error)
+            _log.warning("%s: what is kept cannot be read (%s); it is made anew", self.name, error)
             return None
         return (value,)
 

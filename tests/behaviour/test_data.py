@@ -521,6 +521,45 @@ def test_a_function_that_fails_in_a_regeneration_keeps_the_last_good_page(
     assert b"c1" not in seen.body
 
 
+@dataclass
+class Post:
+    """As one version of an app has it."""
+
+    title: str
+
+
+@dataclass
+class LaterPost:
+    """As the next one has it."""
+
+    title: str
+    text: str = ""
+
+
+def test_data_that_the_next_version_of_the_app_cannot_read_is_made_anew_once(
+    make_site: MakeSite, origin: Origin, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore(clock=clock)
+    calls = [0]
+
+    @cached
+    def post() -> Any:
+        calls[0] += 1
+        return globals()["Post"](f"t{calls[0]}")
+
+    origin.on("/a", page(post))
+    make_site(revalidate=100, store=store, release="1").visit("/a")
+    with monkeypatch.context() as patch:
+        LaterPost.__qualname__ = "Post"
+        patch.setitem(globals(), "Post", LaterPost)
+        site = make_site(revalidate=100, store=store, release="1")
+        site.isr.invalidate(paths=["/a"])
+        for _ in range(3):
+            assert site.visit("/a").text == "Post(title='t2', text='')"
+            site.isr.invalidate(paths=["/a"])
+    assert calls == [2]
+
+
 # One call -----------------------------------------------------------------------------------------------
 
 
