@@ -136,12 +136,8 @@ class Cached(Generic[P, R]):
         task = self._task(home, args, kwargs)
         found: Answer | Made = home.fill.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
-            read, label, age = (
-                self._read(found.slot.entry, home, frame),
-                found.label,
-                found.slot.entry.age(home.clock()),
-            )
-            if read is None:
+            label, age = found.label, found.slot.entry.age(home.clock())
+            if (read := self._read(found.slot.entry, home, frame)) is None:
                 # Another version of the code has kept it: as good as missing, and made here, as if it were.
                 found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
                 read = self._read(found.slot.entry, home, frame) if isinstance(found, Made) else None
@@ -433,7 +429,8 @@ def cached(
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
     the result, and it comes back as what it was. Such values in the function's closure, as they are when it is made,
     are part of the key as well; anything else there is not. A function that is made in a view and closes over
-    something else (an object of the visitor, perhaps) is called each time.
+    something else (an object of the visitor, perhaps) is called each time. Of two functions of one name (lambdas, say)
+    whose code is not the same, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.

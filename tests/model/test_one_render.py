@@ -524,8 +524,8 @@ TestEverything.settings = WAITING
 QUICK = settings(SEARCH, max_examples=200, phases=[Phase.generate], database=None)
 
 
-def no_lock(leases: Leases, page: str, ttl: float) -> Lease:
-    return Lease(leases, page, ttl)
+def no_lock(leases: Leases, page: str, ttl: float, owner: bytes = b"") -> Lease:
+    return Lease(leases, page, ttl, owner)
 
 
 def no_second_look(fill: Fill, task: Task) -> tuple[None, Token | None]:
