@@ -262,6 +262,30 @@ def test_a_refresh_of_several_apps_is_that_of_those_who_have_the_page(make_site:
 # Hosts ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("path", ["/caf\xe9/x", "/caf%C3%A9/x"])
+def test_a_refresh_below_a_mount_point_makes_the_page_for_every_host(
+    make_site: MakeSite, origin: Origin, path: str
+) -> None:
+    site, mount = make_site(revalidate=60), "/caf\xe9".encode().decode("latin-1")
+    hosts = ("one.example", "two.example")
+    for host in hosts:
+        site.visit("/x", host=host, script_name=mount)
+    assert site.isr.refresh(path) is True
+    assert origin.calls["/x"] == 4
+    assert [site.visit("/x", host=host, script_name=mount).label for host in hosts] == ["HIT", "HIT"]
+
+
+def test_a_refresh_goes_to_the_mount_point_that_the_path_is_below_of_and_to_no_other(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    site = make_site(revalidate=60)
+    for mount in ("/app", "/application"):
+        site.visit("/", script_name=mount)
+    assert site.isr.refresh("/application/x") is True
+    assert site.visit("/x", script_name="/application").label == "HIT"
+    assert origin.calls["/application/x"] == 0
+
+
 def test_a_host_for_which_it_is_no_page_does_not_keep_a_refresh_from_the_others(
     make_site: MakeSite, origin: Origin
 ) -> None:
