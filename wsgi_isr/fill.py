@@ -325,6 +325,8 @@ class Fill(Renders):
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
+            if flight.is_led_here:
+                return PassedOn("within-itself", missed=True)
             if leads and old is not None and self._submit(task._replace(patience=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
@@ -410,6 +412,10 @@ class Fill(Renders):
 
         :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
         """
+        for way in (None, "", tag):
+            under_way = self._flights.get(task._replace(refreshes=way).flight)
+            if under_way is not None and under_way.is_led_here:
+                return Failed("within-itself")
         task = task._replace(refreshes=tag, patience=0.0, anyway=True)
         until = self._monotonic() + task.timeout + task.wait
         older: Flight[Outcome] | None = None
