@@ -83,7 +83,16 @@ def test_prerender_has_an_object_for_machines() -> None:
     said = run("prerender", "theapp:bare", "/a", "--json", "--url", "https://example.com/docs")
     report = json.loads(said.out)
     assert report.pop("seconds") >= 0
-    counts = {"rendered": 0, "there": 0, "left": 0, "beyond": 0, "assets": 0, "written": 0, "unchanged": 0}
+    counts = {
+        "rendered": 0,
+        "there": 0,
+        "left": 0,
+        "beyond": 0,
+        "assets": 0,
+        "written": 0,
+        "unchanged": 0,
+        "removed": 0,
+    }
     skipped = [{"path": "/docs/a", "reason": "not-asked", "linked_from": []}]
     site = "https://example.com/docs"
     assert report == {"ok": True, "site": site, "skipped": skipped, "failed": [], "interrupted": False, **counts}
