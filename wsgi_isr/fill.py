@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from . import entry as codec
 from . import remote
-from .entry import Content, Proof, Refusal
+from .entry import Content, Entry, Proof, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
 from .flight import Flight, Flights
@@ -434,13 +434,17 @@ class Fill(Renders):
                 raise outcome.error
             if isinstance(outcome, Made):
                 # Not ours, if a later render got in first; but nothing at all, if the store did not take it.
-                is_kept = outcome.stored or self.kept(task) == outcome.slot.entry
-                return outcome if is_kept else Failed("not-stored")
+                return outcome if outcome.stored or self._is_there(task, outcome.slot.entry) else Failed("not-stored")
             if isinstance(outcome, Failed):
                 return outcome
             if self._monotonic() >= until:
                 return Failed("waited")
             older = flight
+
+    def _is_there(self, task: Task, entry: Entry) -> bool:
+        """Whether the store has ``entry``, or one that is newer."""
+        kept = self.kept(task)
+        return kept is not None and (kept == entry or kept.started > entry.started)
 
     def landed(self, task: Task) -> bool:
         """Wait for the render of a page that is under way in this process; whether there was one, and it came to its
