@@ -496,7 +496,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     if asked.lifetime is not None:
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
-    return Storable(Value(data), lifetime, function._kept_for(value), tags, tuple(asked.carried.items()))
+    return Storable(Value(data), lifetime, function._kept_for(value), tags, tuple(asked.carried.items()), asked)
 
 
 def _arguments(task: Task) -> dict[str, Any]:

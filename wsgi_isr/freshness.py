@@ -96,7 +96,7 @@ def judge(entry: Entry | None, standing: Standing, now: float) -> Verdict:
 class Storable(NamedTuple):
     """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
     ``tags`` are those that the render itself asked for; ``carried`` those of the data it used, with the
-    stamps that the data carries.
+    stamps that the data carries. ``said``: what was said meanwhile, of data that may be handed out without being kept.
 
     A good page is kept however old it is: it is what there is when rendering fails. What only says
     that there is nothing goes by itself, or random URLs would fill the store.
@@ -107,6 +107,7 @@ class Storable(NamedTuple):
     keep: float | None = None
     tags: tuple[str, ...] = ()
     carried: tuple[tuple[str, bytes], ...] = ()
+    said: Asked | None = None
 
 
 class Failure(NamedTuple):

@@ -212,10 +212,10 @@ class Renders:
             error, product = raised, Failure("exception")
         if not self._keeper.finish(watch):
             # Too late to be stored, but good enough for a visitor who has waited all the same.
-            if isinstance(product, Failure):
-                return _failed(product._replace(reason="timeout"), error, known, capture)
-            late = product.content if isinstance(product, Storable) else None
-            return Failed("timeout", error, late if isinstance(late, Content) else None)
+            late = product if isinstance(product, Failure) else Failure("timeout")
+            if isinstance(product, Storable) and not isinstance(product.content, Refusal):
+                late = Failure("timeout", product.content, product.said)
+            return _failed(late._replace(reason="timeout"), error, known, capture)
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now, made = self._clock(), self._monotonic()

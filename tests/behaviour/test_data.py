@@ -560,6 +560,28 @@ def test_data_that_the_next_version_of_the_app_cannot_read_is_made_anew_once(
     assert calls == [2]
 
 
+def test_a_result_that_came_too_late_to_be_kept_is_that_of_whoever_has_waited_for_it(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    site, calls = make_site(revalidate=100), [0]
+
+    @cached(revalidate=20, tags=["outside"], timeout=5)
+    def slow() -> int:
+        cache_tag("inside")
+        calls[0] += 1
+        clock.advance(6)
+        return calls[0]
+
+    assert slow() == 1
+    origin.on("/a", page(slow))
+    for number, tag in enumerate(("inside", "outside")):
+        seen = site.visit("/a")
+        assert (seen.text, seen.directives["s-maxage"]) == (str(number + 2), "20")
+        site.isr.invalidate(tags=[tag])
+    assert site.visit("/a").text == "4"
+    assert calls == [4]
+
+
 # One call -----------------------------------------------------------------------------------------------
 
 
