@@ -18,6 +18,7 @@ import pytest
 from tests.live.support.prerendering import Prerender, ask_file, file_server
 from tests.live.support.static_site import PAGES
 from tests.live.support.waiting import PATIENCE, until
+from wsgi_isr.export import NOTES
 from wsgi_isr.links import with_base
 
 SITE = "tests.live.support.static_site:app"
@@ -151,4 +152,5 @@ def test_an_export_shows_the_same_pages_from_a_server_of_files(
 
 
 def _files(root: Path) -> list[str]:
-    return [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+    files = [str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()]
+    return [name for name in files if name != NOTES]
