@@ -6,6 +6,7 @@ generators, ``close()`` exactly once.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+
+# PEP 3333, "Unicode Issues"; and no control characters that would begin another header.
+_LATIN_LINE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
 
 
 class _Enough(BaseException):
@@ -101,13 +106,16 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
         chunks.append(chunk)
 
     body: Iterable[bytes] = ()
+    judged = None  # once, and not for each of what may be thousands of parts
     try:
         body = app(environ, start_response)
         for chunk in body:
             if head is None:
                 raise Misbehaved("the app yielded before it called start_response")
-            if reason := refuse(int(head[0][:3]), head[1], policy):
-                return Refusal(reason)
+            if head is not judged:
+                if reason := refuse(int(head[0][:3]), head[1], policy):
+                    return Refusal(reason)
+                judged = head
             take(chunk)
     except _Enough:
         return Refusal("max-body") if size > policy.max_body else Failure("timeout")
@@ -134,7 +142,10 @@ def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:
     target = next((value for name, value in head[1] if name.lower() == "location"), "")
     if head[0][:1] != "3" or not target:
         return False
-    there = urlsplit(urljoin(here, target))
+    try:
+        there = urlsplit(urljoin(here, target))
+    except ValueError:
+        return False  # no URL at all: nobody will get anywhere by it
     return _where(there) == _where(urlsplit(here))
 
 
@@ -154,6 +165,6 @@ def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tup
     if not isinstance(status, str) or len(status) < 3 or not status[:3].isdigit() or not status[:3].isascii():
         raise Misbehaved(f"{status!r} is not a status")
     for name, value in headers:
-        if not isinstance(name, str) or not isinstance(value, str) or "\n" in name + value or "\r" in name + value:
-            raise Misbehaved(f"{name!r} is not a header")
+        if not isinstance(name, str) or not isinstance(value, str) or not _LATIN_LINE.fullmatch(name + value):
+            raise Misbehaved(f"{name!r} is not a header: its name and value are text of one line, in latin-1")
     return status, list(headers)

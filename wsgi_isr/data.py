@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
@@ -29,13 +29,13 @@ from .entry import Entry, Lifetime, Proof, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
 from .fill import Fill
-from .freshness import Failure, Standing, Storable
+from .freshness import Asked, Failure, Standing, Storable
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
 from .stamps import Stamps
-from .task import Failed, PassedOn, Product, Served, Task, Unknown
+from .task import Answer, Failed, Made, PassedOn, Product, Served, Task, Unknown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,10 +106,13 @@ class Cached(Generic[P, R]):
         self._signature = inspect.signature(function)
         self._rule = rule
         self._tags = tags
-        self._version = version
         # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
         closure = _closure_of(function)
         self.around = closure.digest
+        self.code = getattr(function, "__code__", None)
+        self._version = version
+        #: What tells it from others of this process.
+        self.told = self.name, json.dumps(version), self.around
         # One that is made while a visitor is answered may close over something of theirs that has no bytes.
         self._is_personal = not closure.is_told and inside() is not None
         if self._is_personal:
@@ -131,11 +134,14 @@ class Cached(Generic[P, R]):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
-        found = home.fill.get(task, fresh=frame is not None and frame.stored)
+        found: Answer | Made = home.fill.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
-            read = self._read(found.slot.entry, home, frame)
+            label, age = found.label, found.slot.entry.age(home.clock())
+            if (read := self._read(found.slot.entry, home, frame)) is None:
+                # Another version of the code has kept it: as good as missing, and made here, as if it were.
+                found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
+                read = self._read(found.slot.entry, home, frame) if isinstance(found, Made) else None
             if read is not None:
-                label, age = found.label, found.slot.entry.age(home.clock())
                 seconds = home.monotonic() - began
                 home.events.emit(Used(self.name, label, task.text, age, seconds=seconds, shown=shown))
                 return read[0]
@@ -144,17 +150,23 @@ class Cached(Generic[P, R]):
         home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
         if isinstance(found, Failed):
             if found.error is not None:
+                self._carry(found, home, frame)
                 raise found.error
             if (unkept := self._read_unkept(found, home, frame)) is not None:
                 return unkept[0]
         # Nobody else's result came in time, or there is none that could be kept.
-        carried = {} if frame is None else dict(home.stamps.capture(tags_of_data(task)).known)
+        return self._own(home, frame, tags_of_data(task), args, kwargs)
+
+    def _own(self, home: Home, frame: Frame | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
+        """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
+        carried = {} if frame is None else dict(home.stamps.capture(tags).known)
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
-            value = self._function(*args, **kwargs)
-        if frame is not None:
-            frame.asked.take_over(asked, carried)
-            frame.asked.live(*self._lifetime(home.profiles))
-        return value
+            try:
+                return self._function(*args, **kwargs)
+            finally:
+                if frame is not None:
+                    frame.asked.take_over(asked, carried)
+                    frame.asked.live(*self._lifetime(home.profiles))
 
     def _skips(self, home: Home, frame: Frame | None) -> str:
         """Why nothing is looked for; empty where it is."""
@@ -172,6 +184,9 @@ class Cached(Generic[P, R]):
             frame.asked.no_store = True
         if (home := here()) is not None:
             home.events.emit(Used(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
+            if reason == "closure":
+                tags = list(map(tag_name, self._given_tags(self._bind(args, kwargs))))
+                return self._own(home, frame, tags, args, kwargs)
         return self._function(*args, **kwargs)
 
     def _read(self, entry: Entry, home: Home, frame: Frame | None) -> tuple[R] | None:
@@ -187,10 +202,16 @@ class Cached(Generic[P, R]):
         if found.said is None or home.stamps.standing(Proof(found.stamps), home.stamps.epochs()) >= Standing.HARD:
             return None
         read = self._decoded(found.content)
-        if read is not None and frame is not None:
-            frame.asked.take_over(found.said, dict(found.stamps))
-            frame.asked.live(*self._lifetime(home.profiles))
+        if read is not None:
+            self._carry(found, home, frame)
         return read
+
+    def _carry(self, failed: Failed, home: Home, frame: Frame | None) -> None:
+        """A call failed, and what is made here may be made of that (a page that says that there is no such post):
+        then it has the tags and the lifetime that the result would have had."""
+        if frame is not None:
+            frame.asked.take_over(failed.said or Asked(), dict(failed.stamps))
+            frame.asked.live(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
         if not isinstance(content, Value):
@@ -198,7 +219,7 @@ class Cached(Generic[P, R]):
         try:
             value: R = values.decode(content.data)
         except ValueError as error:
-            _log.warning("%s: what is kept cannot be read (%s); the function is called", self.name, error)
+            _log.warning("%s: what is kept cannot be read (%s); it is made anew", self.name, error)
             return None
         return (value,)
 
@@ -240,6 +261,7 @@ class Cached(Generic[P, R]):
         task = self._task(home, args, kwargs)
         outcome = home.fill.refresh(task, _own_tag(task.text))
         if isinstance(outcome, Failed):
+            self._carry(outcome, home, frame)
             raise outcome.error or RefreshError(self.name, outcome.reason)
         entry = outcome.slot.entry
         read = self._read(entry, home, frame)
@@ -262,16 +284,15 @@ class Cached(Generic[P, R]):
 
     def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         text, rule = self._text(args, kwargs), self._rule
-        _functions.add(self)
+        _functions.use(self)
         timeout, wait = rule.timeout or 30.0, 10.0 if rule.wait is None else rule.wait
         lease = max(3.0, min(5.0, timeout))
         return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
 
     def _given_tags(self, arguments: dict[str, Any]) -> list[str]:
-        given: Iterable[str] = (
-            self._tags(arguments) if callable(self._tags) else [tag.format_map(arguments) for tag in self._tags]
-        )
-        return list(given)
+        if not callable(self._tags):
+            return [tag.format_map(arguments) for tag in self._tags]
+        return list(o.TAGS.check(f"{self.name}: tags", self._tags(arguments)))
 
     def _lifetime(self, profiles: Mapping[str, tuple[float, float]]) -> Lifetime:
         revalidate, expire = self._rule.revalidate, self._rule.expire
@@ -318,27 +339,40 @@ def _closure_of(function: Any, depth: int = 0) -> _Closure:
 class _Functions:
     """The cached functions of this process, so that a task finds the one that it was made for.
 
-    By name and by what a function closes over: those that one factory makes have a name in common. Bounded,
+    By name, version and what a function closes over: those that one factory makes have a name in common. Bounded,
     because a function that is defined in a view is another one with each request.
     """
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str], Cached[Any, Any]] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str, str], Cached[Any, Any]] = OrderedDict()
 
     def add(self, function: Cached[Any, Any]) -> None:
-        known = (function.name, function.around)
-        if self._known.get(known) is not function:
-            with self._lock:
-                self._known[known] = function
-                if len(self._known) > self._most:
-                    self._known.popitem(last=False)
+        """Of several of one name the latest counts, as everywhere in Python: a module may have been loaded anew."""
+        with self._lock:
+            self._known[function.told] = function
+            if len(self._known) > self._most:
+                self._known.popitem(last=False)
+
+    def use(self, function: Cached[Any, Any]) -> None:
+        """It is about to be called: it has to be found.
+
+        :raises ConfigError: another one is, and is not the same code: two lambdas of one module, say. They would get
+            each other's results.
+        """
+        known = self._known.get(function.told)
+        if known is function:
+            return
+        if known is not None and known.code != function.code:
+            problem = "another cached function has this name, and would get its results"
+            raise ConfigError(function.name, problem, "give each a name of its own, or another version=")
+        self.add(function)
 
     def find(self, task: Task) -> Cached[Any, Any]:
         """:raises Unknown: this process does not have the function."""
-        around = (*json.loads(task.text)[3:], "")[0]
-        found = self._known.get((task.rule, around))
+        _, version, _, around = (*json.loads(task.text), "")[:4]
+        found = self._known.get((task.rule, json.dumps(version), around))
         if found is None:
             raise Unknown(f"{task.rule} is not defined in this process")
         return found
@@ -395,7 +429,8 @@ def cached(
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
     the result, and it comes back as what it was. Such values in the function's closure, as they are when it is made,
     are part of the key as well; anything else there is not. A function that is made in a view and closes over
-    something else (an object of the visitor, perhaps) is called each time.
+    something else (an object of the visitor, perhaps) is called each time. Of two functions of one name (lambdas, say)
+    whose code is not the same, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
@@ -406,6 +441,12 @@ def cached(
     """
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:
+        # An object, or what it is bound to, would be no part of the key; a class is no argument that has bytes.
+        owner = getattr(function, "__self__", None)
+        named = callable(function) and isinstance(getattr(function, "__qualname__", None), str)
+        if not named or not (owner is None or isinstance(owner, ModuleType)):
+            remedy = "write one with def, or decorate the method in its class"
+            raise ConfigError("cached", f"{function!r} is no function of its own", remedy)
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
         if any(is_kind(function) for is_kind in kinds):
             raise ConfigError("cached", f"{function.__qualname__} returns no data", "cache a plain function")
@@ -437,7 +478,10 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     function = _functions.find(task)
     with rendering(profiles) as asked:
         arguments = _arguments(task)
-        value = function._function(*_positional(function, arguments), **_named(function, arguments))
+        try:
+            value = function._function(*_positional(function, arguments), **_named(function, arguments))
+        except Exception as error:
+            return Failure("exception", None, asked, error)
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
         return Refusal("revalidate-0")
@@ -452,7 +496,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     if asked.lifetime is not None:
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
-    return Storable(Value(data), lifetime, function._kept_for(value), tags, tuple(asked.carried.items()))
+    return Storable(Value(data), lifetime, function._kept_for(value), tags, tuple(asked.carried.items()), asked)
 
 
 def _arguments(task: Task) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from werkzeug.http import dump_cookie, parse_cookie
 
+from . import options as o
 from .errors import ConfigError
 
 COOKIE = "wsgi_isr_draft"
@@ -104,11 +105,15 @@ def enable_draft(response: Any, *, max_age: float = 3600) -> None:
 
     :param response: anything with a ``set_cookie`` like that of Flask, werkzeug, Django or Bottle, or a list of
         WSGI headers.
-    :raises ConfigError: there is no ``secret``. :raises TypeError: no cookie can be set on ``response``.
+    :raises ConfigError: there is no ``secret``, or no visitor; or ``max_age`` is below a second.
+    :raises TypeError: no cookie can be set on ``response``.
     """
     visitor = _visitor.get()
-    drafts = visitor.drafts if visitor is not None else Drafts(None, "")
-    _set_cookie(response, drafts.issue(max_age), max_age)
+    if visitor is None:
+        raise ConfigError("enable_draft", "no visitor is being answered", "call it in a view of an app inside of ISR")
+    if o.PERIOD.check("enable_draft: max_age", max_age) < 1:
+        raise ConfigError("enable_draft: max_age", f"{max_age!r} is not possible", "give seconds, 1 or more")
+    _set_cookie(response, visitor.drafts.issue(max_age), max_age)
 
 
 def disable_draft(response: Any) -> None:

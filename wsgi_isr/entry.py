@@ -14,6 +14,7 @@ import msgpack
 
 SCHEMA = 3
 _HEAD = 5
+_UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
 
 
 class Content(NamedTuple):
@@ -117,7 +118,7 @@ def pack(entry: Entry) -> bytes:
         kind, payload = "refusal", [content.reason]
     times = [entry.started, entry.created, entry.revalidate, entry.expire]
     fields = [entry.key, kind, payload, times, entry.proof.tags, entry.proof.valid_at]
-    packed: bytes = msgpack.packb(fields)
+    packed: bytes = msgpack.packb(fields, unicode_errors=_UNICODE)
     return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
 
 
@@ -134,7 +135,9 @@ def unpack(data: bytes, key: str) -> Entry:
     if zlib.crc32(packed) != int.from_bytes(data[1:_HEAD], "big"):
         raise UnreadableEntry("checksum")
     try:
-        stored_key, kind, payload, (started, created, revalidate, expire), tags, valid_at = msgpack.unpackb(packed)
+        stored_key, kind, payload, (started, created, revalidate, expire), tags, valid_at = msgpack.unpackb(
+            packed, unicode_errors=_UNICODE
+        )
         proof = Proof(tuple((tag, stamp) for tag, stamp in tags), tuple((node, nonce) for node, nonce in valid_at))
         entry = Entry(stored_key, _content(kind, payload), started, created, revalidate, expire, proof)
     except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more

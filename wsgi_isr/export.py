@@ -16,6 +16,7 @@ import os
 import tempfile
 import threading
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -93,7 +94,7 @@ def file_of(path: str, is_html: bool) -> tuple[str, ...]:
             raise NoFile(f"{name!r} is not the name of a file")
         if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
             raise NoFile(f"the name of its file would be longer than {LONGEST_NAME} bytes")
-    if names == (NOTES,):
+    if names[0] == NOTES:
         raise NoFile("an export keeps its own notes there")
     return names
 
@@ -176,8 +177,8 @@ class Folder:
         else:
             mine |= gone
         notes[site] = sorted(mine)
-        written = json.dumps(notes, indent=1, sort_keys=True).encode()
-        os.replace(self._unfinished(self.root, written), os.path.join(self.root, NOTES))
+        with self._unfinished(self.root, json.dumps(notes, indent=1, sort_keys=True).encode()) as unfinished:
+            os.replace(unfinished, os.path.join(self.root, NOTES))
 
     def _notes(self) -> dict[str, list[str]]:
         """The files of each site. Nothing where nobody can read them: then nothing is removed."""
@@ -218,27 +219,23 @@ class Folder:
             raise NoFile("a link in the folder leads out of it")
         try:
             os.makedirs(parent, exist_ok=True)
-            unfinished = self._unfinished(parent, body)
+            with self._unfinished(parent, body) as unfinished, self._lock:
+                self._place(unfinished, names, path)
         except OSError as error:
             raise self._in_the_way(error, names) from error
-        try:
-            with self._lock:
-                self._place(unfinished, names, path)
-        finally:
-            if os.path.lexists(unfinished):
-                os.unlink(unfinished)
 
-    def _unfinished(self, parent: str, body: bytes) -> str:
+    @contextlib.contextmanager
+    def _unfinished(self, parent: str, body: bytes) -> Iterator[str]:
         """A file with this content, to be put in the place of another one: nobody sees half of it."""
         descriptor, name = tempfile.mkstemp(prefix=".isr-", dir=parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(body)
                 os.fchmod(descriptor, self._mode)
-        except BaseException:
-            os.unlink(name)
-            raise
-        return name
+            yield name
+        finally:
+            if os.path.lexists(name):
+                os.unlink(name)
 
     def _place(self, unfinished: str, names: tuple[str, ...], path: str) -> None:
         target = os.path.join(self.root, *names)
@@ -252,10 +249,7 @@ class Folder:
         if same:
             self.unchanged += holder == path
             return
-        try:
-            os.replace(unfinished, target)
-        except OSError as error:
-            raise self._in_the_way(error, names) from error
+        os.replace(unfinished, target)
         self.written += 1
 
     @staticmethod

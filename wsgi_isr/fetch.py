@@ -121,6 +121,10 @@ class ISRSession(requests.Session):
         self._fetch = _Fetch(site.fetch, rule, _given_tags, f"{version}.{_SCHEMA}", site.name)
         site.join(self)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # requests' own way would make one that knows nothing of where its answers are kept.
+        raise TypeError("a session of isr_requests is not copied or pickled; make another one with isr_requests()")
+
     def get(self, url: Any, params: Any = None, **kwargs: Any) -> requests.Response:
         """See :class:`requests.Session`; and ``revalidate``, ``expire``, ``tags``, ``no_store``."""
         return self.request("GET", url, params=params, **kwargs)

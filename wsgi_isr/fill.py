@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from . import entry as codec
 from . import remote
-from .entry import Content, Proof, Refusal
+from .entry import Content, Entry, Proof, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
 from .flight import Flight, Flights
@@ -325,6 +325,8 @@ class Fill(Renders):
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
+            if flight.is_led_here:
+                return PassedOn("within-itself", missed=True)
             if leads and old is not None and self._submit(task._replace(patience=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
@@ -358,9 +360,7 @@ class Fill(Renders):
         return PassedOn("back-off" if isinstance(outcome, BackingOff) else "waited", missed=True)
 
     def _is_outdated(self, failed: Failed) -> bool:
-        """Whether something was invalidated since a failed render began that has something to show all the same."""
-        if failed.content is None:
-            return False
+        """Whether something was invalidated since a render began of whose failure others would be told."""
         return self._stamps.standing(Proof(failed.stamps), self._stamps.epochs()) >= Standing.HARD
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
@@ -414,6 +414,10 @@ class Fill(Renders):
 
         :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
         """
+        for way in (None, "", tag):
+            under_way = self._flights.get(task._replace(refreshes=way).flight)
+            if under_way is not None and under_way.is_led_here:
+                return Failed("within-itself")
         task = task._replace(refreshes=tag, patience=0.0, anyway=True)
         until = self._monotonic() + task.timeout + task.wait
         older: Flight[Outcome] | None = None
@@ -432,13 +436,17 @@ class Fill(Renders):
                 raise outcome.error
             if isinstance(outcome, Made):
                 # Not ours, if a later render got in first; but nothing at all, if the store did not take it.
-                is_kept = outcome.stored or self.kept(task) == outcome.slot.entry
-                return outcome if is_kept else Failed("not-stored")
+                return outcome if outcome.stored or self._is_there(task, outcome.slot.entry) else Failed("not-stored")
             if isinstance(outcome, Failed):
                 return outcome
             if self._monotonic() >= until:
                 return Failed("waited")
             older = flight
+
+    def _is_there(self, task: Task, entry: Entry) -> bool:
+        """Whether the store has ``entry``, or one that is newer."""
+        kept = self.kept(task)
+        return kept is not None and (kept == entry or kept.started > entry.started)
 
     def landed(self, task: Task) -> bool:
         """Wait for the render of a page that is under way in this process; whether there was one, and it came to its

@@ -17,6 +17,7 @@ class Flight(Generic[T]):
         self._done = threading.Event()
         self._outcome: T | None = None
         self._claimed = False
+        self._leader = 0
         self._sent = False
 
     def claim(self) -> bool:
@@ -24,6 +25,8 @@ class Flight(Generic[T]):
         visitor who cannot wait, and is not begun again by that thread."""
         with self._flights._lock:
             first, self._claimed = not self._claimed and not self._done.is_set(), True
+            if first:
+                self._leader = threading.get_ident()
             return first
 
     def land(self, outcome: T) -> bool:
@@ -45,6 +48,11 @@ class Flight(Generic[T]):
     def begun(self) -> bool:
         """Whether somebody is at it: what they read may be older than whoever asks."""
         return self._claimed or self._sent
+
+    @property
+    def is_led_here(self) -> bool:
+        """Whether whoever asks is called by its very render, and would wait for themselves."""
+        return self._claimed and self._leader == threading.get_ident() and not self.landed
 
     @property
     def landed(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -95,7 +96,7 @@ def judge(entry: Entry | None, standing: Standing, now: float) -> Verdict:
 class Storable(NamedTuple):
     """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
     ``tags`` are those that the render itself asked for; ``carried`` those of the data it used, with the
-    stamps that the data carries.
+    stamps that the data carries. ``said``: what was said meanwhile, of data that may be handed out without being kept.
 
     A good page is kept however old it is: it is what there is when rendering fails. What only says
     that there is nothing goes by itself, or random URLs would fill the store.
@@ -106,17 +107,20 @@ class Storable(NamedTuple):
     keep: float | None = None
     tags: tuple[str, ...] = ()
     carried: tuple[tuple[str, bytes], ...] = ()
+    said: Asked | None = None
 
 
 class Failure(NamedTuple):
     """Not an answer but an accident: the last good page stays.
 
-    ``content`` is what the app had to say, for a visitor who has nothing else to see; ``said`` what it said about that.
+    ``content`` is what the app had to say, for a visitor who has nothing else to see; ``said`` what it said about that,
+    or before it raised ``error``.
     """
 
     reason: str
     content: Content | Value | None = None
     said: Asked | None = None
+    error: Exception | None = None
 
 
 _TARGETED = "cdn-cache-control"
@@ -153,7 +157,7 @@ class Asked:
 
     ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
     disagree, one of them is outdated, and nothing is proven: ``b""``. ``failed``: why it is an accident, and the last
-    good one stays.
+    good one stays. Several threads of an app may make one page.
     """
 
     tags: list[str] = field(default_factory=list)
@@ -161,11 +165,13 @@ class Asked:
     no_store: bool = False
     carried: dict[str, bytes] = field(default_factory=dict)
     failed: str = ""
+    _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def use(self, entry: Entry, now: float) -> None:
         """A piece of data went in: its tags, and what is left of its lifetime."""
         age = entry.age(now)
-        left = [None if limit is None else max(0.0, limit - age) for limit in (entry.revalidate, entry.expire)]
+        # Even when it is over by now: 0 would mean that nothing made of it is ever kept.
+        left = [None if limit is None else max(0.001, limit - age) for limit in (entry.revalidate, entry.expire)]
         self.live(*left)
         self._carry(entry.proof.tags)
 
@@ -174,18 +180,22 @@ class Asked:
         been kept under."""
         self.tags += inner.tags
         self._carry([*carried.items(), *inner.carried.items()])
-        self.no_store = self.no_store or inner.no_store
-        self.failed = self.failed or inner.failed
+        if inner.no_store:
+            self.no_store = True
+        if inner.failed:
+            self.failed = inner.failed
         if inner.lifetime is not None:
             self.live(*inner.lifetime)
 
     def _carry(self, stamped: Iterable[tuple[str, bytes]]) -> None:
-        for tag, stamp in stamped:
-            self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
+        with self._changing:
+            for tag, stamp in stamped:
+                self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
 
     def live(self, revalidate: float | None, expire: float | None) -> None:
         """At most this long; said several times, the lowest wins."""
-        self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
+        with self._changing:
+            self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
 
 
 def admit(

@@ -126,7 +126,7 @@ def path_tag(path: str) -> str:
 
 def prefix_tag(path: str) -> str:
     """The tag of everything at a public path and below it; whole segments count."""
-    return "prefix:" + (path.rstrip("/") or "/")
+    return "prefix:/" + path.strip("/")
 
 
 def route_tag(pattern: str) -> str:
@@ -134,15 +134,16 @@ def route_tag(pattern: str) -> str:
     return f"route:{pattern}"
 
 
-def public_path(key: PageKey) -> str:
-    """The path as people write it, mount point included, percent-encoding undone."""
-    return decoded(key.script) + decoded(key.path)
+def public_path(script: str, path: str) -> str:
+    """The path as people write it, mount point included, percent-encoding undone; an empty one is ``/`` (RFC 9110,
+    4.2.3). :raises UnicodeError: it is not UTF-8."""
+    return decoded(script) + decoded(path) or "/"
 
 
 def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
     """All tags that a page has before it is rendered: its path, each ancestor, its rule, everything, and
     those of its rule."""
-    path = public_path(key)
+    path = public_path(key.script, key.path)
     segments = path.strip("/").split("/")
     ancestors = ["/" + "/".join(segments[:n]) for n in range(len(segments) + 1)]
     params = rules.match(decoded(key.path) or "/")[1] if policy.tags else {}
@@ -218,11 +219,10 @@ class Matcher:
         if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH", "DELETE"):
             return None
         try:
-            path = decoded(environ.get("PATH_INFO", ""))
-            policy, _ = self._rules.match(path or "/")
+            policy, _ = self._rules.match(decoded(environ.get("PATH_INFO", "")) or "/")
             if policy.never or (policy.lifetime is None and not asked):
                 return None
-            return path_tag(decoded(environ.get("SCRIPT_NAME", "")) + path)
+            return path_tag(public_path(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")))
         except UnicodeError:
             return None
 

@@ -2,7 +2,7 @@
 
 A list is what it is. A callable (a query, say) is asked again when somebody asks for a path that it did not list, after
 any invalidation, and otherwise every ``negative_ttl`` seconds at the most: what was added is there as soon as a 404 of
-the app itself would be gone.
+the app itself would be gone. Who would have to wait for it for longer than ``wait`` is left to the app.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Listings:
         self._events = events
         self._monotonic = monotonic
         self._known: dict[str, _Known] = {}
-        self._asking = threading.Lock()
+        # One each: a query that takes long holds up no other rule's pages.
+        self._asking = {name: threading.Lock() for name in rules.policies}
         self._strict = any(policy.lists_all for policy in rules.policies.values())
 
     def absent(self, environ: dict[str, Any], epochs: Callable[[], Any] | None = None) -> Absent | None:
@@ -75,10 +76,10 @@ class Listings:
         if self._counts(policy, known, now):
             assert known is not None
             return known
-        # One asks. Where there is something to go by, the others do so meanwhile.
-        if not self._asking.acquire(blocking=known is None or epochs is None):
-            assert known is not None
-            return known
+        # One asks. Meanwhile the others go by what there is, unless something was invalidated since: then they wait.
+        is_due = known is not None and epochs is not None and known.epochs == now
+        if not self._asking[policy.name].acquire(timeout=0 if is_due else policy.wait):
+            return known if known is not None and is_due else _Known(None, 0.0, now)
         try:
             known = self._known.get(policy.name)
             if not self._counts(policy, known, now):
@@ -86,7 +87,7 @@ class Listings:
             assert known is not None
             return known
         finally:
-            self._asking.release()
+            self._asking[policy.name].release()
 
     def _counts(self, policy: Policy, known: _Known | None, epochs: Any) -> bool:
         if known is None or epochs is None:

@@ -113,8 +113,7 @@ class Maker:
 
     def renew(self, page: Page) -> tuple[bool, Content]:
         """The same, with all that is read from now on, whatever there is."""
-        task = page.task
-        made = self._fill.refresh(task, path_tag(public_path(PageKey.parse(task.text))), here=True)
+        made = self._fill.refresh(page.task, path_tag(public_path(page.key.script, page.key.path)), here=True)
         if isinstance(made, Failed):
             raise Fail(_why(made))
         entry = made.slot.entry
@@ -174,9 +173,8 @@ def spelled_out(path: str) -> str:
 
 def url_of(page: Page) -> str:
     """The path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
-    key = PageKey.parse(page.task.text)
-    query = urlencode(key.query, encoding="latin-1")
-    return spelled_out(public_path(key)) + (f"?{query}" if query else "")
+    query = urlencode(page.key.query, encoding="latin-1")
+    return spelled_out(public_path(page.key.script, page.key.path)) + (f"?{query}" if query else "")
 
 
 def _why(failed: Failed) -> str:

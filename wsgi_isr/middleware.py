@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from .capture import produce_page
 from .coding import chosen
@@ -298,14 +297,13 @@ class ISR:
         live = self.begin()
         if not live.keeps:
             return False
-        known = [site] if site else self.pages.sites.known()
-        below = [one for one in known if not one.script or path.startswith((one.script, quote(one.script)))]
+        sites = [site] if site else self.pages.sites_of(path)
         calls: list[Callable[[], bool]] = []
-        for one in below or known[:1]:
+        for one in sites:
             try:
                 page = self.pages.at(path, one)
             except RefreshError:
-                if one is known[0]:
+                if one is sites[0]:
                     raise
                 continue  # a host for which it is no page of the cache
             entry = live.fill.kept(page.task)
@@ -314,12 +312,12 @@ class ISR:
                 calls.append(functools.partial(self._refresh, path, page, entry, marks=not calls))
         if not calls and not only_if_cached:
             # Nobody has asked for it yet.
-            calls.append(functools.partial(self._refresh, path, self.pages.at(path, (below or known)[0]), None))
+            calls.append(functools.partial(self._refresh, path, self.pages.at(path, sites[0]), None))
         return any_of(calls)
 
     def has(self, path: str) -> bool:
         """Whether a page is kept at a public path, for any site. :raises StoreError: the store cannot be asked."""
-        for site in self.pages.sites.known():
+        for site in self.pages.sites_of(path):
             try:
                 entry = self.begin().fill.kept(self.pages.at(path, site).task)
             except RefreshError:
@@ -329,7 +327,7 @@ class ISR:
         return False
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
-        tag = path_tag(public_path(page.key)) if marks else ""
+        tag = path_tag(public_path(page.key.script, page.key.path)) if marks else ""
         outcome = self.begin().fill.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error

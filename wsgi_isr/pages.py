@@ -12,7 +12,7 @@ from .entry import Content
 from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
-from .keys import Keyspace, Matcher, PageKey, Site, canonical
+from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded
 from .listing import Absent, Listings
 from .rules import Policy
 from .sites import Sites
@@ -98,21 +98,39 @@ class Pages:
         :param site: which one, where several hosts are served; by default the first one known.
         :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
         """
-        site = site or self.sites.known()[0]
-        plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
-        below = o.parse_path(plain, "path")
-        script = site.script.encode("latin-1").decode("utf-8")
-        if script and (below == script or below.startswith(script + "/")):
-            below = below[len(script) :]
-        environ = canonical(PageKey(*site, below.encode("utf-8").decode("latin-1")))
+        site = site or self.sites_of(path)[0]
+        public, query = _public(path)
+        below = _below(public, site)
+        # A path without the mount point will do as well.
+        environ = canonical(PageKey(*site, (public if below is None else below).encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
         match = self._listings.absent(environ) or self._matcher.match(environ)
         if isinstance(match, (Absent, Bypass)):
             raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
         return self._page(*match)
 
+    def sites_of(self, path: str) -> list[Site]:
+        """Those of the known sites that a public path is of; the first one, where it is below no mount point.
+
+        :raises ConfigError: ``path`` is no path.
+        """
+        (public, _), known = _public(path), self.sites.known()
+        return [site for site in known if _below(public, site) is not None] or known[:1]
+
     def _page(self, policy: Policy, key: PageKey, personal: bool = False) -> Page:
         text = key.text
         times = policy.timeout, policy.wait, policy.lease
         task = Task(self._names.page(text), text, policy.name, *times, anyway=not personal)
         return Page(policy, key, task, personal)
+
+
+def _public(path: str) -> tuple[str, str]:
+    """A public path, and its query. :raises ConfigError: it is no path."""
+    plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
+    return o.parse_path(plain, "path"), query
+
+
+def _below(public: str, site: Site) -> str | None:
+    """What is left of a public path below the mount point of a site; ``None`` where it is elsewhere."""
+    script = decoded(site.script)
+    return public[len(script) :] if not script or public == script or public.startswith(script + "/") else None

@@ -211,14 +211,15 @@ class Renders:
         product: Product
         try:
             product = self._produce(task)
+            error = product.error if isinstance(product, Failure) else None
         except BaseException as raised:  # whatever it is, whoever waits for this flight must hear of it
             error, product = raised, Failure("exception")
         if not self._keeper.finish(watch):
             # Too late to be stored, but good enough for a visitor who has waited all the same.
-            if isinstance(product, Failure):
-                return _failed(product._replace(reason="timeout"), error, known, capture)
-            late = product.content if isinstance(product, Storable) else None
-            return Failed("timeout", error, late if isinstance(late, Content) else None)
+            late = product if isinstance(product, Failure) else Failure("timeout")
+            if isinstance(product, Storable) and not isinstance(product.content, Refusal):
+                late = Failure("timeout", product.content, product.said)
+            return _failed(late._replace(reason="timeout"), error, known, capture)
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now, made = self._clock(), self._monotonic()
@@ -303,7 +304,8 @@ def digest(data: bytes) -> bytes:
 
 
 def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    """With the stamps from before: what it has to show may be from before an invalidation."""
+    """With the stamps from before: what it has to show, or what is made of its failure, may be from before an
+    invalidation."""
     shows = failure.content is not None or failure.said is not None
     stamps = tuple((tag, capture.known[tag]) for tag in known) if shows else ()
     return Failed(failure.reason, error, failure.content, failure.said, stamps)

@@ -83,8 +83,8 @@ class Found(NamedTuple):
 class Failed(NamedTuple):
     """The render raised ``error``, or its answer is a failure, or it ran past its timeout.
 
-    ``content`` is what there is all the same, ``said`` what was said of it, and ``stamps`` are those of its tags from
-    before it was made.
+    ``content`` is what there is all the same, ``said`` what was said meanwhile, and ``stamps`` are those of its tags
+    from before it was made.
     """
 
     reason: str

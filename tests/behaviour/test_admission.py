@@ -508,3 +508,27 @@ def test_an_odd_header_of_the_app_breaks_no_page(
         assert (site.visit("/a").status, site.visit("/a").body) == ("200 OK", b"x")
     clock.advance(61)
     assert site.visit_and_settle("/a").status == "200 OK"
+
+
+@pytest.mark.parametrize("target", ["http://[x", "//[", "http://\xe2\x84\x80/", "http://example.org:port/", ":", ""])
+@pytest.mark.parametrize("status", ["301 Moved Permanently", "302 Found"])
+def test_a_redirect_to_what_is_no_url_breaks_no_page(
+    make_site: MakeSite, origin: Origin, target: str, status: str
+) -> None:
+    origin.on("/a", answer(b"", ("Location", target), status=status))
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        seen = site.visit("/a")
+        assert (seen.status, seen.headers["Location"]) == (status, target)
+
+
+@pytest.mark.parametrize("value", ["\u20ac", "half of a pair \udcff"])
+def test_a_header_that_no_server_could_send_is_not_stored(
+    make_site: MakeSite, origin: Origin, clock: Clock, value: str
+) -> None:
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    origin.on("/a", answer(b"x", ("X-A", value)))
+    clock.advance(61)
+    site.visit_and_settle("/a")
+    assert (site.visit("/a").label, site.visit("/a").text) == ("STALE", "/a v1")

@@ -396,3 +396,45 @@ def test_what_a_refresh_renders_sees_no_visitor(make_site: MakeSite, origin: Ori
     seen = origin.last("/a")
     assert (seen["REQUEST_METHOD"], seen["HTTP_HOST"], seen["QUERY_STRING"]) == ("GET", "example.org", "")
     assert not {"HTTP_COOKIE", "HTTP_AUTHORIZATION"} & set(seen)
+
+
+def test_a_page_that_refreshes_itself_while_it_is_rendered_is_told_so_and_does_not_wait_for_itself(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    site, told = make_site(revalidate=60, **HERE), []
+
+    def refreshes(environ: Environ) -> bytes:
+        if len(told) < 3:
+            try:
+                refresh("/a")
+            except RefreshError as error:
+                told.append(error.reason)
+        return b"made"
+
+    origin.on("/a", answer(refreshes))
+    assert site.start_visit("/a").result().label == "MISS"
+    assert told == ["within-itself"]
+    assert Call(lambda: site.isr.refresh("/a")).result() is False
+    assert told == ["within-itself"] * 2
+    assert site.visit("/a").label == "HIT"
+    assert origin.calls["/a"] == 2
+
+
+def test_data_that_asks_for_itself_while_it_is_made_does_not_wait_for_itself(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    site, calls = make_site(revalidate=60, **HERE), [0]
+
+    @cached
+    def counts() -> int:
+        calls[0] += 1
+        if calls[0] == 1:
+            return counts() + 10
+        if calls[0] == 3:
+            with pytest.raises(RefreshError, match="within-itself"):
+                counts.refresh()
+        return calls[0]
+
+    origin.on("/a", answer(lambda environ: str(counts()).encode()))
+    assert site.start_visit("/a").result().text == "12"
+    assert Call(counts.refresh).result() == 3

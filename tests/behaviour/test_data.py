@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import os
 import subprocess
@@ -22,6 +23,7 @@ from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached
 from wsgi_isr.data import Cached
 from wsgi_isr.events import Refused
+from wsgi_isr.flight import Flight
 from wsgi_isr.stores.memory import MemoryStore
 
 
@@ -379,6 +381,32 @@ def test_the_invalidation_of_one_key_reaches_the_pages_that_used_it(
     assert (seen.label, seen.body) == ("EXPIRED", b"n2")
 
 
+@pytest.mark.parametrize("slow", ["add", "get"])
+def test_data_whose_time_is_over_once_it_is_used_is_no_reason_never_to_keep_the_page(
+    make_site: MakeSite, origin: Origin, source: Source, clock: Clock, slow: str
+) -> None:
+    class SlowStore(MemoryStore):
+        def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+            added = super().add(key, value, ttl)
+            clock.advance(2 if slow == "add" and ":d:" in key and not key.endswith(":lock") else 0)
+            return added
+
+    site, read = make_site(revalidate=100, store=SlowStore(clock=clock)), reader(source, revalidate=1)
+    if slow == "get":
+        read()
+        # Between the look at its age and its use, the last of its time goes by.
+        decoded = Cached._decoded
+        late = pytest.MonkeyPatch()
+        late.setattr(Cached, "_decoded", lambda self, content: (clock.advance(1), decoded(self, content))[1])
+    origin.on("/a", page(read))
+    assert site.visit("/a").label == "MISS"
+    if slow == "get":
+        late.undo()
+    clock.advance(0.01)
+    assert site.visit_and_settle("/a").label == "STALE"
+    assert site.happened(Refused) == []
+
+
 @pytest.mark.parametrize("depth", [0, 1, 2])
 def test_data_with_revalidate_0_makes_the_page_uncacheable(
     make_site: MakeSite, origin: Origin, source: Source, depth: int
@@ -391,6 +419,85 @@ def test_data_with_revalidate_0_makes_the_page_uncacheable(
     assert site.visit("/a").label == "BYPASS"
     assert {event.reason for event in site.happened(Refused)} <= {"no-store", "revalidate-0"}
     assert source.calls["c"] >= 4
+
+
+@pytest.mark.parametrize("way", ["kept", "refreshed", "in-a-closure", "unencodable", "nested"])
+def test_a_page_that_copes_with_a_failure_of_its_data_has_the_tags_and_lifetime_of_that_data(
+    make_site: MakeSite, origin: Origin, source: Source, way: str
+) -> None:
+    site, connection = make_site(revalidate=100), object()
+    posts: dict[str, str] = {}
+
+    def find(slug: str) -> Any:
+        assert connection
+        if slug not in posts:
+            raise LookupError(slug)
+        return posts[slug] if way != "unencodable" else source
+
+    def copes(environ: Environ) -> bytes:
+        post = cached(revalidate=20, tags=["post:{slug}"])(find)
+
+        @cached
+        def around() -> str:
+            try:
+                return str(post("a"))
+            except LookupError:
+                return "no such post"
+
+        try:
+            if way == "nested":
+                return around().encode()
+            return str(post.refresh("a") if way == "refreshed" else post("a")).encode()
+        except LookupError:
+            return b"no such post"
+
+    if way != "in-a-closure":
+        connection = 1  # type: ignore[assignment]
+        find.__qualname__ = f"find_{id(source)}"
+    origin.on("/a", answer(copes))
+    assert (site.visit("/a").text, site.visit("/a").directives["s-maxage"]) == ("no such post", "20")
+    posts["a"] = "a post"
+    site.isr.invalidate(tags=["post:a"])
+    seen = site.visit("/a")
+    assert seen.label == "EXPIRED"
+    assert seen.body != b"no such post"
+
+
+def test_who_joins_a_call_that_fails_is_not_told_of_it_after_an_invalidation(
+    make_site: MakeSite, origin: Origin, source: Source
+) -> None:
+    site, read = make_site(revalidate=100), reader(source, tags=["posts"])
+
+    def copes() -> Any:
+        try:
+            return read()
+        except Boom:
+            return "no such post"
+
+    for path in ("/a", "/b"):
+        origin.on(path, page(copes))
+    source.errors["n"] = Boom()
+    gate = source.hold("n")
+    first = site.start_visit("/a")
+    gate.wait_until_entered()
+    source.errors.clear()
+    source.gates.clear()
+    site.isr.invalidate(tags=["posts"])
+    joined = threading.Event()
+    wait = Flight.wait
+
+    def noted(flight: Any, timeout: float) -> Any:
+        joined.set()
+        return wait(flight, timeout)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flight, "wait", noted)
+        second = site.start_visit("/b")
+        assert joined.wait(20)
+        gate.open()
+        assert second.result().text == "n2"
+    assert first.result().text == "no such post"
+    assert site.visit("/a").label != "HIT"
 
 
 def test_a_function_that_fails_in_a_regeneration_keeps_the_last_good_page(
@@ -412,6 +519,67 @@ def test_a_function_that_fails_in_a_regeneration_keeps_the_last_good_page(
     seen = site.visit("/a")
     assert seen.label == "EXPIRED"
     assert b"c1" not in seen.body
+
+
+@dataclass
+class Post:
+    """As one version of an app has it."""
+
+    title: str
+
+
+@dataclass
+class LaterPost:
+    """As the next one has it."""
+
+    title: str
+    text: str = ""
+
+
+def test_data_that_the_next_version_of_the_app_cannot_read_is_made_anew_once(
+    make_site: MakeSite, origin: Origin, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore(clock=clock)
+    calls = [0]
+
+    @cached
+    def post() -> Any:
+        calls[0] += 1
+        return globals()["Post"](f"t{calls[0]}")
+
+    origin.on("/a", page(post))
+    make_site(revalidate=100, store=store, release="1").visit("/a")
+    with monkeypatch.context() as patch:
+        LaterPost.__qualname__ = "Post"
+        patch.setitem(globals(), "Post", LaterPost)
+        site = make_site(revalidate=100, store=store, release="1")
+        site.isr.invalidate(paths=["/a"])
+        for _ in range(3):
+            assert site.visit("/a").text == "Post(title='t2', text='')"
+            site.isr.invalidate(paths=["/a"])
+    assert calls == [2]
+
+
+def test_a_result_that_came_too_late_to_be_kept_is_that_of_whoever_has_waited_for_it(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    site, calls = make_site(revalidate=100), [0]
+
+    @cached(revalidate=20, tags=["outside"], timeout=5)
+    def slow() -> int:
+        cache_tag("inside")
+        calls[0] += 1
+        clock.advance(6)
+        return calls[0]
+
+    assert slow() == 1
+    origin.on("/a", page(slow))
+    for number, tag in enumerate(("inside", "outside")):
+        seen = site.visit("/a")
+        assert (seen.text, seen.directives["s-maxage"]) == (str(number + 2), "20")
+        site.isr.invalidate(tags=[tag])
+    assert site.visit("/a").text == "4"
+    assert calls == [4]
 
 
 # One call -----------------------------------------------------------------------------------------------
@@ -679,6 +847,47 @@ def test_an_own_profile_is_known_where_it_is_used(make_site: MakeSite, source: S
     assert read() == "n2"
     with pytest.raises(ConfigError, match="coffee"):
         reader(source, "other", revalidate="coffee")()
+    assert site.isr
+
+
+def test_two_functions_of_one_name_do_not_get_each_other_s_results(make_site: MakeSite) -> None:
+    site = make_site()
+    first, second = cached(lambda: "first"), cached(lambda: "second")
+    assert second() == "second"
+    with pytest.raises(ConfigError, match="another cached function has this name"):
+        first()
+    one, other = cached(version=2)(lambda: "one"), cached(version=3)(lambda: "other")
+    assert (one(), other(), one(), one.refresh(), other.refresh()) == ("one", "other", "one", "one", "other")
+    assert site.isr
+
+
+def test_what_has_no_name_of_its_own_or_belongs_to_an_object_is_refused_where_it_is_defined() -> None:
+    class Shop:
+        def price(self) -> int:
+            return 1
+
+        @classmethod
+        def named(cls) -> int:
+            return 2
+
+        def __call__(self) -> int:
+            return 3
+
+    for function in (functools.partial(int, "1"), Shop(), Shop().price, Shop.named, vars(Shop)["named"], 5):
+        with pytest.raises(ConfigError, match="is no function of its own"):
+            cached(function)
+
+
+@pytest.mark.parametrize("wrong", ["posts", [1], [""], None])
+def test_tags_that_a_callable_returns_are_held_to_what_tags_are(make_site: MakeSite, wrong: Any) -> None:
+    site = make_site()
+
+    @cached(tags=lambda given: wrong)
+    def f() -> int:
+        return 1
+
+    with pytest.raises(ConfigError, match="f: tags"):
+        f()
     assert site.isr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import gzip
 import json
 import logging
@@ -1266,3 +1267,9 @@ def test_importing_the_package_does_not_import_requests() -> None:
     program = "import sys, wsgi_isr; print('requests' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout.strip(), done.stderr) == ("False", "")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_session_that_is_copied_says_so_at_once(copied: Callable[[Any], Any]) -> None:
+    with pytest.raises(TypeError, match="make another one"):
+        copied(isr_requests(revalidate=60))

@@ -14,6 +14,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, HTML, Body, Boom, Environ, Gate, Handler, Origin, answer
 from tests.behaviour.visitor import Clock, Errors, make_environ
+from wsgi_isr import capture
 
 #: How a request may reach the app: rendered for the cache, or straight through.
 WAYS = {"cached": {"revalidate": 60}, "bypassed": {}}
@@ -150,6 +151,28 @@ def test_start_response_may_come_late_for_an_empty_page(make_site: MakeSite, ori
     origin.on("/a", handler)
     site = make_site(**options)
     assert [site.visit("/a").body for _ in range(2)] == [b"", b""]
+
+
+def test_a_head_is_judged_once_however_many_parts_the_body_has(
+    make_site: MakeSite, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[int] = []
+    monkeypatch.setattr(capture, "refuse", lambda code, headers, policy: judged.append(code) or "")
+
+    def app(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:
+        start_response("200 OK", [HTML])
+        yield b"a" * 100
+        try:
+            raise Boom
+        except Boom:
+            start_response("404 Not Found", [HTML], sys.exc_info())
+        yield from [b"b"] * 1000
+
+    origin.on("/a", app)
+    site = make_site(revalidate=60, watcher="nobody")
+    assert (site.visit("/a").code, site.visit("/a").body) == (404, b"b" * 1000)
+    assert judged[:2] == [200, 404]
+    assert len(judged) <= 3
 
 
 @both_ways

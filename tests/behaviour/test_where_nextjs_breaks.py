@@ -392,6 +392,7 @@ def test_row_08_instances_whose_clocks_differ_agree_on_what_is_invalidated(
         "tag:a",
         "path:/a",
         "x" * 5000,
+        "half of a pair \udcff",
     ],
     ids=lambda tag: ascii(tag[:20]),
 )

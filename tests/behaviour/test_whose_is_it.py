@@ -12,7 +12,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site
-from wsgi_isr import ConfigError, RefreshError, Rule, cached, enable_draft, invalidate, is_draft, refresh
+from wsgi_isr import ConfigError, RefreshError, Rule, cache_tag, cached, enable_draft, invalidate, is_draft, refresh
 from wsgi_isr.draft import COOKIE
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -81,6 +81,31 @@ def test_a_function_made_in_a_view_that_closes_over_an_object_is_not_kept(
         found = [site.visit("/basket", **of(user)).text for user in ("alice", "bob")]
     assert found == ["basket of alice", "basket of bob"]
     assert "is made in a view" in caplog.text
+
+
+def test_a_page_has_the_tags_and_the_lifetime_of_data_that_is_not_kept_because_of_its_closure(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    site, calls = make_site(revalidate=100), [0]
+
+    def show(environ: Environ) -> bytes:
+        connection = object()
+
+        @cached(revalidate=5, tags=["post:{number}"])
+        def post(number: int) -> int:
+            assert connection
+            cache_tag("inside")
+            calls[0] += 1
+            return calls[0]
+
+        return str(post(7)).encode()
+
+    origin.on("/a", answer(show))
+    for number, tag in enumerate(("post:7", "inside", "post:7")):
+        seen = site.visit("/a")
+        assert (seen.body, seen.directives["s-maxage"]) == (str(number + 1).encode(), "5")
+        assert site.visit("/a").label == "HIT"
+        site.isr.invalidate(tags=[tag])
 
 
 def test_what_a_function_changes_in_its_closure_is_its_state_and_no_key(make_site: MakeSite) -> None:
@@ -235,6 +260,30 @@ def test_a_refresh_of_several_apps_is_that_of_those_who_have_the_page(make_site:
 
 
 # Hosts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/caf\xe9/x", "/caf%C3%A9/x"])
+def test_a_refresh_below_a_mount_point_makes_the_page_for_every_host(
+    make_site: MakeSite, origin: Origin, path: str
+) -> None:
+    site, mount = make_site(revalidate=60), "/caf\xe9".encode().decode("latin-1")
+    hosts = ("one.example", "two.example")
+    for host in hosts:
+        site.visit("/x", host=host, script_name=mount)
+    assert site.isr.refresh(path) is True
+    assert origin.calls["/x"] == 4
+    assert [site.visit("/x", host=host, script_name=mount).label for host in hosts] == ["HIT", "HIT"]
+
+
+def test_a_refresh_goes_to_the_mount_point_that_the_path_is_below_of_and_to_no_other(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    site = make_site(revalidate=60)
+    for mount in ("/app", "/application"):
+        site.visit("/", script_name=mount)
+    assert site.isr.refresh("/application/x") is True
+    assert site.visit("/x", script_name="/application").label == "HIT"
+    assert origin.calls["/application/x"] == 0
 
 
 def test_a_host_for_which_it_is_no_page_does_not_keep_a_refresh_from_the_others(

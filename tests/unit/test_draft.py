@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.scripted import Clock
-from wsgi_isr.draft import COOKIE, Drafts, Visitor, answering, disable_draft, is_draft
+from wsgi_isr.draft import COOKIE, Drafts, Visitor, answering, disable_draft, enable_draft, is_draft
 from wsgi_isr.errors import ConfigError
 
 SECRET = "a secret of some length"
@@ -70,6 +70,21 @@ def test_outside_of_any_app_nobody_is_in_draft_mode() -> None:
     with answering(Visitor(drafts(), draft=True)):
         assert is_draft()
     assert not is_draft()
+
+
+def test_outside_of_any_app_nobody_can_be_let_in_whatever_the_secret() -> None:
+    headers: list[tuple[str, str]] = []
+    with pytest.raises(ConfigError, match="a view"):
+        enable_draft(headers)
+    assert headers == []
+
+
+@pytest.mark.parametrize("max_age", [0, -1, float("inf"), float("nan"), "3600", 0.5])
+def test_a_cookie_that_nobody_could_keep_is_not_made(max_age: Any) -> None:
+    headers: list[tuple[str, str]] = []
+    with answering(Visitor(drafts())), pytest.raises(ConfigError, match="max_age"):
+        enable_draft(headers, max_age=max_age)
+    assert headers == []
 
 
 def test_a_list_of_headers_will_do_as_a_response() -> None:

@@ -243,6 +243,19 @@ def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str,
     assert json.loads((root / NOTES).read_text())[HERE.at("")] == ["a/index.html"]
 
 
+@pytest.mark.parametrize("path", [f"/{NOTES}", f"/{NOTES}/", f"/{NOTES}/a"])
+def test_no_page_takes_the_place_of_the_notes(path: str, folder: Folder) -> None:
+    with pytest.raises(NoFile, match="notes"):
+        folder.put(path, page())
+
+
+def test_notes_that_cannot_be_written_leave_nothing_behind(folder: Folder) -> None:
+    (Path(folder.root) / NOTES).mkdir()
+    with pytest.raises(OSError, match="directory"):
+        folder.finish(whole=True)
+    assert os.listdir(folder.root) == [NOTES]
+
+
 def test_the_notes_of_an_export_are_no_page(folder: Folder) -> None:
     with pytest.raises(NoFile, match="notes"):
         folder.put(f"/{NOTES}", page(b"{}", ("Content-Type", "application/json")))

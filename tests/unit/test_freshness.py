@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 from wsgi_isr.entry import Content, Entry, Lifetime, Refusal
 from wsgi_isr.freshness import (
+    Asked,
     Expired,
     Failure,
     Fresh,
@@ -403,3 +406,60 @@ def test_a_head_is_refused_for_the_same_reason_as_the_whole() -> None:
 
 def test_a_failure_is_not_refused_by_its_head() -> None:
     assert refuse(500, [("Set-Cookie", "a")], policy()) == ""
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, other: Callable[[], object]) -> None:
+    """In the middle of the next ``step``, another thread of the app has its turn, as far as it is let."""
+    plain = getattr(owner, step)
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        found = plain(self, *arguments)
+        monkeypatch.setattr(owner, step, plain)
+        thread = threading.Thread(target=other, daemon=True)
+        thread.start()
+        thread.join(0.1)
+        return found
+
+    monkeypatch.setattr(owner, step, interrupted)
+
+
+def test_of_two_lifetimes_that_threads_of_one_page_say_at_once_the_lower_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = Asked()
+    over = threading.Event()
+    beside(monkeypatch, Lifetime, "lowest", lambda: (asked.live(5, 9), over.set()))
+    asked.live(60, 600)
+    assert over.wait(20)
+    assert asked.lifetime == Lifetime(5, 9)
+
+
+def test_two_stamps_of_one_tag_that_threads_of_one_page_bring_at_once_prove_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Carried(dict[str, bytes]):
+        def get(self, tag: str, otherwise: Any = None) -> Any:
+            return super().get(tag, otherwise)
+
+    asked, over = Asked(carried=Carried()), threading.Event()
+    beside(monkeypatch, Carried, "get", lambda: (asked.take_over(Asked(), {"x": b"old"}), over.set()))
+    asked.take_over(Asked(), {"x": b"new"})
+    assert over.wait(20)
+    assert asked.carried == {"x": b""}
+
+
+@pytest.mark.parametrize("field", ["no_store", "failed"])
+def test_what_one_thread_of_a_page_says_another_does_not_take_back(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    class Inner(Asked):
+        pass
+
+    inner, asked = Inner(), Asked()
+    said: Any = True if field == "no_store" else "fetch-error"
+
+    def slow(inner: Any) -> Any:
+        setattr(asked, field, said)  # another thread, just now
+        return "" if field == "failed" else False
+
+    monkeypatch.setattr(Inner, field, property(slow))
+    asked.take_over(inner, {})
+    assert getattr(asked, field) == said

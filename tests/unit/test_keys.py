@@ -580,10 +580,13 @@ def test_a_lock_stays_on_the_node_of_its_entry_and_a_tag_never_moves() -> None:
     ("script", "path", "tags"),
     [
         ("", "/", ["path:/", "prefix:/"]),
+        ("", "", ["path:/", "prefix:/"]),  # what GET http://host asks for (RFC 9110, 4.2.3)
+        ("/shop", "", ["path:/shop", "prefix:/", "prefix:/shop"]),
         ("", "/search", ["path:/search", "prefix:/", "prefix:/search"]),
         ("", "/a/b/", ["path:/a/b/", "prefix:/", "prefix:/a", "prefix:/a/b"]),
         ("/shop", "/a", ["path:/shop/a", "prefix:/", "prefix:/shop", "prefix:/shop/a"]),
         ("", "/caf\xc3\xa9", ["path:/caf\xe9", "prefix:/", "prefix:/caf\xe9"]),
+        ("", "//a//b", ["path://a//b", "prefix:/", "prefix:/a", "prefix:/a//b"]),
     ],
 )
 def test_a_page_carries_its_path_each_ancestor_its_rule_and_everything(script: str, path: str, tags: Any) -> None:
@@ -597,6 +600,7 @@ def test_a_page_carries_its_path_each_ancestor_its_rule_and_everything(script: s
         if tag.startswith("prefix:"):
             assert prefix_tag(tag.removeprefix("prefix:")) == tag
             assert prefix_tag(tag.removeprefix("prefix:") + "/") == tag
+            assert prefix_tag("/" + tag.removeprefix("prefix:")) == tag
 
 
 def test_the_tags_of_people_are_kept_apart_from_those_that_nobody_gave() -> None:
@@ -619,6 +623,7 @@ def test_every_page_that_has_a_key_has_its_tags(script: str, path: str) -> None:
     [
         ("POST", "/search", False, "path:/search"),
         ("PUT", "/", False, "path:/"),
+        ("PUT", "", False, "path:/"),
         ("PATCH", "/any", False, "path:/any"),
         ("DELETE", "/lang", False, "path:/lang"),
         ("POST", "/unlisted", True, "path:/unlisted"),

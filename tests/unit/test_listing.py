@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import wait
 from typing import Any
 from urllib.parse import quote
 
@@ -244,3 +245,56 @@ def test_a_404_of_a_fixed_list_holds_as_long_however_old_the_list_is() -> None:
     assert world.absent("/blog/b") == Absent(7)
     world.clock.advance(100)
     assert world.absent("/blog/b") == Absent(7)
+
+
+def test_a_list_that_takes_long_holds_up_no_other_rule() -> None:
+    gate = Gate(["/blog/a"])
+    made = RuleSet(
+        {
+            "/blog/<slug>": Rule(revalidate=1, paths=gate.enter, dynamic_params=False),
+            "/shop/<slug>": Rule(revalidate=1, paths=lambda: ["/shop/a"], dynamic_params=False),
+        },
+        Rule(),
+    )
+    listings = Listings(made, Events())
+    asking = start(lambda: listings.absent(request("/blog/a"), str))
+    gate.reached()
+    assert start(lambda: listings.absent(request("/shop/a"), str)).result(NEVER) is None
+    gate.open()
+    assert asking.result(NEVER) is None
+
+
+def test_while_a_list_is_asked_for_again_after_an_invalidation_nobody_goes_by_the_old_one() -> None:
+    gate = Gate(["/blog/new"])
+    answers: list[Any] = [lambda: ["/blog/a"], gate.enter]
+    world = World(lambda: answers.pop(0)())
+    assert not world.has("/blog/new")
+    world.epochs = "after"
+    asking = [start(lambda: world.has("/blog/new")) for _ in range(2)]
+    gate.reached()
+    assert not wait(asking, 0.1).done
+    gate.open()
+    assert [one.result(NEVER) for one in asking] == [True, True]
+
+
+def test_while_a_list_is_asked_for_again_after_its_time_others_go_by_the_old_one() -> None:
+    gate = Gate(["/blog/new"])
+    answers: list[Any] = [lambda: ["/blog/a"], gate.enter]
+    world = World(lambda: answers.pop(0)())
+    assert not world.has("/blog/new")
+    world.clock.advance(10)
+    asking = start(lambda: world.has("/blog/new"))
+    gate.reached()
+    assert not start(lambda: world.has("/blog/new")).result(NEVER)
+    gate.open()
+    assert asking.result(NEVER)
+
+
+def test_who_has_waited_for_a_list_for_as_long_as_anybody_waits_is_left_to_the_app() -> None:
+    gate = Gate(["/blog/a"])
+    world = World(gate.enter, wait=0)
+    asking = start(lambda: world.has("/blog/b"))
+    gate.reached()
+    assert start(lambda: world.has("/blog/b")).result(NEVER)
+    gate.open()
+    assert not asking.result(NEVER)
