@@ -127,16 +127,22 @@ def _supervise(topology: Topology, directory: Directory) -> int:
 
     try:
         with reported(), Cluster(topology, directory, _say) as cluster:
-            _show(directory.read())
-            click.echo("Ctrl-C ends it; in another terminal: python -m cluster --help")
+            with _unread():
+                _show(directory.read())
+                click.echo("Ctrl-C ends it; in another terminal: python -m cluster --help")
             serve(cluster, carry_out)
     except Stopped:
         _say("stopped; nothing is left")
     return 0
 
 
+def _unread() -> suppress:
+    """That nobody reads what a cluster says, or its file has no room, does not end it."""
+    return suppress(OSError)
+
+
 def _say(line: str) -> None:
-    with suppress(OSError):  # that nobody reads it, or its file has no room, does not end a cluster
+    with _unread():
         click.echo(f"{time.strftime('%H:%M:%S')}  {line}")
 
 

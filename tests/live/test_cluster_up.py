@@ -308,9 +308,10 @@ def test_ctrl_c_before_anything_is_there_is_no_traceback() -> None:
 
 def test_a_cluster_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
     command = Command(tmp_path)
-    with command.in_the_foreground() as up:
+    with command.begun("up", *SMALL) as up:
         assert up.stdout is not None
-        up.stdout.close()
+        up.stdout.close()  # before it has said anything
+        until(command.directory.is_ready, "a cluster that is ready")
         assert command.done("kill", "node-2") == "node-2 is dead\n"
         os.kill(command.directory.read().part("node-1").pid, signal.SIGKILL)
         until(lambda: any(event["what"] == "ended" for event in command.directory.noted()), "a note of that")
