@@ -134,7 +134,10 @@ def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:
     target = next((value for name, value in head[1] if name.lower() == "location"), "")
     if head[0][:1] != "3" or not target:
         return False
-    there = urlsplit(urljoin(here, target))
+    try:
+        there = urlsplit(urljoin(here, target))
+    except ValueError:  # no URL: that is between the app and its visitors
+        return False
     return _where(there) == _where(urlsplit(here))
 
 

@@ -69,6 +69,14 @@ def test_a_redirect_that_leads_back_at_another_scheme_is_not_stored_or_it_would_
     assert site.visit(path).cache_status == 'wsgi-isr; fwd=bypass; detail="self-redirect"'
 
 
+def test_a_redirect_to_what_is_no_url_is_the_visitor_s_all_the_same(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"x", ("Location", "http://[bad"), status="301 Moved Permanently"))
+    site = make_site(revalidate=60)
+    assert [(seen.code, seen.headers["Location"]) for seen in (site.visit("/a"), site.visit("/a"))] == [
+        (301, "http://[bad")
+    ] * 2
+
+
 def test_a_redirect_to_the_slash_of_an_app_that_is_mounted_there_is_stored(make_site: MakeSite, origin: Origin) -> None:
     def moved(environ: Environ, start_response: Any) -> Any:
         return answer(b"", ("Location", "/sub/"), status="308 Permanent Redirect")(environ, start_response)
