@@ -258,8 +258,8 @@ class Fill(Renders):
         self._deadly[task.page] = (pause, self._monotonic() + pause)
         try:
             if (lease := self._leases.of(task.page, task.owner)) is not None:
-                lease.rest()
-        except StoreError:
+                lease.rest(self._told_now(task))
+        except Exception:  # the store's trouble, or a rule's own callable
             pass  # it lapses by itself
         self._events.emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
         return Failed("renderer-died")

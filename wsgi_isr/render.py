@@ -161,12 +161,17 @@ class Renders:
     def _past_back_off(self, task: Task) -> Lease | Busy | None:
         """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""
         try:
-            current, _ = self._gets(task)
-            failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
-            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease, task.owner)
+            if self._leases.failed(task.page) == self._told_now(task):
+                return None
+            return self._leases.take_over(task.page, task.lease, task.owner)
         except Exception as error:  # the store's trouble, or a rule's own callable: then the back-off counts
             self._events.emit(StoreFailed("gets", task.page, error))
             return None
+
+    def _told_now(self, task: Task) -> str:
+        """What a render that began now would be one ``of`` if it failed."""
+        current, _ = self._gets(task)
+        return _told(self._stamps.capture(self._tags(task, current)).known)
 
     def _tags(self, task: Task, current: Entry | None) -> list[str]:
         """Those that can be known before a render, those of the last one included."""
