@@ -90,7 +90,7 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
 
 
 #: Values of ``Accept-Encoding`` for which an answer is prepared.
-MOST_VARIANTS = 16
+MOST_VARIANTS = 8
 _Variant = tuple[list[tuple[str, str]], bytes]
 
 

@@ -17,8 +17,9 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Origin, answer
 from tests.behaviour.visitor import Seen, Site
 from wsgi_isr import coding
-from wsgi_isr.coding import SMALLEST, chosen, encoded
+from wsgi_isr.coding import LONGEST, SMALLEST, chosen, encoded
 from wsgi_isr.entry import Content
+from wsgi_isr.respond import MOST_VARIANTS
 
 PAGE = b"<p>A page that says the same again and again, as pages do.</p>\n" * 100
 DECODERS = {
@@ -187,8 +188,8 @@ def test_somebody_who_sends_many_forms_of_the_header_fills_no_memory(site: Site)
         ask(site, "gzip," + f"x{number}" * 1000)
     (slot,) = site.isr.begin().local.probes.values()
     assert slot.ready is not None
-    assert len(slot.ready.variants) <= 16
-    assert all(len(accepted or "") <= 200 for accepted in slot.ready.variants)
+    assert len(slot.ready.variants) <= MOST_VARIANTS
+    assert all(len(accepted or "") <= LONGEST for accepted in slot.ready.variants)
 
 
 _CODED = encoded(Content("200 OK", (HTML,), PAGE, "e"), [HTML])
