@@ -548,10 +548,10 @@ def test_two_sites_in_one_folder_do_not_remove_each_others_pages(
     make_site: MakeSite, origin: Origin, tmp_path: Path
 ) -> None:
     site = make_site(revalidate=60)
-    export(site, tmp_path, "/a", url="http://one.example")
-    assert export(site, tmp_path, "/b", url="http://two.example").removed == 0
+    export(site, tmp_path, "/a", "/both", url="http://one.example")
+    assert export(site, tmp_path, "/b", "/both", url="http://two.example").removed == 0
     assert export(site, tmp_path, "/c", url="http://one.example").removed == 1
-    assert set(files_in(tmp_path)) == {"b/index.html", "c/index.html", "404.html"}
+    assert set(files_in(tmp_path)) == {"b/index.html", "both/index.html", "c/index.html", "404.html"}
 
 
 def test_what_cannot_be_exported_is_said(make_site: MakeSite, origin: Origin, tmp_path: Path) -> None:
