@@ -239,8 +239,7 @@ class Fill(Renders):
         """
         outcome: Outcome = Busy()
         try:
-            here = task._replace(owner=b"")
-            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(here.pack(), first):
+            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(task.pack(), first):
                 return
             outcome = self._outcome_of(task, word)
         except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
