@@ -190,10 +190,10 @@ class Folder:
 
     def _remove(self, name: str) -> None:
         target = os.path.join(self.root, name)
-        # Somebody may have written notes of their own, or put a link in the way.
-        if os.path.commonpath([os.path.realpath(os.path.dirname(target)), self.root]) != self.root:
-            return
-        with contextlib.suppress(OSError):  # it is no file any more, or gone already
+        with contextlib.suppress(OSError, ValueError):  # it is no file any more, or gone already; or no name at all
+            # Somebody may have written notes of their own, or put a link in the way.
+            if os.path.commonpath([os.path.realpath(os.path.dirname(target)), self.root]) != self.root:
+                return
             os.unlink(target)
             self.removed += 1
             while (target := os.path.dirname(target)) != self.root:

@@ -228,7 +228,15 @@ def test_a_folder_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "notes", ["", "[]", "{", '{"https://example.org": 1}', '{"https://example.org": ["../outside", "/etc/x", "l/in"]}']
+    "notes",
+    [
+        "",
+        "[]",
+        "{",
+        '{"https://example.org": 1}',
+        '{"https://example.org": ["../outside", "/etc/x", "l/in"]}',
+        '{"https://example.org": ["\\u0000", "\\ud800", ""]}',
+    ],
 )
 def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str, folder: Folder) -> None:
     root = Path(folder.root)
