@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -240,6 +241,10 @@ class Renders:
             proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried))
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = codec.pack(entry)
+            if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
+                # There may be room for the page, if not for all its codings.
+                entry = replace(entry, content=entry.content._replace(coded=()))
+                packed = codec.pack(entry)
         except Exception as raised:  # a header or a tag that is no text after all
             self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
