@@ -171,8 +171,11 @@ class Folder:
         gone = set(notes.get(site, ())) - mine
         if whole:
             kept = mine.union(*(files for other, files in notes.items() if other != site))
+            files = set(map(self._file, kept))
             for name in sorted(gone - kept):
-                self._remove(name)
+                # Two names may be one file: through a link, or where case does not matter.
+                if self._file(name) not in files:
+                    self._remove(name)
         else:
             mine |= gone
         notes[site] = sorted(mine)
@@ -187,6 +190,14 @@ class Folder:
             return {str(site): [str(name) for name in files] for site, files in notes.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
+
+    def _file(self, name: str) -> tuple[int, int] | None:
+        """What tells a file from others, if there is one."""
+        try:
+            found = os.lstat(os.path.join(self.root, name))
+        except (OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino
 
     def _remove(self, name: str) -> None:
         target = os.path.join(self.root, name)

@@ -251,6 +251,20 @@ def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str,
     assert json.loads((root / NOTES).read_text())[HERE.at("")] == ["a/index.html"]
 
 
+def test_a_page_that_is_gone_does_not_take_along_one_whose_file_is_the_same(folder: Folder) -> None:
+    """As where a file system knows no case, and ``/About`` has become ``/about``."""
+    root = Path(folder.root)
+    folder.put("/About", page())
+    folder.finish(whole=True)
+    (root / "About").rename(root / "about")
+    (root / "About").symlink_to("about")
+    again = Folder(folder.root, HERE)
+    again.put("/about", page())
+    again.finish(whole=True)
+    assert (root / "about" / "index.html").exists()
+    assert again.removed == 0
+
+
 def test_the_notes_of_an_export_are_no_page(folder: Folder) -> None:
     with pytest.raises(NoFile, match="notes"):
         folder.put(f"/{NOTES}", page(b"{}", ("Content-Type", "application/json")))
