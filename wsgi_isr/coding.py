@@ -32,7 +32,7 @@ _LIKE_TEXT = frozenset(
 #: Headers that are about the bytes as they are.
 _OF_THESE_BYTES = frozenset({"content-encoding", "content-md5", "content-digest", "digest", "repr-digest"})
 #: Accept-Encoding is the same for most visitors; who sends a long one has nothing remembered of it.
-LONGEST = 200
+LONGEST = 80
 
 
 def encoded(content: Content, sent: Sequence[tuple[str, str]]) -> Content:

@@ -159,42 +159,56 @@ class Folder:
         if answer.is_html and answer.body:
             self._write(("404.html",), "the 404 page", answer.unpacked())
 
-    def finish(self, whole: bool) -> None:
+    def finish(self, whole: bool, sources: str = "") -> None:
         """Note which files are of this site. Called once, at the end.
 
-        :param whole: that is all of it: what an earlier export has written and this one has not is of pages that are
+        :param whole: that is all of it: what the export before has written and this one has not is of pages that are
             gone, and removed. Otherwise it stays.
+        :param sources: where the pages came from. After another run than the one before, everything stays: who
+            exports one page does not mean that there are no others.
         :raises OSError: the disk.
         """
         notes = self._notes()
         site = self._here.at(self._here.mount)
         mine = {"/".join(names) for names in self._taken}
-        gone = set(notes.get(site, ())) - mine
-        if whole:
-            kept = mine.union(*(files for other, files in notes.items() if other != site))
+        before, files_before = notes.get(site, (sources, []))
+        gone = set(files_before) - mine
+        if whole and before == sources:
+            kept = mine.union(*(files for other, (_, files) in notes.items() if other != site))
+            files = set(map(self._file, kept))
             for name in sorted(gone - kept):
-                self._remove(name)
+                # Two names may be one file: through a link, or where case does not matter.
+                if self._file(name) not in files:
+                    self._remove(name)
         else:
             mine |= gone
-        notes[site] = sorted(mine)
+        notes[site] = (sources, sorted(mine))
         with self._unfinished(self.root, json.dumps(notes, indent=1, sort_keys=True).encode()) as unfinished:
             os.replace(unfinished, os.path.join(self.root, NOTES))
 
-    def _notes(self) -> dict[str, list[str]]:
-        """The files of each site. Nothing where nobody can read them: then nothing is removed."""
+    def _notes(self) -> dict[str, tuple[str, list[str]]]:
+        """The sources and files of each site. Nothing where nobody can read them: then nothing is removed."""
         try:
             with open(os.path.join(self.root, NOTES), encoding="utf-8") as file:
                 notes = json.load(file)
-            return {str(site): [str(name) for name in files] for site, files in notes.items()}
+            return {str(site): (str(told), [str(name) for name in files]) for site, (told, files) in notes.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
+    def _file(self, name: str) -> tuple[int, int] | None:
+        """What tells a file from others, if there is one."""
+        try:
+            found = os.lstat(os.path.join(self.root, name))
+        except (OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino
+
     def _remove(self, name: str) -> None:
         target = os.path.join(self.root, name)
-        # Somebody may have written notes of their own, or put a link in the way.
-        if os.path.commonpath([os.path.realpath(os.path.dirname(target)), self.root]) != self.root:
-            return
-        with contextlib.suppress(OSError):  # it is no file any more, or gone already
+        with contextlib.suppress(OSError, ValueError):  # it is no file any more, or gone already; or no name at all
+            # Somebody may have written notes of their own, or put a link in the way.
+            if os.path.commonpath([os.path.realpath(os.path.dirname(target)), self.root]) != self.root:
+                return
             os.unlink(target)
             self.removed += 1
             while (target := os.path.dirname(target)) != self.root:

@@ -239,8 +239,7 @@ class Fill(Renders):
         """
         outcome: Outcome = Busy()
         try:
-            here = task._replace(owner=b"")
-            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(here.pack(), first):
+            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(task.pack(), first):
                 return
             outcome = self._outcome_of(task, word)
         except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
@@ -258,8 +257,8 @@ class Fill(Renders):
         self._deadly[task.page] = (pause, self._monotonic() + pause)
         try:
             if (lease := self._leases.of(task.page, task.owner)) is not None:
-                lease.rest()
-        except StoreError:
+                lease.rest(self._told_now(task))
+        except Exception:  # the store's trouble, or a rule's own callable
             pass  # it lapses by itself
         self._events.emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
         return Failed("renderer-died")

@@ -7,6 +7,7 @@ the place of a newer one, and goes on where it was stopped.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -155,6 +156,7 @@ class Prerender:
         """Render the pages at ``paths``, those that the rules list, those in ``sitemaps`` (files, or paths of the
         site), and with ``crawl`` those that they link to. ``progress`` is called in this thread."""
         self._progress = progress or self._progress
+        paths, sitemaps = list(paths), list(sitemaps)
         try:
             for path in paths:
                 self._add(path)
@@ -170,7 +172,8 @@ class Prerender:
             self._pool.stop(0)
         if self._folder is not None:
             try:
-                self._folder.finish(whole=self.report().ok)
+                sources = json.dumps([sorted(paths), sorted(sitemaps), self._crawl])
+                self._folder.finish(self.report().ok, sources)
             except OSError as error:
                 self._problem(NOTES, f"export: {shown(error)}")
         return self.report()

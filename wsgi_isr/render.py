@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -161,12 +162,17 @@ class Renders:
     def _past_back_off(self, task: Task) -> Lease | Busy | None:
         """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""
         try:
-            current, _ = self._gets(task)
-            failed, now = self._leases.failed(task.page), self._stamps.capture(self._tags(task, current)).known
-            return None if failed == _told(now) else self._leases.take_over(task.page, task.lease, task.owner)
+            if self._leases.failed(task.page) == self._told_now(task):
+                return None
+            return self._leases.take_over(task.page, task.lease, task.owner)
         except Exception as error:  # the store's trouble, or a rule's own callable: then the back-off counts
             self._events.emit(StoreFailed("gets", task.page, error))
             return None
+
+    def _told_now(self, task: Task) -> str:
+        """What a render that began now would be one ``of`` if it failed."""
+        current, _ = self._gets(task)
+        return _told(self._stamps.capture(self._tags(task, current)).known)
 
     def _tags(self, task: Task, current: Entry | None) -> list[str]:
         """Those that can be known before a render, those of the last one included."""
@@ -236,6 +242,10 @@ class Renders:
             proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried))
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = codec.pack(entry)
+            if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
+                # There may be room for the page, if not for all its codings.
+                entry = replace(entry, content=entry.content._replace(coded=()))
+                packed = codec.pack(entry)
         except Exception as raised:  # a header or a tag that is no text after all
             self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)

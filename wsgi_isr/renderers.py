@@ -57,11 +57,10 @@ def make_folder(uid: int | None = None, gid: int | None = None) -> str:
     :param uid: who the processes run as, if that is somebody else.
     :raises OSError: there is no place for it.
     """
-    parents = _parents()
-    for parent in parents:
-        _sweep(parent)
+    parent = _parent()
+    _sweep(parent)
     owner = f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}"
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parents[0])
+    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parent)
     if uid is not None and gid is not None and uid != os.geteuid():
         os.chown(folder, uid, gid)
     return folder
@@ -76,13 +75,11 @@ _SHORT = "/tmp"
 _LONGEST_NAME = len(f"/{_PREFIX}{1 << 22}-{1 << 32}-{1 << 32:x}-12345678/{URGENT}")
 
 
-def _parents() -> list[str]:
-    """Where folders for sockets may be, the one for a new folder first: a temporary folder of one's own can have a
-    longer path than the address of a socket."""
+def _parent() -> str:
+    """Where folders for sockets are: a temporary folder of one's own can have a longer path than the address of a
+    socket."""
     parent = tempfile.gettempdir()
-    if len(os.fsencode(parent)) + _LONGEST_NAME <= _LONGEST_ADDRESS:
-        return [parent]
-    return [_SHORT, parent]
+    return parent if len(os.fsencode(parent)) + _LONGEST_NAME <= _LONGEST_ADDRESS else _SHORT
 
 
 def _started(pid: int) -> str:

@@ -90,7 +90,7 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
 
 
 #: Values of ``Accept-Encoding`` for which an answer is prepared.
-MOST_VARIANTS = 16
+MOST_VARIANTS = 8
 _Variant = tuple[list[tuple[str, str]], bytes]
 
 
@@ -191,7 +191,10 @@ def send_page(
         part = asked.range_for_length(length)
         if part is None:
             headers[first_own] = ("Content-Length", "0")
-            start_response("416 Range Not Satisfiable", [*headers, ("Content-Range", f"bytes */{length}")])
+            # A cache that kept it would give it to everybody, whatever they ask for: Range is no matter of Vary.
+            said = [pair for pair in headers if not _is_for_caches(pair[0])]
+            own = [("Content-Range", f"bytes */{length}"), ("Cache-Control", "no-store")]
+            start_response("416 Range Not Satisfiable", said + own)
             return []
         start, stop = part
         headers[first_own] = ("Content-Length", str(stop - start))
@@ -221,7 +224,11 @@ def _range(environ: dict[str, Any], content: Content) -> Range | None:
     except ValueError:
         return None
     # Several parts in one answer are a form of their own that few understand.
-    return asked if asked is not None and asked.units == "bytes" and len(asked.ranges) == 1 else None
+    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+        return None
+    start, stop = asked.ranges[0]
+    # 14.1.2: of a page that is shorter, the last so many bytes are all of it.
+    return Range("bytes", [(max(start, -len(content.body)), stop)])
 
 
 _PLAYED = ("video/", "audio/")

@@ -55,18 +55,35 @@ def test_an_answer_that_is_not_for_others_is_never_stored(
     assert make_site(revalidate=60, store=store).visit("/a").label == "BYPASS"
 
 
-@pytest.mark.parametrize("path", ["/a", "/%C3%A4%20b", "/a?q=%C3%A4+b"])
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/a", "/a"),
+        ("/%C3%A4%20b", "/%c3%a4%20b"),
+        ("/%C3%A4", "/\u00c3\u00a4"),
+        ("/a?q=%C3%A4+b", "/a?q=%C3%A4%20b"),
+        ("/", ""),
+    ],
+)
 def test_a_redirect_that_leads_back_at_another_scheme_is_not_stored_or_it_would_be_a_loop(
-    make_site: MakeSite, origin: Origin, path: str
+    make_site: MakeSite, origin: Origin, path: str, target: str
 ) -> None:
     def rewritten(environ: Environ, start_response: Any) -> Any:
         environ["PATH_INFO"] = "/inside"  # what middlewares do, and the app below goes by the URL of before
-        return answer(b"", ("Location", f"https://localhost{path}"), status="301 Moved Permanently")(
+        return answer(b"", ("Location", f"https://localhost{target}"), status="301 Moved Permanently")(
             environ, start_response
         )
 
     site = make_site(app=rewritten, revalidate=60, query=["q"])
     assert site.visit(path).cache_status == 'wsgi-isr; fwd=bypass; detail="self-redirect"'
+
+
+def test_a_redirect_to_what_is_no_url_is_the_visitor_s_all_the_same(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"x", ("Location", "http://[bad"), status="301 Moved Permanently"))
+    site = make_site(revalidate=60)
+    assert [(seen.code, seen.headers["Location"]) for seen in (site.visit("/a"), site.visit("/a"))] == [
+        (301, "http://[bad")
+    ] * 2
 
 
 def test_a_redirect_to_the_slash_of_an_app_that_is_mounted_there_is_stored(make_site: MakeSite, origin: Origin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import builtins
 import gzip
 import random
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Origin, answer
-from tests.behaviour.visitor import Seen, Site
+from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr import coding
-from wsgi_isr.coding import SMALLEST, chosen, encoded
+from wsgi_isr.coding import LONGEST, SMALLEST, chosen, encoded
 from wsgi_isr.entry import Content
+from wsgi_isr.respond import MOST_VARIANTS
+from wsgi_isr.stores.memory import MemoryStore
 
 PAGE = b"<p>A page that says the same again and again, as pages do.</p>\n" * 100
 DECODERS = {
@@ -156,6 +159,19 @@ def test_what_does_not_get_smaller_goes_out_as_it_is() -> None:
     assert encoded(content, [("Content-Type", "text/plain")]) is content
 
 
+def test_a_page_for_whose_codings_the_store_has_no_room_is_stored_as_it_is(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    body = base64.b64encode(random.Random(1).randbytes(30_000))  # each coding takes three quarters of it
+    origin.on("/a", answer(body))
+    store = MemoryStore(256 * 1024, clock=clock)
+    assert len(body) < store.max_value < 3 * len(body)
+    first, second = (make_site(revalidate=60, store=store) for _ in range(2))
+    assert ask(first, "gzip").label == "MISS"
+    seen = ask(second, "gzip")
+    assert (seen.label, seen.body) == ("HIT", body)
+
+
 def test_a_vary_of_the_app_is_kept_and_not_repeated(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", answer(PAGE, ("Vary", "Cookie, accept-encoding")))
     seen = ask(make_site(revalidate=60), "gzip")
@@ -187,8 +203,8 @@ def test_somebody_who_sends_many_forms_of_the_header_fills_no_memory(site: Site)
         ask(site, "gzip," + f"x{number}" * 1000)
     (slot,) = site.isr.begin().local.probes.values()
     assert slot.ready is not None
-    assert len(slot.ready.variants) <= 16
-    assert all(len(accepted or "") <= 200 for accepted in slot.ready.variants)
+    assert len(slot.ready.variants) <= MOST_VARIANTS
+    assert all(len(accepted or "") <= LONGEST for accepted in slot.ready.variants)
 
 
 _CODED = encoded(Content("200 OK", (HTML,), PAGE, "e"), [HTML])

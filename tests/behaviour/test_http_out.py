@@ -508,6 +508,7 @@ def file(make_site: MakeSite, origin: Origin) -> Site:
         ("bytes=4-", b"456789", "bytes 4-9/10"),
         ("bytes=-2", b"89", "bytes 8-9/10"),
         ("bytes=5-99", b"56789", "bytes 5-9/10"),
+        ("bytes=-99", FILE, "bytes 0-9/10"),  # RFC 9110, 14.1.2: all of a file that is shorter
     ],
 )
 def test_of_a_file_whose_app_gives_parts_there_are_parts(
@@ -525,6 +526,18 @@ def test_of_a_file_whose_app_gives_parts_there_are_parts(
 def test_a_part_that_is_not_there_is_said_to_be_none(file: Site) -> None:
     seen = file.visit("/file", headers={"Range": "bytes=10-"})
     assert (seen.code, seen.body, seen.headers["Content-Range"]) == (416, b"", "bytes */10")
+
+
+def test_a_part_that_is_not_there_is_kept_by_no_cache_or_others_would_get_it_for_the_file(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    kept_long = ("X-Accel-Expires", "3600"), ("Access-Control-Allow-Origin", "*")
+    origin.on("/file", answer(FILE, ("Accept-Ranges", "bytes"), *kept_long))
+    seen = make_site(revalidate=60).visit("/file", headers={"Range": "bytes=10-"})
+    assert seen.code == 416
+    assert seen.headers.getlist("Cache-Control") == ["no-store"]
+    assert "X-Accel-Expires" not in seen.headers
+    assert seen.headers["Access-Control-Allow-Origin"] == "*"
 
 
 @pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "lines=0-1", "bytes=5-1", "bytes", ""])

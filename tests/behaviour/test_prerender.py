@@ -517,41 +517,68 @@ def test_an_export_has_the_pages_and_what_they_need(make_site: MakeSite, origin:
     assert (again.there, again.written, again.unchanged) == (2, 0, 8)
 
 
-def test_an_export_removes_what_an_earlier_one_has_written_and_is_gone(
+def listing(make_site: MakeSite, *pages: str) -> tuple[Site, list[str]]:
+    """A site whose pages are those of the list, which may change."""
+    listed = list(pages)
+    return make_site({"/<path:page>": Rule(revalidate=60, paths=lambda: listed)}), listed
+
+
+def test_an_export_removes_what_the_one_before_has_written_and_is_gone(
     make_site: MakeSite, origin: Origin, tmp_path: Path
 ) -> None:
     origin.on("/a", answer(b'<img src="/a.png">'))
     origin.on("/a.png", answer(b"png", ("Content-Type", "image/png"), content_type=False))
-    site = make_site(revalidate=60)
-    export(site, tmp_path, "/a", "/deep/down/b", "/c")
+    site, listed = listing(make_site, "/a", "/deep/down/b", "/c")
+    export(site, tmp_path)
     (tmp_path / "CNAME").write_text("somebody else's")
     (tmp_path / "deep" / "mine.txt").write_text("too")
-    report = export(site, tmp_path, "/c")
+    listed[:] = ["/c"]
+    report = export(site, tmp_path)
     assert (report.written, report.unchanged, report.removed) == (0, 2, 3)
     assert set(files_in(tmp_path)) == {"c/index.html", "404.html", "CNAME", "deep/mine.txt"}
     assert not (tmp_path / "deep" / "down").exists()
-    assert export(site, tmp_path, "/c").removed == 0
+    assert export(site, tmp_path).removed == 0
 
 
 def test_an_export_that_fails_in_part_removes_nothing_and_the_next_one_knows(
     make_site: MakeSite, origin: Origin, tmp_path: Path
 ) -> None:
-    site = make_site(revalidate=60)
-    export(site, tmp_path, "/a", "/b")
-    report = export(site, tmp_path, "/b", "/x//y")
+    site, listed = listing(make_site, "/a", "/b")
+    export(site, tmp_path)
+    listed[:] = ["/b"]
+    origin.on("/b", failing(Boom()))
+    site.isr.invalidate(everything=True)
+    report = export(site, tmp_path)
     assert (report.ok, report.removed) == (False, 0)
     assert "a/index.html" in files_in(tmp_path)
-    assert export(site, tmp_path, "/b").removed == 1
+    origin.on("/b", answer(b"well again"))
+    site.isr.invalidate(everything=True)
+    assert export(site, tmp_path).removed == 1
+
+
+def test_an_export_of_one_page_removes_no_other_and_the_next_of_all_knows_which_are_there(
+    make_site: MakeSite, origin: Origin, tmp_path: Path
+) -> None:
+    site, listed = listing(make_site, "/a", "/b")
+    export(site, tmp_path)
+    listed[:] = ["/b"]
+    assert export(site, tmp_path, "/c").removed == 0
+    assert export(site, tmp_path).removed == 0  # another run than the one before
+    assert set(files_in(tmp_path)) == {"a/index.html", "b/index.html", "c/index.html", "404.html"}
+    assert export(site, tmp_path).removed == 2
+    assert set(files_in(tmp_path)) == {"b/index.html", "404.html"}
 
 
 def test_two_sites_in_one_folder_do_not_remove_each_others_pages(
     make_site: MakeSite, origin: Origin, tmp_path: Path
 ) -> None:
-    site = make_site(revalidate=60)
-    export(site, tmp_path, "/a", url="http://one.example")
-    assert export(site, tmp_path, "/b", url="http://two.example").removed == 0
-    assert export(site, tmp_path, "/c", url="http://one.example").removed == 1
-    assert set(files_in(tmp_path)) == {"b/index.html", "c/index.html", "404.html"}
+    site, listed = listing(make_site, "/a", "/both")
+    export(site, tmp_path, url="http://one.example")
+    listed[:] = ["/b", "/both"]
+    assert export(site, tmp_path, url="http://two.example").removed == 0
+    listed[:] = ["/c"]
+    assert export(site, tmp_path, url="http://one.example").removed == 1
+    assert set(files_in(tmp_path)) == {"b/index.html", "both/index.html", "c/index.html", "404.html"}
 
 
 def test_what_cannot_be_exported_is_said(make_site: MakeSite, origin: Origin, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ def test_six_real_workers_read_epochs_and_render_as_often_as_simulated_ones(
     }
     figure("; ".join(f"{name}: {real} real, {model:.0f} simulated" for name, (real, model) in pairs.items()))
     for name, (real, model) in pairs.items():
-        assert model == pytest.approx(real, rel=0.2) or (name in beside and real > model)
+        assert model == pytest.approx(real, rel=0.2) or (name in beside and model < real < 1.5 * model)
 
 
 def test_what_a_simulation_of_another_cluster_says_is_further_off_than_that() -> None:

@@ -1,4 +1,5 @@
-"""``kill -9`` of the process that renders: its lease lapses, and somebody else does its work."""
+"""``kill -9`` of the process that renders: its lease lapses, or ends with it where that is seen, and somebody else does
+its work."""
 
 from __future__ import annotations
 

@@ -396,3 +396,12 @@ def test_who_starts_a_cluster_in_the_background_is_told_that_nothing_is_cached(
     monkeypatch.setattr(Directory, "read", lambda _self: state)
     said = CliRunner().invoke(cli.main, ["--directory", str(tmp_path), "up", "--detach", "--app", "plain:app"]).output
     assert (uncached("plain:app") in said) is not cached
+
+
+@pytest.mark.parametrize(
+    "arguments", [["load", "--rate"], ["load", "--seconds"], ["chaos", "--seconds"], ["slow", "node1"]], ids=" ".join
+)
+def test_what_is_no_number_is_within_no_bounds(arguments: list[str], tmp_path: Path) -> None:
+    said = CliRunner().invoke(cli.main, ["--directory", str(tmp_path), *arguments, "nan"])
+    assert said.exit_code == 2
+    assert "'nan' is not a number" in said.output

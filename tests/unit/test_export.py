@@ -228,7 +228,15 @@ def test_a_folder_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "notes", ["", "[]", "{", '{"https://example.org": 1}', '{"https://example.org": ["../outside", "/etc/x", "l/in"]}']
+    "notes",
+    [
+        "",
+        "[]",
+        "{",
+        '{"https://example.org": 1}',
+        '{"https://example.org": ["", ["../outside", "/etc/x", "l/in"]]}',
+        '{"https://example.org": ["", ["\\u0000", "\\ud800", ""]]}',
+    ],
 )
 def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str, folder: Folder) -> None:
     root = Path(folder.root)
@@ -240,7 +248,7 @@ def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str,
     folder.finish(whole=True)
     assert (root.parent / "outside").exists()
     assert (root.parent / "in").exists()
-    assert json.loads((root / NOTES).read_text())[HERE.at("")] == ["a/index.html"]
+    assert json.loads((root / NOTES).read_text())[HERE.at("")] == ["", ["a/index.html"]]
 
 
 @pytest.mark.parametrize("path", [f"/{NOTES}", f"/{NOTES}/", f"/{NOTES}/a"])
@@ -254,6 +262,20 @@ def test_notes_that_cannot_be_written_leave_nothing_behind(folder: Folder) -> No
     with pytest.raises(OSError, match="directory"):
         folder.finish(whole=True)
     assert os.listdir(folder.root) == [NOTES]
+
+
+def test_a_page_that_is_gone_does_not_take_along_one_whose_file_is_the_same(folder: Folder) -> None:
+    """As where a file system knows no case, and ``/About`` has become ``/about``."""
+    root = Path(folder.root)
+    folder.put("/About", page())
+    folder.finish(whole=True)
+    (root / "About").rename(root / "about")
+    (root / "About").symlink_to("about")
+    again = Folder(folder.root, HERE)
+    again.put("/about", page())
+    again.finish(whole=True)
+    assert (root / "about" / "index.html").exists()
+    assert again.removed == 0
 
 
 def test_the_notes_of_an_export_are_no_page(folder: Folder) -> None:

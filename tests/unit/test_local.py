@@ -11,8 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from wsgi_isr.coding import LONGEST, encoded
 from wsgi_isr.entry import Content, Entry, Refusal, pack, unpack
 from wsgi_isr.local import MAX_PROBES, Local, Slot
+from wsgi_isr.respond import MOST_VARIANTS, Ready
 
 
 def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:
@@ -167,6 +169,30 @@ def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(header
     finally:
         tracemalloc.stop()
     assert len(local) == 200
+    assert taken <= local.bytes
+
+
+@pytest.mark.parametrize("headers", [0, 6, 60])
+@pytest.mark.parametrize("size", [3, 20_000], ids=["plain", "coded"])
+def test_answers_that_are_prepared_for_whatever_visitors_take_count_as_well(headers: int, size: int) -> None:
+    pairs = tuple((f"X-Header-{n}", f"value {n}") for n in range(headers))
+    plain = Content("200 OK", pairs, bytes(size), "0123456789abcdef")
+    packed = pack(Entry("/", encoded(plain, [("Content-Type", "text/html")]), 1.5, 2.5, 60.0, None))
+    names = ["gzip", "br", "zstd", "identity"]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        local = Local(1 << 30)
+        for number in range(200):
+            slot = local.put(str(number), unpack(packed, "/"))
+            assert isinstance(slot.entry.content, Content)
+            slot.ready = Ready(slot.entry, slot.entry.content, 3.0, 3.0)
+            for form in range(2 * MOST_VARIANTS):
+                slot.ready.variant(f"{names[form % 4]}, x{number}.{form}".ljust(LONGEST, "x"))
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert taken <= local.bytes
 
 

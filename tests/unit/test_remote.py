@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -21,7 +21,7 @@ from wsgi_isr.events import Broken, RenderFailed, StoreFailed
 from wsgi_isr.fill import Fill
 from wsgi_isr.freshness import Failure
 from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import Lease
+from wsgi_isr.lease import BackingOff, Lease
 from wsgi_isr.remote import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
 from wsgi_isr.stamps import Mode
 from wsgi_isr.task import Failed, Made, Served, Task, Unknown
@@ -686,6 +686,33 @@ def test_what_a_renderer_died_of_is_left_alone_by_every_process_and_no_longer_th
     assert shown(other.get()) == ("STALE", "v1")
     other.settle()
     assert shown(other.get()) == ("HIT", "v2")
+
+
+def test_what_renderers_die_of_is_left_alone_by_every_process_until_it_is_invalidated_once_more() -> None:
+    cluster = Cluster(Origin(page("v1")))
+    processes = [cluster.process() for _ in range(3)]
+    processes[0].get()
+    deaths = []
+
+    def elsewhere(job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+        def die(task: Task) -> NoReturn:
+            deaths.append(task)
+            done(remote.DIED)
+            raise SystemExit
+
+        renderer = Process(cluster.clock, cluster.store, die)
+        if isinstance(renderer.fill.regenerate(Task.unpack(job)), BackingOff):
+            done(remote.RESTING)
+        return True
+
+    for process in processes:
+        process.fill.elsewhere = elsewhere
+    for number in (1, 2):
+        processes[0].fill._stamps.invalidate(["all"], Mode.EXPIRE)
+        cluster.clock.advance(0.9)  # less than the first pause
+        for process in processes:
+            assert shown(process.get()) == ("ERROR-RETAINED", "v1")
+        assert len(deaths) == number
 
 
 def test_a_renderer_that_dies_without_the_lock_leaves_it_to_who_has_it() -> None:
