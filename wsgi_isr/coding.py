@@ -1,7 +1,8 @@
 """Content codings: a body is compressed once, when it is stored, and sent in the coding that its visitor takes best.
 
 gzip (RFC 9110, 8.4.1.3) always; br (RFC 7932) and zstd (RFC 8878) where the libraries are installed. What is stored is
-for everybody: there is no secret of one visitor beside the input of another, which compression could give away.
+for everybody, or for all who send the same values of what a rule declares: there is no secret of one visitor beside the
+input of another, which compression could give away.
 """
 
 from __future__ import annotations

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import inspect
 import json
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from math import inf
-from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Generic, NamedTuple, ParamSpec, Protocol, TypeVar, overload
+from types import ModuleType
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import options as o
 from . import values
@@ -30,12 +27,13 @@ from .errors import ConfigError, RefreshError
 from .events import Events, Used
 from .fill import Fill
 from .freshness import Asked, Failure, Standing, Storable
+from .functions import Functions, Known, closure_of
 from .invalidate import Invalidator, Receipt
 from .keys import EVERYTHING, Keyspace, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
 from .stamps import Stamps
-from .task import Answer, Failed, Made, PassedOn, Product, Served, Task, Unknown
+from .task import Answer, Failed, Made, PassedOn, Product, Served, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -96,7 +94,7 @@ def _everywhere() -> Sequence[Home]:
     return (home,) if (home := _here.get()) is not None else _elsewhere()
 
 
-class Cached(Generic[P, R]):
+class Cached(Known, Generic[P, R]):
     """A function with a memory; made by :func:`cached`."""
 
     def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int | str, name: str = "") -> None:
@@ -107,7 +105,7 @@ class Cached(Generic[P, R]):
         self._rule = rule
         self._tags = tags
         # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
-        closure = _closure_of(function)
+        closure = closure_of(function)
         self.around = closure.digest
         self.code = getattr(function, "__code__", None)
         self._version = version
@@ -304,81 +302,7 @@ class Cached(Generic[P, R]):
         return Lifetime(None if revalidate in (None, False) else float(revalidate), expire)
 
 
-class _Closure(NamedTuple):
-    """What a function closes over, when it is made: a digest of the data, and whether that is all there is to it."""
-
-    digest: str
-    is_told: bool
-
-
-def _closure_of(function: Any, depth: int = 0) -> _Closure:
-    """Values that an argument could have are data, as they are when the function is made: what it changes later is its
-    state. Functions count by their names and their own closures; classes and modules are the same for everybody."""
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    held, is_told = {}, depth < 8
-    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
-        try:
-            content = cell.cell_contents
-        except ValueError:
-            continue  # nothing yet: the function itself, or what is defined after it
-        try:
-            held[name] = values.encode(content, key=True)
-        except (values.Unencodable, ValueError):
-            if isinstance(content, FunctionType) and depth < 8:
-                inner = _closure_of(content, depth + 1)
-                if inner.digest:
-                    held[name] = f"{content.__module__}:{content.__qualname__}:{inner.digest}".encode()
-                is_told = is_told and inner.is_told
-            else:
-                is_told = is_told and isinstance(content, (type, ModuleType, BuiltinFunctionType, Cached))
-    if not held:
-        return _Closure("", is_told)
-    return _Closure(hashlib.blake2b(values.encode(held, key=True), digest_size=12).hexdigest(), is_told)
-
-
-class _Functions:
-    """The cached functions of this process, so that a task finds the one that it was made for.
-
-    By name, version and what a function closes over: those that one factory makes have a name in common. Bounded,
-    because a function that is defined in a view is another one with each request.
-    """
-
-    def __init__(self, most: int = 4096) -> None:
-        self._most = most
-        self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[str, str, str], Cached[Any, Any]] = OrderedDict()
-
-    def add(self, function: Cached[Any, Any]) -> None:
-        """Of several of one name the latest counts, as everywhere in Python: a module may have been loaded anew."""
-        with self._lock:
-            self._known[function.told] = function
-            if len(self._known) > self._most:
-                self._known.popitem(last=False)
-
-    def use(self, function: Cached[Any, Any]) -> None:
-        """It is about to be called: it has to be found.
-
-        :raises ConfigError: another one is, and is not the same code: two lambdas of one module, say. They would get
-            each other's results.
-        """
-        known = self._known.get(function.told)
-        if known is function:
-            return
-        if known is not None and known.code != function.code:
-            problem = "another cached function has this name, and would get its results"
-            raise ConfigError(function.name, problem, "give each a name of its own, or another version=")
-        self.add(function)
-
-    def find(self, task: Task) -> Cached[Any, Any]:
-        """:raises Unknown: this process does not have the function."""
-        _, version, _, around = (*json.loads(task.text), "")[:4]
-        found = self._known.get((task.rule, json.dumps(version), around))
-        if found is None:
-            raise Unknown(f"{task.rule} is not defined in this process")
-        return found
-
-
-_functions = _Functions()
+_functions: Functions[Cached[Any, Any]] = Functions()
 
 
 class _Bound(Generic[P, R]):

@@ -50,7 +50,21 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     ),
     (
         "faces",
-        frozenset({"page", "data", "fetch", "draft", "invalidate", "capture", "looks", "respond", "admin", "admin.*"}),
+        frozenset(
+            {
+                "page",
+                "data",
+                "fetch",
+                "draft",
+                "invalidate",
+                "capture",
+                "looks",
+                "functions",
+                "respond",
+                "admin",
+                "admin.*",
+            }
+        ),
     ),
     ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
     (
