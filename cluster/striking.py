@@ -165,13 +165,7 @@ class Striker:
         yield from _once_there(lambda: faults.kill_renderer(self._cluster, strike.part))
 
     def _kill(self, strike: Strike) -> Acting:
-        instance = self._cluster.instance(strike.part)
-        instance.kill()
-        try:
-            yield strike.lasts
-        finally:
-            instance.launch()
-        yield from _until_started(instance)
+        yield from _dead(self._cluster.instance(strike.part), strike.lasts)
 
     def _hang(self, strike: Strike) -> Acting:
         # To one that hung, what it waited for seems to have taken all that time: it may take any node for gone.
@@ -211,14 +205,8 @@ class Striker:
             yield from _until_started(instance)
 
     def _kill_node(self, strike: Strike) -> Acting:
-        node = self._cluster.node(strike.part)
         with self._witnesses.away(self._cluster.link(strike.part)):
-            node.kill()
-            try:
-                yield strike.lasts
-            finally:
-                node.launch()
-            yield from _until_started(node)
+            yield from _dead(self._cluster.node(strike.part), strike.lasts)
 
     def _hang_node(self, strike: Strike) -> Acting:
         with self._witnesses.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
@@ -257,6 +245,15 @@ class Striker:
     def _reload(self, _strike: Strike) -> Acting:
         self._cluster.balancer.reload()
         yield 0.0
+
+
+def _dead(part: Part, seconds: float) -> Acting:
+    part.kill()
+    try:
+        yield seconds
+    finally:
+        part.launch()
+    yield from _until_started(part)
 
 
 def _restart(part: Part) -> Acting:
