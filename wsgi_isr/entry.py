@@ -90,7 +90,7 @@ class Entry:
 
     def __post_init__(self) -> None:
         # What it weighs in memory: its bytes, the objects around them, and an answer prepared from them.
-        size = len(self.key) + 3328 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
+        size = len(self.key) + 3712 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
             size += sum(len(body) + 1280 for _, body in self.content.coded)
