@@ -138,7 +138,7 @@ def unpack(data: bytes, key: str) -> Entry:
         stored_key, kind, payload, (started, created, revalidate, expire), tags, valid_at = msgpack.unpackb(
             packed, unicode_errors=_UNICODE
         )
-        proof = Proof(tuple((tag, stamp) for tag, stamp in tags), tuple((node, nonce) for node, nonce in valid_at))
+        proof = Proof(_pairs(tags), _pairs(valid_at))
         entry = Entry(stored_key, _content(kind, payload), started, created, revalidate, expire, proof)
     except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more
         raise UnreadableEntry(f"shape: {type(error).__name__}") from error
@@ -155,5 +155,9 @@ def _content(kind: str, payload: list[Any]) -> Content | Value | Refusal:
     if kind != "page":
         raise UnreadableEntry(f"kind {kind!r}")
     status, headers, body, etag, reads_cookies, coded = payload
-    pairs = (tuple((name, value) for name, value in each) for each in (headers, coded))
-    return Content(status, next(pairs), body, etag, reads_cookies, next(pairs))
+    return Content(status, _pairs(headers), body, etag, reads_cookies, _pairs(coded))
+
+
+def _pairs(read: list[Any]) -> tuple[tuple[Any, Any], ...]:
+    # msgpack has no tuples.
+    return tuple((name, value) for name, value in read)
