@@ -13,7 +13,7 @@ from .config import HOST
 from .entry import Content, Refusal
 from .errors import ConfigError, ISRError, StoreError
 from .export import Answer
-from .keys import PageKey, Site, canonical, path_tag, public_path, site_of_url
+from .keys import PageKey, Site, canonical, path_tag, site_of_url
 from .links import Here, spelled
 from .middleware import ISR
 from .pages import Page
@@ -113,7 +113,7 @@ class Maker:
 
     def renew(self, page: Page) -> tuple[bool, Content]:
         """The same, with all that is read from now on, whatever there is."""
-        made = self._fill.refresh(page.task, path_tag(public_path(page.key.script, page.key.path)), here=True)
+        made = self._fill.refresh(page.task, path_tag(page.path), here=True)
         if isinstance(made, Failed):
             raise Fail(_why(made))
         entry = made.slot.entry
@@ -174,7 +174,7 @@ def spelled_out(path: str) -> str:
 def url_of(page: Page) -> str:
     """The path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
     query = urlencode(page.key.query, encoding="latin-1")
-    return spelled_out(public_path(page.key.script, page.key.path)) + (f"?{query}" if query else "")
+    return spelled_out(page.path) + (f"?{query}" if query else "")
 
 
 def _why(failed: Failed) -> str:

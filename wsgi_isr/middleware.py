@@ -26,7 +26,7 @@ from .freshness import Asked, asks
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
 from .invalidate import Journal, Receipt, tag_names
-from .keys import PageKey, Site, path_tag, public_path, shown_url
+from .keys import PageKey, Site, path_tag, shown_url
 from .listing import Absent
 from .page import Frame, within
 from .pages import Page, Pages
@@ -327,7 +327,7 @@ class ISR:
         return False
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
-        tag = path_tag(public_path(page.key.script, page.key.path)) if marks else ""
+        tag = path_tag(page.path) if marks else ""
         outcome = self.begin().fill.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error

@@ -12,7 +12,7 @@ from .entry import Content
 from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
-from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded
+from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path
 from .listing import Absent, Listings
 from .rules import Policy
 from .sites import Sites
@@ -33,6 +33,11 @@ class Page(NamedTuple):
     def site(self) -> Site:
         """Where it is."""
         return Site(*self.key[:3])
+
+    @property
+    def path(self) -> str:
+        """Its public path, as people write it."""
+        return public_path(self.key.script, self.key.path)
 
     def suits(self, content: Content) -> bool:
         """A page whose app looks at cookies is for visitors who send none."""
