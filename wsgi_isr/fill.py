@@ -23,7 +23,7 @@ from .entry import Content, Entry, Proof, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
 from .flight import Flight, Flights
-from .freshness import Expired, Fresh, Missing, Stale, Standing, Uncacheable
+from .freshness import NEGATIVE_STATUSES, Expired, Fresh, Missing, Stale, Standing, Uncacheable
 from .lease import BackingOff, Busy, Leases
 from .local import Local, Slot
 from .render import Judged, Renders, digest, is_current
@@ -151,16 +151,29 @@ class Fill(Renders):
                 return slot, judged
             if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < slot.look_at:
                 return slot, judged
+        is_forgotten = False
         try:
-            stored = self._read(task, self._store.get(task.page))
-            if stored is None and slot is None:
-                slot = self._adopted(task)
+            data = self._store.get(task.page)
+            stored = self._read(task, data)
+            if stored is None and (slot is None or slot.adopted):
+                adopted = self._adopted(task)
+                slot, is_forgotten = adopted or slot, adopted is None
+            else:
+                is_forgotten = data is None
+            is_forgotten = is_forgotten and not self._store.is_displaced(task.page)
         except StoreError as error:
             self._events.emit(StoreFailed("get", task.page, error))
             stored = None
         if stored is not None:
             slot = self._local.put(task.page, stored)
-        return slot, self._judge(slot, epochs) if slot is not None else Judged(Missing(), Standing.VALID)
+        if slot is None:
+            return None, Judged(Missing(), Standing.VALID)
+        judged = self._judge(slot, epochs)
+        if is_forgotten and isinstance(judged.verdict, Stale):
+            # The store may have had a later answer, a 404 or a refusal, and forgotten that as well. A copy that is
+            # due says nothing about it, and is a fallback for errors only.
+            judged = Judged(Expired(slot.entry), judged.standing)
+        return slot, judged
 
     def _adopted(self, task: Task) -> Slot | None:
         """The page of the release before this one, to be served as stale: a new release begins without a
@@ -174,6 +187,19 @@ class Fill(Renders):
         slot = self._local.put(task.page, entry)
         slot.adopted = True
         return slot
+
+    def _disown(self, task: Task, outcome: Outcome) -> None:
+        """Delete the former release's page where this release refuses it, or has none: the refusal is forgotten
+        sooner than that page, which would then be adopted again."""
+        if not isinstance(outcome, Made) or (former := self._adopts(task)) is None:
+            return
+        content = outcome.slot.entry.content
+        if isinstance(content, Content) and int(content.status[:3]) not in NEGATIVE_STATUSES:
+            return
+        try:
+            self._store.delete(former)
+        except StoreError as error:
+            self._events.emit(StoreFailed("delete", former, error))
 
     # Stale: nobody waits -----------------------------------------------------------------------------
 
@@ -470,6 +496,7 @@ class Fill(Renders):
         try:
             while True:
                 outcome = self.regenerate(task, overdue)
+                self._disown(task, outcome)
                 left = until - self._monotonic()
                 if not isinstance(outcome, Busy) or left <= 0:
                     return outcome

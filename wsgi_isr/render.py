@@ -23,10 +23,6 @@ from .stamps import Capture, Epochs, Mode, Stamps
 from .stores.base import Store, Token
 from .task import Failed, Found, Made, Outcome, Produce, Product, Task
 
-#: Reasons that no accident has: the app speaks of whether the page is to be stored.
-DELIBERATE = frozenset({"no-store", "private", "no-cache", "revalidate-0", "not-asked"})
-#: How often in a row another reason may be one.
-ACCIDENTS = 2
 #: No epochs.
 _NEVER: Epochs = MappingProxyType({})
 
@@ -229,8 +225,6 @@ class Renders:
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is being stopped; that is not the page's fault
         now, made = self._clock(), self._monotonic()
-        if isinstance(product, Refusal) and current is not None and self._is_accident(task, product, current):
-            product = Failure(product.reason)
         if isinstance(product, Failure):
             self._failed(task, lease, product.reason, error, of)
             return _failed(product, error, known, capture)
@@ -254,21 +248,6 @@ class Renders:
         self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
-
-    def _is_accident(self, task: Task, refusal: Refusal, current: Entry) -> bool:
-        """Whether a page that was cacheable a moment ago is not to be given up for an answer that may not be stored.
-
-        What an app says of its page on purpose is taken at its word, and so is anything once it comes for the third
-        time in a row, or the page may no longer be served anyway (expired).
-        """
-        if refusal.reason in DELIBERATE or isinstance(current.content, Refusal):
-            return False
-        try:
-            if self._leases.failures(task.page) >= ACCIDENTS:
-                return False
-        except StoreError:
-            pass
-        return isinstance(self._judge(Slot(current), self._stamps.epochs()).verdict, Stale)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()

@@ -34,12 +34,14 @@ def test_a_data_key_is_on_the_next_node_while_its_own_is_down(cluster, fault):
     key = key_on(store, first)
     second = store._ring.ranking(key)[1]
     store.set(key, b"before")
+    assert not store.is_displaced(key)
     with contextlib.ExitStack() as stack:
         if fault == "killed":
             cluster.nodes[first].kill()
         else:
             stack.enter_context(cluster.nodes[first].paused())
         assert store.get(key) is None
+        assert store.is_displaced(key)
         assert store.get_many([key]) == ({}, {})
         assert store.add(key, b"lock", 60) is True
         assert store.add(key, b"lock", 60) is False

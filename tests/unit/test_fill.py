@@ -421,17 +421,15 @@ def test_the_memory_of_a_page_that_nobody_asks_for_again_goes_by_itself() -> Non
     assert cluster.store.get(TASK.page) is None
 
 
-def test_a_refusal_on_a_page_that_was_cacheable_is_an_accident_and_keeps_it() -> None:
+def test_a_refusal_of_a_page_that_was_cacheable_takes_its_place_at_once() -> None:
     cluster = Cluster()
     process = filled(cluster, age=10)
-    cluster.origin.script.append(Refusal("set-cookie"))
+    cluster.origin.script.append(Refusal("status-403"))
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
-    assert text_of(stored(cluster)) == "v1"
-    assert [event.reason for event in process.events(RenderFailed)] == ["set-cookie"]
-    assert process.events(Refused) == []
-    assert cluster.store.get(LOCK) == RESTING
-    assert shown(process.get()) == ("STALE", "v1")
+    assert stored(cluster).content == Refusal("status-403")
+    assert process.events(RenderFailed) == []
+    assert process.get() == PassedOn("status-403")
 
 
 def test_the_refusal_of_a_page_that_may_not_be_served_any_more_is_taken_at_its_word() -> None:
@@ -452,6 +450,33 @@ def test_what_is_there_for_a_short_time_only_is_forgotten_by_the_store() -> None
     assert cluster.store.get(TASK.page) is not None
     cluster.clock.advance(1)
     assert cluster.store.get(TASK.page) is None
+
+
+def test_a_copy_that_is_due_is_kept_for_errors_where_the_store_has_forgotten_the_page() -> None:
+    cluster = Cluster()
+    process = filled(cluster, age=10)
+    cluster.store.delete(TASK.page)
+    assert shown(process.get()) == ("EXPIRED", "v2")
+
+
+def test_a_copy_that_is_due_is_served_where_the_page_may_be_on_a_node_that_is_down() -> None:
+    cluster = Cluster()
+    process = filled(cluster, age=10)
+    cluster.store.delete(TASK.page)
+    process.fill._store.is_displaced = lambda key: key == TASK.page  # type: ignore[method-assign]
+    assert shown(process.get()) == ("STALE", "v1")
+    process.settle()
+
+
+def test_a_copy_that_is_due_is_served_where_the_store_cannot_be_asked() -> None:
+    cluster = Cluster()
+    store = Troubled(cluster.store)
+    process = cluster.process(store)
+    process.get()
+    cluster.clock.advance(10)
+    store.failing = {"get"}
+    assert shown(process.get()) == ("STALE", "v1")
+    process.settle()
 
 
 # Expired -------------------------------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_those_who_come_while_one_runs_share_the_next(monkeypatch: pytest.Monkey
     assert cluster.origin.renders == 3
 
 
-@pytest.mark.parametrize("failure", [Failure("status-500"), ValueError("broken"), Refusal("set-cookie")])
+@pytest.mark.parametrize("failure", [Failure("status-500"), ValueError("broken")])
 def test_where_it_fails_the_last_good_page_stays(failure: Any) -> None:
     _, process = filled(page("v1", None), failure)
     outcome = refresh(process)

@@ -87,6 +87,10 @@ class Store(abc.ABC):
         """The node that holds a control key: always the same one, reachable or not."""
         return self.nodes[0]
 
+    def is_displaced(self, key: str) -> bool:
+        """Return whether another node answers for ``key`` because its own is down: then missing proves nothing."""
+        return False
+
     @abc.abstractmethod
     def get(self, key: str) -> bytes | None:
         """The value, or ``None`` where it is missing."""

@@ -87,6 +87,9 @@ class MemcachedStore(ForkAware, Store):
         where = route(key)
         return where.node or self._ring.ranking(where.text)[0]
 
+    def is_displaced(self, key: str) -> bool:
+        return self._places(key)[0].breaker.cause is not None
+
     def get(self, key: str) -> bytes | None:
         return self._try(key, self._get)
 
