@@ -22,17 +22,17 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from . import options as o
 from . import values
-from .entry import Entry, Lifetime, Proof, Refusal, Value
+from .entry import Entry, Lifetime, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
 from .fill import Fill
 from .freshness import Asked, Failure, Standing, Storable
 from .functions import Functions, Known, closure_of
 from .invalidate import Invalidator, Receipt
-from .keys import EVERYTHING, Keyspace, tag_name
+from .keys import EVERYTHING, Keyspace, stored_tag, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
-from .stamps import Stamps
+from .stamps import Stamps, claims
 from .task import Answer, Failed, Made, PassedOn, Product, Served, Task
 
 P = ParamSpec("P")
@@ -157,7 +157,7 @@ class Cached(Known, Generic[P, R]):
 
     def _own(self, home: Home, frame: Frame | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
         """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
-        carried = {} if frame is None else dict(home.stamps.capture(tags).known)
+        carried = {} if frame is None else claims(home.stamps.capture(tags).proof(tags))
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
             try:
                 return self._function(*args, **kwargs)
@@ -197,7 +197,7 @@ class Cached(Known, Generic[P, R]):
     def _read_unkept(self, found: Failed, home: Home, frame: Frame | None) -> tuple[R] | None:
         """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
         none, or where something was invalidated since: whoever came after that must not get it."""
-        if found.said is None or home.stamps.standing(Proof(found.stamps), home.stamps.epochs()) >= Standing.HARD:
+        if found.said is None or home.stamps.standing(found.proof, home.stamps.epochs()) >= Standing.HARD:
             return None
         read = self._decoded(found.content)
         if read is not None:
@@ -208,7 +208,7 @@ class Cached(Known, Generic[P, R]):
         """A call failed, and what is made here may be made of that (a page that says that there is no such post):
         then it has the tags and the lifetime that the result would have had."""
         if frame is not None:
-            frame.asked.take_over(failed.said or Asked(), dict(failed.stamps))
+            frame.asked.take_over(failed.said or Asked(), claims(failed.proof))
             frame.asked.live(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
@@ -389,7 +389,7 @@ def cached(
 def tags_of_data(task: Task) -> list[str]:
     """All tags that data has before it is made."""
     given = _functions.find(task)._given_tags(_arguments(task))
-    return [EVERYTHING, _own_tag(task.text), *map(tag_name, given)]
+    return [EVERYTHING, stored_tag(_own_tag(task.text)), *map(tag_name, given)]
 
 
 def _own_tag(text: str) -> str:

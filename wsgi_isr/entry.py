@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-SCHEMA = 3
+SCHEMA = 4
 _HEAD = 5
 _UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
 

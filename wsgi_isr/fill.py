@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 
 from . import entry as codec
 from . import remote
-from .entry import Content, Entry, Proof, Refusal
+from .entry import Content, Entry, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
 from .flight import Flight, Flights
@@ -386,7 +386,7 @@ class Fill(Renders):
 
     def _is_outdated(self, failed: Failed) -> bool:
         """Whether something was invalidated since a render began of whose failure others would be told."""
-        return self._stamps.standing(Proof(failed.stamps), self._stamps.epochs()) >= Standing.HARD
+        return self._stamps.standing(failed.proof, self._stamps.epochs()) >= Standing.HARD
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""

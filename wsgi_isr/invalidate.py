@@ -100,7 +100,7 @@ class Invalidator:
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
         try:
-            undelivered = self._stamps.invalidate(names, Mode(mode))
+            undelivered = self._deliver(names, Mode(mode))
         finally:
             self._after()
         self._events.emit(Invalidated(names, mode, tuple(undelivered)))
@@ -110,6 +110,12 @@ class Invalidator:
             raise InvalidationError(delivered, dict(undelivered), kept)
         # Only now, with the store at hand: what earlier calls could not deliver.
         return Receipt(names, mode, time.monotonic() - began, self._replay_quietly())
+
+    def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
+        """Return the names that were not delivered, and why."""
+        stored = {name: keys.stored_tag(name) for name in names}
+        failed = self._stamps.invalidate(stored.values(), mode)
+        return {name: failed[tag] for name, tag in stored.items() if tag in failed}
 
     def _keep(self, names: tuple[str, ...], mode: str) -> str | None:
         """The path of the journal that has them now."""
@@ -142,7 +148,7 @@ class Invalidator:
         delivered: list[str] = []
         failed: dict[str, StoreError] = {}
         for line in self.journal.lines(self._space):
-            undelivered = self._stamps.invalidate(line.tags, Mode(line.mode))
+            undelivered = self._deliver(line.tags, Mode(line.mode))
             failed.update(undelivered)
             delivered += [tag for tag in line.tags if tag not in undelivered]
             if len(undelivered) < len(line.tags):

@@ -83,8 +83,8 @@ class Keyspace:
         return f"{self._prefix}:d:{_digest(self._release + chr(0) + key_text, 20)}"
 
     def tag(self, tag: str) -> str:
-        """Where a tag's stamp is."""
-        return f"{self._control}:t:{_digest(tag, 20)}"
+        """Return where the stamp of a stored tag is."""
+        return f"{self._control}:t:{tag if tag.startswith(_SLOT) else _digest(tag, 20)}"
 
     @property
     def sites(self) -> str:
@@ -110,8 +110,25 @@ def _digest(text: str, size: int) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).hexdigest()
 
 
-# Every page carries tags that nobody gave it. A prefix of their own keeps them apart from those of people.
+# The package gives tags to every page. A prefix of their own keeps them apart from those of people.
 EVERYTHING = "all"
+
+#: How many control keys the tags of paths, prefixes and single pieces of data have together. Their number is up to
+#: whoever sends URLs. A key for each would let a client fill the store with them, and evict those of real pages.
+SLOTS = 65536
+_IN_SLOTS = ("path:", "prefix:", "data:")
+_SLOT = "slot:"
+
+
+def stored_tag(name: str) -> str:
+    """Return the tag that entries carry for ``name``.
+
+    A path, a prefix and a single piece of data share one of :data:`SLOTS` slots with others: invalidating one of them
+    renders those others once more as well. All other tags are exact.
+    """
+    if name.startswith(_IN_SLOTS):
+        return f"{_SLOT}{int(_digest(name, 8), 16) % SLOTS:04x}"
+    return name
 
 
 def tag_name(tag: str) -> str:
@@ -141,14 +158,15 @@ def public_path(script: str, path: str) -> str:
 
 
 def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
-    """All tags that a page has before it is rendered: its path, each ancestor, its rule, everything, and
-    those of its rule."""
+    """Return the stored tags that a page has before it is rendered: of its path, each ancestor, its rule, everything,
+    and those of its rule."""
     path = public_path(key.script, key.path)
     segments = path.strip("/").split("/")
     ancestors = ["/" + "/".join(segments[:n]) for n in range(len(segments) + 1)]
     params = rules.match(decoded(key.path) or "/")[1] if policy.tags else {}
     given = [tag_name(tag) for tag in rule_tags(policy, params)]
-    return [EVERYTHING, route_tag(policy.name), path_tag(path), *map(prefix_tag, ancestors), *given]
+    implicit = [EVERYTHING, route_tag(policy.name), path_tag(path), *map(prefix_tag, ancestors)]
+    return list(dict.fromkeys([*map(stored_tag, implicit), *given]))
 
 
 class Site(NamedTuple):

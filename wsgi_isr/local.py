@@ -23,9 +23,10 @@ class Slot:
     which an expired copy is served because its last render failed. ``checked`` is a pair, replaced whole: the
     epochs at which the stamps of the copy were compared last, and the standing that came of it.
     ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
+    ``read_tags_at``: the monotonic time from which on its tags should be read again, for the store not to evict them.
     """
 
-    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "ready", "resting_until")
+    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "read_tags_at", "ready", "resting_until")
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -34,6 +35,7 @@ class Slot:
         self.ready: Any = None
         self.look_at = 0.0
         self.resting_until = 0.0
+        self.read_tags_at = 0.0
         self.probes: list[tuple[Any, ...]] = []
 
 

@@ -6,6 +6,7 @@ In this order: each step is one of the protocol's, and what goes wrong without i
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,16 +14,19 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from . import entry as codec
-from .entry import Content, Entry, Lifetime, Refusal
+from .entry import Content, Entry, Lifetime, Proof, Refusal, Value
 from .errors import InvalidationError, StoreError
 from .events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from .freshness import Failure, Fresh, Stale, Standing, Storable, Uncacheable, Verdict, judge
+from .keys import stored_tag
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
-from .stamps import Capture, Epochs, Mode, Stamps
+from .stamps import ABSENT, Capture, Epochs, Mode, Stamps
 from .stores.base import Store, Token
 from .task import Failed, Found, Made, Outcome, Produce, Product, Task
 
+#: Seconds after which the tags of a copy that is being served are read, whether the epochs have changed or not.
+READ_TAGS_EVERY = 30.0
 #: No epochs.
 _NEVER: Epochs = MappingProxyType({})
 
@@ -95,8 +99,16 @@ class Renders:
             if standing is not Standing.UNPROVEN or not self._stamps.reachable(slot.entry.proof, epochs):
                 # One answer that was lost on the way says nothing about the next: that is not remembered.
                 slot.checked = (epochs, standing)
+        self._keep_alive(slot)
         verdict = judge(slot.entry, standing, self._clock())
         return Judged(Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict, standing)
+
+    def _keep_alive(self, slot: Slot) -> None:
+        now = self._monotonic()
+        if now >= slot.read_tags_at:
+            if slot.read_tags_at:  # not a copy that came a moment ago, with its tags
+                self._stamps.keep_alive(slot.entry.proof)
+            slot.read_tags_at = now + READ_TAGS_EVERY * random.uniform(0.75, 1.0)
 
     def _read(self, task: Task, data: bytes | None) -> Entry | None:
         """Unreadable counts as missing, and is said."""
@@ -177,7 +189,7 @@ class Renders:
     def _mark(self, tag: str) -> dict[str, StoreError]:
         """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
         that nobody renders for it meanwhile. Returns what could not be delivered."""
-        undelivered = self._stamps.invalidate([tag], Mode.STALE)
+        undelivered = self._stamps.invalidate([stored_tag(tag)], Mode.STALE)
         self._local.unready()
         self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
         return undelivered
@@ -233,7 +245,8 @@ class Renders:
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
         try:
-            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried))
+            absent = self._absent(product)
+            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried), absent)
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = codec.pack(entry)
             if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
@@ -248,6 +261,18 @@ class Renders:
         self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored)
+
+    @staticmethod
+    def _absent(product: Storable) -> bytes | None:
+        """The stamp of a tag that does not exist, of an answer for which none is minted: clients can ask for any number
+        of pages that are not there, or not for the cache.
+
+        A 404 is proven by the epochs alone, since its tag may have been evicted after an invalidation. A refusal shows
+        nothing old: it is held against the tag, should that come into being.
+        """
+        if isinstance(product.content, Refusal):
+            return ABSENT
+        return None if product.keep is None or isinstance(product.content, Value) else b""
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()
@@ -293,11 +318,10 @@ def digest(data: bytes) -> bytes:
 
 
 def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    """With the stamps from before: what it has to show, or what is made of its failure, may be from before an
+    """With the proof from before: what it has to show, or what is made of its failure, may be from before an
     invalidation."""
     shows = failure.content is not None or failure.said is not None
-    stamps = tuple((tag, capture.known[tag]) for tag in known) if shows else ()
-    return Failed(failure.reason, error, failure.content, failure.said, stamps)
+    return Failed(failure.reason, error, failure.content, failure.said, capture.proof(known) if shows else Proof())
 
 
 def is_current(verdict: Verdict) -> bool:

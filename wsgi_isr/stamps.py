@@ -15,6 +15,7 @@ acknowledged invalidation was served as fresh.
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +28,10 @@ from .freshness import Standing
 from .stores.base import Store
 
 _NONCE = 12
+_NONCES = 3 * _NONCE
+
+#: Tags that wait to be read along with epochs, and how many of them are read at once.
+_MAX_UNREAD, _READ_ALONG = 16384, 64
 
 Epochs = Mapping[str, bytes | None]
 """Node to nonce; ``None`` for a node that cannot be reached."""
@@ -43,10 +48,15 @@ class Mode(str, enum.Enum):
     """Nobody ever gets it again, even then."""
 
 
-class Stamp(bytes):
-    """The three nonces of a tag, and its name, so that a collision of hashed keys is seen.
+ABSENT = b"-"
+"""The stamp of a tag that did not exist. It is valid as long as the tag does not."""
 
-    ``Stamp()`` is the stamp that nothing equals: of a tag that turned up while an invalidation went on.
+
+class Stamp(bytes):
+    """A tag's value in the store: its three nonces, and its name, so that a collision of hashed keys is seen.
+
+    Entries carry the nonces alone. ``b""`` is the stamp that nothing equals: of a tag that turned up while an
+    invalidation went on.
     """
 
     __slots__ = ()
@@ -63,26 +73,50 @@ class Stamp(bytes):
 
     def belongs_to(self, tag: str) -> bool:
         """Whether these bytes are a stamp of ``tag``."""
-        return self[3 * _NONCE :] == tag.encode("utf-8", "surrogatepass") and len(self) >= 3 * _NONCE
+        return self[_NONCES:] == tag.encode("utf-8", "surrogatepass") and len(self) >= _NONCES
+
+    @property
+    def nonces(self) -> bytes:
+        """What entries carry of it."""
+        return bytes(self[:_NONCES])
 
 
 def compare(then: bytes, now: bytes | None) -> Standing:
-    """What became of one tag.
+    """Return what became of one tag, from the stamp that an entry carries and the tag's value in the store.
 
     A tag that is missing now was invalidated in the strongest way for all that is known, and counts so.
     """
-    if then == now and then:
+    if then == ABSENT:
+        return Standing.VALID if now is None else Standing.PURGED
+    if not then or now is None or len(now) < _NONCES:
+        return Standing.PURGED
+    now = now[:_NONCES]
+    if then == now:
         return Standing.VALID
-    if not then or now is None or len(now) < 3 * _NONCE or then[2 * _NONCE :] != now[2 * _NONCE :]:
+    if then[2 * _NONCE :] != now[2 * _NONCE :]:
         return Standing.PURGED
     return Standing.HARD if then[_NONCE : 2 * _NONCE] != now[_NONCE : 2 * _NONCE] else Standing.SOFT
 
 
 class Capture(NamedTuple):
-    """What was read before a render: the stamps ``known`` (B) and the epochs ``before`` (E0)."""
+    """What was read before a render: the stamps ``known`` (B) of tags that exist, and the epochs ``before`` (E0)."""
 
     known: dict[str, bytes]
     before: Epochs
+
+    def proof(self, tags: Iterable[str]) -> Proof:
+        """Return a proof for what was read after the capture, but may not be stored.
+
+        It lasts as long as the epochs stay, and as the stamps of all ``tags`` do.
+        """
+        stamps = tuple((tag, self.known.get(tag, b"")) for tag in tags)
+        return Proof(stamps, tuple((node, nonce) for node, nonce in self.before.items() if nonce is not None))
+
+
+def claims(proof: Proof) -> dict[str, bytes]:
+    """Return the tags of data that is not kept, for the page that it goes into. Where the data has no stamp, that of
+    the page counts."""
+    return {tag: stamp or ABSENT for tag, stamp in proof.tags}
 
 
 class Polled(NamedTuple):
@@ -118,6 +152,8 @@ class Stamps:
         self._forgets = 0
         self._polling = threading.Lock()
         self._polled = Polled({}, float("-inf"))
+        #: Keys of tags to be read with the next epochs.
+        self._unread: dict[str, None] = {}
 
     # Epochs ------------------------------------------------------------------------------------------
 
@@ -156,9 +192,25 @@ class Stamps:
             self._polled = polled = Polled(epochs, lapses_at)
         return polled
 
+    def keep_alive(self, proof: Proof) -> None:
+        """Have the tags of a copy that is served without being compared read along with the next epochs.
+
+        A store takes keys that no process reads for unused, and evicts them: the copy would be missing at the next
+        change of the epochs.
+        """
+        with self._lock:
+            for tag, _ in proof.tags:
+                if len(self._unread) >= _MAX_UNREAD:
+                    return
+                self._unread[self._tag_key(tag)] = None
+
     def _read_epochs(self) -> Epochs:
         keys = {node: self._epoch_key(node) for node in self._store.nodes}
-        found = self._store.get_many(list(keys.values()))
+        with self._lock:
+            alive = list(itertools.islice(self._unread, _READ_ALONG))
+            for key in alive:
+                del self._unread[key]
+        found = self._store.get_many([*keys.values(), *alive])
         epochs: dict[str, bytes | None] = {}
         for node, key in keys.items():
             if key in found.unreachable:
@@ -182,46 +234,68 @@ class Stamps:
     # Rendering ---------------------------------------------------------------------------------------
 
     def capture(self, tags: Iterable[str]) -> Capture:
-        """Before any data is read **[needed]**: the stamps of every tag known beforehand."""
+        """Before any data is read **[needed]**: the stamps of every tag known beforehand.
+
+        Nothing is minted: what is rendered may turn out to be a 404, and clients can ask for any number of those. A tag
+        that does not exist yet is treated as one that turns up in the render.
+        """
         before = self.epochs()  # may be a polled value: that only errs towards another render
-        return Capture(self._stamps_of(list(dict.fromkeys(tags))), before)
+        names = list(dict.fromkeys(tags))
+        known = self._stamps_of(names)
+        if len(known) < len(names):
+            # The tags that are missing are held against the epochs alone: an invalidation of a moment ago, which a
+            # polled value does not know of, would cost a second render.
+            before = self._read_epochs()
+        return Capture(known, before)
 
     def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Mapping[str, bytes] = MappingProxyType({})
+        self,
+        capture: Capture,
+        tags: Iterable[str],
+        carried: Mapping[str, bytes] = MappingProxyType({}),
+        absent: bytes | None = None,
     ) -> Proof:
         """After the data was read: stamps for all ``tags``, those included that turned up meanwhile.
 
         :param carried: tags of cached data that went in, with the stamps that it carries. Where one is not the
             stamp known here, an invalidation lies between the data and the render, whichever came first: one
             of the two is outdated, and so is what was made of both.
+        :param absent: the stamp of a tag that does not exist; without it, such a tag is minted.
         """
         every = list(dict.fromkeys([*tags, *carried]))
         late = [tag for tag in every if tag not in capture.known]
         # First the late stamps, then the epochs **[needed: in this order]**: an invalidation between the
         # two is then seen in the epochs.
         late_stamps = self._stamps_of(late) if late else {}
+        missing = {tag for tag in late if tag not in late_stamps}
+        if absent is None:
+            late_stamps |= {tag: self._begin_tag(tag, self._tag_key(tag)) for tag in missing}
+            missing = set()
         after = self._read_epochs()
         # None equals None, but an epoch that could not be read proves nothing.
         quiet = {node for node, nonce in after.items() if nonce is not None and capture.before.get(node) == nonce}
-        stamped = []
+        stamped, proven = [], True
         for tag in every:
+            is_quiet = self._node(tag) in quiet
             if tag in capture.known:
-                stamped.append((tag, capture.known[tag]))
-            elif self._node(tag) in quiet:
-                stamped.append((tag, late_stamps[tag]))
+                stamp = capture.known[tag]
+            elif tag in missing and absent is not None:
+                stamp = absent
             else:
-                # An invalidation went on beside the render. Whether it was of this tag, and before or
+                # Elsewhere an invalidation went on beside the render. Whether it was of this tag, and before or
                 # after the data was read, cannot be told **[needed]**: the next request renders once
                 # more, with the tag known beforehand.
-                stamped.append((tag, b""))
-        stamped = [(tag, stamp if carried.get(tag, stamp) == stamp else b"") for tag, stamp in stamped]
+                stamp = late_stamps[tag] if is_quiet else b""
+            if carried.get(tag, stamp) not in (stamp, ABSENT):
+                stamp, is_quiet = b"", False
+            proven = proven and (is_quiet if tag in missing else stamp != b"")
+            stamped.append((tag, stamp))
         nodes = {self._node(tag) for tag, _ in stamped}
-        proven = all(stamp for _, stamp in stamped)
         valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)
         return Proof(tuple(stamped), valid_at if proven else ())
 
     def _stamps_of(self, tags: Sequence[str]) -> dict[str, bytes]:
-        """Their stamps now; a missing one begins with new nonces. ``b""`` where the node cannot be asked."""
+        """The stamps now of those that exist; ``b""`` where the node cannot be asked."""
         keys = {tag: self._tag_key(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))
         stamps: dict[str, bytes] = {}
@@ -230,21 +304,19 @@ class Stamps:
             if key in found.unreachable:
                 stamps[tag] = b""
             elif value is not None and Stamp(value).belongs_to(tag):
-                stamps[tag] = value
-            else:
-                stamps[tag] = self._begin_tag(tag, key)
+                stamps[tag] = Stamp(value).nonces
         return stamps
 
     def _begin_tag(self, tag: str, key: str) -> bytes:
-        """New nonces for a tag that is missing or damaged, unless somebody else is faster."""
+        """New nonces for a tag that is missing or damaged, unless another process is faster."""
         stamp = Stamp.fresh(tag)
         try:
             if self._store.add(key, stamp):
-                return stamp
+                return stamp.nonces
             held = self._store.gets(key)
             if held is not None and Stamp(held.value).belongs_to(tag):
-                return held.value
-            return stamp if held is not None and self._store.cas(key, stamp, held.token) else b""
+                return Stamp(held.value).nonces
+            return stamp.nonces if held is not None and self._store.cas(key, stamp, held.token) else b""
         except StoreError:
             return b""
 

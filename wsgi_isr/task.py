@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-from .entry import Content, Refusal, Value
+from .entry import Content, Proof, Refusal, Value
 from .freshness import Asked, Failure, Storable
 from .lease import BackingOff, Busy
 from .local import Slot
@@ -83,15 +83,15 @@ class Found(NamedTuple):
 class Failed(NamedTuple):
     """The render raised ``error``, or its answer is a failure, or it ran past its timeout.
 
-    ``content`` is what there is all the same, ``said`` what was said meanwhile, and ``stamps`` are those of its tags
-    from before it was made.
+    ``content`` is what there is all the same, ``said`` what was said meanwhile, and ``proof`` the one of its tags from
+    before it was made.
     """
 
     reason: str
     error: BaseException | None = None
     content: Content | Value | None = None
     said: Asked | None = None
-    stamps: tuple[tuple[str, bytes], ...] = ()
+    proof: Proof = Proof()
 
 
 Outcome = Made | Found | Failed | Busy | BackingOff

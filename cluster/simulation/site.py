@@ -11,7 +11,7 @@ from array import array
 from collections.abc import Sequence
 
 from wsgi_isr.entry import Content, Entry, Proof
-from wsgi_isr.keys import EVERYTHING, path_tag, prefix_tag, route_tag, tag_name
+from wsgi_isr.keys import EVERYTHING, path_tag, prefix_tag, route_tag, stored_tag, tag_name
 from wsgi_isr.stamps import Stamp, Stamps
 
 from .nodes import Nodes, Place, Tally
@@ -87,11 +87,12 @@ class Site:
         self._nodes = nodes
         self.popularity = Popularity(parameters.pages, parameters.zipf)
         self._pages: dict[int, Page] = {}
-        self._common = (EVERYTHING, route_tag(PATTERN), prefix_tag("/"), prefix_tag("/p"))
+        self._common = (EVERYTHING, route_tag(PATTERN), stored_tag(prefix_tag("/")), stored_tag(prefix_tag("/p")))
         # One body for all pages: L1 counts its bytes, and memory has it once.
         self._content = Content("200 OK", (("Content-Type", "text/html"),), bytes(parameters.page_bytes), "etag")
         # The stamps of all shared tags at the beginning: what a page that is older than that carries.
         names = [*self._common, *(tag_name(str(number)) for number in range(parameters.tags))]
+        stamps.prove(stamps.capture(names), names)  # mints them
         capture = stamps.capture(names)
         self._first = capture.known
         # Among invalidations, the epochs have changed since nearly every page was rendered.
@@ -121,10 +122,11 @@ class Site:
 
     def _make(self, number: int) -> Page:
         path, tag = f"/p/{number}", number % self._p.tags
-        tags = (*self._common, path_tag(path), prefix_tag(path), tag_name(str(tag)))
+        own = map(stored_tag, (path_tag(path), prefix_tag(path)))
+        tags = tuple(dict.fromkeys((*self._common, *own, tag_name(str(tag)))))
         key = f"isr:sim:p:{number}"
         # In the store, an entry is its body, its tags with their stamps, and some names (wsgi_isr.entry.pack).
-        size = self._p.page_bytes + 200 + sum(len(name) * 2 + 40 for name in tags)
+        size = self._p.page_bytes + 200 + sum(len(name) + 40 for name in tags)
         page = Page(number, tag, tags, key, self._nodes.place(key, size), self._p.rate * self.popularity.share(number))
         created = self.created[number]
         if created == created:  # not ABSENT
@@ -136,10 +138,11 @@ class Site:
         stamped = []
         for tag in tags:
             stamp = self._first.get(tag)
-            if stamp is None:  # its path: nobody invalidates that here
-                stamp = Stamp.fresh(tag)
-                self._nodes.add(tag_key(tag), stamp)
-            stamped.append((tag, bytes(stamp)))
+            if stamp is None:  # of its path, which is not invalidated here
+                value = Stamp.fresh(tag)
+                self._nodes.add(tag_key(tag), value)
+                stamp = self._first[tag] = value.nonces
+            stamped.append((tag, stamp))
         self._nodes.tally = tally
         return Proof(tuple(stamped), self._epochs)
 

@@ -863,7 +863,7 @@ def test_without_a_store_that_keeps_anything_everything_is_fetched(
 
 
 def everything_in(store: MemoryStore) -> bytes:
-    return b"\n".join(name.encode() + b" " + item.value for name, item in store._items.items())
+    return b"\n".join(name.encode() + b" " + item.value for name, item in store._pages.items.items())
 
 
 def test_the_sessions_credentials_are_sent_and_nowhere_kept_in_clear(

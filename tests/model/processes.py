@@ -67,7 +67,7 @@ class Parts:
 
 class Process:
     """One process, with an L1 of its own. ``late`` are tags that turn up in a render; every render fails if
-    ``fails``; the clock is ``skew`` ahead of the world's."""
+    ``fails``, and is a 404 without ``mints``; the clock is ``skew`` ahead of the world's."""
 
     def __init__(
         self,
@@ -78,6 +78,7 @@ class Process:
         *,
         fails: bool = False,
         uses_data: bool = False,
+        mints: bool = True,
         skew: float = 0.0,
         coherence: float = 0.0,
     ) -> None:
@@ -85,6 +86,7 @@ class Process:
         self._late = tuple(late)
         self._fails = fails
         self._uses_data = uses_data
+        self._keep = None if mints else 70.0
         self.now = 0.0
         self.troubles: list[Event] = []
         events = Events(self._hear)
@@ -125,7 +127,7 @@ class Process:
                 version = min(version, _version(answer.slot.entry))
         body = str(version)
         content = Content("200 OK", (), body.encode(), body)
-        return Storable(content, Lifetime(None, None), tags=self._late, carried=tuple(asked.carried.items()))
+        return Storable(content, Lifetime(None, None), self._keep, self._late, tuple(asked.carried.items()))
 
     def only_look(self) -> None:
         """From now on nothing is rendered: a visitor gets what they would if that failed."""

@@ -35,6 +35,7 @@ class Rule(enum.Enum):
     CONTROL_KEYS_STAY = "control keys never move to another node"
     UNREACHABLE_PROVES_NOTHING = "an epoch that cannot be read equals no other, not even one of its kind"
     SINCE_IT_WAS_VALID = "an epoch that stays speaks for an entry only if that was valid when it was read"
+    ABSENT_IS_NO_STAMP = "that a tag does not exist is no stamp for a page: it may have been invalidated, and then lost"
     UNPROVEN_IS_FORGOTTEN = "that an entry could not be proven is not remembered at an epoch"
 
 
@@ -55,6 +56,8 @@ _SERVED = {VALID: words.FRESH, UNPROVEN: words.UNPROVEN, SOFT: words.STALE, HARD
 
 #: The stamp that nothing equals.
 INVALID = ()
+#: That of a tag that did not exist, for a rule that is left out.
+ABSENT = ("absent",)
 
 
 def tag_key(tag: str) -> str:
@@ -92,7 +95,19 @@ class Protocol:
             if self.gate.add(key, new):
                 return new
 
-    def _stamp(self, tag: str) -> Any:
+    def _stamps(self, tags: Iterable[str]) -> dict[str, Any]:
+        """Those of the tags that exist."""
+        stamps: dict[str, Any] = {}
+        for tag in tags:
+            try:
+                stamp = self.gate.get(tag_key(tag))
+            except StoreUnavailable:
+                stamp = INVALID
+            if stamp is not None:
+                stamps[tag] = stamp
+        return stamps
+
+    def _mint(self, tag: str) -> Any:
         try:
             return self._get_or_add(tag_key(tag), self._new_stamp())
         except StoreUnavailable:
@@ -147,15 +162,23 @@ class Protocol:
     # Render ------------------------------------------------------------------------------------------
 
     def capture(self, tags: Iterable[str]) -> Capture:
+        tags = list(tags)
         before = self.epochs()
-        return Capture({tag: self._stamp(tag) for tag in tags}, before)
+        known = self._stamps(tags)
+        if len(known) < len(tags):
+            before = self.epochs()
+        return Capture(known, before)
 
-    def prove(self, capture: Capture, tags: Iterable[str], version: int) -> Entry:
+    def prove(self, capture: Capture, tags: Iterable[str], version: int, mints: bool = True) -> Entry:
+        """Without ``mints`` (a 404), a tag that does not exist remains so."""
         tags = list(tags)
         after: Mapping[str, str | None] = {}
         if Rule.LATE_TAGS_BEFORE_EPOCHS in self.off:
             after = self.epochs()
-        late = {tag: self._stamp(tag) for tag in tags if tag not in capture.known}
+        wanted = [tag for tag in tags if tag not in capture.known]
+        late = self._stamps(wanted)
+        if mints:
+            late |= {tag: self._mint(tag) for tag in wanted if tag not in late}
         if Rule.LATE_TAGS_BEFORE_EPOCHS not in self.off:
             after = self.epochs()
 
@@ -163,16 +186,21 @@ class Protocol:
             same = after[node] == capture.before[node]
             return same and (after[node] is not None or Rule.UNREACHABLE_PROVES_NOTHING in self.off)
 
-        stamps = dict(capture.known)
-        for tag, stamp in late.items():
+        stamps, proven = {}, True
+        for tag in tags:
             accepted = quiet(self.gate.node_of(tag_key(tag))) or Rule.INVALID_WHERE_EPOCHS_DIFFER in self.off
-            stamps[tag] = stamp if accepted else INVALID
+            if tag in capture.known:
+                stamps[tag] = capture.known[tag]
+            else:
+                stamps[tag] = late.get(tag, INVALID) if accepted else INVALID
+            proven = proven and (stamps[tag] != INVALID or (accepted and tag in wanted and tag not in late))
+            if Rule.ABSENT_IS_NO_STAMP in self.off and tag in wanted and tag not in late:
+                stamps[tag] = ABSENT
         valid_at = [
             (node, nonce)
             for node, nonce in after.items()
             if nonce is not None and (quiet(node) or Rule.VALID_AT_WHERE_EPOCHS_AGREE in self.off)
         ]
-        proven = INVALID not in stamps.values()
         return Entry(version, tuple(stamps.items()), tuple(valid_at) if proven else ())
 
     # Look up -----------------------------------------------------------------------------------------
@@ -197,6 +225,8 @@ class Protocol:
         return worst if proven or worst >= HARD else UNPROVEN
 
     def _compare(self, then: Any, now: Any) -> int:
+        if then == ABSENT:
+            return VALID if now is None else PURGED
         if now is None:
             return PURGED if Rule.MISSING_IS_PURGED not in self.off else HARD
         if then == INVALID or then[2] != now[2]:
@@ -232,8 +262,9 @@ def bystander(*tags: str) -> Maker:
     return lambda off: lambda gate: program(off, gate)
 
 
-def renderer(known: Iterable[str], late: Iterable[str] = ()) -> Maker:
-    """Renders the page, whatever is there, and stores it unless somebody else has meanwhile."""
+def renderer(known: Iterable[str], late: Iterable[str] = (), mints: bool = True) -> Maker:
+    """Renders the page, whatever is there, and stores it unless another program has meanwhile. Without ``mints`` it is
+    a 404, for which no tag is minted."""
 
     def program(off: Off, gate: Gate) -> None:
         control = Protocol(gate, off)
@@ -247,7 +278,7 @@ def renderer(known: Iterable[str], late: Iterable[str] = ()) -> Maker:
         else:
             capture = control.capture(known)
             version = gate.read()
-        entry = control.prove(capture, [*known, *late], version)
+        entry = control.prove(capture, [*known, *late], version, mints)
         try:
             if held is None:
                 gate.add(PAGE, entry)

@@ -49,9 +49,21 @@ def _cold(kit: Any) -> dict[str, Any]:
     return {"programs": programs, "losses": 1}
 
 
+@_situation("a page that is not stored yet, whose tag exists", ("retained", True))
+def _cold_with_tag(kit: Any) -> dict[str, Any]:
+    programs = {"job": kit.invalidator("a"), "renderer": kit.renderer(["a"]), "reader": kit.reader(1)}
+    return {"programs": programs, "setup": kit.invalidator("a"), "losses": 1}
+
+
 @_situation("a tag that turns up in the render", ("retained", True))
 def _late(kit: Any) -> dict[str, Any]:
     programs = {"job": kit.invalidator("a"), "renderer": kit.renderer([], ["a"]), "reader": kit.reader(1)}
+    return {"programs": programs, "losses": 1}
+
+
+@_situation("a page that is not there, whose tag does not exist")
+def _negative(kit: Any) -> dict[str, Any]:
+    programs = {"job": kit.invalidator("a"), "renderer": kit.renderer(["a"], mints=False), "reader": kit.reader(2)}
     return {"programs": programs, "losses": 1}
 
 
@@ -199,6 +211,17 @@ def _cut_and_late(kit: Any) -> dict[str, Any]:
     return {"programs": programs, "setup": kit.renderer(["a"]), "cuts": 1, "doubts": 1}
 
 
+@_situation("a page that is not there, another page with its tag, and an invalidation", ("retained", True), depth=1)
+def _negative_and_page(kit: Any) -> dict[str, Any]:
+    programs = {
+        "job": kit.invalidator("a"),
+        "gone": kit.renderer(["a"], mints=False),
+        "renderer": kit.renderer(["a"]),
+        "reader": kit.reader(1),
+    }
+    return {"programs": programs}
+
+
 # Rules -----------------------------------------------------------------------------------------------------
 
 #: Where it shows that a rule is left out.
@@ -209,7 +232,7 @@ SHOWS_IN: Mapping[Rule, str] = {
     Rule.CAPTURE_BEFORE_DATA: "a page that is not stored yet",
     Rule.LATE_TAGS_BEFORE_EPOCHS: "a tag that turns up in the render",
     Rule.INVALID_WHERE_EPOCHS_DIFFER: "a tag that turns up in the render",
-    Rule.VALID_AT_WHERE_EPOCHS_AGREE: "a page that is not stored yet",
+    Rule.VALID_AT_WHERE_EPOCHS_AGREE: "a page that is not stored yet, whose tag exists",
     Rule.EPOCHS_BEFORE_TAGS: "a tag that is known before the render",
     Rule.TAG_NONCES: "a tag that is known before the render",
     Rule.EPOCH_NONCES: "a tag that is known before the render",
@@ -217,6 +240,7 @@ SHOWS_IN: Mapping[Rule, str] = {
     Rule.CONTROL_KEYS_STAY: "one of two nodes is cut off",
     Rule.UNREACHABLE_PROVES_NOTHING: "a node is cut off twice, and a tag turns up in the render",
     Rule.SINCE_IT_WAS_VALID: "tags on two nodes, of which another page's is invalidated as well",
+    Rule.ABSENT_IS_NO_STAMP: "a page that is not there, whose tag does not exist",
     Rule.UNPROVEN_IS_FORGOTTEN: "a node is cut off",
 }
 

@@ -141,8 +141,10 @@ class CapturesLate(Stamps):
     def capture(self, tags: Iterable[str]) -> Capture:
         return Capture(dict.fromkeys(tags, b""), {})
 
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
-        return super().prove(super().capture(capture.known), tags, carried)
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
+        return super().prove(super().capture(capture.known), tags, carried, absent)
 
 
 @_variant(Rule.CAPTURE_BEFORE_DATA)
@@ -162,10 +164,12 @@ class Proving(Stamps):
 
 
 class EpochsFirst(Proving):
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
         self.kept = self._read_epochs()
         try:
-            return super().prove(capture, tags, carried)
+            return super().prove(capture, tags, carried, absent)
         finally:
             self.kept = None
 
@@ -183,9 +187,11 @@ class _Whatever(bytes):
 
 
 class TakesLateTags(Stamps):
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
         same = dict.fromkeys(capture.before, _Whatever())
-        return Proof(super().prove(Capture(capture.known, same), tags, carried).tags)
+        return Proof(super().prove(Capture(capture.known, same), tags, carried, absent).tags)
 
 
 @_variant(Rule.INVALID_WHERE_EPOCHS_DIFFER)
@@ -194,8 +200,10 @@ def _without_invalid_stamps(_: pytest.MonkeyPatch) -> Parts:
 
 
 class ValidAtAnyEpoch(Proving):
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
-        proof = super().prove(capture, tags, carried)
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
+        proof = super().prove(capture, tags, carried, absent)
         if not all(stamp for _, stamp in proof.tags):
             return proof
         return Proof(proof.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None))
@@ -268,10 +276,12 @@ class UnreachableIsAnEpoch(Stamps):
         epochs = super()._read_epochs()
         return _named(epochs) if self.proving else epochs
 
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
         self.proving = True
         try:
-            return super().prove(Capture(capture.known, _named(capture.before)), tags, carried)
+            return super().prove(Capture(capture.known, _named(capture.before)), tags, carried, absent)
         finally:
             self.proving = False
 
@@ -298,6 +308,18 @@ class TrustsWhatStays(TimedFill):
 @_variant(Rule.SINCE_IT_WAS_VALID)
 def _with_whatever_stays(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TrustsWhatStays)
+
+
+class AbsentIsAStamp(Stamps):
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
+        return super().prove(capture, tags, carried, stamps_module.ABSENT if absent is not None else None)
+
+
+@_variant(Rule.ABSENT_IS_NO_STAMP)
+def _with_absent_as_a_stamp(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=AbsentIsAStamp)
 
 
 class RemembersUnproven(TimedFill):
@@ -357,8 +379,10 @@ def _without_marking(_: pytest.MonkeyPatch) -> Parts:
 
 
 class TakesWhatDataCarries(Stamps):
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING) -> Proof:
-        proof = super().prove(capture, tags, carried)
+    def prove(
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+    ) -> Proof:
+        proof = super().prove(capture, tags, carried, absent)
         return Proof(tuple((tag, carried.get(tag, stamp)) for tag, stamp in proof.tags))
 
 

@@ -135,13 +135,24 @@ class TestDamaged:
             raw.execute("DROP TABLE entry")
         check_degraded(store, warned, path, "not as we made it")
 
-    def test_a_file_of_another_version_is_left_alone(self, path, warned):
+    def test_a_file_of_an_earlier_version_is_made_anew(self, path, warned):
+        SQLiteStore(path).set("key", b"value")
+        with contextlib.closing(sqlite3.connect(path)) as raw:
+            raw.execute("DROP TRIGGER entry_written")
+            raw.execute("PRAGMA user_version = 1")
+        store = SQLiteStore(path)
+        assert store.get("key") is None
+        use(store)
+        assert SQLiteStore(path).get_many(["key"]) == store.get_many(["key"])
+        assert warned() == []
+
+    def test_a_file_of_a_later_version_is_left_alone(self, path, warned):
         SQLiteStore(path).set("key", b"value")
         with contextlib.closing(sqlite3.connect(path)) as raw:
             raw.execute("PRAGMA user_version = 99")
         store = SQLiteStore(path)
         assert store.get("key") is None
-        check_degraded(store, warned, path, "another version")
+        check_degraded(store, warned, path, "later version")
 
     def test_a_file_replaced_by_the_database_of_another_program_is_left_alone(self, path, warned, monkeypatch):
         monkeypatch.setattr(sqlite_file, "LOOK_EVERY", 0.0)

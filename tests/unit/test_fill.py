@@ -1237,3 +1237,36 @@ def test_what_is_rendered_is_described_by_the_task_alone() -> None:
     process.settle()
     for task in cluster.origin.tasks:
         assert (task.page, task.text, task.rule, task.timeout) == (TASK.page, TASK.text, TASK.rule, TASK.timeout)
+
+
+# Control keys that are in use ----------------------------------------------------------------------------
+
+
+def test_the_tags_of_a_copy_that_is_served_are_read_with_the_epochs_now_and_then() -> None:
+    cluster = Cluster(Origin(revalidate=None))
+    store = Troubled(cluster.store)
+    process = cluster.process(store)
+    process.get()
+    tag, epoch = Keyspace("site").tag("all"), Keyspace("site").epoch("local")
+    store.calls.clear()
+    for _ in range(600):
+        cluster.clock.advance(0.2)
+        assert shown(process.get()) == ("HIT", "v1")
+    asked = [key for verb, key in store.calls if verb == "get_many"]
+    assert len(asked) == len(store.calls) == 600  # no round trip more than the epochs cost
+    assert set(asked) == {epoch, f"{epoch} {tag}"}
+    assert 3 <= asked.count(f"{epoch} {tag}") <= 6  # in 120 s
+
+
+def test_the_tags_of_a_copy_that_is_not_served_are_not_read() -> None:
+    cluster = Cluster(Origin(revalidate=None))
+    store = Troubled(cluster.store)
+    process = cluster.process(store)
+    process.get()
+    process.get(task_of("/other"))
+    cluster.clock.advance(1000)
+    store.calls.clear()
+    process.get(task_of("/other"))
+    cluster.clock.advance(1)
+    process.get(task_of("/other"))
+    assert len(store.calls) == 2

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from werkzeug.http import parse_cookie
 
 from wsgi_isr.freshness import Bypass
-from wsgi_isr.keys import MAX_SEGMENTS, MAX_URL, Keyspace, Matcher, PageKey, canonical, prefix_tag, tags_of_page
+from wsgi_isr.keys import (
+    MAX_SEGMENTS,
+    MAX_URL,
+    SLOTS,
+    Keyspace,
+    Matcher,
+    PageKey,
+    canonical,
+    prefix_tag,
+    stored_tag,
+    tags_of_page,
+)
 from wsgi_isr.rules import Policy, Rule, RuleSet
 from wsgi_isr.stores.base import route
 
@@ -557,7 +568,7 @@ def test_a_tag_has_one_name_in_all_releases(namespace: str, tag: str, one: str, 
 def test_the_names_of_a_page_are_stable_and_tell_its_plane() -> None:
     keyspace = Keyspace("default")
     page = keyspace.page('["https","example.com","","/",[],[],[]]')
-    assert page == "isr3:b16e758ca8f3:p:62906831fc4d9ad072c2953f4249985b90958f4b"
+    assert page == "isr4:b16e758ca8f3:p:62906831fc4d9ad072c2953f4249985b90958f4b"
     assert Keyspace.lock(page) == page + ":lock"
     assert Keyspace.failures(page) == page + ":failures"
     assert keyspace.tag("all").startswith("isr2:b16e758ca8f3:t:")
@@ -595,12 +606,32 @@ def test_a_page_carries_its_path_each_ancestor_its_rule_and_everything(script: s
     policy, key = match
     found = tags_of_page(key, policy, RULES)
     assert found[:2] == ["all", f"route:{policy.name}"]
-    assert sorted(set(found[2:])) == sorted(tags)
+    assert sorted(found[2:]) == sorted(set(map(stored_tag, tags)))
     for tag in tags:
         if tag.startswith("prefix:"):
             assert prefix_tag(tag.removeprefix("prefix:")) == tag
             assert prefix_tag(tag.removeprefix("prefix:") + "/") == tag
             assert prefix_tag("/" + tag.removeprefix("prefix:")) == tag
+
+
+@given(st.text())
+def test_a_path_a_prefix_and_a_piece_of_data_have_one_of_a_fixed_number_of_slots(text: str) -> None:
+    for name in (f"path:/{text}", f"prefix:/{text}", f"data:{text}"):
+        slot = stored_tag(name)
+        assert re.fullmatch(r"slot:[0-9a-f]{4}", slot)
+        assert int(slot.removeprefix("slot:"), 16) < SLOTS
+        assert stored_tag(slot) == slot
+
+
+def test_slots_are_the_same_in_every_version_of_the_package() -> None:
+    slots = [stored_tag(name) for name in ("path:/", "prefix:/", "data:[]")]
+    assert slots == ["slot:0e5c", "slot:f53c", "slot:a476"]
+
+
+@given(st.text(min_size=1))
+def test_tags_that_people_give_are_exact(text: str) -> None:
+    for name in ("all", f"route:{text}", f"tag:{text}", f"tag:path:{text}"):
+        assert stored_tag(name) == name
 
 
 def test_the_tags_of_people_are_kept_apart_from_those_that_nobody_gave() -> None:

@@ -56,6 +56,21 @@ def route(key: str) -> Route:
     return Route(False, f"{schema}:{namespace}:{plane}:{name.split(':')[0]}" if plane in ("p", "d") and name else key)
 
 
+def is_control(key: str) -> bool:
+    """Return whether ``key`` is a tag or an epoch: what is lost of these costs the renders of every page that carries
+    them, so stores of ours evict them last."""
+    parts = key.split(":", 3)
+    return len(parts) == 4 and parts[2] in _CONTROL_PLANES and parts[3] != ""
+
+
+_CONTROL_PLANES = ("t", "e")
+
+
+#: The part of a store's bytes that control keys may take together. All slots of :mod:`wsgi_isr.keys` fit into this part
+#: of the default sizes, so that no flood of URLs evicts one.
+CONTROL_SHARE = 1 / 2
+
+
 class Store(abc.ABC):
     """Bytes by key, shared by whoever opens the same URL.
 

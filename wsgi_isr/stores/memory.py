@@ -1,4 +1,4 @@
-"""``memory://[?max_bytes=N]``: one process, bounded by bytes, least recently used out first."""
+"""``memory://[?max_bytes=N]``: one process, bounded by bytes; least recently used out first, control keys last."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ..errors import ConfigError, ValueTooLarge
-from .base import Many, Store, Token, Versioned
+from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from .forks import ForkAware, watch
 from .urls import take_apart
 
@@ -30,12 +30,34 @@ class _Item(NamedTuple):
     size: int
 
 
+class _Shelf:
+    """Items that are evicted among each other, the least recently used first."""
+
+    def __init__(self) -> None:
+        self.items: OrderedDict[str, _Item] = OrderedDict()
+        self.bytes = 0
+
+    def put(self, key: str, item: _Item) -> None:
+        if key in self.items:
+            self.drop(key)
+        self.items[key] = item
+        self.bytes += item.size
+
+    def drop(self, key: str) -> None:
+        self.bytes -= self.items.pop(key).size
+
+    def shrink(self, max_bytes: float) -> None:
+        """Evict until the items take no more than ``max_bytes``."""
+        while self.bytes > max_bytes and self.items:
+            self.drop(next(iter(self.items)))
+
+
 class MemoryStore(ForkAware, Store):
     """Bytes in a dict.
 
     :param max_bytes: what keys, values and their bookkeeping may take together, at least 64 KiB. One
         value may take a quarter of it (and at most :attr:`Store.max_value`), so that no page can push
-        out everything else.
+        out everything else. Control keys may take :data:`~.base.CONTROL_SHARE` of it, and are evicted after all pages.
     :param clock: seconds; any zero.
     :raises ConfigError: for a smaller ``max_bytes``.
 
@@ -57,9 +79,9 @@ class MemoryStore(ForkAware, Store):
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
-        self._items: OrderedDict[str, _Item] = OrderedDict()  # least recently used first
+        self._pages = _Shelf()
+        self._control = _Shelf()
         self._writes = 0  # since everything past its ttl was removed
-        self._bytes = 0
 
     after_fork_in_child = _start_empty
 
@@ -112,7 +134,7 @@ class MemoryStore(ForkAware, Store):
         with self._lock:
             if self._live(key) is None:
                 return False
-            self._drop(key)
+            self._shelf(key).drop(key)
             return True
 
     def close(self) -> None:
@@ -120,43 +142,40 @@ class MemoryStore(ForkAware, Store):
 
     # Below here the lock is held.
 
+    def _shelf(self, key: str) -> _Shelf:
+        return self._control if is_control(key) else self._pages
+
     def _live(self, key: str) -> _Item | None:
-        item = self._items.get(key)
+        shelf = self._shelf(key)
+        item = shelf.items.get(key)
         if item is not None and item.expires is not None and item.expires <= self._clock():
-            self._drop(key)
+            shelf.drop(key)
             return None
         return item
 
     def _use(self, key: str) -> _Item | None:
         item = self._live(key)
         if item is not None:
-            self._items.move_to_end(key)
+            self._shelf(key).items.move_to_end(key)
         return item
 
-    def _drop(self, key: str) -> None:
-        self._bytes -= self._items.pop(key).size
-
     def _put(self, key: str, value: bytes, ttl: float | None) -> None:
-        if key in self._items:
-            self._drop(key)
         expires = None if ttl is None else self._clock() + ttl
         item = _Item(bytes(value), next(self._tokens), expires, len(key) + len(value) + ITEM_OVERHEAD)
-        self._items[key] = item
-        self._bytes += item.size
+        self._shelf(key).put(key, item)
         self._writes += 1
-        if self._bytes > self.max_bytes:
+        self._control.shrink(self.max_bytes * CONTROL_SHARE)
+        if self._pages.bytes + self._control.bytes > self.max_bytes:
             self._make_room()
 
     def _make_room(self) -> None:
-        """What is past its ttl goes first, however recently it was used. Looking at every item for that
+        """Evict pages: first what is past its ttl, however recently it was used. Looking at every item for that
         is worth it once in as many writes; a heap of deadlines would take a quarter more memory."""
-        if self._writes >= len(self._items):
+        if self._writes >= len(self._pages.items):
             self._writes = 0
-            for key in list(self._items):
+            for key in list(self._pages.items):
                 self._live(key)
-        while self._bytes > self.max_bytes:
-            _, item = self._items.popitem(last=False)
-            self._bytes -= item.size
+        self._pages.shrink(self.max_bytes - self._control.bytes)
 
     def _refuse_large(self, key: str, value: bytes) -> None:
         if len(value) > self.max_value:

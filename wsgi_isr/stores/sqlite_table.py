@@ -5,7 +5,7 @@ Apart, since SQLite writes a row as a whole: noting that a page was read must no
 Triggers keep ``usage`` and the sum of all sizes in step with ``entry``, inside the same transaction.
 
 ``used`` is a logical time, one above the highest so far: no clock, so that a clock which is put back
-does not turn eviction upside down.
+does not turn eviction upside down. Control keys are :data:`AHEAD` of all pages, and so evicted after them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import StoreUnavailable, ValueTooLarge
-from .base import Many, Store, Token, Versioned
+from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from .forks import ForkAware, watch
 from .sqlite_file import Connection, DatabaseFile, FileBroken, NotOurs
 
 APPLICATION_ID = 0x57495352  # "WISR"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+#: How far the logical time of control keys is ahead of that of pages.
+AHEAD = 1 << 61
 
 # The size of an entry is what it takes in the file, by the rules of the format (sqlite.org/fileformat2.html,
 # 1.6): a row of more than 4061 bytes leaves 489 to 4061 in its leaf, the rest has pages of its own, 4092 bytes
@@ -30,25 +32,33 @@ _ROW = "(length(NEW.value) + length(NEW.key) + 40)"
 _OWN_PAGES = f"(CASE WHEN {_ROW} <= 4061 THEN 0 ELSE ({_ROW} - 489) / 4092 + (({_ROW} - 489) % 4092 > 3572) END)"
 _IN_LEAF = f"(4096 / (4084 / max(min(489, {_ROW}), {_ROW} - 4092 * {_OWN_PAGES})))"
 _SIZE = f"{_IN_LEAF} + 4096 * {_OWN_PAGES} + length(NEW.key) * 3 / 2 + 110"
-_NEXT = "(SELECT ifnull(max(used), 0) + 1 FROM usage)"
+# Two look-ups in the index: the highest of the pages, and of the control keys.
+_LAST = (
+    f"max(ifnull((SELECT max(used) FROM usage WHERE used < {AHEAD}), 0),"
+    f" ifnull((SELECT max(used) FROM usage WHERE used >= {AHEAD}) - {AHEAD}, 0))"
+)
+_NEXT = f"({_LAST} + 1 + NEW.control * {AHEAD})"
 
 SCHEMA = (
     # Values last: whatever does not ask for them does not read their pages.
-    "CREATE TABLE entry (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, token BLOB NOT NULL, expires REAL,"
-    " value BLOB NOT NULL)",
+    "CREATE TABLE entry (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, control INTEGER NOT NULL,"
+    " token BLOB NOT NULL, expires REAL, value BLOB NOT NULL)",
     "CREATE INDEX entry_expires ON entry (expires) WHERE expires IS NOT NULL",
     "CREATE TABLE usage (id INTEGER PRIMARY KEY, used INTEGER NOT NULL, size INTEGER NOT NULL)",
     "CREATE INDEX usage_used ON usage (used)",
-    "CREATE TABLE total (bytes INTEGER NOT NULL)",
-    "INSERT INTO total VALUES (0)",
+    "CREATE TABLE total (bytes INTEGER NOT NULL, control INTEGER NOT NULL)",
+    "INSERT INTO total VALUES (0, 0)",
     f"CREATE TRIGGER entry_new AFTER INSERT ON entry BEGIN INSERT INTO usage VALUES (NEW.id, {_NEXT}, {_SIZE}); END",
     f"CREATE TRIGGER entry_written AFTER UPDATE ON entry BEGIN"
     f" UPDATE usage SET used = {_NEXT}, size = {_SIZE} WHERE id = NEW.id; END",
     "CREATE TRIGGER entry_gone AFTER DELETE ON entry BEGIN DELETE FROM usage WHERE id = OLD.id; END",
-    "CREATE TRIGGER size_new AFTER INSERT ON usage BEGIN UPDATE total SET bytes = bytes + NEW.size; END",
+    "CREATE TRIGGER size_new AFTER INSERT ON usage BEGIN"
+    f" UPDATE total SET bytes = bytes + NEW.size, control = control + (NEW.used >= {AHEAD}) * NEW.size; END",
     "CREATE TRIGGER size_written AFTER UPDATE OF size ON usage BEGIN"
-    " UPDATE total SET bytes = bytes - OLD.size + NEW.size; END",
-    "CREATE TRIGGER size_gone AFTER DELETE ON usage BEGIN UPDATE total SET bytes = bytes - OLD.size; END",
+    " UPDATE total SET bytes = bytes - OLD.size + NEW.size,"
+    f" control = control + (NEW.used >= {AHEAD}) * (NEW.size - OLD.size); END",
+    "CREATE TRIGGER size_gone AFTER DELETE ON usage BEGIN"
+    f" UPDATE total SET bytes = bytes - OLD.size, control = control - (OLD.used >= {AHEAD}) * OLD.size; END",
 )
 
 _LIVE = "(expires IS NULL OR expires > ?)"
@@ -57,7 +67,7 @@ _GETS = f"SELECT id, value, token FROM entry WHERE key = ? AND {_LIVE}"
 _GET_MANY = f"SELECT id, value, key FROM entry WHERE key IN (%s) AND {_LIVE}"
 _HAS = f"SELECT id FROM entry WHERE key = ? AND {_LIVE}"
 _SET = (
-    "INSERT INTO entry (key, token, expires, value) VALUES (?, ?, ?, ?)"
+    "INSERT INTO entry (key, control, token, expires, value) VALUES (?, ?, ?, ?, ?)"
     " ON CONFLICT (key) DO UPDATE"
     " SET token = excluded.token, expires = excluded.expires, value = excluded.value"
 )
@@ -112,14 +122,17 @@ class SQLiteTable(Store):
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
         self._refuse_large(key, value)
-        self._write(_SET, lambda now: (key, _new_token(), _expires(now, ttl), bytes(value)))
+        row = key, is_control(key), _new_token()
+        self._write(_SET, lambda now: (*row, _expires(now, ttl), bytes(value)))
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         self._refuse_large(key, value)
         # Most calls lose (everybody tries for a lock, one gets it): they need not queue for writing.
         if self._has(key):
             return False
-        return self._write(_ADD, lambda now: (key, _new_token(), _expires(now, ttl), bytes(value), now))
+        return self._write(
+            _ADD, lambda now: (key, is_control(key), _new_token(), _expires(now, ttl), bytes(value), now)
+        )
 
     def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
         self._refuse_large(key, value)
@@ -185,24 +198,33 @@ class SQLiteTable(Store):
         return changed
 
     def _evict(self, connection: Connection) -> bool:
-        """Make room, a batch at a time; whether there is more to do."""
-        [[total]] = connection.execute("SELECT bytes FROM total").fetchall()
-        excess = total - self.max_bytes
-        if excess <= 0:
-            return False
-        oldest = connection.execute("SELECT id, size FROM usage ORDER BY used LIMIT ?", (_EVICT_AT_ONCE,))
-        victims = []
-        for number, size in oldest.fetchall():
-            victims.append((number,))
-            excess -= size
-            if excess <= 0:
-                break
-        gone = connection.executemany("DELETE FROM entry WHERE id = ?", victims).rowcount
-        return excess > 0 and gone > 0
+        """Make room, a batch at a time; whether there is more to do. Control keys have a part of the room, and the
+        pages the rest of it."""
+        [[total, control]] = connection.execute("SELECT bytes, control FROM total").fetchall()
+        more = _delete_oldest(connection, AHEAD, control - self.max_bytes * CONTROL_SHARE)
+        return _delete_oldest(connection, 0, total - self.max_bytes) or more
 
     def _refuse_large(self, key: str, value: bytes) -> None:
         if len(value) > self.max_value:
             raise ValueTooLarge(key, len(value), self.max_value)
+
+
+def _delete_oldest(connection: Connection, since: int, excess: float) -> bool:
+    """Delete what was not used for longest, from the logical time ``since`` on; whether ``excess`` bytes more than a
+    batch remain."""
+    if excess <= 0:
+        return False
+    oldest = connection.execute(
+        "SELECT id, size FROM usage WHERE used >= ? ORDER BY used LIMIT ?", (since, _EVICT_AT_ONCE)
+    )
+    victims = []
+    for number, size in oldest.fetchall():
+        victims.append((number,))
+        excess -= size
+        if excess <= 0:
+            break
+    gone = connection.executemany("DELETE FROM entry WHERE id = ?", victims).rowcount
+    return excess > 0 and gone > 0
 
 
 class Notes(ForkAware):
@@ -242,9 +264,9 @@ class Notes(ForkAware):
             ids, self._ids = self._ids, {}
             self._tried = self._clock()
         if ids:
-            [[last]] = connection.execute("SELECT ifnull(max(used), 0) FROM usage").fetchall()
+            [[last]] = connection.execute(f"SELECT {_LAST}").fetchall()
             connection.executemany(
-                "UPDATE usage SET used = ? WHERE id = ?",
+                f"UPDATE usage SET used = ? + (used >= {AHEAD}) * {AHEAD} WHERE id = ?",
                 [(used, number) for used, number in enumerate(ids, last + 1)],
             )
 
@@ -252,8 +274,10 @@ class Notes(ForkAware):
 def prepare(connection: Connection) -> None:
     """Make the tables in a new file; make sure that an old one is ours.
 
+    The tables of an earlier version are made anew: what they held is only a cache, and lost tags count as invalidated.
+
     :raises NotOurs: another program's database.
-    :raises FileBroken: made by another version of this package.
+    :raises FileBroken: made by a later version of this package.
     """
     # One transaction, one moment: between two, another process may make the tables, and a number from
     # before with tables from after would look like the database of another program.
@@ -266,7 +290,9 @@ def prepare(connection: Connection) -> None:
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
-    if not _is_ours(connection):  # nobody was faster
+    if not _is_ours(connection):  # no other process was faster
+        for statement in ("DROP TABLE IF EXISTS entry", "DROP TABLE IF EXISTS usage", "DROP TABLE IF EXISTS total"):
+            connection.execute(statement)
         for statement in SCHEMA:
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -275,12 +301,13 @@ def prepare(connection: Connection) -> None:
 
 
 def _is_ours(connection: Connection) -> bool:
+    """Return whether the tables are there, and of this version."""
     [[application]] = connection.execute("PRAGMA application_id").fetchall()
     [[version]] = connection.execute("PRAGMA user_version").fetchall()
     if application == APPLICATION_ID:
-        if version != SCHEMA_VERSION:
-            raise FileBroken(f"it was made by another version (its tables are of version {version})", "")
-        return True
+        if version > SCHEMA_VERSION:
+            raise FileBroken(f"it was made by a later version (its tables are of version {version})", "")
+        return bool(version == SCHEMA_VERSION)
     if application or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
         raise NotOurs("it is the database of another program", "name a file that does not exist yet")
     return False

@@ -1,0 +1,148 @@
+"""Control keys: which requests mint them, how many there can be, and which of them a store keeps."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.behaviour.conftest import MakeSite
+from tests.behaviour.origin import Handler, Origin, answer
+from tests.behaviour.visitor import Clock, Site
+from wsgi_isr import Rule, cache_tag
+from wsgi_isr.keys import SLOTS
+from wsgi_isr.stores.base import route
+from wsgi_isr.stores.memory import MemoryStore
+
+NOT_FOUND = answer(b"no such page", status="404 Not Found")
+
+MINTS_NOTHING: dict[str, Handler] = {
+    "404": NOT_FOUND,
+    "410": answer(b"gone", status="410 Gone"),
+    "Set-Cookie": answer(b"yours", ("Set-Cookie", "a=b")),
+    "403": answer(b"no", status="403 Forbidden"),
+    "500": answer(b"oh", status="500 Internal Server Error"),
+}
+
+
+def control_keys(site: Site) -> set[str]:
+    """The tags in the site's memory store."""
+    store = site.store
+    assert isinstance(store, MemoryStore)
+    return {key for key in store._control.items if route(key).node is None}
+
+
+@pytest.mark.parametrize("handler", MINTS_NOTHING.values(), ids=MINTS_NOTHING)
+def test_a_page_that_is_not_stored_as_a_page_mints_no_tag(
+    make_site: MakeSite, origin: Origin, handler: Handler
+) -> None:
+    site = make_site({"/<path:name>": Rule(revalidate=60, tags=["page:{name}"])})
+    for number in range(20):
+        path = f"/{number}/a/b/c/d/e"
+        origin.on(path, handler)
+        site.visit(path)
+    assert control_keys(site) == set()
+
+
+def test_the_tags_that_a_404_asks_for_are_not_minted(make_site: MakeSite, origin: Origin) -> None:
+    def missing(environ: object) -> bytes:
+        cache_tag("posts")
+        return b"no such page"
+
+    origin.on("/a", answer(missing, status="404 Not Found"))
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    assert control_keys(site) == set()
+
+
+def test_pages_of_any_number_of_urls_have_a_bounded_number_of_tags(make_site: MakeSite) -> None:
+    site = make_site(revalidate=60)
+    for number in range(300):
+        site.visit("".join(f"/{number}-{depth}" for depth in range(31)))
+    # Everything and the rule, and what 300 x 32 names leave free of the slots: 9,600 of 65,536 meet now and then.
+    assert 8500 < len(control_keys(site)) <= 300 * 32 + 2
+    assert len(control_keys(site)) <= SLOTS + 2
+
+
+def test_a_404_is_a_hit_while_nothing_is_invalidated(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    first, second = (make_site(revalidate=60, store=store) for _ in range(2))
+    origin.on("/a", NOT_FOUND)
+    assert first.visit("/a").label == "MISS"
+    assert [first.visit("/a").label, second.visit("/a").label] == ["HIT", "HIT"]
+    clock.advance(5)
+    assert [first.visit("/a").label, second.visit("/a").label] == ["HIT", "HIT"]
+    assert origin.calls["/a"] == 1
+
+
+@pytest.mark.parametrize("what", [{"paths": ["/blog/a"]}, {"prefixes": ["/blog"]}, {"tags": ["post:a"]}])
+def test_a_404_is_not_served_once_its_page_was_invalidated(
+    make_site: MakeSite, origin: Origin, clock: Clock, what: dict[str, list[str]]
+) -> None:
+    site = make_site({"/blog/<slug>": Rule(revalidate=60, tags=["post:{slug}"])}, coherence=0)
+    origin.on("/blog/a", NOT_FOUND)
+    site.visit("/blog/a")
+    origin.mend("/blog/a")
+    site.isr.invalidate(**what)
+    assert (site.visit("/blog/a").code, site.visit("/blog/a").label) == (200, "HIT")
+
+
+def test_a_404_is_rendered_once_more_after_an_invalidation_of_something_else(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    site = make_site(revalidate=60, coherence=0)
+    origin.on("/a", NOT_FOUND)
+    site.visit("/a")
+    site.isr.invalidate(tags=["other"])
+    assert [site.visit("/a").label for _ in range(3)] == ["MISS", "HIT", "HIT"]
+
+
+def test_a_refusal_is_remembered_beside_invalidations_of_other_pages(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    site = make_site(revalidate=60, coherence=0)
+    origin.on("/account", answer(b"yours", ("Cache-Control", "private")))
+    site.visit("/account")
+    calls = origin.calls["/account"]
+    for number in range(10):
+        site.isr.invalidate(tags=[f"other:{number}"])
+        assert site.visit("/account").label == "BYPASS"
+    site.settle()
+    assert origin.calls["/account"] == calls + 10  # each visitor's own request, and no other
+
+
+@pytest.mark.parametrize("what", [{"paths": ["/account"]}, {"prefixes": ["/"]}, {"everything": True}])
+def test_a_refusal_is_forgotten_once_its_page_was_invalidated(
+    make_site: MakeSite, origin: Origin, what: dict[str, list[str]]
+) -> None:
+    site = make_site(revalidate=60, coherence=0)
+    origin.on("/account", answer(b"yours", ("Cache-Control", "private")))
+    site.visit("/account")
+    origin.mend("/account")
+    site.isr.invalidate(**what)
+    site.visit("/account")
+    assert site.visit("/account").label == "HIT"
+
+
+def test_a_new_page_is_stored_beside_an_invalidation_of_a_moment_ago(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    """A process that has not polled the epochs yet renders a new page once, not twice."""
+    store = MemoryStore(clock=clock)
+    first, second = (make_site(revalidate=60, store=store) for _ in range(2))
+    second.visit("/other")
+    first.isr.invalidate(paths=["/new"])
+    assert [second.visit("/new").label for _ in range(2)] == ["MISS", "HIT"]
+    clock.advance(1)
+    assert second.visit("/new").label == "HIT"
+    assert origin.calls["/new"] == 1
+
+
+def test_pages_that_share_a_slot_are_invalidated_together(
+    make_site: MakeSite, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_isr.keys.SLOTS", 1)
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    site.visit("/b")
+    site.isr.invalidate(paths=["/a"])
+    assert [site.visit(path).label for path in ("/a", "/b")] == ["EXPIRED", "EXPIRED"]
+    assert [site.visit(path).label for path in ("/a", "/b")] == ["HIT", "HIT"]
