@@ -30,6 +30,9 @@ MAX_URL = 8192
 #: Each segment of a path is a prefix that can be invalidated, and costs a tag.
 MAX_SEGMENTS = 32
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
+#: The environ variable that only a render has. No client can set it: a request header becomes ``HTTP_...``
+#: (RFC 3875, 4.1.18).
+RENDER = "wsgi_isr.render"
 
 
 class PageKey(NamedTuple):
@@ -326,6 +329,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        RENDER: True,
     }
     for header, value in key.headers:
         environ[_environ_name(header)] = value

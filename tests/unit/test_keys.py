@@ -330,6 +330,7 @@ ALLOWED = {
     "wsgi.multithread",
     "wsgi.multiprocess",
     "wsgi.run_once",
+    "wsgi_isr.render",
 }
 UNDECLARED = st.sampled_from(
     [
