@@ -350,6 +350,7 @@ class ISR:
                     produce_page(
                         lambda *request: self.app(*request),
                         self.config.rules,
+                        self.events.emit,
                         self.events.emit if self.config.settings.debug else None,
                     ),
                     clock=self._clock,

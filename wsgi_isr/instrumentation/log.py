@@ -65,9 +65,7 @@ def log_events() -> Subscriber:
                 _log.debug("invalidated (%s): %s", event.mode, listed(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
-            _log.error(
-                "%s raised; the page was not cached", event.where, exc_info=(type(cause), cause, cause.__traceback__)
-            )
+            _log.error("%s raised; %s", event.where, event.effect, exc_info=(type(cause), cause, cause.__traceback__))
         elif isinstance(event, BackgroundFull):
             _log.debug("no room for a background render: %s", event.key)
 
