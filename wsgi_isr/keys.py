@@ -308,6 +308,11 @@ def shown_url(environ: dict[str, Any]) -> str:
     return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}{'?' if query else ''}{query}"
 
 
+def query_string(key: PageKey) -> str:
+    """Return the query of a page as its render sees it."""
+    return urlencode(key.query, encoding="latin-1")
+
+
 def canonical(key: PageKey) -> dict[str, Any]:
     """The environ that renders a page: a GET made of its key alone (PEP 3333, "environ Variables")."""
     host, _, port = key.host.rpartition(":") if re.search(r":[0-9]+\Z", key.host) else (key.host, "", "")
@@ -315,7 +320,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": key.script,
         "PATH_INFO": key.path,
-        "QUERY_STRING": urlencode(key.query, encoding="latin-1"),
+        "QUERY_STRING": query_string(key),
         "SERVER_NAME": host,
         "SERVER_PORT": port or ("443" if key.scheme == "https" else "80"),
         "SERVER_PROTOCOL": "HTTP/1.1",

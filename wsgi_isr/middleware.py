@@ -180,7 +180,7 @@ class ISR:
         content = entry.content
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
-        if found.label == "HIT" and is_plain and not self.config.settings.debug:
+        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]) and not self.config.settings.debug:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
@@ -441,7 +441,7 @@ def _site_of(config: Config, app: Any) -> bytes:
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
-_HOST = 2
+_QUERY, _HOST = 1, 2
 _PLAIN = 5
 _PLAIN_VALUES = ("GET", *(None,) * 8)
 

@@ -12,7 +12,7 @@ from .entry import Content
 from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
-from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path
+from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path, query_string
 from .listing import Absent, Listings
 from .rules import Policy
 from .sites import Sites
@@ -38,6 +38,13 @@ class Page(NamedTuple):
     def path(self) -> str:
         """Its public path, as people write it."""
         return public_path(self.key.script, self.key.path)
+
+    def is_spelled(self, query: str | None) -> bool:
+        """Return whether a raw query is that of the key, spelled as a render sees it; the order may differ.
+
+        One page has few such queries, and any number of others: campaigns add to them.
+        """
+        return sorted((query or "").split("&")) == sorted(query_string(self.key).split("&"))
 
     def suits(self, content: Content) -> bool:
         """A page whose app looks at cookies is for visitors who send none."""
