@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import options as o
@@ -13,7 +13,7 @@ from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
 from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path, query_string
-from .listing import Absent, Listings
+from .listing import Absent, Listings, Stamps
 from .rules import Policy
 from .sites import Sites
 from .stores.base import Store
@@ -62,7 +62,7 @@ class Pages:
     ) -> None:
         settings = config.settings
         self._rules = config.rules
-        self._keeps = store.keeps
+        self._store = store
         self._events = events
         self._monotonic = monotonic or time.monotonic
         self._names = Keyspace(settings.namespace, settings.release)
@@ -75,7 +75,14 @@ class Pages:
 
     def begin_anew(self) -> None:
         """After a fork: locks of the parent do not exist here."""
-        self._listings = Listings(self._rules, self._events, self._monotonic)
+        stamps = self._stamps if self._store.keeps else None
+        self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
+
+    def _stamps(self, tags: Sequence[str]) -> Stamps:
+        """Return the stamps of tags as the store has them. It is only read: random paths must mint no tags."""
+        keys = {tag: self._names.tag(tag) for tag in tags}
+        found = self._store.get_many(list(keys.values()))
+        return {tag: found.values.get(key) for tag, key in keys.items() if key not in found.unreachable}
 
     def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | PassedOn | Absent:
         """The page that the request is for, or why it is not for the cache.
@@ -85,7 +92,7 @@ class Pages:
         self.sites.note(environ)
         if not draft and (absent := self._listings.absent(environ, epochs)) is not None:
             return absent
-        if not self._keeps:
+        if not self._store.keeps:
             return PassedOn("off", draft=draft)
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
