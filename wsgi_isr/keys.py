@@ -171,10 +171,25 @@ def site_of_url(url: str) -> Site:
 class Matcher:
     """From an environ to the policy and the key of its page, or the reason why it has none."""
 
-    def __init__(self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...]) -> None:
+    def __init__(
+        self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...], hosts: tuple[str, ...] = ()
+    ) -> None:
         self._rules = rules
         self._ignored = _any_of(ignore_cookies)
         self._site = site_of_url(canonical_url)[:2] if canonical_url else None
+        own = (self._site[1],) if self._site else ()
+        self._is_own = _any_of((*hosts, *own)) if hosts else None
+
+    def is_here(self, environ: dict[str, Any]) -> bool:
+        """Return whether there are pages for the host that a request names."""
+        if self._is_own is None:
+            return True
+        named = site_of(environ)
+        return named is not None and self._is_own(named[1])
+
+    def is_own(self, site: Site) -> bool:
+        """Return whether there are pages for a site."""
+        return (self._site is None or self._site == site[:2]) and (self._is_own is None or self._is_own(site.host))
 
     def match(self, environ: dict[str, Any]) -> tuple[Policy, PageKey] | Bypass:
         """The page that a request is for; the visitor's identity and whims are left behind here."""
@@ -197,7 +212,7 @@ class Matcher:
         except UnicodeError:
             return Bypass("url-encoding")
         site = self._site or site_of(environ)
-        if site is None:
+        if site is None or not self.is_here(environ):
             return Bypass("host")
         policy, _ = self._rules.match(text or "/")
         if policy.never:
@@ -248,7 +263,7 @@ def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST")
     if host is None:
-        host = f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        host = f"{environ.get('SERVER_NAME')}:{environ.get('SERVER_PORT')}"
     host = host.lower()
     if not HOST.match(host):
         return None

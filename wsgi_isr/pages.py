@@ -66,15 +66,16 @@ class Pages:
         self._events = events
         self._monotonic = monotonic or time.monotonic
         self._names = Keyspace(settings.namespace, settings.release)
-        self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies)
+        self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies, settings.hosts)
         self._on_write = settings.invalidate_on_write
         self._asked: dict[PageKey, None] = {}
-        #: For whom pages are made.
-        self.sites = Sites(settings.canonical_url, store, Keyspace(settings.namespace).sites)
+        self._settings = settings
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """After a fork: locks of the parent do not exist here."""
+        #: For whom pages are made.
+        self.sites = Sites(self._settings, self._matcher.is_own, self._store, Keyspace(self._settings.namespace).sites)
         stamps = self._stamps if self._store.keeps else None
         self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
 
@@ -90,8 +91,10 @@ class Pages:
         :param epochs: as of now, for lists of pages. :param draft: for somebody who sees drafts.
         """
         self.sites.note(environ)
-        if not draft and (absent := self._listings.absent(environ, epochs)) is not None:
-            return absent
+        if not draft and self._matcher.is_here(environ):
+            absent = self._listings.absent(environ, epochs)
+            if absent is not None:
+                return absent
         if not self._store.keeps:
             return PassedOn("off", draft=draft)
         match = self._matcher.match(environ)
@@ -117,13 +120,36 @@ class Pages:
         :param site: which one, where several hosts are served; by default the first one known.
         :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
         """
-        site = site or self.sites_of(path)[0]
+        return self._at(path, site or self.sites_of(path)[0], {})
+
+    def everywhere(self, path: str, site: Site | None = None) -> list[Page]:
+        """Return the pages at a public path, one for each known site that has one there.
+
+        :param site: of this one only. :raises ConfigError: ``path`` is no path.
+        :raises RefreshError: it is for the cache at none of them; says why it is not at the first one.
+        """
+        pages: list[Page] = []
+        refused: list[RefreshError] = []
+        absent: dict[str, Absent | None] = {}
+        for one in [site] if site else self.sites_of(path):
+            try:
+                pages.append(self._at(path, one, absent))
+            except RefreshError as error:
+                refused.append(error)
+        if not pages:
+            raise refused[0]
+        return pages
+
+    def _at(self, path: str, site: Site, absent: dict[str, Absent | None]) -> Page:
+        """:param absent: what was found out, by path: lists of pages are asked once, however many sites there are."""
         public, query = _public(path)
         below = _below(public, site)
         # A path without the mount point will do as well.
         environ = canonical(PageKey(*site, (public if below is None else below).encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
-        match = self._listings.absent(environ) or self._matcher.match(environ)
+        if environ["PATH_INFO"] not in absent:
+            absent[environ["PATH_INFO"]] = self._listings.absent(environ)
+        match = absent[environ["PATH_INFO"]] or self._matcher.match(environ)
         if isinstance(match, (Absent, Bypass)):
             raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
         return self._page(*match)
