@@ -29,6 +29,10 @@ from .rules import tags_of as rule_tags
 MAX_URL = 8192
 #: Each segment of a path is a prefix that can be invalidated, and costs a tag.
 MAX_SEGMENTS = 32
+#: Thousands of them take a few milliseconds to be read, more than many a page takes to be rendered.
+MAX_PARAMETERS = 256
+#: A name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are remembered.
+MAX_HOST = 261
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 #: The environ variable that only a render has. No client can set it: a request header becomes ``HTTP_...``
 #: (RFC 3875, 4.1.18).
@@ -205,6 +209,8 @@ class Matcher:
             return Bypass("url-length")
         if path.count("/") > MAX_SEGMENTS:
             return Bypass("url-depth")
+        if query.count("&") >= MAX_PARAMETERS:
+            return Bypass("url-parameters")
         try:
             text = decoded(path)
             decoded(environ.get("SCRIPT_NAME", ""))
@@ -265,7 +271,7 @@ def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
     if host is None:
         host = f"{environ.get('SERVER_NAME')}:{environ.get('SERVER_PORT')}"
     host = host.lower()
-    if not HOST.match(host):
+    if len(host) > MAX_HOST or not HOST.match(host):
         return None
     return scheme, host.removesuffix(_DEFAULT_PORT.get(scheme, "::"))
 

@@ -14,7 +14,18 @@ from hypothesis import strategies as st
 from werkzeug.http import parse_cookie
 
 from wsgi_isr.freshness import Bypass
-from wsgi_isr.keys import MAX_SEGMENTS, MAX_URL, Keyspace, Matcher, PageKey, canonical, prefix_tag, tags_of_page
+from wsgi_isr.keys import (
+    MAX_HOST,
+    MAX_PARAMETERS,
+    MAX_SEGMENTS,
+    MAX_URL,
+    Keyspace,
+    Matcher,
+    PageKey,
+    canonical,
+    prefix_tag,
+    tags_of_page,
+)
 from wsgi_isr.rules import Policy, Rule, RuleSet
 from wsgi_isr.stores.base import route
 
@@ -161,6 +172,11 @@ def test_the_key_of_a_request_is_readable_and_stable(environ: dict[str, Any], te
         (request(HTTP_UPGRADE="websocket"), "upgrade"),
         (request("/" + "x" * MAX_URL), "url-length"),
         (request("/search", "q=" + "x" * MAX_URL), "url-length"),
+        (request("/search", "&".join(["q=1"] * MAX_PARAMETERS)), None),
+        (request("/search", "&".join(["q=1"] * (MAX_PARAMETERS + 1))), "url-parameters"),
+        (request("/search", "&" * MAX_PARAMETERS), "url-parameters"),
+        (request(HTTP_HOST="a" * MAX_HOST), None),
+        (request(HTTP_HOST="a" * (MAX_HOST + 1)), "host"),
         (request("/\xff"), "url-encoding"),
         (request("/\u20ac"), "url-encoding"),
         (request("/search", "q=\u20ac"), "url-encoding"),
