@@ -82,8 +82,8 @@ class Local:
     def lead(self, probe: tuple[Any, ...], key: str, slot: Slot) -> None:
         """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``.
 
-        It takes the place of the oldest one, if all are taken. Refusing it instead would let a client take all places,
-        and keep everybody else's requests from ever getting one.
+        It takes the place of the oldest one, if all are taken. Refusing it instead would let one client take all places
+        for as long as the copy lives.
         """
         with self._lock:
             if self._slots.get(key) is not slot or probe in self.probes:

@@ -77,13 +77,14 @@ class Sites:
             _answering.reset(token)
 
     def known(self) -> list[Site]:
-        """Every one that a page was made for by a visitor of any process, that of the request which is being answered
-        first; the canonical one where there is none."""
+        """Return every one that a page was made for by a visitor of any process; the canonical one where there is none.
+
+        The first is that of the request that the app answers here, if it answers one.
+        """
         owner, own = _answering.get()
         first = [own] if own is not None and owner is self else []
-        return list(dict.fromkeys([*first, *self._told(), *list(self._told_here)])) or [
-            self._canonical or self._asked or self._default
-        ]
+        known = list(dict.fromkeys([*first, *self._told(), *list(self._told_here)]))
+        return known or [self._canonical or self._asked or self._default]
 
     def _told(self) -> list[Site]:
         try:

@@ -13,7 +13,7 @@ from wsgi_isr.events import Served
 
 
 def is_prepared(site: Site, path: str = "/a", **request: Any) -> bool:
-    """Whether a request is answered from what was prepared. Such an answer is no event."""
+    """Return whether a request is answered from what was prepared. Such an answer is no event."""
     before = len(site.happened(Served))
     assert site.visit(path, **request).label == "HIT"
     return len(site.happened(Served)) == before

@@ -17,7 +17,7 @@ HOSTS = ["Example.org", "www.example.org", "dev.example.org:8080", "*.shop.examp
 
 
 def host_of(environ: Environ) -> str:
-    """For whom the app was called."""
+    """Return the host that the app was called for."""
     return str(environ["HTTP_HOST"])
 
 
@@ -131,7 +131,7 @@ def test_what_is_no_host_is_refused_at_start(make_site: MakeSite, hosts: Any) ->
 
 
 def invent(site: Site, path: str = "/a", hosts: int = 20) -> None:
-    """What a client can do: ask for a page at many hosts."""
+    """Ask for a page at many hosts, as any client can."""
     for number in range(hosts):
         site.visit(path, host=f"{number}.test")
 
@@ -285,7 +285,7 @@ def test_one_page_from_another_process_is_enough_to_know_of_a_host(
 @pytest.mark.parametrize(
     "options", [{"canonical_url": "http://example.org"}, {"hosts": ["example.org"]}, {"hosts": ["*.test"]}]
 )
-def test_where_somebody_has_said_which_hosts_there_are_nothing_is_said(
+def test_where_an_option_says_which_hosts_there_are_the_log_says_nothing(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture, options: Any
 ) -> None:
     site = make_site(revalidate=600, **options)

@@ -407,7 +407,7 @@ class Unclosable(Body):
 
 
 class Unclosed(Exception):
-    """What it raises."""
+    """Raised by the ``close()`` of an :class:`Unclosable`."""
 
 
 def unclosable(*parts: Any, headers: Iterable[tuple[str, str]] = ()) -> Handler:
