@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from .coding import encoded
 from .entry import Content, Refusal
-from .events import Unsaid
+from .events import Broken, Unsaid
 from .freshness import Asked, Failure, Storable, admit, refuse, varies
 from .keys import PageKey, canonical, tag_name
 from .looks import watched
@@ -42,10 +42,14 @@ class Misbehaved(Exception):
 
 
 def produce_page(
-    app: WSGIApplication, rules: RuleSet, notice: Callable[[Unsaid], None] | None = None
+    app: WSGIApplication,
+    rules: RuleSet,
+    report: Callable[[Broken], None],
+    notice: Callable[[Unsaid], None] | None = None,
 ) -> Callable[[Task], Product]:
     """The ``produce`` of pages: the app, called with the canonical request of a task's key.
 
+    :param report: is told of a body that could not be closed.
     :param notice: is told of what the app looked at and did not say.
     """
 
@@ -55,7 +59,7 @@ def produce_page(
         if notice is not None:
             environ, looks = watched(environ)
         with rendering(rules.profiles) as asked:
-            product = run(app, environ, policy, asked, time.monotonic() + task.timeout)
+            product = run(app, environ, policy, asked, time.monotonic() + task.timeout, report)
         if notice is not None and (unsaid := _unsaid(looks, product)):
             notice(Unsaid(task.page, task.rule, unsaid, task.text))
         return product
@@ -70,11 +74,19 @@ def _unsaid(looks: set[str], product: Product) -> tuple[str, ...]:
     return tuple(sorted(looks - varies(product.content.headers)))
 
 
-def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: Asked, deadline: float) -> Product:
+def run(
+    app: WSGIApplication,
+    environ: dict[str, Any],
+    policy: Policy,
+    asked: Asked,
+    deadline: float,
+    report: Callable[[Broken], None],
+) -> Product:
     """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
 
     An answer that may not be stored is dropped as soon as that is known: the visitor will get the app's
-    answer to their own request, and an endless one would never be complete.
+    answer to their own request, and an endless one would never be complete. An error of ``close()`` is reported, and
+    changes nothing: a server has sent the answer by then.
 
     :raises Misbehaved: the app did not keep to PEP 3333. Whatever the app raises goes through.
     """
@@ -120,8 +132,11 @@ def run(app: WSGIApplication, environ: dict[str, Any], policy: Policy, asked: As
     except _Enough:
         return Refusal("max-body") if size > policy.max_body else Failure("timeout")
     finally:
-        if hasattr(body, "close"):
-            body.close()
+        try:
+            if hasattr(body, "close"):
+                body.close()
+        except Exception as error:  # it must not take the place of one that the body itself has raised
+            report(Broken(f"rule {policy.name!r}: close() of the body", error, "the outcome of the render stands"))
     if head is None:
         raise Misbehaved("the app never called start_response")
     if _leads_back(head, here):

@@ -33,6 +33,17 @@ def _check_url(name: str, value: Any) -> str:
     return f"{scheme}://{host}"
 
 
+def _check_hosts(name: str, value: Any) -> tuple[str, ...]:
+    """Return hosts as they stand in keys: in lower case, without the default port of a scheme."""
+    hosts = tuple(host.lower() for host in o.NAMES.check(name, value))
+    for host in hosts:
+        if not HOST.match(host.removeprefix("*.")):
+            raise ConfigError(
+                name, f"{host!r} is not a host", "write example.com, example.com:8000 or *.example.com, no scheme"
+            )
+    return tuple(re.sub(r":(80|443)\Z", "", host) for host in hosts)
+
+
 def _check_profiles(name: str, value: Any) -> dict[str, tuple[float, float]]:
     if not isinstance(value, Mapping):
         raise ConfigError(name, f"{value!r} is not a table", 'write {"news": (30, 600)}: revalidate and expire')
@@ -49,6 +60,7 @@ def _check_profiles(name: str, value: Any) -> dict[str, tuple[float, float]]:
 
 
 URL = o.Kind("scheme and host", _check_url, lambda _name, text: text)
+HOSTS = o.Kind("list of hosts", _check_hosts, o.NAMES.parse)
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,13 @@ class Settings:
     )
     canonical_url: str | None = o.option(
         None, URL, "scheme and host that every page is rendered for, whatever Host a request names", "the request's"
+    )
+    hosts: tuple[str, ...] = o.option(
+        (),
+        HOSTS,
+        "the hosts that there are pages for, with their ports unless these are the default ones (`*.example.com`: all "
+        "below it); requests for any other host are passed to the app uncached",
+        "all",
     )
     ignore_cookies: tuple[str, ...] = o.option(
         ("_ga*", "_gid", "_gat*", "_gcl_*", "_fbp", "_fbc", "_hj*", "_pk_*", "__utm*", "ajs_*", "_clck", "_clsk"),

@@ -128,10 +128,14 @@ class Invalidated(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """Our own code, or a callable given to a rule, raised; the visitor got the app's own answer."""
+    """Our own code, or a callable given to a rule, raised; the visitor got the app's own answer.
+
+    ``effect`` says so in the log, or what else came of it: the ``close()`` of a body may raise after a complete page.
+    """
 
     where: str
     cause: Exception
+    effect: str = "the page was not cached"
 
 
 Event = (

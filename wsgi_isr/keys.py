@@ -29,7 +29,14 @@ from .rules import tags_of as rule_tags
 MAX_URL = 8192
 #: Each segment of a path is a prefix that can be invalidated, and costs a tag.
 MAX_SEGMENTS = 32
+#: Thousands of them take a few milliseconds to be read, more than many a page takes to be rendered.
+MAX_PARAMETERS = 256
+#: A name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are remembered.
+MAX_HOST = 261
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
+#: The environ variable that only a render has. No client can set it: a request header becomes ``HTTP_...``
+#: (RFC 3875, 4.1.18).
+RENDER = "wsgi_isr.render"
 
 
 class PageKey(NamedTuple):
@@ -186,10 +193,25 @@ def site_of_url(url: str) -> Site:
 class Matcher:
     """From an environ to the policy and the key of its page, or the reason why it has none."""
 
-    def __init__(self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...]) -> None:
+    def __init__(
+        self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...], hosts: tuple[str, ...] = ()
+    ) -> None:
         self._rules = rules
         self._ignored = _any_of(ignore_cookies)
         self._site = site_of_url(canonical_url)[:2] if canonical_url else None
+        own = (self._site[1],) if self._site else ()
+        self._is_own = _any_of((*hosts, *own)) if hosts else None
+
+    def is_here(self, environ: dict[str, Any]) -> bool:
+        """Return whether there are pages for the host that a request names."""
+        if self._is_own is None:
+            return True
+        named = site_of(environ)
+        return named is not None and self._is_own(named[1])
+
+    def is_own(self, site: Site) -> bool:
+        """Return whether there are pages for a site."""
+        return (self._site is None or self._site == site[:2]) and (self._is_own is None or self._is_own(site.host))
 
     def match(self, environ: dict[str, Any]) -> tuple[Policy, PageKey] | Bypass:
         """The page that a request is for; the visitor's identity and whims are left behind here."""
@@ -205,6 +227,8 @@ class Matcher:
             return Bypass("url-length")
         if path.count("/") > MAX_SEGMENTS:
             return Bypass("url-depth")
+        if query.count("&") >= MAX_PARAMETERS:
+            return Bypass("url-parameters")
         try:
             text = decoded(path)
             decoded(environ.get("SCRIPT_NAME", ""))
@@ -212,7 +236,7 @@ class Matcher:
         except UnicodeError:
             return Bypass("url-encoding")
         site = self._site or site_of(environ)
-        if site is None:
+        if site is None or not self.is_here(environ):
             return Bypass("host")
         policy, _ = self._rules.match(text or "/")
         if policy.never:
@@ -263,9 +287,9 @@ def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST")
     if host is None:
-        host = f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
+        host = f"{environ.get('SERVER_NAME')}:{environ.get('SERVER_PORT')}"
     host = host.lower()
-    if not HOST.match(host):
+    if len(host) > MAX_HOST or not HOST.match(host):
         return None
     return scheme, host.removesuffix(_DEFAULT_PORT.get(scheme, "::"))
 
@@ -323,6 +347,11 @@ def shown_url(environ: dict[str, Any]) -> str:
     return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}{'?' if query else ''}{query}"
 
 
+def query_string(key: PageKey) -> str:
+    """Return the query of a page as its render sees it."""
+    return urlencode(key.query, encoding="latin-1")
+
+
 def canonical(key: PageKey) -> dict[str, Any]:
     """The environ that renders a page: a GET made of its key alone (PEP 3333, "environ Variables")."""
     host, _, port = key.host.rpartition(":") if re.search(r":[0-9]+\Z", key.host) else (key.host, "", "")
@@ -330,7 +359,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": key.script,
         "PATH_INFO": key.path,
-        "QUERY_STRING": urlencode(key.query, encoding="latin-1"),
+        "QUERY_STRING": query_string(key),
         "SERVER_NAME": host,
         "SERVER_PORT": port or ("443" if key.scheme == "https" else "80"),
         "SERVER_PROTOCOL": "HTTP/1.1",
@@ -344,6 +373,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
         "wsgi.multithread": True,
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
+        RENDER: True,
     }
     for header, value in key.headers:
         environ[_environ_name(header)] = value

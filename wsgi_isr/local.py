@@ -8,7 +8,7 @@ from typing import Any
 
 from .entry import Entry
 
-#: Raw requests that may lead straight to one copy; more of them mean that somebody is playing.
+#: Raw requests that lead straight to one copy, at most: spellings of a host are many.
 MAX_PROBES = 4
 # What a probe takes besides its strings: the tuple, its places in the dict and in the slot's list.
 _PROBE_BYTES = 600
@@ -82,12 +82,21 @@ class Local:
             return slot
 
     def lead(self, probe: tuple[Any, ...], key: str, slot: Slot) -> None:
-        """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``."""
+        """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``.
+
+        It takes the place of the oldest one, if all are taken. Refusing it instead would let one client take all places
+        for as long as the copy lives.
+        """
         with self._lock:
-            if self._slots.get(key) is slot and probe not in self.probes and len(slot.probes) < MAX_PROBES:
-                slot.probes.append(probe)
-                self.probes[probe] = slot
-                self._take(_weight(probe))
+            if self._slots.get(key) is not slot or probe in self.probes:
+                return
+            if len(slot.probes) == MAX_PROBES:
+                oldest = slot.probes.pop(0)
+                del self.probes[oldest]
+                self.bytes -= _weight(oldest)
+            slot.probes.append(probe)
+            self.probes[probe] = slot
+            self._take(_weight(probe))
 
     def unready(self) -> None:
         """Take back every prepared answer: this process knows of an invalidation."""

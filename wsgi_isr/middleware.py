@@ -159,10 +159,12 @@ class ISR:
             except Exception as error:
                 self.events.emit(Broken(f"rule {policy.name!r}: fallback", error))
         found = live.fill.get(page.task, page.suits)
-        if isinstance(found, Served) and found.stored:
+        if isinstance(found, Served):
             content = found.slot.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
-                self.pages.sites.tell(page.site)
+                self.pages.sites.served(page.key.host)
+                if found.stored:
+                    self.pages.sites.tell(page.site)
         return found
 
     # What a visitor gets -----------------------------------------------------------------------------
@@ -180,7 +182,7 @@ class ISR:
         content = entry.content
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
-        if found.label == "HIT" and is_plain and not self.config.settings.debug:
+        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]) and not self.config.settings.debug:
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
@@ -251,10 +253,13 @@ class ISR:
         # Behind a proxy that ends TLS, only the canonical URL knows of it.
         scheme = (self.config.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
         visitor = Visitor(live.drafts, draft, secure=scheme == "https")
+        sites = self.pages.sites
+        site = sites.of(environ)
 
         @contextmanager
         def enter() -> Iterator[None]:
-            with at_home(live), answering(visitor), within(frame) if frame is not None else nullcontext():
+            around = within(frame) if frame is not None else nullcontext()
+            with at_home(live), answering(visitor), sites.answering(site), around:
                 yield
 
         def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -288,7 +293,8 @@ class ISR:
         began earlier does not do for it. Variants of the page (by query, host or cookie) become stale.
 
         :param only_if_cached: do nothing for a page that nobody asked for yet.
-        :param site: of this one only; by default of every one that is known here.
+        :param site: of this one only; by default of every one that is known here, that of the request which is being
+            answered first. Where clients can invent hosts, of four at most; the pages of the others become stale.
         :returns: whether the page has changed.
         :raises RefreshError: the render failed or took too long, or the page is not for the cache; the last good page
             stays. :raises InvalidationError: other processes could not be told. :raises StoreError: the store cannot
@@ -297,34 +303,27 @@ class ISR:
         live = self.begin()
         if not live.keeps:
             return False
-        sites = [site] if site else self.pages.sites_of(path)
+        pages = self.pages.everywhere(path, site)
         calls: list[Callable[[], bool]] = []
-        for one in sites:
-            try:
-                page = self.pages.at(path, one)
-            except RefreshError:
-                if one is sites[0]:
-                    raise
-                continue  # a host for which it is no page of the cache
-            entry = live.fill.kept(page.task)
-            if entry is not None and isinstance(entry.content, Content):
+        for page in pages:
+            if len(calls) < self.pages.sites.most_refreshed and (entry := self._kept(page)) is not None:
                 # The first marks all variants of the page as stale, those of the other sites included.
                 calls.append(functools.partial(self._refresh, path, page, entry, marks=not calls))
         if not calls and not only_if_cached:
             # Nobody has asked for it yet.
-            calls.append(functools.partial(self._refresh, path, self.pages.at(path, sites[0]), None))
+            calls.append(functools.partial(self._refresh, path, pages[0], None))
         return any_of(calls)
 
     def has(self, path: str) -> bool:
         """Whether a page is kept at a public path, for any site. :raises StoreError: the store cannot be asked."""
-        for site in self.pages.sites_of(path):
-            try:
-                entry = self.begin().fill.kept(self.pages.at(path, site).task)
-            except RefreshError:
-                continue
-            if entry is not None and isinstance(entry.content, Content):
-                return True
-        return False
+        try:
+            return any(self._kept(page) is not None for page in self.pages.everywhere(path))
+        except RefreshError:
+            return False
+
+    def _kept(self, page: Page) -> Entry | None:
+        entry = self.begin().fill.kept(page.task)
+        return entry if entry is not None and isinstance(entry.content, Content) else None
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
         tag = path_tag(page.path) if marks else ""
@@ -350,6 +349,7 @@ class ISR:
                     produce_page(
                         lambda *request: self.app(*request),
                         self.config.rules,
+                        self.events.emit,
                         self.events.emit if self.config.settings.debug else None,
                     ),
                     clock=self._clock,
@@ -440,7 +440,7 @@ def _site_of(config: Config, app: Any) -> bytes:
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
-_HOST = 2
+_QUERY, _HOST = 1, 2
 _PLAIN = 5
 _PLAIN_VALUES = ("GET", *(None,) * 8)
 

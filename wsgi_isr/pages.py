@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import options as o
@@ -12,8 +12,8 @@ from .entry import Content
 from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
-from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path
-from .listing import Absent, Listings
+from .keys import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path, query_string
+from .listing import Absent, Listings, Stamps
 from .rules import Policy
 from .sites import Sites
 from .stores.base import Store
@@ -39,6 +39,13 @@ class Page(NamedTuple):
         """Its public path, as people write it."""
         return public_path(self.key.script, self.key.path)
 
+    def is_spelled(self, query: str | None) -> bool:
+        """Return whether a raw query is that of the key, spelled as a render sees it; the order may differ.
+
+        One page has few such queries, and any number of others: campaigns add to them.
+        """
+        return sorted((query or "").split("&")) == sorted(query_string(self.key).split("&"))
+
     def suits(self, content: Content) -> bool:
         """A page whose app looks at cookies is for visitors who send none."""
         return not (self.personal and content.reads_cookies)
@@ -55,20 +62,28 @@ class Pages:
     ) -> None:
         settings = config.settings
         self._rules = config.rules
-        self._keeps = store.keeps
+        self._store = store
         self._events = events
         self._monotonic = monotonic or time.monotonic
         self._names = Keyspace(settings.namespace, settings.release)
-        self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies)
+        self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies, settings.hosts)
         self._on_write = settings.invalidate_on_write
         self._asked: dict[PageKey, None] = {}
-        #: For whom pages are made.
-        self.sites = Sites(settings.canonical_url, store, Keyspace(settings.namespace).sites)
+        self._settings = settings
         self.begin_anew()
 
     def begin_anew(self) -> None:
         """After a fork: locks of the parent do not exist here."""
-        self._listings = Listings(self._rules, self._events, self._monotonic)
+        #: For whom pages are made.
+        self.sites = Sites(self._settings, self._matcher.is_own, self._store, Keyspace(self._settings.namespace).sites)
+        stamps = self._stamps if self._store.keeps else None
+        self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
+
+    def _stamps(self, tags: Sequence[str]) -> Stamps:
+        """Return the stamps of tags as the store has them. It is only read: random paths must mint no tags."""
+        keys = {tag: self._names.tag(tag) for tag in tags}
+        found = self._store.get_many(list(keys.values()))
+        return {tag: found.values.get(key) for tag, key in keys.items() if key not in found.unreachable}
 
     def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | PassedOn | Absent:
         """The page that the request is for, or why it is not for the cache.
@@ -76,9 +91,11 @@ class Pages:
         :param epochs: as of now, for lists of pages. :param draft: for somebody who sees drafts.
         """
         self.sites.note(environ)
-        if not draft and (absent := self._listings.absent(environ, epochs)) is not None:
-            return absent
-        if not self._keeps:
+        if not draft and self._matcher.is_here(environ):
+            absent = self._listings.absent(environ, epochs)
+            if absent is not None:
+                return absent
+        if not self._store.keeps:
             return PassedOn("off", draft=draft)
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
@@ -103,13 +120,36 @@ class Pages:
         :param site: which one, where several hosts are served; by default the first one known.
         :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
         """
-        site = site or self.sites_of(path)[0]
+        return self._at(path, site or self.sites_of(path)[0], {})
+
+    def everywhere(self, path: str, site: Site | None = None) -> list[Page]:
+        """Return the pages at a public path, one for each known site that has one there.
+
+        :param site: of this one only. :raises ConfigError: ``path`` is no path.
+        :raises RefreshError: it is for the cache at none of them; says why it is not at the first one.
+        """
+        pages: list[Page] = []
+        refused: list[RefreshError] = []
+        absent: dict[str, Absent | None] = {}
+        for one in [site] if site else self.sites_of(path):
+            try:
+                pages.append(self._at(path, one, absent))
+            except RefreshError as error:
+                refused.append(error)
+        if not pages:
+            raise refused[0]
+        return pages
+
+    def _at(self, path: str, site: Site, absent: dict[str, Absent | None]) -> Page:
+        """:param absent: what was found out, by path: lists of pages are asked once, however many sites there are."""
         public, query = _public(path)
         below = _below(public, site)
         # A path without the mount point will do as well.
         environ = canonical(PageKey(*site, (public if below is None else below).encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
-        match = self._listings.absent(environ) or self._matcher.match(environ)
+        if environ["PATH_INFO"] not in absent:
+            absent[environ["PATH_INFO"]] = self._listings.absent(environ)
+        match = absent[environ["PATH_INFO"]] or self._matcher.match(environ)
         if isinstance(match, (Absent, Bypass)):
             raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
         return self._page(*match)

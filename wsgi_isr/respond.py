@@ -360,9 +360,11 @@ class Lazy:
     def close(self) -> None:
         """PEP 3333, "Specification Details": the app's own is called whenever the server's call is."""
         with self._enter():
-            if hasattr(self._body, "close"):
-                self._body.close()
-            self._end()
+            try:
+                if hasattr(self._body, "close"):
+                    self._body.close()
+            finally:
+                self._end()
 
     def _end(self) -> None:
         after, self._after = self._after, None

@@ -14,7 +14,8 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, HTML, Body, Boom, Environ, Gate, Handler, Origin, answer
 from tests.behaviour.visitor import Clock, Errors, make_environ
-from wsgi_isr import capture
+from wsgi_isr import cache_life, capture
+from wsgi_isr.events import Broken, RenderFailed
 
 #: How a request may reach the app: rendered for the cache, or straight through.
 WAYS = {"cached": {"revalidate": 60}, "bypassed": {}}
@@ -397,23 +398,115 @@ def test_the_body_is_closed_after_its_last_part_was_read(make_site: MakeSite, or
         assert order == ["read", "read", "close"]
 
 
-def test_a_page_whose_close_fails_reaches_its_visitor_or_fails_as_a_whole(make_site: MakeSite, origin: Origin) -> None:
-    class Failing(Body):
+class Unclosable(Body):
+    """A body whose ``close()`` raises, every time."""
+
+    def close(self) -> None:
+        super().close()
+        raise Unclosed
+
+
+class Unclosed(Exception):
+    """Raised by the ``close()`` of an :class:`Unclosable`."""
+
+
+def unclosable(*parts: Any, headers: Iterable[tuple[str, str]] = ()) -> Handler:
+    def handler(environ: Environ, start_response: Callable[..., Any]) -> Body:
+        start_response("200 OK", [HTML, *headers])
+        return Unclosable(*parts)
+
+    return handler
+
+
+def test_a_page_whose_close_fails_is_complete_and_is_stored(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", unclosable(b"one", b"two"))
+    site = make_site(revalidate=60)
+    seen = [site.visit("/a") for _ in range(2)]
+    assert [(page.code, page.label, page.body) for page in seen] == [(200, "MISS", b"onetwo"), (200, "HIT", b"onetwo")]
+
+
+def test_a_close_that_fails_is_reported(make_site: MakeSite, origin: Origin, caplog: pytest.LogCaptureFixture) -> None:
+    origin.on("/a", unclosable(b"one"))
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    (event,) = site.happened(Broken)
+    assert isinstance(event.cause, Unclosed)
+    assert "rule '*': close() of the body raised; the outcome of the render stands" in caplog.text
+    assert "Unclosed" in caplog.text
+
+
+def test_an_error_while_a_page_is_made_is_not_hidden_by_one_of_its_close(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", unclosable(b"one", Boom()))
+    site = make_site(revalidate=60)
+    with pytest.raises(Boom):
+        site.visit("/a")
+    assert [type(event.cause) for event in site.happened(Broken)] == [Unclosed]
+
+
+def test_an_error_in_the_background_is_that_of_the_page_and_not_that_of_its_close(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    origin.on("/a", unclosable(b"one", Boom()))
+    clock.advance(60)
+    site.visit_and_settle("/a")
+    assert [type(event.cause) for event in site.happened(RenderFailed)] == [Boom]
+    assert site.visit("/a").body == b"/a v1"
+
+
+@pytest.mark.parametrize("parts", [(b"one",), (b"x" * 2000,)], ids=["private", "too large"])
+def test_an_answer_that_is_not_stored_reaches_its_visitor_though_the_close_of_its_render_fails(
+    make_site: MakeSite, origin: Origin, parts: tuple[bytes, ...]
+) -> None:
+    headers = [("Cache-Control", "private")] if parts == (b"one",) else []
+    origin.on("/a", unclosable(*parts, headers=headers))
+    talk = make_site(revalidate=60, max_body=1000).begin("/a")
+    assert talk.read_part() == parts[0]
+    assert talk.read_part() is None
+    with pytest.raises(Unclosed):
+        talk.close()
+
+
+def test_on_bypass_the_server_gets_the_error_of_its_own_close(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", unclosable(b"one"))
+    site = make_site({"/b": 60})
+    talk = site.begin("/a")
+    assert [talk.read_part(), talk.read_part()] == [b"one", None]
+    with pytest.raises(Unclosed):
+        talk.close()
+    assert site.happened(Broken) == []
+
+
+def test_a_page_that_asked_to_be_kept_is_remembered_though_its_close_fails(make_site: MakeSite, origin: Origin) -> None:
+    def handler(environ: Environ, start_response: Callable[..., Any]) -> Body:
+        cache_life(60)
+        start_response("200 OK", [HTML])
+        return Unclosable(b"one", b"two")
+
+    origin.on("/a", handler)
+    site = make_site()
+    talk = site.begin("/a")
+    talk.read_part()
+    with pytest.raises(Unclosed):
+        talk.close()  # a visitor who leaves early
+    assert site.visit("/a").label == "MISS"
+
+
+def test_what_stops_the_process_is_not_swallowed_where_it_comes_during_close(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    class Stopped(Body):
         def close(self) -> None:
-            super().close()
-            raise Boom
+            raise SystemExit
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Body:
         start_response("200 OK", [HTML])
-        return Failing(b"one", b"two")
+        return Stopped(b"one")
 
     origin.on("/a", handler)
-    site = make_site(revalidate=60)
-    for _ in range(2):
-        try:
-            assert site.visit("/a").body == b"onetwo"
-        except Boom:
-            pass
+    with pytest.raises(SystemExit):
+        make_site(revalidate=60).visit("/a")
 
 
 # Bodies

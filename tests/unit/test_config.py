@@ -58,6 +58,12 @@ SAMPLES = {
     "canonical_url": Sample(
         "https://example.com", "https://example.com", '"https://example.com"', "https://example.com"
     ),
+    "hosts": Sample(
+        ["Example.com:443", "*.a.test:8000"],
+        "Example.com, *.a.test:8000",
+        '["Example.com", "*.a.test:8000"]',
+        ("example.com", "*.a.test:8000"),
+    ),
     "ignore_cookies": Sample(["_ga*", "x"], "_ga*, x", '["_ga*", "x"]', ("_ga*", "x")),
     "uncacheable_ttl": Sample(5, "5", "5", 5),
     "background": Sample("threads", "threads", '"threads"', "threads"),
@@ -248,6 +254,8 @@ BAD: list[tuple[str, Any, str | None, str | None]] = [
     ("drain", -1, "-1", "-1"),
     ("uncacheable_ttl", 0, "0", "0"),
     ("ignore_cookies", "x", None, '"x"'),
+    ("hosts", ["https://a.test"], "https://a.test", '["https://a.test"]'),
+    ("hosts", ["*"], "*", '["*"]'),
     ("profiles", {"a": 60}, None, "{ a = 60 }"),
     ("profiles", {"a": (60, 30)}, None, "{ a = [60, 30] }"),
     ("profiles", {"a": (0, 30)}, None, "{ a = [0, 30] }"),

@@ -15,6 +15,8 @@ from werkzeug.http import parse_cookie
 
 from wsgi_isr.freshness import Bypass
 from wsgi_isr.keys import (
+    MAX_HOST,
+    MAX_PARAMETERS,
     MAX_SEGMENTS,
     MAX_URL,
     SLOTS,
@@ -172,6 +174,11 @@ def test_the_key_of_a_request_is_readable_and_stable(environ: dict[str, Any], te
         (request(HTTP_UPGRADE="websocket"), "upgrade"),
         (request("/" + "x" * MAX_URL), "url-length"),
         (request("/search", "q=" + "x" * MAX_URL), "url-length"),
+        (request("/search", "&".join(["q=1"] * MAX_PARAMETERS)), None),
+        (request("/search", "&".join(["q=1"] * (MAX_PARAMETERS + 1))), "url-parameters"),
+        (request("/search", "&" * MAX_PARAMETERS), "url-parameters"),
+        (request(HTTP_HOST="a" * MAX_HOST), None),
+        (request(HTTP_HOST="a" * (MAX_HOST + 1)), "host"),
         (request("/\xff"), "url-encoding"),
         (request("/\u20ac"), "url-encoding"),
         (request("/search", "q=\u20ac"), "url-encoding"),
@@ -341,6 +348,7 @@ ALLOWED = {
     "wsgi.multithread",
     "wsgi.multiprocess",
     "wsgi.run_once",
+    "wsgi_isr.render",
 }
 UNDECLARED = st.sampled_from(
     [

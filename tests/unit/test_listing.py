@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.unit.scripted import NEVER, Clock, Gate, start
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Broken, Event, Events
+from wsgi_isr.keys import stored_tag
 from wsgi_isr.listing import Absent, Listings
 from wsgi_isr.rules import Listed, Rule, RuleSet
 
@@ -32,14 +33,32 @@ def request(path: str, method: str = "GET") -> dict[str, Any]:
 
 
 class World:
-    """Listings on a clock, and what they said."""
+    """Listings on a clock, and what they said.
 
-    def __init__(self, paths: Any, **options: Any) -> None:
+    ``stamps`` are those of tags in the store; ``None``: there are no tags, and every invalidation concerns every rule.
+    """
+
+    def __init__(self, paths: Any, stamps: dict[str, bytes] | None = None, **options: Any) -> None:
         self.clock = Clock()
         self.epochs = "before"
+        self.stamps = stamps
+        self.away: set[str] = set()
+        self.reads = 0
         self.said: list[Event] = []
         made = rules(paths, dynamic_params=False, **options)
-        self.listings = Listings(made, Events(self.said.append), self.clock)
+        read = self.read if stamps is not None else None
+        self.listings = Listings(made, Events(self.said.append), self.clock, read)
+
+    def read(self, tags: Any) -> dict[str, bytes | None]:
+        assert self.stamps is not None
+        self.reads += 1
+        return {tag: self.stamps.get(tag) for tag in tags if tag not in self.away}
+
+    def invalidate(self, name: str) -> None:
+        tag = stored_tag(name)
+        if self.stamps is not None:
+            self.stamps[tag] = self.stamps.get(tag, b"") + b"!"
+        self.epochs += tag
 
     def has(self, path: str) -> bool:
         return self.absent(path) is None
@@ -264,12 +283,13 @@ def test_a_list_that_takes_long_holds_up_no_other_rule() -> None:
     assert asking.result(NEVER) is None
 
 
-def test_while_a_list_is_asked_for_again_after_an_invalidation_nobody_goes_by_the_old_one() -> None:
+@pytest.mark.parametrize("stamps", [None, {}], ids=["no tags", "tags"])
+def test_while_a_list_is_asked_for_again_after_an_invalidation_nobody_goes_by_the_old_one(stamps: Any) -> None:
     gate = Gate(["/blog/new"])
     answers: list[Any] = [lambda: ["/blog/a"], gate.enter]
-    world = World(lambda: answers.pop(0)())
+    world = World(lambda: answers.pop(0)(), stamps)
     assert not world.has("/blog/new")
-    world.epochs = "after"
+    world.invalidate("path:/blog/new")
     asking = [start(lambda: world.has("/blog/new")) for _ in range(2)]
     gate.reached()
     assert not wait(asking, 0.1).done
@@ -298,3 +318,94 @@ def test_who_has_waited_for_a_list_for_as_long_as_anybody_waits_is_left_to_the_a
     assert start(lambda: world.has("/blog/b")).result(NEVER)
     gate.open()
     assert not asking.result(NEVER)
+
+
+# Invalidations of something else ------------------------------------------------------------------------
+
+
+def test_a_list_counts_for_a_second_after_an_invalidation_of_something_else() -> None:
+    calls: list[float] = []
+    world = World(lambda: calls.append(world.clock.now) or ["/blog/a"], {})
+    began = world.clock.now
+    for number in range(40):
+        world.invalidate("path:/form")
+        assert not world.has(f"/blog/{number}")
+        world.clock.advance(0.125)
+    assert [call - began for call in calls] == [0, 1, 2, 3, 4]
+
+
+def test_a_short_negative_ttl_holds_after_an_invalidation_of_something_else_as_well() -> None:
+    calls: list[int] = []
+    world = World(lambda: calls.append(1) or ["/blog/a"], {}, negative_ttl=0.2)
+    for _ in range(2):
+        world.invalidate("path:/form")
+        assert not world.has("/blog/b")
+        world.clock.advance(0.3)
+    assert len(calls) == 2
+
+
+def test_without_an_invalidation_no_stamp_is_read() -> None:
+    world = World(lambda: ["/blog/a"], {})
+    world.has("/blog/b")
+    reads = world.reads
+    for number in range(5):
+        assert not world.has(f"/blog/{number}")
+    assert world.reads == reads == 1
+
+
+def test_while_a_list_is_asked_for_again_others_wait_only_if_it_was_invalidated() -> None:
+    gate = Gate(["/blog/new"])
+    answers: list[Any] = [lambda: ["/blog/a"], gate.enter]
+    world = World(lambda: answers.pop(0)(), {})
+    assert not world.has("/blog/new")
+    world.clock.advance(1)
+    world.invalidate("path:/form")
+    asking = start(lambda: world.has("/blog/new"))
+    gate.reached()
+    assert not start(lambda: world.has("/blog/new")).result(NEVER)
+    world.invalidate("path:/blog/new")
+    waiting = start(lambda: world.has("/blog/new"))
+    assert not wait([waiting], 0.1).done
+    answers.append(lambda: ["/blog/new"])
+    gate.open()
+    assert [asking.result(NEVER), waiting.result(NEVER)] == [True, True]
+
+
+def test_an_invalidation_while_a_list_is_asked_for_is_not_missed() -> None:
+    gate = Gate(["/blog/a"])
+    answers: list[Any] = [gate.enter, lambda: ["/blog/new"]]
+    world = World(lambda: answers.pop(0)(), {})
+    asking = start(lambda: world.has("/blog/new"))
+    gate.reached()
+    world.invalidate("path:/blog/new")
+    gate.open()
+    assert not asking.result(NEVER)
+    assert world.has("/blog/new")
+
+
+def test_tags_whose_node_is_away_are_no_reason_to_ask_again_and_again() -> None:
+    calls: list[int] = []
+    world = World(lambda: calls.append(1) or ["/blog/a"], {"all": b"1", "route:/blog/<slug>": b"1"})
+    assert not world.has("/blog/b")
+    world.away = {"all", stored_tag("path:/blog/b")}
+    for _ in range(10):
+        world.invalidate("path:/form")
+        assert not world.has("/blog/b")
+    assert len(calls) == 1
+    world.invalidate("all")
+    world.away = set()
+    world.has("/blog/b")
+    assert len(calls) == 2
+
+
+def test_of_many_stamps_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgi_isr.listing.MOST_STAMPS", 20)
+    world = World(
+        lambda: ["/blog/a"], {stored_tag(f"path:/blog/{number}"): b"1" for number in range(100)} | {"all": b"1"}
+    )
+    for number in range(100):
+        world.invalidate(f"path:/blog/{number}")
+        assert not world.has(f"/blog/{number}")
+    seen = world.listings._known["/blog/<slug>"].seen
+    assert len(seen) == 20
+    assert {"all", stored_tag("path:/blog/99")} <= seen.keys()

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wsgi_isr.coding import LONGEST, encoded
 from wsgi_isr.entry import Content, Entry, Refusal, pack, unpack
-from wsgi_isr.local import MAX_PROBES, Local, Slot
+from wsgi_isr.local import MAX_PROBES, Local, Slot, _weight
 from wsgi_isr.respond import MOST_VARIANTS, Ready
 
 
@@ -100,12 +100,32 @@ def test_a_slot_that_was_replaced_meanwhile_is_led_to_by_nobody() -> None:
     assert local.probes == {}
 
 
-def test_somebody_who_plays_with_the_url_gets_no_more_than_a_few_probes() -> None:
+def test_of_many_raw_requests_the_last_few_lead_to_a_copy() -> None:
     local = Local(100_000)
     slot = local.put("a", entry())
     for number in range(100):
-        local.lead((f"utm_id={number}",), "a", slot)
-    assert len(local.probes) == MAX_PROBES
+        local.lead((f"{number}",), "a", slot)
+    assert list(local.probes) == slot.probes == [(f"{number}",) for number in range(100 - MAX_PROBES, 100)]
+
+
+def test_raw_requests_take_the_place_of_their_own_copy_s_alone() -> None:
+    local = Local(100_000)
+    slots = {key: local.put(key, entry()) for key in "ab"}
+    local.lead(("b",), "b", slots["b"])
+    for number in range(100):
+        local.lead((f"{number}",), "a", slots["a"])
+    assert local.probes[("b",)] is slots["b"]
+
+
+def test_a_raw_request_in_the_place_of_another_gives_back_what_that_one_weighed() -> None:
+    local = Local(100_000)
+    slot = local.put("a", entry())
+    for number in range(MAX_PROBES):
+        local.lead((f"{number}" * 1_000,), "a", slot)
+    before = local.bytes
+    for number in range(3 * MAX_PROBES):
+        local.lead((f"{number % 10}" * 999,), "a", slot)
+    assert local.bytes == before - MAX_PROBES
 
 
 def test_leading_the_same_request_twice_costs_nothing() -> None:
@@ -248,6 +268,14 @@ class LocalMachine(RuleBasedStateMachine):
     @invariant()
     def bounded(self) -> None:
         assert 0 <= self.local.bytes <= self.LIMIT
+
+    @invariant()
+    def counted(self) -> None:
+        kept = self.local._slots.values()
+        probes = [probe for slot in kept for probe in slot.probes]
+        assert all(len(slot.probes) <= MAX_PROBES for slot in kept)
+        assert sorted(probes) == sorted(self.local.probes)
+        assert self.local.bytes == sum(slot.entry.size for slot in kept) + sum(map(_weight, probes))
 
     @invariant()
     def probes_lead_only_to_what_is_kept(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from typing import Any
+from urllib.parse import quote
 
 from ..errors import listed
 from ..events import (
@@ -22,8 +23,11 @@ from ..events import (
     Unreadable,
     Used,
 )
+from ..keys import PageKey, decoded
 
 _log = logging.getLogger("wsgi_isr")
+
+_LONGEST_PATH = 200
 
 
 def log_events() -> Subscriber:
@@ -36,8 +40,19 @@ def log_events() -> Subscriber:
         if isinstance(event, (Served, Used, Rendered)):
             return
         if isinstance(event, Refused):
-            if (event.rule, event.reason) not in refused:
-                refused.add((event.rule, event.reason))
+            if (event.rule, event.reason) in refused:
+                return
+            refused.add((event.rule, event.reason))
+            if event.reason == "set-cookie" and _is_blanket(event.rule):
+                pattern = _pattern_of(event.text)
+                _log.warning(
+                    "rule %r: %s sets a cookie for a visitor without cookies, so it is not cached, and the app may be "
+                    'called twice for a first visit; for one-time links write "%s": 0',
+                    event.rule,
+                    pattern,
+                    pattern,
+                )
+            else:
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
         elif isinstance(event, RenderFailed):
             _log.warning(
@@ -65,13 +80,36 @@ def log_events() -> Subscriber:
                 _log.debug("invalidated (%s): %s", event.mode, listed(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
-            _log.error(
-                "%s raised; the page was not cached", event.where, exc_info=(type(cause), cause, cause.__traceback__)
-            )
+            _log.error("%s raised; %s", event.where, event.effect, exc_info=(type(cause), cause, cause.__traceback__))
         elif isinstance(event, BackgroundFull):
             _log.debug("no room for a background render: %s", event.key)
 
     return log
+
+
+def _is_blanket(rule: str) -> bool:
+    """Return whether a rule covers pages of several kinds."""
+    return rule == "*" or "<path:" in rule
+
+
+def _pattern_of(text: str) -> str:
+    """Return a rule for pages like the one with this key.
+
+    The last segment may be the secret of a link that still works, so it becomes ``<token>``.
+    """
+    try:
+        path = decoded(PageKey.parse(text).path)
+    except (ValueError, TypeError):
+        path = ""
+    head = path.rstrip("/").rpartition("/")[0]
+    if not head:
+        return _written(path) or "/"
+    return f"{_written(head)}/<token>{'/' if path.endswith('/') else ''}"
+
+
+def _written(path: str) -> str:
+    """Return a client's path such that it can stand in a rule, and in one line of a log."""
+    return "".join(c if c.isprintable() and c not in '<>"\\' else quote(c) for c in path[:_LONGEST_PATH])
 
 
 def _traceback(error: BaseException | None) -> Any:
