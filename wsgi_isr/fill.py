@@ -237,24 +237,31 @@ class Fill(Renders):
             return remote.UNKNOWN
         except Exception:
             pass  # a rule's own callable: the render will find out, and have it recorded
-        leads = True
         if task.refreshes is not None:
             outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
         else:
-            flight, leads = self._flights.board(task.flight)
-            if leads and not self._pool.submit(task.pack(), True):
-                flight.land(Busy())
-            outcome = flight.wait(task.timeout + 1)
-        # A render that began before we were asked may be older than what whoever asks must not miss.
-        if isinstance(outcome, Made) and outcome.stored and leads:
+            outcome = self._work(task)
+        if isinstance(outcome, Made) and outcome.stored:
             return remote.MADE + digest(codec.pack(outcome.slot.entry))
         if isinstance(outcome, (Made, Found)):
-            return remote.FOUND
+            return remote.FOUND + digest(codec.pack(outcome.slot.entry))
         if isinstance(outcome, BackingOff):
             return remote.RESTING
         if isinstance(outcome, Failed):
             return remote.FAILED + outcome.reason.encode()
         return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
+
+    def _work(self, task: Task) -> Outcome | None:
+        """What came of a flight that began from now on, or that has led to a page which is still current."""
+        asked = self._flights.latest
+        until = self._monotonic() + task.timeout + 1
+        while True:
+            flight, leads = self._flights.board(task.flight)
+            if leads and not self._pool.submit(task.pack(), True):
+                flight.land(Busy())
+            outcome = flight.wait(max(0.0, until - self._monotonic()))
+            if flight.number > asked or not isinstance(outcome, (Made, Found)) or self._is_proven(outcome.slot):
+                return outcome
 
     def worked(self, task: Task, flight: Flight[Outcome], first: bool, word: bytes | None) -> None:
         """Another process has done the job of ``flight``, and this is its word for it; ``None`` where it is too far
@@ -317,7 +324,9 @@ class Fill(Renders):
             if data is not None and (entry := self._read(task, data)) is not None:
                 slot = self._local.put(task.page, entry)
                 # Only if it is the very page: another node of the store may still have an older one.
-                return Made(slot, True) if word == remote.MADE + digest(data) else Found(slot)
+                if word == remote.MADE + digest(data):
+                    return Made(slot, True)
+                return Found(slot, proven=word == remote.FOUND + digest(data))
         return Busy()
 
     def _drop(self, job: bytes) -> None:
@@ -344,7 +353,7 @@ class Fill(Renders):
     def _obtain(self, task: Task, old: Slot | None, standing: Standing = Standing.VALID, fresh: bool = False) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
-        pause = WAIT_PAUSE[0]
+        came, pause, again = self._flights.latest, WAIT_PAUSE[0], False
         # A back-off that began before an invalidation says nothing about the page after it.
         task = task._replace(outdated=standing is Standing.HARD, anyway=task.anyway and old is None)
         while True:
@@ -361,19 +370,22 @@ class Fill(Renders):
                 outcome = self._fly(task._replace(patience=left), flight)
             else:
                 outcome = flight.wait(left)
+            # Whatever was invalidated before the visitor came, a flight that began after that knows of it.
+            is_new = leads or flight.number > came
             if isinstance(outcome, (Made, Found)):
-                answer = self._landed(task, outcome, leads, "EXPIRED" if old else "MISS", fresh)
+                answer = self._landed(task, outcome, leads, is_new, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
-            elif isinstance(outcome, Failed) and not leads and self._is_outdated(outcome):
+            elif isinstance(outcome, Failed) and not is_new and self._is_outdated(outcome):
                 pass  # what it says is from before we came: another render is due
             elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
                 break  # it failed, or takes too long
             if self._monotonic() >= until:
                 return PassedOn("waited", missed=True)
-            if isinstance(outcome, Busy):
+            if isinstance(outcome, Busy) or again:
                 self._pause(min(max(0.0, until - self._monotonic()), pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
+            again = True
         epochs = self._stamps.epochs()
         if old is not None and not isinstance(self._judge(old, epochs).verdict, Missing):
             old.resting_until = self._monotonic() + LOOK_AGAIN
@@ -402,27 +414,31 @@ class Fill(Renders):
         self._events.emit(BackgroundFull(task.page))
         return False
 
-    def _landed(self, task: Task, outcome: Made | Found, leads: bool, label: str, fresh: bool) -> Served | None:
+    def _landed(
+        self, task: Task, outcome: Made | Found, leads: bool, is_new: bool, label: str, fresh: bool
+    ) -> Served | None:
         """What a flight has brought, for one of those who waited for it.
 
-        Its leader came before it began. Whoever boarded later may have come after an invalidation that it
-        does not know of: for them it is worth what a look-up would say of it now, which may be nothing. So may a leader
-        for whom somebody else's render was found, in this process or in a renderer, where it was under way already.
+        ``is_new``: it began after this visitor came. Any other may have begun before an invalidation that this visitor
+        came after: for them it is worth what a look-up would say of it now, which may be nothing. A render that was
+        invalidated since is given to those who came before all the same: under a hail of writes, they would wait for
+        ever for another.
         """
         judged = self._judge(outcome.slot, self._stamps.epochs())
         verdict = judged.verdict
+        suffices = is_new and (isinstance(outcome, Made) or outcome.proven)
+        if not suffices and isinstance(verdict, (Expired, Missing)):
+            return None
+        if not suffices and fresh and not judged.is_proven_fresh:
+            return None
         own = leads and isinstance(outcome, Made)
-        if not own and isinstance(verdict, (Expired, Missing)):
-            return None
-        if not own and fresh and not judged.is_proven_fresh:
-            return None
-        if not own and isinstance(verdict, Stale):
+        if not suffices and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)
             return Served(outcome.slot, judged.label("STALE"))
         return Served(
             outcome.slot,
             judged.label(label),
-            stored=isinstance(outcome, Made) and outcome.stored and leads,
+            stored=own and isinstance(outcome, Made) and outcome.stored,
             collapsed=not own,
             hit=False,
         )

@@ -11,7 +11,9 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """A render that is under way in this process, and its outcome once it has one."""
 
-    def __init__(self, flights: Flights[T], key: str) -> None:
+    def __init__(self, flights: Flights[T], key: str, number: int) -> None:
+        #: Flights made later have higher numbers.
+        self.number = number
         self._flights = flights
         self._key = key
         self._done = threading.Event()
@@ -70,6 +72,8 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[str, Flight[T]] = {}
+        #: The number of the latest one.
+        self.latest = 0
 
     def board(self, key: str, instead_of: Flight[T] | None = None) -> tuple[Flight[T], bool]:
         """The flight of ``key``, and whether the caller made it, and must see to it that somebody claims and
@@ -78,7 +82,8 @@ class Flights(Generic[T]):
             flight = self._flying.get(key)
             if flight is not None and flight is not instead_of:
                 return flight, False
-            flight = self._flying[key] = Flight(self, key)
+            self.latest += 1
+            flight = self._flying[key] = Flight(self, key, self.latest)
             return flight, True
 
     def get(self, key: str) -> Flight[T] | None:

@@ -157,15 +157,25 @@ class Renders:
             current, token = self._gets(task)
             if current is not None:
                 slot = self._local.put(task.page, current)
-                # Only what is proven: a page that cannot be is no reason not to render one.
-                judged = self._judge(slot, self._stamps.epochs())
-                proven = is_current(judged.verdict) and judged.standing is not Standing.UNPROVEN
-                if proven and task.refreshes is None:
+                if task.refreshes is None and self._is_proven(slot):
                     return Found(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
             if lease is not None:
                 lease.release()
+
+    def _is_proven(self, slot: Slot) -> bool:
+        """Return whether a copy is current, with all that was invalidated until now. A copy that cannot be proven is no
+        reason not to render.
+
+        Polled epochs may be older than an invalidation that a waiting visitor came after. The copy would not do for
+        that visitor, who would come back at once for another look.
+        """
+        for epochs in (self._stamps.epochs, self._stamps.ask):
+            judged = self._judge(slot, epochs())
+            if not is_current(judged.verdict) or judged.standing is Standing.UNPROVEN:
+                return False
+        return True
 
     def _past_back_off(self, task: Task) -> Lease | Busy | None:
         """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""

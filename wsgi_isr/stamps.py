@@ -174,6 +174,13 @@ class Stamps:
                 return self._polled
             return self._poll()
 
+    def ask(self) -> Epochs:
+        """The epochs, read from now on."""
+        if self._coherence == 0:
+            return self._read_epochs()
+        with self._polling:
+            return self._poll().epochs
+
     def forget(self) -> None:
         """Ask again at the next opportunity: this process has just invalidated something itself."""
         with self._lock:

@@ -75,9 +75,10 @@ class Made(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Somebody else had rendered in the meantime."""
+    """Another process had rendered in the meantime. ``proven``: the page was current after the flight had begun."""
 
     slot: Slot
+    proven: bool = True
 
 
 class Failed(NamedTuple):

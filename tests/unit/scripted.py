@@ -74,6 +74,8 @@ class Origin:
     def __init__(self, *script: Any, revalidate: float | None = 10, expire: float | None = None) -> None:
         self.script: deque[Any] = deque(script)
         self.tasks: list[Task] = []
+        #: Called in the middle of each render.
+        self.on_render: Callable[[], object] = lambda: None
         self._lifetime = (revalidate, expire)
         self._lock = threading.Lock()
 
@@ -86,6 +88,7 @@ class Origin:
             self.tasks.append(task)
             answer = self.script.popleft() if self.script else None
             number = len(self.tasks)
+        self.on_render()
         if isinstance(answer, Gate):
             answer = answer.enter()
         if isinstance(answer, BaseException):
