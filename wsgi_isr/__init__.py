@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from .data import cached
 from .draft import disable_draft, enable_draft, is_draft
-from .errors import ConfigError, InvalidationError, ISRError, RefreshError, StoreError, StoreUnavailable
+from .errors import (
+    ConfigError,
+    InvalidationError,
+    ISRError,
+    PersonalDataError,
+    RefreshError,
+    StoreError,
+    StoreUnavailable,
+)
 from .invalidate import Receipt
 from .loading import wrap
 from .middleware import ISR
@@ -27,6 +35,7 @@ __all__ = [
     "ConfigError",
     "ISRError",
     "InvalidationError",
+    "PersonalDataError",
     "Receipt",
     "RefreshError",
     "Rule",

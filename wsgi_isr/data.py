@@ -26,6 +26,7 @@ from .entry import Entry, Lifetime, Refusal, Value
 from .errors import ConfigError, RefreshError
 from .events import Events, Used
 from .fill import Fill
+from .frameworks import personal
 from .freshness import Asked, Failure, Standing, Storable
 from .functions import Functions, Known, closure_of
 from .invalidate import Invalidator, Receipt
@@ -405,7 +406,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
         try:
             value = function._function(*_positional(function, arguments), **_named(function, arguments))
         except Exception as error:
-            return Failure("exception", None, asked, error)
+            return Failure("exception", None, asked, personal(error, function.name))
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
         return Refusal("revalidate-0")

@@ -5,10 +5,13 @@ An :class:`~wsgi_isr.ISR` has one; a script that only uses cached functions gets
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable
 from contextvars import Context
+from functools import cached_property
+from typing import Any
 
 from . import remote
 from .config import Config
@@ -17,8 +20,11 @@ from .draft import Drafts, Visitor, answering
 from .entry import Refusal
 from .events import Events
 from .fill import Fill
-from .freshness import Standing
+from .flight import Flight, leading, led
+from .frameworks import Application, Surroundings
+from .freshness import Failure, Standing
 from .invalidate import Invalidator
+from .isolation import Isolation, NoThread
 from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
 from .local import Local, Slot
@@ -35,6 +41,7 @@ class Engine:
     """Made by a process's first request, after every fork and every patch: nothing of it is inherited.
 
     :param produce_page: renders the task of a page; ``None`` where there is no app.
+    :param app: the app, for what data needs of its framework.
     :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
     :param is_alone: whether that is true: with two of the same site, a page might be made by the other one's app.
     """
@@ -46,6 +53,7 @@ class Engine:
         events: Events,
         produce_page: Callable[[Task], Product] | None = None,
         *,
+        app: Any = None,
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], None] | None = None,
@@ -53,6 +61,7 @@ class Engine:
         is_alone: Callable[[], bool] = lambda: True,
     ) -> None:
         settings, rules = config.settings, config.rules
+        self._app = app
         self.store = store
         self.events = events
         self.keeps = store.keeps
@@ -71,16 +80,24 @@ class Engine:
         )
 
         def produce(task: Task) -> Product:
-            # A page in a context of its own: a cold one is rendered in the thread of a visitor, and what code around
-            # us has noted about them there (a user, a language, a tenant) must not be found by the app.
-            return produce_here(task) if task.data else Context().run(produce_here, task)
+            if not task.data:
+                # A cold page is rendered in a visitor's thread. What code around us has noted about the visitor there
+                # (a user, a language, a tenant) must not be found by the app.
+                return Context().run(make_page, led(), task)
+            try:
+                return self._isolation.run(
+                    functools.partial(make_data, task, self._application.surroundings(task.rule))
+                )
+            except NoThread:
+                return Failure("no-thread")
 
-        def produce_here(task: Task) -> Product:
-            # Nor is data that is kept made for the visitor in whose thread it happens to be made.
-            with at_home(self), answering(Visitor(self.drafts)):
-                if task.data:
-                    return produce_data(task, rules.profiles)
+        def make_page(flights: tuple[Flight[Any], ...], task: Task) -> Product:
+            with leading(*flights), at_home(self), answering(Visitor(self.drafts)):
                 return produce_page(task) if produce_page is not None else Refusal("no-app")
+
+        def make_data(task: Task, surroundings: Surroundings) -> Product:
+            with at_home(self), answering(Visitor(self.drafts)), surroundings():
+                return produce_data(task, rules.profiles)
 
         def tags_of(task: Task) -> list[str]:
             with at_home(self):
@@ -112,6 +129,15 @@ class Engine:
         self._is_confused = False
         if self._remote is not None:
             self.fill.elsewhere = self._hand_over
+
+    @cached_property
+    def _application(self) -> Application:
+        """What data is made in. Looked for with the first data: by then the app is complete."""
+        return Application(self._app)
+
+    @cached_property
+    def _isolation(self) -> Isolation:
+        return Isolation(reuses=self._application.is_known)
 
     def _hand_over(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
         assert self._remote is not None

@@ -85,6 +85,22 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(name if name.isprintable() else repr(name) for name in names) or "none"
 
 
+class PersonalDataError(ISRError, RuntimeError):
+    """A cached function looks at the visitor who is being answered; its result would be everybody's.
+
+    :param function: the function's name. :param looked_at: what it looks at. :param remedy: what to write instead.
+    """
+
+    def __init__(self, function: str, looked_at: str, remedy: str) -> None:
+        self.function = function
+        self.looked_at = looked_at
+        self.remedy = remedy
+        super().__init__(f"{function} looks at {looked_at}, but its result is kept for all visitors ({remedy})")
+
+    def __reduce__(self) -> tuple[type[PersonalDataError], tuple[str, str, str]]:
+        return type(self), (self.function, self.looked_at, self.remedy)
+
+
 class RefreshError(ISRError):
     """Nothing new was made of what was to be refreshed; the last good one stays.
 

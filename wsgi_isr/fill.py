@@ -22,7 +22,7 @@ from . import remote
 from .entry import Content, Entry, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
-from .flight import Flight, Flights
+from .flight import Flight, Flights, leading
 from .freshness import NEGATIVE_STATUSES, Expired, Fresh, Missing, Stale, Standing, Uncacheable
 from .lease import BackingOff, Busy, Leases
 from .local import Local, Slot
@@ -297,7 +297,7 @@ class Fill(Renders):
         return Failed("renderer-died")
 
     def _rests_until(self, task: Task) -> float:
-        return self._deadly[task.page][1] if task.page in self._deadly else 0.0
+        return self._deadly.get(task.page, (0.0, 0.0))[1]
 
     def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
         if word == remote.DIED:
@@ -511,7 +511,8 @@ class Fill(Renders):
         outcome: Outcome = Busy()
         try:
             while True:
-                outcome = self.regenerate(task, overdue)
+                with leading(flight):
+                    outcome = self.regenerate(task, overdue)
                 self._disown(task, outcome)
                 left = until - self._monotonic()
                 if not isinstance(outcome, Busy) or left <= 0:

@@ -1,11 +1,31 @@
-"""Single flight: in one process, one render of a page at a time; who comes later joins it."""
+"""Single flight: in one process, one render of a page at a time; later callers join it."""
 
 from __future__ import annotations
 
 import threading
-from typing import Generic, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_led: ContextVar[tuple[Flight[Any], ...]] = ContextVar("wsgi_isr_flights", default=())
+
+
+def led() -> tuple[Flight[Any], ...]:
+    """Return the flights whose renders have called this, the outermost first."""
+    return _led.get()
+
+
+@contextmanager
+def leading(*flights: Flight[Any]) -> Iterator[None]:
+    """In here ``flights`` are led, besides those that are already."""
+    token = _led.set((*_led.get(), *flights))
+    try:
+        yield
+    finally:
+        _led.reset(token)
 
 
 class Flight(Generic[T]):
@@ -19,7 +39,6 @@ class Flight(Generic[T]):
         self._done = threading.Event()
         self._outcome: T | None = None
         self._claimed = False
-        self._leader = 0
         self._sent = False
 
     def claim(self) -> bool:
@@ -27,8 +46,6 @@ class Flight(Generic[T]):
         visitor who cannot wait, and is not begun again by that thread."""
         with self._flights._lock:
             first, self._claimed = not self._claimed and not self._done.is_set(), True
-            if first:
-                self._leader = threading.get_ident()
             return first
 
     def land(self, outcome: T) -> bool:
@@ -53,8 +70,8 @@ class Flight(Generic[T]):
 
     @property
     def is_led_here(self) -> bool:
-        """Whether whoever asks is called by its very render, and would wait for themselves."""
-        return self._claimed and self._leader == threading.get_ident() and not self.landed
+        """Return whether the caller is called by this very render, and would wait for itself."""
+        return self in _led.get() and not self.landed
 
     @property
     def landed(self) -> bool:

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError
+from .frameworks import nested
 from .middleware import ISR
 
 if TYPE_CHECKING:
@@ -50,10 +51,6 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
     return ISR(load(target, f"wrap({target!r})"), rules, **options)
 
 
-#: Where frameworks and middlewares keep the app inside of them.
-_INSIDE = ("wsgi_app", "app", "application", "wrapped")
-
-
 def wrapped(target: str) -> ISR:
     """The :class:`ISR` of the app that ``target`` names: the app itself, or one that is found inside of it (Flask's
     ``wsgi_app``, or below other middlewares). An app without one is wrapped, as the environment says.
@@ -75,13 +72,5 @@ def served(target: str) -> WSGIApplication:
 
 
 def find_isr(app: Any) -> ISR | None:
-    """The :class:`ISR` around or inside an app: itself, or below the attributes by which apps are nested."""
-    for _ in range(16):
-        if isinstance(app, ISR):
-            return app
-        attributes = (getattr(app, name, None) for name in _INSIDE)
-        inside = next((found for found in attributes if callable(found) and found is not app), None)
-        if inside is None:
-            break
-        app = inside
-    return None
+    """Return the :class:`ISR` around or inside an app: itself, or below the attributes by which apps are nested."""
+    return next((found for found in nested(app) if isinstance(found, ISR)), None)

@@ -352,6 +352,7 @@ class ISR:
                         self.events.emit,
                         self.events.emit if self.config.settings.debug else None,
                     ),
+                    app=self.app,
                     clock=self._clock,
                     monotonic=self._monotonic,
                     pause=self._pause,

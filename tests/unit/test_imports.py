@@ -45,7 +45,20 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
     (
         "coordination",
         frozenset(
-            {"local", "stamps", "lease", "flight", "worker", "remote", "task", "render", "fill", "sites", "pages"}
+            {
+                "local",
+                "stamps",
+                "lease",
+                "flight",
+                "isolation",
+                "worker",
+                "remote",
+                "task",
+                "render",
+                "fill",
+                "sites",
+                "pages",
+            }
         ),
     ),
     (
@@ -59,6 +72,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "invalidate",
                 "capture",
                 "looks",
+                "frameworks",
                 "functions",
                 "respond",
                 "admin",

@@ -1,0 +1,416 @@
+"""Cached data is made without a visitor: no request, no session, no language, no thread-local of theirs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import bottle
+import flask
+import pytest
+from django.core.wsgi import get_wsgi_application
+from django.test import override_settings
+from django.utils import translation
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+from tests.behaviour.conftest import MakeSite
+from tests.behaviour.django_settings import configure
+from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
+from tests.behaviour.visitor import Clock, Seen, Site
+from wsgi_isr import PersonalDataError, cached
+from wsgi_isr.stores.memory import MemoryStore
+
+MakeData = Callable[..., Any]
+
+
+@pytest.fixture
+def app() -> flask.Flask:
+    """Logs in at /login/<name>; the tests add what looks at that."""
+    app = flask.Flask(__name__)
+    app.secret_key = "not a secret"
+    app.testing = True
+
+    @app.get("/login/<name>")
+    def login(name: str) -> str:
+        flask.session["name"] = name
+        return "logged in"
+
+    return app
+
+
+def cookie_of(seen: Seen) -> str:
+    return seen.headers["Set-Cookie"].partition(";")[0]
+
+
+# Flask ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("look", "words"),
+    [
+        (lambda: flask.session.get("name", "stranger"), "the request of a visitor"),
+        (lambda: flask.request.host, "the request of a visitor"),
+        (lambda: flask.request.cookies.get("session", ""), "the request of a visitor"),
+        (lambda: flask.url_for("static", filename="a.js", _external=True), "the request of a visitor"),
+        (lambda: flask.g.user, "flask.g.user"),
+    ],
+    ids=["session", "host", "cookie", "url_for", "g"],
+)
+def test_a_kept_function_that_looks_at_the_visitor_fails_and_says_what_to_write(
+    make_site: MakeSite, app: flask.Flask, look: Callable[[], str], words: str
+) -> None:
+    @cached(version=words)
+    def nav() -> str:
+        return look()
+
+    @app.get("/account")
+    def account() -> str:
+        flask.g.user = "alice"
+        return nav()
+
+    @app.get("/side")
+    def side() -> str:
+        try:
+            return nav()
+        except PersonalDataError:
+            return "nothing personal"
+
+    site = make_site({"/login/<name>": 0, "/account": 0, "/side": 60}, app=app.wsgi_app, watcher="nobody")
+    cookie = cookie_of(site.visit("/login/alice"))
+    with pytest.raises(PersonalDataError) as caught:
+        site.visit("/account", cookie=cookie, host="evil.example")
+    assert words in str(caught.value)
+    assert "nav" in str(caught.value)
+    assert "pass what it needs as an argument" in str(caught.value)
+    assert caught.value.__cause__ is not None
+    assert site.visit("/side").text == "nothing personal"
+
+
+def test_a_kept_function_has_the_app_and_what_depends_on_it(make_site: MakeSite, app: flask.Flask) -> None:
+    app.config["TITLE"] = "Kept Pages"
+
+    @cached
+    def title() -> str:
+        return f"{flask.current_app.config['TITLE']} {flask.has_request_context()}"
+
+    app.add_url_rule("/a", view_func=lambda: title())
+    site = make_site(revalidate=60, app=app.wsgi_app, watcher="nobody")
+    assert site.visit("/a").text == "Kept Pages False"
+
+
+def test_it_has_the_app_in_the_background_as_well(make_site: MakeSite, app: flask.Flask, clock: Clock) -> None:
+    calls: list[str] = []
+
+    @cached(revalidate=5)
+    def title() -> str:
+        calls.append(flask.current_app.name)
+        return f"{len(calls)}"
+
+    app.add_url_rule("/a", view_func=lambda: title())
+    site = make_site({"/a": 0}, app=app.wsgi_app, watcher="nobody")
+    assert site.visit("/a").text == "1"
+    clock.advance(6)
+    assert site.visit("/a").text == "1"
+    site.settle()
+    assert site.visit("/a").text == "2"
+    assert calls == [app.name] * 2
+
+
+def test_the_app_context_of_a_kept_function_is_torn_down_after_each_call(make_site: MakeSite, app: flask.Flask) -> None:
+    torn_down: list[str] = []
+
+    @app.teardown_appcontext
+    def tear_down(error: BaseException | None) -> None:
+        torn_down.append(threading.current_thread().name)
+
+    @cached
+    def number(n: int) -> int:
+        return n
+
+    app.add_url_rule("/<int:n>", view_func=lambda n: str(number(n)))
+    site = make_site({"/<int:n>": 0}, app=app.wsgi_app, watcher="nobody")
+    for n in range(3):
+        site.visit(f"/{n}")
+    assert torn_down.count("wsgi-isr-data") == 3
+
+
+def test_sqlalchemy_in_flask_works_as_in_a_view(make_site: MakeSite, app: flask.Flask, tmp_path: Any) -> None:
+    from flask_sqlalchemy import SQLAlchemy
+    from sqlalchemy import text
+
+    app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path}/app.db"
+    database = SQLAlchemy(app)
+    with app.app_context():
+        database.session.execute(text("CREATE TABLE post (title TEXT)"))
+        database.session.execute(text("INSERT INTO post VALUES ('hello')"))
+        database.session.commit()
+
+    @cached(tags=["posts"])
+    def titles() -> list[str]:
+        return [row[0] for row in database.session.execute(text("SELECT title FROM post"))]
+
+    @app.get("/")
+    def index() -> str:
+        return ",".join(titles())
+
+    @app.post("/add")
+    def add() -> str:
+        database.session.execute(text("INSERT INTO post VALUES ('more')"))
+        database.session.commit()
+        return "added"
+
+    site = make_site(revalidate=60, app=app.wsgi_app, watcher="nobody")
+    assert site.visit("/").text == "hello"
+    site.visit("/add", method="POST")
+    assert site.visit("/").text == "hello"
+    site.isr.invalidate(tags=["posts"])
+    assert site.visit("/").text == "hello,more"
+    with app.app_context():
+        assert database.engine.pool.checkedout() == 0
+        database.engine.dispose()
+
+
+def test_of_several_apps_a_kept_function_gets_the_one_that_calls_it(make_site: MakeSite, clock: Clock) -> None:
+    apps = [flask.Flask(name) for name in ("one", "two")]
+    calls: list[str] = []
+
+    @cached(revalidate=5)
+    def name(of: str) -> str:
+        calls.append(flask.current_app.name)
+        return flask.current_app.name
+
+    for each in apps:
+        each.add_url_rule("/", view_func=lambda: name(flask.current_app.name))
+    both = DispatcherMiddleware(apps[0].wsgi_app, {"/two": apps[1].wsgi_app})
+    site = make_site({"/": 0, "/two/": 0}, app=both, watcher="nobody")
+    assert (site.visit("/").text, site.visit("/two/").text) == ("one", "two")
+    clock.advance(6)
+    assert site.visit("/two/").text == "two"
+    site.settle()
+    assert calls == ["one", "two", "two"]
+
+
+# Threads and contexts ---------------------------------------------------------------------------------------
+
+
+def test_a_thread_local_of_the_visitor_is_out_of_reach(make_site: MakeSite, origin: Origin) -> None:
+    noted = threading.local()
+
+    @cached
+    def nav() -> str:
+        return f"nav of {getattr(noted, 'user', 'everybody')}"
+
+    def account(environ: Environ) -> bytes:
+        noted.user = "alice"
+        return nav().encode()
+
+    origin.on("/account", answer(account, ("Cache-Control", "private")))
+    origin.on("/side", answer(lambda environ: nav().encode()))
+    site = make_site({"/account": 0, "/side": 60})
+    assert site.visit("/account").text == "nav of everybody"
+    assert site.visit("/side").text == "nav of everybody"
+
+
+def test_a_context_variable_of_the_visitor_is_out_of_reach(make_site: MakeSite, origin: Origin) -> None:
+    user: ContextVar[str] = ContextVar("user", default="everybody")
+
+    @cached
+    def nav() -> str:
+        return f"nav of {user.get()}"
+
+    def account(environ: Environ) -> bytes:
+        user.set("alice")
+        return nav().encode()
+
+    origin.on("/account", answer(account))
+    site = make_site({"/account": 0})
+    assert site.visit("/account").text == "nav of everybody"
+
+
+def test_the_request_of_bottle_is_out_of_reach(make_site: MakeSite) -> None:
+    app = bottle.Bottle()
+    app.catchall = False
+
+    @cached
+    def nav() -> str:
+        return str(bottle.request.get_header("Host"))
+
+    app.route("/account", callback=nav)
+    site = make_site({"/account": 0}, app=app, watcher="nobody")
+    with pytest.raises(PersonalDataError, match="the request of a visitor"):
+        site.visit("/account", host="evil.example")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["a thread for each call", "threads that are reused"])
+def test_kept_functions_that_call_each_other_share_a_thread(
+    make_site: MakeSite, app: flask.Flask, known: bool, origin: Origin
+) -> None:
+    threads: list[int] = []
+
+    @cached
+    def inner() -> int:
+        threads.append(threading.get_ident())
+        return 1
+
+    @cached
+    def outer() -> int:
+        threads.append(threading.get_ident())
+        return inner() + 1
+
+    app.add_url_rule("/a", view_func=lambda: str(outer()))
+    origin.on("/a", answer(lambda environ: str(outer()).encode()))
+    site = make_site({"/a": 0}, app=app.wsgi_app if known else origin, watcher="nobody")
+    assert site.visit("/a").text == "2"
+    assert len(set(threads)) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_a_kept_function_that_calls_itself_with_the_same_arguments_does_not_wait_for_itself(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    depth: list[int] = []
+
+    @cached
+    def endless() -> int:
+        depth.append(1)
+        return len(depth) if len(depth) > 3 else endless()
+
+    origin.on("/a", answer(lambda environ: str(endless()).encode()))
+    site = make_site({"/a": 0})
+    before = site.clock.now
+    assert site.visit("/a").text == "4"
+    assert site.clock.now == before
+
+
+def test_what_a_kept_function_raises_is_what_the_view_gets(make_site: MakeSite, origin: Origin) -> None:
+    class Gone(Exception):
+        pass
+
+    @cached
+    def post() -> str:
+        raise Gone("no such post")
+
+    def view(environ: Environ) -> bytes:
+        try:
+            return post().encode()
+        except Gone as error:
+            return str(error).encode()
+
+    origin.on("/a", answer(view))
+    assert make_site({"/a": 0}).visit("/a").text == "no such post"
+
+
+def test_without_a_thread_the_function_is_called_and_nothing_is_kept(
+    make_site: MakeSite, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    @cached
+    def number() -> int:
+        calls.append(1)
+        return len(calls)
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    origin.on("/a", answer(lambda environ: str(number()).encode()))
+    site = make_site({"/a": 0})
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        assert [site.visit("/a").text for _ in range(2)] == ["1", "2"]
+    site.clock.advance(60)
+    assert [site.visit("/a").text for _ in range(2)] == ["3", "3"]
+
+
+def test_many_visitors_have_their_data_made_at_the_same_time(make_site: MakeSite, origin: Origin) -> None:
+    everybody = threading.Barrier(8)
+
+    @cached
+    def number(n: str) -> str:
+        everybody.wait(DEADLINE)
+        return n
+
+    origin_paths = [f"/{n}" for n in range(8)]
+    for path in origin_paths:
+        origin.on(path, answer(lambda environ: number(environ["PATH_INFO"]).encode()))
+    site = make_site(app=origin)
+    visits = [site.start_visit(path) for path in origin_paths]
+    assert [visit.result().text for visit in visits] == origin_paths
+
+
+# Django -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_languages() -> Iterator[None]:
+    """Django chooses a language for each visitor."""
+    configure()
+    middleware = ["django.middleware.locale.LocaleMiddleware"]
+    with override_settings(MIDDLEWARE=middleware, USE_I18N=True, LANGUAGES=[("en", "English"), ("de", "German")]):
+        yield
+
+
+def make_django(make_site: MakeSite, view: Callable[[], str]) -> Site:
+    handler = get_wsgi_application()
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        translation.activate(environ.get("HTTP_ACCEPT_LANGUAGE", "en"))
+        try:
+            return answer(view().encode())(environ, start_response)  # type: ignore[return-value]
+        finally:
+            translation.deactivate()
+
+    app.application = handler  # type: ignore[attr-defined]
+    return make_site({"/": 0}, app=app, watcher="nobody", store=MemoryStore())
+
+
+@pytest.mark.parametrize("look", [translation.get_language, lambda: translation.gettext("Monday")])
+def test_a_kept_function_that_looks_at_the_visitors_language_fails(
+    make_site: MakeSite, in_languages: None, look: Callable[[], str]
+) -> None:
+    @cached
+    def greeting() -> str:
+        return str(look())
+
+    site = make_django(make_site, greeting)
+    with pytest.raises(PersonalDataError, match=r"translation\.override"):
+        site.visit("/", headers={"Accept-Language": "de"})
+
+
+def test_a_kept_function_is_given_the_language_as_an_argument(make_site: MakeSite, in_languages: None) -> None:
+    @cached
+    def greeting(language: str) -> str:
+        with translation.override(language):
+            return translation.gettext("Monday")
+
+    site = make_django(make_site, lambda: greeting(translation.get_language()))
+    seen = [site.visit("/", headers={"Accept-Language": name}).text for name in ("de", "en", "de")]
+    assert seen == ["Montag", "Monday", "Montag"]
+
+
+def test_without_a_choice_of_language_that_of_the_settings_is_everybodys(make_site: MakeSite) -> None:
+    configure()
+
+    @cached
+    def greeting() -> str:
+        return translation.gettext("Monday")
+
+    assert make_django(make_site, greeting).visit("/").text == "Monday"
+
+
+def test_connections_of_django_are_checked_before_and_after_each_kept_function(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure()
+    checked: list[str] = []
+    monkeypatch.setattr("django.db.close_old_connections", lambda: checked.append(threading.current_thread().name))
+
+    @cached
+    def number() -> str:
+        checked.append("called")
+        return "1"
+
+    make_django(make_site, number).visit("/")
+    assert checked == ["wsgi-isr-data", "called", "wsgi-isr-data"]

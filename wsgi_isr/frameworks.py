@@ -1,0 +1,169 @@
+"""What a function whose result is kept gets of its framework: the application and its database, and no request.
+
+No framework is imported here that the app has not imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import Any, NoReturn
+
+from .errors import PersonalDataError
+
+#: Where frameworks and middlewares keep the app inside of them.
+INSIDE = ("wsgi_app", "app", "application", "wrapped")
+_MAX_NESTED = 64
+
+#: What Flask, werkzeug, Quart and Bottle say where there is no request.
+_NO_REQUEST = ("request context", "active request")
+
+Surroundings = Callable[[], AbstractContextManager[object]]
+
+
+def nested(app: Any) -> Iterator[Any]:
+    """Yield ``app`` and the apps inside of it, from the outside in: those of middlewares, methods, closures and
+    dispatchers."""
+    found, seen = deque([app]), {id(app)}
+    for _ in range(_MAX_NESTED):
+        if not found:
+            return
+        app = found.popleft()
+        yield app
+        for inner in _directly_in(app):
+            if callable(inner) and id(inner) not in seen:
+                seen.add(id(inner))
+                found.append(inner)
+
+
+def _directly_in(app: Any) -> Iterator[Any]:
+    yield getattr(app, "__self__", None)
+    for name in INSIDE:
+        yield getattr(app, name, None)
+    mounts = getattr(app, "mounts", None)  # werkzeug.middleware.dispatcher
+    yield from mounts.values() if isinstance(mounts, Mapping) else ()
+    for cell in getattr(app, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # empty
+            continue
+
+
+class Application:
+    """What the kept functions of one wrapped app are called in: the application of a framework, without a request."""
+
+    def __init__(self, app: Any) -> None:
+        # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
+        known = [inner for inner in nested(app) if _is_flask(inner) or _is_django(inner)]
+        self._only = _surroundings(known[0]) if len(known) == 1 else None
+        self._active: dict[str, Surroundings] = {}
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its framework ends the database transactions that a function has begun."""
+        return self._only is not None
+
+    def surroundings(self, function: str) -> Surroundings:
+        """Return what ``function`` is to be called in, wherever it is called from."""
+        if self._only is not None:
+            return self._only
+        flask = sys.modules.get("flask")
+        if flask is not None and flask.has_app_context():
+            self._active[function] = _surroundings(flask.current_app._get_current_object())
+        return self._active.get(function, nullcontext)
+
+
+def _is_flask(app: Any) -> bool:
+    return hasattr(app, "wsgi_app") and callable(getattr(app, "app_context", None))
+
+
+def _is_django(app: Any) -> bool:
+    handlers = sys.modules.get("django.core.handlers.base")
+    return handlers is not None and isinstance(app, handlers.BaseHandler)
+
+
+def _surroundings(app: Any) -> Surroundings:
+    # The database connections of Flask's extensions belong to the application context.
+    in_flask: Surroundings = app.app_context if _is_flask(app) else _in_django
+    return in_flask
+
+
+@contextmanager
+def _in_django() -> Iterator[None]:
+    """As around a request of Django: connections that have died, or are past CONN_MAX_AGE, are not used any more."""
+    from django.db import close_old_connections
+
+    close_old_connections()
+    try:
+        with _no_language():
+            yield
+    finally:
+        close_old_connections()
+
+
+def _no_language() -> AbstractContextManager[object]:
+    """Where visitors have languages (LocaleMiddleware), that of the moment is no longer the one of the settings."""
+    from django.conf import settings
+    from django.middleware.locale import LocaleMiddleware
+    from django.utils.module_loading import import_string
+
+    chosen = settings.USE_I18N and any(
+        isinstance(kind, type) and issubclass(kind, LocaleMiddleware)
+        for kind in map(import_string, settings.MIDDLEWARE)
+    )
+    return _refusing_language() if chosen else nullcontext()
+
+
+@contextmanager
+def _refusing_language() -> Iterator[None]:
+    from django.utils.translation import deactivate, trans_real
+
+    trans_real._active.value = _VisitorsLanguage()
+    try:
+        yield
+    finally:
+        deactivate()
+
+
+class _VisitorsLanguage:
+    """In the place of Django's translation object: whatever is asked of it is an error."""
+
+    def to_language(self) -> None:
+        """Return ``None`` to ``translation.override``, which only remembers it."""
+        from django.utils.translation import override
+
+        frame: FrameType | None = sys._getframe(1)
+        for _ in range(4):
+            if frame is not None and frame.f_code is override.__enter__.__code__:
+                return
+            frame = frame and frame.f_back
+        self.__getattr__("to_language")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise _NoLanguage(name)
+
+
+class _NoLanguage(RuntimeError):
+    """A function has looked at the language of the visitor."""
+
+
+def personal(error: Exception, function: str) -> Exception:
+    """Return the error to raise for one that a kept function has raised: one that says what to do, where the function
+    has looked at a visitor."""
+    if isinstance(error, _NoLanguage):
+        looked, remedy = (
+            "the language of a visitor",
+            "pass the language, and use `with translation.override(language):`",
+        )
+    elif isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_REQUEST):
+        looked, remedy = "the request of a visitor", "pass what it needs as an argument"
+    elif isinstance(error, AttributeError) and type(error.obj).__name__ == "_AppCtxGlobals":
+        looked, remedy = f"flask.g.{error.name} of a visitor's request", "pass what it needs as an argument"
+    else:
+        return error
+    explained = PersonalDataError(function, looked, remedy)
+    explained.__cause__ = error
+    return explained

@@ -1,0 +1,118 @@
+"""Where data is made that is kept for everybody: in a thread and a context that no visitor has touched.
+
+Context variables and thread-locals hold what middlewares, frameworks and the app have noted about the visitor who is
+being answered: a user, a session, a host, a language. A function whose result is kept must find none of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import queue
+import threading
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from typing import Any, TypeVar
+
+from .flight import Flight, leading, led
+
+T = TypeVar("T")
+
+#: Seconds after which a thread ends that has nothing to do.
+IDLE = 60.0
+
+_is_isolated: ContextVar[bool] = ContextVar("wsgi_isr_isolated", default=False)
+
+
+class NoThread(RuntimeError):
+    """The system has no thread left, or the interpreter is shutting down."""
+
+
+class Isolation:
+    """Threads that answer no visitor. Each caller waits for its function, so there are as many threads as callers.
+
+    :param reuses: whether a thread runs several functions, one after the other. It spares thread-local database
+        connections, and is right only where each function ends the transactions that it has begun.
+    """
+
+    def __init__(self, reuses: bool) -> None:
+        self._reuses = reuses
+        # list.append, pop and remove are atomic.
+        self._idle: list[queue.SimpleQueue[_Job]] = []
+
+    def run(self, function: Callable[[], T]) -> T:
+        """Return what ``function`` returns in a thread and a context of its own, or raise what it raises there.
+
+        In such a thread it runs where it is called, in another context.
+
+        :raises NoThread: there is no thread for it.
+        """
+        job = _Job(functools.partial(Context().run, _enter, led(), function))
+        if _is_isolated.get():
+            job.run()
+        else:
+            try:
+                inbox = self._idle.pop()
+            except IndexError:
+                inbox = self._begin()
+            inbox.put(job)
+            job.over.wait()
+        result: T = job.result()
+        return result
+
+    def _begin(self) -> queue.SimpleQueue[_Job]:
+        inbox: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        try:
+            threading.Thread(target=self._work, args=(inbox,), name="wsgi-isr-data", daemon=True).start()
+        except RuntimeError as error:
+            raise NoThread(str(error)) from error
+        return inbox
+
+    def _work(self, inbox: queue.SimpleQueue[_Job]) -> None:
+        job = inbox.get()
+        while True:
+            job.run()
+            if self._reuses:
+                self._idle.append(inbox)  # before the caller goes on: the next call finds this thread
+            job.over.set()
+            del job
+            if not self._reuses:
+                return
+            try:
+                job = inbox.get(timeout=IDLE)
+            except queue.Empty:
+                try:
+                    self._idle.remove(inbox)
+                    return
+                except ValueError:  # a caller has taken it in this moment
+                    job = inbox.get()
+
+
+class _Job:
+    """A function, and what came of it once it is ``over``."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.over = threading.Event()
+        self._function = function
+        self._returned: Any = None
+        self._raised: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._returned = self._function()
+        except BaseException as error:  # it is the caller's
+            self._raised = error
+
+    def result(self) -> Any:
+        if self._raised is None:
+            return self._returned
+        try:
+            raise self._raised
+        finally:
+            self._raised = None  # it would keep this frame alive, which keeps it alive
+
+
+def _enter(flights: tuple[Flight[Any], ...], function: Callable[[], T]) -> T:
+    """Run in a context in which nothing is known but the renders that wait for this one."""
+    _is_isolated.set(True)
+    with leading(*flights):
+        return function()
