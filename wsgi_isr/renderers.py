@@ -19,7 +19,7 @@ import contextlib
 import logging
 import mmap
 import os
-import shutil
+import re
 import signal
 import socket
 import tempfile
@@ -67,6 +67,10 @@ def make_folder(uid: int | None = None, gid: int | None = None) -> str:
 
 
 _PREFIX = "wsgi-isr-"
+#: A folder's name: of which process, started when, in which namespace.
+_NAME = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-([0-9]+)-([0-9a-f]+)-[a-z0-9_]+")
+#: The name of a socket until it listens.
+_NEW = "new"
 #: Bytes that the address of a socket may have: 108 with the zero at its end on Linux, 104 elsewhere (unix(7)).
 _LONGEST_ADDRESS = 103
 #: Where there is a folder with a short path.
@@ -83,15 +87,28 @@ def _parent() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was, in ticks since the machine was (proc(5)): with it, a process id is one for ever. Empty where
-    it is gone, ``0`` where nobody can tell."""
+    """Return when a process was started, in ticks since boot (proc(5)): with it, a process id is unique for ever.
+
+    Empty where the process is gone, ``0`` where that cannot be told.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]
     except FileNotFoundError:
-        return "" if os.path.exists("/proc/self/stat") else "0"
+        return "0" if _exists(pid) else ""
     except (OSError, IndexError):
         return "0"
+
+
+def _exists(pid: int) -> bool:
+    """Return whether there is a process of that number. The mount option ``hidepid`` hides none from kill(2)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _namespace() -> str:
@@ -103,12 +120,38 @@ def _namespace() -> str:
 
 
 def _sweep(parent: str) -> None:
-    """Remove the folders of servers that were killed with everybody who would have done that."""
-    for name in os.listdir(parent):
-        match name.removeprefix(_PREFIX).split("-"):
-            case [pid, started, namespace, _] if name.startswith(_PREFIX) and pid.isdigit():
-                if namespace == _namespace() and _started(int(pid)) not in (started, "0"):
-                    shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    """Remove the folders of this user's servers that were killed with all their processes.
+
+    Every user may write into ``parent``, so nothing that is found there is an error.
+    """
+    try:
+        for name in os.listdir(parent):
+            if (match := _NAME.fullmatch(name)) and match[3] == _namespace():
+                now = _started(int(match[1]))
+                if not now or (now != match[2] and "0" not in (now, match[2])):
+                    remove_folder(os.path.join(parent, name))
+    except OSError as error:
+        _log.debug("old folders of sockets are not looked for: %s", error)
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder of sockets where this user owns it, and nothing but sockets is in it.
+
+    No link is followed and no tree removed: in a shared directory, any user may have made what has such a name.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(opened).st_uid != os.geteuid():
+                return
+            for name in (URGENT, LATER, _NEW):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=opened)
+        finally:
+            os.close(opened)
+        os.rmdir(folder)
+    except OSError as error:
+        _log.debug("a folder of sockets stays: %s", error)
 
 
 def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:
@@ -117,13 +160,13 @@ def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) ->
     for name in (URGENT, LATER):
         listener = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{folder}/new")
-        listener.bind(f"{folder}/new")
+            os.unlink(f"{folder}/{_NEW}")
+        listener.bind(f"{folder}/{_NEW}")
         listener.listen(BACKLOG)
         listener.setblocking(False)
         if uid is not None and gid is not None and uid != os.geteuid():
-            os.chown(f"{folder}/new", uid, gid)
-        os.rename(f"{folder}/new", f"{folder}/{name}")
+            os.chown(f"{folder}/{_NEW}", uid, gid)
+        os.rename(f"{folder}/{_NEW}", f"{folder}/{name}")
         opened.append(listener)
     return Sockets(*opened)
 
@@ -228,7 +271,7 @@ def _watch(
         while not stopping and (left := until - time.monotonic()) > 0:
             stopping.wait(min(left, LOOK))
     if stopping.orphaned:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     return 0
 
 
