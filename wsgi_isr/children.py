@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -104,6 +105,16 @@ def status_of(pid: int) -> int | None:
     except ChildProcessError:  # somebody else has asked
         return 0
     return status if found == pid else None
+
+
+def wait_for(pid: int, timeout: float) -> None:
+    """Return once a child has ended, which is killed after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while status_of(pid) is None:
+        if time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.02)
 
 
 class Stopping:

@@ -10,7 +10,8 @@ Three kinds of processes stand in a row, and each ends when the one before it is
 * the *renderers* (:mod:`.renderer`) render, at lower priority than who serves.
 
 Jobs come over two sockets (:mod:`.remote`) that only the supervisor and its renderers hold: where these are gone, who
-connects is refused at once, and renders itself. They are made before everybody who connects.
+connects is refused at once, and renders itself. The watcher makes them, as the user that it runs as and before the
+processes that connect: a server that root has started touches no file of another user.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import remote
-from .children import Stopping, ask_to_stop, die_with, fork, status_of
+from .children import Stopping, ask_to_stop, die_with, fork, status_of, wait_for
 from .middleware import instances
 from .remote import LATER, URGENT
 from .renderer import LOOK, Board, Sockets, render
@@ -42,6 +43,8 @@ _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
 #: Seconds, beyond ``drain``, in which a renderer has to end that was asked to.
 _LAST_WORDS = 1.0
+#: Seconds in which a watcher has to have its sockets.
+_BEGIN_IN = 10.0
 #: Exit codes of a supervisor: it was asked to stop; the app does not import. 0: nobody wants renderers.
 _STOPPED, _NO_APP = 75, 76
 
@@ -51,19 +54,16 @@ _log = logging.getLogger("wsgi_isr")
 # The sockets -----------------------------------------------------------------------------------------------
 
 
-def make_folder(uid: int | None = None, gid: int | None = None) -> str:
-    """For the sockets, and for its owner only.
+def make_folder(server: int) -> str:
+    """Return the path of a new folder for sockets, which only this user may enter.
 
-    :param uid: who the processes run as, if that is somebody else.
+    :param server: process id of the server's master. A folder whose master is gone is removed by the next server.
     :raises OSError: there is no place for it.
     """
     parent = _parent()
     _sweep(parent)
-    owner = f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}"
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parent)
-    if uid is not None and gid is not None and uid != os.geteuid():
-        os.chown(folder, uid, gid)
-    return folder
+    owner = f"{server}-{_started(server)}-{_namespace()}"
+    return tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parent)
 
 
 _PREFIX = "wsgi-isr-"
@@ -154,7 +154,7 @@ def remove_folder(folder: str) -> None:
         _log.debug("a folder of sockets stays: %s", error)
 
 
-def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:
+def open_sockets(folder: str) -> Sockets:
     """In the place of those that are there, if any: whoever connects from now on reaches these."""
     opened = []
     for name in (URGENT, LATER):
@@ -164,8 +164,6 @@ def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) ->
         listener.bind(f"{folder}/{_NEW}")
         listener.listen(BACKLOG)
         listener.setblocking(False)
-        if uid is not None and gid is not None and uid != os.geteuid():
-            os.chown(f"{folder}/{_NEW}", uid, gid)
         os.rename(f"{folder}/{_NEW}", f"{folder}/{name}")
         opened.append(listener)
     return Sockets(*opened)
@@ -177,18 +175,31 @@ def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) ->
 class Watcher:
     """The watcher of an instance, as its parent sees it.
 
-    :param sockets: what the first supervisor listens on; closed here. :param folder: where they are.
-    :param load: imports the app, in the supervisor. :param prepare: whatever else is to be done before, in the child.
+    :param folder: where earlier watchers of the instance have their sockets, whose place its own take; ``None`` for a
+        new folder. :param load: imports the app, in the supervisor.
+    :param prepare: runs first in the watcher. It may change the user: all files are made after it, and are that user's.
+    :raises OSError: the sockets cannot be made, and the watcher has ended.
     """
 
-    def __init__(
-        self, sockets: Sockets, folder: str, load: Callable[[], object], prepare: Callable[[], object]
-    ) -> None:
+    def __init__(self, folder: str | None, load: Callable[[], object], prepare: Callable[[], object]) -> None:
         parent = os.getpid()
         #: One byte that both processes see: it ends because there is nothing to do, not because it was killed.
         self._content = mmap.mmap(-1, 1)
-        self.pid = fork("isr-watcher", lambda: _watch(sockets, folder, load, prepare, parent, self._content))
-        sockets.close()
+        hear, tell = socket.socketpair()
+
+        def main() -> int:
+            hear.close()
+            return _watch(folder, load, prepare, parent, self._content, tell)
+
+        with hear:
+            with tell:
+                self.pid = fork("isr-watcher", main)
+            try:
+                #: Where its sockets are.
+                self.folder = _told(hear)
+            except OSError:
+                self.wait(_LAST_WORDS)
+                raise
 
     @property
     def content(self) -> bool:
@@ -211,25 +222,31 @@ class Watcher:
 
     def wait(self, timeout: float) -> None:
         """Until it has ended, at most ``timeout`` seconds; then it is killed, and those after it see that."""
-        deadline = time.monotonic() + timeout
-        while self.alive:
-            if time.monotonic() >= deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                deadline = float("inf")
-            time.sleep(0.02)
-        status_of(self.pid)
+        wait_for(self.pid, timeout)
+
+
+def _told(hear: socket.socket) -> str:
+    """Return the folder that a watcher names.
+
+    :raises OSError: it has none, has ended, or says nothing for :data:`_BEGIN_IN` seconds.
+    """
+    hear.settimeout(_BEGIN_IN)
+    said = hear.recv(4096)  # the whole message, which is sent at once
+    if not said.startswith(b"/"):
+        raise OSError(said.decode("utf-8", "replace") or "their watcher has ended")
+    return os.fsdecode(said)
 
 
 # The watcher -----------------------------------------------------------------------------------------------
 
 
 def _watch(
-    sockets: Sockets | None,
-    folder: str,
+    old_folder: str | None,
     load: Callable[[], object],
     prepare: Callable[[], object],
     parent: int,
     content: mmap.mmap,
+    tell: socket.socket,
 ) -> int:
     """Have one supervisor after the other."""
     stopping = Stopping(parent)
@@ -237,6 +254,14 @@ def _watch(
     prepare()
     # Only to wake it up: it has to clean up behind the others. Once more, because it may be another user now.
     die_with(parent, by=signal.SIGCONT)
+    with tell:
+        try:
+            folder, first = _settle(old_folder, parent)
+        except OSError as error:
+            tell.sendall(str(error).encode("utf-8", "replace"))
+            return 0
+        tell.sendall(os.fsencode(folder))
+    sockets: Sockets | None = first
     me, again = os.getpid(), _Again()
     has_loaded = False
     while not stopping:
@@ -273,6 +298,17 @@ def _watch(
     if stopping.orphaned:
         remove_folder(folder)
     return 0
+
+
+def _settle(folder: str | None, server: int) -> tuple[str, Sockets]:
+    """Return the folder, new if there is none, and the sockets in it. :raises OSError: they cannot be made."""
+    place = folder or make_folder(server)
+    try:
+        return place, open_sockets(place)
+    except OSError:
+        if folder is None:
+            remove_folder(place)
+        raise
 
 
 class _Again:

@@ -48,6 +48,11 @@ def test_a_folder_is_for_this_user_only(temporary: Path) -> None:
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), 0o700)
 
 
+def test_the_package_changes_the_owner_of_no_file() -> None:
+    modules = Path(renderers.__file__).parent.rglob("*.py")
+    assert [module for module in modules if "chown" in module.read_text("utf-8")] == []
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only there can be told who is gone")
 def test_the_folder_of_a_server_that_is_gone_is_removed(old: Path) -> None:
     old.mkdir()
