@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from wsgi_isr import renderers
-from wsgi_isr.renderers import make_folder
+from wsgi_isr.renderers import Watcher, make_folder
 from wsgi_isr.testing import in_processes
 
 
@@ -184,3 +187,62 @@ def test_what_this_user_may_not_read_keeps_no_server_from_starting(unreadable: s
         assert old.is_dir()
     finally:
         closed.chmod(0o700)
+
+
+# The watcher makes them ----------------------------------------------------------------------------------
+
+
+def watcher(folder: str | None, prepare: Callable[[], object]) -> Watcher:
+    """A watcher whose supervisor takes for ever to load its app."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside threads, such as those of pytest-xdist.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return Watcher(folder, load=signal.pause, prepare=prepare)
+
+
+def test_once_a_watcher_has_begun_its_sockets_take_connections(temporary: Path) -> None:
+    begun = watcher(None, lambda: None)
+    try:
+        for name in ("urgent", "later"):
+            with socket.socket(socket.AF_UNIX) as visitor:
+                visitor.connect(f"{begun.folder}/{name}")
+    finally:
+        begun.stop()
+        begun.wait(30)
+
+
+def test_the_sockets_of_another_watcher_take_the_place_of_those_before(temporary: Path) -> None:
+    first = watcher(None, lambda: None)
+    second = watcher(first.folder, lambda: None)
+    assert second.folder == first.folder
+    assert [each.name for each in temporary.iterdir()] == [Path(first.folder).name]
+    for each in (first, second):
+        each.stop()
+        each.wait(30)
+
+
+def test_a_watcher_that_ends_before_it_has_sockets_is_an_error(temporary: Path) -> None:
+    with pytest.raises(OSError, match="their watcher has ended"):
+        watcher(None, lambda: os._exit(1))
+
+
+def test_a_watcher_that_has_no_place_for_sockets_says_why(temporary: Path) -> None:
+    with pytest.raises(OSError, match="No such file or directory"):
+        watcher("/nowhere", lambda: None)
+
+
+def test_a_watcher_that_says_nothing_is_killed_after_a_while(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renderers, "_BEGIN_IN", 0.05)
+    monkeypatch.setattr(renderers, "_LAST_WORDS", 0.0)
+    alive, end = os.pipe()
+
+    def hang() -> None:
+        os.close(alive)
+        while True:
+            signal.pause()
+
+    with pytest.raises(TimeoutError):
+        watcher(None, hang)
+    os.close(end)
+    assert os.read(alive, 1) == b"", "a process has the other end"
+    os.close(alive)
