@@ -110,8 +110,11 @@ def other_renderer(server: Gunicorn, *old: int) -> int:
 # Renderers ---------------------------------------------------------------------------------------------
 
 
-def test_renderers_and_their_sockets_belong_to_the_user(serve: Callable[..., Gunicorn], place: Path) -> None:
-    with serve() as server:
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_renderers_and_their_sockets_belong_to_the_user(
+    preload: bool, serve: Callable[..., Gunicorn], place: Path
+) -> None:
+    with serve(preload=preload) as server:
         first = other_renderer(server)
         folder = sockets_of(place)
         rendered_by(server, first)
@@ -196,6 +199,65 @@ def test_a_folder_of_sockets_that_was_filled_with_folders_does_not_keep_the_serv
         assert server.stop() == 0
         assert server.left() == []
         assert server.complaints() == []
+
+
+# Files ---------------------------------------------------------------------------------------------------
+
+
+def owners(folder: Path) -> dict[str, int]:
+    """Of the folder and everything below it."""
+    return {str(each): each.lstat().st_uid for each in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_the_store_and_the_journal_are_made_by_the_user(
+    preload: bool, serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    own = place / "own"
+    env |= {
+        "WSGI_ISR_STORE": f"sqlite:///{own}/.wsgi_isr/store.db",
+        "WSGI_ISR_JOURNAL": f"{own}/.wsgi_isr/journal",
+        "WSGI_ISR_REVALIDATE": "3600",
+    }
+    # The second time, the file is there: root looks at it.
+    for verdicts in (["MISS", "HIT"], ["HIT", "HIT"]):
+        with serve(preload=preload) as server:
+            assert {*owners(own).values()} == {USER}
+            assert [ask(server.port).verdict for _ in verdicts] == verdicts
+            assert {*owners(own).values()} == {USER}
+            assert server.stop() == 0
+            assert server.complaints() == []
+    assert stat.S_IMODE((own / ".wsgi_isr").stat().st_mode) == 0o700
+    assert stat.S_IMODE((own / ".wsgi_isr" / "store.db").stat().st_mode) == 0o600
+
+
+def test_root_makes_no_file_behind_links_in_the_place_of_those_of_the_store(
+    serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    own, roots = place / "own", place / "roots"
+    roots.mkdir()
+    roots.chmod(0o700)
+    env |= {"WSGI_ISR_JOURNAL": f"{own}/journal"}
+    for name in ("journal", "journal.lock", "pages.sqlite3", "pages.sqlite3-wal", "pages.sqlite3-shm"):
+        (own / name).symlink_to(roots / name)
+    with serve(preload=True) as server:
+        assert ask(server.port).status == 200
+        assert server.stop() == 0
+    assert list(roots.iterdir()) == []
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_where_the_user_cannot_make_the_store_the_log_names_user_and_directory(
+    preload: bool, serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    env |= {"WSGI_ISR_STORE": f"sqlite:///{place}/.wsgi_isr/store.db"}
+    with serve(preload=preload) as server:
+        ask(server.port)
+        assert ask(server.port).verdict in ("DEGRADED", "HIT")
+        assert server.stop() == 0
+        log = server.log.read_text()
+    assert f"make {place}/.wsgi_isr a directory that user {USER} can write to" in log
+    assert not (place / ".wsgi_isr").exists()
 
 
 def nest(folder: Path, depth: int) -> None:
