@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -18,7 +19,7 @@ _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: What a server's master does things on that are not for its children.
 _NOT_FOR_US = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -70,19 +71,24 @@ def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals], pa
 def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
     """Get a signal when the parent ends, where the kernel sees to that (prctl(2), PR_SET_PDEATHSIG): whoever hangs, or
     was stopped, does not notice by itself. To be called again after a change of the user, which undoes it."""
-    if not sys.platform.startswith("linux"):
-        return
-    import ctypes  # only where a process is forked to be ours
-
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
-    if os.getppid() != parent:
+    if _prctl(_PR_SET_PDEATHSIG, by) and os.getppid() != parent:
         os._exit(1)  # it was gone before that
 
 
 def _call_it(name: str) -> None:
-    """What ``ps -o comm`` and ``top`` show; Linux has room for 15 characters."""
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(name)
+    """Set the name that ``ps -o comm`` and ``top`` show; Linux has room for 15 characters."""
+    # Not by /proc/self/comm: after a change of the user, root owns that file (proc(5), dumpable).
+    _prctl(_PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> bool:
+    """Call prctl(2); ``False`` where the system has none."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes  # only where a process is forked to be ours
+
+    ctypes.CDLL(None).prctl(option, value)
+    return True
 
 
 def ask_to_stop(pid: int) -> None:
@@ -99,6 +105,16 @@ def status_of(pid: int) -> int | None:
     except ChildProcessError:  # somebody else has asked
         return 0
     return status if found == pid else None
+
+
+def wait_for(pid: int, timeout: float) -> None:
+    """Return once a child has ended, which is killed after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while status_of(pid) is None:
+        if time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.02)
 
 
 class Stopping:

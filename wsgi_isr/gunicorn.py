@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from typing import Any
 
 from . import remote
+from .children import fork, wait_for
 from .process import close_all
-from .renderers import Watcher, make_folder, open_sockets
+from .renderers import Watcher, remove_folder
 
 # What `from wsgi_isr.gunicorn import *` brings into a config file.
 __all__ = ["on_exit", "on_reload", "pre_fork", "when_ready", "worker_exit"]
 
 #: Seconds, beyond those that renders get to their end (``drain``, which only the supervisor knows).
 _STOPPING = 30.0
+#: Seconds for removing two sockets.
+_CLEANING = 5.0
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -31,23 +33,19 @@ class _Renderers:
 
     def __init__(self, server: Any) -> None:
         self._owner = os.getpid()
-        self._folder = make_folder(server.cfg.uid, server.cfg.gid)
+        self._server = server
+        self._folder: str | None = None
         self._watchers: list[Watcher] = []
-        try:
-            self.begin(server)
-        except OSError:
-            self._remove_folder()
-            raise
-        remote.folder = self._folder
+        self.begin(server)
 
     def begin(self, server: Any) -> None:
         """With the code of now. Those before end what they do."""
-        sockets = open_sockets(self._folder, server.cfg.uid, server.cfg.gid)
+        new = Watcher(self._folder, server.app.wsgi, lambda: _become_child(server))
         for watcher in self._watchers:
             if watcher.pid not in server.WORKERS:  # it is long gone, and its id somebody else's
                 watcher.stop()
-        self._watchers = [watcher for watcher in self._watchers if watcher.alive]
-        self._watchers.append(Watcher(sockets, self._folder, server.app.wsgi, lambda: _become_child(server)))
+        self._watchers = [*(watcher for watcher in self._watchers if watcher.alive), new]
+        self._folder = remote.folder = new.folder
 
     def look_after(self, server: Any) -> None:
         """The watcher may have been killed. Nobody tells the master, so it has a look when it gets the chance."""
@@ -64,10 +62,16 @@ class _Renderers:
         for watcher in self._watchers:
             watcher.wait(max(0.0, deadline - time.monotonic()))
         remote.folder = None
-        self._remove_folder()
+        try:
+            wait_for(fork("isr-cleaner", self._clean), _CLEANING)
+        except OSError as error:  # no more processes
+            _log.debug("a folder of sockets stays: %s", error)
 
-    def _remove_folder(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+    def _clean(self) -> int:
+        """Remove the folder, as the user that owns it: that user may have put anything into its place."""
+        _become_child(self._server)
+        remove_folder(str(self._folder))
+        return 0
 
 
 def when_ready(server: Any) -> None:

@@ -17,6 +17,7 @@ from .events import Broken, Events, Invalidated
 from .keys import Keyspace
 from .stamps import Mode, Stamps
 from .stores.base import Store
+from .stores.files import check_writable
 
 
 class Receipt(NamedTuple):
@@ -176,12 +177,16 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._lock = f"{path}.lock"
 
     def check(self) -> None:
-        """:raises ConfigError: it cannot be written."""
+        """Return if it can be written, which is found out without making it.
+
+        :raises ConfigError: it cannot.
+        """
         try:
-            with self._locked(), open(self.path, "ab"):
-                pass
+            for path in (self.path, self._lock):
+                check_writable(path)
         except OSError as error:
             raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
 
@@ -220,7 +225,7 @@ class Journal:
     def _replace(self, entries: list[Kept]) -> None:
         """All or nothing: a crash leaves the old file, and delivering its lines again is harmless."""
         beside = f"{self.path}.{os.getpid()}"
-        with open(beside, "wb") as file:
+        with open(beside, "wb", opener=_no_link) as file:
             file.writelines(map(_line, entries))
             file.flush()
             os.fsync(file.fileno())
@@ -230,9 +235,14 @@ class Journal:
     def _locked(self) -> Iterator[None]:
         # A file of its own: the journal itself is replaced, and a lock on it would go with it.
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        with open(f"{self.path}.lock", "ab") as lock:
+        with open(self._lock, "ab", opener=_no_link) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file whose name is made here, and never what a link in its place leads to."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _line(entry: Kept) -> bytes:

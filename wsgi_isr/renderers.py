@@ -10,7 +10,8 @@ Three kinds of processes stand in a row, and each ends when the one before it is
 * the *renderers* (:mod:`.renderer`) render, at lower priority than who serves.
 
 Jobs come over two sockets (:mod:`.remote`) that only the supervisor and its renderers hold: where these are gone, who
-connects is refused at once, and renders itself. They are made before everybody who connects.
+connects is refused at once, and renders itself. The watcher makes them, as the user that it runs as and before the
+processes that connect: a server that root has started touches no file of another user.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import contextlib
 import logging
 import mmap
 import os
-import shutil
+import re
 import signal
 import socket
 import tempfile
@@ -28,7 +29,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from . import remote
-from .children import Stopping, ask_to_stop, die_with, fork, status_of
+from .children import Stopping, ask_to_stop, die_with, fork, status_of, wait_for
 from .middleware import instances
 from .remote import LATER, URGENT
 from .renderer import LOOK, Board, Sockets, render
@@ -42,6 +43,8 @@ _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
 #: Seconds, beyond ``drain``, in which a renderer has to end that was asked to.
 _LAST_WORDS = 1.0
+#: Seconds in which a watcher has to have its sockets.
+_BEGIN_IN = 10.0
 #: Exit codes of a supervisor: it was asked to stop; the app does not import. 0: nobody wants renderers.
 _STOPPED, _NO_APP = 75, 76
 
@@ -51,22 +54,23 @@ _log = logging.getLogger("wsgi_isr")
 # The sockets -----------------------------------------------------------------------------------------------
 
 
-def make_folder(uid: int | None = None, gid: int | None = None) -> str:
-    """For the sockets, and for its owner only.
+def make_folder(server: int) -> str:
+    """Return the path of a new folder for sockets, which only this user may enter.
 
-    :param uid: who the processes run as, if that is somebody else.
+    :param server: process id of the server's master. A folder whose master is gone is removed by the next server.
     :raises OSError: there is no place for it.
     """
     parent = _parent()
     _sweep(parent)
-    owner = f"{os.getpid()}-{_started(os.getpid())}-{_namespace()}"
-    folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parent)
-    if uid is not None and gid is not None and uid != os.geteuid():
-        os.chown(folder, uid, gid)
-    return folder
+    owner = f"{server}-{_started(server)}-{_namespace()}"
+    return tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parent)
 
 
 _PREFIX = "wsgi-isr-"
+#: A folder's name: of which process, started when, in which namespace.
+_NAME = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-([0-9]+)-([0-9a-f]+)-[a-z0-9_]+")
+#: The name of a socket until it listens.
+_NEW = "new"
 #: Bytes that the address of a socket may have: 108 with the zero at its end on Linux, 104 elsewhere (unix(7)).
 _LONGEST_ADDRESS = 103
 #: Where there is a folder with a short path.
@@ -83,15 +87,28 @@ def _parent() -> str:
 
 
 def _started(pid: int) -> str:
-    """When a process was, in ticks since the machine was (proc(5)): with it, a process id is one for ever. Empty where
-    it is gone, ``0`` where nobody can tell."""
+    """Return when a process was started, in ticks since boot (proc(5)): with it, a process id is unique for ever.
+
+    Empty where the process is gone, ``0`` where that cannot be told.
+    """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]
     except FileNotFoundError:
-        return "" if os.path.exists("/proc/self/stat") else "0"
+        return "0" if _exists(pid) else ""
     except (OSError, IndexError):
         return "0"
+
+
+def _exists(pid: int) -> bool:
+    """Return whether there is a process of that number. The mount option ``hidepid`` hides none from kill(2)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _namespace() -> str:
@@ -103,27 +120,51 @@ def _namespace() -> str:
 
 
 def _sweep(parent: str) -> None:
-    """Remove the folders of servers that were killed with everybody who would have done that."""
-    for name in os.listdir(parent):
-        match name.removeprefix(_PREFIX).split("-"):
-            case [pid, started, namespace, _] if name.startswith(_PREFIX) and pid.isdigit():
-                if namespace == _namespace() and _started(int(pid)) not in (started, "0"):
-                    shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    """Remove the folders of this user's servers that were killed with all their processes.
+
+    Every user may write into ``parent``, so nothing that is found there is an error.
+    """
+    try:
+        for name in os.listdir(parent):
+            if (match := _NAME.fullmatch(name)) and match[3] == _namespace():
+                now = _started(int(match[1]))
+                if not now or (now != match[2] and "0" not in (now, match[2])):
+                    remove_folder(os.path.join(parent, name))
+    except OSError as error:
+        _log.debug("old folders of sockets are not looked for: %s", error)
 
 
-def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) -> Sockets:
+def remove_folder(folder: str) -> None:
+    """Remove a folder of sockets where this user owns it, and nothing but sockets is in it.
+
+    No link is followed and no tree removed: in a shared directory, any user may have made what has such a name.
+    """
+    try:
+        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            if os.fstat(opened).st_uid != os.geteuid():
+                return
+            for name in (URGENT, LATER, _NEW):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=opened)
+        finally:
+            os.close(opened)
+        os.rmdir(folder)
+    except OSError as error:
+        _log.debug("a folder of sockets stays: %s", error)
+
+
+def open_sockets(folder: str) -> Sockets:
     """In the place of those that are there, if any: whoever connects from now on reaches these."""
     opened = []
     for name in (URGENT, LATER):
         listener = socket.socket(socket.AF_UNIX)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{folder}/new")
-        listener.bind(f"{folder}/new")
+            os.unlink(f"{folder}/{_NEW}")
+        listener.bind(f"{folder}/{_NEW}")
         listener.listen(BACKLOG)
         listener.setblocking(False)
-        if uid is not None and gid is not None and uid != os.geteuid():
-            os.chown(f"{folder}/new", uid, gid)
-        os.rename(f"{folder}/new", f"{folder}/{name}")
+        os.rename(f"{folder}/{_NEW}", f"{folder}/{name}")
         opened.append(listener)
     return Sockets(*opened)
 
@@ -134,18 +175,31 @@ def open_sockets(folder: str, uid: int | None = None, gid: int | None = None) ->
 class Watcher:
     """The watcher of an instance, as its parent sees it.
 
-    :param sockets: what the first supervisor listens on; closed here. :param folder: where they are.
-    :param load: imports the app, in the supervisor. :param prepare: whatever else is to be done before, in the child.
+    :param folder: where earlier watchers of the instance have their sockets, whose place its own take; ``None`` for a
+        new folder. :param load: imports the app, in the supervisor.
+    :param prepare: runs first in the watcher. It may change the user: all files are made after it, and are that user's.
+    :raises OSError: the sockets cannot be made, and the watcher has ended.
     """
 
-    def __init__(
-        self, sockets: Sockets, folder: str, load: Callable[[], object], prepare: Callable[[], object]
-    ) -> None:
+    def __init__(self, folder: str | None, load: Callable[[], object], prepare: Callable[[], object]) -> None:
         parent = os.getpid()
         #: One byte that both processes see: it ends because there is nothing to do, not because it was killed.
         self._content = mmap.mmap(-1, 1)
-        self.pid = fork("isr-watcher", lambda: _watch(sockets, folder, load, prepare, parent, self._content))
-        sockets.close()
+        hear, tell = socket.socketpair()
+
+        def main() -> int:
+            hear.close()
+            return _watch(folder, load, prepare, parent, self._content, tell)
+
+        with hear:
+            with tell:
+                self.pid = fork("isr-watcher", main)
+            try:
+                #: Where its sockets are.
+                self.folder = _told(hear)
+            except OSError:
+                self.wait(_LAST_WORDS)
+                raise
 
     @property
     def content(self) -> bool:
@@ -168,25 +222,31 @@ class Watcher:
 
     def wait(self, timeout: float) -> None:
         """Until it has ended, at most ``timeout`` seconds; then it is killed, and those after it see that."""
-        deadline = time.monotonic() + timeout
-        while self.alive:
-            if time.monotonic() >= deadline:
-                os.kill(self.pid, signal.SIGKILL)
-                deadline = float("inf")
-            time.sleep(0.02)
-        status_of(self.pid)
+        wait_for(self.pid, timeout)
+
+
+def _told(hear: socket.socket) -> str:
+    """Return the folder that a watcher names.
+
+    :raises OSError: it has none, has ended, or says nothing for :data:`_BEGIN_IN` seconds.
+    """
+    hear.settimeout(_BEGIN_IN)
+    said = hear.recv(4096)  # the whole message, which is sent at once
+    if not said.startswith(b"/"):
+        raise OSError(said.decode("utf-8", "replace") or "their watcher has ended")
+    return os.fsdecode(said)
 
 
 # The watcher -----------------------------------------------------------------------------------------------
 
 
 def _watch(
-    sockets: Sockets | None,
-    folder: str,
+    old_folder: str | None,
     load: Callable[[], object],
     prepare: Callable[[], object],
     parent: int,
     content: mmap.mmap,
+    tell: socket.socket,
 ) -> int:
     """Have one supervisor after the other."""
     stopping = Stopping(parent)
@@ -194,6 +254,14 @@ def _watch(
     prepare()
     # Only to wake it up: it has to clean up behind the others. Once more, because it may be another user now.
     die_with(parent, by=signal.SIGCONT)
+    with tell:
+        try:
+            folder, first = _settle(old_folder, parent)
+        except OSError as error:
+            tell.sendall(str(error).encode("utf-8", "replace"))
+            return 0
+        tell.sendall(os.fsencode(folder))
+    sockets: Sockets | None = first
     me, again = os.getpid(), _Again()
     has_loaded = False
     while not stopping:
@@ -228,8 +296,19 @@ def _watch(
         while not stopping and (left := until - time.monotonic()) > 0:
             stopping.wait(min(left, LOOK))
     if stopping.orphaned:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     return 0
+
+
+def _settle(folder: str | None, server: int) -> tuple[str, Sockets]:
+    """Return the folder, new if there is none, and the sockets in it. :raises OSError: they cannot be made."""
+    place = folder or make_folder(server)
+    try:
+        return place, open_sockets(place)
+    except OSError:
+        if folder is None:
+            remove_folder(place)
+        raise
 
 
 class _Again:

@@ -8,6 +8,7 @@ import random
 import sqlite3
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -62,8 +63,8 @@ def make(path, clock):
 
 @pytest.fixture
 def raw(make, path):
-    """A connection of our own to the store's file; ``make()`` first."""
-    make()
+    """A connection of our own to the store's file."""
+    make().get("the first verb makes the file")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
 
@@ -85,7 +86,9 @@ class TestPaths:
         directory = tmp_path / "shared"
         directory.mkdir()
         directory.chmod(0o755)
-        SQLiteStore(directory / "store.db")
+        store = SQLiteStore(directory / "store.db")
+        store.set("key", b"value")
+        store.close()
         assert stat.S_IMODE(directory.stat().st_mode) == 0o755
 
     def test_a_relative_path_counts_from_where_the_store_was_made(self, tmp_path, monkeypatch):
@@ -97,9 +100,35 @@ class TestPaths:
         store.close()
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
+    def test_construction_makes_no_file(self, tmp_path):
+        """gunicorn's master may construct it as root, and its workers use it as another user."""
+        SQLiteStore(tmp_path / "directory" / "store.db")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_construction_makes_no_file_beside_one_that_is_there(self, path):
+        first = SQLiteStore(path)
+        first.set("key", b"value")
+        first.close()
+        before = path.read_bytes()
+        SQLiteStore(path)
+        assert os.listdir(path.parent) == [path.name]
+        assert path.read_bytes() == before
+
     def test_nothing_is_open_after_construction(self, path):
         SQLiteStore(path)
         assert not any(str(path) in name for name in open_files())
+
+    def test_construction_takes_no_lock_from_another_store_of_this_process(self, make, path):
+        """Closing any descriptor of a file drops all locks that the process has on it (fcntl(2))."""
+        holder = make()
+        holder.set("key", b"value")
+
+        other = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+        with holder._table._file.transaction():
+            SQLiteStore(path)
+            # Not a fork, before which the store would let go of the file.
+            done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=False)
+        assert "database is locked" in done.stderr
 
     @pytest.mark.parametrize(
         ("make_path", "problem"),
@@ -146,7 +175,8 @@ class TestPaths:
         def another_process(statement):
             if "sqlite_master" in statement:
                 connection.set_trace_callback(None)
-                SQLiteStore(path, timeout=0.01)
+                with contextlib.suppress(StoreUnavailable):  # the tables are there, and the log cannot be written yet
+                    SQLiteStore(path, timeout=0.01).get("key")
 
         connection = sqlite3.connect(path, isolation_level=None)
         connection.set_trace_callback(another_process)

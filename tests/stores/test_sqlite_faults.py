@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import pwd
 import random
 import resource
 import shutil
@@ -131,6 +132,7 @@ class TestDamaged:
 
     def test_tables_that_are_gone(self, path, warned):
         store = SQLiteStore(path)
+        store.set("key", b"value")
         with contextlib.closing(sqlite3.connect(path)) as raw:
             raw.execute("DROP TABLE entry")
         check_degraded(store, warned, path, "not as we made it")
@@ -233,15 +235,16 @@ class TestReadOnly:
         monkeypatch.setattr(sqlite_file, "PRAGMAS", (*sqlite_file.PRAGMAS, "PRAGMA query_only = ON"))
         check_degraded(SQLiteStore(path), warned, path, "read-only")
 
-    @pytest.mark.parametrize("kind", ["file and directory", "file", "empty directory", "no access"])
+    @pytest.mark.parametrize("kind", ["file and directory", "file", "empty directory", "directory", "no access"])
     def test_what_this_user_may_not_write(self, kind):
-        """In a child without root's rights, which no permission bits stop."""
+        """In a child without root's rights, which no permission bits stop. All but a file that may be written, in a
+        directory that may not, is found out before the first verb."""
         place = Path(tempfile.mkdtemp())  # tmp_path is inside a directory that others may not enter
         path = place / "store.db"
         try:
             if kind != "empty directory":
                 fill(path)
-                path.chmod(0o000 if kind == "no access" else 0o444)
+                path.chmod({"no access": 0o000, "directory": 0o666}.get(kind, 0o444))
             place.chmod(0o777 if kind == "file" else 0o555)
 
             def child(_):
@@ -249,12 +252,15 @@ class TestReadOnly:
                     os.setgid(65534)
                     os.setuid(65534)
                 messages = record_warnings()
-                use(SQLiteStore(path))
-                return messages
+                store = SQLiteStore(path)
+                early = len(messages)
+                use(store)
+                return early, pwd.getpwuid(os.getuid()).pw_name, messages
 
-            [[message]] = in_processes(1, child)
+            [(early, user, [message])] = in_processes(1, child)
+            assert early == (kind != "directory")
             assert str(path) in message
-            assert "permission" in message or "writable" in message
+            assert f"make {place} a directory that user {user} can write to, with all files in it" in message
         finally:
             place.chmod(0o700)
             shutil.rmtree(place)
@@ -272,6 +278,8 @@ class TestReadOnly:
         def child(_):
             messages = record_warnings()
             store = SQLiteStore(path)
+            store.set("key", b"value")
+            store.close()
             spare = os.dup(0)
             os.close(spare)
             resource.setrlimit(resource.RLIMIT_NOFILE, (spare, spare))

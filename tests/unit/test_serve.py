@@ -79,6 +79,12 @@ def test_it_becomes_gunicorn_with_the_hooks_and_the_options_as_they_are(serve: C
     assert command_of(result) == [*HEAD, "--workers", "4", "-k", "gthread", TAIL]
 
 
+def test_the_look_at_the_app_makes_no_file(serve: Callable[..., Result], tmp_path: Path) -> None:
+    # This process may be root's, and gunicorn's workers another user's.
+    command_of(serve("plain:app"))
+    assert not (tmp_path / ".wsgi_isr").exists()
+
+
 def test_options_may_come_before_the_app(serve: Callable[..., Result]) -> None:
     assert command_of(serve("-w", "4", "plain:app")) == [*HEAD, "-w", "4", TAIL]
 

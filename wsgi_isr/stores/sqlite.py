@@ -35,7 +35,7 @@ _TIMEOUT = 1.0
 class SQLiteStore(ForkAware, Store):
     """Bytes in an SQLite file, shared by every process that opens it, and there after a restart.
 
-    :param path: of the file; made, with its directories, where missing, for this user only. A relative
+    :param path: of the file; made, with its directories, by the first verb, for this user only. A relative
         one counts from the current directory of this moment.
     :param max_bytes: of the file, at least 64 KiB; beyond it, what was not used for longest goes. (Its
         write-ahead log comes on top, mostly 4 MB.) One value may take a quarter of it, and at most
@@ -70,13 +70,12 @@ class SQLiteStore(ForkAware, Store):
         self.max_value = self._table.max_value
         watch(self)
         try:
-            self._table.probe()
+            # Only a look. The first verb makes the file: this process may be root's, and change its user before that.
+            self._table.look()
         except NotOurs as broken:
             raise ConfigError("store", f"{self.path}: {broken.problem}", broken.remedy) from broken
         except FileBroken as broken:
             self._degrade(broken)
-        except StoreUnavailable:
-            pass  # busy at this moment; each verb will see for itself
 
     @classmethod
     def from_url(cls, url: str) -> SQLiteStore:

@@ -14,6 +14,8 @@ under the child. So all connections are closed in the parent before it forks, an
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -21,8 +23,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from ..errors import StoreUnavailable
+from .files import check_writable, this_user
 from .forks import ForkAware, watch
 
 #: Run on each new connection. NORMAL: in WAL mode a killed process loses nothing, a power cut may lose
@@ -51,13 +55,15 @@ class NotOurs(FileBroken):
 
 # By message, not by code: Python 3.10 does not tell the code. sqlite3_errstr() has had these for decades.
 _DAMAGED = "the file is damaged"
+_PERMIT = "make {directory} a directory that {user} can write to, with all files in it"
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _TROUBLES = (
     ("malformed", _DAMAGED, ""),
     ("not a database", _DAMAGED, ""),
-    ("readonly", "the file is read-only", "make it and its directory writable for this user"),
+    ("readonly", "the file is read-only", _PERMIT),
     ("full", "the disk is full", "make room on the disk"),
     ("disk i/o", "reading or writing it fails", "look at the disk and the system's log"),
-    ("unable to open", "it cannot be opened", "look at the permissions, and at the number of open files"),
+    ("unable to open", "it cannot be opened", f"look at the permissions ({_PERMIT}), and at the number of open files"),
 )
 
 
@@ -66,12 +72,42 @@ def diagnose(path: str, error: sqlite3.Error | OSError) -> StoreUnavailable | Fi
     text = str(error).lower()
     if isinstance(error, sqlite3.Error) and "malformed" not in text and "lock" in text:
         return StoreUnavailable(path, error)
+    permit = _permit(path)
     if isinstance(error, OSError):
-        return FileBroken(f"it cannot be created ({error.strerror})", "look at the disk and the permissions")
+        remedy = permit if error.errno in _FORBIDDEN else "look at the disk and the permissions"
+        return FileBroken(f"it cannot be created ({error.strerror}: {error.filename})", remedy)
     for fragment, problem, remedy in _TROUBLES:
         if fragment in text:
-            return FileBroken(f"{problem} ({error})", remedy)
+            return FileBroken(f"{problem} ({error})", remedy.replace(_PERMIT, permit))
     return FileBroken(f"it is not as we made it ({error})", "")
+
+
+def _permit(path: str) -> str:
+    return _PERMIT.format(directory=os.path.dirname(path), user=this_user())
+
+
+def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
+    """Call ``check`` with a connection to the file as it is, if there is one. Nothing is made, written or locked.
+
+    Without locks, a checkpoint of another process may be read half-way. So only the first bytes of the file count.
+
+    :raises FileBroken: it is no database, or closed to this user.
+    """
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise FileBroken(f"{error.filename} is not writable", _permit(path)) from error
+    if not os.path.exists(path):
+        return
+    try:
+        # immutable: without -wal and -shm, which a connection that only reads makes as well (sqlite.org/wal.html, 5).
+        uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("BEGIN")  # what check() reads comes from one copy of the first page
+            check(connection)
+    except sqlite3.Error as error:
+        if "not a database" in str(error):
+            raise diagnose(path, error) from error
 
 
 class Connection(sqlite3.Connection):

@@ -11,6 +11,7 @@ does not turn eviction upside down. Control keys are :data:`AHEAD` of all pages,
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from ..errors import StoreUnavailable, ValueTooLarge
 from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from .forks import ForkAware, watch
-from .sqlite_file import Connection, DatabaseFile, FileBroken, NotOurs
+from .sqlite_file import Connection, DatabaseFile, FileBroken, NotOurs, look_at
 
 APPLICATION_ID = 0x57495352  # "WISR"
 SCHEMA_VERSION = 2
@@ -146,12 +147,12 @@ class SQLiteTable(Store):
     def close(self) -> None:
         self._file.close()
 
-    def probe(self) -> None:
-        """Open the file once, creating what is missing, and let go of it again. The lock for writing
-        tells whether the file is writable."""
-        with self._file.transaction(wait=False):
-            pass
-        self._file.close()
+    def look(self) -> None:
+        """Return if the file can be used, as far as that shows before it is opened.
+
+        :raises FileBroken: it cannot. :raises NotOurs: it is another program's database.
+        """
+        look_at(self._file.path, _is_ours)
 
     # Reading
 
@@ -300,7 +301,7 @@ def prepare(connection: Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _is_ours(connection: Connection) -> bool:
+def _is_ours(connection: sqlite3.Connection) -> bool:
     """Return whether the tables are there, and of this version."""
     [[application]] = connection.execute("PRAGMA application_id").fetchall()
     [[version]] = connection.execute("PRAGMA user_version").fetchall()

@@ -1,0 +1,270 @@
+"""gunicorn started as root with ``--user``: root makes, changes and removes nothing that belongs to that user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.live.support import as_user
+from tests.live.support.origin import Origin
+from tests.live.support.server import SUPERVISOR, Gunicorn
+from tests.live.support.visitor import ask
+from tests.live.support.waiting import until
+
+#: No account has this number.
+USER = 54321
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can start gunicorn with --user")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that every user may enter, with a short path. ``tmp`` is shared by all users, ``own`` is the user's."""
+    made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    made.chmod(0o755)
+    (made / "tmp").mkdir()
+    (made / "tmp").chmod(0o1777)
+    (made / "own").mkdir(mode=0o700)
+    os.chown(made / "own", USER, USER)
+    yield made
+    # rmtree() gives up in a folder that is nested too deeply.
+    subprocess.run(["rm", "-rf", made], check=True)
+
+
+@pytest.fixture
+def origin(place: Path) -> Origin:
+    return Origin(place / "own")
+
+
+@pytest.fixture
+def env(place: Path, origin: Origin) -> dict[str, str]:
+    own = place / "own"
+    return {
+        **origin.env,
+        "WSGI_ISR_STORE": f"sqlite:///{own}/pages.sqlite3",
+        "WSGI_ISR_REVALIDATE": "0.3",
+        "TMPDIR": str(place / "tmp"),
+    }
+
+
+APP = """
+from wsgi_isr import wrap
+application = wrap("tests.live.support.origin:origin")
+"""
+
+
+@pytest.fixture
+def serve(tmp_path: Path, place: Path, env: dict[str, str]) -> Callable[..., Gunicorn]:
+    """Make a server with one worker that runs as :data:`USER`."""
+    (place / "user_app.py").write_text(APP)
+
+    def serve(program: Sequence[str] = as_user.PROGRAM, preload: bool = False) -> Gunicorn:
+        return Gunicorn(
+            tmp_path / "log",
+            env,
+            "user_app",
+            workers=1,
+            preload=preload,
+            arguments=["--user", str(USER), "--group", str(USER)],
+            directory=place,
+            program=program,
+        )
+
+    return serve
+
+
+def sockets_of(place: Path) -> Path:
+    """The only folder of sockets, owned by the user alone as everything in it is."""
+    (folder,) = (place / "tmp").glob("wsgi-isr-*")
+    found = {each.name: each.lstat() for each in folder.iterdir()}
+    assert found.keys() == {"urgent", "later"}
+    assert all(stat.S_ISSOCK(each.st_mode) for each in found.values())
+    assert {(each.st_uid, each.st_gid) for each in (folder.stat(), *found.values())} == {(USER, USER)}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    return folder
+
+
+def rendered_by(server: Gunicorn, renderer: int) -> None:
+    """Wait until the page at ``/`` was made by that process."""
+
+    def found() -> bool:
+        answer = ask(server.port)
+        assert answer.status == 200, answer
+        return bool(answer.page["pid"] == renderer)
+
+    until(found, "a page by the renderer")
+
+
+def other_renderer(server: Gunicorn, *old: int) -> int:
+    (pid,) = until(lambda: [pid for pid in server.renderers() if pid not in old], "another renderer")
+    return pid
+
+
+# Renderers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_renderers_and_their_sockets_belong_to_the_user(
+    preload: bool, serve: Callable[..., Gunicorn], place: Path
+) -> None:
+    with serve(preload=preload) as server:
+        first = other_renderer(server)
+        folder = sockets_of(place)
+        rendered_by(server, first)
+        assert os.stat(f"/proc/{first}").st_uid == USER
+
+        server.signal(signal.SIGHUP)
+        second = other_renderer(server, first)
+        until(lambda: server.renderers() == [second], "the end of the old renderer")
+        assert sockets_of(place) == folder
+        rendered_by(server, second)
+
+        (supervisor,) = server.called(SUPERVISOR)
+        server.kill(supervisor)
+        third = other_renderer(server, second)
+        assert sockets_of(place) == folder
+        rendered_by(server, third)
+
+        assert server.stop() == 0
+        assert server.left() == []
+    assert list((place / "tmp").iterdir()) == []
+
+
+#: gunicorn, and the user who puts a link in the place of each socket before it has its name.
+PLANTS = """
+import os, socket
+from tests.live.support.as_user import run
+
+listen = socket.socket.listen
+
+def plant(self, *backlog):
+    listen(self, *backlog)
+    if self.family == socket.AF_UNIX:
+        os.unlink(self.getsockname())
+        os.symlink(os.environ["VICTIM"], self.getsockname())
+        open(os.environ["PLANTED"], "a").write("x")
+
+socket.socket.listen = plant
+run()
+"""
+
+
+def test_a_link_in_the_place_of_a_socket_gives_no_file_away(
+    serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    victim, planted = place / "victim", place / "own" / "planted"
+    victim.write_text("root's")
+    victim.chmod(0o600)
+    env |= {"VICTIM": str(victim), "PLANTED": str(planted)}
+    with serve(program=("-c", PLANTS, "--config", "python:wsgi_isr.gunicorn")) as server:
+        server.signal(signal.SIGHUP)
+        until(lambda: len(planted.read_text()) >= 4, "the links for two pairs of sockets")
+        assert ask(server.port).status == 200
+        assert server.stop() == 0
+    assert (victim.stat().st_uid, victim.stat().st_gid) == (0, 0)
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+    assert victim.read_text() == "root's"
+    assert list((place / "tmp").iterdir()) == []
+
+
+def test_root_removes_no_file_behind_a_link_in_the_place_of_the_folder(
+    serve: Callable[..., Gunicorn], place: Path
+) -> None:
+    victim = place / "victim"
+    victim.mkdir()
+    (victim / "urgent").touch()
+    with serve() as server:
+        other_renderer(server)
+        folder = sockets_of(place)
+        folder.rename(place / "own" / "moved")
+        folder.symlink_to(victim)
+        os.chown(folder, USER, USER, follow_symlinks=False)
+        assert server.stop() == 0
+    assert (victim / "urgent").exists()
+
+
+def test_a_folder_of_sockets_that_was_filled_with_folders_does_not_keep_the_server_from_ending(
+    serve: Callable[..., Gunicorn], place: Path
+) -> None:
+    with serve() as server:
+        other_renderer(server)
+        nest(sockets_of(place), 2000)
+        assert server.stop() == 0
+        assert server.left() == []
+        assert server.complaints() == []
+
+
+# Files ---------------------------------------------------------------------------------------------------
+
+
+def owners(folder: Path) -> dict[str, int]:
+    """Of the folder and everything below it."""
+    return {str(each): each.lstat().st_uid for each in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_the_store_and_the_journal_are_made_by_the_user(
+    preload: bool, serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    own = place / "own"
+    env |= {
+        "WSGI_ISR_STORE": f"sqlite:///{own}/.wsgi_isr/store.db",
+        "WSGI_ISR_JOURNAL": f"{own}/.wsgi_isr/journal",
+        "WSGI_ISR_REVALIDATE": "3600",
+    }
+    # The second time, the file is there: root looks at it.
+    for verdicts in (["MISS", "HIT"], ["HIT", "HIT"]):
+        with serve(preload=preload) as server:
+            assert {*owners(own).values()} == {USER}
+            assert [ask(server.port).verdict for _ in verdicts] == verdicts
+            assert {*owners(own).values()} == {USER}
+            assert server.stop() == 0
+            assert server.complaints() == []
+    assert stat.S_IMODE((own / ".wsgi_isr").stat().st_mode) == 0o700
+    assert stat.S_IMODE((own / ".wsgi_isr" / "store.db").stat().st_mode) == 0o600
+
+
+def test_root_makes_no_file_behind_links_in_the_place_of_those_of_the_store(
+    serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    own, roots = place / "own", place / "roots"
+    roots.mkdir()
+    roots.chmod(0o700)
+    env |= {"WSGI_ISR_JOURNAL": f"{own}/journal"}
+    for name in ("journal", "journal.lock", "pages.sqlite3", "pages.sqlite3-wal", "pages.sqlite3-shm"):
+        (own / name).symlink_to(roots / name)
+    with serve(preload=True) as server:
+        assert ask(server.port).status == 200
+        assert server.stop() == 0
+    assert list(roots.iterdir()) == []
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_where_the_user_cannot_make_the_store_the_log_names_user_and_directory(
+    preload: bool, serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+) -> None:
+    env |= {"WSGI_ISR_STORE": f"sqlite:///{place}/.wsgi_isr/store.db"}
+    with serve(preload=preload) as server:
+        ask(server.port)
+        assert ask(server.port).verdict in ("DEGRADED", "HIT")
+        assert server.stop() == 0
+        log = server.log.read_text()
+    assert f"make {place}/.wsgi_isr a directory that user {USER} can write to" in log
+    assert not (place / ".wsgi_isr").exists()
+
+
+def nest(folder: Path, depth: int) -> None:
+    """Make ``depth`` folders, each in the one before it."""
+    inner = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=inner)
+        outer, inner = inner, os.open("d", os.O_RDONLY, dir_fd=inner)
+        os.close(outer)
+    os.close(inner)

@@ -1,0 +1,84 @@
+"""What a process may do with a file is found out without making one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from wsgi_isr.stores.files import check_writable, this_user
+from wsgi_isr.testing import in_processes
+
+
+def refusal(path: Path) -> tuple[int | None, str]:
+    """The number of the error, and what is in the way."""
+    with pytest.raises(OSError) as caught:
+        check_writable(str(path))
+    return caught.value.errno, str(caught.value.filename)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="t-", dir="/tmp") as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def as_plain_user(job: Callable[[], object]) -> object:
+    """The answer of a child without root's rights, which no permission bits stop."""
+
+    def child(_: int) -> object:
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        return job()
+
+    [answer] = in_processes(1, child)
+    return answer
+
+
+@pytest.mark.parametrize("name", ["file", "missing", "missing/below/file"])
+def test_a_file_that_can_be_written_or_made_is_left_as_it_is(name: str, place: Path) -> None:
+    (place / "file").write_text("notes")
+    check_writable(str(place / name))
+    assert [each.name for each in place.iterdir()] == ["file"]
+    assert (place / "file").read_text() == "notes"
+
+
+def test_a_file_behind_a_link_that_leads_nowhere_is_not_made(place: Path) -> None:
+    (place / "link").symlink_to(place / "elsewhere")
+    check_writable(str(place / "link"))
+    assert not (place / "elsewhere").exists()
+
+
+def test_paths_where_no_file_can_be_are_refused(place: Path) -> None:
+    (place / "file").touch()
+    (place / "loop").symlink_to("loop")
+    assert refusal(place) == (errno.EISDIR, str(place))
+    for path, number in (
+        (place / "file" / "below", errno.ENOTDIR),
+        (place / "loop" / "below", errno.ELOOP),
+        (place / ("x" * 300), errno.ENAMETOOLONG),
+    ):
+        assert refusal(path) == (number, str(path))
+
+
+@pytest.mark.parametrize("closed", ["file", "directory"])
+def test_what_is_closed_to_this_user_is_named(closed: str, place: Path) -> None:
+    directory = place / "directory"
+    directory.mkdir()
+    (directory / "file").touch()
+    in_the_way = directory / "file" if closed == "file" else directory
+    in_the_way.chmod(0o444 if closed == "file" else 0o555)
+    asked = directory / "file" if closed == "file" else directory / "missing" / "file"
+    assert as_plain_user(lambda: refusal(asked)) == [errno.EACCES, str(in_the_way)]
+    directory.chmod(0o755)
+
+
+def test_a_user_without_an_account_is_called_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 54321)
+    assert this_user() == "user 54321"

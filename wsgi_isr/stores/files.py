@@ -1,0 +1,45 @@
+"""What this process may do with a file, found out without making one.
+
+Root may construct an app whose processes change their user later (``gunicorn --preload --user``). A file that root made
+would be closed to them, and a link in its place could lead root anywhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+
+def check_writable(path: str) -> None:
+    """Return if this process may read and write the file, or make it with the directories above it.
+
+    :raises OSError: it may not; ``filename`` is the file or directory that is in the way.
+    """
+    place, above, mode = os.path.abspath(path), False, None
+    while mode is None:
+        try:
+            mode = os.stat(place).st_mode
+        except FileNotFoundError:
+            place, above = os.path.dirname(place), True
+    if stat.S_ISDIR(mode) and not above:
+        raise _error(errno.EISDIR, place)
+    wanted = os.W_OK | os.X_OK if above else os.R_OK | os.W_OK
+    if not os.access(place, wanted, effective_ids=os.access in os.supports_effective_ids):
+        raise _error(errno.EACCES, place)
+
+
+def this_user() -> str:
+    """Return how to call the user of this process in a message."""
+    try:
+        import pwd  # not on Windows
+
+        return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
+    except ImportError:
+        return "this user"
+    except KeyError:  # an account is not needed
+        return f"user {os.geteuid()}"
+
+
+def _error(number: int, place: str) -> OSError:
+    return OSError(number, os.strerror(number), place)
