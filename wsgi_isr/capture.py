@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
@@ -16,9 +16,9 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 from .coding import encoded
 from .entry import Content, Refusal
 from .events import Broken, Unsaid
-from .freshness import Asked, Failure, Storable, admit, refuse, varies
+from .freshness import Asked, Failure, Personal, Storable, admit, refuse, varies
 from .keys import PageKey, canonical, tag_name
-from .looks import watched
+from .looks import WATCHED, sent_by, watched
 from .page import rendering
 from .rules import Policy, RuleSet
 from .task import Product, Task
@@ -46,22 +46,26 @@ def produce_page(
     rules: RuleSet,
     report: Callable[[Broken], None],
     notice: Callable[[Unsaid], None] | None = None,
-) -> Callable[[Task], Product]:
-    """The ``produce`` of pages: the app, called with the canonical request of a task's key.
+) -> Callable[[Task, Mapping[str, Any] | None], Product]:
+    """Return the ``produce`` of pages: the app, called with the canonical request of a task's key, on behalf of the
+    client with a given request, if there is one.
 
     :param report: is told of a body that could not be closed.
     :param notice: is told of what the app looked at and did not say.
     """
 
-    def produce(task: Task) -> Product:
+    def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
         environ, policy = canonical(PageKey.parse(task.text)), rules.policies[task.rule]
+        names = set(WATCHED if notice is not None else ()).union(sent_by(client) if client is not None else ())
         looks: set[str] = set()
-        if notice is not None:
-            environ, looks = watched(environ)
+        if names:
+            environ, looks = watched(environ, names)
         with rendering(rules.profiles) as asked:
             product = run(app, environ, policy, asked, time.monotonic() + task.timeout, report)
         if notice is not None and (unsaid := _unsaid(looks, product)):
             notice(Unsaid(task.page, task.rule, unsaid, task.text))
+        if isinstance(product, Personal):
+            return product._replace(looked_at=frozenset(looks)) if client is not None else Refusal(product.reason)
         return product
 
     return produce
@@ -71,7 +75,8 @@ def _unsaid(looks: set[str], product: Product) -> tuple[str, ...]:
     """What a page that will be everybody's was made with a look at, without saying so."""
     if not isinstance(product, Storable) or not isinstance(product.content, Content):
         return ()
-    return tuple(sorted(looks - varies(product.content.headers)))
+    headers = {header for name, header in WATCHED.items() if name in looks}
+    return tuple(sorted(headers - varies(product.content.headers)))
 
 
 def run(
@@ -85,8 +90,9 @@ def run(
     """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
 
     An answer that may not be stored is dropped as soon as that is known: the visitor will get the app's
-    answer to their own request, and an endless one would never be complete. An error of ``close()`` is reported, and
-    changes nothing: a server has sent the answer by then.
+    answer to their own request, and an endless one would never be complete. A short one that sets a cookie is kept for
+    the visitor, since a link may work only once. An error of ``close()`` is reported, and changes nothing: a server has
+    sent the answer by then.
 
     :raises Misbehaved: the app did not keep to PEP 3333. Whatever the app raises goes through.
     """
@@ -125,7 +131,8 @@ def run(
             if head is None:
                 raise Misbehaved("the app yielded before it called start_response")
             if head is not judged:
-                if reason := refuse(int(head[0][:3]), head[1], policy):
+                reason = refuse(int(head[0][:3]), head[1], policy)
+                if reason and not _is_short(head[1]):
                     return Refusal(reason)
                 judged = head
             take(chunk)
@@ -141,11 +148,21 @@ def run(
         raise Misbehaved("the app never called start_response")
     if _leads_back(head, here):
         return Refusal("self-redirect")
+    if reason := refuse(int(head[0][:3]), head[1], policy):
+        whole = Content(head[0], tuple(head[1]), b"".join(chunks), "")
+        return Personal(reason, whole) if reason == "set-cookie" else Refusal(reason)
     product = admit(*head, b"".join(chunks), policy, asked)
     if not isinstance(product, Storable):
         return product
     content = encoded(product.content, head[1]) if isinstance(product.content, Content) else product.content
     return product._replace(content=content, tags=tuple(map(tag_name, product.tags)))
+
+
+def _is_short(headers: list[tuple[str, str]]) -> bool:
+    """Return whether an answer sets a cookie, and comes whole in a moment."""
+    names = {name.lower() for name, _ in headers}
+    kind = next((value for name, value in headers if name.lower() == "content-type"), "")
+    return {"set-cookie", "content-length"} <= names and not kind.lower().startswith("text/event-stream")
 
 
 def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
-from contextvars import Context
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import Context, ContextVar
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +38,19 @@ from .task import Product, Task, Unknown
 _log = logging.getLogger("wsgi_isr")
 
 
+_client: ContextVar[Mapping[str, Any] | None] = ContextVar("wsgi_isr_client", default=None)
+
+
+@contextmanager
+def on_behalf_of(client: Mapping[str, Any]) -> Iterator[None]:
+    """In here pages are rendered for everybody, and their refusals answered to the client with this request."""
+    token = _client.set(client)
+    try:
+        yield
+    finally:
+        _client.reset(token)
+
+
 class Engine:
     """Made by a process's first request, after every fork and every patch: nothing of it is inherited.
 
@@ -51,7 +65,7 @@ class Engine:
         config: Config,
         store: Store,
         events: Events,
-        produce_page: Callable[[Task], Product] | None = None,
+        produce_page: Callable[[Task, Mapping[str, Any] | None], Product] | None = None,
         *,
         app: Any = None,
         clock: Callable[[], float] | None = None,
@@ -83,7 +97,7 @@ class Engine:
             if not task.data:
                 # A cold page is rendered in a visitor's thread. What code around us has noted about the visitor there
                 # (a user, a language, a tenant) must not be found by the app.
-                return Context().run(make_page, led(), task)
+                return Context().run(make_page, led(), task, _client.get())
             try:
                 return self._isolation.run(
                     functools.partial(make_data, task, self._application.surroundings(task.rule))
@@ -91,9 +105,9 @@ class Engine:
             except NoThread:
                 return Failure("no-thread")
 
-        def make_page(flights: tuple[Flight[Any], ...], task: Task) -> Product:
+        def make_page(flights: tuple[Flight[Any], ...], task: Task, client: Mapping[str, Any] | None) -> Product:
             with leading(*flights), at_home(self), answering(Visitor(self.drafts)):
-                return produce_page(task) if produce_page is not None else Refusal("no-app")
+                return produce_page(task, client) if produce_page is not None else Refusal("no-app")
 
         def make_data(task: Task, surroundings: Surroundings) -> Product:
             with at_home(self), answering(Visitor(self.drafts)), surroundings():

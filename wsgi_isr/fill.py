@@ -114,7 +114,7 @@ class Fill(Renders):
         if isinstance(answer, Served):
             content = answer.slot.entry.content
             if isinstance(content, Refusal):
-                return PassedOn(content.reason)
+                return PassedOn(content.reason, personal=answer.personal)
             if isinstance(content, Content) and not suits(content):
                 return PassedOn("cookie")
         return answer
@@ -441,6 +441,7 @@ class Fill(Renders):
             stored=own and isinstance(outcome, Made) and outcome.stored,
             collapsed=not own,
             hit=False,
+            personal=outcome.personal if own and isinstance(outcome, Made) else None,
         )
 
     # On demand ---------------------------------------------------------------------------------------
@@ -522,9 +523,12 @@ class Fill(Renders):
                 self._pause(min(left, pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
         finally:
-            # What ends one visitor's thread (a timeout of their own, a stopping process) is not for the others.
-            own = isinstance(outcome, Failed) and outcome.reason == "exit"
-            flight.land(Busy() if own else outcome)
+            # What ends one visitor's thread (a timeout of their own, a stopping process) is not for the others, and
+            # neither is an answer to that visitor alone.
+            if isinstance(outcome, Failed) and outcome.reason == "exit":
+                flight.land(Busy())
+            else:
+                flight.land(outcome._replace(personal=None) if isinstance(outcome, Made) else outcome)
 
     # The end -----------------------------------------------------------------------------------------
 

@@ -123,6 +123,15 @@ class Failure(NamedTuple):
     error: Exception | None = None
 
 
+class Personal(NamedTuple):
+    """An answer that may not be stored, for ``reason``, but is good for one visitor: for the one who has sent nothing
+    of what the app has ``looked_at`` (variables of the environ)."""
+
+    reason: str
+    content: Content
+    looked_at: frozenset[str] = frozenset()
+
+
 _TARGETED = "cdn-cache-control"
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2, in lower case
 

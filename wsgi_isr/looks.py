@@ -1,7 +1,8 @@
 """What an app looks at in its request without saying so by ``Vary``.
 
 People who build a site are told (``debug``), because everybody gets a page that was made for somebody who had sent
-nothing of the kind.
+nothing of the kind. An answer that sets a cookie is for the first visitor where the app has looked at nothing that this
+visitor has sent.
 
 A dict compares the name that is looked up with every key of the same hash. So a key that has the hash of a name and
 equals none is asked whenever somebody looks for that name, and the environ remains the builtin dict that PEP 3333
@@ -11,7 +12,7 @@ demands. That holds for CPython's dicts.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from types import FrameType
 from typing import Any
@@ -26,21 +27,39 @@ WATCHED = {
     "HTTP_X_REQUESTED_WITH": "x-requested-with",
 }
 
-#: These look at the cookies of every request, in case that somebody will want the session or the token, and say
-#: ``Vary: Cookie`` if somebody did.
-_SAY_SO = frozenset(
-    {"flask.sessions", "flask_session.base", "django.contrib.sessions.middleware", "django.middleware.csrf"}
+#: These modules look at a variable of every request, whether the app needs it or not: at cookies in case that the
+#: session or the token will be wanted, for which they say ``Vary: Cookie``; at the rest for the attributes of a request
+#: object, and for settings that are mostly empty.
+_AT_ALL = {
+    "HTTP_COOKIE": frozenset(
+        {"flask.sessions", "flask_session.base", "django.contrib.sessions.middleware", "django.middleware.csrf"}
+    ),
+    "HTTP_USER_AGENT": frozenset({"django.middleware.common"}),
+    "REMOTE_ADDR": frozenset({"werkzeug.wrappers.request"}),
+}
+
+#: What says of a client who it is, besides the headers that it has sent.
+CLIENT = ("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT")
+#: What answers do not depend on, or that a cache sees to itself.
+_OF_A_CONNECTION = frozenset(
+    {
+        *("HTTP_ACCEPT_ENCODING", "HTTP_CACHE_CONTROL", "HTTP_CONNECTION", "HTTP_HOST", "HTTP_PRAGMA"),
+        *("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH"),
+    }
 )
+#: In place of a variable: the app has gone through all headers.
+ALL = "*"
 
 
 class _Watch(str):
     """A key that cannot be found, and tells who looks for ``name``. In its own text there is a dot, as in every key
     that is the server's own (PEP 3333, "environ Variables")."""
 
-    __slots__ = ("hash", "name", "tell")
+    __slots__ = ("hash", "name", "tell", "tell_all")
     hash: int
     name: str
     tell: Callable[[FrameType], None]
+    tell_all: Callable[[], None]
 
     def __hash__(self) -> int:
         return self.hash
@@ -63,38 +82,46 @@ class _Watch(str):
 
     def startswith(self, *what: Any) -> bool:
         # werkzeug, and Flask with it, goes through all headers to find the cookies.
-        if self.name == "HTTP_COOKIE" and any(
+        for_cookies = any(
             frame.f_code.co_name == "cookies" and _module(frame) == "werkzeug.sansio.request"
             for frame in islice(_frames(sys._getframe(1)), 5)
-        ):
+        )
+        if not for_cookies:
+            self.tell_all()
+        elif self.name == "HTTP_COOKIE":
             self.tell(sys._getframe(1))
         return super().startswith(*what)
 
 
-def watched(environ: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """The same environ, and the lower-case names of the request headers that are looked for in it from now on."""
+def sent_by(client: Mapping[str, Any]) -> set[str]:
+    """Return the environ variables of a request by which an answer could be for this client alone."""
+    sent = {name for name in client if name.startswith("HTTP_") and name not in _OF_A_CONNECTION}
+    return sent.union(CLIENT)
+
+
+def watched(environ: dict[str, Any], names: Iterable[str] = WATCHED) -> tuple[dict[str, Any], set[str]]:
+    """Return the same environ, and the set of those ``names`` that are looked for in it from now on; :data:`ALL` is in
+    it as well once all headers were."""
     looks: set[str] = set()
     under_watch: dict[str, Any] = {}
     # Before the others: a key that is there ends the search for it.
-    for name, header in WATCHED.items():
-        under_watch[_watch(name, header, looks)] = ""
+    for name in names:
+        under_watch[_watch(name, looks)] = ""
     under_watch.update(environ)
     looks.clear()
     return under_watch, looks
 
 
-def _watch(name: str, header: str, looks: set[str]) -> _Watch:
+def _watch(name: str, looks: set[str]) -> _Watch:
+    at_all = _AT_ALL.get(name, frozenset())
+
     def tell(frame: FrameType) -> None:
-        if header not in looks and not (header == "cookie" and _says_so(frame)):
-            looks.add(header)
+        if name not in looks and not any(_module(outer) in at_all for outer in _frames(frame)):
+            looks.add(name)
 
-    watch = _Watch(f"wsgi_isr.looks.{header}")
-    watch.hash, watch.name, watch.tell = hash(name), name, tell
+    watch = _Watch(f"wsgi_isr.looks.{name.removeprefix('HTTP_').lower().replace('_', '-')}")
+    watch.hash, watch.name, watch.tell, watch.tell_all = hash(name), name, tell, lambda: looks.add(ALL)
     return watch
-
-
-def _says_so(frame: FrameType) -> bool:
-    return any(_module(frame) in _SAY_SO for frame in _frames(frame))
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

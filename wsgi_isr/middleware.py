@@ -17,7 +17,7 @@ from .config import Config
 from .crawlers import is_crawler
 from .data import at_home
 from .draft import Visitor, answering
-from .engine import Engine
+from .engine import Engine, on_behalf_of
 from .entry import Content, Entry, Refusal
 from .errors import ConfigError, ISRError, RefreshError
 from .events import Broken, Events, Subscriber
@@ -43,10 +43,11 @@ from .respond import (
     headers_of,
     own_files,
     pass_on,
-    send_failure,
+    send_as_is,
     send_own,
     send_page,
     shell_of,
+    suits_client,
 )
 from .stores import open_store
 from .stores.base import Store
@@ -158,7 +159,8 @@ class ISR:
                 return shell_of(policy.fallback, environ)
             except Exception as error:
                 self.events.emit(Broken(f"rule {policy.name!r}: fallback", error))
-        found = live.fill.get(page.task, page.suits)
+        with nullcontext() if page.personal else on_behalf_of(environ):
+            found = live.fill.get(page.task, page.suits)
         if isinstance(found, Served):
             content = found.slot.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
@@ -193,6 +195,8 @@ class ISR:
     def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:
         label = "MISS" if found.missed else "BYPASS"
         status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
+        if found.personal is not None and suits_client(found.personal, environ):
+            return send_as_is(environ, start_response, found.personal.content, status, label)
         if found.draft:
             frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)
             app = self._app_here(environ, frame)
@@ -238,7 +242,8 @@ class ISR:
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
         """Nothing to serve, and the render failed: what the app had to say of it."""
         if isinstance(found.content, Content):
-            return send_failure(environ, start_response, found.content, found.reason)
+            status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
+            return send_as_is(environ, start_response, found.content, status, "MISS")
         if found.error is not None:
             raise found.error
         return self._pass_on(environ, start_response, PassedOn(found.reason, missed=True))

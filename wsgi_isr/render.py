@@ -17,7 +17,7 @@ from . import entry as codec
 from .entry import Content, Entry, Lifetime, Proof, Refusal, Value
 from .errors import InvalidationError, StoreError
 from .events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
-from .freshness import Failure, Fresh, Stale, Standing, Storable, Uncacheable, Verdict, judge
+from .freshness import Failure, Fresh, Personal, Stale, Standing, Storable, Uncacheable, Verdict, judge
 from .keys import stored_tag
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
@@ -250,6 +250,9 @@ class Renders:
         if isinstance(product, Failure):
             self._failed(task, lease, product.reason, error, of)
             return _failed(product, error, known, capture)
+        personal = product if isinstance(product, Personal) else None
+        if isinstance(product, Personal):
+            product = Refusal(product.reason)
         if isinstance(product, Refusal):
             self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
@@ -270,7 +273,7 @@ class Renders:
         over = self._monotonic()
         self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
         self._leases.forget_failures(task.page)
-        return Made(self._local.put(task.page, winner), stored)
+        return Made(self._local.put(task.page, winner), stored, personal)
 
     @staticmethod
     def _absent(product: Storable) -> bytes | None:

@@ -7,7 +7,7 @@ Everything about an entry that does not depend on the request is prepared once a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,8 @@ from werkzeug.http import is_resource_modified, parse_range_header, quote_etag
 
 from .coding import LONGEST, chosen
 from .entry import Content, Entry
+from .freshness import Personal, varies
+from .looks import ALL, sent_by
 from .options import Shell
 from .task import Served
 
@@ -246,18 +248,27 @@ def _has_it(environ: dict[str, Any], content: Content) -> bool:
         return False
 
 
-def send_failure(
-    environ: dict[str, Any], start_response: StartResponse, content: Content, reason: str
+def send_as_is(
+    environ: dict[str, Any], start_response: StartResponse, content: Content, status: str, label: str
 ) -> Iterable[bytes]:
-    """What the app had to say when it failed, untouched but for our two headers."""
+    """What the app has answered, untouched but for our two headers."""
     headers = [
         *(pair for pair in content.headers if pair[0].lower() != "content-length"),
         ("Content-Length", str(len(content.body))),
-        ("Cache-Status", f'{NAME}; fwd=uri-miss; detail="{reason}"'),
-        ("X-ISR", "MISS"),
+        ("Cache-Status", status),
+        ("X-ISR", label),
     ]
     start_response(content.status, headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
+
+
+def suits_client(personal: Personal, environ: Mapping[str, Any]) -> bool:
+    """Return whether an answer to a canonical request is one to this request as well: the app has looked at nothing
+    that the client has sent, and its answer depends on nothing else (RFC 9110, 12.5.5)."""
+    if not personal.looked_at.isdisjoint({ALL, *sent_by(environ)}):
+        return False
+    sent = (f"HTTP_{name.upper().replace('-', '_')}" for name in varies(personal.content.headers))
+    return all(name == "HTTP_ACCEPT_ENCODING" or name not in environ for name in sent)
 
 
 def send_own(

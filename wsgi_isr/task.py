@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from .entry import Content, Proof, Refusal, Value
-from .freshness import Asked, Failure, Storable
+from .freshness import Asked, Failure, Personal, Storable
 from .lease import BackingOff, Busy
 from .local import Slot
 
@@ -60,7 +60,7 @@ class Task(NamedTuple):
         return cls(*msgpack.unpackb(job))
 
 
-Product = Storable | Refusal | Failure
+Product = Storable | Refusal | Personal | Failure
 Produce = Callable[[Task], Product]
 
 
@@ -68,10 +68,12 @@ Produce = Callable[[Task], Product]
 
 
 class Made(NamedTuple):
-    """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first)."""
+    """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first). ``personal`` is
+    what the app answered, where that is for one visitor."""
 
     slot: Slot
     stored: bool
+    personal: Personal | None = None
 
 
 class Found(NamedTuple):
@@ -103,25 +105,29 @@ Outcome = Made | Found | Failed | Busy | BackingOff
 
 class Served(NamedTuple):
     """A page. ``label`` is the word of ``X-ISR``; ``stored``: rendered and stored for this very request;
-    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now."""
+    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now;
+    ``personal``: the app's answer to this request alone, where it refuses to have one for others."""
 
     slot: Slot
     label: str
     stored: bool = False
     collapsed: bool = False
     hit: bool = True
+    personal: Personal | None = None
 
 
 class PassedOn(NamedTuple):
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
     ``key``, ``written`` and ``draft`` belong to the face: the page that would be kept if the app asks for it, the
-    one that a successful write invalidates, and whether it is for somebody who sees drafts."""
+    one that a successful write invalidates, and whether it is for somebody who sees drafts. ``personal`` is the
+    answer, where the app has given it already."""
 
     reason: str
     missed: bool = False
     key: Any = None
     written: Any = None
     draft: bool = False
+    personal: Personal | None = None
 
 
 class Coming(NamedTuple):

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Request
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
-from tests.behaviour.visitor import Site
+from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule
 from wsgi_isr.events import Event, Unsaid
 from wsgi_isr.instrumentation.debug import line_of
@@ -74,10 +74,17 @@ def test_what_is_said_is_nothing_to_be_told_of(make_site: MakeSite, origin: Orig
     assert looked(site) == looked(site, "/b") == []
 
 
-def test_without_debug_the_environ_has_nothing_of_it(make_site: MakeSite, origin: Origin) -> None:
+def test_without_debug_the_environ_has_nothing_of_it_unless_the_answer_may_be_for_the_first_visitor(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
     origin.on("/a", answer(lambda environ: " ".join(sorted(name for name in environ if "wsgi_isr" in name)).encode()))
-    assert make_site(revalidate=60).visit("/a").text == "wsgi_isr.render"
-    assert "wsgi_isr" in make_site(revalidate=60, debug=True).visit("/a").text
+    site = make_site(revalidate=60)
+    assert site.visit("/a", cookie="user=alice").text == "wsgi_isr.render"
+    clock.advance(61)
+    site.visit_and_settle("/a")
+    assert site.visit("/a").text == "wsgi_isr.render"
+    assert "wsgi_isr.looks" in make_site(revalidate=60, debug=True).visit("/a").text
+    assert "wsgi_isr.looks" in make_site(revalidate=60).visit("/a").text
 
 
 def test_an_app_may_write_down_what_it_was_asked(make_site: MakeSite, origin: Origin) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.behaviour.conftest import MakeSite
-from tests.behaviour.origin import HTML, Environ, Origin
+from tests.behaviour.origin import HTML, Environ, Gate, Origin
 
 MAGIC = "/magic/abc"
 
@@ -38,3 +38,123 @@ def test_with_the_rule_that_the_warning_names_a_link_is_opened_once(
     origin.on(MAGIC, signs_in)
     assert site.visit(MAGIC).headers["Set-Cookie"] == "session=1"
     assert (origin.calls[MAGIC], caplog.records) == (1, [])
+
+
+# The app is called once for a first visit ------------------------------------------------------------------
+
+
+class Link:
+    """An app whose links work once. ``look`` is what it does with the environ of the request."""
+
+    def __init__(
+        self, look: Callable[[Environ], Any] = lambda environ: "", status: str = "200 OK", **headers: str
+    ) -> None:
+        self.calls = 0
+        self.gate: Gate | None = None
+        self._look, self._status, self._headers = look, status, headers
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:
+        self.calls += 1
+        body = b"used" if self.calls > 1 else b"welcome " + str(self._look(environ)).encode()
+        cookie = [("Set-Cookie", "session=1")] if self.calls == 1 else []
+        status = self._status if self.calls == 1 else "410 Gone"
+        if self.gate is not None:
+            self.gate.pass_through()
+        head = [HTML, ("Content-Length", str(len(body))), *self._headers.items(), *cookie]
+        start_response(status, head)
+        return [body]
+
+
+@pytest.mark.parametrize("status", ["200 OK", "303 See Other"])
+def test_a_link_that_works_once_signs_in_its_first_visitor(make_site: MakeSite, status: str) -> None:
+    link = Link(status=status, Location="http://example.org/")
+    site = make_site(app=link, revalidate=60, watcher="werkzeug")
+    seen = site.visit(MAGIC, headers={"User-Agent": "Firefox", "Accept": "text/html"})
+    assert (seen.status, seen.body, seen.headers["Set-Cookie"]) == (status, b"welcome ", "session=1")
+    assert (seen.label, seen.cache_status) == ("BYPASS", 'wsgi-isr; fwd=bypass; detail="set-cookie"')
+    assert link.calls == 1
+
+
+def test_the_answer_is_for_the_first_visitor_alone(make_site: MakeSite) -> None:
+    link, gate = Link(), Gate()
+    link.gate = gate
+    site = make_site(app=link, revalidate=60, watcher="werkzeug")
+    first = site.start_visit(MAGIC)
+    gate.wait_until_entered()
+    others = [site.start_visit(MAGIC) for _ in range(3)]
+    gate.open()
+    assert first.result().headers["Set-Cookie"] == "session=1"
+    for other in others:
+        assert (other.result().body, other.result().headers.get("Set-Cookie")) == (b"used", None)
+    assert site.visit(MAGIC).body == b"used"
+
+
+@pytest.mark.parametrize(
+    ("look", "sent"),
+    [
+        (lambda environ: environ["REMOTE_ADDR"], {}),
+        (lambda environ: environ.get("HTTP_ACCEPT_LANGUAGE"), {"Accept-Language": "de"}),
+        (lambda environ: environ.get("HTTP_X_COUNTRY"), {"X-Country": "de"}),
+        (lambda environ: [name for name in environ if name.startswith("HTTP_")], {"X-Country": "de"}),
+    ],
+    ids=["address", "language", "any header", "all headers"],
+)
+def test_an_app_that_looks_at_the_visitor_is_called_with_the_visitors_own_request(
+    make_site: MakeSite, look: Callable[[Environ], str], sent: dict[str, str]
+) -> None:
+    link = Link(look)
+    assert make_site(app=link, revalidate=60, watcher="werkzeug").visit(MAGIC, headers=sent).body == b"used"
+    assert link.calls == 2
+
+
+def test_a_look_at_what_the_visitor_has_not_sent_does_not_matter(make_site: MakeSite) -> None:
+    link = Link(lambda environ: environ.get("HTTP_ACCEPT_LANGUAGE", "en"))
+    seen = make_site(app=link, revalidate=60, watcher="werkzeug").visit(MAGIC, headers={"User-Agent": "Firefox"})
+    assert (seen.body, link.calls) == (b"welcome en", 1)
+
+
+@pytest.mark.parametrize(
+    ("headers", "request_headers", "cookie"),
+    [
+        ([("Vary", "Accept-Language")], {"Accept-Language": "de"}, ""),
+        ([("Content-Type", "text/event-stream")], {}, ""),
+        ([], {}, "other=1"),
+    ],
+    ids=["Vary", "stream", "cookie"],
+)
+def test_an_answer_that_may_be_another_visitors_is_not_given(
+    make_site: MakeSite, origin: Origin, headers: Any, request_headers: dict[str, str], cookie: str
+) -> None:
+    def handler(environ: Environ, start_response: Callable[..., Any]) -> list[bytes]:
+        start_response("200 OK", [("Set-Cookie", "a=b"), ("Content-Length", "1"), *headers])
+        return [b"%d" % origin.calls[MAGIC]]
+
+    origin.on(MAGIC, handler)
+    seen = make_site(revalidate=60, watcher="nobody").visit(MAGIC, headers=request_headers, cookie=cookie)
+    assert seen.body == b"2"
+
+
+def test_head_is_answered_without_the_body(make_site: MakeSite) -> None:
+    seen = make_site(app=Link(), revalidate=60, watcher="nobody").visit(MAGIC, method="HEAD")
+    assert (seen.body, seen.headers["Content-Length"], seen.headers["Set-Cookie"]) == (b"", "8", "session=1")
+
+
+def test_a_link_in_flask_signs_in_its_first_visitor(make_site: MakeSite) -> None:
+    import flask
+
+    app = flask.Flask(__name__)
+    app.secret_key = "not a secret"
+    tokens = {"abc"}
+
+    @app.get("/magic/<token>")
+    def magic(token: str) -> Any:
+        if token not in tokens:
+            return "the link was used", 410
+        tokens.remove(token)
+        flask.session["user"] = "alice"
+        return flask.redirect("/")
+
+    site = make_site(revalidate=60, app=app.wsgi_app, watcher="nobody")
+    seen = site.visit(MAGIC, headers={"User-Agent": "Firefox", "Accept-Language": "de", "Accept": "*/*"})
+    assert (seen.code, seen.headers["Location"]) == (302, "/")
+    assert seen.headers["Set-Cookie"].startswith("session=")
