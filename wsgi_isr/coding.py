@@ -32,8 +32,10 @@ _LIKE_TEXT = frozenset(
 )
 #: Headers that are about the bytes as they are.
 _OF_THESE_BYTES = frozenset({"content-encoding", "content-md5", "content-digest", "digest", "repr-digest"})
-#: Accept-Encoding is the same for most visitors; who sends a long one has nothing remembered of it.
+#: Accept-Encoding is the same for most visitors; nothing is remembered of a longer one.
 LONGEST = 80
+#: Longer ones count as absent (RFC 9110, 12.5.3): 8 KB of them take milliseconds to be read.
+LONGEST_READ = 1024
 
 
 def encoded(content: Content, sent: Sequence[tuple[str, str]]) -> Content:
@@ -68,7 +70,7 @@ def chosen(content: Content, accepted: str) -> Content:
 
     Each coding is a representation of its own, with a strong tag of its own (RFC 9110, 8.8.3.3).
     """
-    if not content.coded or not accepted:
+    if not content.coded or not accepted or len(accepted) > LONGEST_READ:
         return content
     best = _best if len(accepted) <= LONGEST else _best.__wrapped__
     name = best(accepted, tuple(name for name, _ in content.coded))

@@ -20,6 +20,8 @@ from . import options as o
 from .errors import ConfigError
 
 COOKIE = "wsgi_isr_draft"
+#: Cookies of this name that are looked at in one request.
+MAX_COOKIES = 4
 
 
 class Drafts:
@@ -54,8 +56,8 @@ class Drafts:
             values = parse_cookie(sent).getlist(COOKIE)
         except UnicodeError:  # bytes that are no text
             return False
-        # It may be sent twice, by a page of another path: any of them will do.
-        for value in values:
+        # It may be sent twice, by a page of another path: any of them will do. Each costs a signature.
+        for value in values[:MAX_COOKIES]:
             try:
                 expires = int(self._signer().unsign(value))
             except (BadSignature, ValueError, UnicodeError):

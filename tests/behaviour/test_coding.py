@@ -207,6 +207,11 @@ def test_somebody_who_sends_many_forms_of_the_header_fills_no_memory(site: Site)
     assert all(len(accepted or "") <= LONGEST for accepted in slot.ready.variants)
 
 
+def test_a_header_of_kilobytes_counts_as_absent(site: Site) -> None:
+    assert coding_of(ask(site, "gzip," + "x" * 900)) == "gzip"
+    assert coding_of(ask(site, "gzip," + "x" * 1100)) is None
+
+
 _CODED = encoded(Content("200 OK", (HTML,), PAGE, "e"), [HTML])
 
 

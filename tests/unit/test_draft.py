@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.scripted import Clock
-from wsgi_isr.draft import COOKIE, Drafts, Visitor, answering, disable_draft, enable_draft, is_draft
+from wsgi_isr.draft import COOKIE, MAX_COOKIES, Drafts, Visitor, answering, disable_draft, enable_draft, is_draft
 from wsgi_isr.errors import ConfigError
 
 SECRET = "a secret of some length"
@@ -37,6 +37,14 @@ def test_who_has_the_cookie_holds_it_until_it_expires() -> None:
 def test_one_of_two_cookies_of_that_name_is_enough() -> None:
     mine = drafts()
     assert mine.holds(request(f"{COOKIE}=old; {COOKIE}={mine.issue(60)}"))
+
+
+def test_of_many_cookies_of_that_name_the_first_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, signers = drafts(), []
+    make = mine._signer
+    monkeypatch.setattr(mine, "_signer", lambda: signers.append(1) or make())
+    assert not mine.holds(request("; ".join([f"{COOKIE}=forged"] * 400)))
+    assert len(signers) == MAX_COOKIES
 
 
 @pytest.mark.parametrize("other", [drafts("another secret"), drafts(site="another site")])
