@@ -128,10 +128,14 @@ class Invalidated(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """Our own code, or a callable given to a rule, raised; the visitor got the app's own answer."""
+    """``where`` is the part of the cache, or the callable of a rule, that raised ``cause``.
+
+    ``outcome`` says what follows from that, for people; empty where nothing is known of it.
+    """
 
     where: str
     cause: Exception
+    outcome: str = ""
 
 
 Event = (

@@ -118,7 +118,8 @@ class Invalidator:
         try:
             self.journal.keep(Kept(self._space, names, mode))
         except OSError as error:
-            self._events.emit(Broken(f"the journal {self.journal.path}", error))
+            outcome = "it does not keep the undelivered tags"
+            self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
         return self.journal.path
 
@@ -128,7 +129,9 @@ class Invalidator:
         except InvalidationError as error:
             return error.delivered
         except OSError as error:
-            self._events.emit(Broken("the journal", error))
+            assert self.journal is not None
+            outcome = "the next invalidation tries it again"
+            self._events.emit(Broken(f"replaying the journal {self.journal.path}", error, outcome))
             return ()
 
     def replay(self) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ def log_events() -> Subscriber:
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
         elif isinstance(event, RenderFailed):
             _log.warning(
-                "render failed: rule %r, page %s: %s; the last good page stays, next try in %.1f s",
+                "render failed: rule %r, page %s: %s; any last good page stays, next try in %.1f s",
                 event.rule,
                 event.key,
                 event.reason,
@@ -65,9 +65,8 @@ def log_events() -> Subscriber:
                 _log.debug("invalidated (%s): %s", event.mode, listed(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
-            _log.error(
-                "%s raised; the page was not cached", event.where, exc_info=(type(cause), cause, cause.__traceback__)
-            )
+            outcome = f"; {event.outcome}" if event.outcome else ""
+            _log.error("%s failed%s", event.where, outcome, exc_info=(type(cause), cause, cause.__traceback__))
         elif isinstance(event, BackgroundFull):
             _log.debug("no room for a background render: %s", event.key)
 
