@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from . import keys
@@ -168,7 +168,8 @@ class Kept(NamedTuple):
 class Journal:
     """A file of JSON lines, locked while it is read or written, and on the disk before a call returns.
 
-    It may be shared by any number of processes on a machine, and by several namespaces.
+    It may be shared by any number of processes on a machine, and by several namespaces. New files have mode 0600, and
+    a new directory 0700.
     """
 
     def __init__(self, path: str) -> None:
@@ -177,7 +178,7 @@ class Journal:
     def check(self) -> None:
         """:raises ConfigError: it cannot be written."""
         try:
-            with self._locked(), open(self.path, "ab"):
+            with self._locked(), open(self.path, "ab", opener=_private):
                 pass
         except OSError as error:
             raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
@@ -195,7 +196,7 @@ class Journal:
         with self._locked():
             if entry in self._read():
                 return
-            with open(self.path, "ab") as file:
+            with open(self.path, "ab", opener=_private) as file:
                 # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
                 file.write(b"\n" + _line(entry))
                 file.flush()
@@ -217,7 +218,10 @@ class Journal:
     def _replace(self, entries: list[Kept]) -> None:
         """All or nothing: a crash leaves the old file, and delivering its lines again is harmless."""
         beside = f"{self.path}.{os.getpid()}"
-        with open(beside, "wb") as file:
+        # One that a crash left behind, or a link that another user has put there, is not written to.
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        with open(beside, "xb", opener=_private) as file:
             file.writelines(map(_line, entries))
             file.flush()
             os.fsync(file.fileno())
@@ -226,10 +230,15 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # A file of its own: the journal itself is replaced, and a lock on it would go with it.
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        with open(f"{self.path}.lock", "ab") as lock:
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), mode=0o700, exist_ok=True)
+        with open(f"{self.path}.lock", "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that, where it is new, is for this user only: tags and paths may be private, as in the store."""
+    return os.open(path, flags, 0o600)
 
 
 def _line(entry: Kept) -> bytes:
