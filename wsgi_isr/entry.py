@@ -6,6 +6,8 @@ The bytes are ``schema (1) + CRC-32 (4) + msgpack``. Damage, another schema and 
 
 from __future__ import annotations
 
+import functools
+import re
 import zlib
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,6 +17,23 @@ import msgpack
 SCHEMA = 3
 _HEAD = 5
 _UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
+
+# A head that a server refuses to send is an error for as long as its entry lives. RFC 9112, 4 (a status line, of those
+# that a rule may store), RFC 9110, 5.6.2 (a token), 5.5 (a field's value, as latin-1), 8.8.3 (between the quotes of an
+# entity tag).
+_STATUS = re.compile(r"(?!206|304|429)[2-4][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_ETAG = re.compile(r"[!#-~]*")
+#: Content codings that :mod:`.coding` makes.
+_CODINGS = frozenset({"br", "gzip", "zstd"})
+#: Statuses whose answer ends with its head (RFC 9110, 15.3.5 and 15.3.6): a body would be read as the next answer.
+_WITHOUT_BODY = frozenset({"204", "205"})
+#: Headers that are made anew for each answer, or that say where it ends: a second one would contradict ours.
+_NEVER_STORED = frozenset({"age", "cache-status", "connection", "content-length", "etag", "transfer-encoding", "x-isr"})
+#: Seconds. Nothing is as old, and as a float each whole number below it is exact.
+_LONGEST = 2.0**53
+_NUMBERS = frozenset({float, int})
 
 
 class Content(NamedTuple):
@@ -108,7 +127,10 @@ class UnreadableEntry(ValueError):
 
 
 def pack(entry: Entry) -> bytes:
-    """The entry as bytes."""
+    """Return the entry as bytes.
+
+    :raises ValueError: it has what :func:`unpack` does not take, such as a header with a line break.
+    """
     content = entry.content
     if isinstance(content, Content):
         kind, payload = "page", list(content)
@@ -119,13 +141,15 @@ def pack(entry: Entry) -> bytes:
     times = [entry.started, entry.created, entry.revalidate, entry.expire]
     fields = [entry.key, kind, payload, times, entry.proof.tags, entry.proof.valid_at]
     packed: bytes = msgpack.packb(fields, unicode_errors=_UNICODE)
+    _read(packed)
     return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
 
 
-def unpack(data: bytes, key: str) -> Entry:
-    """The entry in ``data``.
+def unpack(data: bytes, key: str, is_data: bool = False) -> Entry:
+    """Return the entry in ``data``. Every field is one that can be served: the bytes may be another program's.
 
-    :raises UnreadableEntry: it is damaged, of another schema, or belongs to another key.
+    :param is_data: whether the key is that of a cached function's result, and not that of a page.
+    :raises UnreadableEntry: it is damaged, of another schema, belongs to another key, or has an impossible field.
     """
     if len(data) <= _HEAD:
         raise UnreadableEntry("truncated")
@@ -134,30 +158,89 @@ def unpack(data: bytes, key: str) -> Entry:
     packed = memoryview(data)[_HEAD:]
     if zlib.crc32(packed) != int.from_bytes(data[1:_HEAD], "big"):
         raise UnreadableEntry("checksum")
-    try:
-        stored_key, kind, payload, (started, created, revalidate, expire), tags, valid_at = msgpack.unpackb(
-            packed, unicode_errors=_UNICODE
-        )
-        proof = Proof(_pairs(tags), _pairs(valid_at))
-        entry = Entry(stored_key, _content(kind, payload), started, created, revalidate, expire, proof)
-    except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more
-        raise UnreadableEntry(f"shape: {type(error).__name__}") from error
+    entry = _read(packed)
     if entry.key != key:
         raise UnreadableEntry("another key")
+    if isinstance(entry.content, Content if is_data else Value):
+        raise UnreadableEntry("another kind")
     return entry
 
 
-def _content(kind: str, payload: list[Any]) -> Content | Value | Refusal:
-    if kind == "refusal":
-        return Refusal(*payload)
-    if kind == "value":
-        return Value(*payload)
-    if kind != "page":
-        raise UnreadableEntry(f"kind {kind!r}")
-    status, headers, body, etag, reads_cookies, coded = payload
-    return Content(status, _pairs(headers), body, etag, reads_cookies, _pairs(coded))
+def _read(packed: bytes | memoryview) -> Entry:
+    try:
+        stored_key, kind, payload, (started, created, revalidate, expire), tags, valid_at = msgpack.unpackb(
+            packed, use_list=False, unicode_errors=_UNICODE
+        )
+        if not (
+            _is_time(started)
+            and _is_time(created)
+            and (revalidate is None or _is_time(revalidate))
+            and (expire is None or _is_time(expire))
+        ):
+            raise UnreadableEntry("impossible times")
+        if not (_are_stamped(tags) and _are_stamped(valid_at)):
+            raise UnreadableEntry("impossible tags")
+        return Entry(stored_key, _content(kind, payload), started, created, revalidate, expire, Proof(tags, valid_at))
+    except UnreadableEntry:
+        raise
+    except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more
+        raise UnreadableEntry(f"shape: {type(error).__name__}") from error
 
 
-def _pairs(read: list[Any]) -> tuple[tuple[Any, Any], ...]:
-    # msgpack has no tuples.
-    return tuple((name, value) for name, value in read)
+def _content(kind: str, payload: tuple[Any, ...]) -> Content | Value | Refusal:
+    if kind == "page":
+        content = Content(*payload)
+        if not (_STATUS.fullmatch(content.status) and _ETAG.fullmatch(content.etag) and _are_headers(content.headers)):
+            raise UnreadableEntry("impossible head")
+        if type(content.body) is not bytes or type(content.reads_cookies) is not bool:
+            raise UnreadableEntry("impossible body")
+        if content.coded != () and not (_are_stamped(content.coded) and _CODINGS.issuperset(dict(content.coded))):
+            raise UnreadableEntry("impossible codings")
+        if content.status[:3] in _WITHOUT_BODY and (content.body or content.coded):
+            raise UnreadableEntry("impossible body")
+        return content
+    (only,) = payload
+    if kind == "value" and type(only) is bytes:
+        return Value(only)
+    if kind == "refusal" and _TOKEN.fullmatch(only):
+        return Refusal(only)
+    raise UnreadableEntry("impossible kind")
+
+
+def _is_time(value: Any) -> bool:
+    # True is an int, and NaN is within no bounds.
+    return type(value) in _NUMBERS and 0 <= value < _LONGEST
+
+
+def _are_stamped(pairs: Any) -> bool:
+    """Whether these are pairs of text and bytes."""
+    if type(pairs) is not tuple:
+        return False
+    for pair in pairs:
+        if type(pair) is not tuple:
+            return False
+        name, stamp = pair
+        if type(name) is not str or type(stamp) is not bytes:
+            return False
+    return True
+
+
+def _are_headers(headers: Any) -> bool:
+    if type(headers) is not tuple:
+        return False
+    values = []
+    for pair in headers:
+        if type(pair) is not tuple:
+            return False
+        name, value = pair
+        if not _is_name(name):
+            return False
+        values.append(value)
+    text = "".join(values)
+    return (text.isascii() and text.isprintable()) or _VALUE.fullmatch(text) is not None
+
+
+@functools.lru_cache(1024)
+def _is_name(name: str) -> bool:
+    """Whether a stored header may have this name. Most pages of a site have the same ones."""
+    return _TOKEN.fullmatch(name) is not None and name.lower() not in _NEVER_STORED

@@ -107,7 +107,7 @@ class Renders:
         if data is None:
             return None
         try:
-            return codec.unpack(data, task.text)
+            return codec.unpack(data, task.text, task.data)
         except codec.UnreadableEntry as error:
             self._events.emit(Unreadable(task.page, str(error)))
             return None

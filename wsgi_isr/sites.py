@@ -10,8 +10,9 @@ from typing import Any
 
 import msgpack
 
+from .config import HOST
 from .errors import StoreError
-from .keys import Site, site_of, site_of_url
+from .keys import MAX_URL, Site, decoded, site_of, site_of_url
 from .stores.base import Store
 
 #: For whom, where nobody has said for whom.
@@ -45,7 +46,7 @@ class Sites:
 
     def _told(self) -> list[Site]:
         try:
-            told = _read(self._store.get(self._key))
+            told = _read(self._store.get(self._key))[: self._most]
         except StoreError:
             return []
         fixed = self._canonical
@@ -77,8 +78,22 @@ class Sites:
 
 
 def _read(data: bytes | None) -> list[Site]:
-    """What is damaged is nothing."""
+    """Return the sites in ``data``. One that no visitor can have come to is left out; damaged bytes hold none."""
     try:
-        return [Site(*map(str, site)) for site in msgpack.unpackb(data)] if data else []
-    except Exception:  # msgpack raises half a dozen kinds; a wrong shape raises more
+        stored = msgpack.unpackb(data, use_list=False) if data else ()
+    except Exception:  # msgpack raises half a dozen kinds
         return []
+    return [Site(*site) for site in stored if _is_site(site)] if type(stored) is tuple else []
+
+
+def _is_site(site: Any) -> bool:
+    """Whether this is a scheme, a host and a mount point, as a request has them: pages are rendered for it."""
+    if type(site) is not tuple or len(site) != 3 or not all(type(part) is str for part in site):
+        return False
+    scheme, host, script = site
+    if scheme not in ("http", "https") or not HOST.match(host) or len(script) > MAX_URL:
+        return False
+    try:
+        return script == "" or decoded(script).startswith("/")
+    except UnicodeError:
+        return False

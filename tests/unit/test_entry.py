@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 
 from wsgi_isr.entry import SCHEMA, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value, pack, unpack
 
-WIRE = st.text(st.characters(max_codepoint=255), max_size=20)  # headers are bytes held as latin-1
+NAMES = st.text("!#$%&'*+-.^_`|~019AZaz", min_size=1, max_size=20)
+# Headers are bytes held as latin-1.
+VALUES = st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]) | st.just("\t"), max_size=20)
 SECONDS = st.floats(0, 2**40) | st.integers(0, 2**40)
 
 CONTENTS = st.builds(
     Content,
     status=st.sampled_from(["200 OK", "404 Not Found", "301 Moved"]),
-    headers=st.lists(st.tuples(WIRE, WIRE), max_size=5).map(tuple),
+    headers=st.lists(st.tuples(NAMES, VALUES), max_size=5).map(tuple),
     body=st.binary(max_size=200),
     etag=st.text("0123456789abcdef", max_size=24),
     reads_cookies=st.booleans(),
@@ -28,7 +30,7 @@ NONCES = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=12)), max_si
 ENTRIES = st.builds(
     Entry,
     key=st.text(max_size=40),
-    content=CONTENTS | st.builds(Refusal, st.text(max_size=20)) | st.builds(Value, st.binary(max_size=200)),
+    content=CONTENTS | st.builds(Refusal, NAMES) | st.builds(Value, st.binary(max_size=200)),
     started=SECONDS,
     created=SECONDS,
     revalidate=st.none() | SECONDS,
@@ -40,7 +42,7 @@ PAGE = Entry(
     '["https","example.com","","/"]',
     Content(
         "200 OK",
-        (("Content-Type", "text/html"), ("X-Nam\xe9", "\xff")),
+        (("Content-Type", "text/html"), ("X-Name", "\t\xff")),
         b"<p>\x00hello</p>",
         "0f1e",
         True,
@@ -58,7 +60,7 @@ REFUSED = Entry("[]", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)
 
 @given(ENTRIES)
 def test_what_was_packed_comes_out_equal(entry: Entry) -> None:
-    again = unpack(pack(entry), entry.key)
+    again = unpack(pack(entry), entry.key, isinstance(entry.content, Value))
     assert again == entry
     assert again.size == entry.size
     if isinstance(again.content, Content):
@@ -72,7 +74,7 @@ def test_a_value_cut_off_anywhere_is_unreadable(entry: Entry) -> None:
     data = pack(entry)
     for length in range(len(data)):
         with pytest.raises(UnreadableEntry):
-            unpack(data[:length], entry.key)
+            unpack(data[:length], entry.key, isinstance(entry.content, Value))
 
 
 @pytest.mark.parametrize("entry", [PAGE, REFUSED, VALUE], ids=["page", "refusal", "value"])
@@ -83,7 +85,7 @@ def test_a_single_flipped_bit_anywhere_makes_a_value_unreadable(entry: Entry) ->
             damaged = bytearray(data)
             damaged[place] ^= 1 << bit
             with pytest.raises(UnreadableEntry):
-                unpack(bytes(damaged), entry.key)
+                unpack(bytes(damaged), entry.key, isinstance(entry.content, Value))
 
 
 def test_bytes_behind_the_end_make_a_value_unreadable() -> None:
@@ -143,8 +145,31 @@ def sealed(value: Any) -> bytes:
     ],
 )
 def test_a_whole_value_of_another_shape_is_unreadable(value: Any) -> None:
-    with pytest.raises(UnreadableEntry):
-        unpack(sealed(value), "[]")
+    for is_data in (False, True):
+        with pytest.raises(UnreadableEntry):
+            unpack(sealed(value), "[]", is_data)
+
+
+def test_data_in_the_place_of_a_page_is_unreadable_and_the_other_way_round() -> None:
+    for entry, is_data in ((VALUE, False), (PAGE, True)):
+        with pytest.raises(UnreadableEntry, match="another kind"):
+            unpack(pack(entry), entry.key, is_data)
+    assert unpack(pack(REFUSED), "[]", True) == unpack(pack(REFUSED), "[]") == REFUSED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PAGE.content._replace(status="200\r\nSet-Cookie: a=b"),
+        PAGE.content._replace(headers=(("X-Name", "a\0"),)),
+        PAGE.content._replace(headers=(("X Name", "a"),)),
+        PAGE.content._replace(etag='"'),
+        Refusal("two words"),
+    ],
+)
+def test_nothing_is_packed_that_would_be_unreadable(content: Any) -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        pack(Entry("[]", content, 1.0, 2.0, 60.0, None))
 
 
 @settings(max_examples=50)
