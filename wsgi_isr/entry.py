@@ -1,12 +1,14 @@
 """What is stored of a page, and its bytes.
 
-The bytes are ``schema (1) + CRC-32 (4) + msgpack``. Damage, another schema and another key's value
-(a collision of hashed names) are told apart from *missing* here, and treated like it by the caller.
+The bytes are ``schema (1) + seal + msgpack``. The seal is a CRC-32 (4), or with a ``signing_key`` an HMAC-SHA-256 (32).
+Damage, a forgery, another schema and another key's value (a collision of hashed names) are told apart from *missing*
+here, and treated like it by the caller.
 """
 
 from __future__ import annotations
 
 import functools
+import hmac
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -15,7 +17,6 @@ from typing import Any, NamedTuple
 import msgpack
 
 SCHEMA = 3
-_HEAD = 5
 _UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
 
 # A head that a server refuses to send is an error for as long as its entry lives. RFC 9112, 4 (a status line, of those
@@ -126,44 +127,78 @@ class UnreadableEntry(ValueError):
     """Bytes that are no entry of this schema and key; the message says which of these."""
 
 
-def pack(entry: Entry) -> bytes:
-    """Return the entry as bytes.
+class Codec:
+    """Turns entries and lists into bytes and back, and tells whole bytes from damaged ones.
 
-    :raises ValueError: it has what :func:`unpack` does not take, such as a header with a line break.
+    :param signing_key: the option of this name. With one, bytes that another program wrote are unreadable as well.
+    :param namespace: of the site. The entries of one site are worth nothing to another one with the same key.
     """
-    content = entry.content
-    if isinstance(content, Content):
-        kind, payload = "page", list(content)
-    elif isinstance(content, Value):
-        kind, payload = "value", [content.data]
-    else:
-        kind, payload = "refusal", [content.reason]
-    times = [entry.started, entry.created, entry.revalidate, entry.expire]
-    fields = [entry.key, kind, payload, times, entry.proof.tags, entry.proof.valid_at]
-    packed: bytes = msgpack.packb(fields, unicode_errors=_UNICODE)
-    _read(packed)
-    return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
 
+    def __init__(self, signing_key: str | None = None, namespace: str = "") -> None:
+        self._keys: dict[str, bytes] | None = None
+        if signing_key is not None:
+            # A key for each purpose: an entry is no list of sites, whatever it holds.
+            key = signing_key.encode("utf-8", _UNICODE)
+            contexts = {purpose: f"wsgi_isr.{purpose}:{namespace}" for purpose in ("entry", "sites")}
+            self._keys = {
+                purpose: hmac.digest(key, context.encode("utf-8", _UNICODE), "sha256")
+                for purpose, context in contexts.items()
+            }
+        self._head = 1 + len(self._seal(b"", "entry"))
 
-def unpack(data: bytes, key: str, is_data: bool = False) -> Entry:
-    """Return the entry in ``data``. Every field is one that can be served: the bytes may be another program's.
+    def pack(self, entry: Entry) -> bytes:
+        """Return the entry as bytes.
 
-    :param is_data: whether the key is that of a cached function's result, and not that of a page.
-    :raises UnreadableEntry: it is damaged, of another schema, belongs to another key, or has an impossible field.
-    """
-    if len(data) <= _HEAD:
-        raise UnreadableEntry("truncated")
-    if data[0] != SCHEMA:
-        raise UnreadableEntry(f"schema {data[0]}")
-    packed = memoryview(data)[_HEAD:]
-    if zlib.crc32(packed) != int.from_bytes(data[1:_HEAD], "big"):
-        raise UnreadableEntry("checksum")
-    entry = _read(packed)
-    if entry.key != key:
-        raise UnreadableEntry("another key")
-    if isinstance(entry.content, Content if is_data else Value):
-        raise UnreadableEntry("another kind")
-    return entry
+        :raises ValueError: it has what :meth:`unpack` does not take, such as a header with a line break.
+        """
+        content = entry.content
+        if isinstance(content, Content):
+            kind, payload = "page", list(content)
+        elif isinstance(content, Value):
+            kind, payload = "value", [content.data]
+        else:
+            kind, payload = "refusal", [content.reason]
+        times = [entry.started, entry.created, entry.revalidate, entry.expire]
+        fields = [entry.key, kind, payload, times, entry.proof.tags, entry.proof.valid_at]
+        packed: bytes = msgpack.packb(fields, unicode_errors=_UNICODE)
+        _read(packed)
+        return self.seal(packed, "entry")
+
+    def unpack(self, data: bytes, key: str, is_data: bool = False) -> Entry:
+        """Return the entry in ``data``. Every field is one that can be served: the bytes may be another program's.
+
+        :param is_data: whether the key is that of a cached function's result, and not that of a page.
+        :raises UnreadableEntry: it is damaged, forged, of another schema, or another key's, or a field is impossible.
+        """
+        entry = _read(self.unseal(data, "entry"))
+        if entry.key != key:
+            raise UnreadableEntry("another key")
+        if isinstance(entry.content, Content if is_data else Value):
+            raise UnreadableEntry("another kind")
+        return entry
+
+    def seal(self, packed: bytes, purpose: str) -> bytes:
+        """Return ``packed`` behind the schema and the seal for ``purpose`` (``entry`` or ``sites``)."""
+        return b"".join((bytes([SCHEMA]), self._seal(packed, purpose), packed))
+
+    def unseal(self, data: bytes, purpose: str) -> memoryview:
+        """Return what was sealed for ``purpose``.
+
+        :raises UnreadableEntry: it is damaged, forged, or of another schema.
+        """
+        if len(data) <= self._head:
+            raise UnreadableEntry("truncated")
+        if data[0] != SCHEMA:
+            raise UnreadableEntry(f"schema {data[0]}")
+        packed = memoryview(data)[self._head :]
+        if not hmac.compare_digest(self._seal(packed, purpose), data[1 : self._head]):
+            raise UnreadableEntry("checksum" if self._keys is None else "signature")
+        return packed
+
+    def _seal(self, packed: bytes | memoryview, purpose: str) -> bytes:
+        if self._keys is None:
+            return zlib.crc32(packed).to_bytes(4, "big")
+        return hmac.digest(self._keys[purpose], packed, "sha256")
 
 
 def _read(packed: bytes | memoryview) -> Entry:

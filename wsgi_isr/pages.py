@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from . import options as o
 from .config import Config
-from .entry import Content
+from .entry import Codec, Content
 from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
@@ -63,7 +63,8 @@ class Pages:
         self._on_write = settings.invalidate_on_write
         self._asked: dict[PageKey, None] = {}
         #: For whom pages are made.
-        self.sites = Sites(settings.canonical_url, store, Keyspace(settings.namespace).sites)
+        codec = Codec(settings.signing_key, settings.namespace)
+        self.sites = Sites(settings.canonical_url, store, Keyspace(settings.namespace).sites, codec)
         self.begin_anew()
 
     def begin_anew(self) -> None:

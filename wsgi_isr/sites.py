@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 from .config import HOST
+from .entry import Codec
 from .errors import StoreError
 from .keys import MAX_URL, Site, decoded, site_of, site_of_url
 from .stores.base import Store
@@ -23,13 +24,14 @@ class Sites:
     """A few sites, the first of which is taken for the site itself. Where there is room for no more, newcomers are left
     out: whoever sends many hosts wants to push the real one out.
 
-    :param key: where the store keeps them.
+    :param key: where the store keeps them. :param codec: how.
     """
 
-    def __init__(self, canonical_url: str | None, store: Store, key: str, most: int = 16) -> None:
+    def __init__(self, canonical_url: str | None, store: Store, key: str, codec: Codec, most: int = 16) -> None:
         self._canonical = site_of_url(canonical_url) if canonical_url else None
         self._store = store
         self._key = key
+        self._codec = codec
         self._most = most
         self._told_here: dict[Site, None] = {}
         self._asked: Site | None = None
@@ -46,7 +48,7 @@ class Sites:
 
     def _told(self) -> list[Site]:
         try:
-            told = _read(self._store.get(self._key))[: self._most]
+            told = self._read(self._store.get(self._key))[: self._most]
         except StoreError:
             return []
         fixed = self._canonical
@@ -63,10 +65,10 @@ class Sites:
         try:
             for _ in range(4):
                 held = self._store.gets(self._key)
-                told = _read(held.value) if held is not None else []
+                told = self._read(held.value) if held is not None else []
                 if site in told or len(told) >= self._most:
                     return
-                packed = msgpack.packb([*told, site])
+                packed = self._codec.seal(msgpack.packb([*told, site]), "sites")
                 if held is None:
                     done = self._store.add(self._key, packed)
                 else:
@@ -76,14 +78,15 @@ class Sites:
         except StoreError:
             pass
 
-
-def _read(data: bytes | None) -> list[Site]:
-    """Return the sites in ``data``. One that no visitor can have come to is left out; damaged bytes hold none."""
-    try:
-        stored = msgpack.unpackb(data, use_list=False) if data else ()
-    except Exception:  # msgpack raises half a dozen kinds
-        return []
-    return [Site(*site) for site in stored if _is_site(site)] if type(stored) is tuple else []
+    def _read(self, data: bytes | None) -> list[Site]:
+        """Return the sites in ``data``. One that no visitor can have come to is left out; damaged bytes hold none."""
+        if data is None:
+            return []
+        try:
+            stored = msgpack.unpackb(self._codec.unseal(data, "sites"), use_list=False)
+        except Exception:  # msgpack raises half a dozen kinds
+            return []
+        return [Site(*site) for site in stored if _is_site(site)] if type(stored) is tuple else []
 
 
 def _is_site(site: Any) -> bool:

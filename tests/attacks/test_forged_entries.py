@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -17,15 +18,16 @@ from hypothesis import strategies as st
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
-from wsgi_isr import cached
+from wsgi_isr import cached, values
 from wsgi_isr.coding import chosen
-from wsgi_isr.entry import Content, Entry, Proof, Refusal, UnreadableEntry, Value, pack, unpack
+from wsgi_isr.entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
 from wsgi_isr.events import Rendered, Unreadable
 from wsgi_isr.local import Slot
 from wsgi_isr.respond import Ready, cache_status, headers_of, send_page
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.task import Served
 
+CODEC = Codec()
 HEAD = 5  # schema and checksum
 NAN, INFINITE = float("nan"), float("inf")
 
@@ -190,9 +192,9 @@ PAGE = Entry(
     600.0,
     Proof((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
 )
-PACKED = {kind: pack(PAGE) for kind in ("page",)} | {
-    "value": pack(Entry("k", Value(b"\xc0"), 1.0, 2.0, None, None)),
-    "refusal": pack(Entry("k", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)),
+PACKED = {kind: CODEC.pack(PAGE) for kind in ("page",)} | {
+    "value": CODEC.pack(Entry("k", Value(b"\xc0"), 1.0, 2.0, None, None)),
+    "refusal": CODEC.pack(Entry("k", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)),
 }
 ANY = st.recursive(
     st.none()
@@ -239,10 +241,10 @@ def forgeries(draw: st.DrawFn) -> bytes:
 @given(forgeries(), st.booleans(), st.sampled_from([0.0, 1.0, 1_700_000_001.5, 1_700_000_100.0, 4e9]))
 def test_an_entry_with_any_change_is_unreadable_or_can_be_served(data: bytes, is_data: bool, now: float) -> None:
     try:
-        entry = unpack(data, "k", is_data)
+        entry = CODEC.unpack(data, "k", is_data)
     except UnreadableEntry:
         return
-    assert unpack(pack(entry), "k", is_data) == entry
+    assert CODEC.unpack(CODEC.pack(entry), "k", is_data) == entry
     if isinstance(entry.content, Content):
         assert not is_data
         for environ in (make_environ(), *(make_environ(headers=headers) for headers in REQUESTS)):
@@ -315,6 +317,11 @@ def check_sent(told: Conversation) -> None:
 GOOD = ["http", "example.org", ""]
 
 
+def list_of(*sites: Any) -> bytes:
+    """A list of sites, as another program would write it."""
+    return CODEC.seal(msgpack.packb(sites), "sites")
+
+
 @pytest.mark.parametrize(
     "site",
     [
@@ -335,17 +342,17 @@ GOOD = ["http", "example.org", ""]
 def test_a_site_that_is_none_is_left_out_of_the_list(make_site: MakeSite, clock: Clock, site: Any) -> None:
     forged = make_site(revalidate=60, store=MemoryStore(clock=clock))
     sites = forged.isr.pages.sites
-    forged.store.set(sites._key, msgpack.packb([site, ["https", "www.example.org:8080", "/app"]]))
+    forged.store.set(sites._key, list_of(site, ["https", "www.example.org:8080", "/app"]))
     assert sites.known() == [("https", "www.example.org:8080", "/app")]
     assert forged.isr.refresh("/app/a") is True
-    forged.store.set(sites._key, msgpack.packb([site]))
+    forged.store.set(sites._key, list_of(site))
     assert sites.known() == [("http", "localhost", "")]
 
 
 @pytest.mark.parametrize("value", [None, 1, "ab", b"ab", {}, {"http": 1}, [[]]], ids=repr)
 def test_a_list_of_sites_that_is_none_is_empty_and_written_anew(make_site: MakeSite, clock: Clock, value: Any) -> None:
     site = make_site(revalidate=60, store=MemoryStore(clock=clock))
-    site.store.set(site.isr.pages.sites._key, msgpack.packb(value))
+    site.store.set(site.isr.pages.sites._key, CODEC.seal(msgpack.packb(value), "sites"))
     site.visit("/a")
     assert make_site(revalidate=60, store=site.store).isr.pages.sites.known() == [("http", "example.org", "")]
 
@@ -353,5 +360,107 @@ def test_a_list_of_sites_that_is_none_is_empty_and_written_anew(make_site: MakeS
 def test_a_forged_list_of_many_sites_is_cut_short(make_site: MakeSite, clock: Clock) -> None:
     site = make_site(revalidate=60, store=MemoryStore(clock=clock))
     many = [["http", f"host-{number}.example", ""] for number in range(1000)]
-    site.store.set(site.isr.pages.sites._key, msgpack.packb(many))
+    site.store.set(site.isr.pages.sites._key, list_of(*many))
     assert len(site.isr.pages.sites.known()) == 16
+
+
+# A signing key -------------------------------------------------------------------------------------------
+
+KEY = {"signing_key": "a key of more than 16 characters"}
+OTHER_KEY = {"signing_key": "another key of as many characters"}
+
+
+@pytest.mark.parametrize("theirs", [{}, OTHER_KEY, {**KEY, "namespace": "b"}], ids=["none", "other", "namespace"])
+def test_an_entry_that_the_site_did_not_sign_is_missing(
+    make_site: MakeSite, origin: Origin, clock: Clock, theirs: dict[str, Any]
+) -> None:
+    store = MemoryStore(clock=clock)
+    origin.on("/a", answer(b"forged"))
+    _, forged = stored_by(make_site(revalidate=60, store=MemoryStore(clock=clock), **theirs), "/a")
+    origin.on("/a", answer(b"the site's own"))
+    key, _ = stored_by(make_site(revalidate=60, store=store, **KEY), "/a")
+    store.set(key, forged)
+    site = make_site(revalidate=60, store=store, **KEY)
+    first, second = site.visit("/a"), site.visit("/a")
+    assert (first.label, first.text, second.label) == ("MISS", "the site's own", "HIT")
+    assert {event.reason for event in site.happened(Unreadable)} == {"signature"}
+
+
+def test_processes_with_one_key_share_their_pages_and_data(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    sites = [make_site(revalidate=60, store=store, **KEY) for _ in range(2)]
+    assert [site.visit("/a").label for site in sites] == ["MISS", "HIT"]
+    assert sites[1].isr.refresh("/a") is True
+    assert sites[1].isr.pages.sites.known() == sites[0].isr.pages.sites.known() == [("http", "example.org", "")]
+    assert origin.calls["/a"] == 2
+
+
+def test_processes_with_different_keys_take_each_other_s_entries_for_missing_without_an_error(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    store = MemoryStore(clock=clock)
+    calls = []
+
+    @cached
+    def load() -> int:
+        calls.append(1)
+        return len(calls)
+
+    origin.on("/data", answer(lambda environ: str(load()).encode()))
+    sites = [make_site(revalidate=60, store=store, **key) for key in (KEY, OTHER_KEY, {})]
+    for number, site in enumerate(sites * 2):
+        site.isr.begin_anew()
+        seen, data = site.visit("/a"), site.visit("/data")
+        assert (seen.code, seen.label, seen.text) == (200, "MISS", f"/a v{number + 1}")
+        assert (data.code, data.label, data.text) == (200, "MISS", str(number + 1))
+        assert site.isr.pages.sites.known() == [("http", "example.org", "")]
+    assert all(site.happened(Unreadable) for site in sites)
+
+
+def test_data_that_the_site_did_not_sign_is_missing(make_site: MakeSite, clock: Clock) -> None:
+    store = MemoryStore(clock=clock)
+    site = make_site(store=store, **KEY)
+
+    @cached
+    def load() -> str:
+        return "the site's own"
+
+    assert load() == "the site's own"
+    (rendered,) = site.happened(Rendered)
+    own = store.get(rendered.key)
+    assert own is not None
+    text, _, _, *rest = msgpack.unpackb(own[1 + 32 :])
+    store.set(rendered.key, sealed([text, "value", [values.encode("forged")], *rest], own))
+    site.isr.begin_anew()
+    assert load() == "the site's own"
+    assert {event.reason for event in site.happened(Unreadable)} == {"signature"}
+
+
+def test_a_list_of_sites_that_the_site_did_not_sign_is_empty(make_site: MakeSite, clock: Clock) -> None:
+    site = make_site(revalidate=60, store=MemoryStore(clock=clock), **KEY)
+    site.store.set(site.isr.pages.sites._key, list_of(["http", "evil.example", ""]))
+    assert site.isr.pages.sites.known() == [("http", "localhost", "")]
+    site.visit("/a")
+    again = make_site(revalidate=60, store=site.store, **KEY)
+    assert again.isr.pages.sites.known() == [("http", "example.org", "")]
+
+
+def test_a_page_that_another_namespace_signed_with_the_same_key_is_missing(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    store = MemoryStore(clock=clock)
+    one, other = (make_site(revalidate=60, store=store, namespace=name, **KEY) for name in ("one", "other"))
+    (_, theirs), (key, _) = stored_by(one, "/a"), stored_by(other, "/a")
+    store.set(key, theirs)
+    other.isr.begin_anew()
+    assert (other.visit("/a").label, origin.calls["/a"]) == ("MISS", 3)
+
+
+def test_a_page_without_room_for_its_codings_is_stored_and_signed(make_site: MakeSite, origin: Origin) -> None:
+    store = MemoryStore(max_bytes=64 * 1024)
+    body = random.Random(1).randbytes(7000).hex().encode()
+    origin.on("/a", answer(body))
+    site = make_site(revalidate=60, store=store, **KEY)
+    assert (site.visit("/a").label, site.visit("/a").label) == ("MISS", "HIT")
+    site.isr.begin_anew()
+    assert site.visit("/a").label == "HIT"

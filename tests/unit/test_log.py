@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.scripted import Clock
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.events import Broken, Event, Events, RenderFailed
+from wsgi_isr.events import Broken, Event, Events, RenderFailed, Unreadable
 from wsgi_isr.instrumentation.log import log_events
 from wsgi_isr.invalidate import Invalidator
 from wsgi_isr.lease import Keeper
@@ -84,4 +84,23 @@ def test_an_error_while_a_lease_is_kept_says_that_renders_go_on(caplog: pytest.L
     keeper.tick()
     assert [record.getMessage() for record in caplog.records] == [
         "keeping a lease failed; its render goes on, and another process may begin the same one"
+    ]
+
+
+def test_unreadable_values_are_logged_once_a_minute_for_each_reason(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("wsgi_isr.instrumentation.log.time.monotonic", clock)
+    log = log_events()
+    for number in range(50):
+        log(Unreadable(f"page {number}", "signature"))
+    log(Unreadable("page", "schema 2"))
+    clock.advance(60)
+    log(Unreadable("page 50", "signature"))
+    text = "a stored value is unreadable (%s) and counts as missing: %s"
+    assert [record.getMessage() for record in caplog.records] == [
+        text % ("signature", "page 0"),
+        text % ("schema 2", "page"),
+        text % ("signature", "page 50"),
     ]
