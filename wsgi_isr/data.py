@@ -102,6 +102,7 @@ class Cached(Known, Generic[P, R]):
         self.name = name or f"{function.__module__}:{function.__qualname__}"
         self._function = function
         self._signature = inspect.signature(function)
+        self._types = values.Types(function)
         self._rule = rule
         self._tags = tags
         # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
@@ -215,7 +216,7 @@ class Cached(Known, Generic[P, R]):
         if not isinstance(content, Value):
             return None
         try:
-            value: R = values.decode(content.data)
+            value: R = values.decode(content.data, self._types.allows)
         except ValueError as error:
             _log.warning("%s: what is kept cannot be read (%s); it is made anew", self.name, error)
             return None
@@ -262,10 +263,11 @@ class Cached(Known, Generic[P, R]):
             self._carry(outcome, home, frame)
             raise outcome.error or RefreshError(self.name, outcome.reason)
         entry = outcome.slot.entry
+        if isinstance(entry.content, Refusal):
+            raise RefreshError(self.name, entry.content.reason)
         read = self._read(entry, home, frame)
-        if read is None:
-            raise RefreshError(self.name, entry.content.reason if isinstance(entry.content, Refusal) else "unreadable")
-        return read[0]
+        # Another process has made it of types that this one does not know.
+        return self(*args, **kwargs) if read is None else read[0]
 
     # What a task is made of ----------------------------------------------------------------------------
 
@@ -351,10 +353,10 @@ def cached(
 
     The key is module, qualified name, ``version`` and all arguments (of a method, the object too), which are
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
-    the result, and it comes back as what it was. Such values in the function's closure, as they are when it is made,
-    are part of the key as well; anything else there is not. A function that is made in a view and closes over
-    something else (an object of the visitor, perhaps) is called each time. Of two functions of one name (lambdas, say)
-    whose code is not the same, one raises ``ConfigError`` when it is called.
+    the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
+    function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
+    that is made in a view and closes over something else (an object of the visitor, perhaps) is called each time. Of
+    two functions of one name (lambdas, say) whose code is not the same, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
@@ -424,7 +426,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
 
 
 def _arguments(task: Task) -> dict[str, Any]:
-    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]))
+    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]), values.every)
     return arguments
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 from wsgiref.validate import validator
 
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
-from wsgi_isr import cached, values
+from wsgi_isr import Rule, cached, values
 from wsgi_isr.coding import chosen
 from wsgi_isr.entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
 from wsgi_isr.events import Rendered, Unreadable
@@ -464,3 +466,80 @@ def test_a_page_without_room_for_its_codings_is_stored_and_signed(make_site: Mak
     assert (site.visit("/a").label, site.visit("/a").label) == ("MISS", "HIT")
     site.isr.begin_anew()
     assert site.visit("/a").label == "HIT"
+
+
+# Dataclasses -----------------------------------------------------------------------------------------------
+
+
+CONSTRUCTED: list[str] = []
+
+
+@dataclasses.dataclass
+class Dangerous:
+    """Its constructor does what its arguments say."""
+
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        CONSTRUCTED.append(self.command)
+
+
+def dataclass_bytes(kind: type, **fields: Any) -> bytes:
+    """The bytes of a dataclass as another program writes them."""
+    pairs = msgpack.ExtType(2, msgpack.packb([list(pair) for pair in fields.items()]))
+    name = f"{kind.__module__}:{kind.__qualname__}"
+    packed: bytes = msgpack.packb(msgpack.ExtType(5, msgpack.packb([name, pairs])))
+    return packed
+
+
+@cached
+def greeting() -> str:
+    return "hello"
+
+
+@cached
+def shape_of_a_page() -> Rule:
+    raise LookupError
+
+
+RULE = {field.name: None for field in dataclasses.fields(Rule)}
+
+
+def write_data(site: Site, function: Any, data: bytes) -> None:
+    """Put ``data`` where a process looks for the result of ``function``, with a right checksum."""
+    task = function._task(site.isr.begin(), (), {})
+    entry = Entry(task.text, Value(data), site.clock(), site.clock(), None, None, Proof())
+    site.store.set(task.page, CODEC.pack(entry))
+
+
+def test_a_forged_dataclass_of_another_module_is_not_made_and_the_function_is_called(
+    make_site: MakeSite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site()
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    write_data(site, greeting, dataclass_bytes(Rule, **{**RULE, "fallback": str(secret)}))
+    assert greeting() == "hello"
+    assert "wsgi_isr.rules:Rule is not allowed" in caplog.text
+    assert "annotate the result, such as -> Rule" in caplog.text
+
+
+def test_a_forged_dataclass_that_is_expected_is_made_without_its_constructor(
+    make_site: MakeSite, tmp_path: Path
+) -> None:
+    site = make_site()
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    write_data(site, shape_of_a_page, dataclass_bytes(Rule, **{**RULE, "fallback": str(secret)}))
+    found = shape_of_a_page()
+    assert found.fallback == str(secret)  # and not what the file holds
+
+
+def test_a_forged_dataclass_of_the_function_s_own_module_is_made_without_its_constructor(
+    make_site: MakeSite,
+) -> None:
+    site = make_site()
+    write_data(site, greeting, dataclass_bytes(Dangerous, command="rm -rf /"))
+    made: Any = greeting()
+    assert made.command == "rm -rf /"
+    assert CONSTRUCTED == []
