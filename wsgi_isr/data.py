@@ -112,12 +112,8 @@ class Cached(Known, Generic[P, R]):
         self._version = version
         #: What tells it from others of this process.
         self.told = self.name, json.dumps(version), self.around
-        # One that is made while a visitor is answered may close over something of theirs that has no bytes.
-        self._is_personal = not closure.is_told and inside() is not None
-        if self._is_personal:
-            _log.warning(
-                "%s is made in a view, and closes over what cannot be part of a key: it is not kept", self.name
-            )
+        if inside() is not None:
+            self.watch(function, closure)
         _functions.add(self)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -175,7 +171,7 @@ class Cached(Known, Generic[P, R]):
             return "revalidate-0"
         if frame is not None and frame.draft:
             return "draft"
-        return "closure" if self._is_personal else ""
+        return "closure" if self.is_personal() else ""
 
     def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
         """The function's own result, for want of a place or the right to keep it."""
@@ -355,8 +351,8 @@ def cached(
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
     the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
     function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
-    that is made in a view and closes over something else (an object of the visitor, perhaps) is called each time. Of
-    two functions of one name (lambdas, say) whose code is not the same, one raises ``ConfigError`` when it is called.
+    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. Of two
+    functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
@@ -408,6 +404,8 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
             value = function._function(*_positional(function, arguments), **_named(function, arguments))
         except Exception as error:
             return Failure("exception", None, asked, error)
+    if function.is_personal():  # since it was called: its result is that of one visitor
+        return Failure("closure")
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
         return Refusal("revalidate-0")

@@ -29,14 +29,15 @@ class Unencodable(TypeError):
     """A value that has no bytes; the message names its type."""
 
 
-def encode(value: Any, *, key: bool = False) -> bytes:
+def encode(value: Any, *, key: bool = False, whole: bool = False) -> bytes:
     """The bytes of a value made of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, date,
     time, datetime, timedelta, Decimal, UUID and dataclasses.
 
     :param key: for comparison: the order of a mapping's keys does not count.
+    :param whole: whether a dataclass may have nothing but its fields. Otherwise, other attributes are left out.
     :raises Unencodable: it holds something else.
     """
-    return _pack(_plain(value, 0, key))
+    return _pack(_plain(value, 0, key, whole))
 
 
 Allows = Callable[[type], bool]
@@ -73,13 +74,13 @@ def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _plain(value: Any, depth: int, key: bool) -> Any:
+def _plain(value: Any, depth: int, key: bool, whole: bool) -> Any:
     """The value in msgpack's own types; exact types only, so that a subclass does not lose what it adds."""
     if depth > _MAX:
         raise Unencodable("nested too deeply, or in a cycle")
 
     def inside(item: Any) -> Any:
-        return _plain(item, depth + 1, key)
+        return _plain(item, depth + 1, key, whole)
 
     kind: Any = type(value)
     if value is None or kind in (bool, float, str, bytes):
@@ -98,8 +99,11 @@ def _plain(value: Any, depth: int, key: bool) -> Any:
     for code, (own, split, _) in _types().items():
         if kind is own:
             return msgpack.ExtType(code, _pack(inside(split(value))))
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    is_dataclass: bool = dataclasses.is_dataclass(kind)
+    if is_dataclass:
         fields = {name: getattr(value, name) for name in _fields(kind)}
+        if whole and (more := _attributes(value) - fields.keys()):
+            raise Unencodable(f"{_name(kind)} has attributes that are no fields: {', '.join(sorted(more))}")
         _encoded[_name(kind)] = kind
         return msgpack.ExtType(_DATACLASS, _pack([_name(kind), inside(fields)]))
     raise Unencodable(f"{kind.__module__}.{kind.__qualname__} cannot be kept; make it a dataclass, or give its data")
@@ -204,6 +208,16 @@ def _fields(kind: Any) -> tuple[str, ...]:
     if _class(_name(kind)) is not kind:
         raise Unencodable(f"{_name(kind)} cannot be kept: it cannot be found by its name; define it in a module")
     return tuple(f.name for f in fields)
+
+
+def _attributes(value: Any) -> set[str]:
+    """The names of all attributes that an object has of its own, in a ``__dict__`` or in slots."""
+    held = set(getattr(value, "__dict__", ()))
+    for base in type(value).__mro__:
+        for name, slot in vars(base).items():
+            if inspect.ismemberdescriptor(slot) and hasattr(value, name):
+                held.add(name)
+    return held
 
 
 def _dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:

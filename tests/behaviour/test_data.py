@@ -956,11 +956,20 @@ def test_an_own_profile_is_known_where_it_is_used(make_site: MakeSite, source: S
 
 def test_two_functions_of_one_name_do_not_get_each_other_s_results(make_site: MakeSite) -> None:
     site = make_site()
-    first, second = cached(lambda: "first"), cached(lambda: "second")
+    names: dict[str, Any] = {"cached": cached, "__name__": __name__}
+    exec("first, second = cached(lambda: 'first'), cached(lambda: 'second')", names)  # as in a module
+    first, second = names["first"], names["second"]
     assert second() == "second"
     with pytest.raises(ConfigError, match="another cached function has this name"):
         first()
     one, other = cached(version=2)(lambda: "one"), cached(version=3)(lambda: "other")
+    assert (one(), other(), one(), one.refresh(), other.refresh()) == ("one", "other", "one", "one", "other")
+    assert site.isr
+
+
+def test_two_functions_of_one_name_inside_of_another_are_told_apart_by_their_code(make_site: MakeSite) -> None:
+    site = make_site()
+    one, other = cached(lambda: "one"), cached(lambda: "other")
     assert (one(), other(), one(), one.refresh(), other.refresh()) == ("one", "other", "one", "one", "other")
     assert site.isr
 
