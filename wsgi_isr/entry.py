@@ -25,7 +25,7 @@ _UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has include
 _STATUS = re.compile(r"(?!206|304|429)[2-4][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_ETAG = re.compile(r"[!#-~]*")
+_ETAG = re.compile(r"[!#-~\x80-\xff]*")
 #: Content codings that :mod:`.coding` makes.
 _CODINGS = frozenset({"br", "gzip", "zstd"})
 #: Statuses whose answer ends with its head (RFC 9110, 15.3.5 and 15.3.6): a body would be read as the next answer.

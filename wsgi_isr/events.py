@@ -107,7 +107,7 @@ class StoreFailed(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A stored value was damaged, of another schema, or another key's; it counts as missing."""
+    """A stored value was damaged, forged, of another schema, or another key's; it counts as missing."""
 
     key: str
     reason: str

@@ -97,7 +97,7 @@ def closure_of(function: Any) -> Closure:
             # Its name is not its own: a view may make one of two, by who asks. A module has one function of a name.
             held["()"] = _told_of(inner.__code__)
         return Closure(_digest(held) if held else "", teller.untold)
-    teller.tell(inner, "it")
+    teller.tell(inner, "its function")
     return Closure("", teller.untold)
 
 
