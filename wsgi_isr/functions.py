@@ -51,8 +51,9 @@ class Known:
         """
         self._watched = function, closure
         if closure.untold:
-            problem = "%s is not kept: it is made in a view with %s; pass that as an argument"
-            _log.warning(problem, self.name, closure.untold)
+            _log.warning(
+                "%s is not kept: it is made in a view with %s; pass that as an argument", self.name, closure.untold
+            )
 
     def is_personal(self) -> bool:
         """Return whether it may hold something of one visitor that is no part of its key.
@@ -66,8 +67,9 @@ class Known:
             return True
         if closure_of(function) == closure:
             return False
-        problem = "%s is not kept: what it closes over has changed since a view made it; pass that as an argument"
-        _log.warning(problem, self.name)
+        _log.warning(
+            "%s is not kept: what it closes over has changed since a view made it; pass that as an argument", self.name
+        )
         return True
 
 

@@ -29,12 +29,12 @@ def line_of(event: Event, caplog: pytest.LogCaptureFixture) -> str:
 
 def test_an_internal_error_is_logged_with_what_it_led_to(caplog: pytest.LogCaptureFixture) -> None:
     event = Broken("the cache", LookupError("no such thing"), "the app answers the request")
-    assert line_of(event, caplog) == "the cache failed; the app answers the request"
+    assert line_of(event, caplog) == "internal error: the cache failed; the app answers the request"
     assert "no such thing" in caplog.text
 
 
 def test_an_internal_error_without_consequences_claims_none(caplog: pytest.LogCaptureFixture) -> None:
-    assert line_of(Broken("a background render", LookupError()), caplog) == "a background render failed"
+    assert line_of(Broken("a background render", LookupError()), caplog) == "internal error: a background render failed"
 
 
 def test_a_failed_render_does_not_claim_that_there_is_an_older_page(caplog: pytest.LogCaptureFixture) -> None:
@@ -58,7 +58,7 @@ def test_a_journal_that_cannot_be_written_says_that_the_tags_are_lost(
     with pytest.raises(Exception, match="not delivered"):
         Invalidator(store, "default", str(journal), Events(log_events())).invalidate(["tag:a"])
     lines = [record.getMessage() for record in caplog.records if "journal" in record.getMessage()]
-    assert lines == [f"writing the journal {journal} failed; it does not keep the undelivered tags"]
+    assert lines == [f"internal error: writing the journal {journal} failed; it does not keep the undelivered tags"]
 
 
 def test_a_journal_that_cannot_be_read_says_that_its_tags_wait(
@@ -68,7 +68,10 @@ def test_a_journal_that_cannot_be_read_says_that_its_tags_wait(
     os.mkdir(journal)
     Invalidator(MemoryStore(), "default", str(journal), Events(log_events())).invalidate(["tag:a"])
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert record.getMessage() == f"replaying the journal {journal} failed; the next invalidation tries it again"
+    assert (
+        record.getMessage()
+        == f"internal error: replaying the journal {journal} failed; the next invalidation tries it again"
+    )
 
 
 def test_an_error_while_a_lease_is_kept_says_that_renders_go_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -83,7 +86,7 @@ def test_an_error_while_a_lease_is_kept_says_that_renders_go_on(caplog: pytest.L
     clock.advance(2)
     keeper.tick()
     assert [record.getMessage() for record in caplog.records] == [
-        "keeping a lease failed; its render goes on, and another process may begin the same one"
+        "internal error: keeping a lease failed; its render goes on, and another process may begin the same one"
     ]
 
 

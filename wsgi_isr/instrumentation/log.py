@@ -72,7 +72,8 @@ def log_events() -> Subscriber:
         elif isinstance(event, Broken):
             cause = event.cause
             outcome = f"; {event.outcome}" if event.outcome else ""
-            _log.error("%s failed%s", event.where, outcome, exc_info=(type(cause), cause, cause.__traceback__))
+            traceback = (type(cause), cause, cause.__traceback__)
+            _log.error("internal error: %s failed%s", event.where, outcome, exc_info=traceback)
         elif isinstance(event, BackgroundFull):
             _log.debug("no room for a background render: %s", event.key)
 
