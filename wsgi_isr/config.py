@@ -59,8 +59,19 @@ def _check_profiles(name: str, value: Any) -> dict[str, tuple[float, float]]:
     return own
 
 
+def _check_signing_key(name: str, value: Any) -> str:
+    remedy = 'write 16 characters or more, like those of python -c "import secrets; print(secrets.token_urlsafe())"'
+    # Never with the value: errors are logged.
+    if not isinstance(value, str):
+        raise ConfigError(name, f"is {type(value).__name__}, not text", remedy)
+    if len(value) < 16:
+        raise ConfigError(name, f"has {len(value)} characters, so that it can be guessed", remedy)
+    return value
+
+
 URL = o.Kind("scheme and host", _check_url, lambda _name, text: text)
 HOSTS = o.Kind("list of hosts", _check_hosts, o.NAMES.parse)
+SIGNING_KEY = o.Kind("text of 16 characters or more", _check_signing_key, lambda _name, text: text)
 
 
 @dataclass(frozen=True)
@@ -132,6 +143,12 @@ class Settings:
     background_queue: int = o.option(256, o.COUNT, "background renders that may wait for a thread", "256")
     drain: float = o.option(10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10")
     secret: str | None = o.option(None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none")
+    signing_key: str | None = o.option(
+        None,
+        SIGNING_KEY,
+        "signs what is stored: an entry that another program has written is missing (see Stores)",
+        "none",
+    )
     debug: bool = o.option(False, o.FLAG, "one line in the log for each decision of the cache", "false")
     profiles: Mapping[str, tuple[float, float]] = o.option(
         None, o.Kind("dict", _check_profiles), "own profiles: name to revalidate and expire in seconds", "none"

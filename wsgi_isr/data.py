@@ -103,6 +103,7 @@ class Cached(Known, Generic[P, R]):
         self.name = name or f"{function.__module__}:{function.__qualname__}"
         self._function = function
         self._signature = inspect.signature(function)
+        self._types = values.Types(function)
         self._rule = rule
         self._tags = tags
         # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
@@ -112,12 +113,8 @@ class Cached(Known, Generic[P, R]):
         self._version = version
         #: What tells it from others of this process.
         self.told = self.name, json.dumps(version), self.around
-        # One that is made while a visitor is answered may close over something of theirs that has no bytes.
-        self._is_personal = not closure.is_told and inside() is not None
-        if self._is_personal:
-            _log.warning(
-                "%s is made in a view, and closes over what cannot be part of a key: it is not kept", self.name
-            )
+        if inside() is not None:
+            self.watch(function, closure)
         _functions.add(self)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -175,7 +172,7 @@ class Cached(Known, Generic[P, R]):
             return "revalidate-0"
         if frame is not None and frame.draft:
             return "draft"
-        return "closure" if self._is_personal else ""
+        return "closure" if self.is_personal() else ""
 
     def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
         """The function's own result, for want of a place or the right to keep it."""
@@ -216,7 +213,7 @@ class Cached(Known, Generic[P, R]):
         if not isinstance(content, Value):
             return None
         try:
-            value: R = values.decode(content.data)
+            value: R = values.decode(content.data, self._types.allows)
         except ValueError as error:
             _log.warning("%s: what is kept cannot be read (%s); it is made anew", self.name, error)
             return None
@@ -263,10 +260,11 @@ class Cached(Known, Generic[P, R]):
             self._carry(outcome, home, frame)
             raise outcome.error or RefreshError(self.name, outcome.reason)
         entry = outcome.slot.entry
+        if isinstance(entry.content, Refusal):
+            raise RefreshError(self.name, entry.content.reason)
         read = self._read(entry, home, frame)
-        if read is None:
-            raise RefreshError(self.name, entry.content.reason if isinstance(entry.content, Refusal) else "unreadable")
-        return read[0]
+        # Another process has made it of types that this one does not know.
+        return self(*args, **kwargs) if read is None else read[0]
 
     # What a task is made of ----------------------------------------------------------------------------
 
@@ -352,10 +350,10 @@ def cached(
 
     The key is module, qualified name, ``version`` and all arguments (of a method, the object too), which are
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
-    the result, and it comes back as what it was. Such values in the function's closure, as they are when it is made,
-    are part of the key as well; anything else there is not. A function that is made in a view and closes over
-    something else (an object of the visitor, perhaps) is called each time. Of two functions of one name (lambdas, say)
-    whose code is not the same, one raises ``ConfigError`` when it is called.
+    the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
+    function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
+    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. Of two
+    functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
@@ -407,6 +405,8 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
             value = function._function(*_positional(function, arguments), **_named(function, arguments))
         except Exception as error:
             return Failure("exception", None, asked, personal(error, function.name))
+    if function.is_personal():  # since it was called: its result is that of one visitor
+        return Failure("closure")
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
         return Refusal("revalidate-0")
@@ -425,7 +425,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
 
 
 def _arguments(task: Task) -> dict[str, Any]:
-    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]))
+    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]), values.every)
     return arguments
 
 

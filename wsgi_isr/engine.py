@@ -18,7 +18,7 @@ from . import remote
 from .config import Config
 from .data import at_home, produce_data, tags_of_data
 from .draft import Drafts, Visitor, answering
-from .entry import Refusal
+from .entry import Codec, Refusal
 from .events import Events
 from .fill import Fill
 from .flight import Flight, leading, led
@@ -87,6 +87,7 @@ class Engine:
         self.clock = clock or time.time
         self.monotonic = monotonic or time.monotonic
         self.drafts = Drafts(settings.secret, settings.namespace, self.clock)
+        self.codec = Codec(settings.signing_key, settings.namespace)
         self.local = Local(settings.local_bytes)
         self.invalidator = Invalidator(store, settings.namespace, settings.journal, events, after=self.forget)
         self.stamps = Stamps(
@@ -133,6 +134,7 @@ class Engine:
             threads=settings.background_threads,
             queue=settings.background_queue,
             uncacheable_ttl=settings.uncacheable_ttl,
+            codec=self.codec,
             clock=self.clock,
             monotonic=self.monotonic,
             pause=pause or time.sleep,

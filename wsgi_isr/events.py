@@ -107,7 +107,7 @@ class StoreFailed(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A stored value was damaged, of another schema, or another key's; it counts as missing."""
+    """A stored value was damaged, forged, of another schema, or another key's; it counts as missing."""
 
     key: str
     reason: str
@@ -128,14 +128,14 @@ class Invalidated(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """Our own code, or a callable given to a rule, raised; the visitor got the app's own answer.
+    """``where`` is the part of the cache, or the callable of a rule, that raised ``cause``.
 
-    ``effect`` says so in the log, or what else came of it: the ``close()`` of a body may raise after a complete page.
+    ``outcome`` says what follows from that, for people; empty where nothing is known of it.
     """
 
     where: str
     cause: Exception
-    effect: str = "the page was not cached"
+    outcome: str = ""
 
 
 Event = (

@@ -17,9 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from . import entry as codec
 from . import remote
-from .entry import Content, Entry, Refusal
+from .entry import Codec, Content, Entry, Refusal
 from .errors import InvalidationError, StoreError, StoreUnavailable
 from .events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
 from .flight import Flight, Flights, leading
@@ -69,12 +68,13 @@ class Fill(Renders):
         threads: int,
         queue: int,
         uncacheable_ttl: float,
+        codec: Codec,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         parts = produce, tags_of, store, local, leases, stamps, events
-        super().__init__(*parts, uncacheable_ttl=uncacheable_ttl, clock=clock, monotonic=monotonic)
+        super().__init__(*parts, uncacheable_ttl=uncacheable_ttl, codec=codec, clock=clock, monotonic=monotonic)
         self._adopts = adopts
         self._most_coming = max(1, queue // 4)
         self._pause = pause
@@ -242,9 +242,9 @@ class Fill(Renders):
         else:
             outcome = self._work(task)
         if isinstance(outcome, Made) and outcome.stored:
-            return remote.MADE + digest(codec.pack(outcome.slot.entry))
+            return remote.MADE + digest(self._codec.pack(outcome.slot.entry))
         if isinstance(outcome, (Made, Found)):
-            return remote.FOUND + digest(codec.pack(outcome.slot.entry))
+            return remote.FOUND + digest(self._codec.pack(outcome.slot.entry))
         if isinstance(outcome, BackingOff):
             return remote.RESTING
         if isinstance(outcome, Failed):

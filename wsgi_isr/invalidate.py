@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from . import keys
@@ -125,7 +125,8 @@ class Invalidator:
         try:
             self.journal.keep(Kept(self._space, names, mode))
         except OSError as error:
-            self._events.emit(Broken(f"the journal {self.journal.path}", error))
+            outcome = "it does not keep the undelivered tags"
+            self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
         return self.journal.path
 
@@ -135,7 +136,9 @@ class Invalidator:
         except InvalidationError as error:
             return error.delivered
         except OSError as error:
-            self._events.emit(Broken("the journal", error))
+            assert self.journal is not None
+            outcome = "the next invalidation tries it again"
+            self._events.emit(Broken(f"replaying the journal {self.journal.path}", error, outcome))
             return ()
 
     def replay(self) -> tuple[str, ...]:
@@ -172,7 +175,8 @@ class Kept(NamedTuple):
 class Journal:
     """A file of JSON lines, locked while it is read or written, and on the disk before a call returns.
 
-    It may be shared by any number of processes on a machine, and by several namespaces.
+    It may be shared by any number of processes on a machine, and by several namespaces. New files have mode 0600, and
+    a new directory 0700.
     """
 
     def __init__(self, path: str) -> None:
@@ -203,7 +207,7 @@ class Journal:
         with self._locked():
             if entry in self._read():
                 return
-            with open(self.path, "ab") as file:
+            with open(self.path, "ab", opener=_private) as file:
                 # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
                 file.write(b"\n" + _line(entry))
                 file.flush()
@@ -225,7 +229,10 @@ class Journal:
     def _replace(self, entries: list[Kept]) -> None:
         """All or nothing: a crash leaves the old file, and delivering its lines again is harmless."""
         beside = f"{self.path}.{os.getpid()}"
-        with open(beside, "wb", opener=_no_link) as file:
+        # One that a crash left behind, or a link that another user has put there, is not written to.
+        with suppress(FileNotFoundError):
+            os.unlink(beside)
+        with open(beside, "xb", opener=_private) as file:
             file.writelines(map(_line, entries))
             file.flush()
             os.fsync(file.fileno())
@@ -234,15 +241,16 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # A file of its own: the journal itself is replaced, and a lock on it would go with it.
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        with open(self._lock, "ab", opener=_no_link) as lock:
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), mode=0o700, exist_ok=True)
+        with open(self._lock, "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 
-def _no_link(path: str, flags: int) -> int:
-    """Open a file whose name is made here, and never what a link in its place leads to."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+def _private(path: str, flags: int) -> int:
+    """Open a file that, where it is new, is for this user only: tags and paths may be private, as in the store. A link
+    in its place is not followed."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 def _line(entry: Kept) -> bytes:

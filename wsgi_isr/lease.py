@@ -326,7 +326,8 @@ class Keeper:
                         self.finish(watch)
             except Exception as error:
                 # One lease less is bad; no keeper for all the others would be worse.
-                self._events.emit(Broken("keeping a lease", error))
+                outcome = "its render goes on, and another process may begin the same one"
+                self._events.emit(Broken("keeping a lease", error, outcome))
 
     def _next(self, watch: Watch) -> float:
         now = self._clock()

@@ -155,7 +155,8 @@ class Listings:
             paths = frozenset(listed.path for listed in self._rules.listed(policy))
         except Exception as error:
             # Not asked again at once: it may have taken its time to fail.
-            self._events.emit(Broken(f"rule {policy.name!r}: paths", error))
+            outcome = "the last known list counts; without one, the app answers for every path"
+            self._events.emit(Broken(f"rule {policy.name!r}: paths", error, outcome))
             return _Known(known.paths if known is not None else None, self._monotonic(), epochs)
         return _Known(paths, self._monotonic(), epochs)
 

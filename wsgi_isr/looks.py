@@ -40,13 +40,15 @@ _AT_ALL = {
 
 #: What says of a client who it is, besides the headers that it has sent.
 CLIENT = ("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT")
-#: What answers do not depend on, or that a cache sees to itself.
-_OF_A_CONNECTION = frozenset(
+#: What is the same in a render, and what answers do not depend on, or a cache sees to itself.
+_OF_EVERY_REQUEST = frozenset(
     {
+        *("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI"),
         *("HTTP_ACCEPT_ENCODING", "HTTP_CACHE_CONTROL", "HTTP_CONNECTION", "HTTP_HOST", "HTTP_PRAGMA"),
         *("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH"),
     }
 )
+_OF_THE_SERVER = ("wsgi.", "SERVER_", "gunicorn.", "uwsgi.", "mod_wsgi.")
 #: In place of a variable: the app has gone through all headers.
 ALL = "*"
 
@@ -94,9 +96,10 @@ class _Watch(str):
 
 
 def sent_by(client: Mapping[str, Any]) -> set[str]:
-    """Return the environ variables of a request by which an answer could be for this client alone."""
-    sent = {name for name in client if name.startswith("HTTP_") and name not in _OF_A_CONNECTION}
-    return sent.union(CLIENT)
+    """Return the variables of a client's environ by which an answer could be for this client alone: its headers, its
+    address, and what middlewares outside have found out about it."""
+    own = {name for name in client if name not in _OF_EVERY_REQUEST and not name.startswith(_OF_THE_SERVER)}
+    return own.union(CLIENT)
 
 
 def watched(environ: dict[str, Any], names: Iterable[str] = WATCHED) -> tuple[dict[str, Any], set[str]]:

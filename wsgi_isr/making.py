@@ -6,11 +6,10 @@ from urllib.parse import urlencode
 
 from werkzeug.test import run_wsgi_app
 
-from . import entry as codec
 from . import links
 from . import options as o
 from .config import HOST
-from .entry import Content, Refusal
+from .entry import Content, Entry, Refusal
 from .errors import ConfigError, ISRError, StoreError
 from .export import Answer
 from .keys import PageKey, Site, canonical, path_tag, site_of_url
@@ -71,7 +70,7 @@ class Maker:
         self._isr = isr
         self._site = site
         live = isr.begin()
-        self._fill, self._keeps = live.fill, live.keeps
+        self._fill, self._keeps, self._codec = live.fill, live.keeps, live.codec
         self.here = here_of(site)
 
     def own_path(self, url: str) -> str | None:
@@ -124,11 +123,11 @@ class Maker:
             self._check_kept(page, entry)
         return True, entry.content
 
-    def _check_kept(self, page: Page, entry: codec.Entry) -> None:
+    def _check_kept(self, page: Page, entry: Entry) -> None:
         """Ours was not stored. :raises Fail: and it should have been: the store has none that is as new."""
         if not self._keeps:
             return
-        if len(codec.pack(entry)) > self._isr.store.max_value:
+        if len(self._codec.pack(entry)) > self._isr.store.max_value:
             raise Fail("it is larger than what the store takes")
         try:
             kept = self._fill.kept(page.task)

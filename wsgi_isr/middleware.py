@@ -131,7 +131,7 @@ class ISR:
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
-            self.events.emit(Broken("the cache", error))
+            self.events.emit(Broken("the cache", error, "the app answers the request itself"))
             page = found = PassedOn("broken", draft=draft)
         if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
             # It failed for somebody without cookies. That says nothing about who has some.
@@ -158,7 +158,8 @@ class ISR:
             try:
                 return shell_of(policy.fallback, environ)
             except Exception as error:
-                self.events.emit(Broken(f"rule {policy.name!r}: fallback", error))
+                outcome = "the visitor waits for the page"
+                self.events.emit(Broken(f"rule {policy.name!r}: fallback", error, outcome))
         with nullcontext() if page.personal else on_behalf_of(environ):
             found = live.fill.get(page.task, page.suits)
         if isinstance(found, Served):
@@ -235,7 +236,8 @@ class ISR:
                     self.begin().invalidator.invalidate([written])
                 except Exception as error:
                     # The write has happened and must be answered; the journal, if any, has the rest.
-                    self.events.emit(Broken(f"invalidating {written!r} after a write", error))
+                    outcome = "the write is answered, and the cached page may be the one from before it"
+                    self.events.emit(Broken(f"invalidating {written!r} after a write", error, outcome))
 
         return notice
 

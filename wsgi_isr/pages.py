@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from . import options as o
 from .config import Config
-from .entry import Content
+from .entry import Codec, Content
 from .errors import RefreshError
 from .events import Events
 from .freshness import Bypass
@@ -75,7 +75,9 @@ class Pages:
     def begin_anew(self) -> None:
         """After a fork: locks of the parent do not exist here."""
         #: For whom pages are made.
-        self.sites = Sites(self._settings, self._matcher.is_own, self._store, Keyspace(self._settings.namespace).sites)
+        settings = self._settings
+        codec = Codec(settings.signing_key, settings.namespace)
+        self.sites = Sites(settings, self._matcher.is_own, self._store, Keyspace(settings.namespace).sites, codec)
         stamps = self._stamps if self._store.keeps else None
         self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
 

@@ -13,8 +13,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from . import entry as codec
-from .entry import Content, Entry, Lifetime, Proof, Refusal, Value
+from .entry import Codec, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value
 from .errors import InvalidationError, StoreError
 from .events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from .freshness import Failure, Fresh, Personal, Stale, Standing, Storable, Uncacheable, Verdict, judge
@@ -54,6 +53,7 @@ class Renders:
     :param produce: renders a task; an exception from it is a failed render.
     :param tags_of: the tags that a task's page has before it is rendered.
     :param uncacheable_ttl: seconds for which it is remembered that a page may not be stored.
+    :param codec: how entries are stored.
     :param clock: Unix time in seconds, comparable between processes (ages). :param monotonic: seconds for durations.
     """
 
@@ -68,6 +68,7 @@ class Renders:
         events: Events,
         *,
         uncacheable_ttl: float,
+        codec: Codec,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,6 +80,7 @@ class Renders:
         self._stamps = stamps
         self._events = events
         self._uncacheable_ttl = uncacheable_ttl
+        self._codec = codec
         self._clock = clock
         self._monotonic = monotonic
         self._keeper = Keeper(monotonic, events)
@@ -115,8 +117,8 @@ class Renders:
         if data is None:
             return None
         try:
-            return codec.unpack(data, task.text)
-        except codec.UnreadableEntry as error:
+            return self._codec.unpack(data, task.text, task.data)
+        except UnreadableEntry as error:
             self._events.emit(Unreadable(task.page, str(error)))
             return None
 
@@ -261,11 +263,11 @@ class Renders:
             absent = self._absent(product)
             proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried), absent)
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
-            packed = codec.pack(entry)
+            packed = self._codec.pack(entry)
             if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
                 # There may be room for the page, if not for all its codings.
                 entry = replace(entry, content=entry.content._replace(coded=()))
-                packed = codec.pack(entry)
+                packed = self._codec.pack(entry)
         except Exception as raised:  # a header or a tag that is no text after all
             self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)

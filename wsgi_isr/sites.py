@@ -15,9 +15,10 @@ from typing import Any
 
 import msgpack
 
-from .config import Settings
+from .config import HOST, Settings
+from .entry import Codec
 from .errors import StoreError
-from .keys import Site, site_of, site_of_url
+from .keys import MAX_HOST, MAX_URL, Site, decoded, site_of, site_of_url
 from .stores.base import Store
 
 _log = logging.getLogger("wsgi_isr")
@@ -34,11 +35,11 @@ class Sites:
     """A few sites, the first of which is taken for the site itself. Where there is room for no more, newcomers are left
     out: whoever sends many hosts wants to push the real one out.
 
-    :param is_own: whether there are pages for a site. :param key: where the store keeps them.
+    :param is_own: whether there are pages for a site. :param key: where the store keeps them. :param codec: how.
     """
 
     def __init__(
-        self, settings: Settings, is_own: Callable[[Site], bool], store: Store, key: str, most: int = 16
+        self, settings: Settings, is_own: Callable[[Site], bool], store: Store, key: str, codec: Codec, most: int = 16
     ) -> None:
         self._canonical = site_of_url(settings.canonical_url) if settings.canonical_url else None
         exact = [host for host in settings.hosts if not host.startswith("*")]
@@ -46,6 +47,7 @@ class Sites:
         self._is_own = is_own
         self._store = store
         self._key = key
+        self._codec = codec
         self._most = most
         is_fixed = self._canonical is not None or (bool(exact) and len(exact) == len(settings.hosts))
         #: For how many of them a refresh renders.
@@ -88,7 +90,7 @@ class Sites:
 
     def _told(self) -> list[Site]:
         try:
-            told = _read(self._store.get(self._key))
+            told = self._read(self._store.get(self._key))[: self._most]
         except StoreError:
             return []
         return [site for site in told if self._is_own(site)]
@@ -120,10 +122,10 @@ class Sites:
         try:
             for _ in range(4):
                 held = self._store.gets(self._key)
-                told = _read(held.value) if held is not None else []
+                told = self._read(held.value) if held is not None else []
                 if site in told or len(told) >= self._most:
                     return
-                packed = msgpack.packb([*told, site])
+                packed = self._codec.seal(msgpack.packb([*told, site]), "sites")
                 if held is None:
                     done = self._store.add(self._key, packed)
                 else:
@@ -133,16 +135,31 @@ class Sites:
         except StoreError:
             pass
 
+    def _read(self, data: bytes | None) -> list[Site]:
+        """Return the sites in ``data``. One that no visitor can have come to is left out; damaged bytes hold none."""
+        if data is None:
+            return []
+        try:
+            stored = msgpack.unpackb(self._codec.unseal(data, "sites"), use_list=False)
+        except Exception:  # msgpack raises half a dozen kinds
+            return []
+        return [Site(*site) for site in stored if _is_site(site)] if type(stored) is tuple else []
+
 
 _answering: ContextVar[tuple[Sites | None, Site | None]] = ContextVar("wsgi_isr_site", default=(None, None))
 
 
-def _read(data: bytes | None) -> list[Site]:
-    """What is damaged is nothing."""
+def _is_site(site: Any) -> bool:
+    """Return whether this is a scheme, a host and a mount point, as a request has them: pages are rendered for it."""
+    if type(site) is not tuple or len(site) != 3 or not all(type(part) is str for part in site):
+        return False
+    scheme, host, script = site
+    if scheme not in ("http", "https") or len(host) > MAX_HOST or not HOST.match(host) or len(script) > MAX_URL:
+        return False
     try:
-        return [Site(*map(str, site)) for site in msgpack.unpackb(data)] if data else []
-    except Exception:  # msgpack raises half a dozen kinds; a wrong shape raises more
-        return []
+        return script == "" or decoded(script).startswith("/")
+    except UnicodeError:
+        return False
 
 
 def _warn_of(hosts: list[str]) -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +21,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Boom, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site, all_at_once
-from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached
+from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, values
 from wsgi_isr.data import Cached
 from wsgi_isr.events import Refused
 from wsgi_isr.flight import Flight
@@ -740,6 +741,109 @@ def test_a_stored_piece_of_data_that_is_older_than_its_invalidation_makes_no_fre
     assert here.visit("/a").body == b"n2"
 
 
+# Dataclasses --------------------------------------------------------------------------------------------
+
+MODELS = """
+from dataclasses import dataclass, field
+
+@dataclass(frozen=True)
+class Author:
+    name: str
+
+@dataclass
+class Post:
+    title: str
+    author: Author
+    words: int = field(init=False, default=0)
+
+    def __post_init__(self):
+        print("post-init", end=" ")
+        self.words = len(self.title.split())
+
+def load():
+    return [Post("two words", Author("ada"))]
+"""
+READERS = {
+    "annotated": "from models import Post, load as read",  # and Author is in the annotation of a field
+    "imported": "from models import Post, Author, load as read",
+    "module": "import models\nread = models.load",
+    "unannotated": "from models import load as read",
+    "for type checkers": "from typing import TYPE_CHECKING\nfrom models import load as read\n"
+    "if TYPE_CHECKING:\n    from models import Post",
+}
+ANNOTATIONS = {"annotated": "-> list[Post]", "for type checkers": "-> 'list[Post]'"}
+
+
+@pytest.fixture
+def read_posts(tmp_path: Any) -> Callable[[str], tuple[str, str]]:
+    """Has a process of its own call a cached function twice, and returns what it prints and what it logs."""
+    (tmp_path / "models.py").write_text(MODELS)
+    options = {"WSGI_ISR_STORE": f"sqlite:///{tmp_path}/cache.db", "PYTHONPATH": str(tmp_path)}
+
+    def run(way: str) -> tuple[str, str]:
+        script = (
+            f"import sys\nfrom wsgi_isr import cached\n{READERS[way]}\n"
+            f"@cached\ndef posts(){ANNOTATIONS.get(way, '')}:\n    print('called', end=' ')\n    return read()\n"
+            "for _ in range(2):\n    (post,) = posts()\n"
+            "    print(post.title, post.author.name, post.words, type(post).__module__, end='; ')\n"
+        )
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, env={**os.environ, **options}, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+SEEN = "two words ada 2 models; "
+
+
+@pytest.mark.parametrize("way", ["annotated", "imported", "module"])
+def test_a_process_reads_dataclasses_that_another_one_has_kept(
+    read_posts: Callable[[str], tuple[str, str]], way: str
+) -> None:
+    assert read_posts(way) == (f"called post-init {SEEN}{SEEN}", "")
+    assert read_posts(way) == (f"{SEEN}{SEEN}", "")
+
+
+@pytest.mark.parametrize("way", ["unannotated", "for type checkers"])
+def test_a_process_that_cannot_tell_what_a_function_returns_calls_it_once_and_says_what_to_write(
+    read_posts: Callable[[str], tuple[str, str]], way: str
+) -> None:
+    assert read_posts(way) == (f"called post-init {SEEN}{SEEN}", "")
+    shown, said = read_posts(way)
+    assert shown == f"called post-init {SEEN}{SEEN}"
+    assert "__main__:posts: what is kept cannot be read (models:Author is not allowed" in said
+    assert "annotate the result, such as -> Author" in said
+
+
+def test_a_refresh_by_a_process_of_other_types_returns_the_result_all_the_same(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, calls = make_site(), []
+    elsewhere = ModuleType("another_module_of_this_test")
+    monkeypatch.setitem(sys.modules, elsewhere.__name__, elsewhere)
+    exec("from dataclasses import dataclass\n@dataclass\nclass Price:\n    amount: int", vars(elsewhere))
+
+    class Forgetful(dict[str, type]):
+        """The first call is another process's: this one learns nothing from it."""
+
+        def __setitem__(self, name: str, kind: type) -> None:
+            if len(calls) > 1:
+                super().__setitem__(name, kind)
+
+    monkeypatch.setattr(values, "_encoded", Forgetful())
+
+    @cached
+    def price() -> Any:
+        calls.append(1)
+        return vars(elsewhere)["Price"](len(calls))
+
+    assert price.refresh().amount == 2
+    assert (price().amount, len(calls)) == (2, 2)
+    assert site.isr
+
+
 # What cannot be kept ------------------------------------------------------------------------------------
 
 
@@ -852,11 +956,20 @@ def test_an_own_profile_is_known_where_it_is_used(make_site: MakeSite, source: S
 
 def test_two_functions_of_one_name_do_not_get_each_other_s_results(make_site: MakeSite) -> None:
     site = make_site()
-    first, second = cached(lambda: "first"), cached(lambda: "second")
+    names: dict[str, Any] = {"cached": cached, "__name__": __name__}
+    exec("first, second = cached(lambda: 'first'), cached(lambda: 'second')", names)  # as in a module
+    first, second = names["first"], names["second"]
     assert second() == "second"
     with pytest.raises(ConfigError, match="another cached function has this name"):
         first()
     one, other = cached(version=2)(lambda: "one"), cached(version=3)(lambda: "other")
+    assert (one(), other(), one(), one.refresh(), other.refresh()) == ("one", "other", "one", "one", "other")
+    assert site.isr
+
+
+def test_two_functions_of_one_name_inside_of_another_are_told_apart_by_their_code(make_site: MakeSite) -> None:
+    site = make_site()
+    one, other = cached(lambda: "one"), cached(lambda: "other")
     assert (one(), other(), one(), one.refresh(), other.refresh()) == ("one", "other", "one", "one", "other")
     assert site.isr
 

@@ -313,11 +313,14 @@ def test_nothing_in_the_name_of_a_host_breaks_out_of_the_line(
 
     store = MemoryStore(clock=clock)
     first = make_site(revalidate=600, store=store)
-    told = first.isr.pages.sites._key
-    store.set(told, msgpack.packb([("http", "a\nb\u202e", ""), ("http", "x" * 5000, "")]))
+    sites = first.isr.pages.sites
+    stored = [("http", host, "") for host in ("a\nb\u202e", "x" * 5000, "y" * 261)]
+    store.set(sites._key, sites._codec.seal(msgpack.packb(stored), "sites"))
     first.visit("/a")
     (said,) = warnings(caplog)
     assert said.isprintable()
+    assert "yyy" in said
+    assert "xxx" not in said
     assert len(said) < 1000
 
 

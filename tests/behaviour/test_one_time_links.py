@@ -134,6 +134,12 @@ def test_an_answer_that_may_be_another_visitors_is_not_given(
     assert seen.body == b"2"
 
 
+def test_an_app_that_looks_at_what_a_middleware_outside_has_noted_is_called_with_that(make_site: MakeSite) -> None:
+    link = Link(lambda environ: environ.get("myapp.user", "nobody"))
+    site = make_site(app=link, revalidate=60, watcher="werkzeug")
+    assert site.visit(MAGIC, extra={"myapp.user": "alice"}).body == b"used"
+
+
 def test_head_is_answered_without_the_body(make_site: MakeSite) -> None:
     seen = make_site(app=Link(), revalidate=60, watcher="nobody").visit(MAGIC, method="HEAD")
     assert (seen.body, seen.headers["Content-Length"], seen.headers["Set-Cookie"]) == (b"", "8", "session=1")

@@ -431,7 +431,7 @@ def test_a_close_that_fails_is_reported(make_site: MakeSite, origin: Origin, cap
     site.visit("/a")
     (event,) = site.happened(Broken)
     assert isinstance(event.cause, Unclosed)
-    assert "rule '*': close() of the body raised; the outcome of the render stands" in caplog.text
+    assert "rule '*': close() of the body failed; the outcome of the render stands" in caplog.text
     assert "Unclosed" in caplog.text
 
 

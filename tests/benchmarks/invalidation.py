@@ -23,8 +23,7 @@ from tests.benchmarks.nodes import client, running, url_of
 from tests.benchmarks.paths import answer
 from tests.benchmarks.report import Budget, CannotRun, Report, Table, ratio
 from wsgi_isr import ISR, Rule
-from wsgi_isr import entry as codec
-from wsgi_isr.entry import Content, Entry
+from wsgi_isr.entry import Codec, Content, Entry
 from wsgi_isr.keys import Keyspace, PageKey
 from wsgi_isr.stores.parts import pack
 
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from tests.support.memcached import Memcached
 
 PAGES = 1_000_000
+CODEC = Codec()
 #: What memcached may take at most; the pages need less.
 MEGABYTES = 2048
 #: Seconds after which filling is given up.
@@ -140,7 +140,7 @@ def _fill(node: Memcached, isr: ISR) -> None:
     data = isr.store.get(space.page(text))
     if data is None:
         raise AssertionError("the page that ISR has just stored is not where its key says")
-    items = _items(codec.unpack(data, text), space)
+    items = _items(CODEC.unpack(data, text), space)
     deadline = time.monotonic() + PATIENCE
     done = 1
     with client(node, timeout=PATIENCE) as connection:
@@ -161,7 +161,7 @@ def _items(first: Entry, space: Keyspace) -> Iterator[tuple[str, bytes]]:
         etag = hashlib.blake2b(body, digest_size=len(content.etag) // 2).hexdigest()
         text = _key_text(number)
         entry = Entry(text, Content(content.status, content.headers, body, etag), *times, first.proof)
-        yield space.page(text), pack(codec.pack(entry))
+        yield space.page(text), pack(CODEC.pack(entry))
 
 
 def _key_text(number: int) -> str:

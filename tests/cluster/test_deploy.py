@@ -737,8 +737,8 @@ def alarms_of_the_guide() -> list[str]:
     return [alarm for cell in cells for alarm in cell.strip("`").split("`, `")]
 
 
-#: What their developers read: :mod:`wsgi_isr.data` says of a function, and once, why it is not kept.
-OF_THE_APP = {"data.py"}
+#: Warnings for the developers of an app: why a function's result is not kept.
+OF_THE_APP = {"data.py", "functions.py"}
 
 
 def test_every_warning_that_is_logged_is_in_the_guide() -> None:

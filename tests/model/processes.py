@@ -14,8 +14,7 @@ from tests.model.explorer import System
 from tests.model.gate import Gate, Program
 from tests.model.protocol import PAGE, epoch_key, on_two_nodes, tag_key
 from tests.model.protocol import show as show_model
-from wsgi_isr import entry as codec
-from wsgi_isr.entry import Content, Lifetime, Refusal, Value
+from wsgi_isr.entry import Codec, Content, Entry, Lifetime, Refusal, Value
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, Event, Events
 from wsgi_isr.fill import Fill
@@ -103,6 +102,7 @@ class Process:
             threads=0,
             queue=0,  # the background takes nothing: what renders is a program of its own
             uncacheable_ttl=60.0,
+            codec=Codec(),
             clock=lambda: 0.0,
             monotonic=lambda: self.now,
         )
@@ -150,7 +150,7 @@ class Process:
         assert not self.troubles, self.troubles
 
 
-def _version(entry: codec.Entry) -> int:
+def _version(entry: Entry) -> int:
     content = entry.content
     assert not isinstance(content, Refusal)
     return int(content.data if isinstance(content, Value) else content.body)
@@ -329,7 +329,7 @@ def show(key: str, value: Any) -> str:
     if not isinstance(value, bytes):
         return "missing" if value is None else str(value)
     if key in (PAGE, DATA):
-        entry = codec.unpack(value, (TASK if key == PAGE else DATA_TASK).text)
+        entry = Codec().unpack(value, (TASK if key == PAGE else DATA_TASK).text, key == DATA)
         stamps = ", ".join(f"{tag}={show('', stamp) or 'invalid'}" for tag, stamp in entry.proof.tags)
         valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in entry.proof.valid_at)
         return f"v{_version(entry)} [{stamps}; valid at {valid_at or 'none'}]"

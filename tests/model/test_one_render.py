@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.model.turns import Actor, Killed, Stage
 from wsgi_isr import flight, stamps
 from wsgi_isr import lease as leases
-from wsgi_isr.entry import Content, Entry, Lifetime, unpack
+from wsgi_isr.entry import Codec, Content, Entry, Lifetime
 from wsgi_isr.events import Events
 from wsgi_isr.fill import LOOK_AGAIN, Fill
 from wsgi_isr.freshness import Storable
@@ -118,6 +118,7 @@ class Process:
             threads=4,
             queue=64,
             uncacheable_ttl=60,
+            codec=Codec(),
             clock=world.clock,
             monotonic=world.clock,
             pause=world.pause,
@@ -202,7 +203,7 @@ class World:
 
     def wrote(self, key: str, value: bytes, done: bool) -> bool:
         if done and key == TASK.page:
-            entry = unpack(value, TASK.text)
+            entry = Codec().unpack(value, TASK.text)
             if self.stored:
                 self.check(entry.started >= self.stored[-1].started, "a late writer won")
             self.stored.append(entry)
@@ -287,7 +288,7 @@ class World:
 
     def entry(self) -> Entry | None:
         data = self.store.get(TASK.page)
-        return None if data is None else unpack(data, TASK.text)
+        return None if data is None else Codec().unpack(data, TASK.text)
 
     def age(self, entry: Entry) -> float:
         return self.now - entry.created

@@ -16,7 +16,7 @@ from tests.model.processes import Parts, TimedFill
 from tests.model.protocol import PAGE
 from tests.model.situations import search
 from tests.model.variants import Forwarding, parts_with
-from wsgi_isr import entry as codec
+from wsgi_isr.entry import Codec
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.stores.base import Token
 from wsgi_isr.task import Task
@@ -103,7 +103,7 @@ def _real(situation: str, parts: Parts | None = None) -> System:
 def _later_entry_by_earlier(key: str, old: Any, new: Any) -> str | None:
     if key != PAGE:
         return None
-    began = [codec.unpack(value, processes.TASK.text).started for value in (old, new)]
+    began = [Codec().unpack(value, processes.TASK.text).started for value in (old, new)]
     return _later_by_earlier(key, *began)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from wsgi_isr.entry import Content, Lifetime
+from wsgi_isr.entry import Codec, Content, Lifetime
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events
 from wsgi_isr.fill import Fill
@@ -194,6 +194,7 @@ class Process:
             threads=threads,
             queue=queue,
             uncacheable_ttl=60,
+            codec=Codec(),
             clock=clock,
             monotonic=clock,
             pause=pause or clock.advance,

@@ -73,6 +73,7 @@ SAMPLES = {
     "background_queue": Sample(9, "9", "9", 9),
     "drain": Sample(0, "0", "0", 0),
     "secret": Sample("s3cret", "s3cret", '"s3cret"', "s3cret"),
+    "signing_key": Sample("k" * 16, "k" * 16, f'"{"k" * 16}"', "k" * 16),
     "debug": Sample(True, "1", "true", True),
     "profiles": Sample({"news": (30, 600)}, None, "{ news = [30, 600] }", {"news": (30, 600)}),
 }
@@ -344,3 +345,12 @@ def test_the_readme_shows_the_table_of_the_code() -> None:
     text = README.read_text(encoding="utf-8")
     shown = text.partition("<!-- options:start -->")[2].partition("<!-- options:end -->")[0]
     assert shown.strip() == option_table().strip()
+
+
+@pytest.mark.parametrize("value", ["", "k" * 15, b"k" * 16, 1234567890123456, ["k" * 16]])
+def test_a_signing_key_that_can_be_guessed_is_refused_and_never_shown(value: Any) -> None:
+    with pytest.raises(ConfigError, match="token_urlsafe") as caught:
+        Config.load(None, {"signing_key": value}, {})
+    assert caught.value.option == "signing_key"
+    assert "kkkk" not in str(caught.value)
+    assert "1234" not in str(caught.value)

@@ -10,15 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsgi_isr.entry import SCHEMA, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value, pack, unpack
+from wsgi_isr.entry import SCHEMA, Codec, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value
 
-WIRE = st.text(st.characters(max_codepoint=255), max_size=20)  # headers are bytes held as latin-1
+CODEC = Codec()
+NAMES = st.text("!#$%&'*+-.^_`|~019AZaz", min_size=1, max_size=20)
+# Headers are bytes held as latin-1.
+VALUES = st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]) | st.just("\t"), max_size=20)
 SECONDS = st.floats(0, 2**40) | st.integers(0, 2**40)
 
 CONTENTS = st.builds(
     Content,
     status=st.sampled_from(["200 OK", "404 Not Found", "301 Moved"]),
-    headers=st.lists(st.tuples(WIRE, WIRE), max_size=5).map(tuple),
+    headers=st.lists(st.tuples(NAMES, VALUES), max_size=5).map(tuple),
     body=st.binary(max_size=200),
     etag=st.text("0123456789abcdef", max_size=24),
     reads_cookies=st.booleans(),
@@ -28,7 +31,7 @@ NONCES = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=12)), max_si
 ENTRIES = st.builds(
     Entry,
     key=st.text(max_size=40),
-    content=CONTENTS | st.builds(Refusal, st.text(max_size=20)) | st.builds(Value, st.binary(max_size=200)),
+    content=CONTENTS | st.builds(Refusal, NAMES) | st.builds(Value, st.binary(max_size=200)),
     started=SECONDS,
     created=SECONDS,
     revalidate=st.none() | SECONDS,
@@ -40,7 +43,7 @@ PAGE = Entry(
     '["https","example.com","","/"]',
     Content(
         "200 OK",
-        (("Content-Type", "text/html"), ("X-Nam\xe9", "\xff")),
+        (("Content-Type", "text/html"), ("X-Name", "\t\xff")),
         b"<p>\x00hello</p>",
         "0f1e",
         True,
@@ -58,7 +61,7 @@ REFUSED = Entry("[]", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)
 
 @given(ENTRIES)
 def test_what_was_packed_comes_out_equal(entry: Entry) -> None:
-    again = unpack(pack(entry), entry.key)
+    again = CODEC.unpack(CODEC.pack(entry), entry.key, isinstance(entry.content, Value))
     assert again == entry
     assert again.size == entry.size
     if isinstance(again.content, Content):
@@ -69,44 +72,44 @@ def test_what_was_packed_comes_out_equal(entry: Entry) -> None:
 
 @pytest.mark.parametrize("entry", [PAGE, REFUSED, VALUE], ids=["page", "refusal", "value"])
 def test_a_value_cut_off_anywhere_is_unreadable(entry: Entry) -> None:
-    data = pack(entry)
+    data = CODEC.pack(entry)
     for length in range(len(data)):
         with pytest.raises(UnreadableEntry):
-            unpack(data[:length], entry.key)
+            CODEC.unpack(data[:length], entry.key, isinstance(entry.content, Value))
 
 
 @pytest.mark.parametrize("entry", [PAGE, REFUSED, VALUE], ids=["page", "refusal", "value"])
 def test_a_single_flipped_bit_anywhere_makes_a_value_unreadable(entry: Entry) -> None:
-    data = pack(entry)
+    data = CODEC.pack(entry)
     for place in range(len(data)):
         for bit in range(8):
             damaged = bytearray(data)
             damaged[place] ^= 1 << bit
             with pytest.raises(UnreadableEntry):
-                unpack(bytes(damaged), entry.key)
+                CODEC.unpack(bytes(damaged), entry.key, isinstance(entry.content, Value))
 
 
 def test_bytes_behind_the_end_make_a_value_unreadable() -> None:
     with pytest.raises(UnreadableEntry, match="checksum"):
-        unpack(pack(PAGE) + b"\x00", PAGE.key)
+        CODEC.unpack(CODEC.pack(PAGE) + b"\x00", PAGE.key)
 
 
 @given(st.binary(max_size=80))
 def test_bytes_from_elsewhere_are_unreadable(data: bytes) -> None:
     with pytest.raises(UnreadableEntry):
-        unpack(data, "[]")
+        CODEC.unpack(data, "[]")
 
 
 def test_the_value_of_another_key_is_unreadable() -> None:
     with pytest.raises(UnreadableEntry, match="another key"):
-        unpack(pack(PAGE), REFUSED.key)
+        CODEC.unpack(CODEC.pack(PAGE), REFUSED.key)
 
 
 @pytest.mark.parametrize("schema", [0, SCHEMA + 1, 255])
 def test_a_value_of_another_schema_is_unreadable_and_says_which(schema: int) -> None:
-    data = bytes([schema]) + pack(PAGE)[1:]
+    data = bytes([schema]) + CODEC.pack(PAGE)[1:]
     with pytest.raises(UnreadableEntry, match=f"schema {schema}"):
-        unpack(data, PAGE.key)
+        CODEC.unpack(data, PAGE.key)
 
 
 TIMES = [1.0, 2.0, None, None]
@@ -143,8 +146,31 @@ def sealed(value: Any) -> bytes:
     ],
 )
 def test_a_whole_value_of_another_shape_is_unreadable(value: Any) -> None:
-    with pytest.raises(UnreadableEntry):
-        unpack(sealed(value), "[]")
+    for is_data in (False, True):
+        with pytest.raises(UnreadableEntry):
+            CODEC.unpack(sealed(value), "[]", is_data)
+
+
+def test_data_in_the_place_of_a_page_is_unreadable_and_the_other_way_round() -> None:
+    for entry, is_data in ((VALUE, False), (PAGE, True)):
+        with pytest.raises(UnreadableEntry, match="another kind"):
+            CODEC.unpack(CODEC.pack(entry), entry.key, is_data)
+    assert CODEC.unpack(CODEC.pack(REFUSED), "[]", True) == CODEC.unpack(CODEC.pack(REFUSED), "[]") == REFUSED
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PAGE.content._replace(status="200\r\nSet-Cookie: a=b"),
+        PAGE.content._replace(headers=(("X-Name", "a\0"),)),
+        PAGE.content._replace(headers=(("X Name", "a"),)),
+        PAGE.content._replace(etag='"'),
+        Refusal("two words"),
+    ],
+)
+def test_nothing_is_packed_that_would_be_unreadable(content: Any) -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        CODEC.pack(Entry("[]", content, 1.0, 2.0, 60.0, None))
 
 
 @settings(max_examples=50)
@@ -167,3 +193,57 @@ def test_age_is_never_negative_whatever_the_clocks_say(entry: Entry, now: float)
 def test_the_lowest_of_two_lifetimes_takes_the_lower_of_each(one: Any, other: Any, lowest: Any) -> None:
     assert Lifetime(*one).lowest(*other) == Lifetime(*lowest)
     assert Lifetime(*other).lowest(*one) == Lifetime(*lowest)
+
+
+# Signed -------------------------------------------------------------------------------------------------
+
+KEY = "a key of more than 16 characters"
+SIGNED = Codec(KEY, "shop")
+
+
+@given(ENTRIES)
+def test_a_signed_entry_comes_out_equal(entry: Entry) -> None:
+    again = SIGNED.unpack(SIGNED.pack(entry), entry.key, isinstance(entry.content, Value))
+    assert again == entry
+
+
+def test_the_same_entry_has_the_same_signature_in_every_process() -> None:
+    assert Codec(KEY, "shop").pack(PAGE) == SIGNED.pack(PAGE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Codec(), Codec("another key of as many characters", "shop"), Codec(KEY, "blog"), Codec(KEY)],
+    ids=["no key", "another key", "another namespace", "no namespace"],
+)
+def test_an_entry_of_another_signer_is_unreadable(other: Codec) -> None:
+    with pytest.raises(UnreadableEntry, match="signature"):
+        SIGNED.unpack(other.pack(PAGE), PAGE.key)
+    with pytest.raises(UnreadableEntry, match=r"signature|checksum"):
+        other.unpack(SIGNED.pack(PAGE), PAGE.key)
+
+
+def test_a_single_flipped_bit_anywhere_makes_a_signed_value_unreadable() -> None:
+    data = SIGNED.pack(PAGE)
+    for place in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[place] ^= 1 << bit
+            with pytest.raises(UnreadableEntry):
+                SIGNED.unpack(bytes(damaged), PAGE.key)
+
+
+def test_a_signed_entry_cut_off_anywhere_is_unreadable() -> None:
+    data = SIGNED.pack(PAGE)
+    for length in range(len(data)):
+        with pytest.raises(UnreadableEntry):
+            SIGNED.unpack(data[:length], PAGE.key)
+
+
+def test_a_signature_for_one_purpose_is_none_for_another() -> None:
+    sealed_list = SIGNED.seal(b"\x90", "sites")
+    assert bytes(SIGNED.unseal(sealed_list, "sites")) == b"\x90"
+    with pytest.raises(UnreadableEntry, match="signature"):
+        SIGNED.unseal(sealed_list, "entry")
+    with pytest.raises(UnreadableEntry, match="signature"):
+        SIGNED.unseal(SIGNED.pack(PAGE), "sites")

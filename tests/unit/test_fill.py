@@ -24,7 +24,7 @@ from tests.unit.scripted import (
     task_of,
     unavailable,
 )
-from wsgi_isr.entry import Content, Entry, Lifetime, Refusal, pack, unpack
+from wsgi_isr.entry import Codec, Content, Entry, Lifetime, Refusal
 from wsgi_isr.errors import StoreUnavailable, ValueTooLarge
 from wsgi_isr.events import BackgroundFull, LeaseLost, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from wsgi_isr.fill import LOOK_AGAIN
@@ -44,7 +44,7 @@ def stored(cluster: Cluster) -> Entry:
     """What the store holds of the page."""
     data = cluster.store.get(TASK.page)
     assert data is not None
-    return unpack(data, TASK.text)
+    return Codec().unpack(data, TASK.text)
 
 
 def text_of(entry: Entry) -> str:
@@ -934,8 +934,8 @@ def test_a_write_whose_answer_was_lost_is_not_held_against_the_page() -> None:
         b"",
         b"\x00",
         b"garbage",
-        pack(Entry(TASK.text, Refusal("x"), 0, 0, 1, None))[:-1],
-        pack(Entry("another key", Refusal("x"), 0, 0, 1, None)),
+        Codec().pack(Entry(TASK.text, Refusal("x"), 0, 0, 1, None))[:-1],
+        Codec().pack(Entry("another key", Refusal("x"), 0, 0, 1, None)),
     ],
 )
 def test_an_unreadable_entry_is_said_counts_as_missing_and_is_replaced(damage: bytes) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wsgi_isr.coding import LONGEST, encoded
-from wsgi_isr.entry import Content, Entry, Refusal, pack, unpack
+from wsgi_isr.entry import Codec, Content, Entry, Refusal
 from wsgi_isr.local import MAX_PROBES, Local, Slot, _weight
 from wsgi_isr.respond import MOST_VARIANTS, Ready
 
@@ -174,7 +174,7 @@ def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(header
     packed = []
     for number in range(200):
         content = Content("200 OK", pairs, bytes(size), "0123456789abcdef")
-        packed.append(pack(Entry(key % number, content, 1.5, 2.5, 60.0, None)))
+        packed.append(Codec().pack(Entry(key % number, content, 1.5, 2.5, 60.0, None)))
     # What a client may send: long enough to matter, short enough to be for the cache.
     url = "/" + "x" * 4_000
     gc.collect()
@@ -182,7 +182,7 @@ def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(header
     try:
         local = Local(1 << 30)
         for number, data in enumerate(packed):
-            slot = local.put(key % number, unpack(data, key % number))
+            slot = local.put(key % number, Codec().unpack(data, key % number))
             for probe in range(probes):
                 local.lead((f"{url}{number}.{probe}", f"utm_id={probe}", "GET"), key % number, slot)
         taken, _ = tracemalloc.get_traced_memory()
@@ -197,14 +197,14 @@ def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(header
 def test_answers_that_are_prepared_for_whatever_visitors_take_count_as_well(headers: int, size: int) -> None:
     pairs = tuple((f"X-Header-{n}", f"value {n}") for n in range(headers))
     plain = Content("200 OK", pairs, bytes(size), "0123456789abcdef")
-    packed = pack(Entry("/", encoded(plain, [("Content-Type", "text/html")]), 1.5, 2.5, 60.0, None))
+    packed = Codec().pack(Entry("/", encoded(plain, [("Content-Type", "text/html")]), 1.5, 2.5, 60.0, None))
     names = ["gzip", "br", "zstd", "identity"]
     gc.collect()
     tracemalloc.start()
     try:
         local = Local(1 << 30)
         for number in range(200):
-            slot = local.put(str(number), unpack(packed, "/"))
+            slot = local.put(str(number), Codec().unpack(packed, "/"))
             assert isinstance(slot.entry.content, Content)
             slot.ready = Ready(slot.entry, slot.entry.content, 3.0, 3.0)
             for form in range(2 * MOST_VARIANTS):

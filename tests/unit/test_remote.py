@@ -15,7 +15,7 @@ import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled, page, shown, start, task_of
 from wsgi_isr import remote
-from wsgi_isr.entry import Content, pack, unpack
+from wsgi_isr.entry import Codec, Content
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, RenderFailed, StoreFailed
 from wsgi_isr.fill import Fill
@@ -617,7 +617,7 @@ def test_a_task_is_the_same_after_its_way() -> None:
     stored = entry.store.get(TASK.page)
     assert stored is not None
     # The digest that a word carries is of what is stored.
-    assert pack(unpack(stored, TASK.text)) == stored
+    assert Codec().pack(Codec().unpack(stored, TASK.text)) == stored
 
 
 def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_new_to_who_came_after_it() -> None:

@@ -3,13 +3,16 @@ that a store holds runs code."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import enum
+import functools
 import sys
+import typing
 import uuid
 from dataclasses import InitVar, dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Generic, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -18,9 +21,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.values import Unencodable, decode, encode
+from wsgi_isr import values
+from wsgi_isr.values import Types, Unencodable, encode, every
 
 T = TypeVar("T")
+
+
+def decode(data: bytes, allows: Any = every) -> Any:
+    return values.decode(data, allows)
+
+
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
@@ -289,6 +299,354 @@ def test_a_module_that_makes_its_names_on_demand_is_not_asked(monkeypatch: pytes
     with pytest.raises(ValueError):
         decode(rename(Point(1, 2), "lazy_for_this_test:Point", x=1, y=2))
     assert asked == []
+
+
+CALLED: list[str] = []
+
+
+@dataclass
+class Loud:
+    """Every call of its own is noted."""
+
+    x: Any
+    made: Any = field(init=False, default="made")
+
+    def __post_init__(self) -> None:
+        CALLED.append("__post_init__")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        CALLED.append("__setattr__")
+        object.__setattr__(self, name, value)
+
+    def __getattribute__(self, name: str) -> Any:
+        CALLED.append("__getattribute__")
+        return object.__getattribute__(self, name)
+
+    def __eq__(self, other: object) -> bool:
+        CALLED.append("__eq__")
+        return NotImplemented
+
+
+@dataclass
+class Handmade:
+    x: Any
+
+    def __init__(self, x: Any) -> None:
+        CALLED.append("__init__")
+        self.x = x
+
+
+@pytest.mark.parametrize("value", [Loud(1), [Loud([Handmade(2)])], {"a": (Handmade(Loud(3)),)}], ids=str)
+def test_no_code_of_a_dataclass_is_called_to_make_it(value: Any) -> None:
+    packed = encode(value)
+    CALLED.clear()
+    again = decode(packed)
+    assert CALLED == []
+    assert encode(again) == packed
+
+
+@dataclass(slots=True)
+class SlottedPlace(Slotted):
+    name: str = "here"
+    made: int = field(init=False, default=7)
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlotted:
+    x: Any
+    y: Any = field(default_factory=list)
+
+
+class PlainBase:
+    limit: int = 3
+
+
+@dataclass
+class OnPlain(PlainBase):
+    x: Any = None
+
+
+@dataclass(kw_only=True, frozen=True, order=True)
+class Ordered(Point):
+    rank: int = 0
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(SlottedPlace("a"), FrozenSlotted(1), FrozenSlotted(1, [2]), OnPlain(1), Ordered(1, rank=2)),
+        *(Priced(2.0), Box(content=Box(content=1)), Place(1, 2, "a"), Outer.Inner(OnPlain())),
+    ],
+    ids=repr,
+)
+def test_a_dataclass_of_any_form_comes_back_with_exactly_its_fields(value: Any) -> None:
+    again = decode(encode(value))
+    assert type(again) is type(value)
+    assert shape(again) == shape(value)
+    assert getattr(again, "__dict__", None) == getattr(value, "__dict__", None)
+
+
+def test_what_else_an_object_holds_is_not_kept() -> None:
+    value: Any = OnPlain(1)
+    value.more = 2
+    assert vars(decode(encode(value))) == {"x": 1}
+
+
+class Shouting:
+    """A descriptor, as the documentation of dataclasses has one."""
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return 0
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        CALLED.append("__set__")
+
+
+@dataclass
+class Described:
+    x: int = Shouting()  # type: ignore[assignment]
+
+
+@dataclass
+class WithProperty:
+    x: int
+
+    @property  # type: ignore[no-redef]
+    def x(self) -> int:
+        return 1
+
+    @x.setter
+    def x(self, value: int) -> None:
+        CALLED.append("property")
+
+
+@pytest.mark.parametrize("kind", [Described, WithProperty])
+def test_a_field_whose_assignment_runs_code_is_refused_in_both_directions(kind: Any) -> None:
+    value = kind(1)
+    CALLED.clear()
+    with pytest.raises(Unencodable, match="its field x is a"):
+        encode(value)
+    with pytest.raises(ValueError, match="its field x is a"):
+        decode(ext(5, encode_name(value, {"x": 1})))
+    assert CALLED == []
+
+
+# Which dataclasses a store may name -----------------------------------------------------------------------
+
+MODELS = """
+from __future__ import annotations
+import dataclasses, typing
+from dataclasses import dataclass
+
+@dataclass
+class Base: x: object = None
+@dataclass
+class Sub(Base): pass
+class Plain: pass
+@dataclass
+class OnPlain(Plain): x: object = None
+@dataclass
+class Author: x: object = None
+@dataclass
+class Cover: x: object = None
+@dataclass
+class Comment:
+    x: object = None
+    replies: list[Comment] = ()
+@dataclass
+class Post:
+    x: object = None
+    author: Author | None = None
+    comments: typing.Sequence["Comment"] = ()
+    covers: dict[str, tuple[Cover, ...]] = ()
+@dataclass
+class Stranger: x: object = None
+@dataclass
+class Box(typing.Generic[typing.TypeVar("T")]): x: object = None
+class Row(typing.TypedDict): cover: Cover
+Rows = typing.NewType("Rows", list)
+PostId = typing.NewType("PostId", Base)
+class Outer:
+    @dataclass
+    class Inner: x: object = None
+def load(): return Stranger()
+"""
+
+
+@pytest.fixture
+def models(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Another module of the app. Nothing of it has been encoded yet."""
+    module = ModuleType("models_of_this_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(MODELS, vars(module))
+    return module
+
+
+def function_of(source: str, **names: Any) -> Any:
+    """The function ``f`` of a module that has these names."""
+    module = ModuleType("app_of_this_test")
+    vars(module).update(names)
+    exec(source, vars(module))
+    return vars(module)["f"]
+
+
+def stored(kind: Any) -> bytes:
+    """An instance as another program would write it: this process has encoded none."""
+    names = [f.name for f in dataclasses.fields(kind)]
+    pairs = msgpack.ExtType(2, msgpack.packb([[name, None] for name in names]))
+    return ext(5, msgpack.packb([f"{kind.__module__}:{kind.__qualname__}", pairs]))
+
+
+def allowed(function: Any, models: ModuleType) -> set[str]:
+    """The dataclasses of ``models`` that a stored result of ``function`` may be of."""
+    types, found = Types(function), set()
+    for kind in [*vars(models).values(), models.Outer.Inner]:
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            try:
+                decode(stored(kind), types.allows)
+            except ValueError:
+                continue
+            found.add(kind.__qualname__)
+    return found
+
+
+def test_a_dataclass_that_is_not_allowed_is_named_with_what_to_write(models: ModuleType) -> None:
+    said = r"models_of_this_test:Outer\.Inner is not allowed: .*; annotate the result, such as -> Outer\.Inner"
+    with pytest.raises(ValueError, match=said):
+        decode(stored(models.Outer.Inner), Types(function_of("def f(): ...")).allows)
+
+
+WITH_POST = {"Post", "Author", "Comment", "Cover"}
+
+
+@pytest.mark.parametrize(
+    ("signature", "expected"),
+    [
+        ("() -> None", set()),
+        ("() -> object", set()),
+        ("() -> Any", set()),
+        ("()", set()),
+        ("() -> m.Cover", {"Cover"}),
+        ("() -> 'm.Cover'", {"Cover"}),
+        ("() -> m.Post", WITH_POST),
+        ("() -> m.Base", {"Base", "Sub"}),
+        ("() -> m.Sub", {"Sub"}),
+        ("() -> m.Plain", {"OnPlain"}),
+        ("() -> m.Comment", {"Comment"}),
+        ("() -> m.Outer.Inner", {"Outer.Inner"}),
+        ("() -> Optional[m.Cover]", {"Cover"}),
+        ("() -> m.Cover | None", {"Cover"}),
+        ("() -> 'm.Cover | None'", {"Cover"}),
+        ("() -> Union[m.Cover, m.Author, None]", {"Cover", "Author"}),
+        ("() -> list[m.Cover]", {"Cover"}),
+        ("() -> list['m.Cover']", {"Cover"}),
+        ("() -> List['m.Cover']", {"Cover"}),
+        ("() -> dict[str, list[tuple[m.Cover, ...]]]", {"Cover"}),
+        ("() -> dict[m.Author, int]", {"Author"}),
+        ("() -> Annotated[m.Cover, 'm.Stranger']", {"Cover"}),
+        ("() -> Literal['m.Stranger']", set()),
+        ("() -> T", {"Cover"}),
+        ("() -> m.Box[m.Cover]", {"Box", "Cover"}),
+        ("() -> m.Row", {"Cover"}),
+        ("() -> m.PostId", {"Base", "Sub"}),
+        ("() -> Alias", {"Cover"}),
+        (
+            "(a: m.Cover, *b: m.Author, c: 'm.Base' = None, **d: m.OnPlain)",
+            {"Cover", "Author", "Base", "Sub", "OnPlain"},
+        ),
+        ("(a: missing.Thing) -> m.Cover", {"Cover"}),
+        ("(a: 'missing.Thing') -> 'm.Cover'", {"Cover"}),
+        ("() -> '1 +'", set()),
+        ("() -> 5", set()),
+    ],
+)
+def test_an_annotation_names_the_dataclasses_of_a_result(
+    models: ModuleType, signature: str, expected: set[str]
+) -> None:
+    names = {name: getattr(typing, name) for name in ("Any", "Optional", "Union", "List", "Annotated", "Literal")}
+    names |= {"T": TypeVar("T", bound="m.Cover")}  # noqa: F821
+    names |= {"Alias": dict[str, "list[Alias] | m.Cover"]}  # noqa: F821
+    # Under another name than that of its module, and not as a module: nothing is imported.
+    holder = SimpleNamespace(**vars(models))
+    future = "from __future__ import annotations\n" if "missing" in signature else ""
+    assert allowed(function_of(f"{future}def f{signature}: ...", m=holder, **names), models) == expected
+
+
+def test_a_module_names_the_dataclasses_that_it_defines_or_imports(models: ModuleType) -> None:
+    assert allowed(function_of("def f(): ..."), models) == set()
+    assert allowed(function_of("def f(): ...", Thing=models.Post), models) == {"Post"}
+    assert allowed(function_of("def f(): ...", Outer=models.Outer), models) == {"Outer.Inner"}
+    assert len(allowed(function_of("def f(): ...", models=models), models)) == 10
+    assert len(allowed(models.load, models)) == 10
+    # A function of another module says nothing of what else that has.
+    assert allowed(function_of("def f(): ...", load=models.load), models) == set()
+
+
+def test_a_dataclass_that_this_process_has_encoded_is_known(models: ModuleType) -> None:
+    function = function_of("def f(): ...")
+    assert allowed(function, models) == set()
+    encode([models.Cover()])
+    assert allowed(function, models) == {"Cover"}
+
+
+def test_a_wrapped_function_is_annotated_in_its_own_module(models: ModuleType) -> None:
+    function = function_of("def f() -> 'm.Cover': ...", m=SimpleNamespace(**vars(models)))
+
+    @functools.wraps(function)
+    def wrapper() -> Any: ...
+
+    assert allowed(wrapper, models) == {"Cover"}
+
+
+def test_a_class_that_is_the_function_itself_is_allowed(models: ModuleType) -> None:
+    assert allowed(models.Post, models) == WITH_POST
+
+
+@pytest.mark.parametrize("function", [len, str.upper, int])
+def test_a_function_without_a_module_of_its_own_allows_nothing(models: ModuleType, function: Any) -> None:
+    assert allowed(function, models) == set()
+
+
+@pytest.mark.parametrize("name", ["Rule", "Settings", "Entry", "Asked"])
+def test_a_class_of_this_package_is_allowed_only_where_an_annotation_names_it(name: str) -> None:
+    import wsgi_isr
+    from wsgi_isr import config, entry, freshness, rules
+
+    (kind,) = [getattr(module, name) for module in (config, entry, freshness, rules) if name in vars(module)][:1]
+    modules = {"wsgi_isr": wsgi_isr, "config": config, "entry": entry, "rules": rules, name: kind}
+    assert not Types(function_of("def f(): ...", **modules)).allows(kind)
+    assert not Types(rules.check_templates).allows(kind)
+    assert Types(function_of(f"def f() -> {name}: ...", **modules)).allows(kind)
+
+
+class Proxy:
+    """Stands for something else, as a framework's ``request`` does."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        CALLED.append("__class__")
+        return type
+
+    def __getattr__(self, name: str) -> Any:
+        CALLED.append(name)
+        return Point
+
+
+class LazyModule(ModuleType):
+    def __getattribute__(self, name: str) -> Any:
+        CALLED.append(name)
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("name", ["lazy_for_this_test:x.Point", "lazy_for_this_test:Point"])
+def test_a_name_of_a_store_runs_no_code_of_proxies_and_lazy_modules(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    module = LazyModule("lazy_for_this_test")
+    monkeypatch.setitem(sys.modules, "lazy_for_this_test", module)
+    vars(module)["x"] = Proxy()
+    CALLED.clear()
+    with pytest.raises(ValueError, match="is not a dataclass"):
+        decode(rename(Point(1, 2), name, x=1, y=2))
+    assert CALLED == []
 
 
 # What cannot be kept ------------------------------------------------------------------------------------

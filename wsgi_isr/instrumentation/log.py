@@ -36,6 +36,13 @@ def log_events() -> Subscriber:
     refused: set[tuple[str, str]] = set()
     trouble: dict[str, float] = {}
 
+    def is_due(kind: str) -> bool:
+        now = time.monotonic()
+        if now < trouble.get(kind, now):
+            return False
+        trouble[kind] = now + 60
+        return True
+
     def log(event: Event) -> None:
         if isinstance(event, (Served, Used, Rendered)):
             return
@@ -56,7 +63,7 @@ def log_events() -> Subscriber:
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
         elif isinstance(event, RenderFailed):
             _log.warning(
-                "render failed: rule %r, page %s: %s; the last good page stays, next try in %.1f s",
+                "render failed: rule %r, page %s: %s; any last good page stays, next try in %.1f s",
                 event.rule,
                 event.key,
                 event.reason,
@@ -64,15 +71,14 @@ def log_events() -> Subscriber:
                 exc_info=_traceback(event.cause),
             )
         elif isinstance(event, StoreFailed):
-            kind = f"{event.verb}: {type(event.cause).__name__}"
-            now = time.monotonic()
-            if now >= trouble.get(kind, now):
-                trouble[kind] = now + 60
+            if is_due(f"{event.verb}: {type(event.cause).__name__}"):
                 _log.warning("the store failed and pages are served without it: %s", event.cause)
         elif isinstance(event, LeaseLost):
             _log.warning("a render took longer than its lease was kept: %s", event.key)
         elif isinstance(event, Unreadable):
-            _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
+            # Another program, or another version of this one, may have written thousands.
+            if is_due(f"unreadable: {event.reason}"):
+                _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
         elif isinstance(event, Invalidated):
             if event.undelivered:
                 _log.error("not delivered: the invalidation (%s) of %s", event.mode, listed(event.undelivered))
@@ -80,7 +86,9 @@ def log_events() -> Subscriber:
                 _log.debug("invalidated (%s): %s", event.mode, listed(event.tags))
         elif isinstance(event, Broken):
             cause = event.cause
-            _log.error("%s raised; %s", event.where, event.effect, exc_info=(type(cause), cause, cause.__traceback__))
+            outcome = f"; {event.outcome}" if event.outcome else ""
+            traceback = (type(cause), cause, cause.__traceback__)
+            _log.error("internal error: %s failed%s", event.where, outcome, exc_info=traceback)
         elif isinstance(event, BackgroundFull):
             _log.debug("no room for a background render: %s", event.key)
 
