@@ -35,7 +35,7 @@ test: servers style
 	$(BIN)/pytest -n auto
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults
+	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults --ignore=tests/benchmarks
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks

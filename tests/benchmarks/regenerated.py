@@ -24,9 +24,9 @@ FOLDER_VARIABLE = "BENCHMARK_FOLDER"
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """That of the worker, and those that it leaves to others."""
+    """That of the worker, and those that it leaves to others: its own, where there is no other."""
     own, *others = sorted(os.sched_getaffinity(0))
-    return {own}, set(others)
+    return {own}, set(others) or {own}
 
 
 def _take_cores() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.proxy import Proxy
 from tests.benchmarks import paths
@@ -24,17 +24,24 @@ NODES = 3
 TAGS = 100
 #: Those that every page has, at this depth: everything, its rule, its path, the prefixes /, /blog and its own.
 IMPLICIT = 6
-#: How often what is counted is counted.
-REQUESTS = 20
-ROUNDS = 100
 NOISE = "noise"
 SLUG = "tags"
+
+
+class Size(NamedTuple):
+    """How often what is counted is counted, and rounds of what is timed."""
+
+    requests: int = 20
+    rounds: int = 100
+
+
+FULL, QUICK = Size(), Size(requests=3, rounds=2)
 
 #: To each node the `get`s of one request, in order, with a letter for each key: an epoch, a tag, a page.
 Asked = list[list[str]]
 
 
-def run() -> Report:
+def run(size: Size) -> Report:
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(running(NODES))
         proxies = [Proxy(node.port) for node in nodes]
@@ -46,9 +53,9 @@ def run() -> Report:
             stack.callback(page.isr.close)
 
         wires = Wires(proxies)
-        checked = asking.count(wires, elsewhere=True)
-        quiet = asking.count(wires, elsewhere=False)
-        polled = polling.count(wires, elsewhere=False)
+        checked = asking.count(wires, size.requests, elsewhere=True)
+        quiet = asking.count(wires, size.requests, elsewhere=False)
+        polled = polling.count(wires, size.requests, elsewhere=False)
         tags = sum(planes.count("t") for node in checked for planes in node)
         if tags != IMPLICIT + TAGS:
             raise AssertionError(f"{tags} tags were asked for, so this is no check of {IMPLICIT} and {TAGS}")
@@ -57,7 +64,7 @@ def run() -> Report:
         for page in timed:
             batches[f"{page.label}, quiet"] = page.batch(elsewhere=False)
             batches[f"{page.label}, checked"] = page.batch(elsewhere=True)
-        *rows, noisy = interleaved({**batches, NOISE: noise()}, ROUNDS)
+        *rows, noisy = interleaved({**batches, NOISE: noise()}, size.rounds)
         for page in timed:
             page.prove("HIT")
 
@@ -69,7 +76,7 @@ def run() -> Report:
             Budget("round trips on a quiet site, within coherence", sum(map(len, polled)), 0),
         ],
         [
-            f"each `get` of one request on the wire, node by node, with its keys (the same {REQUESTS} times):",
+            f"each `get` of one request on the wire, node by node, with its keys (the same {size.requests} times):",
             f"  a quiet site, within coherence:          {_text(polled)}",
             f"  a quiet site, coherence=0:               {_text(quiet)}",
             f"  other pages were invalidated elsewhere:  {_text(checked)}",
@@ -97,14 +104,14 @@ class _Page:
         """:raises AssertionError: the answer is not ``label``, or not the page."""
         paths.prove(self.isr, self._environ, label)
 
-    def count(self, wires: Wires, elsewhere: bool) -> Asked:
+    def count(self, wires: Wires, requests: int, elsewhere: bool) -> Asked:
         """What each of some requests asked.
 
         :param elsewhere: before each of them, pages that have none of its tags were invalidated, on every node.
         :raises AssertionError: not the same each time, or something else than `get`.
         """
         every = []
-        for _ in range(REQUESTS):
+        for _ in range(requests):
             if elsewhere:
                 self._disturb()
             wires.trips()
