@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from tests.benchmarks.regenerated import cores
+from tests.benchmarks.cores import cores
 from tests.benchmarks.report import CannotRun
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 from cluster.request import fetch
 from tests.benchmarks import gunicorns
-from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT, cores
+from tests.benchmarks.cores import cores
+from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, undisturbed
 from tests.live.support.waiting import until
 
