@@ -1,0 +1,21 @@
+"""What attacks on the wire go against: an app that gives away its whole request, behind ``ISR``, which caches every
+page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tests.attacks.support.reflecting import reflecting
+from wsgi_isr import ISR, Rule
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+
+def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+    """The app. (Ports of clients differ, and are no secret of an attacker.)"""
+    return reflecting({name: value for name, value in environ.items() if name != "REMOTE_PORT"}, start_response)
+
+
+application = ISR(app, {"/<path:rest>": Rule(revalidate=3600, query=["page"])}, revalidate=3600)

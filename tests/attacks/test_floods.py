@@ -1,0 +1,109 @@
+"""Floods of random requests: they cost neither memory nor threads without end, and the pages that people visit stay
+hits."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from tests.attacks.support.attack import Attack, dice, scaled
+from tests.behaviour.conftest import MakeSite
+from tests.behaviour.origin import HTML, Environ
+from tests.behaviour.visitor import Clock
+from wsgi_isr.stores.memory import MemoryStore
+
+LOCAL_BYTES = 512 * 1024
+STORE_BYTES = 2 * 1024 * 1024
+#: Pages that people visit, after so many requests of the flood each time.
+VISITED = [f"/visited/{number}" for number in range(10)]
+EVERY = 20
+#: Threads that a site may begin: those that render in the background, one that keeps leases, and the test's own.
+THREADS = 8
+
+
+def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    """It has every page, redirects from some, and says of some that they are not there, may not be kept, or failed."""
+    path = environ["PATH_INFO"]
+    status, headers = "200 OK", [HTML]
+    if "missing" in path:
+        status = "404 Not Found"
+    elif "broken" in path:
+        status = "500 Internal Server Error"
+    elif "moved" in path:
+        status, headers = "301 Moved Permanently", [*headers, ("Location", "/")]
+    elif "own" in path:
+        headers = [*headers, ("Set-Cookie", "session=1")]
+    elif "asking" in path:
+        headers = [*headers, ("Cache-Control", "s-maxage=60")]
+    elif "tagged" in path:
+        headers = [*headers, ("Cache-Tag", path.replace("/", ","))]
+    start_response(status, headers)
+    return [b"<p>%s</p>" % path.encode("latin-1")[:100] * 20]
+
+
+def name(chance: random.Random) -> str:
+    return f"{chance.getrandbits(64):x}"
+
+
+FLOODS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
+    "pages": lambda chance: {"path": f"/{name(chance)}"},
+    "pages of 31 segments": lambda chance: {"path": "/" + "/".join(name(chance)[:6] for _ in range(31))},
+    "pages that are not there": lambda chance: {"path": f"/missing/{name(chance)}"},
+    "pages that fail": lambda chance: {"path": f"/broken/{name(chance)}"},
+    "pages that may not be kept": lambda chance: {"path": f"/own/{name(chance)}"},
+    "pages with tags": lambda chance: {"path": f"/tagged/{name(chance)}/{name(chance)}/{name(chance)}"},
+    "pages that the app asks for": lambda chance: {"path": f"/asking/{name(chance)}"},
+    "redirects": lambda chance: {"path": f"/moved/{name(chance)}"},
+    "queries": lambda chance: {"path": f"{chance.choice(VISITED)}?{name(chance)}={name(chance)}"},
+    "campaigns": lambda chance: {"path": f"{chance.choice(VISITED)}?utm_{name(chance)}={name(chance)}"},
+    "hosts": lambda chance: {"path": chance.choice(VISITED), "host": f"{name(chance)}.example"},
+    "mount points": lambda chance: {"path": chance.choice(VISITED), "script_name": f"/{name(chance)}"},
+    "cookies": lambda chance: {"path": chance.choice(VISITED), "cookie": f"_ga={name(chance)}; {name(chance)}=1"},
+    "headers": lambda chance: {
+        "path": chance.choice(VISITED),
+        "headers": {"Accept-Encoding": f"{name(chance)}, gzip;q=0.{chance.randrange(9)}", "X-" + name(chance): "x"},
+    },
+    "writes": lambda chance: {"path": f"/{name(chance)}", "method": "POST"},
+    "long paths": lambda chance: {"path": "/" + name(chance) * chance.randrange(1, 500)},
+}
+
+
+def check(site: Any, threads: int, attack: Attack, flood: str) -> None:
+    """What has piled up is bounded."""
+    local = site.isr._live.local
+    attack.check(local.bytes <= LOCAL_BYTES, f"{flood}: L1 has {local.bytes} bytes of {LOCAL_BYTES}")
+    attack.check(
+        len(local.probes) <= 4 * len(local), f"{flood}: {len(local.probes)} requests lead to {len(local)} pages"
+    )
+    store = site.store
+    attack.check(store._bytes <= STORE_BYTES, f"{flood}: the store has {store._bytes} bytes of {STORE_BYTES}")
+    attack.check(len(site.isr.pages.sites.known()) <= 16, f"{flood}: {len(site.isr.pages.sites.known())} sites")
+    running = [thread.name for thread in threading.enumerate()]
+    attack.check(len(running) <= threads + THREADS, f"{flood}: threads {running}")
+
+
+@pytest.mark.parametrize("options", [{"revalidate": 600}, {"revalidate": 600, "other_query": "key"}, {}], ids=str)
+def test_no_flood_is_felt_by_those_who_visit_pages(
+    make_site: MakeSite, clock: Clock, attack: Attack, options: dict[str, Any]
+) -> None:
+    for flood, request_of in FLOODS.items():
+        threads, chance = threading.active_count(), dice(f"flood of {flood}")
+        store = MemoryStore(STORE_BYTES, clock=clock)
+        site = make_site({"/visited/<number>": False}, app=app, local_bytes=LOCAL_BYTES, store=store, **options)
+        for page in VISITED:
+            site.visit(page)
+        for number in range(scaled(200)):
+            clock.advance(0.01)
+            site.visit(**request_of(chance))
+            if number % EVERY == 0:
+                for page in VISITED:
+                    seen = site.visit(page)
+                    attack.check(seen.label == "HIT", f"{flood}: {page} is {seen.label}, {seen.cache_status}")
+                site.events.clear()
+        site.settle()
+        check(site, threads, attack, flood)
+    attack.over(f"checks in {scaled(200) * len(FLOODS):,} requests")
