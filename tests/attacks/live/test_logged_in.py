@@ -25,7 +25,8 @@ ABOUT = [f"/about/{number}" for number in range(5)]
 #: (``Vary``), and all get that of a stranger.
 PLAIN, LAZY = "/plain", "/lazy"
 PAGES = ["/", *ABOUT, PLAIN, LAZY, "/touched", "/private", "/data", "/about/x.css", "/about/x;y.css"]
-USERS, STRANGER = ("alice", "bob"), "nobody"
+#: With a dot, so that no signature in base64 has one of them by chance.
+USERS, STRANGER = ("alice.liddell", "bob.hatter"), "nobody"
 CARD = re.compile(r"\[user=(\S+) token=(\S+) by=(\d+)\]")
 #: Requests of each server, and visitors at once for each of the three.
 REQUESTS, AT_ONCE = 1000, 2
