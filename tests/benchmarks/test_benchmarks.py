@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -77,10 +76,3 @@ def test_what_was_missed_weighs_more_than_what_could_not_be_run() -> None:
     line = "1 budgets met, 1 missed; measured something else: import; could not run: tags"
     assert run.judged([missed, unable, wrong], False) == (1, line)
     assert run.judged([missed, unable], True) == (2, "2 budgets not judged; could not run: tags")
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_quick_benchmark_is_another_size_of_the_same_one(name: str) -> None:
-    module = import_module(f"tests.benchmarks.{BENCHMARKS[name]}")
-    assert type(module.QUICK) is type(module.FULL)
-    assert module.QUICK != module.FULL
