@@ -1,4 +1,4 @@
-"""Fixtures of the attacks: the sites of ``tests/behaviour``, and what counts attempts."""
+"""Fixtures of the attacks: the sites of ``tests/behaviour``, and a count of attempts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["clock", "jobs", "make_site", "no_options_from_outside", "only_these_
 
 @pytest.fixture
 def attack(figure: Callable[[str], None]) -> Iterator[Attack]:
-    """Counts attempts and leaks; a test ends with ``attack.over()``, which says how many there were."""
+    """Return the count of a test, which ends with ``attack.over()``."""
     attack = Attack(figure)
     yield attack
     assert attack.is_over or not attack.leaks, attack.leaks

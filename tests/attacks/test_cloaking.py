@@ -1,5 +1,4 @@
-"""Parameter cloaking, GETs with a body, and methods that are not what they seem: what an attacker asks for in one of
-these ways is not what a stranger gets who asks for the page."""
+"""Parameter cloaking, GETs with a body, and odd methods: no stranger gets the page that an attacker has asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from wsgi_isr import Rule
 
 MARK = "attacker7f3a"
 
-#: `{}` is what the attacker wants the stranger to get.
+#: The attacker wants the stranger to get `{}`.
 QUERIES = [
     *("page=1&page={}", "page={}&page=1", "page=1;page={}", "page=1;{}", "page={}", "{}", "{}=1", "=page&={}"),
     *("utm_source=x;page={}", "utm_content=x;page={}&page=1", "utm_x=1;a={}", "page=1&utm_x=1;a={}", "gclid=1&page={}"),
@@ -45,7 +44,7 @@ QUERIES = [
     *("_method=POST&page={}", "callback={}", "format={}", "lang={}", "host={}", "page=1&x={}", "x={}&page=1"),
     *("x=" + "a" * 4000 + "&page={}", "page=1&" * 300 + "page={}", "&" * 500 + "page={}", ";" * 500 + "page={}"),
 ]
-#: What strangers ask for.
+#: Queries of strangers.
 ASKED = ["", "?page=1", "?page=2", "?page=1&page=2", "?utm_source=x", "?page=1&utm_source=x", "?page=", "?"]
 
 RULES: dict[str, Rule] = {
@@ -54,7 +53,7 @@ RULES: dict[str, Rule] = {
     "all in the key": Rule(revalidate=60, other_query="key"),
     "none declared": Rule(revalidate=60),
 }
-#: What a random query is made of.
+#: Pieces of random queries.
 PIECES = [
     "page",
     "=",
@@ -78,7 +77,7 @@ PIECES = [
 
 
 def queries() -> Iterator[str]:
-    """Those above, and random ones."""
+    """Yield the fixed and the random ones."""
     chance = dice("cloaking")
     some = ["".join(chance.choices(PIECES, k=chance.randrange(2, 12))) for _ in range(scaled(60))]
     for query in [*QUERIES, *some]:
@@ -86,7 +85,7 @@ def queries() -> Iterator[str]:
 
 
 def cloak(visit: Visit, untouched: Visit, attack: Attack) -> None:
-    """For each query a page of its own, which the attacker asks for first."""
+    """Ask for a page with each query, as an attacker, and then without it, as strangers."""
     for number, query in enumerate(queries()):
         for _ in range(2):
             visit(f"/{number}", extra={"QUERY_STRING": query})
@@ -124,7 +123,7 @@ FAT: list[dict[str, Any]] = [
     {"body": FORM, "headers": {"Expect": "100-continue"}},
     {"body": MARK.encode() * 4000},
 ]
-#: They go straight to the app, or are what GET is.
+#: Methods: GET and HEAD are for the cache, the others are for the app.
 METHODS = [
     *("GET", "HEAD", "get", "Get", "GET ", " GET", "GE\tT", "HEAD ", "head", "", "POST", "PUT", "PATCH", "DELETE"),
     *("OPTIONS", "TRACE", "CONNECT", "PURGE", "BAN", "QUERY", "PROPFIND", "SEARCH", "DEBUG", "\xff", "GET,HEAD", MARK),

@@ -1,5 +1,4 @@
-"""Web cache deception: a victim is made to ask for their own page at a URL that looks like that of a file, and a
-stranger asks for it next."""
+"""Web cache deception: a victim asks for a private page at a URL that looks like a file, and a stranger asks next."""
 
 from __future__ import annotations
 
@@ -83,7 +82,7 @@ PATHS = [
         "/account%E2%80%A6.css",
     ),
 ]
-#: What a random path is made of.
+#: Pieces of random paths.
 PIECES = [
     "/",
     "account",
@@ -104,7 +103,7 @@ PIECES = [
     "%C3%A9",
 ]
 
-#: How the app knows its victim, and what it then shows. None of it is in a stranger's request.
+#: The victim's requests. Each has a secret, which the app shows.
 VICTIMS: dict[str, dict[str, Any]] = {
     "cookie": {"cookie": "session=alice-7f3a"},
     "one of many cookies": {"cookie": "_ga=1; lang=de; session=alice-7f3a; theme=dark"},
@@ -113,7 +112,7 @@ VICTIMS: dict[str, dict[str, Any]] = {
 }
 SECRET = "alice-7f3a"
 
-#: What the app says about its pages to caches, some of it wrong.
+#: Headers of the app for caches, some of them wrong.
 HONESTY: dict[str, list[tuple[str, str]]] = {
     "says that it looks at cookies": [("Vary", "Cookie")],
     "says that it is private": [("Cache-Control", "private, max-age=60")],
@@ -133,7 +132,7 @@ RULES: dict[str, dict[str, Any]] = {
 
 
 def account(headers: list[tuple[str, str]]) -> Callable[..., Iterable[bytes]]:
-    """An app with the laxest of routers: it shows the visitor's account at every path, and files nowhere."""
+    """Return an app that shows the visitor's account at every path."""
 
     def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         known = [environ.get(name) for name in ("HTTP_COOKIE", "HTTP_AUTHORIZATION", "REMOTE_USER")]
@@ -147,7 +146,7 @@ def account(headers: list[tuple[str, str]]) -> Callable[..., Iterable[bytes]]:
 
 
 def paths() -> Iterator[str]:
-    """Those above, and random ones."""
+    """Yield the fixed and the random ones."""
     yield from PATHS
     chance = dice("deception")
     for _ in range(scaled(20)):
@@ -155,7 +154,7 @@ def paths() -> Iterator[str]:
 
 
 def deceive(visit: Visit, attack: Attack) -> None:
-    """Victims ask for each path, then a stranger does; both more than once."""
+    """Ask for each path as each victim, and then as a stranger, twice."""
     for path in paths():
         for (name, victim), _ in itertools.product(VICTIMS.items(), range(2)):
             visit(path, **victim)

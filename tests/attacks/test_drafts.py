@@ -36,7 +36,7 @@ def decoded(signature: str) -> bytes:
 
 
 def forged(genuine: str) -> Iterator[str]:
-    """What somebody could try who knows how the cookie looks, and not the secret.
+    """Yield values that an attacker can make without the secret.
 
     ``genuine`` is one that was good once: it has expired.
     """
@@ -95,13 +95,13 @@ def forged(genuine: str) -> Iterator[str]:
                     yield signed(text, salt=salt, key_derivation=derivation, digest_method=digest)
         plain_hash = hashlib.sha256(f"{SECRET}{text}".encode()).digest()
         yield f"{text}.{base64.urlsafe_b64encode(plain_hash).decode().rstrip('=')}"
-    # Others that the site has signed.
+    # Cookies of other sites, and of another secret.
     for secret, site in ((SECRET + "!", "default"), (SECRET, "other"), (SECRET, ""), (SECRET, "default ")):
         yield Drafts(secret, site, lambda: NOW + 10**6).issue(3600)
 
 
 def damaged(good: str) -> Iterator[str]:
-    """One that holds, with a letter of it changed, left out or doubled; as often as is meant for this run."""
+    """Yield a valid cookie with a letter changed, left out or doubled."""
     chance = dice("drafts")
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/% \xe9"
     expires, _, signature = good.partition(".")
@@ -115,7 +115,7 @@ def damaged(good: str) -> Iterator[str]:
             ]
         )
         text, _, sign = changed.partition(".")
-        # The last letter of base64 has bits that stand for nothing; and a cookie's value ends where spaces begin.
+        # The last letter of base64 has unused bits, and spaces around a value are no part of it.
         try:
             is_same = text == expires and decoded(sign.strip()) == decoded(signature)
         except ValueError:
@@ -125,7 +125,7 @@ def damaged(good: str) -> Iterator[str]:
 
 
 def wrapped(value: str) -> Iterator[str]:
-    """A cookie header with one that does not hold, and other things around it."""
+    """Yield cookie headers with an invalid value in them."""
     yield f"{COOKIE}={value}"
     yield f'{COOKIE}="{value}"'
     yield f"{COOKIE}=x; {COOKIE}={value}; {COOKIE}="
@@ -206,6 +206,6 @@ def test_no_bomb_of_headers_is_felt(site: Site, origin: Origin, attack: Attack) 
         seen = site.visit("/a")
         attack.check((seen.body, seen.label) == (PUBLISHED, "HIT"), f"after {str(bomb)[:100]}\n{everything(seen)}")
     attack.over("bombs")
-    # A probe of one plain request may be remembered; nothing of a bomb is.
+    # The plain request may have left a probe.
     assert local.bytes < held + 10_000
     assert origin.calls["/a"] == asked

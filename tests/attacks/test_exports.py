@@ -1,5 +1,4 @@
-"""A site that tries to get out of the folder that it is exported to, and sitemaps that are none: nothing is read,
-written or removed elsewhere."""
+"""Hostile sites and sitemaps: an export reads, writes and removes nothing outside of its folder."""
 
 from __future__ import annotations
 
@@ -147,7 +146,7 @@ def folder_of(site: Site, root: Path) -> Folder:
 
 
 def tree(root: Path, without: Path) -> dict[str, Any]:
-    """All below ``root`` but ``without``: what each file holds, where each link leads to."""
+    """Return the files and links below ``root``, except for those in ``without``."""
     found: dict[str, Any] = {}
     for parent, folders, files in os.walk(root):
         folders[:] = [name for name in folders if Path(parent, name) != without]
@@ -159,7 +158,7 @@ def tree(root: Path, without: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def above(tmp_path: Path) -> Path:
-    """What must stay as it is, around the folder ``in/out`` and linked to from there."""
+    """Make files around the folder ``in/out``, with links to them from there; an export must not change them."""
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/index.html").write_text(SECRET)
     (tmp_path / "secret.txt").write_text(SECRET)
@@ -238,7 +237,7 @@ def index(*urls: str) -> bytes:
 
 
 def hostile_sitemaps(secret: Path) -> dict[str, bytes]:
-    """By what they try."""
+    """Return sitemaps by name."""
     return {
         "an entity of a file": ENTITY.replace("{}", f"file://{secret}").encode(),
         "an entity beside": ENTITY.replace("{}", secret.name).encode(),

@@ -1,5 +1,4 @@
-"""Floods of random requests: they cost neither memory nor threads without end, and the pages that people visit stay
-hits."""
+"""Floods of random requests: memory and threads are bounded, and visited pages stay hits."""
 
 from __future__ import annotations
 
@@ -18,15 +17,15 @@ from wsgi_isr.stores.memory import MemoryStore
 
 LOCAL_BYTES = 512 * 1024
 STORE_BYTES = 2 * 1024 * 1024
-#: Pages that people visit, after so many requests of the flood each time.
+#: Visited pages, and the number of random requests between two visits.
 VISITED = [f"/visited/{number}" for number in range(10)]
 EVERY = 20
-#: Threads that a site may begin: those that render in the background, one that keeps leases, and the test's own.
+#: Threads that a site may begin: background renders, and the keeper of leases.
 THREADS = 8
 
 
 def app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """It has every page, redirects from some, and says of some that they are not there, may not be kept, or failed."""
+    """Answer every path with a page, an error, a redirect or a cookie, as the path says."""
     path = environ["PATH_INFO"]
     status, headers = "200 OK", [HTML]
     if "missing" in path:
@@ -73,7 +72,7 @@ FLOODS: dict[str, Callable[[random.Random], dict[str, Any]]] = {
 
 
 def check(site: Any, threads: int, attack: Attack, flood: str) -> None:
-    """What has piled up is bounded."""
+    """Check the bounds of memory, threads and the store."""
     local = site.isr._live.local
     attack.check(local.bytes <= LOCAL_BYTES, f"{flood}: L1 has {local.bytes} bytes of {LOCAL_BYTES}")
     attack.check(

@@ -1,4 +1,4 @@
-"""Cache poisoning: nothing that an attacker sends stays behind in a page that a stranger gets."""
+"""Cache poisoning: no page of a stranger holds anything that an attacker has sent."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADERS = [
     *("Cache-Tag", "Surrogate-Capability", "Surrogate-Key", "CDN-Loop", "X-ISR", "Cache-Status", "X-Accel-Expires"),
     *("Max-Forwards", "HX-Request", "X-CSRF-Token", "X-WSGI-ISR", "Upgrade-Insecure-Requests"),
 ]
-#: What a server says of the attacker, in variables of its own.
+#: Variables in which a server describes the client, and others of middleware.
 VARIABLES = [
     *("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "REMOTE_IDENT", "SSL_CLIENT_S_DN", "SSL_CLIENT_CERT", "RAW_URI"),
     *("REQUEST_URI", "UNENCODED_URL", "PATH_TRANSLATED", "CONTENT_TYPE", "GATEWAY_INTERFACE", "SERVER_SOFTWARE"),
@@ -75,7 +75,7 @@ def environ_name(name: str) -> str:
 
 
 def attempts() -> Iterator[tuple[str, str]]:
-    """Every header and variable, as WSGI names it, with every value; in a longer run also with random ones."""
+    """Yield every header and variable, as WSGI names it, with every value, and in a longer run with random ones."""
     names = [*map(environ_name, HEADERS), *VARIABLES]
     meant = {environ_name(name): values for name, values in MEANT.items()}
     for name in names:
@@ -88,7 +88,7 @@ def attempts() -> Iterator[tuple[str, str]]:
 
 
 def poison(visit: Visit, untouched: Visit, later: Callable[[], None], attack: Attack) -> None:
-    """An attacker asks for pages first, and again when they are due; a stranger comes after each."""
+    """Ask for new and for stale pages as an attacker, and then for the same as a stranger."""
     every = [(f"/{number}", name, value) for number, (name, value) in enumerate(attempts())]
     expected = {path: lasting(settled(untouched, path)) for path, _, _ in every}
     stored = 0

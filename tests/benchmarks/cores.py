@@ -1,4 +1,4 @@
-"""Which process computes on which core."""
+"""Cores for the worker and for the renderers."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from pathlib import Path
 
 
 def cores() -> tuple[set[int], set[int]]:
-    """That of the worker, and those that it leaves to others: its own, where there is no other."""
+    """Return the core of the worker and the spare cores; on one core, the same one twice."""
     own, *others = sorted(os.sched_getaffinity(0))
     return {own}, set(others) or {own}
 
 
 def take_cores() -> None:
-    """The worker's core is its own. (On two cores a kernel moves three busy processes about, so that the worker would
-    now and then share its core with a renderer.)"""
+    """Pin this process: the worker to its core, renderers to the spare ones.
+
+    Otherwise the kernel moves three busy processes about on two cores, and the worker shares its core at times.
+    """
     own, spare = cores()
     renders = Path("/proc/self/comm").read_text().startswith("isr-")
     os.sched_setaffinity(0, spare if renders else own)

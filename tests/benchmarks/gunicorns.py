@@ -1,4 +1,4 @@
-"""gunicorns with one worker each, and a load on them that comes from elsewhere."""
+"""gunicorns with one worker each, and their load."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RENDERING = (*PLAIN, "--config", "python:wsgi_isr.gunicorn")
 
 
 def need_gunicorn() -> None:
-    """:raises CannotRun: it is not installed."""
+    """Check that gunicorn is installed. :raises CannotRun: it is not."""
     if find_spec("gunicorn") is None:
         raise CannotRun("gunicorn is missing: pip install '.[dev]'")
 
@@ -37,7 +37,7 @@ def need_gunicorn() -> None:
 def running(
     app: str, worker_class: str, env: Mapping[str, str], log: Path, program: tuple[str, ...] = PLAIN
 ) -> Iterator[Gunicorn]:
-    """One that answers, until the block ends. :raises AssertionError: it does not start."""
+    """Run one until the block ends. :raises AssertionError: it does not start."""
     from tests.live.support.server import Gunicorn
 
     arguments = ("--log-level", "warning", "--graceful-timeout", "2", *OPTIONS.get(worker_class, ()))
@@ -46,14 +46,14 @@ def running(
 
 
 class Load(NamedTuple):
-    """What visitors got: requests per second, and the 99th percentile of the seconds that they took."""
+    """Requests per second, and the 99th percentile of the seconds that they took."""
 
     rate: float
     p99: float
 
 
 def has_wrk(seconds: float) -> bool:
-    """Whether wrk is there, and can be used: it counts in whole seconds."""
+    """Return whether wrk can be used: it is installed, and counts in whole seconds."""
     return seconds == int(seconds) and shutil.which("wrk") is not None
 
 

@@ -37,7 +37,7 @@ from wsgi_isr.stores.wire import USUAL
 
 
 class Size(NamedTuple):
-    """What the cluster is made of, and how much is measured.
+    """The parts of the cluster, and how much is measured.
 
     :param rounds: in each of them one node is killed, and another one hangs.
     :param measured: seconds. :param felt: seconds for which a fault may be felt before. :param noticed: seconds until

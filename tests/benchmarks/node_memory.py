@@ -1,4 +1,4 @@
-"""What a memcached node holds for a page, beyond the page; and how many control keys random URLs leave there."""
+"""Bytes of a memcached node for each page, beyond the page, and control keys after random URLs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(), Size(pages=100, urls=(10, 40))
-#: Bytes of a page. It is below what is compressed, so that no other variant of it is stored.
+#: Bytes of a page, too few to be compressed, so that one variant is stored.
 SMALL = 200
 SEGMENTS = 31
 #: Bytes that a page may take beyond its own.
@@ -95,21 +95,21 @@ class _Site:
                 raise AssertionError(f"{path}: {headers.get('X-ISR')}, not {label}")
 
     def check(self, pages: int) -> None:
-        """:raises AssertionError: the node does not hold all pages."""
+        """Check that the node holds all pages. :raises AssertionError: it does not."""
         self.visit((f"page-{number}" for number in range(0, pages, max(1, pages // 100))), "HIT")
         if int(self._node.stats()["evictions"]):
             raise AssertionError("pages were evicted, so the node does not hold what it should")
 
     def held(self) -> int:
-        """Bytes of all items on the node, as it counts them: with their keys and its own headers."""
+        """Return the bytes of all items as the node counts them, with keys and headers."""
         return int(self._node.stats()["bytes"])
 
     def kinds(self) -> Counter[str]:
-        """How many items there are, by the plane of their keys."""
+        """Return the number of items by the plane of their keys."""
         return Counter(route(key).text.split(":")[2] for key in self._node.contents())
 
     def control_keys(self) -> int:
-        """How many of them are no pages."""
+        """Return the number of items that are no pages."""
         kinds = self.kinds()
         return kinds.total() - kinds[PAGE]
 

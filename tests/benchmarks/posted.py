@@ -1,4 +1,4 @@
-"""What ``posts.py`` has gunicorn serve: two hot pages, each of which shows how many POSTs have gone to its URL.
+"""The app of ``posts.py``: two hot pages, each of which shows the number of POSTs to its URL.
 
 A POST is answered with a redirect to the page. In the folder ``BENCHMARK_FOLDER``, a file of each page grows by a byte
 with each POST, and another one with each render.
@@ -27,13 +27,13 @@ WIDTH = 12
 
 
 class Counts:
-    """How often something has happened, in all processes together."""
+    """Counters that all processes share."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
 
     def add(self, what: str, path: str) -> None:
-        """Once more. A write of one byte costs a microsecond, where a lock would be waited for."""
+        """Count one. A write of one byte takes no lock and a microsecond."""
         descriptor = os.open(self._file(what, path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, b".")
@@ -41,7 +41,7 @@ class Counts:
             os.close(descriptor)
 
     def of(self, what: str, path: str) -> int:
-        """How often it has happened."""
+        """Return the count."""
         try:
             return self._file(what, path).stat().st_size
         except FileNotFoundError:
@@ -52,12 +52,12 @@ class Counts:
 
 
 def shown_by(page: bytes) -> int:
-    """The number of POSTs that a page shows."""
+    """Return the number of POSTs that a page shows."""
     return int(page[:WIDTH])
 
 
 def bare(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The app."""
+    """Answer a POST with a redirect, and a GET with the page."""
     counts, path = Counts(os.environ[FOLDER_VARIABLE]), environ["PATH_INFO"]
     if environ["REQUEST_METHOD"] == "POST":
         counts.add("posts", path)

@@ -50,14 +50,14 @@ PROCESSES, THREADS, BARE = "ISR, renderer processes", "ISR, threads of the worke
 
 
 class Server(NamedTuple):
-    """A gunicorn with one worker, and what its app has counted."""
+    """A gunicorn with one worker, and the counts of its app."""
 
     port: int
     counts: Counts
 
 
 class Sample(NamedTuple):
-    """One turn: what there was of each in a second."""
+    """The figures of one turn, for each second of it."""
 
     requests: float
     renders: float
@@ -119,7 +119,7 @@ def _report(samples: dict[tuple[str, str], list[Sample]], size: Size) -> Report:
 
 @contextlib.contextmanager
 def _server(app: str, background: str) -> Iterator[Server]:
-    """Until the block ends."""
+    """Run a server until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN": "1"}
         env = {FOLDER_VARIABLE: folder, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
@@ -148,12 +148,12 @@ def _turn(server: Server, path: str, size: Size) -> Sample:
 
 
 def _grown(server: Server, path: str, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:
-    """How many renders and POSTs there were since ``before``."""
+    """Return the numbers of renders and POSTs since ``before``."""
     return server.counts.of("renders", path) - before[0], server.counts.of("posts", path) - before[1]
 
 
 def _see(server: Server, path: str) -> None:
-    """:raises AssertionError: the page does not show every POST, in 20 seconds."""
+    """Wait for a page that shows every POST. :raises AssertionError: there is none in 20 seconds."""
     posts = server.counts.of("posts", path)
 
     def sees() -> bool:
@@ -166,8 +166,10 @@ def _see(server: Server, path: str) -> None:
 
 @contextlib.contextmanager
 def _posted_to(server: Server, path: str) -> Iterator[list[float]]:
-    """In the block, POSTs come at their rate; the list gets the moment of each. :raises AssertionError: one was not
-    answered with a redirect."""
+    """Send POSTs at their rate until the block ends; the list gets the moment of each.
+
+    :raises AssertionError: an answer was no redirect.
+    """
     over, sent = threading.Event(), list[float]()
 
     def post() -> None:

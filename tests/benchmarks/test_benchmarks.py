@@ -1,4 +1,4 @@
-"""Benchmarks do not rot: each runs, and measures what it says. Its figures are judged by ``make bench`` alone."""
+"""Each benchmark runs, and measures the right thing. ``make bench`` alone judges its figures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.benchmarks import run
 from tests.benchmarks.report import Budget, CannotRun, Report
 from tests.benchmarks.run import BENCHMARKS, ROOT
 
-#: Seconds that one may take on a machine under load; it takes a few.
+#: Seconds for one benchmark on a machine under load. It takes a few.
 PATIENCE = 150
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_measures_what_it_says(name: str, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
-    # Variables of the tests' own make a process complain about itself, or change what it measures.
+    # The tests' own variables would change the measured process.
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "PYTHONWARN"))}
     done = subprocess.run(
         [sys.executable, "-m", "tests.benchmarks", "--quick", name, "--json", str(file)],
@@ -41,7 +41,7 @@ def test_a_benchmark_measures_what_it_says(name: str, tmp_path: Path) -> None:
     assert figures["tables"], done.stdout
 
 
-# What the exit code says -----------------------------------------------------------------------------------
+# The exit code -----------------------------------------------------------------------------------
 
 
 def missing_its_budget(size: str) -> Report:

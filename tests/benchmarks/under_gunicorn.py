@@ -53,7 +53,7 @@ CONNECTIONS = 8
 #: Seconds: of a round, at its begin and at its end, while both workers stand still, so that every request was answered
 #: in a turn; of one turn.
 STILL, TURN = 0.25, 0.05
-#: Rounds that are repeated where somebody else had every core.
+#: Rounds that are repeated where other processes had every core.
 RETRIES = 5
 #: Nothing that does more can be this much faster: beyond it, the neighbours have been measured.
 NONSENSE = 1.1

@@ -142,7 +142,7 @@ def _server(worker_class: str, background: str) -> Iterator[Server]:
 
 
 def _fetch(server: Server, path: str) -> str:
-    """What became of a request, in a word."""
+    """Return the word of ``X-ISR``."""
     answer = fetch(server.port, path)
     assert answer.status == 200, answer
     return answer["X-ISR"]

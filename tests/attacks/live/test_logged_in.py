@@ -1,5 +1,5 @@
 """Two visitors with a session and a stranger, all at once, on real servers whose pages are renewed by renderer
-processes each second: every answer is that of the one who asked."""
+processes each second: each answer belongs to its request."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.live.support.server import Gunicorn
 from tests.live.support.waiting import until
 
 ABOUT = [f"/about/{number}" for number in range(5)]
-#: A page that does not look at the session; and one that does so when its headers are sent, so that it cannot say so
-#: (``Vary``), and all get that of a stranger.
+#: The first page does not read the session. The second one reads it after its headers are sent, too late for ``Vary``,
+#: so every visitor gets the page of a stranger.
 PLAIN, LAZY = "/plain", "/lazy"
 PAGES = ["/", *ABOUT, PLAIN, LAZY, "/touched", "/private", "/data", "/about/x.css", "/about/x;y.css"]
 #: With a dot, so that no signature in base64 has one of them by chance.
@@ -34,7 +34,7 @@ REQUESTS, AT_ONCE = 1000, 2
 
 @dataclass
 class Answer:
-    """What came back."""
+    """The answer to one request."""
 
     status: int
     cookies: list[str]
@@ -57,7 +57,7 @@ class Visitor:
     _connection: HTTPConnection | None = None
 
     def ask(self, path: str, method: str = "GET", new_connection: bool = True, **form: str) -> Answer:
-        """A request; on the connection of the one before, if it may be."""
+        """Send a request, on the previous connection unless a new one is wanted."""
         if self._connection is None or new_connection:
             self.close()
             self._connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -71,7 +71,7 @@ class Visitor:
         except (HTTPException, ConnectionError):
             if new_connection:
                 raise
-            return self.ask(path, method, True, **form)  # the server had closed a connection that nobody used
+            return self.ask(path, method, True, **form)  # the server had closed an idle connection
         cookies = response.headers.get_all("Set-Cookie", [])
         if self.name != STRANGER:
             for line in cookies:
@@ -79,7 +79,7 @@ class Visitor:
         return Answer(response.status, cookies, response.getheader("X-ISR", ""), body)
 
     def log_in(self) -> None:
-        """As a person does it; afterwards the token is known."""
+        """Post the form, and keep the token of the session."""
         assert self.ask("/login", "POST", user=self.name).status == 303
         found = CARD.search(self.ask("/").body)
         assert found is not None
@@ -87,13 +87,13 @@ class Visitor:
         self.token = found[2]
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 
 
 class Checks:
-    """Judges answers; from several threads."""
+    """Check answers, from several threads."""
 
     def __init__(self, attack: Attack, visitors: list[Visitor]) -> None:
         self._attack = attack
@@ -103,14 +103,14 @@ class Checks:
         self.verdicts: Counter[tuple[bool, str]] = Counter()
 
     def judge(self, visitor: Visitor, path: str, method: str, answer: Answer) -> None:
-        """One answer."""
+        """Count an answer, and whether it belongs to its visitor."""
         with self._lock:
             problem = self._problem(visitor, path, method, answer)
             self._attack.check(not problem, f"{visitor.name} at {path}: {problem}: {answer}")
             self.verdicts[visitor.name == STRANGER, answer.verdict] += 1
 
     def sees(self, visitor: Visitor, path: str) -> int:
-        """Ask for a page. :returns: the process that made it."""
+        """Return the id of the process that rendered a page."""
         answer = visitor.ask(path)
         self.judge(visitor, path, "GET", answer)
         return int(CARD.findall(answer.body)[0][2])
@@ -124,7 +124,7 @@ class Checks:
             if any(other in answer.everything for other in others):
                 return f"something of {owner.name}"
         for cookie in answer.cookies:
-            # Each one holds something random: a second one is a copy.
+            # Each cookie holds a random value, so a second one is a copy.
             if cookie in self._given:
                 return "a cookie that was given before"
             self._given.add(cookie)
@@ -167,7 +167,7 @@ def test_every_visitor_gets_their_own_answer(framework: str, worker_class: str, 
         for half in (0, 1):
             with ThreadPoolExecutor(len(visitors)) as people:
                 list(people.map(visit, range(half * len(visitors), (half + 1) * len(visitors))))
-            # All pages are due by then, for the second half, and have been renewed after it.
+            # The second half begins with stale pages.
             until(lambda: stranger.ask(PLAIN).verdict == "STALE", "a page that is due")
             until(lambda: checks.sees(stranger, PLAIN) in server.renderers(), "a page by a renderer process")
         assert server.complaints() == []

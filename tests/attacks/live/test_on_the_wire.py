@@ -1,4 +1,4 @@
-"""What only a real server makes of a request: poisoned headers, cloaked parameters and deceptive paths as bytes."""
+"""Poisoned headers, cloaked parameters and deceptive paths as bytes: a real server takes the request apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MARK = b"attacker7f3a"
 
 
 def odd_requests(path: bytes) -> Iterator[bytes]:
-    """Requests for a page that a server may take apart in more than one way."""
+    """Yield requests for a page that a server may parse in more than one way."""
     for target in (
         b"http://" + MARK + b".example" + path,
         b"http://" + MARK + b"@attacked.test" + path,
@@ -69,12 +69,12 @@ def odd_requests(path: bytes) -> Iterator[bytes]:
 
 
 def wire(path: str) -> bytes:
-    """A path of the other attacks as it is sent: what cannot be, is percent-encoded."""
+    """Return a path of the other attacks as bytes, percent-encoded where it must be."""
     return quote(path, safe="/?&=;%#+,:@!$'()*[]|\\~.-_", encoding="latin-1").encode()
 
 
 def attacks() -> Iterator[tuple[bytes, bytes, list[bytes]]]:
-    """What strangers ask for, what the attacker sends, and what else strangers ask for afterwards."""
+    """Yield the target of strangers, the request of the attacker, and further targets of strangers."""
     numbers = itertools.count()
     for name, value in itertools.product(test_poisoning.HEADERS, test_poisoning.VALUES):
         path = b"/headers/%d" % next(numbers)
@@ -103,7 +103,7 @@ def test_nothing_that_is_sent_to_a_server_stays_behind(server: Gunicorn, attack:
         for asked in (path, path, *more):
             seen = send(server.port, request(asked))
             hits += b"X-ISR: HIT" in seen
-            # What a stranger gets of a page that was never attacked, but for its path and length.
+            # The same as a page that was never attacked, but for its path and length.
             held = seen.startswith(b"HTTP/1.1 200") and MARK not in seen
             held &= seen.count(b"HTTP_") == clean.count(b"HTTP_") and seen.count(b"\r\n") == clean.count(b"\r\n")
             attack.check(held, f"{sent[:300]!r}, then {asked!r}: {seen.decode('latin-1')}")

@@ -1,3 +1,3 @@
-"""What attacks share: how many there are, what they count, and apps that give away all they are given."""
+"""Parts that attacks share: counts, and apps that show their whole request."""
 
 from __future__ import annotations

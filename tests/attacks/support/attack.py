@@ -1,4 +1,4 @@
-"""How many attempts an attack makes, and what it counts.
+"""The size of an attack, and its count of attempts and leaks.
 
 ``ATTACK_SCALE`` multiplies counts: 1 in ``make test``, more in ``make attack``. ``ATTACK_SEED`` chooses what is random.
 """
@@ -16,12 +16,12 @@ SHOWN = 5
 
 
 def scaled(count: int) -> int:
-    """``count`` in ``make test``, and more in ``make attack``."""
+    """Return ``count`` in ``make test``, and a multiple of it in ``make attack``."""
     return count * SCALE
 
 
 def dice(name: str) -> random.Random:
-    """Random choices, the same for the same name and seed."""
+    """Return a generator, the same one for the same name and seed."""
     return random.Random(f"{SEED} {name}")
 
 

@@ -27,7 +27,7 @@ setup()
 
 
 def card(request: HttpRequest) -> str:
-    """Who the visitor is."""
+    """Return the user and the token of the session."""
     return (
         f"[user={request.session.get('user', 'nobody')} token={request.session.get('token', 'none')} by={os.getpid()}]"
     )

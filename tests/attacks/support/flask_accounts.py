@@ -1,7 +1,7 @@
 """A site in Flask that knows its visitors by Flask's session, behind ``ISR`` with ``revalidate=1``.
 
-Every page says who it is for and shows a token of the session, which is nobody else's business. The paths are those of
-:mod:`.django_accounts`, so that one attack goes against both.
+Every page shows the user and the secret token of the session. :mod:`.django_accounts` has the same paths, so that one
+attack goes against both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ app.secret_key = "a secret of the tests"
 
 
 def card() -> str:
-    """Who the visitor is."""
+    """Return the user and the token of the session."""
     return f"[user={session.get('user', 'nobody')} token={session.get('token', 'none')} by={os.getpid()}]"
 
 
@@ -36,19 +36,19 @@ def home() -> str:
 
 @app.get("/about/<path:page>")
 def about(page: str) -> str:
-    """A page for everybody, with a corner that knows its reader."""
+    """Show a public page with the user in a corner."""
     return f"about {page} {card()}"
 
 
 @app.get("/plain")
 def plain() -> str:
-    """It does not look at the session at all."""
+    """Do not read the session."""
     return f"[user=nobody token=none by={os.getpid()}]"
 
 
 @app.get("/touched")
 def touched() -> str:
-    """It writes the session, so that each answer sets a cookie, a stranger's as well."""
+    """Write the session: each answer sets a cookie, to strangers as well."""
     session["seen"] = secrets.token_hex(8)
     return card()
 
@@ -62,7 +62,7 @@ def private() -> Response:
 
 @app.get("/lazy")
 def lazy() -> Response:
-    """It looks at the session when its body is being sent."""
+    """Read the session while the body is sent."""
 
     def parts() -> Iterator[str]:
         yield "lazy "
@@ -73,7 +73,7 @@ def lazy() -> Response:
 
 @app.get("/data")
 def data() -> str:
-    """With data from the cache, which is made in a request of somebody."""
+    """Show data from the cache, which one visitor's request has made."""
     return f"{shared()} {card()}"
 
 
@@ -84,7 +84,7 @@ def shared() -> str:
 
 @app.post("/about/<path:page>")
 def write(page: str) -> object:
-    """It invalidates the page."""
+    """Invalidate the page."""
     return redirect(f"/about/{page}", 303)
 
 

@@ -1,4 +1,4 @@
-"""Requests as they are written on the wire, right or wrong."""
+"""Requests as bytes, valid or not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.live.support.waiting import PATIENCE
 
 
 def send(port: int, request: bytes) -> bytes:
-    """Everything that comes back until the server closes the connection; nothing where it does so at once."""
+    """Return all bytes until the server closes the connection, which may be none."""
     with create_connection((HOST, port), PATIENCE) as connection:
         answer = b""
         try:
@@ -22,6 +22,6 @@ def send(port: int, request: bytes) -> bytes:
 
 
 def request(target: bytes, *headers: bytes, method: bytes = b"GET", host: bytes = b"attacked.test") -> bytes:
-    """A request with exactly these bytes in it."""
+    """Return a request with exactly these bytes in it."""
     lines = [method + b" " + target + b" HTTP/1.1", b"Host: " + host, b"Connection: close", *headers]
     return b"\r\n".join([*lines, b"", b""])

@@ -1,4 +1,4 @@
-"""An app that gives away everything that it is given, and how a stranger's answer is compared."""
+"""An app that shows its whole request, and the comparison of two answers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from werkzeug.test import run_wsgi_app
 from tests.behaviour.origin import Environ
 from tests.behaviour.visitor import Seen, make_environ
 
-#: What asks a site: ``Site.visit``, or that of a cache that trusts its visitors.
+#: Asks a site: ``Site.visit``, or the same of a cache that trusts its visitors.
 Visit = Callable[..., Seen]
 #: Headers that differ between two answers with the same page, by its age.
 PASSING = frozenset({"age", "date", "cache-control", "x-isr", "cache-status"})
 
 
 def reflecting(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """The app: its whole request, in the body and in headers that clients and caches obey."""
+    """Show the whole request, in the body and in headers that clients and caches obey."""
     body = environ["wsgi.input"].read(65536)
     given = {name: value for name, value in environ.items() if isinstance(value, (str, bool))}
     page = json.dumps({"given": given, "names": sorted(environ), "body": body.decode("latin-1")}, sort_keys=True)
@@ -42,23 +42,23 @@ def _one_line(value: str) -> str:
 
 
 def lasting(seen: Seen) -> tuple[str, list[tuple[str, str]], bytes]:
-    """An answer without what differs between two answers with the same page."""
+    """Return an answer without the headers that depend on the age of the page."""
     headers = [(name, value) for name, value in seen.headers if name.lower() not in PASSING]
     return seen.status, sorted(headers), seen.body
 
 
 def everything(seen: Seen) -> str:
-    """All text of an answer."""
+    """Return all text of an answer."""
     return f"{seen.status}\n{list(seen.headers)}\n{seen.body.decode('latin-1')}"
 
 
 def settled(visit: Visit, path: str) -> Seen:
-    """The page as a stranger finds it in the cache. The first request for a page that no rule lists is only noted."""
+    """Return the page as it is in the cache. The first request for an unlisted page is only noted."""
     return [visit(path) for _ in range(3)][-1]
 
 
 def trusting(app: Any) -> Visit:
-    """A cache that trusts its visitors: it keeps the first answer at a path. Attacks have to find it out."""
+    """Return a broken cache, which keeps the first answer at each path. Attacks must find it out."""
     kept: dict[str, Seen] = {}
 
     def visit(path: str, **request: Any) -> Seen:

@@ -1,5 +1,4 @@
-"""What attacks on the wire go against: an app that gives away its whole request, behind ``ISR``, which caches every
-page."""
+"""The target of attacks on the wire: an app that shows its whole request, behind ``ISR``, which caches every page."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The app. (Ports of clients differ, and are no secret of an attacker.)"""
+    """Show the request without the client's port, which differs each time."""
     return reflecting({name: value for name, value in environ.items() if name != "REMOTE_PORT"}, start_response)
 
 
