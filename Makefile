@@ -4,13 +4,15 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+SCALE ?= 25
+SEED ?= $(shell date +%s)
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # The steps of `make test` are in an order: servers, style, tests.
 .NOTPARALLEL:
-.PHONY: help demo cluster test unit bench style servers clean
+.PHONY: help demo cluster test unit bench attack style servers clean
 
 help:
 	@echo 'make demo         run the example blog under gunicorn and print what to try'
@@ -19,6 +21,7 @@ help:
 	@echo 'make test         style, types and all tests (installs memcached, nginx and Chromium if it may)'
 	@echo 'make unit         only the tests that need no server and no browser'
 	@echo 'make bench        the benchmarks, as ratios against other caches'
+	@echo 'make attack       the attacks of the tests, 25 times as many, with a new seed (SCALE=N, SEED=N)'
 	@echo 'make style        format, lint and types; FIX=1 rewrites what can be rewritten'
 	@echo 'make clean        remove the environment, caches and build output'
 	@echo
@@ -35,10 +38,15 @@ test: servers style
 	$(BIN)/pytest -n auto
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults
+	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults --ignore=tests/benchmarks \
+	    --ignore=tests/attacks/live
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks
+
+# One test may take minutes here, so it is not taken for one that hangs.
+attack: $(VENV)/.dev
+	ATTACK_SCALE=$(SCALE) ATTACK_SEED=$(SEED) $(BIN)/pytest -n auto -o faulthandler_timeout=3600 tests/attacks
 
 style: $(VENV)/.dev
 ifneq ($(filter-out 0,$(FIX)),)

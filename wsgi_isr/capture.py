@@ -18,7 +18,7 @@ from .entry import Content, Refusal
 from .events import Broken, Unsaid
 from .freshness import Asked, Failure, Personal, Storable, admit, refuse, varies
 from .keys import PageKey, canonical, tag_name
-from .looks import WATCHED, sent_by, watched
+from .looks import WATCHED, depends_on_client, watched
 from .page import rendering
 from .rules import Policy, RuleSet
 from .task import Product, Task
@@ -55,17 +55,15 @@ def produce_page(
     """
 
     def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
-        environ, policy = canonical(PageKey.parse(task.text)), rules.policies[task.rule]
-        names = set(WATCHED if notice is not None else ()).union(sent_by(client) if client is not None else ())
-        looks: set[str] = set()
-        if names:
-            environ, looks = watched(environ, names)
-        with rendering(rules.profiles) as asked:
-            product = run(app, environ, policy, asked, time.monotonic() + task.timeout, report)
+        policy = rules.policies[task.rule]
+        deadline = time.monotonic() + task.timeout
+        with watched(canonical(PageKey.parse(task.text))) as (environ, looks), rendering(rules.profiles) as asked:
+            product = run(app, environ, policy, asked, deadline, report)
         if notice is not None and (unsaid := _unsaid(looks, product)):
             notice(Unsaid(task.page, task.rule, unsaid, task.text))
         if isinstance(product, Personal):
-            return product._replace(looked_at=frozenset(looks)) if client is not None else Refusal(product.reason)
+            suits = client is not None and _suits(product.content, looks, client)
+            return product if suits else Refusal(product.reason)
         return product
 
     return produce
@@ -156,6 +154,14 @@ def run(
         return product
     content = encoded(product.content, head[1]) if isinstance(product.content, Content) else product.content
     return product._replace(content=content, tags=tuple(map(tag_name, product.tags)))
+
+
+def _suits(content: Content, looks: set[str], client: Mapping[str, Any]) -> bool:
+    """Return whether an answer to a canonical request is one to this client as well (RFC 9110, 12.5.5)."""
+    named = (f"HTTP_{name.upper().replace('-', '_')}" for name in varies(content.headers))
+    return not depends_on_client(looks, client) and all(
+        name == "HTTP_ACCEPT_ENCODING" or name not in client for name in named
+    )
 
 
 def _is_short(headers: list[tuple[str, str]]) -> bool:

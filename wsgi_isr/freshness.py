@@ -124,12 +124,10 @@ class Failure(NamedTuple):
 
 
 class Personal(NamedTuple):
-    """An answer that may not be stored, for ``reason``, but is good for one visitor: for the one who has sent nothing
-    of what the app has ``looked_at`` (variables of the environ)."""
+    """An answer that may not be stored, for ``reason``, but suits the client on whose behalf it was made."""
 
     reason: str
     content: Content
-    looked_at: frozenset[str] = frozenset()
 
 
 _TARGETED = "cdn-cache-control"

@@ -12,7 +12,9 @@ demands. That holds for CPython's dicts.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from types import FrameType
 from typing import Any
@@ -38,9 +40,27 @@ _AT_ALL = {
     "REMOTE_ADDR": frozenset({"werkzeug.wrappers.request"}),
 }
 
-#: What says of a client who it is, besides the headers that it has sent.
-CLIENT = ("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT")
-#: What is the same in a render, and what answers do not depend on, or a cache sees to itself.
+#: By these an answer could be for one client alone: the usual headers of browsers and proxies, the address, and what
+#: test clients add. It is a fixed list: the names of headers that a client makes up must not reach a render either.
+_OF_A_CLIENT = frozenset(
+    {
+        *WATCHED,
+        *("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "werkzeug.debug.preserve_context"),
+        *(
+            "HTTP_USER_AGENT",
+            "HTTP_REFERER",
+            "HTTP_ORIGIN",
+            "HTTP_DNT",
+            "HTTP_PRIORITY",
+            "HTTP_UPGRADE_INSECURE_REQUESTS",
+        ),
+        *(f"HTTP_SEC_FETCH_{name}" for name in ("DEST", "MODE", "SITE", "USER")),
+        *("HTTP_SEC_CH_UA", "HTTP_SEC_CH_UA_MOBILE", "HTTP_SEC_CH_UA_PLATFORM", "HTTP_SEC_GPC"),
+        *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "HOST", "PORT", "PREFIX", "PROTO")),
+        *("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP"),
+    }
+)
+#: What a render has as well, and what answers do not depend on, or a cache sees to itself.
 _OF_EVERY_REQUEST = frozenset(
     {
         *("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI"),
@@ -52,16 +72,17 @@ _OF_THE_SERVER = ("wsgi.", "SERVER_", "gunicorn.", "uwsgi.", "mod_wsgi.")
 #: In place of a variable: the app has gone through all headers.
 ALL = "*"
 
+_looks: ContextVar[set[str] | None] = ContextVar("wsgi_isr_looks", default=None)
+
 
 class _Watch(str):
-    """A key that cannot be found, and tells who looks for ``name``. In its own text there is a dot, as in every key
-    that is the server's own (PEP 3333, "environ Variables")."""
+    """A key that cannot be found, and notes that ``name`` is looked for. Its own text has a dot, as every key that is
+    the server's own (PEP 3333, "environ Variables")."""
 
-    __slots__ = ("hash", "name", "tell", "tell_all")
-    hash: int
+    __slots__ = ("at_all", "hash", "name")
     name: str
-    tell: Callable[[FrameType], None]
-    tell_all: Callable[[], None]
+    hash: int
+    at_all: frozenset[str]
 
     def __hash__(self) -> int:
         return self.hash
@@ -69,9 +90,13 @@ class _Watch(str):
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _Watch):
             return str.__eq__(self, other)  # so that one environ still equals another
-        if other == self.name:
-            self.tell(sys._getframe(1))
+        looks = _looks.get() if other == self.name else None
+        if looks is not None and not self._is_at_all(sys._getframe(1)):
+            looks.add(self.name)
         return False
+
+    def _is_at_all(self, frame: FrameType) -> bool:
+        return bool(self.at_all) and any(_module(outer) in self.at_all for outer in _frames(frame))
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -80,51 +105,60 @@ class _Watch(str):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return str, (str(self),)  # in another process there is nobody to tell
+        return str, (str(self),)  # in another process nothing is noted
+
+
+class _CookieWatch(_Watch):
+    """The same for cookies, which werkzeug, and Flask with it, goes through all headers to find."""
+
+    __slots__ = ()
 
     def startswith(self, *what: Any) -> bool:
-        # werkzeug, and Flask with it, goes through all headers to find the cookies.
-        for_cookies = any(
-            frame.f_code.co_name == "cookies" and _module(frame) == "werkzeug.sansio.request"
-            for frame in islice(_frames(sys._getframe(1)), 5)
-        )
-        if not for_cookies:
-            self.tell_all()
-        elif self.name == "HTTP_COOKIE":
-            self.tell(sys._getframe(1))
+        frames = islice(_frames(sys._getframe(1)), 5)
+        if not any(
+            frame.f_code.co_name == "cookies" and _module(frame) == "werkzeug.sansio.request" for frame in frames
+        ):
+            if (looks := _looks.get()) is not None:
+                looks.add(ALL)
+        else:
+            self.__eq__(self.name)
         return super().startswith(*what)
 
 
-def sent_by(client: Mapping[str, Any]) -> set[str]:
-    """Return the variables of a client's environ by which an answer could be for this client alone: its headers, its
-    address, and what middlewares outside have found out about it."""
-    own = {name for name in client if name not in _OF_EVERY_REQUEST and not name.startswith(_OF_THE_SERVER)}
-    return own.union(CLIENT)
-
-
-def watched(environ: dict[str, Any], names: Iterable[str] = WATCHED) -> tuple[dict[str, Any], set[str]]:
-    """Return the same environ, and the set of those ``names`` that are looked for in it from now on; :data:`ALL` is in
-    it as well once all headers were."""
-    looks: set[str] = set()
-    under_watch: dict[str, Any] = {}
-    # Before the others: a key that is there ends the search for it.
-    for name in names:
-        under_watch[_watch(name, looks)] = ""
-    under_watch.update(environ)
-    looks.clear()
-    return under_watch, looks
-
-
-def _watch(name: str, looks: set[str]) -> _Watch:
-    at_all = _AT_ALL.get(name, frozenset())
-
-    def tell(frame: FrameType) -> None:
-        if name not in looks and not any(_module(outer) in at_all for outer in _frames(frame)):
-            looks.add(name)
-
-    watch = _Watch(f"wsgi_isr.looks.{name.removeprefix('HTTP_').lower().replace('_', '-')}")
-    watch.hash, watch.name, watch.tell, watch.tell_all = hash(name), name, tell, lambda: looks.add(ALL)
+def _watch(name: str) -> _Watch:
+    text = f"wsgi_isr.looks.{name.removeprefix('HTTP_').lower().replace('_', '-')}"
+    watch = _CookieWatch(text) if name == "HTTP_COOKIE" else _Watch(text)
+    watch.name, watch.hash, watch.at_all = name, hash(name), _AT_ALL.get(name, frozenset())
     return watch
+
+
+_WATCHES: dict[str, Any] = {_watch(name): "" for name in sorted(_OF_A_CLIENT)}
+
+
+@contextmanager
+def watched(environ: dict[str, Any]) -> Iterator[tuple[dict[str, Any], set[str]]]:
+    """In here, note what is looked for in an environ.
+
+    :returns: the same environ, and the set of the variables that were looked for. :data:`ALL` is in it as well once all
+        headers were.
+    """
+    looks: set[str] = set()
+    # Before the others: a key that is there ends the search for it.
+    under_watch = {**_WATCHES, **environ}
+    token = _looks.set(looks)
+    try:
+        yield under_watch, looks
+    finally:
+        _looks.reset(token)
+
+
+def depends_on_client(looked_at: Set[str], client: Mapping[str, Any]) -> bool:
+    """Return whether an answer may be another one for the client with this environ than for a client that has sent
+    nothing: the app has looked at something that it has, or it has something that is not watched."""
+    if ALL in looked_at:
+        return True
+    own = {name for name in client if name not in _OF_EVERY_REQUEST and not name.startswith(_OF_THE_SERVER)}
+    return not own <= _OF_A_CLIENT or not own.isdisjoint(looked_at)
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

@@ -47,7 +47,6 @@ from .respond import (
     send_own,
     send_page,
     shell_of,
-    suits_client,
 )
 from .stores import open_store
 from .stores.base import Store
@@ -196,7 +195,7 @@ class ISR:
     def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:
         label = "MISS" if found.missed else "BYPASS"
         status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
-        if found.personal is not None and suits_client(found.personal, environ):
+        if found.personal is not None:
             return send_as_is(environ, start_response, found.personal.content, status, label)
         if found.draft:
             frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)

@@ -7,7 +7,7 @@ Everything about an entry that does not depend on the request is prepared once a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,8 +16,6 @@ from werkzeug.http import is_resource_modified, parse_range_header, quote_etag
 
 from .coding import LONGEST, chosen
 from .entry import Content, Entry
-from .freshness import Personal, varies
-from .looks import ALL, sent_by
 from .options import Shell
 from .task import Served
 
@@ -260,15 +258,6 @@ def send_as_is(
     ]
     start_response(content.status, headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
-
-
-def suits_client(personal: Personal, environ: Mapping[str, Any]) -> bool:
-    """Return whether an answer to a canonical request is one to this request as well: the app has looked at nothing
-    that the client has sent, and its answer depends on nothing else (RFC 9110, 12.5.5)."""
-    if not personal.looked_at.isdisjoint({ALL, *sent_by(environ)}):
-        return False
-    sent = (f"HTTP_{name.upper().replace('-', '_')}" for name in varies(personal.content.headers))
-    return all(name == "HTTP_ACCEPT_ENCODING" or name not in environ for name in sent)
 
 
 def send_own(

@@ -25,11 +25,13 @@ class Pages(NamedTuple):
 def pages_of_sitemap(given: str, maker: Maker) -> Pages:
     """What a sitemap, and those that it names, list of the site. ``given`` is a file, or a path of the site."""
     pages = Pages({}, [])
-    todo, seen, elsewhere = deque([(given, DEPTH)]), {given}, ""
+    first = _Sitemap(given, os.path.isfile(given))
+    todo, seen, elsewhere = deque([(first, DEPTH)]), {first}, ""
     while todo:
-        name, depth = todo.popleft()
+        sitemap, depth = todo.popleft()
+        name = sitemap.name
         try:
-            found = links.read_sitemap(_read(name, maker))
+            found = links.read_sitemap(_read(sitemap, maker))
         except Exception as error:  # of the app as well, where it makes the sitemap
             known = isinstance(error, (ValueError, Fail, NoFile))
             pages.problems.append((name, getattr(error, "strerror", None) or (str(error) if known else shown(error))))
@@ -40,7 +42,7 @@ def pages_of_sitemap(given: str, maker: Maker) -> Pages:
             else:
                 pages.paths.setdefault(path, name)
         for url in found.maps:
-            if (nested := _nested(name, url, maker)) is None:
+            if (nested := _nested(sitemap, url, maker)) is None:
                 elsewhere = elsewhere or url
             elif nested not in seen and depth > 1:
                 seen.add(nested)
@@ -53,20 +55,29 @@ def pages_of_sitemap(given: str, maker: Maker) -> Pages:
     return pages
 
 
-def _nested(index: str, url: str, maker: Maker) -> str | None:
-    """A sitemap that an index names: the file beside it, where the index is one."""
-    if os.path.isfile(index):
-        beside = os.path.join(os.path.dirname(index), os.path.basename(urlsplit(url).path))
+class _Sitemap(NamedTuple):
+    """A file, or a path of the site. The site must not name files of this machine."""
+
+    name: str
+    is_file: bool
+
+
+def _nested(index: _Sitemap, url: str, maker: Maker) -> _Sitemap | None:
+    """Return a sitemap that an index names: the file beside it, where the index is one."""
+    if index.is_file:
+        beside = os.path.join(os.path.dirname(index.name), os.path.basename(urlsplit(url).path))
         if os.path.isfile(beside):
-            return beside
-    return maker.own_path(url)
+            return _Sitemap(beside, True)
+    path = maker.own_path(url)
+    return None if path is None else _Sitemap(path, False)
 
 
-def _read(sitemap: str, maker: Maker) -> bytes:
-    if os.path.isfile(sitemap):
-        with open(sitemap, "rb") as file:
+def _read(sitemap: _Sitemap, maker: Maker) -> bytes:
+    if sitemap.is_file:
+        with open(sitemap.name, "rb") as file:
             return file.read(links.LARGEST_SITEMAP + 1)
-    path = maker.own_path(sitemap) if sitemap.startswith(("/", "http://", "https://")) else None
+    name = sitemap.name
+    path = maker.own_path(name) if name.startswith(("/", "http://", "https://")) else None
     if path is None:
         raise Fail("there is no such file; name one, or a path of the site like /sitemap.xml")
     answer = maker.ask(path)

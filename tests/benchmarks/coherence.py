@@ -19,7 +19,8 @@ from wsgi_isr.stores.wire import USUAL
 if TYPE_CHECKING:
     from tests.support.memcached import Memcached
 
-ROUNDS = 150
+#: Rounds.
+FULL, QUICK = 150, 4
 NOISE = "noise"
 SLUG = "coherence"
 PATH = f"/blog/{SLUG}"
@@ -34,7 +35,7 @@ USUALLY = "hit, coherence=0.1, 1 node"
 USUALLY_3 = "hit, coherence=0.1, 3 nodes"
 
 
-def run() -> Report:
+def run(rounds: int) -> Report:
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(running(3))
         hits = {
@@ -64,8 +65,8 @@ def run() -> Report:
             batches = {label: plain(call, clock) for label, call in calls.items()}
             return {**batches, **{label: wsgi(hit.isr, hit.environ, clock) for label, hit in hits.items()}}
 
-        *passing, noisy = interleaved({**contestants(PASSING), NOISE: noise()}, ROUNDS)
-        cpu = interleaved(contestants(CPU), ROUNDS // 4)
+        *passing, noisy = interleaved({**contestants(PASSING), NOISE: noise()}, rounds)
+        cpu = interleaved(contestants(CPU), rounds // 4)
         for hit in hits.values():
             hit.check_questions()
             hit.check_news()

@@ -12,14 +12,15 @@ from tests.benchmarks.report import Budget, Report, Table, ratio
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-ROUNDS = 150
+#: Rounds.
+FULL, QUICK = 150, 2
 NOISE = "noise"
 FLASK, DJANGO = "ISR around Flask", "ISR around Django"
 PLAIN = "ISR, nothing prepared"
 FLASK_CACHING, DJANGO_CACHE = "Flask-Caching, SimpleCache", "Django cache middleware, locmem"
 
 
-def run() -> Report:
+def run(rounds: int) -> Report:
     site = Site()
     caches: dict[str, WSGIApplication] = {
         FLASK: paths.hit(flask(site), "isr-flask"),
@@ -39,7 +40,7 @@ def run() -> Report:
     contestants = {label: wsgi(app, environ_of(slugs[label])) for label, app in caches.items()}
     contestants[PLAIN] = wsgi(unprepared, request)
     contestants |= {label: wsgi(app, environ_of("bare")) for label, app in apps.items()}
-    *rows, noisy = interleaved({**contestants, NOISE: noise()}, ROUNDS)
+    *rows, noisy = interleaved({**contestants, NOISE: noise()}, rounds)
 
     for label, slug in slugs.items():
         if site.renders[slug] != 1:

@@ -7,15 +7,22 @@ import cProfile
 import pstats
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.benchmarks import paths
 from tests.benchmarks.measure import Batch, interleaved, wsgi
 from tests.benchmarks.report import Report, Table
 
-REQUESTS = 1000
-TRIES = 8
-ROUNDS = 40
+
+class Size(NamedTuple):
+    """How much is measured: requests under the profiler, how often, and rounds without it."""
+
+    requests: int = 1000
+    tries: int = 8
+    rounds: int = 40
+
+
+FULL, QUICK = Size(), Size(requests=100, tries=1, rounds=2)
 #: Shown are calls that take this share of a request, and at most so many levels of them.
 SHARE = 0.03
 DEPTH = 4
@@ -27,7 +34,7 @@ Function = tuple[str, int, str]
 Stats = dict[Function, Any]
 
 
-def run() -> Report:
+def run(size: Size) -> Report:
     with contextlib.ExitStack() as stack:
         ways = {
             PREPARED: paths.prepared(),
@@ -36,22 +43,24 @@ def run() -> Report:
             "stale, rendered here": stack.enter_context(paths.stale("memory://", rendered_here=True)),
         }
         batches = {label: wsgi(app, environ) for label, (app, environ, _) in ways.items()}
-        rows = interleaved(batches, ROUNDS)
+        rows = interleaved(batches, size.rounds)
         notes = []
         for label, batch in batches.items():
             # The one that was disturbed least; the profiler's clock is the wall's.
-            best = min((_profiled(batch) for _ in range(TRIES)), key=lambda stats: stats[_top(stats)][3])
-            notes.append(_tree(label, best))
+            best = min(
+                (_profiled(batch, size.requests) for _ in range(size.tries)), key=lambda stats: stats[_top(stats)][3]
+            )
+            notes.append(_tree(label, best, size.requests))
         for app, environ, word in ways.values():
             paths.prove(app, environ, word)
     notes.append("The profiler counts calls truly and weighs small ones too heavily: compare shares, do not add up.")
     return Report([Table("without the profiler", "us of CPU per request", rows, PREPARED)], notes=notes)
 
 
-def _profiled(batch: Batch) -> Stats:
+def _profiled(batch: Batch, requests: int) -> Stats:
     profile = cProfile.Profile()
     profile.enable()
-    batch(REQUESTS)
+    batch(requests)
     profile.disable()
     stats: Stats = vars(pstats.Stats(profile))["stats"]
     return stats
@@ -61,7 +70,7 @@ def _top(stats: Stats) -> Function:
     return next(function for function in stats if function[2] == "__call__" and function[0].endswith("middleware.py"))
 
 
-def _tree(label: str, stats: Stats) -> str:
+def _tree(label: str, stats: Stats, requests: int) -> str:
     below: dict[Function, dict[Function, tuple[int, float]]] = defaultdict(dict)
     for function, (_, _, _, _, callers) in stats.items():
         for caller, (count, _, _, seconds) in callers.items():
@@ -74,7 +83,7 @@ def _tree(label: str, stats: Stats) -> str:
         children = sorted(below[function].items(), key=lambda item: item[1][1], reverse=True)
         for child, (count, seconds) in children:
             if seconds >= SHARE * whole and child not in path:
-                lines.append(f"  {seconds / whole:6.1%}  {count / REQUESTS:6.2f}  {'  ' * depth}{_name(child)}")
+                lines.append(f"  {seconds / whole:6.1%}  {count / requests:6.2f}  {'  ' * depth}{_name(child)}")
                 if depth < DEPTH:
                     show(child, depth + 1, (*path, child))
 

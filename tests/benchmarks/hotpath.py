@@ -8,12 +8,13 @@ from tests.benchmarks import paths
 from tests.benchmarks.measure import interleaved, noise, noise_note, wsgi
 from tests.benchmarks.report import Report, Table, ratio
 
-ROUNDS = 80
+#: Rounds.
+FULL, QUICK = 80, 2
 PREPARED, PLAIN = "prepared", "not prepared, 1 pattern"
 NOISE = "noise"
 
 
-def run() -> Report:
+def run(rounds: int) -> Report:
     ways = {
         PREPARED: paths.prepared(),
         "prepared, coherence=0": paths.asking(),
@@ -32,7 +33,7 @@ def run() -> Report:
         other = paths.stale("sqlite:///{}/pages.db", rendered_here=False)
         ways["stale, rendered by another process"] = stack.enter_context(other)
         contestants = {label: wsgi(app, environ) for label, (app, environ, _) in ways.items()}
-        *rows, noisy = interleaved({**contestants, NOISE: noise()}, ROUNDS)
+        *rows, noisy = interleaved({**contestants, NOISE: noise()}, rounds)
         # Once more: what was measured were these answers, or this fails.
         for app, environ, word in ways.values():
             paths.prove(app, environ, word)

@@ -7,12 +7,20 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
+from typing import NamedTuple
 
 from tests.benchmarks.report import Budget, Report, Row, Table, ratio
 from tests.benchmarks.run import ROOT
 
-ROUNDS = 25
-PROFILES = 7
+
+class Size(NamedTuple):
+    """How many interpreters are timed, and how many are profiled, of each kind."""
+
+    rounds: int = 25
+    profiles: int = 7
+
+
+FULL, QUICK = Size(), Size(rounds=1, profiles=1)
 SHOWN = 15
 OURS, REFERENCE = "wsgi_isr", "werkzeug.wrappers"
 #: What everybody imports. A package that only put off the work would be no faster for anybody.
@@ -26,9 +34,9 @@ _TIMED = "import sys, time; sys.path[:0] = {path}; t = time.process_time(); {sta
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|(\s+)(\S+)")
 
 
-def run() -> Report:
+def run(size: Size) -> Report:
     samples: dict[str, list[float]] = {label: [] for label in STATEMENTS}
-    for turn in range(-1, ROUNDS):
+    for turn in range(-1, size.rounds):
         for label in STATEMENTS:
             took = float(_interpreter(label)[0])
             if turn >= 0:  # the first compiles
@@ -36,7 +44,7 @@ def run() -> Report:
     rows = [Row(label, values) for label, values in samples.items()]
     table = Table("import, each in a fresh interpreter", "ms of CPU", rows, REFERENCE)
     times = ratio(table.row(OURS), table.row(REFERENCE))
-    return Report([table], [Budget(f"times the import of {REFERENCE}", times, 1.5)], [_breakdown()])
+    return Report([table], [Budget(f"times the import of {REFERENCE}", times, 1.5)], [_breakdown(size.profiles)])
 
 
 def _interpreter(label: str, *options: str) -> tuple[str, str]:
@@ -47,9 +55,9 @@ def _interpreter(label: str, *options: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def _breakdown() -> str:
+def _breakdown(profiles: int) -> str:
     """What our import has and the other has not: modules by their own time, and all by package."""
-    ours, reference = (_own_times(label) for label in STATEMENTS)
+    ours, reference = (_own_times(label, profiles) for label in STATEMENTS)
     extra = {module: ms for module, ms in ours.items() if module not in reference}
     lines = [
         f"modules that {OURS} imports and {REFERENCE} does not (-X importtime, own ms without what they import):",
@@ -64,10 +72,10 @@ def _breakdown() -> str:
     return "\n".join(lines)
 
 
-def _own_times(label: str) -> dict[str, float]:
+def _own_times(label: str, profiles: int) -> dict[str, float]:
     """Milliseconds of each module alone, in the interpreter that was disturbed least: its clock is the wall's."""
     found: dict[str, list[float]] = defaultdict(list)
-    for _ in range(PROFILES):
+    for _ in range(profiles):
         for own, _cumulative, _indent, module in _LINE.findall(_interpreter(label, "-X", "importtime")[1]):
             found[module].append(int(own) / 1e3)
     return {module: min(times) for module, times in found.items()}

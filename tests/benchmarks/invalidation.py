@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.benchmarks.apps import LIFETIME, environ_of
 from tests.benchmarks.measure import PASSING, interleaved, noise, noise_note, plain
@@ -32,19 +32,26 @@ if TYPE_CHECKING:
 
     from tests.support.memcached import Memcached
 
-PAGES = 1_000_000
 CODEC = Codec()
-#: What memcached may take at most; the pages need less.
-MEGABYTES = 2048
+
+
+class Size(NamedTuple):
+    """How much is measured: pages with the tag, MiB that memcached may take for them (they need less), pages that are
+    visited, from all over, before and after, and rounds."""
+
+    pages: int = 1_000_000
+    megabytes: int = 2048
+    sample: int = 300
+    rounds: int = 150
+
+
+FULL, QUICK = Size(), Size(pages=1000, megabytes=64, sample=30, rounds=2)
 #: Seconds after which filling is given up.
 PATIENCE = 90
 #: Pages in one write.
 AT_ONCE = 1000
-#: Pages that are visited, from all over, before and after.
-SAMPLE = 300
-ROUNDS = 150
 NOISE = "noise"
-FEW, MANY = "1 page has the tag", f"{PAGES:,} pages have the tag"
+FEW = "1 page has the tag"
 HOST = "www.example.com"
 NAMESPACE = "catalogue"
 TAGGED, UNTAGGED = "/blog/tagged", "/blog/untagged"
@@ -55,11 +62,13 @@ RULES = {
 }
 
 
-def run() -> Report:
-    if _available() < MEGABYTES:
-        raise CannotRun(f"a million pages need a machine with {MEGABYTES} MiB of free memory")
+def run(size: Size) -> Report:
+    pages, megabytes, sample, rounds = size
+    many_have_it = f"{pages:,} pages have the tag"
+    if _available() < megabytes:
+        raise CannotRun(f"{pages:,} pages need a machine with {megabytes} MiB of free memory")
     with contextlib.ExitStack() as stack:
-        nodes = stack.enter_context(running(2, MEGABYTES))
+        nodes = stack.enter_context(running(2, megabytes))
         # The third has the same store as the second, and none of its pages in L1.
         few, many, reader = (_isr([node]) for node in (*nodes, nodes[1]))
         for isr in (few, many, reader):
@@ -67,24 +76,24 @@ def run() -> Report:
         _expect("MISS", few, TAGGED, [0])
         _expect("MISS", many, TAGGED, [0])
         began = time.monotonic()
-        _fill(nodes[1], many)
+        _fill(nodes[1], many, pages)
         took = time.monotonic() - began
         stats = nodes[1].stats()
         items = int(stats["curr_items"])
-        if int(stats["evictions"]) or items < PAGES:
-            raise AssertionError(f"{items} items and {stats['evictions']} evictions: these are not {PAGES} pages")
+        if int(stats["evictions"]) or items < pages:
+            raise AssertionError(f"{items} items and {stats['evictions']} evictions: these are not {pages} pages")
 
-        seen = [0, PAGES - 1, *random.Random(20).sample(range(1, PAGES - 1), SAMPLE - 2)]
-        others = sorted({(number + 1) % PAGES for number in seen} - set(seen))
+        seen = [0, pages - 1, *random.Random(20).sample(range(1, pages - 1), sample - 2)]
+        others = sorted({(number + 1) % pages for number in seen} - set(seen))
         _expect("HIT", reader, TAGGED, seen)
         for label in ("MISS", "HIT"):
             _expect(label, reader, UNTAGGED, seen)
 
         batches = {
             FEW: plain(partial(few.invalidate, [TAG]), PASSING),
-            MANY: plain(partial(many.invalidate, [TAG]), PASSING),
+            many_have_it: plain(partial(many.invalidate, [TAG]), PASSING),
         }
-        *rows, noisy = interleaved({**batches, NOISE: noise()}, ROUNDS)
+        *rows, noisy = interleaved({**batches, NOISE: noise()}, rounds)
 
         time.sleep(reader.config.settings.coherence)
         for label in ("EXPIRED", "HIT"):  # rendered anew; from then on a hit again, and only these
@@ -95,7 +104,7 @@ def run() -> Report:
     table = Table("one invalidation, memcached", "us that pass", rows, FEW)
     return Report(
         [table],
-        [Budget("times one with 1 page", ratio(table.row(MANY), table.row(FEW)), 1.2)],
+        [Budget("times one with 1 page", ratio(table.row(many_have_it), table.row(FEW)), 1.2)],
         [
             f"filled in {took:.0f} s with {items:,} items of {int(stats['bytes']) / items:.0f} bytes; none was evicted",
             f"visited: {len(seen)} pages that were hits before it are rendered anew after it, and so are {len(others)} "
@@ -133,14 +142,14 @@ def _expect(label: str, isr: ISR, path: str, numbers: Iterable[int]) -> None:
 # A million pages -----------------------------------------------------------------------------------
 
 
-def _fill(node: Memcached, isr: ISR) -> None:
+def _fill(node: Memcached, isr: ISR, pages: int) -> None:
     """Write all pages but the first, which is there and shows how they look, its stamps included."""
     space = Keyspace(NAMESPACE)
     text = _key_text(0)
     data = isr.store.get(space.page(text))
     if data is None:
         raise AssertionError("the page that ISR has just stored is not where its key says")
-    items = _items(CODEC.unpack(data, text), space)
+    items = _items(CODEC.unpack(data, text), space, pages)
     deadline = time.monotonic() + PATIENCE
     done = 1
     with client(node, timeout=PATIENCE) as connection:
@@ -152,11 +161,11 @@ def _fill(node: Memcached, isr: ISR) -> None:
         connection.version()  # the answers come in order: all is written by now
 
 
-def _items(first: Entry, space: Keyspace) -> Iterator[tuple[str, bytes]]:
+def _items(first: Entry, space: Keyspace, pages: int) -> Iterator[tuple[str, bytes]]:
     """The other pages, as the store writes them: by name."""
     content, times = first.content, (first.started, first.created, first.revalidate, first.expire)
     assert isinstance(content, Content)
-    for number in range(1, PAGES):
+    for number in range(1, pages):
         body = _body(number)
         etag = hashlib.blake2b(body, digest_size=len(content.etag) // 2).hexdigest()
         text = _key_text(number)

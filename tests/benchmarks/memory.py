@@ -10,7 +10,7 @@ import statistics
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.benchmarks import paths
 from tests.benchmarks.apps import environ_of
@@ -21,9 +21,15 @@ from wsgi_isr.entry import Entry
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
-REQUESTS = 120_000
-#: Requests between two looks at the process.
-STRIDE = 1000
+
+class Size(NamedTuple):
+    """How many requests there are, and how many of them between two looks at the process."""
+
+    requests: int = 120_000
+    stride: int = 1000
+
+
+FULL, QUICK = Size(), Size(requests=2000, stride=20)
 #: Small, so that L1 and the store are full, and evict, long before the first half is over.
 LOCAL_BYTES = 512 * 1024
 STORE = "memory://?max_bytes=1048576"
@@ -34,7 +40,8 @@ GROWTH = 2
 STATM = Path("/proc/self/statm")
 
 
-def run() -> Report:
+def run(size: Size) -> Report:
+    requests, stride = size
     if not STATM.exists():
         raise CannotRun("the memory of a process is read from /proc: run this on Linux")
     log = logging.getLogger("wsgi_isr")
@@ -45,15 +52,15 @@ def run() -> Report:
     unlisted = ISR(_site, local_bytes=LOCAL_BYTES, store=STORE)  # every page is only kept where the app asks
     resident, counted, booked = [], [], 0
     seen: dict[str, int] = {}
-    for turn in range(1, REQUESTS + 1):
+    for turn in range(1, requests + 1):
         # A fifth goes to the one that remembers who asked, enough to fill that memory in the first quarter.
-        isr, environ = (unlisted, _asking(dice)) if turn % 5 == 0 else (listed, _any(dice))
+        isr, environ = (unlisted, _asking(dice, requests)) if turn % 5 == 0 else (listed, _any(dice))
         label = paths.answer(isr, environ)[1].get("X-ISR", "none")
         seen[label] = seen.get(label, 0) + 1
         booked = max(booked, _l1(isr).bytes)
-        if turn % STRIDE == 0:
+        if turn % stride == 0:
             resident.append(_resident() / MIB)
-        if turn % (REQUESTS // 10) == 0:
+        if turn % (requests // 10) == 0:
             counted += [_weigh(_l1(each)) for each in (listed, unlisted)]
     for isr in (listed, unlisted):
         isr.close()
@@ -65,7 +72,7 @@ def run() -> Report:
     first, second = resident[quarter : 2 * quarter], resident[3 * quarter :]
     growth = statistics.median(second) - statistics.median(first)
     rows = [Row("second quarter", first), Row("last quarter", second[: len(first)])]
-    table = Table(f"resident memory over {REQUESTS:,} requests", "MiB", rows, "second quarter")
+    table = Table(f"resident memory over {requests:,} requests", "MiB", rows, "second quarter")
     words = ", ".join(f"{label} {count:,}" for label, count in sorted(seen.items()))
     return Report(
         [table],
@@ -78,9 +85,9 @@ def run() -> Report:
     )
 
 
-def _asking(dice: random.Random) -> dict[str, Any]:
+def _asking(dice: random.Random, requests: int) -> dict[str, Any]:
     """One page after another that the app wants kept, each asked for twice."""
-    return environ_of(f"asking-{dice.randrange(REQUESTS // 10):x}")
+    return environ_of(f"asking-{dice.randrange(requests // 10):x}")
 
 
 def _any(dice: random.Random) -> dict[str, Any]:

@@ -35,12 +35,28 @@ from wsgi_isr.keys import Keyspace
 from wsgi_isr.stores import open_store
 from wsgi_isr.stores.wire import USUAL
 
-#: Each node is killed once, and hangs once.
-ROUNDS = 3
+
+class Size(NamedTuple):
+    """The parts of the cluster, and how much is measured.
+
+    :param rounds: in each of them one node is killed, and another one hangs.
+    :param measured: seconds. :param felt: seconds for which a fault may be felt before. :param noticed: seconds until
+        every process has noticed that a node is back.
+    """
+
+    nodes: int = 3
+    instances: int = 2
+    workers: int = 2
+    rounds: int = 3
+    measured: float = 2.5
+    felt: float = 1.0
+    noticed: float = 3.0
+
+
+FULL = Size()
+QUICK = Size(nodes=2, instances=1, workers=1, rounds=1, measured=0.3, felt=0.5, noticed=0.7)
 #: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
 COHERENCE = 0.1 + 0.2
-#: Seconds that are measured, that a fault may be felt before, and until every process has noticed that a node is back.
-MEASURED, FELT, NOTICED = 2.5, 1.0, 3.0
 CONNECTIONS, RATE = 16, 300.0
 #: How many pages are hot; and which part of all requests is for one that nobody has seen.
 HOT, NEW = 20, 0.005
@@ -57,48 +73,50 @@ class Spell(NamedTuple):
     ended: float
 
 
-def run() -> Report:
+def run(size: Size) -> Report:
     if sys.platform != "linux":
         raise CannotRun("needs Linux: that is what cluster/ runs on")
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         site = Numbered(Path(name), SLOW, REVALIDATE)
-        topology = Topology(nodes=ROUNDS, instances=2, workers=2, app=APP, env=site.env)
+        topology = Topology(size.nodes, size.instances, size.workers, APP, env=site.env)
         try:
             cluster = stack.enter_context(Cluster(topology, Directory(Path(name, "cluster"))))
         except CannotStart as error:
             raise CannotRun(str(error)) from None
-        return _run(cluster, Invalidations(cluster, site, Path(name, "journal")))
+        return _run(size, cluster, Invalidations(cluster, site, Path(name, "journal")))
 
 
-def _run(cluster: Cluster, said: Invalidations) -> Report:
+def _run(size: Size, cluster: Cluster, said: Invalidations) -> Report:
     # What our own invalidations find out of the nodes is no news here.
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
     spells: list[Spell] = []
     with _visited(cluster.balancer.port) as visits:
-        time.sleep(NOTICED)
-        for number in range(ROUNDS):
+        time.sleep(size.noticed)
+        for number in range(size.rounds):
             for what, strike, mend in (
                 (DEAD, faults.kill, faults.restart),
                 (HANGING, faults.pause, faults.resume),
             ):
                 # The two strike different nodes in a round, and each node in the end.
-                node = cluster.nodes[(number + (what is HANGING)) % ROUNDS]
-                spells.append(_spell(HEALTHY, number))
+                node = cluster.nodes[(number + (what is HANGING)) % size.nodes]
+                spells.append(_spell(HEALTHY, number, size.measured))
                 strike(cluster, node.name)
                 struck = time.monotonic()
                 said.miss(node)
-                time.sleep(max(0.0, struck + FELT - time.monotonic()))
-                spells.append(_spell(what, number))
+                time.sleep(max(0.0, struck + size.felt - time.monotonic()))
+                spells.append(_spell(what, number, size.measured))
                 mend(cluster, node.name)
-                time.sleep(NOTICED)
+                time.sleep(size.noticed)
                 said.make_up()
     assert visits, "nobody came"
-    return _report(visits[0], spells, said)
+    if said.refused != 2 * size.rounds:
+        raise AssertionError(f"{said.refused} invalidations were refused, not {2 * size.rounds}: no node was away")
+    return _report(size, visits[0], spells, said)
 
 
-def _spell(what: str, number: int) -> Spell:
+def _spell(what: str, number: int, seconds: float) -> Spell:
     began = time.monotonic()
-    time.sleep(MEASURED)
+    time.sleep(seconds)
     return Spell(what, number, began, time.monotonic())
 
 
@@ -183,8 +201,8 @@ class Invalidations:
         return version_of(answer.body)
 
 
-def _report(samples: Samples, spells: list[Spell], said: Invalidations) -> Report:
-    waits: dict[str, list[list[float]]] = {what: [[] for _ in range(ROUNDS)] for what in (HEALTHY, DEAD, HANGING)}
+def _report(size: Size, samples: Samples, spells: list[Spell], said: Invalidations) -> Report:
+    waits: dict[str, list[list[float]]] = {what: [[] for _ in range(size.rounds)] for what in (HEALTHY, DEAD, HANGING)}
     for at, seconds in zip(samples.at, samples.seconds, strict=True):
         for spell in spells:
             if spell.began <= at - seconds < spell.ended:
@@ -192,7 +210,7 @@ def _report(samples: Samples, spells: list[Spell], said: Invalidations) -> Repor
     report = Report()
     for share, who in ((0.5, "half of all visitors wait"), (0.99, "the slowest hundredth waits")):
         rows = [Row(what, [sorted(some)[int(share * len(some))] for some in each]) for what, each in waits.items()]
-        report.tables.append(Table(f"how long {who}, from {FELT:g} s after the fault on", "ms", rows, HEALTHY))
+        report.tables.append(Table(f"how long {who}, from {size.felt:g} s after the fault on", "ms", rows, HEALTHY))
     late = report.tables[-1]
     for what in (DEAD, HANGING):
         times = late.compare(late.row(what), late.row(HEALTHY))

@@ -28,8 +28,8 @@ def running(count: int, megabytes: int = 64) -> Iterator[list[Memcached]]:
 
 
 def url_of(nodes: Sequence[Memcached | Proxy]) -> str:
-    """Of a store on these nodes."""
-    return f"memcached://{','.join(node.name for node in nodes)}"
+    """Return the URL of a store on these nodes, with timeouts that a busy machine does not reach."""
+    return f"memcached://{','.join(node.name for node in nodes)}?timeout=5&connect_timeout=5&deadline=10"
 
 
 @contextlib.contextmanager

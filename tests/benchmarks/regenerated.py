@@ -10,33 +10,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from examples.pydoc_bottle.site import site
 from tests.benchmarks.apps import PAGE
+from tests.benchmarks.cores import take_cores
 from wsgi_isr import ISR
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
-
-
-def cores() -> tuple[set[int], set[int]]:
-    """That of the worker, and those that it leaves to others."""
-    own, *others = sorted(os.sched_getaffinity(0))
-    return {own}, set(others)
-
-
-def _take_cores() -> None:
-    """The worker's core is its own. (On two cores a kernel moves three busy processes about, so that the worker would
-    now and then share its core with a renderer.)"""
-    own, spare = cores()
-    renders = Path("/proc/self/comm").read_text().startswith("isr-")
-    os.sched_setaffinity(0, spare if renders else own)
-
-
 HOT = "/hot"
 #: Several, so that the next one is due while one is made.
 BUSY = ("/module/asyncio", "/module/ssl", "/module/socket")
@@ -58,5 +42,5 @@ def _app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byt
 
 
 if FOLDER_VARIABLE in os.environ:
-    _take_cores()
+    take_cores()
 application = ISR(_app, {HOT: False, "/module/<name>": 0.001, "/kept/module/<name>": False})

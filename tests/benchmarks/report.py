@@ -94,9 +94,10 @@ class Budget:
     def met(self) -> bool:
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
-    def line(self) -> str:
+    def line(self, is_judged: bool) -> str:
         words = "at least" if self.at_least else "at most"
-        return f"  {'ok    ' if self.met else 'MISSED'}  {self.text}: {self.measured:.5g} ({words} {self.limit:g})"
+        verdict = ("ok    " if self.met else "MISSED") if is_judged else "quick "
+        return f"  {verdict}  {self.text}: {self.measured:.5g} ({words} {self.limit:g})"
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "met": self.met}
@@ -110,10 +111,14 @@ class Report:
     budgets: list[Budget] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def text(self) -> str:
+    def text(self, is_judged: bool = True) -> str:
+        """All of it, to be read.
+
+        :param is_judged: whether it says of each budget if it is met.
+        """
         parts = ["\n".join(table.lines()) for table in self.tables]
         parts += ["\n".join(self.notes)] if self.notes else []
-        parts += ["\n".join(budget.line() for budget in self.budgets)] if self.budgets else []
+        parts += ["\n".join(budget.line(is_judged) for budget in self.budgets)] if self.budgets else []
         return "\n\n".join(parts)
 
     def to_json(self) -> dict[str, Any]:

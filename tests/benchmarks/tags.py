@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.proxy import Proxy
 from tests.benchmarks import paths
@@ -24,31 +24,39 @@ NODES = 3
 TAGS = 100
 #: Those that every page has, at this depth: everything, its rule, its path, the prefixes /, /blog and its own.
 IMPLICIT = 6
-#: How often what is counted is counted.
-REQUESTS = 20
-ROUNDS = 100
 NOISE = "noise"
 SLUG = "tags"
+
+
+class Size(NamedTuple):
+    """How often what is counted is counted, and rounds of what is timed."""
+
+    requests: int = 20
+    rounds: int = 100
+
+
+FULL, QUICK = Size(), Size(requests=3, rounds=2)
 
 #: To each node the `get`s of one request, in order, with a letter for each key: an epoch, a tag, a page.
 Asked = list[list[str]]
 
 
-def run() -> Report:
+def run(size: Size) -> Report:
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(running(NODES))
         proxies = [Proxy(node.port) for node in nodes]
         for proxy in proxies:
             stack.callback(proxy.refuse)
-        asking, polling = _Page(proxies, TAGS), _Page(proxies, TAGS, coherence=3600)
+        # Their time stands still: a prepared answer is asked about once more than one whose second is over.
+        asking, polling = (_Page(proxies, TAGS, coherence, clock=lambda: 1_700_000_000.0) for coherence in (0, 3600))
         timed = [_Page(nodes[:count], tags) for count in (1, NODES) for tags in (0, TAGS)]
         for page in (asking, polling, *timed):
             stack.callback(page.isr.close)
 
         wires = Wires(proxies)
-        checked = asking.count(wires, elsewhere=True)
-        quiet = asking.count(wires, elsewhere=False)
-        polled = polling.count(wires, elsewhere=False)
+        checked = asking.count(wires, size.requests, elsewhere=True)
+        quiet = asking.count(wires, size.requests, elsewhere=False)
+        polled = polling.count(wires, size.requests, elsewhere=False)
         tags = sum(planes.count("t") for node in checked for planes in node)
         if tags != IMPLICIT + TAGS:
             raise AssertionError(f"{tags} tags were asked for, so this is no check of {IMPLICIT} and {TAGS}")
@@ -57,7 +65,7 @@ def run() -> Report:
         for page in timed:
             batches[f"{page.label}, quiet"] = page.batch(elsewhere=False)
             batches[f"{page.label}, checked"] = page.batch(elsewhere=True)
-        *rows, noisy = interleaved({**batches, NOISE: noise()}, ROUNDS)
+        *rows, noisy = interleaved({**batches, NOISE: noise()}, size.rounds)
         for page in timed:
             page.prove("HIT")
 
@@ -69,7 +77,7 @@ def run() -> Report:
             Budget("round trips on a quiet site, within coherence", sum(map(len, polled)), 0),
         ],
         [
-            f"each `get` of one request on the wire, node by node, with its keys (the same {REQUESTS} times):",
+            f"each `get` of one request on the wire, node by node, with its keys (the same {size.requests} times):",
             f"  a quiet site, within coherence:          {_text(polled)}",
             f"  a quiet site, coherence=0:               {_text(quiet)}",
             f"  other pages were invalidated elsewhere:  {_text(checked)}",
@@ -81,13 +89,18 @@ def run() -> Report:
 class _Page:
     """A page in L1, with so many tags of its own, in front of ``nodes``."""
 
-    def __init__(self, nodes: Sequence[Memcached | Proxy], tags: int, coherence: float = 0) -> None:
+    def __init__(
+        self,
+        nodes: Sequence[Memcached | Proxy],
+        tags: int,
+        coherence: float = 0,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self.label = f"{IMPLICIT + tags} tags on {len(nodes)} node{'s' * (len(nodes) > 1)}"
         namespace = f"{self.label}, {coherence}, {nodes[0].name}"  # they share the nodes, and nothing else
         rule = Rule(revalidate=LIFETIME, tags=[f"tag {number}" for number in range(tags)])
-        # A proxy is slow, and what is counted must not have been given up and asked again.
-        url = f"{url_of(nodes)}?timeout=5&connect_timeout=5&deadline=10"
-        self.isr = ISR(bare(Site()), {"/blog/<slug>": rule}, store=url, namespace=namespace, coherence=coherence)
+        rules, url = {"/blog/<slug>": rule}, url_of(nodes)
+        self.isr = ISR(bare(Site()), rules, store=url, namespace=namespace, coherence=coherence, clock=clock)
         self._environ = environ_of(SLUG)
         self._epochs = [Keyspace(namespace).epoch(node) for node in self.isr.store.nodes]
         for label in ("MISS", "HIT", "HIT"):
@@ -97,14 +110,14 @@ class _Page:
         """:raises AssertionError: the answer is not ``label``, or not the page."""
         paths.prove(self.isr, self._environ, label)
 
-    def count(self, wires: Wires, elsewhere: bool) -> Asked:
+    def count(self, wires: Wires, requests: int, elsewhere: bool) -> Asked:
         """What each of some requests asked.
 
         :param elsewhere: before each of them, pages that have none of its tags were invalidated, on every node.
         :raises AssertionError: not the same each time, or something else than `get`.
         """
         every = []
-        for _ in range(REQUESTS):
+        for _ in range(requests):
             if elsewhere:
                 self._disturb()
             wires.trips()

@@ -10,33 +10,40 @@ renderer there, where that is allowed.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import random
-import re
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from socket import SOMAXCONN, socket
 from typing import NamedTuple
 
-from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT, cores
+from cluster.request import fetch
+from tests.benchmarks import gunicorns
+from tests.benchmarks.cores import cores
+from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, undisturbed
-from tests.benchmarks.run import ROOT
+from tests.live.support.waiting import until
 
-HOST = "127.0.0.1"
-#: Rounds of each worker class.
-ROUNDS = {"gthread": 5, "sync": 5}
-OPTIONS = {"gthread": ("--threads", "4")}
+
+class Size(NamedTuple):
+    """How much is measured: rounds of each worker class, and seconds of load in one turn.
+
+    :param is_judged: the machine is ours alone, so that it matters who goes first, and how much was regenerated.
+    """
+
+    rounds: Mapping[str, int]
+    turn: float
+    is_judged: bool
+
+
+FULL = Size({"gthread": 5, "sync": 5}, 1, True)
+QUICK = Size({"gthread": 1}, 0.3, False)
 CONNECTIONS = 8
-#: Seconds of load in one turn, and between two requests for a page that is due.
-TURN, ASKING = 1, 0.03
+#: Seconds between two requests for a page that is due.
+ASKING = 0.03
 PROCESSES, THREADS, NONE = "renderer processes", "threads of the worker", "no regeneration"
 #: Below this part of the time somebody was computing, it was not "without a pause".
 BUSY_PART = 0.8
@@ -77,16 +84,13 @@ class Sample(NamedTuple):
     computing: float
 
 
-def run() -> Report:
-    try:
-        import gunicorn  # noqa: F401
-    except ImportError as error:
-        raise CannotRun("gunicorn is missing: pip install '.[dev]'") from error
-    if (os.cpu_count() or 1) < 2:
+def run(size: Size) -> Report:
+    gunicorns.need_gunicorn()
+    if size.is_judged and (os.cpu_count() or 1) < 2:
         raise CannotRun("needs a second core: renderers are to have one that the worker does not")
-    load = "wrk" if shutil.which("wrk") else "a client in Python (wrk is missing), which takes much of the spare core"
-    report = Report(notes=[f"load: {load}, {CONNECTIONS} connections; gunicorn: 1 worker; turns of {TURN} s"])
-    for worker_class, rounds in ROUNDS.items():
+    client = "wrk" if gunicorns.has_wrk(size.turn) else "a client in Python, which takes much of the spare core"
+    report = Report(notes=[f"load: {client}, {CONNECTIONS} connections; gunicorn: 1 worker; turns of {size.turn:g} s"])
+    for worker_class, rounds in size.rounds.items():
         with contextlib.ExitStack() as stack:
             servers = {
                 PROCESSES: stack.enter_context(_server(worker_class, "auto")),
@@ -99,16 +103,16 @@ def run() -> Report:
             samples: dict[str, list[Sample]] = {name: [] for name in servers}
             for turn in range(rounds):
                 for name, server in random.Random(turn).sample(list(servers.items()), len(servers)):
-                    samples[name].append(_turn(server, regenerating=name is not NONE))
-        _add(report, worker_class, samples)
+                    samples[name].append(_turn(server, size, regenerating=name is not NONE))
+        _add(report, worker_class, samples, size.is_judged)
     return report
 
 
-def _add(report: Report, worker_class: str, samples: dict[str, list[Sample]]) -> None:
+def _add(report: Report, worker_class: str, samples: dict[str, list[Sample]], is_judged: bool) -> None:
     for name in (PROCESSES, THREADS):
         part = statistics.median(sample.computing for sample in samples[name])
         report.notes.append(f"{worker_class}, {name}: somebody was computing for {part:.0%} of the time")
-        if part < BUSY_PART:
+        if is_judged and part < BUSY_PART:
             raise CannotRun(f"{worker_class}, {name}: computing for only {part:.0%} of the time; repeat when less runs")
     rates = [Row(name, [sample.rate for sample in each]) for name, each in samples.items()]
     late = [Row(name, [sample.p99 * 1000 for sample in each]) for name, each in samples.items()]
@@ -128,57 +132,34 @@ def _add(report: Report, worker_class: str, samples: dict[str, list[Sample]]) ->
 @contextlib.contextmanager
 def _server(worker_class: str, background: str) -> Iterator[Server]:
     """Until the block ends."""
-    from gunicorn.config import make_settings
-
-    with tempfile.TemporaryDirectory() as name, socket() as listener:
+    with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        listener.bind((HOST, 0))
-        listener.listen(SOMAXCONN)
-        command = [sys.executable, "-m", "gunicorn", "--bind", f"fd://{listener.fileno()}", "--log-level", "warning"]
-        command += ["--worker-class", worker_class, *OPTIONS.get(worker_class, ()), "--graceful-timeout", "2"]
-        command += ["--config", "python:wsgi_isr.gunicorn"]
-        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; several would share it
-            command += ["--no-control-socket"]
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN": "1"}
-        process = subprocess.Popen(
-            [*command, "tests.benchmarks.regenerated:application"],
-            env={**os.environ, FOLDER_VARIABLE: name, **{f"WSGI_ISR_{key}": each for key, each in options.items()}},
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[listener.fileno()],
-        )
-        server = Server(listener.getsockname()[1], folder)
-        try:
-            _fetch(server, "/")
-            yield server
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()  # those that belong to it notice, and end
-                process.wait()
+        env = {FOLDER_VARIABLE: name, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
+        app = "tests.benchmarks.regenerated:application"
+        with gunicorns.running(app, worker_class, env, folder / "log", gunicorns.RENDERING) as gunicorn:
+            yield Server(gunicorn.port, folder)
 
 
 def _fetch(server: Server, path: str) -> str:
-    """What became of a request, in a word. The port was there before the server: it may take a while."""
-    with contextlib.closing(http.client.HTTPConnection(HOST, server.port, timeout=20)) as connection:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        response.read()
-    assert response.status == 200, response.status
-    return response.getheader("X-ISR") or ""
+    """Return the word of ``X-ISR``."""
+    answer = fetch(server.port, path)
+    assert answer.status == 200, answer
+    return answer["X-ISR"]
 
 
 # A turn ------------------------------------------------------------------------------------------------------
 
 
-def _turn(server: Server, regenerating: bool) -> Sample:
+def _turn(server: Server, size: Size, regenerating: bool) -> Sample:
     # The same requests in each turn: what is compared is the regeneration, not who asks for it.
     with _asked_for(server, BUSY if regenerating else KEPT):
+        made = server.made()
         began = time.monotonic()
-        rate, p99 = _load(server)
+        rate, p99 = gunicorns.load(server.port, HOT, CONNECTIONS, size.turn, first=size.is_judged)
         ended = time.monotonic()
+        if regenerating:
+            until(lambda: server.made() > made, "a page that is regenerated")
     _settle(server)
     return Sample(rate, p99, server.computing(began, ended))
 
@@ -211,33 +192,3 @@ def _asked_for(server: Server, paths: tuple[str, ...]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def _load(server: Server) -> tuple[float, float]:
-    """Requests per second, and the 99th percentile of what they took, in seconds."""
-    if not shutil.which("wrk"):
-        client = [sys.executable, str(Path(__file__).with_name("client.py"))]
-        said = _output([*client, str(server.port), HOT, str(CONNECTIONS), str(TURN)])
-        rate, p99 = map(float, said.split())
-        return rate, p99
-    url = f"http://{HOST}:{server.port}{HOT}"
-    said = _output(["wrk", "--latency", "-t", "1", "-c", str(CONNECTIONS), "-d", f"{TURN}s", url])
-    if bad := re.search(r"Non-2xx.*|Socket errors:.*", said):
-        raise AssertionError(f"wrk says: {bad[0]}")
-    found, late = re.search(r"Requests/sec:\s*([\d.]+)", said), re.search(r"99%\s*([\d.]+)(us|ms|s)", said)
-    assert found is not None, said
-    assert late is not None, said
-    return float(found[1]), float(late[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[late[2]]
-
-
-def _output(command: list[str]) -> str:
-    run = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=TURN + 20, preexec_fn=_come_from_elsewhere
-    )
-    return run.stdout
-
-
-def _come_from_elsewhere() -> None:
-    os.sched_setaffinity(0, cores()[1])
-    with contextlib.suppress(PermissionError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

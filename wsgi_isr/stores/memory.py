@@ -85,6 +85,11 @@ class MemoryStore(ForkAware, Store):
 
     after_fork_in_child = _start_empty
 
+    @property
+    def size(self) -> int:
+        """The bytes that keys, values and their bookkeeping take together."""
+        return self._pages.bytes + self._control.bytes
+
     @classmethod
     def from_url(cls, url: str) -> MemoryStore:
         """``memory://``, with ``?max_bytes=`` or without."""
@@ -165,7 +170,7 @@ class MemoryStore(ForkAware, Store):
         self._shelf(key).put(key, item)
         self._writes += 1
         self._control.shrink(self.max_bytes * CONTROL_SHARE)
-        if self._pages.bytes + self._control.bytes > self.max_bytes:
+        if self.size > self.max_bytes:
             self._make_room()
 
     def _make_room(self) -> None:
