@@ -7,13 +7,15 @@ being answered: a user, a session, a host, a language. A function whose result i
 from __future__ import annotations
 
 import functools
-import queue
 import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .flight import Flight, leading, led
+
+if TYPE_CHECKING:
+    import queue
 
 T = TypeVar("T")
 
@@ -60,6 +62,8 @@ class Isolation:
         return result
 
     def _begin(self) -> queue.SimpleQueue[_Job]:
+        import queue  # for those who keep data
+
         inbox: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         try:
             threading.Thread(target=self._work, args=(inbox,), name="wsgi-isr-data", daemon=True).start()
@@ -68,6 +72,8 @@ class Isolation:
         return inbox
 
     def _work(self, inbox: queue.SimpleQueue[_Job]) -> None:
+        from queue import Empty
+
         job = inbox.get()
         while True:
             job.run()
@@ -79,7 +85,7 @@ class Isolation:
                 return
             try:
                 job = inbox.get(timeout=IDLE)
-            except queue.Empty:
+            except Empty:
                 try:
                     self._idle.remove(inbox)
                     return
