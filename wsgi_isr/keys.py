@@ -90,8 +90,9 @@ class Keyspace:
         return f"{self._prefix}:d:{_digest(self._release + chr(0) + key_text, 20)}"
 
     def tag(self, tag: str) -> str:
-        """Return where the stamp of a stored tag is."""
-        return f"{self._control}:t:{tag if tag.startswith(_SLOT) else _digest(tag, 20)}"
+        """Return where the stamp of a tag is, given by its name or as it is stored."""
+        stored = stored_tag(tag)
+        return f"{self._control}:t:{stored if stored.startswith(_SLOT) else _digest(stored, 20)}"
 
     @property
     def sites(self) -> str:
