@@ -46,19 +46,20 @@ def produce_page(
     rules: RuleSet,
     report: Callable[[Broken], None],
     notice: Callable[[Unsaid], None] | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> Callable[[Task, Mapping[str, Any] | None], Product]:
     """Return the ``produce`` of pages: the app, called with the canonical request of a task's key, on behalf of the
     client with a given request, if there is one.
 
     :param report: is told of a body that could not be closed.
-    :param notice: is told of what the app looked at and did not say.
+    :param notice: is told of what the app looked at and did not say. :param clock: Unix time in seconds.
     """
 
     def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
         policy = rules.policies[task.rule]
         deadline = time.monotonic() + task.timeout
         with watched(canonical(PageKey.parse(task.text))) as (environ, looks), rendering(rules.profiles) as asked:
-            product = run(app, environ, policy, asked, deadline, report)
+            product = run(app, environ, policy, asked, deadline, report, clock)
         if notice is not None and (unsaid := _unsaid(looks, product)):
             notice(Unsaid(task.page, task.rule, unsaid, task.text))
         if isinstance(product, Personal):
@@ -84,6 +85,7 @@ def run(
     asked: Asked,
     deadline: float,
     report: Callable[[Broken], None],
+    clock: Callable[[], float] = time.time,
 ) -> Product:
     """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
 
@@ -149,7 +151,7 @@ def run(
     if reason := refuse(int(head[0][:3]), head[1], policy):
         whole = Content(head[0], tuple(head[1]), b"".join(chunks), "")
         return Personal(reason, whole) if reason == "set-cookie" else Refusal(reason)
-    product = admit(*head, b"".join(chunks), policy, asked)
+    product = admit(*head, b"".join(chunks), policy, asked, now=clock())
     if not isinstance(product, Storable):
         return product
     content = encoded(product.content, head[1]) if isinstance(product.content, Content) else product.content

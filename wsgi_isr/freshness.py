@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
 
+from werkzeug.http import parse_date
+
 from .entry import Content, Entry, Lifetime, Refusal, Value
 from .rules import Policy
 
@@ -206,9 +208,18 @@ class Asked:
 
 
 def admit(
-    status: str, headers: Sequence[tuple[str, str]], body: bytes, policy: Policy, asked: Asked | None = None
+    status: str,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
+    policy: Policy,
+    asked: Asked | None = None,
+    *,
+    now: float,
 ) -> Storable | Refusal | Failure:
-    """What becomes of an app's complete answer to a canonical request."""
+    """Return what becomes of an app's complete answer to a canonical request.
+
+    :param now: seconds of Unix time.
+    """
     asked = asked or Asked()
     lower = [(name.lower(), value) for name, value in headers]
     code = int(status[:3])
@@ -227,7 +238,8 @@ def admit(
         # Whatever the app says of how long it may be kept: it did not know.
         known = [(name, value) for name, value in headers if name.lower() not in ("cache-control", _TARGETED)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
-    lifetime = _lowest(policy.lifetime, asked.lifetime, _asked(lower))
+    in_headers = _asked(lower) or (_for_everybody(lower, now) if policy.lifetime is None else None)
+    lifetime = _lowest(policy.lifetime, asked.lifetime, in_headers)
     if lifetime is None:
         return Refusal("not-asked")
     if policy.lifetime is None and policy.expire is not None:
@@ -249,8 +261,8 @@ def admit(
         kept.append(("Vary", ", ".join(undeclared)))
     etag = hashlib.blake2b(body, digest_size=12).hexdigest()
     content = Content(status, tuple(kept), body, etag, "cookie" in varies)
-    in_headers = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
-    tags = dict.fromkeys([*asked.tags, *filter(None, in_headers)])
+    named = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
+    tags = dict.fromkeys([*asked.tags, *filter(None, named)])
     return Storable(content, lifetime, keep, tuple(tags), tuple(asked.carried.items()))
 
 
@@ -297,17 +309,11 @@ def _lowest(*lifetimes: Lifetime | None) -> Lifetime | None:
     return reduce(lambda one, other: one.lowest(other.revalidate, other.expire), given)
 
 
-def asks(headers: Sequence[tuple[str, str]]) -> bool:
-    """Whether an app asks a shared cache to keep its answer."""
-    lifetime = _asked([(name.lower(), value) for name, value in headers])
-    return lifetime is not None and lifetime.revalidate != 0
-
-
 def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
-    """The lifetime an app asks a shared cache for.
+    """Return the lifetime that an app asks a shared cache for.
 
     ``CDN-Cache-Control`` (RFC 9213) before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) with
-    ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers and is no request.
+    ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers: a rule is not shortened by it.
     """
     for header, names in ((_TARGETED, ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
         directives = _directives_of(lower, header)
@@ -317,6 +323,23 @@ def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
                 window = _delta(directives.get("stale-while-revalidate"))
                 return Lifetime(seconds, None if window is None else seconds + window)
     return None
+
+
+def _for_everybody(lower: Sequence[tuple[str, str]], now: float) -> Lifetime | None:
+    """Return the lifetime that an answer has for any cache: ``max-age``, or else ``Expires`` (RFC 9111, 4.2.1). None is
+    ever guessed (4.2.2)."""
+    directives = _directives_of(lower, "cache-control")
+    seconds = _delta(directives.get("max-age"))
+    window = _delta(directives.get("stale-while-revalidate"))
+    header = dict(lower)
+    if seconds is None and "expires" in header:
+        # 5.3: what is no date has expired.
+        expires, date = parse_date(header["expires"]), parse_date(header.get("date"))
+        seconds = expires.timestamp() - (date.timestamp() if date else now) if expires else 0.0
+    if seconds is None:
+        return None
+    seconds = max(0.0, seconds - (_delta(header.get("age")) or 0.0))
+    return Lifetime(seconds, None if window is None else seconds + window)
 
 
 def _directives(lower: Sequence[tuple[str, str]]) -> dict[str, str]:

@@ -240,6 +240,8 @@ class Matcher:
         if site is None or not self.is_here(environ):
             return Bypass("host")
         policy, _ = self._rules.match(text or "/")
+        if policy.is_off:
+            return Bypass("no-rule")
         if policy.never:
             return Bypass("revalidate-0")
         if policy.bypass is not None and policy.bypass(environ):
@@ -254,16 +256,13 @@ class Matcher:
             return Bypass("cookie-encoding")
         return policy, PageKey(*site, environ.get("SCRIPT_NAME", ""), path, pairs, headers, cookies)
 
-    def written(self, environ: dict[str, Any], asked: bool) -> str | None:
-        """The tag that a successful unsafe request invalidates: that of the page at its URL.
-
-        ``asked``: the app has asked for unlisted pages to be kept, so that this may be one of them.
-        """
+    def written(self, environ: dict[str, Any]) -> str | None:
+        """Return the tag that a successful unsafe request invalidates: that of the page at its URL."""
         if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH", "DELETE"):
             return None
         try:
             policy, _ = self._rules.match(decoded(environ.get("PATH_INFO", "")) or "/")
-            if policy.never or (policy.lifetime is None and not asked):
+            if policy.never or policy.is_off:
                 return None
             return path_tag(public_path(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")))
         except UnicodeError:

@@ -22,11 +22,11 @@ from .entry import Content, Entry, Refusal
 from .errors import ConfigError, ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
-from .freshness import Asked, asks
+from .freshness import Asked
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
 from .invalidate import Journal, Receipt, tag_names
-from .keys import PageKey, Site, path_tag, shown_url
+from .keys import Site, path_tag, shown_url
 from .listing import Absent
 from .page import Frame, within
 from .pages import Page, Pages
@@ -201,27 +201,9 @@ class ISR:
             frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)
             app = self._app_here(environ, frame)
             return pass_on(app, environ, start_response, status, label, self._notice(found.written), private=True)
-        if found.key is not None:
-            return self._ask(environ, start_response, found.key, status)
         # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
         app = self._app_here(environ, Frame(Asked(), self.config.rules.profiles) if found.missed else None)
         return pass_on(app, environ, start_response, status, label, self._notice(found.written))
-
-    def _ask(
-        self, environ: dict[str, Any], start_response: StartResponse, key: PageKey, status: str
-    ) -> Iterable[bytes]:
-        """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
-        frame = Frame(Asked(), self.config.rules.profiles, stored=False)
-
-        def notice(_status: str, headers: list[tuple[str, str]]) -> None:
-            if asks(headers):
-                self.pages.remember(key)
-
-        def after() -> None:
-            if frame.asked.lifetime is not None and not frame.asked.no_store:
-                self.pages.remember(key)
-
-        return pass_on(self._app_here(environ, frame, after), environ, start_response, status, "BYPASS", notice)
 
     def _notice(self, written: str | None) -> Callable[[str, list[tuple[str, str]]], None] | None:
         """A successful unsafe request invalidates the page at its URL (RFC 9111, 4.4), before the visitor
@@ -249,11 +231,9 @@ class ISR:
             raise found.error
         return self._pass_on(environ, start_response, PassedOn(found.reason, missed=True))
 
-    def _app_here(
-        self, environ: dict[str, Any], frame: Frame | None, after: Callable[[], None] = lambda: None
-    ) -> WSGIApplication:
-        """The app, for one request. What it caches while it answers belongs to this ISR, and goes into ``frame``; so
-        does what it does while a lazy body is made, after which ``after`` is called."""
+    def _app_here(self, environ: dict[str, Any], frame: Frame | None) -> WSGIApplication:
+        """Return the app, for one request. What it caches while it answers belongs to this ISR, and goes into
+        ``frame``, and so does what it caches while a lazy body is made."""
         live = self.begin()
         draft = frame is not None and frame.draft
         # Behind a proxy that ends TLS, only the canonical URL knows of it.
@@ -272,7 +252,7 @@ class ISR:
             files = own_files(environ)
             with enter():
                 body = self.app(environ, start_response)
-            return body if isinstance(body, (list, tuple)) or body in files else Lazy(body, enter, after)
+            return body if isinstance(body, (list, tuple)) or body in files else Lazy(body, enter)
 
         return call
 
@@ -357,6 +337,7 @@ class ISR:
                         self.config.rules,
                         self.events.emit,
                         self.events.emit if self.config.settings.debug else None,
+                        self._clock,
                     ),
                     app=self.app,
                     clock=self._clock,

@@ -107,9 +107,11 @@ def _parse_number(name: str, text: str) -> float:
 
 
 def _check_lifetime(name: str, value: Any) -> Any:
+    if value == "forever":
+        return False
     if value is False or (isinstance(value, str) and value):
         return value
-    return _number(name, value, 0, "seconds (0 or more), False for 'until invalidated', or a profile's name")
+    return _number(name, value, 0, 'seconds (0 or more), "forever", or a profile\'s name')
 
 
 def _parse_lifetime(name: str, text: str) -> Any:
@@ -280,7 +282,7 @@ def any_value(words: str, parse: Callable[[str, str], Any] | None = None) -> Kin
     return Kind(words, lambda _name, value: value, parse)
 
 
-LIFETIME = Kind("seconds, False or a profile", _check_lifetime, _parse_lifetime)
+LIFETIME = Kind('seconds, "forever", "auto" or a profile', _check_lifetime, _parse_lifetime)
 SECONDS = Kind("seconds", lambda n, v: _number(n, v, 0, "seconds, 0 or more"), _parse_number)
 PERIOD = Kind("seconds, above 0", lambda n, v: _number(n, v, 0.001, "seconds, above 0"), _parse_number)
 SIZE = Kind("bytes", _check_int, _parse_size)

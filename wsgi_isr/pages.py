@@ -68,7 +68,6 @@ class Pages:
         self._names = Keyspace(settings.namespace, settings.release)
         self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies, settings.hosts)
         self._on_write = settings.invalidate_on_write
-        self._asked: dict[PageKey, None] = {}
         self._settings = settings
         self.begin_anew()
 
@@ -101,20 +100,12 @@ class Pages:
             return PassedOn("off", draft=draft)
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
-            written = self._matcher.written(environ, bool(self._asked)) if self._on_write else None
+            written = self._matcher.written(environ) if self._on_write else None
             return PassedOn(match.reason, written=written, draft=draft)
         policy, key = match
         if draft:
             return PassedOn("draft", draft=True)
-        if policy.lifetime is None and key not in self._asked:
-            return PassedOn("no-rule", key=key)
         return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
-
-    def remember(self, key: PageKey) -> None:
-        """Remember that the app asked for this page to be kept; the oldest of some thousand is forgotten."""
-        self._asked[key] = None
-        if len(self._asked) > 4096:
-            self._asked.pop(next(iter(list(self._asked))), None)
 
     def at(self, path: str, site: Site | None = None) -> Page:
         """The page at a public path, which may have a query, for a visitor without cookies.

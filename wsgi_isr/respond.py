@@ -330,18 +330,11 @@ def own_files(environ: dict[str, Any]) -> Container[Any]:
 
 
 class Lazy:
-    """A body whose parts the app makes one by one, each of them inside of ``enter()``; ``after`` is called once, when
-    there are no more."""
+    """A body whose parts the app makes one by one, each of them inside of ``enter()``."""
 
-    def __init__(
-        self,
-        body: Iterable[bytes],
-        enter: Callable[[], AbstractContextManager[None]],
-        after: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, body: Iterable[bytes], enter: Callable[[], AbstractContextManager[None]]) -> None:
         self._body = body
         self._enter = enter
-        self._after: Callable[[], None] | None = after
         self._parts: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
@@ -351,22 +344,10 @@ class Lazy:
         with self._enter():
             if self._parts is None:
                 self._parts = iter(self._body)
-            try:
-                return next(self._parts)
-            except StopIteration:
-                self._end()
-                raise
+            return next(self._parts)
 
     def close(self) -> None:
         """PEP 3333, "Specification Details": the app's own is called whenever the server's call is."""
-        with self._enter():
-            try:
-                if hasattr(self._body, "close"):
-                    self._body.close()
-            finally:
-                self._end()
-
-    def _end(self) -> None:
-        after, self._after = self._after, None
-        if after is not None:
-            after()
+        if hasattr(self._body, "close"):
+            with self._enter():
+                self._body.close()

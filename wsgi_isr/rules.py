@@ -16,6 +16,9 @@ from . import options as o
 from .entry import Lifetime
 from .errors import ConfigError
 
+#: The ``revalidate`` of pages whose own headers say how long they live.
+AUTO = "auto"
+
 #: Next.js's profiles: revalidate and expire, in seconds.
 PROFILES: dict[str, tuple[float, float]] = {
     "seconds": (1, 60),
@@ -53,8 +56,8 @@ class Rule:
     revalidate: float | str | bool | None = o.option(
         None,
         o.LIFETIME,
-        "how old a page gets before it is rendered anew: seconds, `False` for until invalidated, `0` for "
-        'never cached, or a profile (`"minutes"`, `"hours"`, ...)',
+        'how old a page gets before it is rendered anew: seconds; `"forever"` (or `False`): until invalidated; `0`: '
+        'never cached; `"auto"`: as long as its own headers say; or a profile (`"minutes"`, `"hours"`, ...)',
         "-",
     )
     expire: float | None = o.option(
@@ -165,15 +168,16 @@ TagTemplates = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
 class Policy:
     """A rule with every default filled in; what the rest of the package works with.
 
-    ``name`` is the pattern (``"*"``: everything unlisted). ``lifetime`` is ``None`` where a page is
-    stored only if the app asks for it; ``expire`` holds even then. ``lease`` is how long a lock outlives
-    the worker that held it.
+    ``name`` is the pattern (``"*"``: everything unlisted). ``lifetime`` is ``None`` where the page's own headers
+    decide; ``expire`` holds even then. ``is_off``: there is no rule for these pages. ``lease`` is how long a lock
+    outlives the worker that held it.
     """
 
     name: str
     lifetime: Lifetime | None
     expire: float | None
     never: bool
+    is_off: bool
     tags: TagTemplates
     query: frozenset[str]
     other_query: str
@@ -221,7 +225,9 @@ class Policy:
         return frozenset(name.lower() for name in self.vary)
 
 
-def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[float, float]]) -> Policy:
+def _policy(
+    name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[float, float]], is_off: bool = False
+) -> Policy:
     where = f"rule {name!r}: "
 
     def value(option: str) -> Any:
@@ -231,6 +237,8 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
         return RULE_DEFAULTS.get(option)
 
     revalidate, expire = value("revalidate"), value("expire")
+    if revalidate == AUTO:
+        revalidate = None
     if isinstance(revalidate, str):
         if revalidate not in profiles:
             raise o.unknown(where + f"revalidate={revalidate!r}", profiles, "there is no such profile")
@@ -257,6 +265,7 @@ def _policy(name: str, rule: Rule, site: Rule, profiles: Mapping[str, tuple[floa
         lifetime=lifetime,
         expire=expire,
         never=never,
+        is_off=is_off,
         tags=_templates(where, name, value("tags")),
         query=frozenset(item.encode().decode("latin-1") for item in value("query")),
         vary=dict(sorted(value("vary").items())),
@@ -340,7 +349,8 @@ class RuleSet:
             and not site.paths
         ):
             raise ConfigError("dynamic_params", "no path is listed, so all would be a 404", "give paths as well")
-        self.policies["*"] = _policy("*", Rule(), site, profiles)
+        # Where some pages have rules, the others are the app's business alone, unless `revalidate` is theirs.
+        self.policies["*"] = _policy("*", Rule(), site, profiles, is_off=bool(pairs) and site.revalidate is None)
         # Redirects are the app's business: a slash too many is another path, as in WSGI.
         self._adapter = Map(routes, merge_slashes=False, redirect_defaults=False).bind("host", "/")
         for policy in self.policies.values():

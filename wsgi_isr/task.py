@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgpack
 
@@ -118,14 +118,12 @@ class Served(NamedTuple):
 
 class PassedOn(NamedTuple):
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
-    ``key``, ``written`` and ``draft`` belong to the face: the page that would be kept if the app asks for it, the
-    one that a successful write invalidates, and whether it is for somebody who sees drafts. ``personal`` is the
-    answer, where the app has given it already."""
+    ``written`` is the tag that the request invalidates if it succeeds; ``draft``: it is of a client who sees drafts.
+    ``personal`` is the answer, where the app has given it already."""
 
     reason: str
     missed: bool = False
-    key: Any = None
-    written: Any = None
+    written: str | None = None
     draft: bool = False
     personal: Personal | None = None
 

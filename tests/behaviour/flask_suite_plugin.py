@@ -1,7 +1,7 @@
 """A pytest plugin that wraps every Flask app of a test run: ``-p flask_suite_plugin``.
 
 Loaded by ``test_flask_suite.py`` in a process of its own. ``WRAP_WITH=isr`` wraps every app by a middleware
-without rules, ``WRAP_WITH=nothing`` by one that does nothing: what fails with that one fails with any (an
+that passes every page on, ``WRAP_WITH=nothing`` by one that does nothing: what fails with that one fails with any (an
 app that is wrapped is part of a reference cycle, for example). ``WRAP_REPORT`` names a file that says at
 the end how many apps and requests there were.
 """
@@ -43,7 +43,7 @@ class Nothing:
 
 
 def without_rules(app: Any) -> Any:
-    isr = ISR(app, store="memory://")
+    isr = ISR(app, revalidate=0, store="memory://")
     isr.subscribe(count)
     return isr
 

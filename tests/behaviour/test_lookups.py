@@ -524,24 +524,40 @@ def test_a_rule_matches_below_the_script_name(make_site: MakeSite) -> None:
     assert make_site({"/a": 10}).visit("/a", script_name="/app").label == "MISS"
 
 
-@pytest.mark.parametrize("rules", [None, {}, {"/other": 10}])
-def test_an_unlisted_page_is_not_cached(make_site: MakeSite, origin: Origin, rules: Any) -> None:
-    site = make_site(rules)
-    assert [site.visit("/a").label for _ in range(2)] == ["BYPASS", "BYPASS"]
-    assert origin.calls["/a"] == 2
+def test_beside_rules_an_unlisted_page_is_the_app_s_business_alone(make_site: MakeSite, origin: Origin) -> None:
+    headers = [("Cache-Control", "s-maxage=30, max-age=5"), ("Cache-Tag", "a"), ("ETag", '"own"')]
+    origin.on("/a", answer(b"x", *headers))
+    site = make_site({"/other": 10})
+    for number in (1, 2, 3):
+        seen = site.visit("/a", cookie="name=alice")
+        assert (seen.label, seen.cache_status) == ("BYPASS", 'wsgi-isr; fwd=bypass; detail="no-rule"')
+        assert origin.calls["/a"] == number
+        assert origin.last("/a")["HTTP_COOKIE"] == "name=alice"
+        assert headers == [pair for pair in seen.headers if pair[0] in ("Cache-Control", "Cache-Tag", "ETag")]
+    assert site.store.size == 0
+
+
+@pytest.mark.parametrize("rules", [None, {}])
+def test_a_page_that_says_nothing_of_freshness_costs_one_call_more(
+    make_site: MakeSite, origin: Origin, clock: Clock, rules: Any
+) -> None:
+    site = make_site(rules, uncacheable_ttl=60)
+    for _ in range(5):
+        seen = site.visit("/a", cookie="name=alice")
+        assert (seen.label, seen.cache_status) == ("BYPASS", 'wsgi-isr; fwd=bypass; detail="not-asked"')
+    assert origin.calls["/a"] == 6
+    clock.advance(61)
+    site.visit_and_settle("/a")
+    assert origin.calls["/a"] == 8
 
 
 def test_an_unlisted_page_is_cached_when_the_app_asks_for_it(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", answer(b"x", ("Cache-Control", "s-maxage=30")))
     site = make_site()
-    # The first visitor may get the app's answer to their own request: nobody knew before that it asks.
-    site.visit("/a")
-    site.visit("/a")
-    calls = origin.calls["/a"]
-    assert site.visit("/a").label == "HIT"
+    assert [site.visit("/a").label for _ in range(2)] == ["MISS", "HIT"]
     clock.advance(30)
     assert site.visit_and_settle("/a").label == "STALE"
-    assert origin.calls["/a"] == calls + 1
+    assert origin.calls["/a"] == 2
 
 
 def test_the_app_says_how_long_its_unlisted_page_may_be_stale(
@@ -569,8 +585,27 @@ def test_what_a_visitor_sent_to_an_unlisted_page_is_not_in_what_is_cached(make_s
     assert {site.visit("/a").body for _ in range(3)} == {b"hello you"}
 
 
-@pytest.mark.parametrize("value", ["max-age=30", "public", "s-maxage=0", "s-maxage", "s-maxage=x"])
-def test_an_unlisted_page_is_not_cached_for_anything_but_s_maxage(
+@pytest.mark.parametrize(
+    ("header", "label"),
+    [
+        (("Cache-Control", "max-age=30"), "HIT"),
+        (("CDN-Cache-Control", "max-age=30"), "HIT"),
+        (("Expires", "Tue, 14 Nov 2023 22:14:20 GMT"), "HIT"),
+        (("Cache-Control", "max-age=30, private"), "BYPASS"),
+        (("Expires", "0"), "BYPASS"),
+        (("Last-Modified", "Tue, 14 Nov 2000 22:14:20 GMT"), "BYPASS"),
+    ],
+)
+def test_a_page_is_cached_for_as_long_as_its_headers_say_and_never_by_guess(
+    make_site: MakeSite, origin: Origin, header: tuple[str, str], label: str
+) -> None:
+    origin.on("/a", answer(b"x", header))
+    site = make_site()
+    assert [site.visit("/a").label for _ in range(3)][1:] == [label] * 2
+
+
+@pytest.mark.parametrize("value", ["public", "s-maxage=0", "s-maxage", "s-maxage=x"])
+def test_an_unlisted_page_is_not_cached_where_its_headers_say_no_time(
     make_site: MakeSite, origin: Origin, value: str
 ) -> None:
     origin.on("/a", answer(b"x", ("Cache-Control", value)))

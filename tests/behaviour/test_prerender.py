@@ -87,7 +87,7 @@ def test_force_renders_what_is_fresh(make_site: MakeSite, origin: Origin) -> Non
 def test_paths_may_be_given_one_by_one_and_are_rendered_once_however_they_are_spelled(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    site = make_site({"/": 60, "/search": Rule(revalidate=60, query=["q"])})
+    site = make_site({"/": 60, "/search": Rule(revalidate=60, query=["q"])}, revalidate="auto")
     report = prerender(site, "/", "/caf%c3%a9", "/café", "/search?q=1&utm_source=x", "/search?q=1")
     assert outcome(report) == (2, 0, ["/caf%C3%A9: not-asked"], [])
     assert origin.calls["/search"] == origin.calls["/"] == 1

@@ -23,7 +23,6 @@ from wsgi_isr.freshness import (
     Uncacheable,
     Verdict,
     admit,
-    asks,
     judge,
     refuse,
 )
@@ -162,12 +161,15 @@ def policy(**options: Any) -> Policy:
     return RuleSet({"/": Rule(**{"revalidate": 60, **options})}, Rule()).policies["/"]
 
 
+NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
+
+
 def unlisted() -> Policy:
     return RuleSet({}, Rule()).policies["*"]
 
 
 def verdict(status: str = "200 OK", *headers: tuple[str, str], body: bytes = b"hello", **options: Any) -> Any:
-    return admit(status, headers, body, policy(**options))
+    return admit(status, headers, body, policy(**options), now=NOW)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,6 @@ def test_the_etag_is_that_of_the_body() -> None:
     ("headers", "asked"),
     [
         ([], None),
-        ([("Cache-Control", "max-age=60")], None),
         ([("Cache-Control", "s-maxage=60")], Lifetime(60, None)),
         ([("Cache-Control", "public, S-MaxAge=60, stale-while-revalidate=600")], Lifetime(60, 660)),
         ([("Cache-Control", 's-maxage="60"')], Lifetime(60, None)),
@@ -336,21 +337,50 @@ def test_the_etag_is_that_of_the_body() -> None:
         ([("Cache-Control", "s-maxage=1.5")], None),
         ([("Cache-Control", "s-maxage")], None),
         ([("Cache-Control", "s-maxage=\xb2")], None),
-        ([("Cache-Control", "s-maxage=soon, max-age=60")], None),
+        # Without a word to shared caches, what holds for any cache (RFC 9111, 4.2.1).
+        ([("Cache-Control", "s-maxage=soon, max-age=60")], Lifetime(60, None)),
+        ([("Cache-Control", "max-age=60")], Lifetime(60, None)),
+        ([("Cache-Control", "max-age=60, stale-while-revalidate=30")], Lifetime(60, 90)),
+        ([("Cache-Control", "max-age=60, must-revalidate")], Lifetime(60, 60)),
+        ([("Cache-Control", "max-age=60"), ("Age", "20")], Lifetime(40, None)),
+        ([("Cache-Control", "max-age=60"), ("Expires", "Thu, 01 Jan 1970 00:00:00 GMT")], Lifetime(60, None)),
+        ([("Expires", "Tue, 14 Nov 2023 22:14:20 GMT")], Lifetime(60, None)),
+        (
+            [("Expires", "Tue, 14 Nov 2023 22:14:20 GMT"), ("Date", "Tue, 14 Nov 2023 22:13:50 GMT")],
+            Lifetime(30, None),
+        ),
+        ([("Cache-Control", "public")], None),
+        ([("Last-Modified", "Tue, 14 Nov 2000 22:14:20 GMT")], None),
     ],
 )
-def test_an_unlisted_page_is_stored_for_as_long_as_the_app_asks(headers: Any, asked: Lifetime | None) -> None:
-    admitted = admit("200 OK", headers, b"", unlisted())
+def test_a_page_without_a_rule_is_stored_for_as_long_as_its_headers_say(headers: Any, asked: Lifetime | None) -> None:
+    admitted = admit("200 OK", headers, b"", unlisted(), now=NOW)
     if asked is None:
         assert admitted == Refusal("not-asked")
     else:
         assert isinstance(admitted, Storable)
         assert admitted.lifetime == asked
-    assert asks(headers) is (asked is not None)
 
 
-def test_an_app_that_asks_for_no_time_at_all_does_not_ask() -> None:
-    assert not asks([("Cache-Control", "s-maxage=0")])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [("Cache-Control", "s-maxage=0, max-age=60")],
+        [("Cache-Control", "max-age=0")],
+        [("Cache-Control", "max-age=20"), ("Age", "30")],
+        [("Expires", "0")],
+        [("Expires", "Tue, 14 Nov 2023 22:13:19 GMT")],
+    ],
+)
+def test_a_page_whose_headers_say_that_it_is_over_is_not_stored(headers: Any) -> None:
+    assert admit("200 OK", headers, b"", unlisted(), now=NOW) == Refusal("revalidate-0")
+
+
+@pytest.mark.parametrize("header", [("Cache-Control", "max-age=5"), ("Expires", "Tue, 14 Nov 2023 22:13:25 GMT")])
+def test_a_rule_is_not_shortened_by_what_speaks_to_browsers(header: tuple[str, str]) -> None:
+    admitted = admit("200 OK", [header], b"", policy(revalidate=60), now=NOW)
+    assert isinstance(admitted, Storable)
+    assert admitted.lifetime == Lifetime(60, None)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +401,7 @@ def test_of_rule_and_app_the_lower_counts(rule: Any, header: str, lifetime: Life
 
 def test_a_rule_that_only_says_when_pages_expire_limits_what_the_app_asks_for() -> None:
     rules = RuleSet({"/": Rule(expire=90)}, Rule())
-    admitted = admit("200 OK", [("Cache-Control", "s-maxage=10")], b"", rules.policies["/"])
+    admitted = admit("200 OK", [("Cache-Control", "s-maxage=10")], b"", rules.policies["/"], now=NOW)
     assert isinstance(admitted, Storable)
     assert admitted.lifetime == Lifetime(10, 90)
 
@@ -387,7 +417,7 @@ HEADER = st.tuples(
 
 @given(st.integers(100, 599), st.lists(HEADER, max_size=4), st.binary(max_size=8), st.booleans())
 def test_whatever_an_app_answers_the_decision_is_made(code: int, headers: Any, body: bytes, listed: bool) -> None:
-    decision = admit(f"{code} X", headers, body, policy() if listed else unlisted())
+    decision = admit(f"{code} X", headers, body, policy() if listed else unlisted(), now=NOW)
     names = {name.lower() for name, _ in headers}
     if isinstance(decision, Storable):
         assert "set-cookie" not in names

@@ -48,7 +48,7 @@ RULES = RuleSet(
         "/mine": Rule(revalidate=60, bypass=lambda environ: environ["REMOTE_ADDR"] == "10.0.0.1"),
         "/campaign": Rule(revalidate=60, query=["utm_source"]),
     },
-    Rule(),
+    Rule(revalidate="auto"),
 )
 MATCHER = Matcher(RULES, None, ("_ga*", "_gid"))
 
@@ -213,10 +213,18 @@ def test_a_request_gets_the_policy_of_its_path() -> None:
     assert match[0] is RULES.policies["/search"]
 
 
-def test_an_unlisted_page_has_a_key_because_the_app_may_ask_for_it() -> None:
+def test_an_unlisted_page_has_a_key_where_its_own_headers_decide() -> None:
     match = MATCHER.match(request("/unlisted"))
     assert not isinstance(match, Bypass)
     assert (match[0].name, match[0].lifetime) == ("*", None)
+
+
+@pytest.mark.parametrize("query", ["", "q=1"])
+def test_an_unlisted_page_beside_rules_is_not_for_the_cache(query: str) -> None:
+    matcher = Matcher(RuleSet({"/": 10}, Rule()), None, ())
+    assert matcher.match(request("/unlisted", query)) == Bypass("no-rule")
+    assert matcher.written(request("/unlisted", REQUEST_METHOD="POST")) is None
+    assert not isinstance(matcher.match(request("/")), Bypass)
 
 
 @pytest.mark.parametrize("host", ["evil.com", "EXAMPLE.com:8080", "\xff"])
@@ -658,28 +666,27 @@ def test_every_page_that_has_a_key_has_its_tags(script: str, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "asked", "written"),
+    ("method", "path", "written"),
     [
-        ("POST", "/search", False, "path:/search"),
-        ("PUT", "/", False, "path:/"),
-        ("PUT", "", False, "path:/"),
-        ("PATCH", "/any", False, "path:/any"),
-        ("DELETE", "/lang", False, "path:/lang"),
-        ("POST", "/unlisted", True, "path:/unlisted"),
-        ("POST", "/unlisted", False, None),
-        ("GET", "/search", True, None),
-        ("OPTIONS", "/search", True, None),
-        ("POST", "/never", True, None),
-        ("POST", "/\xff", True, None),
-        ("POST", "/\u20ac", True, None),
+        ("POST", "/search", "path:/search"),
+        ("PUT", "/", "path:/"),
+        ("PUT", "", "path:/"),
+        ("PATCH", "/any", "path:/any"),
+        ("DELETE", "/lang", "path:/lang"),
+        ("POST", "/unlisted", "path:/unlisted"),
+        ("GET", "/search", None),
+        ("OPTIONS", "/search", None),
+        ("POST", "/never", None),
+        ("POST", "/\xff", None),
+        ("POST", "/\u20ac", None),
     ],
 )
 def test_a_write_invalidates_the_page_at_its_url_where_there_may_be_one(
-    method: str, path: str, asked: bool, written: str | None
+    method: str, path: str, written: str | None
 ) -> None:
-    assert MATCHER.written(request(path, REQUEST_METHOD=method), asked) == written
+    assert MATCHER.written(request(path, REQUEST_METHOD=method)) == written
 
 
 def test_a_write_below_a_mount_point_invalidates_the_public_path() -> None:
     environ = request("/search", REQUEST_METHOD="POST", SCRIPT_NAME="/shop")
-    assert MATCHER.written(environ, asked=False) == "path:/shop/search"
+    assert MATCHER.written(environ) == "path:/shop/search"
