@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -118,10 +118,17 @@ class Settings:
         "all",
     )
     ignore_cookies: tuple[str, ...] = o.option(
-        ("_ga*", "_gid", "_gat*", "_gcl_*", "_fbp", "_fbc", "_hj*", "_pk_*", "__utm*", "ajs_*", "_clck", "_clsk"),
+        (),
         o.NAMES,
-        "cookies of analytics scripts (`*` allowed), which no page looks at",
-        "_ga* _gid _fbp ...",
+        "more cookies that no page looks at (`*` allowed), besides those of analytics and consent banners",
+        "none",
+    )
+    anonymous: Callable[[Mapping[str, Any]], bool] | None = o.option(
+        None,
+        o.CALLABLE,
+        "called with the environ of a visitor who sends cookies: true where the visitor is anonymous all the same "
+        "(see Sessions)",
+        "none",
     )
     uncacheable_ttl: float = o.option(
         60.0, o.PERIOD, "how long a page is remembered as not to be stored, before it is tried again", "60"

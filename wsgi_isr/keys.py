@@ -12,8 +12,8 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
-from fnmatch import fnmatchcase
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import translate
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -22,7 +22,7 @@ from werkzeug.http import dump_cookie, parse_cookie
 from .config import HOST
 from .entry import SCHEMA
 from .freshness import Bypass
-from .rules import TRACKING, Policy, RuleSet
+from .rules import IGNORED_COOKIES, TRACKING, Policy, RuleSet
 from .rules import tags_of as rule_tags
 
 #: Longer than any URL that browsers and proxies agree on; beyond it a request is not for a cache.
@@ -195,10 +195,16 @@ class Matcher:
     """From an environ to the policy and the key of its page, or the reason why it has none."""
 
     def __init__(
-        self, rules: RuleSet, canonical_url: str | None, ignore_cookies: tuple[str, ...], hosts: tuple[str, ...] = ()
+        self,
+        rules: RuleSet,
+        canonical_url: str | None,
+        ignore_cookies: tuple[str, ...] = (),
+        hosts: tuple[str, ...] = (),
+        anonymous: Callable[[Mapping[str, Any]], bool] | None = None,
     ) -> None:
         self._rules = rules
-        self._ignored = _any_of(ignore_cookies)
+        self._ignored = _any_of((*IGNORED_COOKIES, *ignore_cookies))
+        self._anonymous = anonymous
         self._site = site_of_url(canonical_url)[:2] if canonical_url else None
         own = (self._site[1],) if self._site else ()
         self._is_own = _any_of((*hosts, *own)) if hosts else None
@@ -269,12 +275,23 @@ class Matcher:
             return None
 
     def personal_cookies(self, policy: Policy, environ: dict[str, Any]) -> bool:
-        """Whether the request carries a cookie that is neither ignored nor part of the key."""
+        """Return whether the request carries a cookie that is neither ignored nor part of the key, unless the site
+        says that its visitor is anonymous."""
         header = environ.get("HTTP_COOKIE")
         if not header:
             return False
-        names = [part.split("=", 1)[0].strip() for part in header.split(";")]
-        return any(name and name not in policy.cookies and not self._ignored(name) for name in names)
+        own = [part for name, part in cookie_pairs(header) if name not in policy.cookies and not self._ignored(name)]
+        if not own:
+            return False
+        return self._anonymous is None or not self._anonymous({**environ, "HTTP_COOKIE": ";".join(own)})
+
+
+def cookie_pairs(header: str) -> Iterator[tuple[str, str]]:
+    """Yield the cookies of a ``Cookie`` header (RFC 6265, 4.2.1): their names, and name and value as they were sent."""
+    for part in header.split(";"):
+        name = part.split("=", 1)[0].strip()
+        if name:
+            yield name, part
 
 
 def decoded(path: str) -> str:
@@ -296,8 +313,9 @@ def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
 
 def _any_of(patterns: tuple[str, ...]) -> Callable[[str], bool]:
     exact = frozenset(p for p in patterns if "*" not in p)
-    globs = tuple(p for p in patterns if "*" in p)
-    return lambda name: name in exact or any(fnmatchcase(name, glob) for glob in globs)
+    globs = [translate(p) for p in patterns if "*" in p]
+    matches = re.compile("|".join(globs)).match if globs else None
+    return lambda name: name in exact or (matches is not None and matches(name) is not None)
 
 
 _is_tracking = _any_of(TRACKING)

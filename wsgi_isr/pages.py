@@ -66,7 +66,9 @@ class Pages:
         self._events = events
         self._monotonic = monotonic or time.monotonic
         self._names = Keyspace(settings.namespace, settings.release)
-        self._matcher = Matcher(config.rules, settings.canonical_url, settings.ignore_cookies, settings.hosts)
+        self._matcher = Matcher(
+            config.rules, settings.canonical_url, settings.ignore_cookies, settings.hosts, settings.anonymous
+        )
         self._on_write = settings.invalidate_on_write
         self._settings = settings
         self.begin_anew()

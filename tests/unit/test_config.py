@@ -65,6 +65,7 @@ SAMPLES = {
         ("example.com", "*.a.test:8000"),
     ),
     "ignore_cookies": Sample(["_ga*", "x"], "_ga*, x", '["_ga*", "x"]', ("_ga*", "x")),
+    "anonymous": Sample(is_mine, None, None, is_mine),
     "uncacheable_ttl": Sample(5, "5", "5", 5),
     "background": Sample("threads", "threads", '"threads"', "threads"),
     "renderers": Sample(3, "3", "3", 3),

@@ -75,6 +75,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "frameworks",
                 "functions",
                 "respond",
+                "sessions",
                 "admin",
                 "admin.*",
             }
