@@ -34,6 +34,7 @@ from .respond import Ready
 from .stamps import Stamps
 from .stores.base import Store
 from .task import Product, Task, Unknown
+from .writes import Writes
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -88,6 +89,7 @@ class Engine:
         self.monotonic = monotonic or time.monotonic
         self.drafts = Drafts(settings.secret, settings.namespace, self.clock)
         self.codec = Codec(settings.signing_key, settings.namespace)
+        self.writes = Writes(settings.coherence if store.keeps and store.shared else 0)
         self.local = Local(settings.local_bytes)
         self.invalidator = Invalidator(store, settings.namespace, settings.journal, events, after=self.forget)
         self.stamps = Stamps(

@@ -34,6 +34,8 @@ MAX_PARAMETERS = 256
 #: A name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are remembered.
 MAX_HOST = 261
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
+#: The methods that change something (RFC 9110, 9.2.1).
+UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 #: The environ variable that only a render has. No client can set it: a request header becomes ``HTTP_...``
 #: (RFC 3875, 4.1.18).
 RENDER = "wsgi_isr.render"
@@ -264,7 +266,7 @@ class Matcher:
 
     def written(self, environ: dict[str, Any]) -> str | None:
         """Return the tag that a successful unsafe request invalidates: that of the page at its URL."""
-        if environ["REQUEST_METHOD"] not in ("POST", "PUT", "PATCH", "DELETE"):
+        if environ["REQUEST_METHOD"] not in UNSAFE:
             return None
         try:
             policy, _ = self._rules.match(decoded(environ.get("PATH_INFO", "")) or "/")

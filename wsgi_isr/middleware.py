@@ -26,7 +26,7 @@ from .freshness import Asked
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
 from .invalidate import Journal, Receipt, tag_names
-from .keys import Site, path_tag, shown_url
+from .keys import UNSAFE, Site, path_tag, shown_url
 from .listing import Absent
 from .page import Frame, within
 from .pages import Page, Pages
@@ -125,6 +125,8 @@ class ISR:
         began, draft = live.monotonic(), False
         try:
             with at_home(live):
+                if live.writes.wrote(environ):
+                    live.stamps.ask()
                 draft = live.drafts.holds(environ)
                 page = self.pages.match(environ, live.stamps.epochs, draft)
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
@@ -200,27 +202,31 @@ class ISR:
         if found.draft:
             frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)
             app = self._app_here(environ, frame)
-            return pass_on(app, environ, start_response, status, label, self._notice(found.written), private=True)
+            return pass_on(
+                app, environ, start_response, status, label, self._after_write(environ, found.written), private=True
+            )
         # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
         app = self._app_here(environ, Frame(Asked(), self.config.rules.profiles) if found.missed else None)
-        return pass_on(app, environ, start_response, status, label, self._notice(found.written))
+        return pass_on(app, environ, start_response, status, label, self._after_write(environ, found.written))
 
-    def _notice(self, written: str | None) -> Callable[[str, list[tuple[str, str]]], None] | None:
-        """A successful unsafe request invalidates the page at its URL (RFC 9111, 4.4), before the visitor
-        hears of the success: whoever looks after that sees the new page."""
-        if written is None:
+    def _after_write(self, environ: dict[str, Any], written: str | None) -> Callable[[], list[tuple[str, str]]] | None:
+        """What follows the success of an unsafe request, before its visitor hears of it: the page at its URL is
+        invalidated (RFC 9111, 4.4), and this visitor sees the effect with the next request."""
+        if environ["REQUEST_METHOD"] not in UNSAFE:
             return None
 
-        def notice(status_line: str, _headers: list[tuple[str, str]]) -> None:
-            if status_line[:1] in ("2", "3"):
+        def after_write() -> list[tuple[str, str]]:
+            live = self.begin()
+            if written is not None:
                 try:
-                    self.begin().invalidator.invalidate([written])
+                    live.invalidator.invalidate([written])
                 except Exception as error:
                     # The write has happened and must be answered; the journal, if any, has the rest.
                     outcome = "the write is answered, and the cached page may be the one from before it"
                     self.events.emit(Broken(f"invalidating {written!r} after a write", error, outcome))
+            return live.writes.cookie(environ)
 
-        return notice
+        return after_write
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
         """Nothing to serve, and the render failed: what the app had to say of it."""

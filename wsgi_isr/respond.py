@@ -275,23 +275,24 @@ def pass_on(
     start_response: StartResponse,
     status: str,
     label: str,
-    notice: Callable[[str, list[tuple[str, str]]], None] | None = None,
+    on_success: Callable[[], list[tuple[str, str]]] | None = None,
     private: bool = False,
 ) -> Iterable[bytes]:
     """The app itself, with the visitor's own environ; its answer goes to the server as it comes, so that ``close()``,
     ``wsgi.file_wrapper`` and streaming are between the two of them.
 
-    ``notice`` is shown the app's status line and headers before the server is. ``private``: nobody keeps it, whatever
-    the app says of the page.
+    :param on_success: is called when the app says that the request has succeeded, before the server hears of that;
+        returns more headers. :param private: no cache keeps the answer, whatever the app says of it.
     """
 
     def own_start_response(status_line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-        if notice is not None:
-            notice(status_line, headers)
+        own = [("Cache-Status", status), ("X-ISR", label)]
+        if on_success is not None and status_line[:1] in ("2", "3"):
+            own += on_success()
         if private:
             headers = [pair for pair in headers if not _is_for_caches(pair[0])]
             headers.append(("Cache-Control", "private, no-store"))
-        return start_response(status_line, [*headers, ("Cache-Status", status), ("X-ISR", label)], *exc_info)
+        return start_response(status_line, [*headers, *own], *exc_info)
 
     return app(environ, own_start_response)
 

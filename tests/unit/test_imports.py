@@ -76,6 +76,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "functions",
                 "respond",
                 "sessions",
+                "writes",
                 "admin",
                 "admin.*",
             }
