@@ -421,7 +421,11 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     if asked.lifetime is not None:
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
-    return Storable(Value(data), lifetime, function._kept_for(value), tags, tuple(asked.carried.items()), asked)
+    keep = function._kept_for(value)
+    # For arguments that a client makes up there is nothing: as for a 404, no tags come into being.
+    is_negative = keep is not None or (value is None and bool(arguments))
+    carried = tuple(asked.carried.items())
+    return Storable(Value(data), lifetime, keep, tags, carried, asked, is_negative)
 
 
 def _arguments(task: Task) -> dict[str, Any]:

@@ -99,6 +99,7 @@ class Storable(NamedTuple):
     """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
     ``tags`` are those that the render itself asked for; ``carried`` those of the data it used, with the
     stamps that the data carries. ``said``: what was said meanwhile, of data that may be handed out without being kept.
+    ``is_negative``: it says that there is nothing, as a 404 does; clients can ask for any number of these.
 
     A good page is kept however old it is: it is what there is when rendering fails. What only says
     that there is nothing goes by itself, or random URLs would fill the store.
@@ -110,6 +111,7 @@ class Storable(NamedTuple):
     tags: tuple[str, ...] = ()
     carried: tuple[tuple[str, bytes], ...] = ()
     said: Asked | None = None
+    is_negative: bool = False
 
 
 class Failure(NamedTuple):
@@ -263,7 +265,8 @@ def admit(
     content = Content(status, tuple(kept), body, etag, "cookie" in varies)
     named = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, named)])
-    return Storable(content, lifetime, keep, tuple(tags), tuple(asked.carried.items()))
+    carried = tuple(asked.carried.items())
+    return Storable(content, lifetime, keep, tuple(tags), carried, is_negative=keep is not None)
 
 
 def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:

@@ -146,6 +146,11 @@ def tag_name(tag: str) -> str:
     return f"tag:{tag}"
 
 
+def is_given(stored: str) -> bool:
+    """Return whether a stored tag is one that a person gave: there can be any number of them."""
+    return stored.startswith("tag:")
+
+
 def path_tag(path: str) -> str:
     """The tag of the page at a public path."""
     return f"path:{path}"

@@ -13,11 +13,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
-from .entry import Codec, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value
+from .entry import Codec, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry
 from .errors import InvalidationError, StoreError
 from .events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from .freshness import Failure, Fresh, Personal, Stale, Standing, Storable, Uncacheable, Verdict, judge
-from .keys import stored_tag
+from .keys import is_given, stored_tag
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local import Local, Slot
 from .stamps import ABSENT, Capture, Epochs, Mode, Stamps
@@ -108,8 +108,7 @@ class Renders:
     def _keep_alive(self, slot: Slot) -> None:
         now = self._monotonic()
         if now >= slot.read_tags_at:
-            if slot.read_tags_at:  # not a copy that came a moment ago, with its tags
-                self._stamps.keep_alive(slot.entry.proof)
+            self._stamps.keep_alive(slot.entry.proof)
             slot.read_tags_at = now + READ_TAGS_EVERY * random.uniform(0.75, 1.0)
 
     def _read(self, task: Task, data: bytes | None) -> Entry | None:
@@ -260,8 +259,8 @@ class Renders:
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
         try:
-            absent = self._absent(product)
-            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried), absent)
+            mints, absent = _mints(product, current)
+            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried), mints, absent)
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = self._codec.pack(entry)
             if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
@@ -276,18 +275,6 @@ class Renders:
         self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored, personal)
-
-    @staticmethod
-    def _absent(product: Storable) -> bytes | None:
-        """The stamp of a tag that does not exist, of an answer for which none is minted: clients can ask for any number
-        of pages that are not there, or not for the cache.
-
-        A 404 is proven by the epochs alone, since its tag may have been evicted after an invalidation. A refusal shows
-        nothing old: it is held against the tag, should that come into being.
-        """
-        if isinstance(product.content, Refusal):
-            return ABSENT
-        return None if product.keep is None or isinstance(product.content, Value) else b""
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()
@@ -320,6 +307,21 @@ class Renders:
         except StoreError as error:
             self._events.emit(StoreFailed("cas", task.page, error))
         return entry, False
+
+
+def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bool], bytes]:
+    """Return which tags come into being with an answer, and the stamp of those that do not.
+
+    Clients can ask for any number of pages that are not there, or not for the cache. Such an answer brings none into
+    being, unless it is one that is asked for again: then those of a fixed number. A 404 is proven by the epochs alone,
+    since a tag may have been evicted after an invalidation. A refusal shows nothing old: it is held against the tag,
+    should that come into being.
+    """
+    if isinstance(product.content, Refusal):
+        return lambda tag: False, ABSENT
+    if not product.is_negative:
+        return lambda tag: True, b""
+    return lambda tag: current is not None and not is_given(tag), b""
 
 
 def _told(stamps: Mapping[str, bytes]) -> str:

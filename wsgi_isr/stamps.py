@@ -30,8 +30,10 @@ from .stores.base import Store
 _NONCE = 12
 _NONCES = 3 * _NONCE
 
-#: Tags that wait to be read along with epochs, and how many of them are read at once.
-_MAX_UNREAD, _READ_ALONG = 16384, 64
+#: Seconds after which a tag that is in use is read again, for the store not to take it for unused.
+READ_AGAIN = 20.0
+#: Tags of which that is known, those that wait to be read along with epochs, and the least of these read at once.
+_MAX_KNOWN, _MAX_UNREAD, _READ_ALONG = 131072, 16384, 64
 
 Epochs = Mapping[str, bytes | None]
 """Node to nonce; ``None`` for a node that cannot be reached."""
@@ -152,8 +154,9 @@ class Stamps:
         self._forgets = 0
         self._polling = threading.Lock()
         self._polled = Polled({}, float("-inf"))
-        #: Keys of tags to be read with the next epochs.
+        #: Keys of tags to be read with the next epochs, and when each was last, in monotonic seconds.
         self._unread: dict[str, None] = {}
+        self._read_at: dict[str, float] = {}
 
     # Epochs ------------------------------------------------------------------------------------------
 
@@ -205,16 +208,20 @@ class Stamps:
         A store takes keys that no process reads for unused, and evicts them: the copy would be missing at the next
         change of the epochs.
         """
+        keys = [self._tag_key(tag) for tag, _ in proof.tags]
+        now = self._monotonic()
         with self._lock:
-            for tag, _ in proof.tags:
-                if len(self._unread) >= _MAX_UNREAD:
-                    return
-                self._unread[self._tag_key(tag)] = None
+            if len(self._read_at) > _MAX_KNOWN:
+                self._read_at.clear()
+            for key in keys:
+                if now >= self._read_at.setdefault(key, now) + READ_AGAIN and len(self._unread) < _MAX_UNREAD:
+                    self._unread[key] = None
+                    self._read_at[key] = now
 
     def _read_epochs(self) -> Epochs:
         keys = {node: self._epoch_key(node) for node in self._store.nodes}
         with self._lock:
-            alive = list(itertools.islice(self._unread, _READ_ALONG))
+            alive = list(itertools.islice(self._unread, max(_READ_ALONG, len(self._unread) // 8)))
             for key in alive:
                 del self._unread[key]
         found = self._store.get_many([*keys.values(), *alive])
@@ -251,8 +258,10 @@ class Stamps:
         known = self._stamps_of(names)
         if len(known) < len(names):
             # The tags that are missing are held against the epochs alone: an invalidation of a moment ago, which a
-            # polled value does not know of, would cost a second render.
+            # polled value does not know of, would cost a second render. The stamps are read anew, for they must not be
+            # older than the epochs **[needed]**: data that has those stamps may go in, and would be valid at these.
             before = self._read_epochs()
+            known = self._stamps_of(names)
         return Capture(known, before)
 
     def prove(
@@ -260,33 +269,33 @@ class Stamps:
         capture: Capture,
         tags: Iterable[str],
         carried: Mapping[str, bytes] = MappingProxyType({}),
-        absent: bytes | None = None,
+        mints: Callable[[str], bool] = lambda tag: True,
+        absent: bytes = b"",
     ) -> Proof:
         """After the data was read: stamps for all ``tags``, those included that turned up meanwhile.
 
         :param carried: tags of cached data that went in, with the stamps that it carries. Where one is not the
             stamp known here, an invalidation lies between the data and the render, whichever came first: one
             of the two is outdated, and so is what was made of both.
-        :param absent: the stamp of a tag that does not exist; without it, such a tag is minted.
+        :param mints: whether a tag that does not exist comes into being. :param absent: the stamp of one that does not.
         """
         every = list(dict.fromkeys([*tags, *carried]))
         late = [tag for tag in every if tag not in capture.known]
         # First the late stamps, then the epochs **[needed: in this order]**: an invalidation between the
         # two is then seen in the epochs.
         late_stamps = self._stamps_of(late) if late else {}
-        missing = {tag for tag in late if tag not in late_stamps}
-        if absent is None:
-            late_stamps |= {tag: self._begin_tag(tag, self._tag_key(tag)) for tag in missing}
-            missing = set()
+        missing = [tag for tag in late if tag not in late_stamps]
+        late_stamps |= {tag: self._begin_tag(tag, self._tag_key(tag)) for tag in missing if mints(tag)}
         after = self._read_epochs()
         # None equals None, but an epoch that could not be read proves nothing.
         quiet = {node for node, nonce in after.items() if nonce is not None and capture.before.get(node) == nonce}
         stamped, proven = [], True
         for tag in every:
             is_quiet = self._node(tag) in quiet
+            is_absent = tag not in capture.known and tag not in late_stamps
             if tag in capture.known:
                 stamp = capture.known[tag]
-            elif tag in missing and absent is not None:
+            elif is_absent:
                 stamp = absent
             else:
                 # Elsewhere an invalidation went on beside the render. Whether it was of this tag, and before or
@@ -295,7 +304,7 @@ class Stamps:
                 stamp = late_stamps[tag] if is_quiet else b""
             if carried.get(tag, stamp) not in (stamp, ABSENT):
                 stamp, is_quiet = b"", False
-            proven = proven and (is_quiet if tag in missing else stamp != b"")
+            proven = proven and (is_quiet if is_absent else stamp != b"")
             stamped.append((tag, stamp))
         nodes = {self._node(tag) for tag, _ in stamped}
         valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)

@@ -86,6 +86,7 @@ class Process:
         self._fails = fails
         self._uses_data = uses_data
         self._keep = None if mints else 70.0
+        self._polls = coherence > 0
         self.now = 0.0
         self.troubles: list[Event] = []
         events = Events(self._hear)
@@ -93,7 +94,7 @@ class Process:
         self.stamps = parts.stamps(store, tag_key, epoch_key, coherence=coherence, monotonic=lambda: self.now)
         self.fill = parts.fill(
             self._produce,
-            lambda task: known or ("a",) if task.data else known,
+            lambda task: (known[:1] or ("a",)) if task.data else known,
             store,
             Local(1 << 20),
             Leases(store, Keyspace.lock, Keyspace.failures, events),
@@ -127,7 +128,14 @@ class Process:
                 version = min(version, _version(answer.slot.entry))
         body = str(version)
         content = Content("200 OK", (), body.encode(), body)
-        return Storable(content, Lifetime(None, None), self._keep, self._late, tuple(asked.carried.items()))
+        return Storable(
+            content,
+            Lifetime(None, None),
+            self._keep,
+            self._late,
+            tuple(asked.carried.items()),
+            is_negative=self._keep is not None,
+        )
 
     def only_look(self) -> None:
         """From now on nothing is rendered: a visitor gets what they would if that failed."""
@@ -145,7 +153,9 @@ class Process:
             self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
 
     def render(self) -> None:
-        """Render the page, if it is due."""
+        """Render the page, if it is due. What data it uses is in this process already."""
+        if self._uses_data and self._polls:
+            self.fill.get(DATA_TASK)
         self.fill.regenerate(TASK)
         assert not self.troubles, self.troubles
 

@@ -167,6 +167,7 @@ class Protocol:
         known = self._stamps(tags)
         if len(known) < len(tags):
             before = self.epochs()
+            known = self._stamps(tags)
         return Capture(known, before)
 
     def prove(self, capture: Capture, tags: Iterable[str], version: int, mints: bool = True) -> Entry:

@@ -146,6 +146,17 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
         },
         {("reader", FRESH, False), ("reader", RETAINED, True)},
     ),
+    "a page is made with cached data by a process that polls, and one of its tags does not exist": (
+        {
+            "programs": {
+                "job": invalidator("a"),
+                "renderer": renderer(["a", "b"], uses_data=True, coherence=1.0),
+                "reader": reader(),
+            },
+            "setup": invalidator("a"),
+        },
+        {("reader", FRESH, False), ("reader", RETAINED, True)},
+    ),
     "a page is made with old data while a node is cut off": (
         {
             "programs": {"renderer": renderer(["a"], uses_data=True), "reader": reader()},
@@ -180,6 +191,9 @@ _ALSO_SHOWS_IN = {
     Also.OWN_INVALIDATION: REAL["a process invalidates something itself"][0],
     Also.CLOCKS_DIFFER: REAL["a renderer whose clock is ahead"][0],
     Also.CARRIED_STAMPS: REAL["a page is made with cached data"][0],
+    Also.STAMPS_AFTER_EPOCHS: REAL[
+        "a page is made with cached data by a process that polls, and one of its tags does not exist"
+    ][0],
     Also.REFRESH_MARKS: REAL["a fresh page is refreshed, and a process has a copy of it"][0],
 }
 

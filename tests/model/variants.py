@@ -27,6 +27,12 @@ from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
 
 Carried = Mapping[str, bytes]
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
+Mints = Callable[[str], bool]
+
+
+def ALL(tag: str) -> bool:
+    return True
+
 
 VARIANTS: dict[Rule | Also, Callable[[pytest.MonkeyPatch], Parts]] = {}
 
@@ -38,6 +44,7 @@ class Also(enum.Enum):
     OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
     CLOCKS_DIFFER = "that a page's render began later by its clock counts only if it is proven no worse"
     CARRIED_STAMPS = "a page takes over a stamp from its data only if it is the one that it had itself"
+    STAMPS_AFTER_EPOCHS = "the stamps of a capture are not older than its epochs"
     REFRESH_MARKS = "a refresh marks the page as stale, so that no process goes on with its copy"
 
 
@@ -141,10 +148,8 @@ class CapturesLate(Stamps):
     def capture(self, tags: Iterable[str]) -> Capture:
         return Capture(dict.fromkeys(tags, b""), {})
 
-    def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
-    ) -> Proof:
-        return super().prove(super().capture(capture.known), tags, carried, absent)
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+        return super().prove(super().capture(capture.known), tags, *given)
 
 
 @_variant(Rule.CAPTURE_BEFORE_DATA)
@@ -164,12 +169,10 @@ class Proving(Stamps):
 
 
 class EpochsFirst(Proving):
-    def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
-    ) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
         self.kept = self._read_epochs()
         try:
-            return super().prove(capture, tags, carried, absent)
+            return super().prove(capture, tags, *given)
         finally:
             self.kept = None
 
@@ -187,11 +190,9 @@ class _Whatever(bytes):
 
 
 class TakesLateTags(Stamps):
-    def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
-    ) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
         same = dict.fromkeys(capture.before, _Whatever())
-        return Proof(super().prove(Capture(capture.known, same), tags, carried, absent).tags)
+        return Proof(super().prove(Capture(capture.known, same), tags, *given).tags)
 
 
 @_variant(Rule.INVALID_WHERE_EPOCHS_DIFFER)
@@ -200,10 +201,8 @@ def _without_invalid_stamps(_: pytest.MonkeyPatch) -> Parts:
 
 
 class ValidAtAnyEpoch(Proving):
-    def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
-    ) -> Proof:
-        proof = super().prove(capture, tags, carried, absent)
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+        proof = super().prove(capture, tags, *given)
         if not all(stamp for _, stamp in proof.tags):
             return proof
         return Proof(proof.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None))
@@ -276,12 +275,10 @@ class UnreachableIsAnEpoch(Stamps):
         epochs = super()._read_epochs()
         return _named(epochs) if self.proving else epochs
 
-    def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
-    ) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
         self.proving = True
         try:
-            return super().prove(Capture(capture.known, _named(capture.before)), tags, carried, absent)
+            return super().prove(Capture(capture.known, _named(capture.before)), tags, *given)
         finally:
             self.proving = False
 
@@ -312,9 +309,9 @@ def _with_whatever_stays(_: pytest.MonkeyPatch) -> Parts:
 
 class AbsentIsAStamp(Stamps):
     def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, mints: Mints = ALL, absent: bytes = b""
     ) -> Proof:
-        return super().prove(capture, tags, carried, stamps_module.ABSENT if absent is not None else None)
+        return super().prove(capture, tags, carried, mints, stamps_module.ABSENT)
 
 
 @_variant(Rule.ABSENT_IS_NO_STAMP)
@@ -378,11 +375,22 @@ def _without_marking(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TellsNobody)
 
 
+class StampsFirst(Stamps):
+    def capture(self, tags: Iterable[str]) -> Capture:
+        capture = super().capture(tags)
+        return capture._replace(before=self._read_epochs())
+
+
+@_variant(Also.STAMPS_AFTER_EPOCHS)
+def _with_stamps_first(_: pytest.MonkeyPatch) -> Parts:
+    return parts_with(stamps=StampsFirst)
+
+
 class TakesWhatDataCarries(Stamps):
     def prove(
-        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, absent: bytes | None = None
+        self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, mints: Mints = ALL, absent: bytes = b""
     ) -> Proof:
-        proof = super().prove(capture, tags, carried, absent)
+        proof = super().prove(capture, tags, carried, mints, absent)
         return Proof(tuple((tag, carried.get(tag, stamp)) for tag, stamp in proof.tags))
 
 

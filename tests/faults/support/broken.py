@@ -9,14 +9,13 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
+from typing import Any
 
 from wsgi_isr.entry import Proof
 from wsgi_isr.errors import StoreError
 from wsgi_isr.stamps import Capture, Mode, Stamp, Stamps
 from wsgi_isr.stores.memcached import MemcachedStore
 from wsgi_isr.stores.node import Node
-
-NOTHING: Mapping[str, bytes] = {}
 
 
 class CapturesAfterwards(Stamps):
@@ -25,9 +24,9 @@ class CapturesAfterwards(Stamps):
     def capture(self, tags: Iterable[str]) -> Capture:
         return Capture({}, {})
 
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Mapping[str, bytes] = NOTHING) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
         every = list(tags)
-        return super().prove(super().capture(every), every, carried)
+        return super().prove(super().capture(every), every, *given)
 
 
 class RenewsOneEpoch(Stamps):
@@ -49,7 +48,7 @@ class RenewsOneEpoch(Stamps):
 class TrustsLateTags(Stamps):
     """Render 7: a tag that turned up while rendering is stamped whatever went on meanwhile."""
 
-    def prove(self, capture: Capture, tags: Iterable[str], carried: Mapping[str, bytes] = NOTHING) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
         every = list(tags)
         late = self._stamps_of([tag for tag in every if tag not in capture.known])
         return Proof(tuple((tag, capture.known.get(tag) or late[tag]) for tag in every), ())
