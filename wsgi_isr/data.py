@@ -195,7 +195,7 @@ class Cached(Known, Generic[P, R]):
     def _read_unkept(self, found: Failed, home: Home, frame: Frame | None) -> tuple[R] | None:
         """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
         none, or where something was invalidated since: whoever came after that must not get it."""
-        if found.said is None or home.stamps.standing(found.proof, home.stamps.epochs()) >= Standing.HARD:
+        if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Standing.HARD:
             return None
         read = self._decoded(found.content)
         if read is not None:

@@ -169,7 +169,7 @@ class Fill(Renders):
         if slot is None:
             return None, Judged(Missing(), Standing.VALID)
         judged = self._judge(slot, epochs)
-        if is_forgotten and isinstance(judged.verdict, Stale):
+        if is_forgotten and isinstance(judged.verdict, Stale) and not slot.only_here:
             # The store may have had a later answer, a 404 or a refusal, and forgotten that as well. A copy that is
             # due says nothing about it, and is a fallback for errors only.
             judged = Judged(Expired(slot.entry), judged.standing)
@@ -398,7 +398,7 @@ class Fill(Renders):
 
     def _is_outdated(self, failed: Failed) -> bool:
         """Whether something was invalidated since a render began of whose failure others would be told."""
-        return self._stamps.standing(failed.proof, self._stamps.epochs()) >= Standing.HARD
+        return self._stamps.standing(failed.proof, self._stamps.ask()) >= Standing.HARD
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""

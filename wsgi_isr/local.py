@@ -23,14 +23,26 @@ class Slot:
     which an expired copy is served because its last render failed. ``checked`` is a pair, replaced whole: the
     epochs at which the stamps of the copy were compared last, and the standing that came of it.
     ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
+    ``only_here``: the store did not take it, and so cannot have forgotten it.
     ``read_tags_at``: the monotonic time from which on its tags should be read again, for the store not to evict them.
     """
 
-    __slots__ = ("adopted", "checked", "entry", "look_at", "probes", "read_tags_at", "ready", "resting_until")
+    __slots__ = (
+        "adopted",
+        "checked",
+        "entry",
+        "look_at",
+        "only_here",
+        "probes",
+        "read_tags_at",
+        "ready",
+        "resting_until",
+    )
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.adopted = False
+        self.only_here = False
         self.checked: tuple[Any, Any] | None = None
         self.ready: Any = None
         self.look_at = 0.0

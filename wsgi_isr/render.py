@@ -274,7 +274,9 @@ class Renders:
         over = self._monotonic()
         self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
         self._leases.forget_failures(task.page)
-        return Made(self._local.put(task.page, winner), stored, personal)
+        slot = self._local.put(task.page, winner)
+        slot.only_here = winner is entry and not stored
+        return Made(slot, stored, personal)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()

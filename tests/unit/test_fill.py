@@ -585,6 +585,22 @@ def test_the_error_of_the_app_is_the_visitors_where_there_is_no_page() -> None:
     assert cluster.store.get(TASK.page) is None
 
 
+def test_who_comes_after_an_invalidation_is_not_told_of_a_failure_from_before_it() -> None:
+    gate = Gate(Failure("status-500", page("broken").content))
+    cluster = Cluster(Origin(gate, None))
+    process, other = cluster.process(), cluster.process()
+    first = start(process.get)
+    gate.reached()
+    assert other.fill._stamps.invalidate(["all"], Mode.EXPIRE) == {}  # the epochs that were polled are older
+    second = start(process.get)
+    assert process.joined.wait(NEVER)
+    gate.open()
+    failed = first.result(NEVER)
+    assert isinstance(failed, Failed)
+    assert failed.content is not None
+    assert shown(second.result(NEVER)) == ("MISS", "v2")
+
+
 def test_what_a_failing_app_had_to_say_is_the_visitors_too() -> None:
     content = Content("503 Service Unavailable", (), b"sorry", "")
     cluster = Cluster(Origin(Failure("status-503", content)))
@@ -967,6 +983,9 @@ def test_a_page_above_the_limit_of_the_store_is_served_from_here() -> None:
     assert [type(event.cause) for event in process.events(StoreFailed)] == [ValueTooLarge]
     assert shown(process.get())[0] == "HIT"
     assert store.get(LOCK) is None
+    cluster.clock.advance(10)
+    assert shown(process.get())[0] == "STALE"
+    process.settle()
 
 
 @pytest.mark.parametrize("verb", ["gets", "cas"])

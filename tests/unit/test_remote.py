@@ -557,6 +557,21 @@ def test_two_that_send_the_same_page_to_one_renderer_have_it_rendered_once() -> 
     assert scene.cluster.origin.renders == 2
 
 
+def test_a_render_from_before_an_invalidation_does_not_count_for_a_job_that_came_after_it() -> None:
+    gate = Gate(page("v2"))
+    scene = Scene(None, gate)
+    one = start(lambda: scene.rendering.fill.work(TASK))
+    gate.reached()
+    assert scene.serving.fill._stamps.invalidate(["all"], Mode.EXPIRE) == {}
+    two = start(lambda: scene.rendering.fill.work(TASK))
+    assert scene.rendering.joined.wait(NEVER)
+    gate.open()
+    assert one.result(NEVER).startswith(remote.MADE)
+    assert two.result(NEVER).startswith(remote.MADE)
+    assert two.result(NEVER) != one.result(NEVER)
+    assert scene.cluster.origin.renders == 3
+
+
 # On demand ---------------------------------------------------------------------------------------------------
 
 
