@@ -55,6 +55,9 @@ class Home(Protocol):
     profiles: Mapping[str, tuple[float, float]]
     keeps: bool
 
+    def note_call(self, function: str) -> None:
+        """Note from where a function is called."""
+
 
 _here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
 _elsewhere: Callable[[], Sequence[Home]] = tuple
@@ -282,6 +285,7 @@ class Cached(Known, Generic[P, R]):
     def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         text, rule = self._text(args, kwargs), self._rule
         _functions.use(self)
+        home.note_call(self.name)
         timeout, wait = rule.timeout or 30.0, 10.0 if rule.wait is None else rule.wait
         lease = max(3.0, min(5.0, timeout))
         return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)

@@ -155,7 +155,17 @@ class Engine:
 
     @cached_property
     def _isolation(self) -> Isolation:
-        return Isolation(reuses=self._application.is_known)
+        return Isolation(self._application.at_end)
+
+    def note_call(self, function: str) -> None:
+        """Note from where a function is called whose result is kept."""
+        self._application.note(function)
+
+    def work(self, task: Task) -> bytes:
+        """Do what another process has asked for (:meth:`.Fill.work`)."""
+        if task.data and not self._application.knows(task.rule):
+            return remote.UNKNOWN  # of several apps, it is not known here for which one
+        return self.fill.work(task)
 
     def _hand_over(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
         assert self._remote is not None

@@ -40,16 +40,24 @@ def nested(app: Any) -> Iterator[Any]:
 
 
 def _directly_in(app: Any) -> Iterator[Any]:
-    yield getattr(app, "__self__", None)
+    yield _attribute(app, "__self__")
     for name in INSIDE:
-        yield getattr(app, name, None)
-    mounts = getattr(app, "mounts", None)  # werkzeug.middleware.dispatcher
+        yield _attribute(app, name)
+    mounts = _attribute(app, "mounts")  # werkzeug.middleware.dispatcher
     yield from mounts.values() if isinstance(mounts, Mapping) else ()
-    for cell in getattr(app, "__closure__", None) or ():
+    closure = _attribute(app, "__closure__")
+    for cell in closure if isinstance(closure, tuple) else ():
         try:
             yield cell.cell_contents
         except ValueError:  # empty
             continue
+
+
+def _attribute(app: Any, name: str) -> Any:
+    try:
+        return getattr(app, name, None)
+    except Exception:  # a proxy for something that there is only in a request, say
+        return None
 
 
 class Application:
@@ -58,26 +66,28 @@ class Application:
     def __init__(self, app: Any) -> None:
         # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
         known = [inner for inner in nested(app) if _is_flask(inner) or _is_django(inner)]
+        self._is_one_of_several = len(known) > 1
         self._only = _surroundings(known[0]) if len(known) == 1 else None
         self._active: dict[str, Surroundings] = {}
+        #: What a thread that runs several functions has to do before it ends; ``None`` where each needs its own.
+        self.at_end = _close_connections if known and all(map(_is_django, known)) else None
 
-    @property
-    def is_known(self) -> bool:
-        """Whether its framework ends the database transactions that a function has begun."""
-        return self._only is not None
+    def knows(self, function: str) -> bool:
+        """Return whether it is known here what ``function`` is to be called in."""
+        return not self._is_one_of_several or function in self._active
+
+    def note(self, function: str) -> None:
+        """Note, where several apps are mounted, from which of them ``function`` is called."""
+        if self._is_one_of_several and (flask := sys.modules.get("flask")) is not None and flask.has_app_context():
+            self._active[function] = _surroundings(flask.current_app._get_current_object())
 
     def surroundings(self, function: str) -> Surroundings:
-        """Return what ``function`` is to be called in, wherever it is called from."""
-        if self._only is not None:
-            return self._only
-        flask = sys.modules.get("flask")
-        if flask is not None and flask.has_app_context():
-            self._active[function] = _surroundings(flask.current_app._get_current_object())
-        return self._active.get(function, nullcontext)
+        """Return what ``function`` is to be called in, wherever that happens."""
+        return self._only or self._active.get(function, nullcontext)
 
 
 def _is_flask(app: Any) -> bool:
-    return hasattr(app, "wsgi_app") and callable(getattr(app, "app_context", None))
+    return _attribute(app, "wsgi_app") is not None and callable(_attribute(app, "app_context"))
 
 
 def _is_django(app: Any) -> bool:
@@ -94,14 +104,30 @@ def _surroundings(app: Any) -> Surroundings:
 @contextmanager
 def _in_django() -> Iterator[None]:
     """As around a request of Django: connections that have died, or are past CONN_MAX_AGE, are not used any more."""
-    from django.db import close_old_connections
-
-    close_old_connections()
+    _close_old_connections()
     try:
         with _no_language():
             yield
     finally:
-        close_old_connections()
+        _close_old_connections()
+
+
+def _close_old_connections() -> None:
+    from django.db import connections
+
+    for connection in connections.all(initialized_only=True):
+        if connection.in_atomic_block:
+            continue  # of a kept function that has called this one
+        if connection.settings_dict["CONN_MAX_AGE"] == 0:
+            # Another for each function would cost more than the function. It goes with the thread.
+            connection.close_at = None
+        connection.close_if_unusable_or_obsolete()
+
+
+def _close_connections() -> None:
+    from django.db import connections
+
+    connections.close_all()
 
 
 def _no_language() -> AbstractContextManager[object]:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds after which a thread ends that has nothing to do.
-IDLE = 60.0
+#: Seconds after which a thread ends that has nothing to do, and with it the database connections that are its own.
+IDLE = 1.0
 
 _is_isolated: ContextVar[bool] = ContextVar("wsgi_isr_isolated", default=False)
 
@@ -32,12 +32,13 @@ class NoThread(RuntimeError):
 class Isolation:
     """Threads that answer no visitor. Each caller waits for its function, so there are as many threads as callers.
 
-    :param reuses: whether a thread runs several functions, one after the other. It spares thread-local database
-        connections, and is right only where each function ends the transactions that it has begun.
+    :param at_end: called in a thread before it ends. With it, a thread runs several functions, one after the other:
+        that spares thread-local database connections, and is right only where something sees to it that each function
+        has ended the transactions that it had begun.
     """
 
-    def __init__(self, reuses: bool) -> None:
-        self._reuses = reuses
+    def __init__(self, at_end: Callable[[], None] | None = None) -> None:
+        self._at_end = at_end
         # list.append, pop and remove are atomic.
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
@@ -77,20 +78,22 @@ class Isolation:
         job = inbox.get()
         while True:
             job.run()
-            if self._reuses:
+            if self._at_end is not None:
                 self._idle.append(inbox)  # before the caller goes on: the next call finds this thread
             job.over.set()
             del job
-            if not self._reuses:
+            if self._at_end is None:
                 return
             try:
                 job = inbox.get(timeout=IDLE)
             except Empty:
                 try:
                     self._idle.remove(inbox)
-                    return
                 except ValueError:  # a caller has taken it in this moment
                     job = inbox.get()
+                else:
+                    self._at_end()
+                    return
 
 
 class _Job:

@@ -165,7 +165,7 @@ class _Desk:
         except Exception:  # of another version of this package
             return UNKNOWN
         with self._limited(task.timeout + task.wait + GRACE):
-            word = isr.begin().fill.work(task)
+            word = isr.begin().work(task)
         if word == FAILED + b"timeout":
             self.hangs = True
         return word

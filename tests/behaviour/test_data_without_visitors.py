@@ -19,7 +19,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.django_settings import configure
 from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
-from wsgi_isr import PersonalDataError, cached
+from wsgi_isr import PersonalDataError, cached, remote
 from wsgi_isr.stores.memory import MemoryStore
 
 MakeData = Callable[..., Any]
@@ -192,6 +192,49 @@ def test_of_several_apps_a_kept_function_gets_the_one_that_calls_it(make_site: M
     assert calls == ["one", "two", "two"]
 
 
+def test_of_several_apps_the_one_that_has_called_is_that_of_a_render_in_the_background(
+    make_site: MakeSite, clock: Clock
+) -> None:
+    apps = [flask.Flask(name) for name in ("one", "two")]
+    calls: list[str] = []
+
+    @cached(revalidate=5)
+    def name() -> str:
+        calls.append(flask.current_app.name)
+        return flask.current_app.name
+
+    apps[1].add_url_rule("/", view_func=name)
+    both = DispatcherMiddleware(apps[0].wsgi_app, {"/two": apps[1].wsgi_app})
+    store = MemoryStore(clock=clock)
+    first, second = (make_site({"/two/": 0}, app=both, watcher="nobody", store=store) for _ in range(2))
+    first.visit("/two/")
+    clock.advance(6)
+    # That process has only found what the other made.
+    assert second.visit("/two/").text == "two"
+    second.settle()
+    assert calls == ["two", "two"]
+
+
+def test_of_several_apps_a_renderer_that_does_not_know_which_leaves_it_to_the_process_that_does(
+    make_site: MakeSite,
+) -> None:
+    apps = [flask.Flask(name) for name in ("one", "two")]
+
+    @cached(revalidate=5)
+    def name() -> str:
+        return flask.current_app.name
+
+    apps[1].add_url_rule("/", view_func=name)
+    both = DispatcherMiddleware(apps[0].wsgi_app, {"/two": apps[1].wsgi_app})
+    site = make_site({"/two/": 0}, app=both, watcher="nobody")
+    engine = site.isr.begin()
+    task = name._task(engine, (), {})._replace(patience=0.0)
+    fresh_renderer = make_site({"/two/": 0}, app=both, watcher="nobody").isr.begin()
+    assert fresh_renderer.work(task) == remote.UNKNOWN
+    site.visit("/two/")
+    assert engine.work(task)[:5] == remote.FOUND
+
+
 # Threads and contexts ---------------------------------------------------------------------------------------
 
 
@@ -243,7 +286,7 @@ def test_the_request_of_bottle_is_out_of_reach(make_site: MakeSite) -> None:
         site.visit("/account", host="evil.example")
 
 
-@pytest.mark.parametrize("known", [False, True], ids=["a thread for each call", "threads that are reused"])
+@pytest.mark.parametrize("known", [False, True], ids=["any app", "Flask"])
 def test_kept_functions_that_call_each_other_share_a_thread(
     make_site: MakeSite, app: flask.Flask, known: bool, origin: Origin
 ) -> None:
@@ -400,17 +443,96 @@ def test_without_a_choice_of_language_that_of_the_settings_is_everybodys(make_si
     assert make_django(make_site, greeting).visit("/").text == "Monday"
 
 
-def test_connections_of_django_are_checked_before_and_after_each_kept_function(
-    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class _Connection:
+    """What Django knows of a connection to a database."""
+
+    def __init__(self, max_age: int | None, is_in_transaction: bool = False) -> None:
+        self.settings_dict = {"CONN_MAX_AGE": max_age}
+        self.in_atomic_block = is_in_transaction
+        self.close_at: float | None = -1.0
+        self.checked: list[float | None] = []
+        self.closed_by = ""
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        self.checked.append(self.close_at)
+
+    def close(self) -> None:
+        self.closed_by = threading.current_thread().name
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[_Connection]:
+    """Those of the thread."""
     configure()
-    checked: list[str] = []
-    monkeypatch.setattr("django.db.close_old_connections", lambda: checked.append(threading.current_thread().name))
+    there: list[_Connection] = []
+    monkeypatch.setattr("django.db.connections.all", lambda initialized_only=False: there)
+    return there
+
+
+def test_connections_of_django_are_checked_before_and_after_each_kept_function(
+    make_site: MakeSite, connections: list[_Connection]
+) -> None:
+    aged, unlimited = _Connection(600), _Connection(None)
+    connections += [aged, unlimited]
+    make_django(make_site, cached(lambda: "1")).visit("/")
+    assert aged.checked == unlimited.checked == [-1.0, -1.0]
+
+
+def test_a_connection_of_django_is_not_closed_in_a_transaction_of_a_function_that_calls_another(
+    make_site: MakeSite, connections: list[_Connection]
+) -> None:
+    connections.append(_Connection(600, is_in_transaction=True))
+    make_django(make_site, cached(lambda: "1")).visit("/")
+    assert connections[0].checked == []
+
+
+def test_kept_functions_that_follow_each_other_share_a_connection_of_django(
+    make_site: MakeSite, connections: list[_Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("wsgi_isr.isolation.IDLE", 0.05)
+    monkeypatch.setattr("django.db.connections.close_all", lambda: [connections[0].close(), ended.set()])
+    # By the settings of Django each request has a connection of its own.
+    connections.append(_Connection(0))
+    numbers = iter("123")
 
     @cached
-    def number() -> str:
-        checked.append("called")
-        return "1"
+    def number(n: str) -> str:
+        return n
 
-    make_django(make_site, number).visit("/")
-    assert checked == ["wsgi-isr-data", "called", "wsgi-isr-data"]
+    site = make_django(make_site, lambda: number(next(numbers)) + number(next(numbers)))
+    assert site.visit("/").text == "12"
+    assert set(connections[0].checked) == {None}
+    assert len(connections[0].checked) == 4
+    assert ended.wait(DEADLINE)
+    assert connections[0].closed_by == "wsgi-isr-data"
+
+
+def test_kept_functions_of_flask_have_a_thread_each(make_site: MakeSite, app: flask.Flask) -> None:
+    held = threading.local()
+
+    @cached
+    def was_here(n: int) -> bool:
+        before = hasattr(held, "session")
+        held.session = "of SQLAlchemy, with a transaction that nobody has ended"
+        return before
+
+    app.add_url_rule("/", view_func=lambda: str([was_here(n) for n in range(3)]))
+    assert make_site({"/": 0}, app=app.wsgi_app, watcher="nobody").visit("/").text == "[False, False, False]"
+
+
+def test_what_is_inside_an_app_may_be_a_proxy_that_can_be_used_in_a_request_only(make_site: MakeSite) -> None:
+    class Proxy:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError("Working outside of request context.")
+
+        def __call__(self) -> None:
+            """Something that might be an app."""
+
+    current_user = Proxy()
+
+    def app(environ: Environ, start_response: Any) -> Any:
+        assert current_user is not None
+        return answer(cached(lambda: "1")().encode())(environ, start_response)
+
+    assert make_site({"/": 0}, app=app, watcher="nobody").visit("/").text == "1"
