@@ -2,7 +2,8 @@
 
 A list is what it is. A callable (a query, say) is asked again for a path that it did not list:
 
-- at once after an invalidation that concerns the path or its rule;
+- at once after an invalidation that concerns the path or its rule, as long as asking takes up no more than a tenth of
+  the time: random paths have stamps that are new to a process, and might have been invalidated as well;
 - after any other invalidation, which each anonymous POST may be, once a second at most;
 - otherwise every ``negative_ttl`` seconds at most, as soon as a 404 of the app itself would be gone.
 
@@ -24,6 +25,8 @@ from .rules import Policy, RuleSet
 
 #: Seconds for which a list counts after an invalidation of something else.
 ELSEWHERE = 1.0
+#: A list counts for so many times the time that it took to ask for it, whatever may have been invalidated.
+SHARE = 10
 #: Stamps that are remembered for each rule.
 MOST_STAMPS = 4096
 
@@ -40,13 +43,14 @@ class Absent(NamedTuple):
 class _Known(NamedTuple):
     """What was listed, when it was asked for, and the epochs of then. ``paths`` is ``None`` where asking failed.
 
-    ``seen`` are stamps that were read before it was asked for: the list is newer than they are.
+    ``seen`` are stamps that were read before it was asked for: the list is newer than they are. ``took``: seconds.
     """
 
     paths: frozenset[str] | None
     asked: float
     epochs: Any
     seen: Mapping[str, bytes] = MappingProxyType({})
+    took: float = 0.0
 
 
 class Listings:
@@ -131,11 +135,17 @@ class Listings:
 
         A tag that is missing and that the list never saw was not invalidated, unless the store has lost it since:
         then the list counts for a second more. Anything else would let random paths have it asked for each time. A
-        tag that the list did see and that is missing now was lost, and counts as invalidated, once.
+        tag that the list did see and that is missing now was lost, and counts as invalidated, once. One that is there
+        and that the list never saw may have been invalidated, or be that of a path which nobody had asked for here.
         """
         if known.epochs == epochs:
             return False
-        return self._stamps is None or any(known.seen.get(tag) != stamp for tag, stamp in stamps().items())
+        if self._stamps is None:
+            return True
+        changed = {tag for tag, stamp in stamps().items() if known.seen.get(tag) != stamp}
+        if changed & known.seen.keys():
+            return True
+        return bool(changed) and self._monotonic() >= known.asked + min(ELSEWHERE, SHARE * known.took)
 
     def _read(self, policy: Policy, script: str, path: str) -> Stamps:
         """Return the stamps of the tags that a page has, whether there is such a page or not."""
@@ -151,14 +161,16 @@ class Listings:
         return self._stamps(tags)
 
     def _ask(self, policy: Policy, known: _Known | None, epochs: Any) -> _Known:
+        began = self._monotonic()
         try:
             paths = frozenset(listed.path for listed in self._rules.listed(policy))
         except Exception as error:
             # Not asked again at once: it may have taken its time to fail.
             outcome = "the last known list counts; without one, the app answers for every path"
             self._events.emit(Broken(f"rule {policy.name!r}: paths", error, outcome))
-            return _Known(known.paths if known is not None else None, self._monotonic(), epochs)
-        return _Known(paths, self._monotonic(), epochs)
+            paths = known.paths if known is not None else None
+        now = self._monotonic()
+        return _Known(paths, now, epochs, took=now - began)
 
 
 def _seen(known: _Known | None, stamps: Stamps) -> Mapping[str, bytes]:

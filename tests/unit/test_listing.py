@@ -383,6 +383,29 @@ def test_an_invalidation_while_a_list_is_asked_for_is_not_missed() -> None:
     assert world.has("/blog/new")
 
 
+def test_a_path_whose_stamp_is_new_here_has_a_list_asked_for_that_takes_its_time_now_and_then() -> None:
+    asked: list[float] = []
+
+    def paths() -> list[str]:
+        asked.append(world.clock())
+        world.clock.advance(0.05)
+        return ["/blog/a"]
+
+    world = World(paths, {})
+    assert world.stamps is not None
+    assert not world.has("/blog/b")
+    world.stamps |= {stored_tag(f"path:/blog/{n}"): b"of another page" for n in range(100)}
+    for n in range(100):
+        world.invalidate("another page")
+        assert not world.has(f"/blog/{n}")
+        world.clock.advance(0.01)
+    assert 2 <= len(asked) <= 4  # in a second
+    before = len(asked)
+    world.invalidate("path:/blog/0")
+    assert not world.has("/blog/0")
+    assert len(asked) == before + 1  # it had been asked for, and its stamp has changed: that is not waited with
+
+
 def test_tags_whose_node_is_away_are_no_reason_to_ask_again_and_again() -> None:
     calls: list[int] = []
     world = World(lambda: calls.append(1) or ["/blog/a"], {"all": b"1", "route:/blog/<slug>": b"1"})
