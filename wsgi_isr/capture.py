@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
+#: The largest answer that is kept for one visitor, in bytes, and the seconds that its body may take.
+MOST_PERSONAL, PERSONAL_TIME = 65536, 0.1
+
 # PEP 3333, "Unicode Issues"; and no control characters that would begin another header.
 _LATIN_LINE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
+
+
+_OF_THE_URL = ("wsgi.url_scheme", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING")
 
 
 class _Enough(BaseException):
@@ -58,12 +64,13 @@ def produce_page(
     def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
         policy = rules.policies[task.rule]
         deadline = time.monotonic() + task.timeout
-        with watched(canonical(PageKey.parse(task.text))) as (environ, looks), rendering(rules.profiles) as asked:
+        key = PageKey.parse(task.text)
+        with watched(canonical(key)) as (environ, looks), rendering(rules.profiles) as asked:
             product = run(app, environ, policy, asked, deadline, report, clock)
         if notice is not None and (unsaid := _unsaid(looks, product)):
             notice(Unsaid(task.page, task.rule, unsaid, task.text))
         if isinstance(product, Personal):
-            suits = client is not None and _suits(product.content, looks, client)
+            suits = client is not None and _suits(product.content, looks, canonical(key), client)
             return product if suits else Refusal(product.reason)
         return product
 
@@ -100,6 +107,7 @@ def run(
     head: tuple[str, list[tuple[str, str]]] | None = None
     chunks: list[bytes] = []
     size = 0
+    most, personal = policy.max_body, ""
 
     def start_response(
         status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
@@ -119,7 +127,7 @@ def run(
         if not isinstance(chunk, bytes):
             raise Misbehaved(f"the app yielded {type(chunk).__name__}, not bytes")
         size += len(chunk)
-        if size > policy.max_body or time.monotonic() > deadline:
+        if size > most or time.monotonic() > deadline:
             raise _Enough
         chunks.append(chunk)
 
@@ -134,9 +142,14 @@ def run(
                 reason = refuse(int(head[0][:3]), head[1], policy)
                 if reason and not _is_short(head[1]):
                     return Refusal(reason)
+                if reason:
+                    personal, most = reason, min(most, MOST_PERSONAL)
+                    deadline = min(deadline, time.monotonic() + PERSONAL_TIME)
                 judged = head
             take(chunk)
     except _Enough:
+        if personal:
+            return Refusal(personal)
         return Refusal("max-body") if size > policy.max_body else Failure("timeout")
     finally:
         try:
@@ -158,11 +171,19 @@ def run(
     return product._replace(content=content, tags=tuple(map(tag_name, product.tags)))
 
 
-def _suits(content: Content, looks: set[str], client: Mapping[str, Any]) -> bool:
-    """Return whether an answer to a canonical request is one to this client as well (RFC 9110, 12.5.5)."""
+def _suits(content: Content, looks: set[str], asked: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
+    """Return whether an answer to the canonical request ``asked`` is one to this client as well (RFC 9110, 12.5.5).
+
+    It is if the app would have been asked for the same URL, and has looked at nothing that the client sent. That is
+    known as far as it can be watched (:mod:`.looks`): werkzeug's request object takes the client's address of every
+    request, and what an app does with that attribute is not seen.
+    """
+    same = all(client.get(name) == asked[name] for name in _OF_THE_URL)
     named = (f"HTTP_{name.upper().replace('-', '_')}" for name in varies(content.headers))
-    return not depends_on_client(looks, client) and all(
-        name == "HTTP_ACCEPT_ENCODING" or name not in client for name in named
+    return (
+        same
+        and not depends_on_client(looks, client)
+        and all(name == "HTTP_ACCEPT_ENCODING" or name not in client for name in named)
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -138,6 +138,77 @@ def test_an_app_that_looks_at_what_a_middleware_outside_has_noted_is_called_with
     link = Link(lambda environ: environ.get("myapp.user", "nobody"))
     site = make_site(app=link, revalidate=60, watcher="werkzeug")
     assert site.visit(MAGIC, extra={"myapp.user": "alice"}).body == b"used"
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        {"path": f"{MAGIC}?utm_source=mail"},
+        {"path": MAGIC, "headers": {"Host": "EXAMPLE.org"}},
+        {"path": MAGIC, "extra": {"HTTP_HOST": "example.org:80"}},
+    ],
+    ids=["query", "host", "port"],
+)
+def test_an_app_that_is_asked_for_another_url_is_called_with_that(
+    make_site: MakeSite, request_of: dict[str, Any]
+) -> None:
+    link = Link()
+    site = make_site(app=link, revalidate=60, watcher="nobody")
+    assert site.visit(**request_of).body == b"used"
+    assert link.calls == 2
+
+
+def test_an_answer_for_one_visitor_is_kept_only_if_it_is_small(make_site: MakeSite, origin: Origin) -> None:
+    origin.on(MAGIC, lambda environ, start_response: signs_in_with(start_response, [bytes(65537)]))
+    origin.on("/magic/small", lambda environ, start_response: signs_in_with(start_response, [bytes(65536)]))
+    site = make_site(revalidate=60, watcher="nobody")
+    assert (site.visit(MAGIC).body, origin.calls[MAGIC]) == (bytes(65537), 2)
+    assert (site.visit("/magic/small").body, origin.calls["/magic/small"]) == (bytes(65536), 1)
+
+
+def test_an_answer_for_one_visitor_is_kept_only_if_it_comes_in_a_moment(
+    make_site: MakeSite, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Time:
+        now = 0.0
+
+        @classmethod
+        def monotonic(cls) -> float:
+            return cls.now
+
+        time = monotonic
+
+    def slow(environ: Environ, start_response: Callable[..., Any]) -> Any:
+        yield from signs_in_with(start_response, [b"one", b"two"], lambda: setattr(Time, "now", Time.now + 0.2))
+
+    monkeypatch.setattr("wsgi_isr.capture.time", Time)
+    origin.on(MAGIC, slow)
+    assert make_site(revalidate=60, watcher="nobody").visit(MAGIC).body == b"onetwo"
+    assert origin.calls[MAGIC] == 2
+
+
+def signs_in_with(
+    start_response: Callable[..., Any], chunks: list[bytes], between: Callable[[], Any] = lambda: None
+) -> Iterator[bytes]:
+    size = str(sum(map(len, chunks)))
+    start_response("200 OK", [HTML, ("Content-Length", size), ("Set-Cookie", "session=1")])
+    for chunk in chunks:
+        between()
+        yield chunk
+
+
+def test_each_kind_of_pages_that_set_cookies_is_named_up_to_a_limit(
+    make_site: MakeSite, origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(revalidate=60)
+    paths = ["/magic/abc", "/magic/def", "/confirm/abc", *(f"/{n}/token" for n in range(40))]
+    for path in paths:
+        origin.on(path, signs_in)
+        site.visit(path)
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 16
+    assert sum('"/magic/<token>"' in message for message in said) == 1
+    assert sum('"/confirm/<token>"' in message for message in said) == 1
 
 
 def test_head_is_answered_without_the_body(make_site: MakeSite) -> None:

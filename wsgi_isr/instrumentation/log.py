@@ -28,12 +28,15 @@ from ..keys import PageKey, decoded
 _log = logging.getLogger("wsgi_isr")
 
 _LONGEST_PATH = 200
+#: So many kinds of pages are named that set cookies: clients can ask for any.
+_MOST_PATTERNS = 16
 
 
 def log_events() -> Subscriber:
     """A subscriber that says each thing once where once is enough: a refusal for each rule and reason,
-    each kind of trouble with the store once a minute."""
+    a page that sets cookies for each kind of pages, each kind of trouble with the store once a minute."""
     refused: set[tuple[str, str]] = set()
+    signing_in: set[tuple[str, str]] = set()
     trouble: dict[str, float] = {}
 
     def is_due(kind: str) -> bool:
@@ -47,11 +50,11 @@ def log_events() -> Subscriber:
         if isinstance(event, (Served, Used, Rendered)):
             return
         if isinstance(event, Refused):
-            if (event.rule, event.reason) in refused:
-                return
-            refused.add((event.rule, event.reason))
             if event.reason == "set-cookie" and _is_blanket(event.rule):
                 pattern = _pattern_of(event.text)
+                if (event.rule, pattern) in signing_in or len(signing_in) == _MOST_PATTERNS:
+                    return
+                signing_in.add((event.rule, pattern))
                 _log.warning(
                     "rule %r: %s sets a cookie for a visitor without cookies, so it is not cached, and the app may be "
                     'called twice for a first visit; for one-time links write "%s": 0',
@@ -59,7 +62,8 @@ def log_events() -> Subscriber:
                     pattern,
                     pattern,
                 )
-            else:
+            elif (event.rule, event.reason) not in refused:
+                refused.add((event.rule, event.reason))
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
         elif isinstance(event, RenderFailed):
             _log.warning(
