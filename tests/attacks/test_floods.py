@@ -115,12 +115,14 @@ def test_no_flood_is_felt_by_those_who_visit_pages(
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Memcached]:
-    """A node with the usual memory of memcached."""
-    node = Memcached(megabytes=64)
+    """A node with little memory."""
+    node = Memcached(megabytes=NODE_MEGABYTES)
     yield node
     node.stop()
 
 
+#: Stores so small that a key for each path and prefix of some hundred URLs would fill them, and slots in proportion.
+SMALL_BYTES, NODE_MEGABYTES, SLOTS = 3 * 1024 * 1024, 6, 1024
 DEEP = {
     "pages that are not there": "/missing/",
     "pages": "/",
@@ -132,9 +134,16 @@ DEEP = {
 @pytest.mark.parametrize("kind", ["memory", "sqlite", "memcached"])
 @pytest.mark.parametrize("flood", DEEP)
 def test_no_flood_takes_the_last_good_pages_away(
-    make_site: MakeSite, attack: Attack, tmp_path: Path, node: Memcached, kind: str, flood: str
+    make_site: MakeSite,
+    attack: Attack,
+    tmp_path: Path,
+    node: Memcached,
+    kind: str,
+    flood: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Deep random URLs, then an anonymous POST, which changes the epochs, then a backend that is down."""
+    monkeypatch.setattr("wsgi_isr.keys.SLOTS", SLOTS)
     chance, is_down = dice(f"{flood} and a POST"), threading.Event()
 
     def failing_app(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -144,8 +153,8 @@ def test_no_flood_takes_the_last_good_pages_away(
         return app(environ, start_response)
 
     urls = {
-        "memory": "memory://",
-        "sqlite": f"sqlite:///{tmp_path}/store.db",
+        "memory": f"memory://?max_bytes={SMALL_BYTES}",
+        "sqlite": f"sqlite:///{tmp_path}/store.db?max_bytes={SMALL_BYTES}",
         "memcached": f"memcached://{node.address}",
     }
     site = make_site(app=failing_app, revalidate=3600, store=urls[kind], namespace=f"{flood} {kind}")
