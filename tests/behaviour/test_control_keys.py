@@ -7,7 +7,7 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Handler, Origin, answer
 from tests.behaviour.visitor import Clock, Site
-from wsgi_isr import Rule, cache_tag
+from wsgi_isr import Rule, cache_tag, cached
 from wsgi_isr.keys import SLOTS
 from wsgi_isr.stores.base import route
 from wsgi_isr.stores.memory import MemoryStore
@@ -93,6 +93,46 @@ def test_a_404_is_rendered_once_more_after_an_invalidation_of_something_else(
     site.visit("/a")
     site.isr.invalidate(tags=["other"])
     assert [site.visit("/a").label for _ in range(3)] == ["MISS", "HIT", "HIT"]
+
+
+def test_a_404_that_is_asked_for_again_stays_a_hit_beside_invalidations_of_other_pages(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    """A favicon that is not there, say: its own tags come into being, of which there is a fixed number."""
+    site = make_site(revalidate=60, coherence=0)
+    origin.on("/favicon.ico", NOT_FOUND)
+    labels = []
+    for number in range(10):
+        labels.append(site.visit("/favicon.ico").label)
+        site.isr.invalidate(tags=[f"other:{number}"])
+    assert labels == ["MISS", "MISS", *["HIT"] * 8]
+
+
+def test_a_404_with_tags_of_its_url_is_rendered_after_each_invalidation(make_site: MakeSite, origin: Origin) -> None:
+    """There could be any number of such tags."""
+    site = make_site({"/<slug>": Rule(revalidate=60, tags=["page:{slug}"])}, coherence=0)
+    origin.on("/a", NOT_FOUND)
+    labels = []
+    for number in range(4):
+        labels.append(site.visit("/a").label)
+        site.isr.invalidate(tags=[f"other:{number}"])
+    assert labels == ["MISS"] * 4
+    assert not [key for key in control_keys(site) if "page:a" in key]
+
+
+@pytest.mark.parametrize("value", [None, "something"])
+def test_data_that_says_that_there_is_nothing_mints_no_tag(
+    make_site: MakeSite, origin: Origin, value: str | None
+) -> None:
+    @cached(tags=["post:{slug}"])
+    def post(slug: str) -> str | None:
+        return value
+
+    origin.on("/", answer(lambda environ: str(post(environ["QUERY_STRING"])).encode()))
+    site = make_site(revalidate=0)
+    before = control_keys(site)
+    assert site.visit("/?a").text == str(value)
+    assert (control_keys(site) == before) is (value is None)
 
 
 def test_a_refusal_is_remembered_beside_invalidations_of_other_pages(
