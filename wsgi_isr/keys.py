@@ -123,22 +123,24 @@ def _digest(text: str, size: int) -> str:
 # The package gives tags to every page. A prefix of their own keeps them apart from those of people.
 EVERYTHING = "all"
 
-#: How many control keys the tags of paths, prefixes and single pieces of data have together. Their number is up to
-#: whoever sends URLs. A key for each would let a client fill the store with them, and evict those of real pages.
-SLOTS = 65536
-_IN_SLOTS = ("path:", "prefix:", "data:")
+#: How many control keys the tags of paths, of prefixes and of single pieces of data have. Their number is up to whoever
+#: sends URLs. A key for each would let a client fill the store with them, and evict those of real pages. A POST of
+#: anybody may invalidate a path of their choice: it must not share a key with a prefix, which many pages have.
+SLOTS = {"path:": range(0x8000), "prefix:": range(0x8000, 0xC000), "data:": range(0xC000, 0x10000)}
+_IN_SLOTS = tuple(SLOTS)
 _SLOT = "slot:"
 
 
 def stored_tag(name: str) -> str:
     """Return the tag that entries carry for ``name``.
 
-    A path, a prefix and a single piece of data share one of :data:`SLOTS` slots with others: invalidating one of them
-    renders those others once more as well. All other tags are exact.
+    A path, a prefix and a single piece of data share one of :data:`SLOTS` slots with others of their kind: invalidating
+    one of them renders those others once more as well. All other tags are exact.
     """
-    if name.startswith(_IN_SLOTS):
-        return f"{_SLOT}{int(_digest(name, 8), 16) % SLOTS:04x}"
-    return name
+    if not name.startswith(_IN_SLOTS):
+        return name
+    slots = SLOTS[name[: name.index(":") + 1]]
+    return f"{_SLOT}{slots[int(_digest(name, 8), 16) % len(slots)]:04x}"
 
 
 def tag_name(tag: str) -> str:

@@ -57,9 +57,9 @@ def test_pages_of_any_number_of_urls_have_a_bounded_number_of_tags(make_site: Ma
     site = make_site(revalidate=60)
     for number in range(300):
         site.visit("".join(f"/{number}-{depth}" for depth in range(31)))
-    # Everything and the rule, and what 300 x 32 names leave free of the slots: 9,600 of 65,536 meet now and then.
-    assert 8500 < len(control_keys(site)) <= 300 * 32 + 2
-    assert len(control_keys(site)) <= SLOTS + 2
+    # Everything and the rule, and what 300 x 32 names leave free of the slots: most are prefixes, of which several meet.
+    assert 7000 < len(control_keys(site)) <= 300 * 32 + 2
+    assert len(control_keys(site)) <= 65536 + 2
 
 
 def test_a_404_is_a_hit_while_nothing_is_invalidated(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
@@ -179,7 +179,7 @@ def test_a_new_page_is_stored_beside_an_invalidation_of_a_moment_ago(
 def test_pages_that_share_a_slot_are_invalidated_together(
     make_site: MakeSite, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_isr.keys.SLOTS", 1)
+    monkeypatch.setitem(SLOTS, "path:", range(1))
     site = make_site(revalidate=60)
     site.visit("/a")
     site.visit("/b")
