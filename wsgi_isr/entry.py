@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-SCHEMA = 4
+SCHEMA = 5
 
 _UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
 

@@ -16,6 +16,7 @@ from functools import reduce
 from typing import NamedTuple
 
 from .entry import Content, Entry, Lifetime, Refusal, Value
+from .headers import is_for_caches, kept
 from .rules import Policy
 
 
@@ -138,26 +139,6 @@ FAILED_STATUSES = frozenset({429, *range(500, 600)})
 NEGATIVE_STATUSES = frozenset({404, 410})
 
 
-#: Headers that are made anew for each answer, or that concern one connection only (RFC 9110, 7.6.1).
-_NOT_KEPT = frozenset(
-    [
-        *(
-            "age",
-            "cache-control",
-            "cache-status",
-            "cache-tag",
-            "cdn-cache-control",
-            "content-length",
-            "date",
-            "etag",
-            "expires",
-        ),
-        *("expires", "connection", "keep-alive", "pragma", "proxy-authenticate", "proxy-connection", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "x-isr"),
-    ]
-)
-
-
 @dataclass(slots=True)
 class Asked:
     """What the code that makes a page has said about it while it did, and the data that it used.
@@ -225,7 +206,7 @@ def admit(
         return Refusal("no-store")
     if asked.failed:
         # Whatever the app says of how long it may be kept: it did not know.
-        known = [(name, value) for name, value in headers if name.lower() not in ("cache-control", _TARGETED)]
+        known = [(name, value) for name, value in headers if not is_for_caches(name)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     lifetime = _lowest(policy.lifetime, asked.lifetime, _asked(lower))
     if lifetime is None:
@@ -242,13 +223,13 @@ def admit(
         keep = policy.negative_ttl + 60
     if lifetime.revalidate == 0:
         return Refusal("revalidate-0")
-    kept = [(name, value) for name, value in headers if name.lower() not in _NOT_KEPT]
+    fields = kept(headers)
     varies = _list(lower, "vary")
     # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).
     if undeclared := [name for name in policy.declares if name.lower() not in varies]:
-        kept.append(("Vary", ", ".join(undeclared)))
+        fields.append(("Vary", ", ".join(undeclared)))
     etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    content = Content(status, tuple(kept), body, etag, "cookie" in varies)
+    content = Content(status, tuple(fields), body, etag, "cookie" in varies)
     in_headers = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, in_headers)])
     return Storable(content, lifetime, keep, tuple(tags), tuple(asked.carried.items()))

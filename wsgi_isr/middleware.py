@@ -32,13 +32,13 @@ from .page import Frame, within
 from .pages import Page, Pages
 from .remote import SITE_BYTES
 from .respond import (
+    ABSENT_HEADERS,
     NAME,
     NOT_FOUND,
     SHELL_HEADERS,
     Lazy,
     Own,
     Ready,
-    absent_headers,
     cache_status,
     headers_of,
     own_files,
@@ -143,7 +143,7 @@ class ISR:
         if isinstance(found, Failed):
             return self._fail(environ, start_response, found)
         if isinstance(found, Absent):
-            return send_own(environ, start_response, NOT_FOUND, absent_headers(found.ttl))
+            return send_own(environ, start_response, NOT_FOUND, ABSENT_HEADERS)
         assert isinstance(found, Own)
         return send_own(environ, start_response, found, SHELL_HEADERS)
 

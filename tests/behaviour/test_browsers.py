@@ -1,0 +1,214 @@
+"""What browsers are told of a stored page: to ask each time, or what the app itself tells them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.behaviour.conftest import MakeSite
+from tests.behaviour.origin import HTML, Environ, Origin, answer, failing
+from tests.behaviour.visitor import ASKED_EACH_TIME, Clock, Seen, Site
+from wsgi_isr import Rule, no_store
+from wsgi_isr.errors import StoreUnavailable
+from wsgi_isr.stores.base import Many
+from wsgi_isr.stores.memory import MemoryStore
+
+FUTURE = ("Expires", "Thu, 01 Dec 2094 16:00:00 GMT")
+PAST = ("Expires", "Sun, 06 Nov 1994 08:49:37 GMT")
+FILE = ("Cache-Control", "public, max-age=31536000, immutable")
+
+
+def cache_control(*values: str) -> list[tuple[str, str]]:
+    return [("Cache-Control", value) for value in values]
+
+
+def told(seen: Seen) -> list[tuple[str, str]]:
+    """What an answer says to caches of any kind."""
+    return [(name, value) for name, value in seen.headers if name in ("Cache-Control", "Expires", "Pragma")]
+
+
+# The app's own words ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "kept"),
+    [
+        ([FILE], [FILE]),
+        (cache_control("max-age=300"), cache_control("max-age=300")),
+        (cache_control("max-age=300", "public"), cache_control("max-age=300, public")),
+        ([FUTURE], [FUTURE]),
+        ([PAST], [PAST]),
+        ([FUTURE, *cache_control("public")], [FUTURE, *cache_control("public")]),
+        ([FUTURE, *cache_control("s-maxage=600")], [FUTURE]),
+        ([FUTURE, *cache_control("max-age=5")], [FUTURE, *cache_control("max-age=5")]),
+        (cache_control("max-age=5, s-maxage=600"), cache_control("max-age=5")),
+        (
+            cache_control("max-age=5, must-revalidate, no-transform, stale-if-error=60"),
+            cache_control("max-age=5, must-revalidate, no-transform, stale-if-error=60"),
+        ),
+        ([("CDN-Cache-Control", "max-age=600"), *cache_control("no-store")], cache_control("no-store")),
+        ([("CDN-Cache-Control", "max-age=600"), *cache_control("max-age=5")], cache_control("max-age=5")),
+    ],
+)
+def test_what_the_app_tells_browsers_is_kept(
+    make_site: MakeSite, origin: Origin, headers: list[tuple[str, str]], kept: list[tuple[str, str]]
+) -> None:
+    origin.on("/a", answer(b"x", *headers))
+    site = make_site(revalidate=60)
+    seen = [site.visit("/a") for _ in range(3)]
+    assert [one.label for one in seen] == ["MISS", "HIT", "HIT"]
+    assert [told(one) for one in seen] == [kept] * 3
+    etag = seen[0].headers["ETag"]
+    unchanged = site.visit("/a", headers={"If-None-Match": etag})
+    assert (unchanged.code, told(unchanged)) == (304, kept)
+
+
+@pytest.mark.parametrize(
+    ("headers", "also"),
+    [
+        ([], {}),
+        (cache_control("s-maxage=600"), {}),
+        (cache_control("s-maxage=600, stale-while-revalidate=86400"), {}),
+        (cache_control("public"), {"public": ""}),
+        (cache_control("no-transform"), {"no-transform": ""}),
+        (cache_control("immutable"), {}),
+        ([("CDN-Cache-Control", "max-age=600")], {}),
+        ([("CDN-Cache-Control", "max-age=600"), *cache_control("private")], {"private": ""}),
+        ([("Surrogate-Control", "max-age=600")], {}),
+        ([("X-Accel-Expires", "600")], {}),
+        ([("Expires", "0")], {}),
+        ([("Pragma", "public")], {}),
+    ],
+)
+def test_where_the_app_tells_browsers_no_lifetime_they_ask_each_time(
+    make_site: MakeSite, origin: Origin, headers: list[tuple[str, str]], also: dict[str, str]
+) -> None:
+    origin.on("/a", answer(b"x", *headers))
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        seen = site.visit("/a")
+        assert seen.directives == {**also, **ASKED_EACH_TIME}
+        sent = {name.lower() for name, _ in seen.headers}
+        assert not {"cdn-cache-control", "surrogate-control", "x-accel-expires", "pragma"} & sent
+
+
+def test_a_page_without_a_rule_whose_app_speaks_to_shared_caches_alone_is_asked_for_each_time(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    origin.on("/a", answer(b"x", *cache_control("s-maxage=600, stale-while-revalidate=86400")))
+    site = make_site()
+    while (seen := site.visit("/a")).label != "HIT":
+        assert origin.calls["/a"] < 3
+    assert seen.directives == ASKED_EACH_TIME
+
+
+@pytest.mark.parametrize("status", ["404 Not Found", "410 Gone", "301 Moved Permanently", "308 Permanent Redirect"])
+def test_what_is_not_there_and_what_has_moved_is_asked_for_each_time(
+    make_site: MakeSite, origin: Origin, status: str
+) -> None:
+    """Without a word, each of these may be kept for as long as a browser likes (RFC 9110, 15.1)."""
+    origin.on("/a", answer(b"x", ("Location", "/b"), status=status))
+    site = make_site(revalidate=60)
+    assert [site.visit("/a").directives for _ in range(2)] == [ASKED_EACH_TIME] * 2
+
+
+def test_with_a_true_age_what_the_app_gives_browsers_counts_from_the_render(
+    make_site: MakeSite, origin: Origin, clock: Clock
+) -> None:
+    origin.on("/a", answer(b"x", *cache_control("max-age=300")))
+    site = make_site(revalidate=False)
+    site.visit("/a")
+    for age in (0, 100, 400):
+        clock.now += age - site.visit("/a").age
+        seen = site.visit("/a")
+        assert (seen.directives, seen.age) == ({"max-age": "300"}, age)
+
+
+# Old pages ----------------------------------------------------------------------------------------------------
+
+
+class Forgetful(MemoryStore):
+    """A store whose tags cannot be read while ``away`` is set."""
+
+    away = False
+
+    def get_many(self, keys: Any) -> Many:
+        if self.away:
+            return Many({}, {key: StoreUnavailable("node", "unplugged") for key in keys})
+        return super().get_many(keys)
+
+
+def grow_stale(site: Site, origin: Origin) -> str:
+    site.clock.advance(61)
+    return "STALE"
+
+
+def be_renewed_softly(site: Site, origin: Origin) -> str:
+    site.isr.invalidate(tags=["t"], mode="stale")
+    return "STALE"
+
+
+def fail(site: Site, origin: Origin) -> str:
+    origin.on("/a", failing(ValueError()))
+    site.isr.invalidate(tags=["t"])
+    return "ERROR-RETAINED"
+
+
+def lose_the_store(site: Site, origin: Origin) -> str:
+    site.store.away = True
+    return "DEGRADED"
+
+
+@pytest.mark.parametrize("happen", [grow_stale, be_renewed_softly, fail, lose_the_store])
+@pytest.mark.parametrize(
+    ("headers", "also"),
+    [
+        ([FILE], {"public": ""}),
+        ([FUTURE], {}),
+        ([FUTURE, *cache_control("max-age=600, no-transform, stale-while-revalidate=60")], {"no-transform": ""}),
+        ([], {}),
+    ],
+)
+def test_no_browser_is_given_a_lifetime_for_an_old_page(
+    make_site: MakeSite,
+    origin: Origin,
+    clock: Clock,
+    happen: Callable[[Site, Origin], str],
+    headers: list[tuple[str, str]],
+    also: dict[str, str],
+) -> None:
+    origin.on("/a", answer(b"x", *headers))
+    site = make_site({"/a": Rule(revalidate=60, tags=["t"])}, store=Forgetful(clock=clock), coherence=0)
+    fresh = site.visit("/a")
+    assert told(fresh) == ([*headers] or [*cache_control("max-age=0, must-revalidate")])
+    label = happen(site, origin)
+    seen = site.visit("/a")
+    assert (seen.label, seen.directives) == (label, {**also, **ASKED_EACH_TIME})
+    assert "Expires" not in seen.headers
+    site.settle()
+
+
+@pytest.mark.parametrize("mode", ["stale", "expire", "purge"])
+def test_the_page_after_an_invalidation_has_its_lifetime_again(make_site: MakeSite, origin: Origin, mode: str) -> None:
+    origin.on("/a", answer(lambda environ: b"v%d" % origin.calls["/a"], FILE))
+    site = make_site({"/a": Rule(revalidate=60, tags=["t"])})
+    site.visit("/a")
+    site.isr.invalidate(tags=["t"], mode=mode)
+    site.visit_and_settle("/a")
+    seen = site.visit("/a")
+    assert (seen.label, seen.body, told(seen)) == ("HIT", b"v2", [FILE])
+
+
+def test_a_page_of_its_visitor_alone_keeps_what_its_app_tells_browsers(make_site: MakeSite, origin: Origin) -> None:
+    def page(environ: Environ, start_response: Any) -> list[bytes]:
+        no_store()
+        start_response("200 OK", [HTML, FUTURE, *cache_control("max-age=5, s-maxage=600")])
+        return [b"x"]
+
+    origin.on("/a", page)
+    site = make_site(revalidate=60)
+    for _ in range(2):
+        seen = site.visit("/a")
+        assert (seen.label, told(seen)) == ("BYPASS", [FUTURE, *cache_control("max-age=5, s-maxage=600")])
