@@ -16,7 +16,7 @@ from functools import reduce
 from typing import NamedTuple
 
 from .entry import Content, Entry, Lifetime, Refusal, Value
-from .headers import is_for_caches, kept
+from .headers import is_for_caches, is_of_one_answer, kept
 from .rules import Policy
 
 
@@ -193,10 +193,12 @@ def admit(
     asked = asked or Asked()
     lower = [(name.lower(), value) for name, value in headers]
     code = int(status[:3])
+    # Several visitors may wait for one failure.
+    known = [(name, value) for name, value in headers if not is_of_one_answer(name)]
     if code in FAILED_STATUSES:
         # With a Set-Cookie it is one visitor's answer, not to be handed to those who joined the wait.
         shareable = not any(name == "set-cookie" for name, _ in lower)
-        return Failure(f"status-{code}", Content(status, tuple(headers), body, "") if shareable else None)
+        return Failure(f"status-{code}", Content(status, tuple(known), body, "") if shareable else None)
     if reason := refuse(code, headers, policy):
         return Refusal(reason)
     for name, value in lower:
@@ -206,7 +208,7 @@ def admit(
         return Refusal("no-store")
     if asked.failed:
         # Whatever the app says of how long it may be kept: it did not know.
-        known = [(name, value) for name, value in headers if not is_for_caches(name)]
+        known = [(name, value) for name, value in known if not is_for_caches(name)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     lifetime = _lowest(policy.lifetime, asked.lifetime, _asked(lower))
     if lifetime is None:

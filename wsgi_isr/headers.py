@@ -1,6 +1,7 @@
 """Header fields of an app's answer: which ones a stored page keeps, by those they speak to.
 
 Browsers get the app's own words to them. Words to shared caches are taken as said to this cache, and go no further.
+Fields of one single answer would be wrong in every other one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,16 @@ from werkzeug.http import parse_date
 #: Cache-Control of an answer that every cache and browser asks for each time. A 304 costs no body.
 ASK_EACH_TIME = "max-age=0, must-revalidate"
 
+#: Fields of one single answer: of its request, its trace or its time. The README has this list; ``*`` stands for any
+#: end.
+OF_ONE_ANSWER = (
+    *("X-Request-ID", "X-Correlation-ID", "Request-Id", "X-Amz-Request-Id", "X-Amzn-RequestId", "X-Ms-Request-Id"),
+    *("X-Runtime", "X-Response-Time", "X-Process-Time", "Server-Timing", "Date"),
+    *("traceparent", "tracestate", "traceresponse", "b3", "X-B3-*", "X-Trace-Id", "X-Datadog-*", "Sentry-Trace"),
+    *("Uber-Trace-Id", "X-Amzn-Trace-Id", "X-Cloud-Trace-Context"),
+    *("CF-Ray", "X-Amz-Cf-Id", "Fly-Request-Id", "X-Vercel-Id"),
+)
+
 # A lifetime or a tag for shared caches alone: RFC 9213 (each may have a field of its own), the Edge Architecture, and
 # fields that one product reads before Cache-Control.
 _FOR_SHARED_CACHES = frozenset(
@@ -28,11 +39,13 @@ _FOR_ALL_CACHES = frozenset({"cache-control", "expires", "pragma"})
 # Made anew for each answer, or about one connection (RFC 9110, 7.6.1). Cache-Control is kept in parts only.
 _MADE_ANEW = frozenset(
     {
-        *("age", "cache-control", "cache-status", "content-length", "date", "etag", "pragma", "x-isr"),
+        *("age", "cache-control", "cache-status", "content-length", "etag", "pragma", "x-isr"),
         *("connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer"),
         *("transfer-encoding", "upgrade"),
     }
 )
+_SINGLE = frozenset(name.lower() for name in OF_ONE_ANSWER if not name.endswith("*"))
+_SINGLE_BEGINS = tuple(name[:-1].lower() for name in OF_ONE_ANSWER if name.endswith("*"))
 
 # RFC 9111, 5.2: a directive is a token, and may have a token or a quoted string as its value.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -60,6 +73,12 @@ def is_for_caches(name: str) -> bool:
     return name.lower() in _FOR_ALL_CACHES or is_for_shared_caches(name)
 
 
+def is_of_one_answer(name: str) -> bool:
+    """Return whether a field is true of one single answer (:data:`OF_ONE_ANSWER`)."""
+    lower = name.lower()
+    return lower in _SINGLE or lower.startswith(_SINGLE_BEGINS)
+
+
 def kept(headers: Headers) -> list[tuple[str, str]]:
     """Return the fields that a stored page keeps, with the ``Cache-Control`` for browsers as the last one."""
     said: list[str] = []
@@ -68,7 +87,7 @@ def kept(headers: Headers) -> list[tuple[str, str]]:
         lower = name.lower()
         if lower == "cache-control":
             said.append(value)
-        elif lower in _MADE_ANEW or is_for_shared_caches(name):
+        elif lower in _MADE_ANEW or is_for_shared_caches(name) or is_of_one_answer(name):
             continue
         else:
             # RFC 9111, 5.3: what is no date is in the past. Not all caches know that, so it says nothing.

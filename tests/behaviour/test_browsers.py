@@ -201,6 +201,42 @@ def test_the_page_after_an_invalidation_has_its_lifetime_again(make_site: MakeSi
     assert (seen.label, seen.body, told(seen)) == ("HIT", b"v2", [FILE])
 
 
+# Fields of one single answer -------------------------------------------------------------------------------------
+
+
+SINGLE = [("X-Request-ID", "7"), ("x-runtime", "0.2"), ("Server-Timing", "db;dur=53"), ("X-B3-TraceId", "1")]
+OF_ALL = [("X-Frame-Options", "DENY"), ("Report-To", "{}"), ("NEL", "{}")]
+
+
+def single(seen: Seen) -> list[tuple[str, str]]:
+    return [pair for pair in seen.headers if pair in SINGLE]
+
+
+def test_fields_of_a_render_are_given_to_no_visitor_not_even_to_the_first(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"x", *SINGLE, *OF_ALL, ("Date", PAST[1])))
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        seen = site.visit("/a")
+        assert single(seen) == []
+        assert "Date" not in seen.headers  # the server sends its own
+        assert [pair for pair in seen.headers if pair in OF_ALL] == OF_ALL
+
+
+def test_the_app_s_answer_to_one_visitor_has_its_fields(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"x", *SINGLE))
+    origin.on("/login", answer(b"x", *SINGLE, ("Set-Cookie", "a=b")))
+    site = make_site(revalidate=60)
+    assert single(site.visit("/a", method="POST")) == SINGLE
+    assert [single(site.visit("/login")) for _ in range(2)] == [SINGLE, SINGLE]
+
+
+def test_a_failure_that_several_visitors_get_has_no_fields_of_one_answer(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"sorry", *SINGLE, *OF_ALL, status="503 Service Unavailable"))
+    seen = make_site(revalidate=60).visit("/a")
+    assert (seen.code, single(seen)) == (503, [])
+    assert [pair for pair in seen.headers if pair in OF_ALL] == OF_ALL
+
+
 def test_a_page_of_its_visitor_alone_keeps_what_its_app_tells_browsers(make_site: MakeSite, origin: Origin) -> None:
     def page(environ: Environ, start_response: Any) -> list[bytes]:
         no_store()

@@ -294,6 +294,7 @@ def test_headers_of_the_moment_and_of_the_connection_are_not_stored() -> None:
         ("Content-Length", "5"),
         ("Cache-Control", "s-maxage=60"),
         ("X-ISR", "HIT"),
+        ("X-Request-ID", "1"),
         ("CDN-Cache-Control", "max-age=60"),
         ("Cache-Status", "x"),
         ("Link", "<a>"),

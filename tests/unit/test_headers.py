@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_isr.headers import (
     ASK_EACH_TIME,
+    OF_ONE_ANSWER,
     ask_each_time,
     for_browsers,
     is_for_caches,
     is_for_shared_caches,
+    is_of_one_answer,
     kept,
 )
 
+README = Path(__file__).parents[2] / "README.md"
 FUTURE = "Thu, 01 Dec 2094 16:00:00 GMT"
 
 # Cache-Control ----------------------------------------------------------------------------------------
@@ -180,3 +185,27 @@ def test_what_speaks_to_browsers_too_does_not_speak_to_shared_caches_alone() -> 
         assert is_for_caches(name)
         assert not is_for_shared_caches(name)
     assert not is_for_caches("X-Cache-Control-Of-Mine")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("X-Request-ID", "x-correlation-id", "Request-Id", "X-Runtime", "X-Response-Time", "Server-Timing"),
+        *("traceparent", "tracestate", "X-Trace-Id", "X-B3-TraceId", "x-b3-sampled", "X-Amzn-Trace-Id"),
+        *("X-Cloud-Trace-Context", "CF-Ray", "X-Amz-Cf-Id", "Date"),
+    ],
+)
+def test_what_is_true_of_one_answer_is_in_no_page(name: str) -> None:
+    assert is_of_one_answer(name)
+    assert kept([(name, "1")]) == [("Cache-Control", ASK_EACH_TIME)]
+
+
+@pytest.mark.parametrize("name", ["NEL", "Report-To", "X-Request", "X-B3", "Server", "Timing-Allow-Origin", "B3s"])
+def test_what_is_true_of_every_answer_is_kept(name: str) -> None:
+    assert not is_of_one_answer(name)
+    assert kept([(name, "1")])[0] == (name, "1")
+
+
+def test_the_readme_has_every_field_of_one_answer() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [name for name in OF_ONE_ANSWER if f"`{name}`" not in text] == []
