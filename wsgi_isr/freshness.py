@@ -16,7 +16,7 @@ from functools import reduce
 from typing import NamedTuple
 
 from .entry import Content, Entry, Lifetime, Refusal, Value
-from .headers import is_for_caches, is_of_one_answer, kept
+from .headers import is_for_caches, is_of_one_answer, kept, strong_etag
 from .rules import Policy
 
 
@@ -230,7 +230,7 @@ def admit(
     # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).
     if undeclared := [name for name in policy.declares if name.lower() not in varies]:
         fields.append(("Vary", ", ".join(undeclared)))
-    etag = hashlib.blake2b(body, digest_size=12).hexdigest()
+    etag = strong_etag(headers) or hashlib.blake2b(body, digest_size=12).hexdigest()
     content = Content(status, tuple(fields), body, etag, "cookie" in varies)
     in_headers = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, in_headers)])

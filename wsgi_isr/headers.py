@@ -36,7 +36,7 @@ _FOR_SHARED_CACHES = frozenset(
 )
 _FOR_ALL_CACHES = frozenset({"cache-control", "expires", "pragma"})
 
-# Made anew for each answer, or about one connection (RFC 9110, 7.6.1). Cache-Control is kept in parts only.
+# Made anew for each answer, or about one connection (RFC 9110, 7.6.1). Cache-Control and ETag are kept in parts only.
 _MADE_ANEW = frozenset(
     {
         *("age", "cache-control", "cache-status", "content-length", "etag", "pragma", "x-isr"),
@@ -58,6 +58,9 @@ _TO_SHARED_CACHES = frozenset({"s-maxage", "proxy-revalidate"})
 _SAY_HOW_LONG = frozenset({"max-age", "no-store", "no-cache"})
 #: They qualify a lifetime, and mean nothing without one (RFC 8246, 2; RFC 5861, 3 and 4).
 _QUALIFY = frozenset({"immutable", "stale-while-revalidate", "stale-if-error"})
+
+# RFC 9110, 8.8.3; W/ would mark a weak one.
+_STRONG_ETAG = re.compile(r'"([!#-~\x80-\xff]+)"')
 
 Headers = Sequence[tuple[str, str]]
 
@@ -125,6 +128,13 @@ def ask_each_time(headers: Headers) -> list[tuple[str, str]]:
         elif lower != "expires":
             fields.append((name, value))
     return [*fields, ("Cache-Control", _asked_each_time(said))]
+
+
+def strong_etag(headers: Headers) -> str:
+    """Return the app's entity tag without its quotes, if it is a strong one; empty for none."""
+    given = [value.strip() for name, value in headers if name.lower() == "etag"]
+    found = _STRONG_ETAG.fullmatch(given[0]) if len(given) == 1 else None
+    return found[1] if found else ""
 
 
 class _Directive(NamedTuple):

@@ -340,7 +340,9 @@ class ISR:
         if not isinstance(content, Content):
             raise RefreshError(path, content.reason if isinstance(content, Refusal) else "unreadable")
         old = before.content if before is not None else None
-        return not isinstance(old, Content) or (old.status, old.etag) != (content.status, content.etag)
+        # An app may give one entity tag to different bytes.
+        new = (content.status, content.etag, content.body)
+        return not isinstance(old, Content) or (old.status, old.etag, old.body) != new
 
     # A process and its end -----------------------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,6 +201,88 @@ def test_the_page_after_an_invalidation_has_its_lifetime_again(make_site: MakeSi
     site.visit_and_settle("/a")
     seen = site.visit("/a")
     assert (seen.label, seen.body, told(seen)) == ("HIT", b"v2", [FILE])
+
+
+# The entity tag of the app -------------------------------------------------------------------------------------
+
+
+PAGE = b"<p>A page that says the same again and again.</p>\n" * 100
+
+
+@pytest.mark.parametrize("etag", ['"mine"', '"a,b"', '"W/x"', '"v1:\\2"'])
+def test_a_strong_etag_of_the_app_is_kept(make_site: MakeSite, origin: Origin, etag: str) -> None:
+    origin.on("/a", answer(PAGE, ("ETag", etag)))
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        assert site.visit("/a").headers.getlist("ETag") == [etag]
+    for condition in (etag, f"W/{etag}", f'"other", {etag}'):
+        unchanged = site.visit("/a", headers={"If-None-Match": condition})
+        assert (unchanged.code, unchanged.headers["ETag"]) == (304, etag)
+    assert site.visit("/a", headers={"If-None-Match": '"other"'}).code == 200
+
+
+def test_in_a_coding_of_ours_an_etag_of_the_app_is_told_from_that_of_its_own_bytes(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    origin.on("/a", answer(PAGE, ("ETag", '"mine"')))
+    site = make_site(revalidate=60)
+    for _ in range(3):
+        seen = site.visit("/a", headers={"Accept-Encoding": "gzip"})
+        assert (gzip.decompress(seen.body), seen.headers["ETag"]) == (PAGE, '"mine-gzip"')
+    asked = {"Accept-Encoding": "gzip", "If-None-Match": '"mine-gzip"'}
+    assert site.visit("/a", headers=asked).code == 304
+    assert site.visit("/a", headers={"If-None-Match": '"mine-gzip"'}).code == 200
+
+
+def test_an_etag_of_an_app_that_codes_its_body_itself_is_kept(make_site: MakeSite, origin: Origin) -> None:
+    body = gzip.compress(PAGE)
+    origin.on("/a", answer(body, ("ETag", '"mine"'), ("Content-Encoding", "gzip")))
+    seen = make_site(revalidate=60).visit("/a", headers={"Accept-Encoding": "gzip, br"})
+    assert (seen.body, seen.headers["ETag"]) == (body, '"mine"')
+
+
+@pytest.mark.parametrize("etag", ['W/"weak"', "unquoted", '""', '"two" words', ""])
+def test_any_other_etag_is_replaced_by_one_of_the_bytes(make_site: MakeSite, origin: Origin, etag: str) -> None:
+    origin.on("/a", answer(b"x", ("ETag", etag)))
+    origin.on("/b", answer(b"x"))
+    site = make_site(revalidate=60)
+    assert site.visit("/a").headers.getlist("ETag") == site.visit("/b").headers.getlist("ETag")
+
+
+def test_last_modified_of_the_app_stays_beside_its_etag(make_site: MakeSite, origin: Origin) -> None:
+    modified = ("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+    origin.on("/a", answer(b"x", ("ETag", '"mine"'), modified))
+    site = make_site(revalidate=60)
+    for _ in range(2):
+        assert modified in list(site.visit("/a").headers)
+    assert site.visit("/a", headers={"If-Modified-Since": modified[1]}).code == 304
+
+
+def test_an_etag_of_the_app_outlives_the_process(make_site: MakeSite, origin: Origin, tmp_path: Path) -> None:
+    origin.on("/a", answer(b"x", ("ETag", '"mine"'), FILE))
+    store = f"sqlite:///{tmp_path}/store.db"
+    make_site(revalidate=60, store=store).visit("/a")
+    seen = make_site(revalidate=60, store=store).visit("/a")
+    assert (seen.label, seen.headers["ETag"], told(seen)) == ("HIT", '"mine"', [FILE])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changed"),
+    [
+        ((b"x", '"1"'), (b"x", '"2"'), True),
+        ((b"x", '"1"'), (b"y", '"1"'), True),
+        ((b"x", '"1"'), (b"x", '"1"'), False),
+        ((b"x", 'W/"1"'), (b"x", 'W/"2"'), False),
+    ],
+)
+def test_a_refresh_reports_a_change_of_the_bytes_and_of_the_app_s_etag(
+    make_site: MakeSite, origin: Origin, first: tuple[bytes, str], second: tuple[bytes, str], changed: bool
+) -> None:
+    site = make_site(revalidate=60)
+    origin.on("/a", answer(first[0], ("ETag", first[1])))
+    site.visit("/a")
+    origin.on("/a", answer(second[0], ("ETag", second[1])))
+    assert site.isr.refresh("/a") is changed
 
 
 # Fields of one single answer -------------------------------------------------------------------------------------

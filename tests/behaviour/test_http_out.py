@@ -367,6 +367,7 @@ def test_there_is_one_etag_and_it_is_answered_by_304_where_the_app_sends_its_own
     site = make_site(revalidate=60)
     site.visit("/a")
     (etag,) = site.visit("/a").headers.getlist("ETag")
+    assert etag == '"mine"'
     assert site.visit("/a", headers={"If-None-Match": etag}).code == 304
 
 

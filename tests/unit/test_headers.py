@@ -17,6 +17,7 @@ from wsgi_isr.headers import (
     is_for_shared_caches,
     is_of_one_answer,
     kept,
+    strong_etag,
 )
 
 README = Path(__file__).parents[2] / "README.md"
@@ -209,3 +210,32 @@ def test_what_is_true_of_every_answer_is_kept(name: str) -> None:
 def test_the_readme_has_every_field_of_one_answer() -> None:
     text = README.read_text(encoding="utf-8")
     assert [name for name in OF_ONE_ANSWER if f"`{name}`" not in text] == []
+
+
+# ETag -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "etag"),
+    [
+        ('"mine"', "mine"),
+        (' "mine" ', "mine"),
+        ('"a,b"', "a,b"),
+        ('"\xe9"', "\xe9"),
+        ('""', ""),
+        ('W/"mine"', ""),
+        ("mine", ""),
+        ('"mi"ne"', ""),
+        ('"mi ne"', ""),
+        ('"mi\x7fne"', ""),
+        ('"mi\u20acne"', ""),
+        ("", ""),
+    ],
+)
+def test_an_etag_of_the_app_is_one_that_is_strong_and_readable(value: str, etag: str) -> None:
+    assert strong_etag([("etag", value)]) == etag
+
+
+def test_of_two_etags_none_counts() -> None:
+    assert strong_etag([("ETag", '"a"'), ("ETag", '"b"')]) == ""
+    assert strong_etag([]) == ""
