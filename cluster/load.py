@@ -30,7 +30,7 @@ CUT, UNLABELLED = "cut off", "no X-ISR"
 #: Seconds after which a visitor gives up.
 TIMEOUT = 30.0
 
-#: What is shown as new.
+#: Verdicts on pages that are shown as new.
 FRESH = frozenset({b"HIT", b"MISS", b"EXPIRED"})
 
 _VERDICT = re.compile(rb"\r\nx-isr:[ \t]*([!-~]+)", re.IGNORECASE)

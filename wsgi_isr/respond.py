@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 #: RFC 9211: our name in ``Cache-Status``.
 NAME = "wsgi-isr"
 
-# RFC 9110, 15.4.5: what a 304 repeats of the answer that it stands for; and our own headers.
+# A 304 repeats these of the answer that it stands for (RFC 9110, 15.4.5), and our own headers.
 _IN_304 = frozenset(
     {
         *("cache-control", "content-location", "etag", "expires", "last-modified", "vary"),
         *("age", "cache-status", "x-isr"),
     }
 )
-#: What a visitor gets under these labels is old already, or cannot be proven to be current.
+#: A page under one of these labels is old already, or cannot be proven to be current.
 _OLD = frozenset({"STALE", "ERROR-RETAINED", "DEGRADED"})
 
 
@@ -61,7 +61,7 @@ SHELL_HEADERS = [
 ]
 
 
-#: Of the 404 for a page that its rule does not list: there may be one in a moment.
+#: Headers of the 404 for a page that its rule does not list. The page may be there in a moment.
 ABSENT_HEADERS = [
     ("Cache-Control", ASK_EACH_TIME),
     ("Cache-Status", f"{NAME}; hit; detail=not-listed"),

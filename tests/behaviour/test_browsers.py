@@ -1,4 +1,4 @@
-"""What browsers are told of a stored page: to ask each time, or what the app itself tells them."""
+"""Browsers are told to ask for a stored page each time, or the app's own words to them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cache_control(*values: str) -> list[tuple[str, str]]:
 
 
 def told(seen: Seen) -> list[tuple[str, str]]:
-    """What an answer says to caches of any kind."""
+    """Return the fields of an answer that speak to browsers and other caches."""
     return [(name, value) for name, value in seen.headers if name in ("Cache-Control", "Expires", "Pragma")]
 
 
@@ -54,7 +54,7 @@ def told(seen: Seen) -> list[tuple[str, str]]:
         ([("CDN-Cache-Control", "max-age=600"), *cache_control("max-age=5")], cache_control("max-age=5")),
     ],
 )
-def test_what_the_app_tells_browsers_is_kept(
+def test_words_of_the_app_to_browsers_are_kept(
     make_site: MakeSite, origin: Origin, headers: list[tuple[str, str]], kept: list[tuple[str, str]]
 ) -> None:
     origin.on("/a", answer(b"x", *headers))
@@ -107,9 +107,7 @@ def test_a_page_without_a_rule_whose_app_speaks_to_shared_caches_alone_is_asked_
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "410 Gone", "301 Moved Permanently", "308 Permanent Redirect"])
-def test_what_is_not_there_and_what_has_moved_is_asked_for_each_time(
-    make_site: MakeSite, origin: Origin, status: str
-) -> None:
+def test_a_404_and_a_redirect_are_asked_for_each_time(make_site: MakeSite, origin: Origin, status: str) -> None:
     """Without a word, each of these may be kept for as long as a browser likes (RFC 9110, 15.1)."""
     origin.on("/a", answer(b"x", ("Location", "/b"), status=status))
     site = make_site(revalidate=60)

@@ -77,7 +77,7 @@ def browser(
 
 
 class Reader:
-    """Somebody at a browser who looks at what one name is about."""
+    """A person at a browser, who looks at the pages and files of one name."""
 
     def __init__(self, browser: Browser, front: Front) -> None:
         self.browser = browser
@@ -90,12 +90,12 @@ class Reader:
 
     @property
     def shown(self) -> str:
-        """What the page shows."""
+        """Return the title of the page."""
         title: str = self.browser.run("return document.title")
         return title
 
     def fetch(self, kind: str) -> str:
-        """What a script of the page gets."""
+        """Return the title that a script of the page gets."""
         text: str = self.browser.run(
             "const text = await (await fetch(given[0])).text(); return /<title>(.*)<.title>/.exec(text)[1]",
             f"/{kind}/{self.name}",
@@ -103,7 +103,7 @@ class Reader:
         return text
 
     def asked(self) -> dict[str, list[int]]:
-        """What was asked for since the last look: the statuses of each kind."""
+        """Return the statuses of each kind that was asked for since the last call."""
         found: dict[str, list[int]] = {}
         for line in self.front.asked():
             path, status = line.split()
@@ -117,7 +117,7 @@ def reader(browser: Browser, site: Site) -> Reader:
     return Reader(browser, site.front)
 
 
-# What a reader does ---------------------------------------------------------------------------------------
+# Ways back to a page ---------------------------------------------------------------------------------------
 
 
 def by_a_link(reader: Reader) -> str:
@@ -152,7 +152,7 @@ every_way = pytest.mark.parametrize(
 
 
 @every_way
-def test_who_comes_back_asks_and_gets_304_until_the_page_has_changed(
+def test_a_returning_reader_asks_and_gets_304_until_the_page_has_changed(
     reader: Reader, site: Site, look: Callable[[Reader], str]
 ) -> None:
     reader.go("page")
@@ -186,7 +186,7 @@ def test_scripts_style_sheets_and_images_are_asked_for_like_pages(reader: Reader
 def test_in_the_history_a_page_is_as_it_was_and_one_step_from_there_it_is_new(
     reader: Reader, site: Site, direction: str
 ) -> None:
-    """RFC 9111, 6: a history may show what was seen, however old it is. Both browsers do, and ask for nothing."""
+    """RFC 9111, 6: a history may show a page as it was, however old. Both browsers do, and ask for nothing."""
     go = reader.browser.back if direction == "back" else reader.browser.forward
     for kind in ("page", "other") if direction == "back" else ("other", "page"):
         reader.go(kind)
@@ -201,10 +201,10 @@ def test_in_the_history_a_page_is_as_it_was_and_one_step_from_there_it_is_new(
     assert (by_a_link(reader), reader.asked()) == ("3", {"page": [200]})
 
 
-# What the app says ----------------------------------------------------------------------------------------
+# Words of the app ------------------------------------------------------------------------------------------
 
 
-def test_what_an_app_says_to_shared_caches_is_no_licence_for_browsers(
+def test_words_to_shared_caches_are_no_licence_for_browsers(
     reader: Reader, site: Site, figure: Callable[[str], None]
 ) -> None:
     """Both browsers obey ``stale-while-revalidate``, which was meant for a CDN."""

@@ -1,6 +1,6 @@
 """Firefox and Chromium, real and without a window, driven as a person drives them.
 
-Nothing that they do by themselves leaves the loopback interface: they look up no names.
+They look up no names, so nothing that they do by themselves leaves the loopback interface.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from cluster import ports
 from cluster.parts import Part, program
 from tests.support.marionette import Marionette
 
-#: On top of what Firefox sets by itself when it is driven (its ``RecommendedPreferences``): it asks nobody before that,
-#: and for no settings of its maker's.
+#: Firefox sets more by itself once it is driven (its ``RecommendedPreferences``). These hold from its start.
 PREFERENCES: Mapping[str, Any] = {
     "app.normandy.enabled": False,
     "app.update.disabledForTesting": True,

@@ -32,7 +32,7 @@ class Marionette:
         self._incoming = self._connection.makefile("rb")
         protocol = self._receive()["marionetteProtocol"]
         assert protocol == 3, f"protocol {protocol}"
-        #: What Firefox says of itself.
+        #: The description of this Firefox.
         self.capabilities: dict[str, Any] = self.send("WebDriver:NewSession")["capabilities"]
 
     def send(self, command: str, **parameters: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What of an app's header fields a stored page keeps, and what of them browsers are told."""
+"""Header fields of an app that a stored page keeps, and those that browsers are told."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ FUTURE = "Thu, 01 Dec 2094 16:00:00 GMT"
         "MAX-AGE=60, Public",
         'max-age=60, community="a, b"',
         "max-age=60, unknown, other=1",
-        # Of an answer that this cache stores because of CDN-Cache-Control (RFC 9213, 2.2).
+        # CDN-Cache-Control may let this cache store such an answer (RFC 9213, 2.2).
         "no-store",
         "private, no-cache",
     ],
 )
-def test_what_an_app_tells_browsers_goes_to_browsers_as_it_is(said: str) -> None:
+def test_words_to_browsers_go_to_browsers_as_they_are(said: str) -> None:
     assert for_browsers(said) == said
 
 
@@ -131,7 +131,7 @@ def test_an_old_page_has_no_lifetime_whatever_its_app_says(said: str) -> None:
         ([("Cache-Control", ASK_EACH_TIME)], [("Cache-Control", ASK_EACH_TIME)]),
     ],
 )
-def test_of_an_old_page_only_the_lifetime_is_taken_back(
+def test_an_old_page_loses_its_lifetime_and_nothing_else(
     fresh: list[tuple[str, str]], old: list[tuple[str, str]]
 ) -> None:
     assert ask_each_time(fresh) == old
@@ -175,13 +175,13 @@ def test_an_expires_that_is_a_date_is_all_that_browsers_are_told(value: str) -> 
         *("X-Accel-Expires", "Edge-Control"),
     ],
 )
-def test_what_speaks_to_shared_caches_is_not_sent_on(name: str) -> None:
+def test_words_to_shared_caches_are_not_sent_on(name: str) -> None:
     assert is_for_shared_caches(name)
     assert is_for_caches(name)
     assert kept([(name, "60")]) == [("Cache-Control", ASK_EACH_TIME)]
 
 
-def test_what_speaks_to_browsers_too_does_not_speak_to_shared_caches_alone() -> None:
+def test_words_to_all_caches_are_told_from_those_to_shared_caches_alone() -> None:
     for name in ("Cache-Control", "expires"):
         assert is_for_caches(name)
         assert not is_for_shared_caches(name)
@@ -196,13 +196,13 @@ def test_what_speaks_to_browsers_too_does_not_speak_to_shared_caches_alone() -> 
         *("X-Cloud-Trace-Context", "CF-Ray", "X-Amz-Cf-Id", "Date"),
     ],
 )
-def test_what_is_true_of_one_answer_is_in_no_page(name: str) -> None:
+def test_fields_of_one_answer_are_in_no_page(name: str) -> None:
     assert is_of_one_answer(name)
     assert kept([(name, "1")]) == [("Cache-Control", ASK_EACH_TIME)]
 
 
 @pytest.mark.parametrize("name", ["NEL", "Report-To", "X-Request", "X-B3", "Server", "Timing-Allow-Origin", "B3s"])
-def test_what_is_true_of_every_answer_is_kept(name: str) -> None:
+def test_fields_of_every_answer_are_kept(name: str) -> None:
     assert not is_of_one_answer(name)
     assert kept([(name, "1")])[0] == (name, "1")
 
@@ -236,6 +236,6 @@ def test_an_etag_of_the_app_is_one_that_is_strong_and_readable(value: str, etag:
     assert strong_etag([("etag", value)]) == etag
 
 
-def test_of_two_etags_none_counts() -> None:
+def test_two_etags_count_as_none() -> None:
     assert strong_etag([("ETag", '"a"'), ("ETag", '"b"')]) == ""
     assert strong_etag([]) == ""

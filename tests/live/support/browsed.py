@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[str, list[tuple[str, str]], str]] = {
     "style": (CSS, [], "body {{ width: {number}00px }}"),
     "script": (SCRIPT, [], "window.shown = {number}"),
     "image": (IMAGE, [], '<svg xmlns="http://www.w3.org/2000/svg" width="{number}" height="1"/>'),
-    # What apps say to a CDN; to browsers, of a view and of a file; and a validator of an app's own.
+    # Words of an app to a CDN; to browsers, about a view and a file; and a validator of its own.
     "shared": (HTML, [("Cache-Control", "s-maxage=60, stale-while-revalidate=31536000")], LINKS),
     "view": (HTML, [("Cache-Control", "max-age=300")], LINKS),
     "file": (SCRIPT, [("Cache-Control", "public, max-age=31536000, immutable")], "window.shown = {number}"),
