@@ -35,6 +35,7 @@ from .respond import (
     ABSENT_HEADERS,
     NAME,
     NOT_FOUND,
+    NOT_MODIFIED,
     SHELL_HEADERS,
     Lazy,
     Own,
@@ -118,9 +119,14 @@ class ISR:
             now = live.monotonic()
             if now < answer.until or (now < answer.over and live.still_valid(slot, answer)):
                 accepted = environ.get("HTTP_ACCEPT_ENCODING")
-                headers, body = answer.variants.get(accepted) or answer.variant(accepted)
-                start_response(answer.status, headers.copy())
-                return [body]
+                headers, body, etag, unchanged = answer.variants.get(accepted) or answer.variant(accepted)
+                condition = environ.get("HTTP_IF_NONE_MATCH")
+                if condition is None:
+                    start_response(answer.status, headers.copy())
+                    return [body]
+                if condition == etag:  # as browsers send it; other forms are read below
+                    start_response(NOT_MODIFIED, unchanged.copy())
+                    return []
 
         began, draft = live.monotonic(), False
         try:
@@ -451,7 +457,7 @@ def _site_of(config: Config, app: Any) -> bytes:
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
 _QUERY, _HOST = 1, 2
 _PLAIN = 5
-_PLAIN_VALUES = ("GET", *(None,) * 8)
+_PLAIN_VALUES = ("GET", *(None,) * 7)
 
 
 def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
@@ -465,7 +471,6 @@ def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
         environ["REQUEST_METHOD"],
         get("HTTP_COOKIE"),
         get("HTTP_AUTHORIZATION"),
-        get("HTTP_IF_NONE_MATCH"),
         get("HTTP_IF_MODIFIED_SINCE"),
         get("HTTP_RANGE"),
         get("HTTP_UPGRADE"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 #: RFC 9211: our name in ``Cache-Status``.
 NAME = "wsgi-isr"
 
+NOT_MODIFIED = "304 Not Modified"
 # A 304 repeats these of the answer that it stands for (RFC 9110, 15.4.5), and our own headers.
 _IN_304 = frozenset(
     {
@@ -85,11 +86,21 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
 
 #: Values of ``Accept-Encoding`` for which an answer is prepared.
 MOST_VARIANTS = 8
-_Variant = tuple[list[tuple[str, str]], bytes]
+
+
+class Variant(NamedTuple):
+    """An answer in one coding, prepared. A client whose ``If-None-Match`` is ``etag`` gets a 304 with the headers
+    ``unchanged``; ``etag`` is ``None`` where no 304 may be sent.
+    """
+
+    headers: list[tuple[str, str]]
+    body: bytes
+    etag: str | None
+    unchanged: list[tuple[str, str]]
 
 
 class Ready:
-    """An answer to a plain GET, prepared: ``variants`` are headers and body by ``Accept-Encoding``.
+    """An answer to a plain GET, prepared: ``variants`` by ``Accept-Encoding``.
 
     Times are monotonic seconds: ``over`` is when its ``Age`` or its entry is over; until ``until`` it may be sent
     without asking whether it was invalidated.
@@ -99,23 +110,24 @@ class Ready:
 
     def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
         self.status = content.status
-        self.variants: dict[str | None, _Variant] = {}
+        self.variants: dict[str | None, Variant] = {}
         self._entry, self._now = entry, now
-        self._made: dict[str, _Variant] = {}
+        self._made: dict[str, Variant] = {}
         over = entry.created + math.floor(entry.age(now)) + 1
         if entry.revalidate is not None:
             over = min(over, entry.created + entry.revalidate)
         self.over = monotonic + over - now
         self.until = float("-inf")
 
-    def variant(self, accepted: str | None) -> _Variant:
+    def variant(self, accepted: str | None) -> Variant:
         """That for one ``Accept-Encoding``, prepared when it is first asked for."""
         assert isinstance(self._entry.content, Content)
         content = chosen(self._entry.content, accepted or "")
         made = self._made.get(content.etag)
         if made is None:
-            made = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now), content.body
-            self._made[content.etag] = made
+            headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
+            etag = quote_etag(content.etag) if _is_compared(content) else None
+            made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
         if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
             self.variants[accepted] = made
         return made
@@ -162,7 +174,7 @@ def send_page(
     """A page, or 304 where the visitor has it (RFC 9110, 13.2.2), or the part that was asked for; without a body for
     HEAD."""
     if _has_it(environ, content):
-        start_response("304 Not Modified", [pair for pair in headers if pair[0].lower() in _IN_304])
+        start_response(NOT_MODIFIED, _unchanged(headers))
         return []
     if environ["REQUEST_METHOD"] == "HEAD":
         start_response(content.status, headers)
@@ -215,10 +227,18 @@ def _range(environ: dict[str, Any], content: Content) -> Range | None:
 _PLAYED = ("video/", "audio/")
 
 
+def _unchanged(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [pair for pair in headers if pair[0].lower() in _IN_304]
+
+
+def _is_compared(content: Content) -> bool:
+    # RFC 9110, 13.2.1.
+    return content.status.startswith("200")
+
+
 def _has_it(environ: dict[str, Any], content: Content) -> bool:
-    # Only a 200 is compared (RFC 9110, 13.2.1).
     asked = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
-    if not asked or not content.status.startswith("200"):
+    if not asked or not _is_compared(content):
         return False
     modified = next((value for name, value in content.headers if name.lower() == "last-modified"), None)
     try:
