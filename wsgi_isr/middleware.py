@@ -191,7 +191,10 @@ class ISR:
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
         if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]) and not self.config.settings.debug:
-            found.slot.ready = Ready(entry, content, now, live.monotonic())
+            # A condition that does not match comes here beside a prepared answer, which stays for the others.
+            monotonic, ready = live.monotonic(), found.slot.ready
+            if ready is None or monotonic >= ready.over:
+                found.slot.ready = Ready(entry, content, now, monotonic)
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
             content = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))

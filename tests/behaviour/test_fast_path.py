@@ -56,6 +56,17 @@ def test_any_other_condition_is_read_with_care(make_site: MakeSite, origin: Orig
     assert site.visit("/a", headers={"If-None-Match": condition}).code == (304 if has_it else 200)
 
 
+def test_conditions_that_do_not_match_leave_a_prepared_answer_alone(make_site: MakeSite) -> None:
+    site = made(make_site)
+    site.visit("/a")
+    (slot,) = {id(slot): slot for slot in site.isr.begin().local.probes.values()}.values()
+    ready = slot.ready
+    for number in range(10):
+        assert site.visit("/a", headers={"If-None-Match": f'"{number}"'}).code == 200
+    assert slot.ready is ready
+    assert is_prepared(site)
+
+
 def test_a_condition_counts_for_a_200_alone(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", answer(b"gone", status="410 Gone"))
     site = made(make_site)
