@@ -18,7 +18,7 @@ help:
 	@echo 'make demo         run the example blog under gunicorn and print what to try'
 	@echo 'make demo CHECK=1 play that story over HTTP and check every step'
 	@echo 'make cluster      run it in a cluster: memcached nodes, three gunicorns, nginx (CHECK=1: and check that)'
-	@echo 'make test         style, types and all tests (installs memcached, nginx and Chromium if it may)'
+	@echo 'make test         style, types and all tests (installs memcached, nginx, Chromium and Firefox if it may)'
 	@echo 'make unit         only the tests that need no server and no browser'
 	@echo 'make bench        the benchmarks, as ratios against other caches'
 	@echo 'make attack       the attacks of the tests, 25 times as many, with a new seed (SCALE=N, SEED=N)'

@@ -30,7 +30,7 @@ CUT, UNLABELLED = "cut off", "no X-ISR"
 #: Seconds after which a visitor gives up.
 TIMEOUT = 30.0
 
-#: What is shown as new, and says how long it stays so.
+#: Verdicts on pages that are shown as new.
 FRESH = frozenset({b"HIT", b"MISS", b"EXPIRED"})
 
 _VERDICT = re.compile(rb"\r\nx-isr:[ \t]*([!-~]+)", re.IGNORECASE)
@@ -38,7 +38,6 @@ _INSTANCE = re.compile(rb"\r\nx-instance:[ \t]*([!-~]+)", re.IGNORECASE)
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection:[ \t]*close", re.IGNORECASE)
-_LIFETIME = re.compile(rb"\r\ncache-control:[^\r]*s-maxage=([0-9]+)", re.IGNORECASE)
 _LINK = re.compile(rb"""<a\b[^>]*\bhref=["']?(/[^"'#\s>]*)""", re.IGNORECASE)
 
 
@@ -73,8 +72,8 @@ class Samples:
     instance: array[int] = field(default_factory=lambda: array("b"))
     verdicts: Names = field(default_factory=Names)
     instances: Names = field(default_factory=Names)
-    #: Seconds for which a page is fresh, by path, as it says where it is.
-    lifetimes: dict[str, int] = field(default_factory=dict)
+    #: The paths of pages that were shown as new.
+    fresh: set[str] = field(default_factory=set)
     #: What was wrong, and how often.
     errors: dict[str, int] = field(default_factory=dict)
 
@@ -256,9 +255,7 @@ class _Crowd:
         verdict, instance = _VERDICT.search(head), _INSTANCE.search(head)
         label = verdict[1] if verdict else UNLABELLED.encode()
         if label in FRESH:
-            path = samples.paths[visitor.path]
-            if path not in samples.lifetimes and (lifetime := _LIFETIME.search(head)):
-                samples.lifetimes[path] = int(lifetime[1])
+            samples.fresh.add(samples.paths[visitor.path])
         by = instance[1] if instance else b""
         error = f"{status} for {samples.paths[visitor.path]} by {by.decode('latin-1')}" if status >= 500 else ""
         samples.add(now, now - visitor.began, visitor.path, status, label, by, error)

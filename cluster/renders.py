@@ -23,7 +23,7 @@ NOISE = 0.05
 
 class Render(NamedTuple):
     """One call of the app for a page. ``ended`` is when it was made, and its age began, by ``time.monotonic``;
-    ``stored``: the store took it; ``text`` is that of the key."""
+    ``stored``: the store took it; ``text`` is that of the key; ``lifetime``: seconds for which the page is fresh."""
 
     ended: float
     seconds: float
@@ -32,6 +32,7 @@ class Render(NamedTuple):
     pid: int
     stored: bool
     text: str = ""
+    lifetime: float = 0.0
 
     @property
     def began(self) -> float:
@@ -54,7 +55,8 @@ class Recorder:
         if isinstance(event, Rendered) and ":p:" in event.key:
             # On a busy machine what came after that, up to now, can be a tenth of a second.
             ended, seconds = time.monotonic() - self._shift - event.storing, event.seconds - event.storing
-            render = Render(ended, seconds, event.key, self._instance, os.getpid(), event.stored, event.text)
+            lifetime = math.inf if event.revalidate is None else event.revalidate
+            render = Render(ended, seconds, event.key, self._instance, os.getpid(), event.stored, event.text, lifetime)
             append(self._path, json.dumps(render))
         elif isinstance(event, Invalidated):
             line = json.dumps([time.monotonic() - self._shift, event.mode, event.tags])
@@ -145,13 +147,17 @@ def _of_one(renders: Sequence[Render], lifetime: float, since: float) -> list[li
     return [window for window, wanted in zip(found, counted, strict=True) if wanted]
 
 
-def lifetimes(renders: Iterable[Render], host: str, by_path: Mapping[str, float]) -> dict[str, float]:
-    """The lifetimes of pages by their keys in the store instead of by their paths: of every release and namespace."""
+def lifetimes(renders: Iterable[Render], host: str, fresh: Mapping[str, bool]) -> dict[str, float]:
+    """Return the lifetimes of pages by their keys in the store, of every release and namespace, in seconds.
+
+    :param fresh: for each path, whether its page was ever shown as new. The lifetime of any other one is 0: each of its
+        renders is a window.
+    """
     # Keys hold bytes as latin-1.
-    wanted = {unquote(path.partition("?")[0], "latin-1"): float(seconds) for path, seconds in by_path.items()}
+    wanted = {unquote(path.partition("?")[0], "latin-1"): was_fresh for path, was_fresh in fresh.items()}
     found = {}
-    for key, text in {render.key: render.text for render in renders if render.text}.items():
-        page = PageKey.parse(text)
-        if page.host == host and (seconds := wanted.get(page.script + page.path)) is not None:
-            found[key] = seconds
+    for key, render in {render.key: render for render in renders if render.text}.items():
+        page = PageKey.parse(render.text)
+        if page.host == host and (was_fresh := wanted.get(page.script + page.path)) is not None:
+            found[key] = render.lifetime if was_fresh else 0.0
     return found

@@ -89,10 +89,10 @@ class Report:
 
     @property
     def never_fresh(self) -> Sequence[str]:
-        """Pages that were never shown as new: how long they would be is not known, and each render is a window."""
+        """Return the pages that were never shown as new. Each render of one is a window."""
         if self.windows is None:
             return []
-        return [path for path in self.samples.paths if path not in self.samples.lifetimes]
+        return [path for path in self.samples.paths if path not in self.samples.fresh]
 
     def as_json(self) -> dict[str, Any]:
         """For machines."""
@@ -172,7 +172,7 @@ class Report:
 def made_of(directory: Directory, samples: Samples, connections: int, host: str) -> Report:
     """The report of a load on the cluster in that directory, which visitors call ``host``."""
     every, events = renders.read(directory.renders), directory.noted()
-    lifetimes = renders.lifetimes(every, host, {path: samples.lifetimes.get(path, 0.0) for path in samples.paths})
+    lifetimes = renders.lifetimes(every, host, {path: path in samples.fresh for path in samples.paths})
     # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
     windows = renders.windows(every, lifetimes, samples.began) if every else None
     during = [render for render in every if samples.began <= render.ended <= samples.ended]

@@ -33,6 +33,7 @@ PROGRAMS = (
     Program(("nginx",), "nginx"),
     Program(("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"), "chromium"),
     Program(("chromedriver",), "chromium-driver"),
+    Program(("firefox-esr",), "firefox-esr"),
     Program(("systemd-analyze",), "systemd"),
     Program(("curl",), "curl"),
 )

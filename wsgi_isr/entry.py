@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
-SCHEMA = 4
+SCHEMA = 5
 
 _UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
 
@@ -41,7 +41,7 @@ _NUMBERS = frozenset({float, int})
 class Content(NamedTuple):
     """A page as it goes out, without the headers that depend on the moment.
 
-    ``status`` is a status line (``"200 OK"``); ``etag`` is unquoted and strong, made from the body;
+    ``status`` is a status line (``"200 OK"``); ``etag`` is unquoted and strong: the app's, or made from the body;
     ``reads_cookies`` says that the app answered with ``Vary: Cookie``: this is the page of a visitor
     without cookies, and nobody else's; ``coded`` is the body in other content codings, by name, smallest first.
     """

@@ -53,13 +53,14 @@ class Used(NamedTuple):
 class Rendered(NamedTuple):
     """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it; ``text`` is the text
     of the page's key; ``storing`` is how many of the seconds have passed since the page was made, from when its age
-    counts."""
+    counts; ``revalidate`` is the age at which it is due again, in seconds, ``None`` for never."""
 
     key: str
     seconds: float
     stored: bool
     text: str = ""
     storing: float = 0.0
+    revalidate: float | None = None
 
 
 class Refused(NamedTuple):

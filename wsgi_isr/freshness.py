@@ -18,6 +18,7 @@ from typing import NamedTuple
 from werkzeug.http import parse_date
 
 from .entry import Content, Entry, Lifetime, Refusal, Value
+from .headers import is_for_caches, is_of_one_answer, kept, strong_etag
 from .rules import Policy
 
 
@@ -142,26 +143,6 @@ FAILED_STATUSES = frozenset({429, *range(500, 600)})
 NEGATIVE_STATUSES = frozenset({404, 410})
 
 
-#: Headers that are made anew for each answer, or that concern one connection only (RFC 9110, 7.6.1).
-_NOT_KEPT = frozenset(
-    [
-        *(
-            "age",
-            "cache-control",
-            "cache-status",
-            "cache-tag",
-            "cdn-cache-control",
-            "content-length",
-            "date",
-            "etag",
-            "expires",
-        ),
-        *("expires", "connection", "keep-alive", "pragma", "proxy-authenticate", "proxy-connection", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "x-isr"),
-    ]
-)
-
-
 @dataclass(slots=True)
 class Asked:
     """What the code that makes a page has said about it while it did, and the data that it used.
@@ -225,10 +206,12 @@ def admit(
     asked = asked or Asked()
     lower = [(name.lower(), value) for name, value in headers]
     code = int(status[:3])
+    # Several visitors may wait for one failure.
+    known = [(name, value) for name, value in headers if not is_of_one_answer(name)]
     if code in FAILED_STATUSES:
         # With a Set-Cookie it is one visitor's answer, not to be handed to those who joined the wait.
         shareable = not any(name == "set-cookie" for name, _ in lower)
-        return Failure(f"status-{code}", Content(status, tuple(headers), body, "") if shareable else None)
+        return Failure(f"status-{code}", Content(status, tuple(known), body, "") if shareable else None)
     if reason := refuse(code, headers, policy):
         return Refusal(reason)
     for name, value in lower:
@@ -238,7 +221,7 @@ def admit(
         return Refusal("no-store")
     if asked.failed:
         # Whatever the app says of how long it may be kept: it did not know.
-        known = [(name, value) for name, value in headers if name.lower() not in ("cache-control", _TARGETED)]
+        known = [(name, value) for name, value in known if not is_for_caches(name)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     in_headers = _asked(lower) or (_for_everybody(lower, now) if policy.lifetime is None else None)
     lifetime = _lowest(policy.lifetime, asked.lifetime, in_headers)
@@ -256,13 +239,13 @@ def admit(
         keep = policy.negative_ttl + 60
     if lifetime.revalidate == 0:
         return Refusal("revalidate-0")
-    kept = [(name, value) for name, value in headers if name.lower() not in _NOT_KEPT]
+    fields = kept(headers)
     varies = _list(lower, "vary")
     # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).
     if undeclared := [name for name in policy.declares if name.lower() not in varies]:
-        kept.append(("Vary", ", ".join(undeclared)))
-    etag = hashlib.blake2b(body, digest_size=12).hexdigest()
-    content = Content(status, tuple(kept), body, etag, "cookie" in varies)
+        fields.append(("Vary", ", ".join(undeclared)))
+    etag = strong_etag(headers) or hashlib.blake2b(body, digest_size=12).hexdigest()
+    content = Content(status, tuple(fields), body, etag, "cookie" in varies)
     named = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, named)])
     carried = tuple(asked.carried.items())

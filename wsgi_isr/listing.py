@@ -162,6 +162,7 @@ class Listings:
 
     def _ask(self, policy: Policy, known: _Known | None, epochs: Any) -> _Known:
         began = self._monotonic()
+        paths: frozenset[str] | None
         try:
             paths = frozenset(listed.path for listed in self._rules.listed(policy))
         except Exception as error:

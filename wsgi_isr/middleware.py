@@ -32,13 +32,14 @@ from .page import Frame, within
 from .pages import Page, Pages
 from .remote import SITE_BYTES
 from .respond import (
+    ABSENT_HEADERS,
     NAME,
     NOT_FOUND,
+    NOT_MODIFIED,
     SHELL_HEADERS,
     Lazy,
     Own,
     Ready,
-    absent_headers,
     cache_status,
     headers_of,
     own_files,
@@ -118,9 +119,14 @@ class ISR:
             now = live.monotonic()
             if now < answer.until or (now < answer.over and live.still_valid(slot, answer)):
                 accepted = environ.get("HTTP_ACCEPT_ENCODING")
-                headers, body = answer.variants.get(accepted) or answer.variant(accepted)
-                start_response(answer.status, headers.copy())
-                return [body]
+                headers, body, etag, unchanged = answer.variants.get(accepted) or answer.variant(accepted)
+                condition = environ.get("HTTP_IF_NONE_MATCH")
+                if condition is None:
+                    start_response(answer.status, headers.copy())
+                    return [body]
+                if condition == etag:  # as browsers send it; other forms are read below
+                    start_response(NOT_MODIFIED, unchanged.copy())
+                    return []
 
         began, draft = live.monotonic(), False
         try:
@@ -145,7 +151,7 @@ class ISR:
         if isinstance(found, Failed):
             return self._fail(environ, start_response, found)
         if isinstance(found, Absent):
-            return send_own(environ, start_response, NOT_FOUND, absent_headers(found.ttl))
+            return send_own(environ, start_response, NOT_FOUND, ABSENT_HEADERS)
         assert isinstance(found, Own)
         return send_own(environ, start_response, found, SHELL_HEADERS)
 
@@ -187,7 +193,10 @@ class ISR:
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
         if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]) and not self.config.settings.debug:
-            found.slot.ready = Ready(entry, content, now, live.monotonic())
+            # A condition that does not match comes here beside a prepared answer, which stays for the others.
+            monotonic, ready = live.monotonic(), found.slot.ready
+            if ready is None or monotonic >= ready.over:
+                found.slot.ready = Ready(entry, content, now, monotonic)
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
             content = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
@@ -326,7 +335,9 @@ class ISR:
         if not isinstance(content, Content):
             raise RefreshError(path, content.reason if isinstance(content, Refusal) else "unreadable")
         old = before.content if before is not None else None
-        return not isinstance(old, Content) or (old.status, old.etag) != (content.status, content.etag)
+        # An app may give one entity tag to different bytes.
+        new = (content.status, content.etag, content.body)
+        return not isinstance(old, Content) or (old.status, old.etag, old.body) != new
 
     # A process and its end -----------------------------------------------------------------------------
 
@@ -436,7 +447,7 @@ def _site_of(config: Config, app: Any) -> bytes:
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.
 _QUERY, _HOST = 1, 2
 _PLAIN = 5
-_PLAIN_VALUES = ("GET", *(None,) * 8)
+_PLAIN_VALUES = ("GET", *(None,) * 7)
 
 
 def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
@@ -450,7 +461,6 @@ def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
         environ["REQUEST_METHOD"],
         get("HTTP_COOKIE"),
         get("HTTP_AUTHORIZATION"),
-        get("HTTP_IF_NONE_MATCH"),
         get("HTTP_IF_MODIFIED_SINCE"),
         get("HTTP_RANGE"),
         get("HTTP_UPGRADE"),

@@ -16,6 +16,7 @@ from werkzeug.http import is_resource_modified, parse_range_header, quote_etag
 
 from .coding import LONGEST, chosen
 from .entry import Content, Entry
+from .headers import ASK_EACH_TIME, ask_each_time, is_for_caches
 from .options import Shell
 from .task import Served
 
@@ -24,25 +25,17 @@ if TYPE_CHECKING:
 
 #: RFC 9211: our name in ``Cache-Status``.
 NAME = "wsgi-isr"
-#: One year, in seconds: what "until invalidated" is called towards a CDN, as in Next.js.
-YEAR = 31536000
 
-# RFC 9110, 15.4.5: what a 304 repeats of the answer that it stands for. Our own headers are added to these.
-_IN_304 = frozenset({"content-location", "last-modified", "vary"})
-
-
-# What an app says of its answer to caches: RFC 9111, 5; RFC 9213 (where each cache may have a field of its own); and
-# what caches listen to besides, some of them before anything else.
-_FOR_CACHES = frozenset(
+NOT_MODIFIED = "304 Not Modified"
+# A 304 repeats these of the answer that it stands for (RFC 9110, 15.4.5), and our own headers.
+_IN_304 = frozenset(
     {
-        *("cache-control", "expires", "pragma", "cache-tag", "surrogate-key", "surrogate-control", "edge-control"),
-        *("x-accel-expires", "x-litespeed-cache-control"),
+        *("cache-control", "content-location", "etag", "expires", "last-modified", "vary"),
+        *("age", "cache-status", "x-isr"),
     }
 )
-
-
-def _is_for_caches(name: str) -> bool:
-    return name.lower() in _FOR_CACHES or name.lower().endswith("cdn-cache-control")
+#: A page under one of these labels is old already, or cannot be proven to be current.
+_OLD = frozenset({"STALE", "ERROR-RETAINED", "DEGRADED"})
 
 
 class Own(NamedTuple):
@@ -69,10 +62,12 @@ SHELL_HEADERS = [
 ]
 
 
-def absent_headers(ttl: float) -> list[tuple[str, str]]:
-    """Of the 404 for a page that its rule does not list; ``ttl`` is how long that holds, in seconds."""
-    said = [("Cache-Control", f"s-maxage={int(ttl)}"), ("Cache-Status", f"{NAME}; hit; detail=not-listed")]
-    return [*said, ("X-ISR", "HIT")]
+#: Headers of the 404 for a page that its rule does not list. The page may be there in a moment.
+ABSENT_HEADERS = [
+    ("Cache-Control", ASK_EACH_TIME),
+    ("Cache-Status", f"{NAME}; hit; detail=not-listed"),
+    ("X-ISR", "HIT"),
+]
 
 
 def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
@@ -91,11 +86,21 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
 
 #: Values of ``Accept-Encoding`` for which an answer is prepared.
 MOST_VARIANTS = 8
-_Variant = tuple[list[tuple[str, str]], bytes]
+
+
+class Variant(NamedTuple):
+    """An answer in one coding, prepared. A client whose ``If-None-Match`` is ``etag`` gets a 304 with the headers
+    ``unchanged``; ``etag`` is ``None`` where no 304 may be sent.
+    """
+
+    headers: list[tuple[str, str]]
+    body: bytes
+    etag: str | None
+    unchanged: list[tuple[str, str]]
 
 
 class Ready:
-    """An answer to a plain GET, prepared: ``variants`` are headers and body by ``Accept-Encoding``.
+    """An answer to a plain GET, prepared: ``variants`` by ``Accept-Encoding``.
 
     Times are monotonic seconds: ``over`` is when its ``Age`` or its entry is over; until ``until`` it may be sent
     without asking whether it was invalidated.
@@ -105,54 +110,43 @@ class Ready:
 
     def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
         self.status = content.status
-        self.variants: dict[str | None, _Variant] = {}
+        self.variants: dict[str | None, Variant] = {}
         self._entry, self._now = entry, now
-        self._made: dict[str, _Variant] = {}
+        self._made: dict[str, Variant] = {}
         over = entry.created + math.floor(entry.age(now)) + 1
         if entry.revalidate is not None:
             over = min(over, entry.created + entry.revalidate)
         self.over = monotonic + over - now
         self.until = float("-inf")
 
-    def variant(self, accepted: str | None) -> _Variant:
+    def variant(self, accepted: str | None) -> Variant:
         """That for one ``Accept-Encoding``, prepared when it is first asked for."""
         assert isinstance(self._entry.content, Content)
         content = chosen(self._entry.content, accepted or "")
         made = self._made.get(content.etag)
         if made is None:
-            made = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now), content.body
-            self._made[content.etag] = made
+            headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
+            etag = quote_etag(content.etag) if _is_compared(content) else None
+            made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
         if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
             self.variants[accepted] = made
         return made
 
 
 def headers_of(entry: Entry, content: Content, label: str, cache_status: str, now: float) -> list[tuple[str, str]]:
-    """All headers of a stored page.
+    """Return all headers of a stored page.
 
-    ``Cache-Control`` is for shared caches downstream (RFC 9111, 5.2.2.10; RFC 5861, 3). With a true ``Age``
-    they count from our render, not from their fetch; an answer past its time gives them none at all, so
-    that staleness never adds up.
+    With a true ``Age``, the ``max-age`` that an app gives browsers counts from the render (RFC 9111, 4.2.3). An answer
+    that is old already carries no lifetime, so that staleness never adds up.
     """
     return [
-        *content.headers,
+        *(ask_each_time(content.headers) if label in _OLD else content.headers),
         ("Content-Length", str(len(content.body))),
         ("ETag", quote_etag(content.etag)),
         ("Age", str(int(entry.age(now)))),
-        ("Cache-Control", _cache_control(entry, label)),
         ("Cache-Status", cache_status),
         ("X-ISR", label),
     ]
-
-
-def _cache_control(entry: Entry, label: str) -> str:
-    if label in ("STALE", "ERROR-RETAINED", "DEGRADED"):
-        return "s-maxage=0"
-    if entry.revalidate is None:
-        return f"s-maxage={YEAR}"
-    fresh = int(entry.revalidate)
-    window = (YEAR if entry.expire is None else int(entry.expire)) - fresh
-    return f"s-maxage={fresh}, stale-while-revalidate={max(0, window)}"
 
 
 def cache_status(found: Served, now: float) -> str:
@@ -179,26 +173,25 @@ def send_page(
 ) -> Iterable[bytes]:
     """A page, or 304 where the visitor has it (RFC 9110, 13.2.2), or the part that was asked for; without a body for
     HEAD."""
-    length, first_own = len(content.body), len(content.headers)
     if _has_it(environ, content):
-        kept = [(name, value) for name, value in content.headers if name.lower() in _IN_304]
-        start_response("304 Not Modified", kept + headers[first_own + 1 :])  # Content-Length is not repeated
+        start_response(NOT_MODIFIED, _unchanged(headers))
         return []
     if environ["REQUEST_METHOD"] == "HEAD":
         start_response(content.status, headers)
         return []
     if "HTTP_RANGE" in environ and (asked := _range(environ, content)) is not None:
+        length = len(content.body)
         part = asked.range_for_length(length)
+        others = [pair for pair in headers if pair[0] != "Content-Length"]
         if part is None:
-            headers[first_own] = ("Content-Length", "0")
             # A cache that kept it would give it to everybody, whatever they ask for: Range is no matter of Vary.
-            said = [pair for pair in headers if not _is_for_caches(pair[0])]
-            own = [("Content-Range", f"bytes */{length}"), ("Cache-Control", "no-store")]
+            said = [pair for pair in others if not is_for_caches(pair[0])]
+            own = [("Content-Length", "0"), ("Content-Range", f"bytes */{length}"), ("Cache-Control", "no-store")]
             start_response("416 Range Not Satisfiable", said + own)
             return []
         start, stop = part
-        headers[first_own] = ("Content-Length", str(stop - start))
-        start_response("206 Partial Content", [*headers, ("Content-Range", f"bytes {start}-{stop - 1}/{length}")])
+        own = [("Content-Length", str(stop - start)), ("Content-Range", f"bytes {start}-{stop - 1}/{length}")]
+        start_response("206 Partial Content", others + own)
         return [content.body[start:stop]]
     start_response(content.status, headers)
     return [content.body]
@@ -234,10 +227,18 @@ def _range(environ: dict[str, Any], content: Content) -> Range | None:
 _PLAYED = ("video/", "audio/")
 
 
+def _unchanged(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [pair for pair in headers if pair[0].lower() in _IN_304]
+
+
+def _is_compared(content: Content) -> bool:
+    # RFC 9110, 13.2.1.
+    return content.status.startswith("200")
+
+
 def _has_it(environ: dict[str, Any], content: Content) -> bool:
-    # Only a 200 is compared (RFC 9110, 13.2.1).
     asked = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
-    if not asked or not content.status.startswith("200"):
+    if not asked or not _is_compared(content):
         return False
     modified = next((value for name, value in content.headers if name.lower() == "last-modified"), None)
     try:
@@ -290,7 +291,7 @@ def pass_on(
         if on_success is not None and status_line[:1] in ("2", "3"):
             own += on_success()
         if private:
-            headers = [pair for pair in headers if not _is_for_caches(pair[0])]
+            headers = [pair for pair in headers if not is_for_caches(pair[0])]
             headers.append(("Cache-Control", "private, no-store"))
         return start_response(status_line, [*headers, *own], *exc_info)
 

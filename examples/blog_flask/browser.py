@@ -13,6 +13,7 @@ _STAMP = re.compile(r'id="rendered-at" datetime="([^"]+)"')
 _CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 _ACCOUNT = re.compile(r'id="account">(.*?)</div>', re.DOTALL)
 _RENDERED_BY = re.compile(r'id="rendered-by">(\d+)<')
+_KEEPS = re.compile(r"(?:^|[, ])(?:max-age|stale-while-revalidate)=(\d+)")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Answer:
         return int(_first(_RENDERED_BY, self.body) or 0)
 
     @property
+    def keeps(self) -> int:
+        """Return how many seconds after its arrival a browser may show it without an answer."""
+        return sum(map(int, _KEEPS.findall(self["Cache-Control"]))) - int(self["Age"] or 0)
+
+    @property
     def csrf(self) -> str:
         """The token in the first form of the page."""
         return _first(_CSRF, self.body)
@@ -67,10 +73,24 @@ class Browser:
     def __init__(self, port: int) -> None:
         self._port = port
         self._cookies: dict[str, str] = {}
+        self._kept: dict[str, tuple[Answer, float]] = {}
 
     def get(self, path: str, **headers: str) -> Answer:
         """GET; underscores in the names of headers stand for hyphens."""
         return self._request("GET", path, None, headers)
+
+    def look(self, path: str) -> tuple[int, str]:
+        """Return the status of the answer, and the page that a browser shows. Browsers keep pages (RFC 9111, 4.2 and
+        4.3): the status is 0 where the browser asked for nothing.
+        """
+        old, came = self._kept.get(path, (None, 0.0))
+        if old is not None and time.monotonic() - came < old.keeps:
+            return 0, old.body
+        answer = self.get(path, **({} if old is None else {"If_None_Match": old["ETag"]}))
+        if answer.status == 304 and old is not None:
+            return 304, old.body
+        self._kept[path] = answer, time.monotonic()
+        return answer.status, answer.body
 
     def head(self, path: str) -> Answer:
         """HEAD."""

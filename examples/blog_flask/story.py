@@ -61,6 +61,7 @@ class Story:
         yield "MIXED", "three visitors in turn, never mixed up", self.mixed
         yield "ADMIN", "the administrator's page is not cached", self.admin_page
         yield "COMMENT", "who writes sees it at once, and so do all", self.comment
+        yield "BROWSER", "a returning browser asks: 304, or the new page", self.come_back
         yield "PUBLISH", "a job beside the server publishes a post", self.publish
         yield "KILL", "kill -9 while rendering: another takes over", self.kill
         yield "STOP", "everything ends when asked to", self.stop
@@ -233,6 +234,22 @@ class Story:
         require(own.status == 200 and "Written just now." in own.body, own)
         seen = self.at_once(post, "Written just now.")
         return f"303 to {sent['Location']}, {own.verdict}; {seen}"
+
+    def come_back(self) -> str:
+        post = "/posts/measure-the-slow-one"
+        reader = self.visitor()
+        first = reader.look(post)
+        require(first[0] == 200, f"{post}: {first[0]}")
+        for _ in range(3):
+            again = reader.look(post)
+            require(again == (304, first[1]), f"{again[0] or 'nothing asked'} for a page that has not changed")
+        sent = self.visitor().post(post + "/comments", name="A visitor", body="Written meanwhile.")
+        require(sent.status == 303, sent)
+        time.sleep(COHERENCE)
+        status, shown = reader.look(post)
+        require(status == 200 and "Written meanwhile." in shown, f"{status or 'nothing asked'}, an old page")
+        require(reader.look(post) == (304, shown), "the new page is not kept")
+        return "200, 3 times 304; after a comment 200 with it, then 304"
 
     def publish(self) -> str:
         title = f"Published by a job {time.time():.0f}"

@@ -57,7 +57,7 @@ def test_pages_of_any_number_of_urls_have_a_bounded_number_of_tags(make_site: Ma
     site = make_site(revalidate=60)
     for number in range(300):
         site.visit("".join(f"/{number}-{depth}" for depth in range(31)))
-    # Everything and the rule, and what 300 x 32 names leave free of the slots: most are prefixes, of which several meet.
+    # Everything, the rule, and the slots of 300 x 32 names: most are prefixes, of which several meet.
     assert 7000 < len(control_keys(site)) <= 300 * 32 + 2
     assert len(control_keys(site)) <= 65536 + 2
 

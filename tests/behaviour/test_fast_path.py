@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.behaviour.conftest import MakeSite
+from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule
 from wsgi_isr.events import Served
@@ -28,6 +29,60 @@ def made(make_site: MakeSite, rules: Any = None, path: str = "/a", **options: An
 def test_a_page_is_prepared_by_its_first_hit(make_site: MakeSite) -> None:
     site = made(make_site)
     assert [is_prepared(site) for _ in range(3)] == [False, True, True]
+
+
+def test_a_returning_browser_is_answered_from_what_was_prepared(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"<p>the same</p>" * 100, ("Content-Language", "de")))
+    site = made(make_site)
+    for accepted in ("gzip", "", "br"):
+        headers = {"Accept-Encoding": accepted}
+        headers["If-None-Match"] = site.visit("/a", headers=headers).headers["ETag"]
+        slow = site.visit("/a", headers={**headers, "If-None-Match": f"{headers['If-None-Match']},"})
+        assert is_prepared(site, headers=headers)
+        seen = site.visit("/a", headers=headers)
+        assert (seen.code, seen.body) == (304, b"")
+        assert list(seen.headers) == list(slow.headers)
+
+
+@pytest.mark.parametrize("condition", ['"other"', 'W/"other"', "", "*", '"other", {0}', "W/{0}", " {0}", "{1}"])
+def test_any_other_condition_is_read_with_care(make_site: MakeSite, origin: Origin, condition: str) -> None:
+    origin.on("/a", answer(b"<p>the same</p>" * 100))
+    site = made(make_site)
+    etag, coded = (site.visit("/a", headers={"Accept-Encoding": name}).headers["ETag"] for name in ("", "gzip"))
+    site.visit("/a")
+    condition = condition.format(etag, coded)
+    assert not is_prepared(site, headers={"If-None-Match": condition})
+    has_it = etag in condition or condition == "*"
+    assert site.visit("/a", headers={"If-None-Match": condition}).code == (304 if has_it else 200)
+
+
+def test_conditions_that_do_not_match_leave_a_prepared_answer_alone(make_site: MakeSite) -> None:
+    site = made(make_site)
+    site.visit("/a")
+    (slot,) = {id(slot): slot for slot in site.isr.begin().local.probes.values()}.values()
+    ready = slot.ready
+    for number in range(10):
+        assert site.visit("/a", headers={"If-None-Match": f'"{number}"'}).code == 200
+    assert slot.ready is ready
+    assert is_prepared(site)
+
+
+def test_a_condition_counts_for_a_200_alone(make_site: MakeSite, origin: Origin) -> None:
+    origin.on("/a", answer(b"gone", status="410 Gone"))
+    site = made(make_site)
+    etag = site.visit("/a").headers["ETag"]
+    for _ in range(3):
+        seen = site.visit("/a", headers={"If-None-Match": etag})
+        assert (seen.code, seen.body) == (410, b"gone")
+
+
+def test_a_prepared_304_is_taken_back_by_an_invalidation(make_site: MakeSite) -> None:
+    site = made(make_site, coherence=0)
+    returning = {"headers": {"If-None-Match": site.visit("/a").headers["ETag"]}}
+    assert is_prepared(site, **returning)
+    site.isr.invalidate(paths=["/a"])
+    seen = site.visit("/a", **returning)
+    assert (seen.code, seen.body) == (200, b"/a v2")
 
 
 def test_campaigns_take_no_place_of_a_page_s_own_url(make_site: MakeSite) -> None:

@@ -18,10 +18,14 @@ from werkzeug.middleware.lint import LintMiddleware
 
 from tests.behaviour.origin import DEADLINE, Environ
 from wsgi_isr import ISR
+from wsgi_isr.entry import Content, Lifetime
 from wsgi_isr.events import Event
+from wsgi_isr.pages import Page
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.worker import Pool
 
+#: Cache-Control, taken apart, of an answer that every cache and browser asks for each time.
+ASKED_EACH_TIME = {"max-age": "0", "must-revalidate": ""}
 LABELS = {"HIT", "STALE", "MISS", "EXPIRED", "BYPASS", "ERROR-RETAINED", "DEGRADED"}
 
 #: Who watches both sides of the middleware. wsgiref's validator raises; werkzeug's linter warns, and a
@@ -327,6 +331,16 @@ class Site:
         with self._happened:
             enough = self._happened.wait_for(lambda: len(self.happened(kind)) >= count, DEADLINE)
         assert enough, f"{kind.__name__} did not happen {count} times: {self.events}"
+
+    def lifetime(self, path: str = "/", **request: Any) -> Lifetime:
+        """Return for how long the stored page is fresh, and when it expires, as ages in seconds."""
+        live = self.isr.begin()
+        page = self.isr.pages.match(make_environ(path, **request), live.stamps.epochs, False)
+        assert isinstance(page, Page), page
+        entry = live.fill.kept(page.task)
+        assert entry is not None, f"no page is stored for {path}"
+        assert isinstance(entry.content, Content), entry.content
+        return Lifetime(entry.revalidate, entry.expire)
 
     def begin(self, path: str = "/", *, exact_length: bool = True, **request: Any) -> Conversation:
         """A request whose answer is not read yet: see :class:`Conversation`."""

@@ -106,13 +106,13 @@ def noted(tmp_path: Path) -> Iterator[Directory]:
         directory.write(State(1, 2, "a:b", f"http://{HOST}", "memory://", True, ()))
         text = PageKey("http", HOST, "", "/about").text
         for at in (11.0, 11.5, 12.0):
-            append(directory.renders, json.dumps(Render(at, 0.2, "isr2:two:p:1", "instance-1", 1, True, text)))
+            append(directory.renders, json.dumps(Render(at, 0.2, "isr2:two:p:1", "instance-1", 1, True, text, 60)))
         yield directory
 
 
 def test_a_page_that_was_never_a_hit_has_windows(noted: Directory) -> None:
     missed = samples((10.5, 0.1, 200, "MISS"))
-    missed.lifetimes["/about"] = 60
+    missed.fresh.add("/about")
     found = made_of(noted, missed, 1, HOST)
     assert found.windows == Windows(3, 1, 3)
     assert found.failed == 1
@@ -122,14 +122,14 @@ def test_a_page_that_was_never_a_hit_has_windows(noted: Directory) -> None:
 
 def test_a_load_is_reported_even_where_its_cluster_has_ended_meanwhile(noted: Directory) -> None:
     missed = samples((10.5, 0.1, 200, "MISS"))
-    missed.lifetimes["/about"] = 60
+    missed.fresh.add("/about")
     noted.forget()
     assert made_of(noted, missed, 1, HOST).windows == Windows(3, 1, 3)
 
 
 def test_a_cause_is_one_that_was_noted_for_that_time(noted: Directory) -> None:
     missed = samples((10.5, 0.1, 200, "MISS"))
-    missed.lifetimes["/about"] = 60
+    missed.fresh.add("/about")
     append(noted.events, json.dumps(event(1.0, "flush")))
     append(noted.events, json.dumps(event(13.0, "kill")))
     assert made_of(noted, missed, 1, HOST).failed == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -86,10 +87,17 @@ def test_a_path_leads_to_the_key_under_which_its_renders_are_noted(
 ) -> None:
     text = PageKey("http", "127.0.0.1:8080", "", "/about \xc3\xbcs").text
     key = Keyspace(namespace, release).page(text)
-    Recorder(str(tmp_path / "renders"), "instance-1")(Rendered(key, 0.5, True, text))
+    Recorder(str(tmp_path / "renders"), "instance-1")(Rendered(key, 0.5, True, text, revalidate=60))
     renders = read(tmp_path / "renders")
-    assert lifetimes(renders, "127.0.0.1:8080", {"/about%20%C3%BCs?x=1": 60, "/other": 5}) == {key: 60.0}
-    assert lifetimes(renders, "127.0.0.1:8081", {"/about%20%C3%BCs": 60}) == {}
+    assert lifetimes(renders, "127.0.0.1:8080", {"/about%20%C3%BCs?x=1": True, "/other": True}) == {key: 60.0}
+    assert lifetimes(renders, "127.0.0.1:8080", {"/about%20%C3%BCs": False}) == {key: 0.0}
+    assert lifetimes(renders, "127.0.0.1:8081", {"/about%20%C3%BCs": True}) == {}
+
+
+def test_a_page_that_is_fresh_until_it_is_invalidated_has_a_lifetime_without_end(tmp_path: Path) -> None:
+    Recorder(str(tmp_path / "renders"), "instance-1")(Rendered("isr2:x:p:1", 0.5, True))
+    (written,) = read(tmp_path / "renders")
+    assert written.lifetime == math.inf
 
 
 def test_windows_with_more_than_one_render_are_told_with_their_page() -> None:

@@ -70,7 +70,9 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
-    machine.add("memcached", "nginx", "google-chrome", "chromedriver", "systemd-analyze", "curl", "apt-get")
+    machine.add(
+        "memcached", "nginx", "google-chrome", "chromedriver", "firefox-esr", "systemd-analyze", "curl", "apt-get"
+    )
     assert machine.main() == 0
     assert machine.calls == []
     assert capfd.readouterr() == ("", "")
@@ -79,7 +81,16 @@ def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pyte
 def test_root_installs_only_what_is_missing(machine: Machine) -> None:
     machine.add("nginx", "chromium", "apt-get")
     assert machine.main() == 0
-    install = ["install", "--yes", "--no-install-recommends", "memcached", "chromium-driver", "systemd", "curl"]
+    install = [
+        "install",
+        "--yes",
+        "--no-install-recommends",
+        "memcached",
+        "chromium-driver",
+        "firefox-esr",
+        "systemd",
+        "curl",
+    ]
     assert machine.calls == [["update"], [*install, "--download-only"], install]
 
 
@@ -121,7 +132,9 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     machine.failing = step
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("The tests need memcached, chromium, chromium-driver, systemd, curl; please install")
+    assert line.startswith(
+        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl; please install"
+    )
     assert line.endswith(f"apt-get {step} failed: E: no network")
     assert not machine.policy.exists()
 
@@ -130,8 +143,8 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
     machine.add("memcached", "apt-get")
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
-        "The tests need nginx, chromium, chromium-driver, systemd, curl; please install "
-        "(names as in Debian: apt-get install nginx chromium chromium-driver systemd curl)\n"
+        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl; please install "
+        "(names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl)\n"
     )
     assert machine.calls == []
 
@@ -139,7 +152,7 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
 def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("The tests need memcached, nginx, chromium, chromium-driver, systemd, curl;")
+    assert line.startswith("The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl;")
     assert machine.calls == []
 
 

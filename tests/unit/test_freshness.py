@@ -26,6 +26,7 @@ from wsgi_isr.freshness import (
     judge,
     refuse,
 )
+from wsgi_isr.headers import ASK_EACH_TIME
 from wsgi_isr.rules import Policy, Rule, RuleSet
 
 PAGE = Content("200 OK", (), b"", "")
@@ -280,7 +281,8 @@ def test_where_what_is_not_there_lives_for_no_time_it_is_not_stored() -> None:
 def test_a_redirect_is_kept_with_its_target() -> None:
     admitted = verdict("301 Moved Permanently", ("Location", "/there"), body=b"")
     assert isinstance(admitted, Storable)
-    assert admitted.content == Content("301 Moved Permanently", (("Location", "/there"),), b"", admitted.content.etag)  # type: ignore[union-attr]
+    headers = (("Location", "/there"), ("Cache-Control", ASK_EACH_TIME))
+    assert admitted.content == Content("301 Moved Permanently", headers, b"", admitted.content.etag)  # type: ignore[union-attr]
 
 
 def test_headers_of_the_moment_and_of_the_connection_are_not_stored() -> None:
@@ -292,8 +294,10 @@ def test_headers_of_the_moment_and_of_the_connection_are_not_stored() -> None:
         ("Age", "5"),
         ("Connection", "close"),
         ("Content-Length", "5"),
-        ("Cache-Control", "public"),
+        ("Cache-Control", "s-maxage=60"),
         ("X-ISR", "HIT"),
+        ("X-Request-ID", "1"),
+        ("CDN-Cache-Control", "max-age=60"),
         ("Cache-Status", "x"),
         ("Link", "<a>"),
         ("Link", "<b>"),
@@ -302,7 +306,9 @@ def test_headers_of_the_moment_and_of_the_connection_are_not_stored() -> None:
     )
     assert isinstance(admitted, Storable)
     assert isinstance(admitted.content, Content)
-    assert [name for name, _ in admitted.content.headers] == ["Content-Type", "Link", "Link", "Last-Modified"]
+    names = ["Content-Type", "Link", "Link", "Last-Modified", "Cache-Control"]
+    assert [name for name, _ in admitted.content.headers] == names
+    assert dict(admitted.content.headers)["Cache-Control"] == ASK_EACH_TIME
 
 
 def test_the_etag_is_that_of_the_body() -> None:

@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "keys",
                 "entry",
                 "freshness",
+                "headers",
                 "config",
                 "listing",
                 "crawlers",

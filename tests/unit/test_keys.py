@@ -585,7 +585,7 @@ def test_a_tag_has_one_name_in_all_releases(namespace: str, tag: str, one: str, 
 def test_the_names_of_a_page_are_stable_and_tell_its_plane() -> None:
     keyspace = Keyspace("default")
     page = keyspace.page('["https","example.com","","/",[],[],[]]')
-    assert page == "isr4:b16e758ca8f3:p:62906831fc4d9ad072c2953f4249985b90958f4b"
+    assert page == "isr5:b16e758ca8f3:p:62906831fc4d9ad072c2953f4249985b90958f4b"
     assert Keyspace.lock(page) == page + ":lock"
     assert Keyspace.failures(page) == page + ":failures"
     assert keyspace.tag("all").startswith("isr2:b16e758ca8f3:t:")
