@@ -33,13 +33,14 @@ def nested(app: Any) -> Iterator[Any]:
             return
         app = found.popleft()
         yield app
-        for inner in _directly_in(app):
+        for inner in directly_in(app):
             if callable(inner) and id(inner) not in seen:
                 seen.add(id(inner))
                 found.append(inner)
 
 
-def _directly_in(app: Any) -> Iterator[Any]:
+def directly_in(app: Any) -> Iterator[Any]:
+    """Yield what may be an app directly inside of ``app``; other things as well."""
     yield getattr(app, "__self__", None)
     for name in INSIDE:
         yield getattr(app, name, None)
@@ -57,7 +58,7 @@ class Application:
 
     def __init__(self, app: Any) -> None:
         # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
-        known = [inner for inner in nested(app) if _is_flask(inner) or _is_django(inner)]
+        known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
         self._only = _surroundings(known[0]) if len(known) == 1 else None
         self._active: dict[str, Surroundings] = {}
 
@@ -76,18 +77,20 @@ class Application:
         return self._active.get(function, nullcontext)
 
 
-def _is_flask(app: Any) -> bool:
+def is_flask(app: Any) -> bool:
+    """Return whether this is an application of Flask, or of what is made like it."""
     return hasattr(app, "wsgi_app") and callable(getattr(app, "app_context", None))
 
 
-def _is_django(app: Any) -> bool:
+def is_django(app: Any) -> bool:
+    """Return whether this is the handler of a Django site."""
     handlers = sys.modules.get("django.core.handlers.base")
     return handlers is not None and isinstance(app, handlers.BaseHandler)
 
 
 def _surroundings(app: Any) -> Surroundings:
     # The database connections of Flask's extensions belong to the application context.
-    in_flask: Surroundings = app.app_context if _is_flask(app) else _in_django
+    in_flask: Surroundings = app.app_context if is_flask(app) else _in_django
     return in_flask
 
 
