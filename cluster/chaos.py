@@ -213,6 +213,7 @@ def _topology(site: Path, coherence: float) -> Topology:
         env={
             "CLUSTER_DIRECTORY": str(site),
             "CLUSTER_SLOW": str(SLOW),
+            "WSGI_ISR_JOURNAL": str(site / "journal"),
             "WSGI_ISR_COHERENCE": f"{coherence:g}",
             # Locks are left behind by whoever is killed.
             "WSGI_ISR_TIMEOUT": "3",

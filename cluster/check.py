@@ -8,16 +8,25 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+
+from wsgi_isr.journal import Journal
+from wsgi_isr.keys import Keyspace
+from wsgi_isr.stores import open_store
 
 from . import processes
 from .errors import ClusterError
 from .parts import importing
+from .ports import HOST
 from .request import Answer, fetch
 from .state import Directory, PartState, State
+from .topology import DEFAULT_APP
 
 #: Seconds that anything may take which is done in a tenth of that.
 PATIENCE = 30.0
+#: Seconds in which everything is delivered that a node has missed, once it is back.
+DELIVERED = 5.0
 #: Seconds for a cluster that was just started to be there to be ended.
 GIVING_UP = 5.0
 
@@ -48,6 +57,8 @@ class Check:
         yield "DEAD", "a killed instance is no visitor's problem", self.dead
         yield "HANGS", "nor is one that hangs", self.hangs
         yield "NODE", "nor is a killed node", self.node
+        if self._app == DEFAULT_APP:
+            yield "EDITS", "nor an editor's who saves: the node gets it when it is back", self.edits
         yield "DOWN", "it ends when told", self.down
         yield "GONE", "no process is left", self.gone
 
@@ -86,6 +97,39 @@ class Check:
 
     def node(self) -> str:
         return self._broken("kill", "node-1", "restart")
+
+    def edits(self) -> str:
+        state = self._state()
+        store = open_store(state.store)
+        address = store.node_of(Keyspace("default").tag("tag:posts"))
+        store.close()
+        node = next(part.name for part in state.parts if part.address == address)
+        # Of the example that is checked; no other app of a cluster needs it.
+        editor = import_module("examples.blog_flask.browser").Browser(self._port)
+        editor.log_in("admin", "admin")
+        token = editor.get("/admin").csrf
+        self._command("kill", node)
+        titles = [f"Saved without {node}, nr {number}" for number in range(10)]
+        forms = [{"title": title, "summary": "A test.", "tags": "caching", "body": "Hello."} for title in titles]
+        answers = [editor.post("/admin/posts", csrf=token, **form).status for form in forms]
+        if answers != [303] * len(titles):
+            raise StepFailed(f"{len(titles)} saves were answered with {answers}")
+        journal = Journal(str(Directory(self._directory).journal))
+        if journal.is_empty():
+            raise StepFailed(f"nothing is kept in {journal.path}")
+        self._command("restart", node)
+        back = time.monotonic()
+        while not journal.is_empty():
+            if time.monotonic() > back + DELIVERED:
+                raise StepFailed(f"not delivered {DELIVERED:g} s after {node} is back: {journal.path}")
+            time.sleep(0.02)
+        took = time.monotonic() - back
+        for part in state.parts:
+            if part.role == "gunicorn":
+                page = fetch(int(part.address.rpartition(":")[2]), "/", host=f"{HOST}:{self._port}")
+                if titles[-1].encode() not in page.body:
+                    raise StepFailed(f"{part.name} shows an old page: {page['X-ISR']}")
+        return f"10 saves without {node}: 303 each; kept, and delivered {took:.1f} s after it was back; all show them"
 
     def _broken(self, what: str, part: str, mend: str) -> str:
         self._command(what, part)
@@ -127,7 +171,8 @@ class Check:
     def _command(self, *arguments: str, fails: bool = False) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "cluster", "--directory", str(self._directory), *arguments],
-            env=importing(),
+            # What the editor saves is not for the reader's own blog.
+            env={**importing(), "BLOG_DB": str(self._directory / "blog.sqlite3")},
             capture_output=True,
             text=True,
             timeout=120,

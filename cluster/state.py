@@ -8,6 +8,7 @@
 ``events``      a line for everything that was done to a part
 ``renders``     a line for each page that was rendered
 ``logs/``       what each part says
+``journal``     invalidations that a node has missed, until the instances have delivered them
 ``site/``       the data that :mod:`.chaos` changes
 ``up.log``      what the supervisor says, where it runs in the background
 ============== =========================================================================================
@@ -33,7 +34,10 @@ DEFAULT = ".cluster"
 #: The file in which instances note what was invalidated from them.
 INVALIDATIONS = "invalidations"
 #: What a cluster leaves in its directory, and removes there when the next one starts.
-OURS = ("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs", "site")
+OURS = (
+    *("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs", "site"),
+    *("journal", "journal.lock", "journal.turn"),
+)
 #: What one in the background says; who starts it makes a new one.
 UP_LOG = "up.log"
 
@@ -110,6 +114,7 @@ class Directory:
         self.events = self.path / "events"
         self.renders = self.path / "renders"
         self.invalidations = self.path / INVALIDATIONS
+        self.journal = self.path / "journal"
         self.control = self.path / "control"
         self._state = self.path / "state.json"
 

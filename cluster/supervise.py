@@ -104,7 +104,7 @@ class Cluster:
             Path.cwd(),
             self.directory.renders,
             topology.workers,
-            env=topology.env,
+            env={"WSGI_ISR_JOURNAL": str(self.directory.journal), **topology.env},
             preload=topology.preload,
         )
         for number in range(1, topology.instances + 1):

@@ -68,6 +68,7 @@ class Witnesses:
             "CLUSTER_DIRECTORY": str(site),
             "CLUSTER_PAUSE": str(ADMINS_PAUSE),
             "WSGI_ISR_STORE": cluster.store,
+            "WSGI_ISR_JOURNAL": str(site / "journal"),
         }
         self._readers = Tethered("readers", "cluster.workload.readers", site, visiting, Read.parse)
         self._admins = [

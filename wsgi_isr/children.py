@@ -14,6 +14,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from .courier import courier
+
 #: What asks a process to stop.
 _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 #: What a server's master does things on that are not for its children.
@@ -33,9 +35,10 @@ def fork(name: str, main: Callable[[], int]) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
     me = os.getpid()
     try:
-        pid = os.fork()
-        if pid == 0:
-            _run(name, main, before, me)
+        with courier.off():  # for the child's whole life: what it does is not to deliver journals
+            pid = os.fork()
+            if pid == 0:
+                _run(name, main, before, me)
         return pid
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -41,7 +41,7 @@ def _store_options(command: Command) -> Command:
     for option in (
         click.option("--store", metavar="URL", help="The store, instead of the configured one."),
         click.option("--namespace", metavar="NAME", help="The namespace, instead of the configured one."),
-        click.option("--journal", metavar="FILE", help="Keep here what cannot be delivered, for replay."),
+        click.option("--journal", metavar="FILE", help="Keep here what cannot be delivered; none: keep nothing."),
         click.option("--json", "as_json", is_flag=True, help="For machines."),
     ):
         command = option(command)
@@ -60,7 +60,7 @@ def _store_options(command: Command) -> Command:
 @url_option
 @_store_options
 def invalidate_command(refresh: bool, target: str | None, url: str | None, as_json: bool, **arguments: Any) -> None:
-    """Invalidate pages. Exits with 1 where not everything was delivered, and names the rest."""
+    """Invalidate pages. Exits with 1 while something is pending, and names it."""
     with reported(as_json):
         target = target or (os.environ.get("WSGI_ISR_APP") if refresh else None)
         if target is not None:
@@ -73,7 +73,7 @@ def invalidate_command(refresh: bool, target: str | None, url: str | None, as_js
 @main.command("replay")
 @_store_options
 def replay_command(as_json: bool, **arguments: Any) -> None:
-    """Deliver the invalidations that the journal has kept."""
+    """Deliver the invalidations that the journal has kept, now. The processes of the app do so by themselves."""
     with reported(as_json):
         delivered = replay(**arguments)
         said = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"

@@ -69,8 +69,30 @@ def _check_signing_key(name: str, value: Any) -> str:
     return value
 
 
+#: The folder of what the package keeps by default.
+FOLDER = ".wsgi_isr"
+
+
+def own_folder() -> str:
+    """Return the absolute path of :data:`FOLDER`. The default store and the default journal are in it."""
+    return os.path.abspath(FOLDER)
+
+
+def _check_journal(name: str, value: Any) -> str | bool:
+    if value is False or value == "none":
+        return False
+    if not isinstance(value, str) or not value:
+        raise ConfigError(name, f"{value!r} is not a file", 'name a file, or write False (as text: "none")')
+    return value
+
+
+def _parse_journal(_name: str, text: str) -> str | bool:
+    return False if text.lower() in ("none", "false", "no", "off", "0") else text
+
+
 URL = o.Kind("scheme and host", _check_url, lambda _name, text: text)
 HOSTS = o.Kind("list of hosts", _check_hosts, o.NAMES.parse)
+JOURNAL = o.Kind("file, or False", _check_journal, _parse_journal)
 SIGNING_KEY = o.Kind("text of 16 characters or more", _check_signing_key, lambda _name, text: text)
 
 
@@ -101,8 +123,11 @@ class Settings:
     invalidate_on_write: bool = o.option(
         True, o.FLAG, "a successful POST, PUT, PATCH or DELETE invalidates the page at its URL (RFC 9111, 4.4)", "true"
     )
-    journal: str | None = o.option(
-        None, o.TEXT, "a file that keeps invalidations which could not be delivered, for replay", "none"
+    journal: str | bool | None = o.option(
+        None,
+        JOURNAL,
+        "a file that keeps the invalidations that a node misses, until a process of the app delivers them",
+        ".wsgi_isr/journal for stores on other machines",
     )
     local_bytes: int = o.option(
         64 * 1024 * 1024, o.SIZE, "memory for copies of pages in each process, in bytes", "64 MiB"

@@ -26,9 +26,11 @@ from .frameworks import Application, Surroundings
 from .freshness import Failure, Standing
 from .invalidate import Invalidator
 from .isolation import Isolation, NoThread
+from .journal import Journal
 from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
 from .local import Local, Slot
+from .registry import Presence, Registry
 from .remote import Done, Remote
 from .respond import Ready
 from .stamps import Stamps
@@ -59,6 +61,8 @@ class Engine:
     :param app: the app, for what data needs of its framework.
     :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
     :param is_alone: whether that is true: with two of the same site, a page might be made by the other one's app.
+    :param journal: keeps what cannot be delivered. :param name: the app's, in the records of the store.
+    :param is_serving: whether this process answers requests for the app.
     """
 
     def __init__(
@@ -74,6 +78,9 @@ class Engine:
         pause: Callable[[float], None] | None = None,
         site: bytes | None = None,
         is_alone: Callable[[], bool] = lambda: True,
+        journal: Journal | None = None,
+        name: str = "",
+        is_serving: Callable[[], bool] = lambda: True,
     ) -> None:
         settings, rules = config.settings, config.rules
         self._app = app
@@ -91,7 +98,16 @@ class Engine:
         self.codec = Codec(settings.signing_key, settings.namespace)
         self.writes = Writes(settings.coherence if store.keeps and store.shared else 0)
         self.local = Local(settings.local_bytes)
-        self.invalidator = Invalidator(store, settings.namespace, settings.journal, events, after=self.forget)
+        registry = Registry(store, settings.namespace, settings.signing_key)
+        self.invalidator = Invalidator(
+            store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
+        )
+        #: ``None`` where no other process can be in the same store.
+        self.presence = (
+            Presence(registry, store, settings.namespace, name, rules.policies, self.clock, self.monotonic)
+            if store.keeps and (store.shared or isinstance(settings.store, Store))
+            else None
+        )
         self.stamps = Stamps(
             store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
         )

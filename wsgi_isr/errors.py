@@ -47,6 +47,9 @@ class StoreUnavailable(StoreError):
         self.cause = cause
         super().__init__(f"{node}: {str(cause) or type(cause).__name__}")
 
+    def __reduce__(self) -> tuple[type[StoreUnavailable], tuple[str, BaseException | str]]:
+        return type(self), (self.node, self.cause)
+
 
 class ValueTooLarge(StoreError):
     """A value above the store's limit; refused before it is sent, so the old one stays.
@@ -65,7 +68,7 @@ class InvalidationError(ISRError):
     """An invalidation that was not, or not entirely, delivered. Repeating it is always safe.
 
     :param delivered: the names of the tags that were. :param undelivered: those that were not, and why.
-    :param journal: the file that keeps the rest for replay, if there is one.
+    :param journal: the file that keeps the rest until it is delivered; ``None`` where nothing keeps it.
     """
 
     def __init__(
@@ -75,9 +78,18 @@ class InvalidationError(ISRError):
         self.undelivered = undelivered
         self.journal = journal
         causes = ", ".join(sorted({str(error) for error in undelivered.values()}))
-        kept = f"kept in {journal} for replay" if journal else "repeat it; with journal= it would be kept for replay"
+        kept = (
+            f"kept in {journal}, and delivered by a process of the app, or by wsgi-isr replay, once the node is back"
+            if journal
+            else "repeat it; a file that can be written, as journal=, would keep it"
+        )
         left = listed(sorted(undelivered))
         super().__init__(f"not delivered: {left} ({causes}); delivered: {listed(delivered)}; {kept}")
+
+    def __reduce__(
+        self,
+    ) -> tuple[type[InvalidationError], tuple[tuple[str, ...], dict[str, StoreError], str | None]]:
+        return type(self), (self.delivered, self.undelivered, self.journal)
 
 
 def listed(names: Iterable[str]) -> str:

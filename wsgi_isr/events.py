@@ -121,11 +121,26 @@ class BackgroundFull(NamedTuple):
 
 
 class Invalidated(NamedTuple):
-    """Tags were invalidated from this process; ``undelivered`` are those whose node could not be reached."""
+    """Tags were invalidated from this process; ``undelivered`` are those whose node could not be reached, and
+    ``journal`` is the file that keeps them (``None``: they are lost).
+
+    ``warnings`` say why it may have reached nothing; ``hints`` the same, where that is usual.
+    """
 
     tags: tuple[str, ...]
     mode: str
     undelivered: tuple[str, ...] = ()
+    journal: str | None = None
+    warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+
+
+class Delivered(NamedTuple):
+    """Tags that a ``journal`` had kept were invalidated; ``waiting`` are those whose node still cannot be reached."""
+
+    tags: tuple[str, ...]
+    waiting: tuple[str, ...]
+    journal: str
 
 
 class Broken(NamedTuple):
@@ -151,6 +166,7 @@ Event = (
     | Unreadable
     | BackgroundFull
     | Invalidated
+    | Delivered
     | Broken
 )
 Subscriber = Callable[[Event], None]

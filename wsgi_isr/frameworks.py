@@ -33,13 +33,14 @@ def nested(app: Any) -> Iterator[Any]:
             return
         app = found.popleft()
         yield app
-        for inner in _directly_in(app):
+        for inner in directly_in(app):
             if callable(inner) and id(inner) not in seen:
                 seen.add(id(inner))
                 found.append(inner)
 
 
-def _directly_in(app: Any) -> Iterator[Any]:
+def directly_in(app: Any) -> Iterator[Any]:
+    """Yield what may be an app directly inside of ``app``; other things as well."""
     yield _attribute(app, "__self__")
     for name in INSIDE:
         yield _attribute(app, name)
@@ -65,12 +66,12 @@ class Application:
 
     def __init__(self, app: Any) -> None:
         # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
-        known = [inner for inner in nested(app) if _is_flask(inner) or _is_django(inner)]
+        known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
         self._is_one_of_several = len(known) > 1
         self._only = _surroundings(known[0]) if len(known) == 1 else None
         self._active: dict[str, Surroundings] = {}
         #: What a thread that runs several functions has to do before it ends; ``None`` where each needs its own.
-        self.at_end = _close_connections if known and all(map(_is_django, known)) else None
+        self.at_end = _close_connections if known and all(map(is_django, known)) else None
 
     def knows(self, function: str) -> bool:
         """Return whether it is known here what ``function`` is to be called in."""
@@ -86,18 +87,20 @@ class Application:
         return self._only or self._active.get(function, nullcontext)
 
 
-def _is_flask(app: Any) -> bool:
+def is_flask(app: Any) -> bool:
+    """Return whether this is an application of Flask, or of what is made like it."""
     return _attribute(app, "wsgi_app") is not None and callable(_attribute(app, "app_context"))
 
 
-def _is_django(app: Any) -> bool:
+def is_django(app: Any) -> bool:
+    """Return whether this is the handler of a Django site."""
     handlers = sys.modules.get("django.core.handlers.base")
     return handlers is not None and isinstance(app, handlers.BaseHandler)
 
 
 def _surroundings(app: Any) -> Surroundings:
     # The database connections of Flask's extensions belong to the application context.
-    in_flask: Surroundings = app.app_context if _is_flask(app) else _in_django
+    in_flask: Surroundings = app.app_context if is_flask(app) else _in_django
     return in_flask
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from . import remote
 from .children import fork, wait_for
+from .courier import courier
 from .process import close_all
 from .renderers import Watcher, remove_folder
 
 # What `from wsgi_isr.gunicorn import *` brings into a config file.
-__all__ = ["on_exit", "on_reload", "pre_fork", "when_ready", "worker_exit"]
+__all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready", "worker_exit"]
 
 #: Seconds, beyond those that renders get to their end (``drain``, which only the supervisor knows).
 _STOPPING = 30.0
@@ -104,6 +105,11 @@ def pre_fork(server: Any, worker: Any) -> None:
             renderers.look_after(server)
         except OSError as error:
             _log.warning("no new renderer processes (%s)", error)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Called by gunicorn in a worker that is about to serve."""
+    courier.start()  # a gevent worker of --preload is patched by now
 
 
 def worker_exit(server: Any, worker: Any) -> None:

@@ -1,37 +1,71 @@
-"""On demand: the invalidate helper, its receipt, and the journal of what could not be delivered."""
+"""On demand: the invalidate helper and its receipt."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from . import keys
 from . import options as o
 from .errors import ConfigError, InvalidationError, StoreError
-from .events import Broken, Events, Invalidated
+from .events import Broken, Delivered, Events, Invalidated
+from .journal import Journal, Kept
 from .keys import Keyspace
+from .registry import Registry, advice
 from .stamps import Mode, Stamps
 from .stores.base import Store
-from .stores.files import check_writable
+
+#: Tags that are delivered from the journal at once.
+_BATCH = 1000
+#: Seconds after which a process delivers although another one says that it does: that one may have been stopped.
+_PATIENCE = 3.0
+#: Seconds between two reports of a journal that cannot be read.
+_COMPLAINS_EVERY = 60.0
 
 
 class Receipt(NamedTuple):
     """The acknowledgement: no request that starts from now on is answered, as fresh, with anything older
     (from copies in other processes: from ``coherence`` seconds on).
 
-    ``tags`` are the stored names (``tag:posts``, ``path:/blog/a``); ``replayed`` those that the journal had
-    kept from earlier calls; ``seconds`` how long it took.
+    It does not hold for what is ``pending``: a node was away, and the journal has it now.
+
+    ``tags`` are the stored names of all that was named (``tag:posts``, ``path:/blog/a``); ``replayed`` those that the
+    journal had kept from earlier calls; ``seconds`` the time that it took.
+    ``store`` and ``namespace`` say where, absolutely; ``nodes`` are those that hold one of the tags, and
+    ``acknowledged`` those of them that have answered.
+    ``failures`` are the pending names, each with the reason; ``journal`` is the file that keeps them.
+    ``warnings`` say why the invalidation may have reached nothing, and what to write; ``notes`` why nothing had to be
+    done.
     """
 
     tags: tuple[str, ...]
     mode: str
     seconds: float
     replayed: tuple[str, ...] = ()
+    store: str = ""
+    namespace: str = ""
+    nodes: tuple[str, ...] = ()
+    acknowledged: tuple[str, ...] = ()
+    failures: tuple[tuple[str, StoreError], ...] = ()
+    journal: str | None = None
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The stored names that a node has missed. The journal keeps them; a process of the app delivers them once the
+        node is back."""
+        return tuple(name for name, _ in self.failures)
+
+    def raise_for_pending(self) -> None:
+        """Return where all of it holds.
+
+        :raises InvalidationError: something is pending; the error names it, and the journal.
+        """
+        if undelivered := dict(self.failures):
+            delivered = tuple(name for name in self.tags if name not in undelivered)
+            raise InvalidationError(delivered, undelivered, self.journal)
 
 
 def tag_names(
@@ -67,50 +101,96 @@ def tag_names(
     return list(dict.fromkeys(names))
 
 
+def check_mode(mode: str) -> Mode:
+    """Return the mode of that name. :raises ConfigError: there is none."""
+    if mode not in {known.value for known in Mode}:
+        raise ConfigError("mode", f"{mode!r} is not possible", "one of: stale, expire, purge")
+    return Mode(mode)
+
+
 class Invalidator:
     """Invalidates in one store and namespace.
 
-    :param journal: a file for what cannot be delivered; the next call that can be tries it again.
+    :param journal: keeps what cannot be delivered.
     :param after: called after each attempt, delivered or not (a process then asks the store again).
+    :param registry: the apps that have used the namespace, for warnings.
+    :param is_own: an app of this process has the store and the namespace.
+    :param is_known: whether this process serves that app, so that a warning of a wrong store is needless.
     """
 
     def __init__(
         self,
         store: Store,
         namespace: str,
-        journal: str | None = None,
+        journal: Journal | None = None,
         events: Events | None = None,
         after: Callable[[], None] = lambda: None,
+        registry: Registry | None = None,
+        is_own: bool = False,
+        is_known: Callable[[], bool] = lambda: False,
     ) -> None:
-        space = Keyspace(namespace)
+        self._names = Keyspace(namespace)
         # coherence=0: nothing here is answered from polled values.
-        self._stamps = Stamps(store, space.tag, space.epoch, coherence=0, monotonic=time.monotonic)
+        self._stamps = Stamps(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
+        self._store = store
         self._space = namespace
-        self.journal = Journal(journal) if journal else None
+        self.journal = journal
         self._events = events or Events()
         self._after = after
+        self._registry = registry
+        self._is_own = is_own
+        self._is_known = is_known
+        #: Since when another process has had its turn to deliver; ``None`` where none has.
+        self._waits_since: float | None = None
+        #: When a journal that cannot be read is reported again.
+        self._complains_at = float("-inf")
 
     def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
-        """Returns once it is acknowledged.
+        """Return once it is acknowledged, or kept on the disk.
 
-        :raises InvalidationError: it was not, or not entirely.
+        :raises InvalidationError: something was not delivered, and no journal keeps it.
         :raises ConfigError: there is no such mode.
         """
-        if mode not in {known.value for known in Mode}:
-            raise ConfigError("mode", f"{mode!r} is not possible", "one of: stale, expire, purge")
+        wanted = check_mode(mode)
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
+        if not self._store.keeps:
+            self._after()
+            self._events.emit(Invalidated(names, mode))
+            note = f"{self._store.location} keeps nothing: there is nothing to invalidate"
+            return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
+        # Asked before the invalidation, which leaves keys of its own behind.
+        apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
+        given = [name for name in names if name.startswith(keys.tag_name(""))]
+        absent = self._stamps.missing(given) if given else []
         try:
-            undelivered = self._deliver(names, Mode(mode))
+            undelivered = self._deliver(names, wanted)
         finally:
             self._after()
-        self._events.emit(Invalidated(names, mode, tuple(undelivered)))
-        if undelivered:
-            kept = self._keep(tuple(undelivered), mode)
+        journal = self._keep(tuple(undelivered), mode) if undelivered else None
+        found = [*advice(names, absent, apps, self._store, self._space, self._is_own)]
+        loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet))
+        if undelivered and journal is None:
             delivered = tuple(name for name in names if name not in undelivered)
-            raise InvalidationError(delivered, dict(undelivered), kept)
-        # Only now, with the store at hand: what earlier calls could not deliver.
-        return Receipt(names, mode, time.monotonic() - began, self._replay_quietly())
+            raise InvalidationError(delivered, undelivered)
+        nodes = {name: self._store.node_of(self._names.tag(name)) for name in names}
+        missed = {nodes[name] for name in undelivered}
+        concerned = tuple(dict.fromkeys(nodes.values()))
+        return Receipt(
+            names,
+            mode,
+            time.monotonic() - began,
+            # Only now, with the store at hand: what earlier calls could not deliver.
+            () if undelivered else self._replay_quietly(),
+            self._store.location,
+            self._space,
+            concerned,
+            tuple(node for node in concerned if node not in missed),
+            tuple(undelivered.items()),
+            journal,
+            (*loud, *quiet),
+        )
 
     def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
         """Return the names that were not delivered, and why."""
@@ -123,23 +203,14 @@ class Invalidator:
         if self.journal is None:
             return None
         try:
-            self.journal.keep(Kept(self._space, names, mode))
+            self.journal.keep(self._space, names, mode, self._store.places)
         except OSError as error:
             outcome = "it does not keep the undelivered tags"
             self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
         return self.journal.path
 
-    def _replay_quietly(self) -> tuple[str, ...]:
-        try:
-            return self.replay()
-        except InvalidationError as error:
-            return error.delivered
-        except OSError as error:
-            assert self.journal is not None
-            outcome = "the next invalidation tries it again"
-            self._events.emit(Broken(f"replaying the journal {self.journal.path}", error, outcome))
-            return ()
+    # The journal ---------------------------------------------------------------------------------------
 
     def replay(self) -> tuple[str, ...]:
         """Deliver what the journal has kept; what still cannot be stays there.
@@ -147,120 +218,76 @@ class Invalidator:
         :returns: the names of the tags that were delivered.
         :raises InvalidationError: some were not. :raises OSError: the journal cannot be read or written.
         """
-        if self.journal is None:
+        delivered, failed = self._replay()
+        if failed:
+            raise InvalidationError(delivered, failed, self.journal.path if self.journal is not None else None)
+        return delivered
+
+    def deliver_kept(self) -> bool:
+        """Deliver what the journal has kept, unless another process of this machine does so already.
+
+        A node that has just come back is not asked by all processes at once.
+
+        :returns: whether anything is left.
+        """
+        if self.journal is None or not self._store.keeps or self.journal.is_empty():
+            return False
+        try:
+            with self.journal.turn() as is_ours:
+                now = time.monotonic()
+                if is_ours:
+                    self._waits_since = None
+                elif self._waits_since is None:
+                    self._waits_since = now
+                if not is_ours and now - (self._waits_since or now) < _PATIENCE:
+                    return True
+                return bool(self._replay()[1])
+        except OSError as error:
+            if (now := time.monotonic()) >= self._complains_at:
+                self._complains_at = now + _COMPLAINS_EVERY
+                self._cannot_replay(error, "it is tried again")
+            return True
+
+    def _replay_quietly(self) -> tuple[str, ...]:
+        try:
+            return self._replay()[0]
+        except OSError as error:
+            self._cannot_replay(error, "the next invalidation tries it again")
             return ()
-        delivered: list[str] = []
+
+    def _cannot_replay(self, error: OSError, outcome: str) -> None:
+        assert self.journal is not None
+        self._events.emit(Broken(f"replaying the journal {self.journal.path}", error, outcome))
+
+    def _replay(self) -> tuple[tuple[str, ...], dict[str, StoreError]]:
+        """Return the names that were delivered, and those that were not, and why."""
+        if self.journal is None or not self._store.keeps:
+            return (), {}
+        delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
-        for line in self.journal.lines(self._space):
-            undelivered = self._deliver(line.tags, Mode(line.mode))
-            failed.update(undelivered)
-            delivered += [tag for tag in line.tags if tag not in undelivered]
-            if len(undelivered) < len(line.tags):
-                self.journal.done(line, Kept(line.namespace, tuple(undelivered), line.mode))
+        for batch in _batches(self.journal.lines(self._space, self._store.places)):
+            tags = dict.fromkeys(tag for line in batch for tag in line.tags)
+            undelivered = self._deliver(tags, Mode(batch[0].mode))
+            failed |= undelivered
+            if len(undelivered) < len(tags):
+                delivered |= dict.fromkeys(tag for tag in tags if tag not in undelivered)
+                self.journal.settle({line.id: [t for t in line.tags if t in undelivered] for line in batch})
         if delivered:
             self._after()
-        if failed:
-            raise InvalidationError(tuple(delivered), failed, self.journal.path)
-        return tuple(dict.fromkeys(delivered))
+        if delivered or failed:
+            self._events.emit(Delivered(tuple(delivered), tuple(failed), self.journal.path))
+        return tuple(delivered), failed
 
 
-class Kept(NamedTuple):
-    """One line of the journal."""
-
-    namespace: str
-    tags: tuple[str, ...]
-    mode: str
-
-
-class Journal:
-    """A file of JSON lines, locked while it is read or written, and on the disk before a call returns.
-
-    It may be shared by any number of processes on a machine, and by several namespaces. New files have mode 0600, and
-    a new directory 0700.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self._lock = f"{path}.lock"
-
-    def check(self) -> None:
-        """Return if it can be written, which is found out without making it.
-
-        :raises ConfigError: it cannot.
-        """
-        try:
-            for path in (self.path, self._lock):
-                check_writable(path)
-        except OSError as error:
-            raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
-
-    def lines(self, namespace: str) -> list[Kept]:
-        """What is kept for ``namespace``. The lock is not held while it is delivered: that may take a while, and
-        delivering a line twice is harmless."""
-        if not os.path.exists(self.path):
-            return []
-        with self._locked():
-            return [entry for entry in self._read() if entry.namespace == namespace]
-
-    def keep(self, entry: Kept) -> None:
-        """Append a line, unless it is there. :raises OSError: it cannot be written."""
-        with self._locked():
-            if entry in self._read():
-                return
-            with open(self.path, "ab", opener=_private) as file:
-                # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
-                file.write(b"\n" + _line(entry))
-                file.flush()
-                os.fsync(file.fileno())
-
-    def done(self, entry: Kept, rest: Kept) -> None:
-        """``entry`` was delivered, but for the tags of ``rest``."""
-        with self._locked():
-            others = [other for other in self._read() if other != entry]
-            self._replace([*others, rest] if rest.tags and rest not in others else others)
-
-    def _read(self) -> list[Kept]:
-        try:
-            with open(self.path, encoding="utf-8", errors="replace") as lines:
-                return [entry for line in lines if (entry := _parse(line)) is not None]
-        except FileNotFoundError:
-            return []
-
-    def _replace(self, entries: list[Kept]) -> None:
-        """All or nothing: a crash leaves the old file, and delivering its lines again is harmless."""
-        beside = f"{self.path}.{os.getpid()}"
-        # One that a crash left behind, or a link that another user has put there, is not written to.
-        with suppress(FileNotFoundError):
-            os.unlink(beside)
-        with open(beside, "xb", opener=_private) as file:
-            file.writelines(map(_line, entries))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, self.path)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        # A file of its own: the journal itself is replaced, and a lock on it would go with it.
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), mode=0o700, exist_ok=True)
-        with open(self._lock, "ab", opener=_private) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-
-def _private(path: str, flags: int) -> int:
-    """Open a file that, where it is new, is for this user only: tags and paths may be private, as in the store. A link
-    in its place is not followed."""
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _line(entry: Kept) -> bytes:
-    return json.dumps([entry.namespace, entry.tags, entry.mode]).encode() + b"\n"
-
-
-def _parse(line: str) -> Kept | None:
-    """A line cut short by a crash in the middle of an append belongs to a call that was never answered."""
-    try:
-        namespace, tags, mode = json.loads(line)
-        return Kept(namespace, tuple(tags), mode) if mode in {known.value for known in Mode} else None
-    except (ValueError, TypeError):
-        return None
+def _batches(lines: Iterable[Kept]) -> Iterator[list[Kept]]:
+    """Yield runs of lines of one mode, in order, which one invalidation delivers together."""
+    batch: list[Kept] = []
+    size = 0
+    for line in lines:
+        if batch and (line.mode != batch[0].mode or size + len(line.tags) > _BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line.tags)
+    if batch:
+        yield batch

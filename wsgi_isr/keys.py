@@ -101,6 +101,15 @@ class Keyspace:
         """Where it is kept for whom pages are made. (A page's key is JSON, and never this.)"""
         return f"{self._prefix}:p:{_digest('sites', 20)}"
 
+    def apps(self, copy: int) -> str:
+        """Return where a copy of the records of a namespace's apps is."""
+        return f"{self._prefix}:p:{_digest(f'apps {copy}', 20)}"
+
+    @staticmethod
+    def namespaces(copy: int) -> str:
+        """Return where a copy of the list of all namespaces of a store is. (No namespace is empty.)"""
+        return f"isr{SCHEMA}:{_digest('', 6)}:p:{_digest(f'namespaces {copy}', 20)}"
+
     def epoch(self, node: str) -> str:
         """Where a node's epoch is: on that node."""
         return f"{self._control}:e:{node}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .capture import produce_page
 from .coding import chosen
 from .config import Config
+from .courier import courier
 from .crawlers import is_crawler
 from .data import at_home
 from .draft import Visitor, answering
@@ -23,9 +24,11 @@ from .errors import ConfigError, ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
 from .freshness import Asked
+from .identity import name_of
 from .instrumentation.debug import log_decisions
 from .instrumentation.log import log_events
-from .invalidate import Journal, Receipt, tag_names
+from .invalidate import Receipt, tag_names
+from .journal import journal_for
 from .keys import UNSAFE, Site, path_tag, shown_url
 from .listing import Absent
 from .page import Frame, within
@@ -101,13 +104,18 @@ class ISR:
         if settings.debug:
             self.events.subscribe(log_decisions())
         self.pages = Pages(self.config, self.store, self.events, self._monotonic)
-        if settings.journal is not None:
-            Journal(settings.journal).check()
+        self._journal = journal_for(settings.journal, self.store)
         self._beginning = threading.Lock()
         self._live: Engine | None = None
+        #: Whether this process has answered a request for the app.
+        self.is_serving = False
+        #: The app's, in warnings and in the records of the store: the same in each process and each release.
+        self.name = name_of(app)
         #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
         self.site = _site_of(self.config, app)
         instances.add(self)
+        if self._journal is not None:
+            courier.attend(self)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         live = self._live or self.begin()
@@ -129,6 +137,7 @@ class ISR:
                     return []
 
         began, draft = live.monotonic(), False
+        self.is_serving = True
         try:
             with at_home(live):
                 if live.writes.wrote(environ):
@@ -173,6 +182,8 @@ class ISR:
             content = found.slot.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
                 self.pages.sites.served(page.key.host)
+                if live.presence is not None:
+                    live.presence.served(page.site)
                 if found.stored:
                     self.pages.sites.tell(page.site)
         return found
@@ -362,7 +373,12 @@ class ISR:
                     pause=self._pause,
                     site=self.site if self.renders_elsewhere else None,
                     is_alone=lambda: self.is_alone,
+                    journal=self._journal,
+                    name=self.name,
+                    is_serving=lambda: self.is_serving,
                 )
+                if self._journal is not None:
+                    courier.attend(self)
             return self._live
 
     def invalidate(
@@ -383,6 +399,17 @@ class ISR:
         return self.begin().invalidator.replay()
 
     @property
+    def has_journal(self) -> bool:
+        """Whether a file keeps what cannot be delivered."""
+        return self._journal is not None
+
+    def deliver_kept(self) -> bool:
+        """Deliver what the journal has kept, in the background; return whether anything is left."""
+        if self._journal is None or self._journal.is_empty():
+            return False
+        return self.begin().invalidator.deliver_kept()
+
+    @property
     def renders_elsewhere(self) -> bool:
         """Whether pages may be rendered in other processes: they have to find them in the store."""
         return self.config.settings.background == "auto" and self.store.keeps and self.store.shared
@@ -401,6 +428,7 @@ class ISR:
         self._beginning = threading.Lock()
         self.pages.begin_anew()
         self._live = None
+        self.is_serving = False
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call ``subscriber`` with every event (:mod:`wsgi_isr.events`) of this process."""
@@ -412,6 +440,8 @@ class ISR:
         :param timeout: seconds; the ``drain`` option by default.
         :returns: whether everything that ran came to its end in time.
         """
+        if self._journal is not None:
+            courier.dismiss(self, self.config.settings.drain if timeout is None else timeout)
         live, self._live = self._live, None
         drained = True
         if live is not None:

@@ -5,21 +5,31 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .config import Config
+from .courier import courier
 from .data import inside, live_in
 from .engine import Engine
-from .errors import ConfigError, InvalidationError
+from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
+from .identity import module_name
 from .instrumentation.log import log_events
-from .invalidate import Invalidator, Journal, Receipt, tag_names
+from .invalidate import Invalidator, Receipt, check_mode, tag_names
+from .journal import journal_for
+from .loading import load
 from .middleware import ISR, any_of, instances
+from .registry import Registry
 from .stores import open_store
 from .stores.base import Store
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 _beginning = threading.Lock()
 # For scripts that only use cached functions: as the environment says, like ISR() itself.
@@ -36,7 +46,11 @@ def _homes() -> list[Engine]:
             config = Config.load()
             store = config.settings.store
             opened = store if isinstance(store, Store) else open_store(store)
-            _alone = Engine(config, opened, Events(log_events()))
+            journal = journal_for(config.settings.journal, opened)
+            name = f"script:{module_name('__main__')}"
+            _alone = Engine(config, opened, Events(log_events()), journal=journal, name=name)
+            if _alone.presence is not None:
+                _alone.presence.look_quietly()  # here: a script may be over before a thread has had its turn
         return [_alone]
 
 
@@ -50,9 +64,12 @@ def _after_fork() -> None:
     _alone = None
     for isr in instances:
         isr.begin_anew()
+    courier.after_fork_in_child()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=courier.before_fork, after_in_parent=courier.after_fork_in_parent, after_in_child=_after_fork
+)
 
 
 def close_all(timeout: float | None = None) -> None:
@@ -89,7 +106,7 @@ def invalidate(
     *,
     store: str | Store | None = None,
     namespace: str | None = None,
-    journal: str | None = None,
+    journal: str | bool | None = None,
 ) -> Receipt:
     """Invalidate pages, from the app or from any job that knows the store. Commit your data first.
 
@@ -99,20 +116,26 @@ def invalidate(
 
     :param mode: ``"stale"``: the old page is served once more while it is renewed. ``"expire"``: nobody gets it, unless
         rendering fails. ``"purge"``: nobody ever gets it again, even then.
-    :param store: a store or its URL; otherwise every :class:`ISR` of this process, or ``WSGI_ISR_STORE``.
-    :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what could
-        not be delivered; the next call, or ``wsgi-isr replay``, delivers it.
-    :returns: once it is acknowledged by every node that it concerns.
-    :raises InvalidationError: it was not, or not entirely; repeating is always safe.
+    :param store: a store or its URL. Without it: every :class:`ISR` of this process; else that of the Django site whose
+        settings this process has loaded; else ``WSGI_ISR_STORE``. With ``null://``, and with the ``memory://`` of
+        another process, there is nothing to invalidate: the receipt says so.
+    :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what cannot be
+        delivered, or ``False`` for none; by default there is one for stores on other machines.
+    :returns: once every node that it concerns has acknowledged it, or the journal keeps the rest (``Receipt.pending``).
+    :raises InvalidationError: something was not delivered, and nothing keeps it; repeating is always safe.
     :raises ConfigError: nothing was named, or no store is known.
     """
-    rules = None
-    if store is None and namespace is None and journal is None and (here := list(instances)):
-        rules = {pattern for isr in here for pattern in isr.config.rules.policies}
+    here = list(apps_here()) if store is None and namespace is None and journal is None else []
+    rules = {pattern for isr in here for pattern in isr.config.rules.policies} if here else None
     names = tag_names(tags, paths, routes, prefixes, everything, rules)
-    if rules is not None:
+    check_mode(mode)
+    if here:
         return _in_all({_place(isr): isr.begin().invalidator for isr in here}.values(), names, mode)
-    with _elsewhere(store, namespace, journal) as invalidator:
+    given = _given(store, namespace, journal)
+    if (note := _unseen(given)) is not None:
+        location, space = str(given.settings.store), given.settings.namespace
+        return Receipt(tuple(names), mode, 0.0, store=location, namespace=space, notes=(note,))
+    with _elsewhere(given) as invalidator:
         try:
             return invalidator.invalidate(names, mode)
         finally:
@@ -127,7 +150,8 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
     :raises ConfigError: there is none.
     """
     home = inside()
-    own = [isr for isr in instances if isr.is_at(home)] or list(instances)
+    here = list(apps_here())
+    own = [isr for isr in here if isr.is_at(home)] or here
     if not own:
         raise ConfigError("refresh", "no app is wrapped in this process", "use `wsgi-isr refresh`, or invalidate()")
     # Of several apps, a page is that of those who have it.
@@ -138,34 +162,110 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
 def replay(
     *, store: str | Store | None = None, namespace: str | None = None, journal: str | None = None
 ) -> tuple[str, ...]:
-    """Deliver what a journal has kept; the arguments are those of :func:`invalidate`.
+    """Deliver what the journal has kept, now; the arguments are those of :func:`invalidate`.
 
     :returns: the stored names of the tags that were delivered.
     :raises InvalidationError: some still cannot be. :raises ConfigError: no store or no journal is known.
     """
-    with _elsewhere(store, namespace, journal) as invalidator:
+    here = list(apps_here()) if store is None and namespace is None and journal is None else []
+    if own := [isr for isr in here if isr.has_journal]:
+        return _replayed(isr.replay for isr in {_place(isr): isr for isr in own}.values())
+    given = _given(store, namespace, journal)
+    if _unseen(given) is not None:
+        return ()
+    with _elsewhere(given) as invalidator:
         if invalidator.journal is None:
             raise ConfigError("journal", "no journal is known", "give journal=, or set WSGI_ISR_JOURNAL")
         return invalidator.replay()
 
 
-@contextmanager
-def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | None) -> Iterator[Invalidator]:
-    """An invalidator for a store that is named, or configured by the environment."""
+def _replayed(replays: Iterable[Callable[[], tuple[str, ...]]]) -> tuple[str, ...]:
+    """Each is called, whatever the others come to. :raises InvalidationError: for all of them together."""
+    delivered: list[str] = []
+    failed: dict[str, StoreError] = {}
+    journal = None
+    for call in replays:
+        try:
+            delivered += call()
+        except InvalidationError as error:
+            delivered += error.delivered
+            failed |= error.undelivered
+            journal = error.journal
+    names = tuple(dict.fromkeys(delivered))
+    if failed:
+        raise InvalidationError(names, failed, journal)
+    return names
+
+
+def apps_here() -> Collection[ISR]:
+    """Return every :class:`ISR` of this process.
+
+    A command of Django (``manage.py shell``) has loaded the settings and models of its site, but not the application.
+    The application knows the store, so it is imported.
+
+    :raises ConfigError: it does not import.
+    """
+    if instances or (target := _django_application()) is None:
+        return instances
+    try:
+        load(target, "WSGI_APPLICATION")
+    except Exception as error:
+        remedy = "mend it, or set WSGI_ISR_STORE as the site has it (null:// for none)"
+        named = target.replace(":", ".")
+        problem = f"Django's WSGI_APPLICATION = {named!r} does not import: {' '.join(str(error).split())}"
+        raise ConfigError("store", problem, remedy) from error
+    return instances
+
+
+def _django_application() -> str | None:
+    """Return the application of the Django site whose settings this process has loaded, as ``module:attribute``."""
+    conf = sys.modules.get("django.conf")
+    if conf is None or not (conf.settings.configured or os.environ.get("DJANGO_SETTINGS_MODULE")):
+        return None
+    # Tests and commands that set these want no cache: nothing has to be found out.
+    if _is_unseen(os.environ.get("WSGI_ISR_STORE")):
+        return None
+    module, dot, attribute = (getattr(conf.settings, "WSGI_APPLICATION", None) or "").rpartition(".")
+    return f"{module}:{attribute}" if dot else None
+
+
+def _given(store: str | Store | None, namespace: str | None, journal: str | bool | None) -> Config:
+    """Return what is named, or configured by the environment. :raises ConfigError: that is no store."""
     given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
     if not given.names_store:
         # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
-        raise ConfigError("store", "no store is known here", "give store=, or set WSGI_ISR_STORE as the app has it")
+        remedy = (
+            "give store=, set WSGI_ISR_STORE as the app has it (null:// for none), or import the module that wraps the "
+            "app in ISR"
+        )
+        raise ConfigError("store", "no store is known here", remedy)
+    return given
+
+
+def _unseen(given: Config) -> str | None:
+    """Return why there is nothing to invalidate, where that is so."""
+    store = given.settings.store
+    if not _is_unseen(store):
+        return None
+    where = "keeps nothing" if store.lower().startswith("null:") else "is seen by no other process"
+    return f"{store} {where}: there is nothing to invalidate"
+
+
+def _is_unseen(store: object) -> TypeGuard[str]:
+    return isinstance(store, str) and store.partition(":")[0].lower() in ("memory", "null")
+
+
+@contextmanager
+def _elsewhere(given: Config) -> Iterator[Invalidator]:
+    """An invalidator for a store that is in no app of this process."""
     settings = given.settings
-    if isinstance(settings.store, str) and settings.store.partition(":")[0].lower() in ("memory", "null"):
-        raise ConfigError("store", f"{settings.store} is seen by no other process", "name the store that the app uses")
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
-        if settings.journal is not None:
-            Journal(settings.journal).check()
-        yield Invalidator(opened, settings.namespace, settings.journal)
+        registry = Registry(opened, settings.namespace, settings.signing_key)
+        journal = journal_for(settings.journal, opened)
+        yield Invalidator(opened, settings.namespace, journal, Events(log_events()), registry=registry)
     finally:
-        if opened is not store:
+        if opened is not settings.store:
             opened.close()
 
 
@@ -175,15 +275,36 @@ def _place(isr: ISR) -> tuple[int, str, str]:
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
     """Each is asked, whatever the others come to; together they have one receipt, or one error."""
-    receipts, failures = [], []
+    receipts: list[Receipt] = []
+    failures: list[InvalidationError] = []
     for invalidator in invalidators:
         try:
             receipts.append(invalidator.invalidate(names, mode))
         except InvalidationError as error:
             failures.append(error)
+    if len(receipts) == 1 and not failures:
+        return receipts[0]
+    undelivered = dict(pair for receipt in receipts for pair in receipt.failures)
+    for failure in failures:
+        undelivered |= failure.undelivered
     if failures:
-        undelivered = {tag: cause for error in failures for tag, cause in error.undelivered.items()}
-        journal = next((error.journal for error in failures if error.journal), None)
-        raise InvalidationError(tuple(name for name in names if name not in undelivered), undelivered, journal)
-    replayed = tuple(dict.fromkeys(tag for receipt in receipts for tag in receipt.replayed))
-    return Receipt(tuple(names), mode, sum(receipt.seconds for receipt in receipts), replayed)
+        # Without a journal, whatever others have kept: of something, nothing is kept.
+        raise InvalidationError(tuple(name for name in names if name not in undelivered), undelivered)
+
+    def all_of(field: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(part for receipt in receipts for part in getattr(receipt, field)))
+
+    return Receipt(
+        tuple(names),
+        mode,
+        sum(receipt.seconds for receipt in receipts),
+        all_of("replayed"),
+        ", ".join(dict.fromkeys(receipt.store for receipt in receipts)),
+        ", ".join(dict.fromkeys(receipt.namespace for receipt in receipts)),
+        all_of("nodes"),
+        all_of("acknowledged"),
+        tuple(undelivered.items()),
+        next((receipt.journal for receipt in receipts if receipt.journal), None),
+        all_of("warnings"),
+        all_of("notes"),
+    )

@@ -376,6 +376,15 @@ class Stamps:
 
     # Invalidating ------------------------------------------------------------------------------------
 
+    def missing(self, tags: Sequence[str]) -> list[str]:
+        """Return those of ``tags`` that do not exist: no stored page carries them.
+
+        For a warning alone: an invalidation creates them. Where a node cannot be asked, its tags count as existing.
+        """
+        keys = {tag: self._tag_key(tag) for tag in tags}
+        found = self._store.get_many(list(keys.values()))
+        return [tag for tag, key in keys.items() if key not in found.values and key not in found.unreachable]
+
     def invalidate(self, tags: Iterable[str], mode: Mode) -> dict[str, StoreError]:
         """Invalidate ``tags``; returns those that were not delivered, and why. Repeating is harmless."""
         by_node: dict[str, list[str]] = {}

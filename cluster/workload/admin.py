@@ -1,7 +1,8 @@
 """A process that commits new versions of rows and invalidates them, again and again, until it is told to stop.
 
-It writes a line for each (:meth:`~cluster.history.Invalidation.parse`), once it was acknowledged: what is refused is
-repeated until then. ``WSGI_ISR_STORE`` is the store; ``CLUSTER_PAUSE`` the mean of the seconds between two.
+It writes a line for each (:meth:`~cluster.history.Invalidation.parse`), once it was acknowledged: what is refused, or
+pending, is repeated until then. ``WSGI_ISR_STORE`` is the store; ``WSGI_ISR_JOURNAL`` is the journal, from which the
+servers deliver what is pending at the same time; ``CLUSTER_PAUSE`` the mean of the seconds between two.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def _invalidate(database: Database, rows: list[str], mode: str, store: object, t
     while deadline is None or time.monotonic() < deadline:
         start, error = time.monotonic(), ""
         try:
-            wsgi_isr.invalidate(**selection(rows), mode=mode, store=store)  # type: ignore[arg-type]
+            receipt = wsgi_isr.invalidate(**selection(rows), mode=mode, store=store)  # type: ignore[arg-type]
+            receipt.raise_for_pending()
         except InvalidationError as refused:
             error = str(refused)
         attempts.append((start, time.monotonic(), error))

@@ -19,7 +19,7 @@ class Dawdling(Store):
         self._store = store
         self._sleep = pause
         self.max_value = store.max_value
-        self.nodes = store.nodes
+        self.nodes, self.scheme, self.remote = store.nodes, store.scheme, store.remote
 
     def _pause(self) -> None:
         if random.random() < 0.5:

@@ -27,7 +27,8 @@ def invalidate_with(log: logging.Logger) -> None:
         try:
             invalidate(tags=pages_with(slug))
         except InvalidationError as error:
-            # What was written is committed. Until the store is back, pages show it when they are renewed.
+            # A node that is away is no error: the journal keeps what it has missed, and the log says so. An error is a
+            # damaged file of the store, say. What was written is committed, and pages show it when they are renewed.
             log.warning("%s", error)
 
     writing.changed.connect(on_change, weak=False)

@@ -123,6 +123,7 @@ def _check(listener: socket.socket) -> int:
             "BLOG_DB": str(directory / "blog.sqlite3"),
             "BLOG_FAULTS": str(faults),
             "WSGI_ISR_STORE": store,
+            "WSGI_ISR_JOURNAL": str(directory / "journal"),
         }
         server = Server(listener, {**QUICK, **options}, log=directory / "log")
         try:

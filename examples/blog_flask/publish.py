@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     # The data is committed: from here on nobody may be shown the lists without it.
     try:
         receipt = invalidate(tags=pages_with(slug), store=store)
+        receipt.raise_for_pending()
     except InvalidationError as error:
         print(f"Published /posts/{slug}, but: {error}", file=sys.stderr)
         return 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from .browser import Answer, Browser
@@ -63,6 +65,8 @@ class Story:
         yield "COMMENT", "who writes sees it at once, and so do all", self.comment
         yield "BROWSER", "a returning browser asks: 304, or the new page", self.come_back
         yield "PUBLISH", "a job beside the server publishes a post", self.publish
+        yield "EDITOR", "the store is away: who saves has no error", self.editor
+        yield "WRONG", "what reaches nothing says so", self.wrong
         yield "KILL", "kill -9 while rendering: another takes over", self.kill
         yield "STOP", "everything ends when asked to", self.stop
 
@@ -263,6 +267,61 @@ class Story:
         require(job.returncode == 0, job.stdout + job.stderr)
         seen = [self.at_once(path, title) for path in lists]
         return f"{job.stdout.strip()} / and /tags/caching: {seen[0]}"
+
+    def editor(self) -> str:
+        titles = [f"Saved while the store is away, nr {number}" for number in (1, 2)]
+        for path in ("/", "/tags/caching"):
+            self.fresh(path)
+        journal = Path(self.server.environment["WSGI_ISR_JOURNAL"])
+        with self.store_away() as away:
+            token = self.admin.get("/admin").csrf
+            for title in titles:
+                form = {"title": title, "summary": "A test.", "tags": "caching", "body": "Hello."}
+                saved = self.admin.post("/admin/posts", csrf=token, **form)
+                require(saved.status == 303, saved)
+            require(not away or journal.read_text() != "", f"nothing is kept in {journal}")
+        back = time.monotonic()
+        self.wait_for(lambda: not journal.exists() or journal.stat().st_size == 0, f"an empty journal at {journal}")
+        took = time.monotonic() - back
+        require(took <= 5, f"delivered after {took:.1f} s")
+        seen = [self.at_once(path, titles[-1]) for path in ("/", "/tags/caching")]
+        what = f"kept, and delivered by itself {took:.1f} s after it was back" if away else "nothing had to be kept"
+        return f"303 twice; {what}; {seen[0]}"
+
+    @contextmanager
+    def store_away(self) -> Iterator[bool]:
+        """In here nothing can be written to the store; ``False`` where that cannot be arranged."""
+        store = self.server.environment["WSGI_ISR_STORE"]
+        if not store.startswith("sqlite:///"):
+            yield False
+            return
+        path = store.removeprefix("sqlite:///").partition("?")[0]
+        with closing(sqlite3.connect(ROOT / path, timeout=PATIENCE, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # the lock of a writer, for longer than others wait for it
+            try:
+                yield True
+            finally:
+                connection.execute("ROLLBACK")
+
+    def wrong(self) -> str:
+        def invalidate(*arguments: str) -> str:
+            command = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "invalidate", *arguments]
+            job = subprocess.run(
+                command, env=self.server.environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+            )
+            require(job.returncode == 0, job.stdout + job.stderr)
+            return job.stderr.strip()
+
+        require(invalidate("--tag", "posts") == "", "a warning for a tag that the pages carry")
+        wrong = {"namespace": "bolg", "tag": "psots", "route": "/post/<slug>"}
+        said = [
+            invalidate("--tag", "posts", "--namespace", wrong["namespace"]),
+            invalidate("--tag", wrong["tag"]),
+            invalidate("--route", wrong["route"]),
+        ]
+        for name, words in zip(wrong.values(), said, strict=True):
+            require(words.startswith("warning: ") and name in words, f"{name}: {words!r}")
+        return f"another namespace, tag, route: {said[2]}"
 
     def kill(self) -> str:
         old, before = self.fresh("/stats"), self.renders("/stats")

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     try:
         receipt = invalidate(tags=pages_of(package))
+        receipt.raise_for_pending()
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

@@ -33,6 +33,7 @@ RULES = {
     "/events/<slug>/reserve/": 0,
     "/events/<slug>/edit/": 0,
     "/reservations/<code>/": 0,
+    "/admin/<path:rest>": 0,
 }
 
 # Django gives this cookie to whoever opens a form, for a year. A page that looks at it sets it, and is not stored for
@@ -85,7 +86,8 @@ def _drop(tags: set[str]) -> None:
         try:
             invalidate(tags=sorted(tags))
         except ISRError as error:
-            # What was saved is saved. Until the store is back, pages show it when they are renewed.
+            # A node that is away is no error: the journal keeps what it has missed, and the log says so. An error is a
+            # damaged file of the store, say. What was saved is saved, and pages show it when they are renewed.
             _log.warning("%s", error)
 
     # Not earlier: a page that is rendered before the commit would show the old data, and be kept as new.

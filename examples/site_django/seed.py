@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.db import transaction
 from django.utils import timezone
 
@@ -31,7 +32,8 @@ TOPICS = (
 def fill() -> None:
     """Into empty tables: all of it, or nothing."""
     users = get_user_model().objects
-    users.create_user("librarian", password="librarian", first_name="Noor", last_name="Haddad", is_staff=True)
+    staff = users.create_user("librarian", password="librarian", first_name="Noor", last_name="Haddad", is_staff=True)
+    staff.user_permissions.set(Permission.objects.filter(content_type__app_label="library"))  # in the admin
     users.create_user("reader", password="reader", first_name="Sam", last_name="Whitlock")
     # Many at once, and no signals: there is no page yet that could show them.
     Topic.objects.bulk_create(Topic(slug=slug, name=name, about=about) for slug, name, about in TOPICS)

@@ -15,6 +15,8 @@ from django.core.management.base import CommandError
 from django.test import Client, TestCase, override_settings
 from django.utils import timezone
 
+from wsgi_isr import InvalidationError, Receipt, StoreUnavailable
+
 from . import seed
 from .menu import MenuItem, menu
 from .models import Event, Reservation, Topic
@@ -111,7 +113,9 @@ class PublicPages(SiteTestCase):
 
     def test_static_files_are_there_and_nothing_else_is(self) -> None:
         assert b"".join(self.client.get("/static/library.css").streaming_content).startswith(b"/*")
-        assert self.client.get("/static/../settings.py").status_code == 404
+        assert self.client.get("/static/none.css").status_code == 404
+        with self.assertLogs("django.security.SuspiciousFileOperation", "ERROR"):
+            assert self.client.get("/static/../settings.py").status_code == 400
 
     def test_a_page_is_only_read(self) -> None:
         for path in PUBLIC[:4]:
@@ -290,11 +294,27 @@ class Invalidation(SiteTestCase):
             Topic.objects.get(slug="music").save()
         self.check({"topic:music", "topics", "events"}, said)
 
-    def test_a_change_is_saved_even_if_the_cache_cannot_be_told(self) -> None:
-        with self.assertLogs("examples.site_django.caching", "WARNING"), self.captureOnCommitCallbacks(execute=True):
+    def test_without_a_cache_there_is_nothing_to_tell(self) -> None:
+        with self.assertNoLogs("examples.site_django.caching"), self.captureOnCommitCallbacks(execute=True):
             self.event.title = "Saved"
-            self.event.save()  # the store of these tests is nowhere
+            self.event.save()  # the store of these tests is null://
         assert Event.objects.get(pk=self.event.pk).title == "Saved"
+
+    def test_a_change_is_saved_even_if_the_cache_cannot_be_told(self) -> None:
+        with self.dropped() as said, self.assertLogs("examples.site_django.caching", "WARNING"):
+            said.side_effect = InvalidationError((), {"tag:events": StoreUnavailable("node", "away")})
+            with self.captureOnCommitCallbacks(execute=True):
+                self.event.title = "Saved"
+                self.event.save()
+        assert Event.objects.get(pk=self.event.pk).title == "Saved"
+
+    def test_what_the_staff_saves_in_the_admin_is_told(self) -> None:
+        form = self.form(topic=self.event.topic_id, starts_0="2031-05-06", starts_1="11:15:00", text="New.")
+        page = f"/admin/library/event/{self.event.pk}/change/"
+        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+            answer = self.as_(self.librarian).post(page, {**form, "slug": self.event.slug})
+        self.assertRedirects(answer, "/admin/library/event/", fetch_redirect_response=False)
+        self.check({*self.OWN, "topics"}, said)
 
 
 class Commands(SiteTestCase):
@@ -304,8 +324,11 @@ class Commands(SiteTestCase):
         assert not Event.objects.get(slug="winter-lights-walk").published
 
     def test_publishing_says_if_the_cache_could_not_be_told(self) -> None:
-        with self.assertRaisesMessage(CommandError, "Published winter-lights-walk, but: "):
-            call_command("publish", "winter-lights-walk")
+        failures = (("tag:events", StoreUnavailable("node", "away")),)
+        with mock.patch("examples.site_django.management.commands.publish.invalidate") as said:
+            said.return_value = Receipt(("tag:events",), "expire", 0.0, failures=failures, journal="journal")
+            with self.assertRaisesMessage(CommandError, "Published winter-lights-walk, but: not delivered: tag:events"):
+                call_command("publish", "winter-lights-walk")
         assert Event.objects.get(slug="winter-lights-walk").published
 
     def test_the_migrations_are_those_of_the_models(self) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.staticfiles.views import serve
 from django.urls import path
-from django.views.static import serve
 
 from . import views
-from .settings import BASE
 
 urlpatterns = [
     path("", views.Programme.as_view(), name="programme"),
@@ -17,9 +17,10 @@ urlpatterns = [
     path("events/<slug:slug>/edit/", views.EditEvent.as_view(), name="edit"),
     path("reservations/<str:code>/", views.ReservationPage.as_view(), name="reservation"),
     path("about/", views.About.as_view(), name="about"),
+    path("admin/", admin.site.urls),
     path("account/", views.Account.as_view(), name="account"),
     path("login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
     # Left to nginx or WhiteNoise elsewhere. Here there is a cache in front.
-    path("static/<str:path>", serve, {"document_root": BASE / "static"}, name="static"),
+    path("static/<path:path>", serve, {"insecure": True}, name="static"),
 ]

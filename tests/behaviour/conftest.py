@@ -10,7 +10,8 @@ import pytest
 
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
-from wsgi_isr import middleware, process
+from wsgi_isr import middleware, process, registry
+from wsgi_isr.courier import courier
 
 MakeSite = Callable[..., Site]
 
@@ -34,6 +35,13 @@ def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_alone", None)
 
 
+@pytest.fixture(autouse=True)
+def no_courier() -> Iterator[None]:
+    """A journal is delivered when the test says so."""
+    with courier.off():
+        yield
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -50,6 +58,19 @@ def origin() -> Iterator[Origin]:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     jobs = Jobs()
     jobs.watch(monkeypatch)
+    begin = registry.in_thread
+
+    def counted(work: Callable[[], None]) -> bool:
+        def run() -> None:
+            try:
+                work()
+            finally:
+                jobs.count(-1)
+
+        jobs.count(+1)
+        return begin(run) or bool(jobs.count(-1))
+
+    monkeypatch.setattr(registry, "in_thread", counted)
     return jobs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,7 +151,11 @@ def test_refresh_of_what_is_no_path_does_nothing() -> None:
 def test_invalidate_may_render_the_pages_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
     run("prerender", "theapp:app")
     said = run("invalidate", "--path", "/", "--refresh", "--app", "theapp:app")
-    assert (said.code, said.out) == (0, "invalidated (expire): path:/\n/: rendered, the same as before\n")
+    where = f"in sqlite:///{os.getcwd()}/store.db, namespace 'default': acknowledged by 1 of 1 node"
+    assert (said.code, said.out.splitlines()) == (
+        0,
+        ["invalidated (expire): path:/", where, "/: rendered, the same as before"],
+    )
     monkeypatch.setenv("WSGI_ISR_APP", "theapp:app")
     said = run("invalidate", "--path", "/bad", "--tag", "x", "--refresh", "--json")
     told = json.loads(said.out)
@@ -159,6 +164,32 @@ def test_invalidate_may_render_the_pages_that_it_names(monkeypatch: pytest.Monke
     sys.modules.pop("theapp")
     assert run("invalidate", "--path", "/").code == 0
     assert "theapp" not in sys.modules
+
+
+def test_a_command_says_where_it_has_invalidated_and_what_may_be_wrong_with_it() -> None:
+    run("prerender", "theapp:app")
+    store = f"sqlite:///{os.getcwd()}/store.db"
+    code, out, err = run("invalidate", "--path", "/")
+    assert (code, out.splitlines()[1], err) == (0, f"in {store}, namespace 'default': acknowledged by 1 of 1 node", "")
+    wrong = ("--path", "/", "--namespace", "shop")
+    code, out, err = run("invalidate", *wrong)
+    assert (code, f"in {store}, namespace 'shop'" in out) == (0, True)
+    assert err == (
+        f"warning: no app has used the namespace 'shop' of {store} yet: write namespace='default' "
+        "(WSGI_ISR_NAMESPACE, --namespace)\n"
+    )
+    told = json.loads(run("invalidate", "--json", *wrong).out)
+    assert (told["ok"], told["store"], told["namespace"], told["nodes"]) == (True, store, "shop", ["local"])
+    assert (told["acknowledged"], told["pending"], len(told["warnings"])) == (["local"], [], 1)
+
+
+@pytest.mark.parametrize("store", ["memory://", "null://"])
+def test_without_a_cache_an_invalidation_is_a_success_that_says_so(store: str) -> None:
+    code, out, err = run("invalidate", "--tag", "x", "--store", store)
+    assert (code, out) == (0, "")
+    assert err.startswith(f"nothing done: {store} ")
+    assert json.loads(run("invalidate", "--tag", "x", "--store", store, "--json").out)["ok"] is True
+    assert run("replay", "--store", store).out == "nothing is waiting\n"
 
 
 @pytest.mark.parametrize(

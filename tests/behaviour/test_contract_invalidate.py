@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 from tests.behaviour.conftest import MakeSite
+from tests.behaviour.nodes import RULES, TAGS, spread
 from tests.behaviour.origin import Boom, Environ, Origin, answer, failing
 from tests.behaviour.visitor import ASKED_EACH_TIME, Clock, Site
 from wsgi_isr import ConfigError, InvalidationError, Receipt, Rule, invalidate, replay
-from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
+from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.stores.ring import Ring
 
 MODES = ["stale", "expire", "purge"]
 BLOG = {
@@ -361,67 +360,6 @@ def test_invalidate_on_write_can_be_turned_off(make_site: MakeSite) -> None:
 # What the caller is told ----------------------------------------------------------------------------------
 
 
-class Nodes(MemoryStore):
-    """Keys that are spread over three nodes; each of them can be unplugged."""
-
-    nodes = ("a:1", "b:1", "c:1")
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock=clock)
-        self._ring = Ring(self.nodes)
-        self.unplugged: set[str] = set()
-
-    def node_of(self, key: str) -> str:
-        where = route(key)
-        return where.node or self._ring.ranking(where.text)[0]
-
-    def _ask(self, key: str) -> None:
-        if self.node_of(key) in self.unplugged:
-            raise StoreUnavailable(self.node_of(key), "unplugged")
-
-    def get(self, key: str) -> bytes | None:
-        self._ask(key)
-        return super().get(key)
-
-    def get_many(self, keys: Sequence[str]) -> Many:
-        away = {key for key in keys if self.node_of(key) in self.unplugged}
-        found = super().get_many([key for key in keys if key not in away])
-        return Many(found.values, {key: StoreUnavailable(self.node_of(key), "unplugged") for key in away})
-
-    def gets(self, key: str) -> Versioned | None:
-        self._ask(key)
-        return super().gets(key)
-
-    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        self._ask(key)
-        super().set(key, value, ttl)
-
-    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
-        self._ask(key)
-        return super().add(key, value, ttl)
-
-    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
-        self._ask(key)
-        return super().cas(key, value, token, ttl)
-
-    def delete(self, key: str) -> bool:
-        self._ask(key)
-        return super().delete(key)
-
-
-TAGS = [f"t{number}" for number in range(12)]
-RULES = {f"/{tag}": Rule(revalidate=3600, tags=[tag]) for tag in TAGS}
-
-
-def spread(make_site: MakeSite, clock: Clock, **options: Any) -> tuple[Site, Nodes]:
-    """A page for each of twelve tags, on three nodes."""
-    store = Nodes(clock)
-    site = make_site(RULES, store=store, coherence=0, **options)
-    for path in RULES:
-        site.visit(path)
-    return site, store
-
-
 def test_a_receipt_says_what_was_acknowledged(blog: Site) -> None:
     receipt = blog.isr.invalidate(tags=["posts"], paths=["/blog/a"], mode="stale")
     assert set(receipt.tags) == {"tag:posts", "path:/blog/a"}
@@ -494,33 +432,36 @@ def test_an_invalidation_error_from_a_view_is_an_exception_like_any_other(
     assert site.visit("/publish", method="POST").body == b"InvalidationError"
 
 
-@pytest.mark.parametrize("how", ["the next call", "replay"])
-@pytest.mark.parametrize("mode", MODES)
-def test_a_journal_keeps_what_was_not_delivered_for_replay(
-    make_site: MakeSite, clock: Clock, tmp_path: Path, how: str, mode: str
-) -> None:
-    journal = str(tmp_path / "journal")
-    site, store = spread(make_site, clock, journal=journal)
-    store.unplugged = {"b:1"}
-    with pytest.raises(InvalidationError) as raised:
-        site.isr.invalidate(tags=TAGS, mode=mode)
-    assert raised.value.journal == journal
-    kept = set(raised.value.undelivered)
-    store.unplugged = set()
-    if how == "replay":
-        assert set(replay(store=store, journal=journal)) == kept
-    else:
-        assert set(site.isr.invalidate(tags=["something else"]).replayed) == kept
-    for path in RULES:
-        seen = site.visit_and_settle(path)
-        assert (seen.label == "STALE") == (mode == "stale"), path
-        assert seen.label != "HIT", path
-        assert site.visit(path).label == "HIT"
-    # Delivered once: neither a second replay nor another call has anything left.
-    assert replay(store=store, journal=journal) == ()
-    assert site.isr.invalidate(tags=["something else"]).replayed == ()
-
-
 def test_a_store_that_a_caller_brings_is_used(clock: Clock) -> None:
     store: Store = MemoryStore(clock=clock)
     assert isinstance(invalidate(everything=True, store=store), Receipt)
+
+
+# Where there is nothing to invalidate ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["null://", "memory://", "MEMORY://?max_bytes=100000"])
+def test_outside_of_an_app_a_store_that_no_other_process_sees_is_a_no_op_that_succeeds(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSGI_ISR_STORE", url)
+    receipt = invalidate(tags=["t"], mode="stale")
+    assert (receipt.tags, receipt.mode, receipt.pending, receipt.store) == (("tag:t",), "stale", (), url)
+    assert len(receipt.notes) == 1
+    assert receipt.notes[0].startswith(url)
+    assert replay() == ()
+    with pytest.raises(ConfigError, match="mode"):
+        invalidate(tags=["t"], mode="soft")
+
+
+def test_an_app_without_a_cache_can_invalidate(make_site: MakeSite) -> None:
+    site = make_site(BLOG, store="null://")
+    assert site.isr.invalidate(tags=["t"]).notes == ("null:// keeps nothing: there is nothing to invalidate",)
+    assert invalidate(tags=["t"]).notes == ("null:// keeps nothing: there is nothing to invalidate",)
+
+
+def test_the_error_without_a_store_says_all_that_can_be_written() -> None:
+    with pytest.raises(ConfigError) as raised:
+        invalidate(tags=["t"])
+    for words in ("store=", "WSGI_ISR_STORE", "null://", "import the module"):
+        assert words in raised.value.remedy

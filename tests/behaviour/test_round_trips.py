@@ -10,7 +10,7 @@ import pytest
 from cluster.proxy import Proxy
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin
-from tests.behaviour.visitor import Clock
+from tests.behaviour.visitor import Clock, Jobs
 from tests.support.memcached import Memcached
 from tests.support.round_trips import Trip, Wires
 from wsgi_isr import Rule
@@ -100,11 +100,20 @@ def memcached_nodes() -> Iterator[list[Memcached]]:
 
 
 @pytest.fixture(params=["in memory", "memcached"])
-def cluster(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest, clock: Clock, jobs: Jobs) -> Iterator[Cluster]:
+    def settled(trips: Callable[[], Trips]) -> Callable[[], Trips]:
+        """Without what is asked in the background, once in the life of a process."""
+
+        def after_all_jobs() -> Trips:
+            jobs.wait()
+            return trips()
+
+        return after_all_jobs
+
     with contextlib.ExitStack() as stack:
         if request.param == "in memory":
             memory = ThreeNodes(clock)
-            yield Cluster(lambda: memory, memory.trips)
+            yield Cluster(lambda: memory, settled(memory.trips))
             return
         proxies = []
         for node in request.getfixturevalue("memcached_nodes"):
@@ -114,7 +123,7 @@ def cluster(request: pytest.FixtureRequest, clock: Clock) -> Iterator[Cluster]:
         names = ",".join(proxy.name for proxy in proxies)
         # A machine under load may be slow: what is counted is what is asked when all goes well.
         url = f"memcached://{names}?timeout=5&connect_timeout=5&deadline=10"
-        yield Cluster(lambda: MemcachedStore.from_url(url), Wires(proxies).trips)
+        yield Cluster(lambda: MemcachedStore.from_url(url), settled(Wires(proxies).trips))
 
 
 def read(trips: Trips) -> list[list[str]]:

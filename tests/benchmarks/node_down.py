@@ -174,7 +174,8 @@ class Invalidations:
             self._version(row)  # somebody has it
             self._site.commit(row)
         try:
-            invalidate(tags=[tag(there), tag(elsewhere)], store=self._store, journal=str(self._journal))
+            tags = [tag(there), tag(elsewhere)]
+            invalidate(tags=tags, store=self._store, journal=str(self._journal)).raise_for_pending()
         except InvalidationError as error:
             is_said = list(error.undelivered) == [f"tag:{tag(there)}"] and node.address in str(error)
             self.refused += is_said

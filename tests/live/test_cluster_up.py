@@ -38,7 +38,7 @@ def test_every_step_of_the_check_holds(tmp_path: Path) -> None:
     run = Command(tmp_path).run("check")
     assert run.returncode == 0, run.stdout + run.stderr
     steps = re.findall(r"^ok +([A-Z]+)", run.stdout, re.MULTILINE)
-    assert steps == ["UP", "HITS", "DEAD", "HANGS", "NODE", "DOWN", "GONE"]
+    assert steps == ["UP", "HITS", "DEAD", "HANGS", "NODE", "EDITS", "DOWN", "GONE"]
     assert {f"X-Instance: instance-{number}" for number in (1, 2, 3)} <= set(re.findall(r"X-Instance: \S+", run.stdout))
 
 

@@ -328,6 +328,27 @@ def test_a_job_beside_the_server_publishes_a_draft_that_is_seen_at_once(library:
     assert (again.returncode, "nothing was published" in again.stderr) == (1, True)
 
 
+SHELL = """
+from examples.site_django.models import Event
+event = Event.objects.get(slug="story-hour")
+event.title = "Story hour, from the shell"
+event.save()
+"""
+
+
+def test_what_is_saved_in_the_shell_is_seen_at_once(library: Library) -> None:
+    library.keep(*PUBLIC)
+    job = library.manage("shell", "-v", "0", "-c", SHELL)
+    assert (job.returncode, job.stderr) == (0, "")
+    after = library.look(*PUBLIC)
+    assert {path for path in PUBLIC if "Story hour, from the shell" in after[path].body} == {
+        "/",
+        "/topics/children/",
+        BEARS,
+    }
+    assert {path for path, answer in after.items() if answer.verdict == "EXPIRED"} >= {"/", "/topics/children/", BEARS}
+
+
 # Setting up
 
 

@@ -1,7 +1,9 @@
-"""The journal's files: none before there is something to keep, none behind a link, and all for their own user."""
+"""The journal: what it keeps, in which order, until when, and its files."""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
 import stat
 from collections.abc import Iterator
@@ -9,14 +11,184 @@ from pathlib import Path
 
 import pytest
 
+from wsgi_isr import journal as module
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.invalidate import Journal, Kept
+from wsgi_isr.journal import Journal, Kept, journal_for
+from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.stores.null import NullStore
+from wsgi_isr.stores.sqlite import SQLiteStore
 
-ENTRY = Kept("space", ("tag:a",), "expire")
-LINES = [Kept("site", (f"tag:{name}",), "expire") for name in "ab"]
+HERE = ("memcached://a:1", "memcached://b:1")
 
 
-@pytest.fixture(autouse=True, params=[0o022, 0o000, 0o077], ids=oct)
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(str(tmp_path / "journal"))
+
+
+def keep(journal: Journal, *tags: str, mode: str = "expire", namespace: str = "site") -> None:
+    journal.keep(namespace, tags, mode, HERE)
+
+
+def kept(journal: Journal, namespace: str = "site") -> list[tuple[tuple[str, ...], str]]:
+    """The tags and the mode of each line."""
+    return [(line.tags, line.mode) for line in journal.lines(namespace, HERE)]
+
+
+# What it keeps ------------------------------------------------------------------------------------------
+
+
+def test_lines_are_those_of_a_namespace_in_the_order_in_which_they_were_kept(journal: Journal) -> None:
+    assert journal.is_empty()
+    keep(journal, "tag:a", "tag:b")
+    keep(journal, "tag:other", namespace="other")
+    keep(journal, "tag:c", mode="purge")
+    assert not journal.is_empty()
+    assert kept(journal) == [(("tag:a", "tag:b"), "expire"), (("tag:c",), "purge")]
+    assert kept(journal, "other") == [(("tag:other",), "expire")]
+
+
+def test_lines_are_those_of_a_store_that_has_one_of_the_places(journal: Journal) -> None:
+    keep(journal, "tag:a")
+    moved = ("memcached://b:1", "memcached://c:1")
+    assert [line.tags for line in journal.lines("site", moved)] == [("tag:a",)]
+    assert journal.lines("site", ("memcached://c:1",)) == []
+
+
+def test_a_line_that_says_the_same_takes_the_place_of_the_earlier_one(journal: Journal) -> None:
+    for _ in range(3):
+        keep(journal, "tag:a")
+        keep(journal, "tag:a", mode="purge")
+    assert kept(journal) == [(("tag:a",), "expire"), (("tag:a",), "purge")]
+
+
+def test_what_was_delivered_of_a_line_leaves_the_rest_in_its_place(journal: Journal) -> None:
+    keep(journal, "tag:a", "tag:b")
+    keep(journal, "tag:c", mode="stale")
+    first, _ = journal.lines("site", HERE)
+    journal.settle({first.id: ["tag:b"]})
+    assert kept(journal) == [(("tag:b",), "expire"), (("tag:c",), "stale")]
+    journal.settle({line.id: [] for line in journal.lines("site", HERE)})
+    assert journal.is_empty()
+
+
+def test_what_is_kept_again_while_it_is_delivered_is_not_removed_by_the_end_of_that_delivery(journal: Journal) -> None:
+    # A process reads the line, and delivers it. New data are committed, and the node has gone again: the very same tag
+    # is kept once more. Only then the process notes what it has delivered.
+    keep(journal, "tag:a")
+    (delivered,) = journal.lines("site", HERE)
+    keep(journal, "tag:a")
+    journal.settle({delivered.id: []})
+    assert kept(journal) == [(("tag:a",), "expire")]
+
+
+def test_a_line_that_a_crash_cut_short_spoils_no_other(journal: Journal) -> None:
+    keep(journal, "tag:a")
+    with open(journal.path, "ab") as file:
+        file.write(b'["site", ["tag:b"], "exp')
+    keep(journal, "tag:c")
+    assert kept(journal) == [(("tag:a",), "expire"), (("tag:c",), "expire")]
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "[]", "[1]", '["site", [1], "expire", [], "x"]', '["site", [], "expire", [], "x"]']
+)
+def test_what_is_no_line_is_passed_over(text: str, journal: Journal) -> None:
+    Path(journal.path).write_text(f"{text}\n")
+    keep(journal, "tag:a")
+    assert kept(journal) == [(("tag:a",), "expire")]
+
+
+def test_a_journal_that_has_grown_becomes_one_line_for_all_pages(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
+    keep(journal, "tag:other", namespace="other")
+    for number in range(500):
+        keep(journal, f"tag:{number}", mode="stale" if number % 2 else "expire")
+    assert os.stat(journal.path).st_size < 12_000
+    assert (("all",), "expire") in kept(journal)
+    assert kept(journal, "other") == [(("tag:other",), "expire")]
+
+
+# Several processes --------------------------------------------------------------------------------------
+
+
+def test_no_two_deliver_at_the_same_time(journal: Journal) -> None:
+    keep(journal, "tag:a")
+    with journal.turn() as first, Journal(journal.path).turn() as second:
+        assert (first, second) == (True, False)
+    with journal.turn() as again:
+        assert again
+
+
+def test_a_holder_of_the_lock_that_was_stopped_hangs_no_other_process_for_ever(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.0)
+    keep(journal, "tag:a")
+    with Journal(journal.path)._locked(), pytest.raises(OSError, match="another process holds its lock"):
+        keep(journal, "tag:b")
+    keep(journal, "tag:b")
+    assert len(kept(journal)) == 2
+
+
+def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOCK_TIMEOUT", 0.0)
+    hear, tell = multiprocessing.Pipe()
+    with journal._locked():
+        child = multiprocessing.get_context("fork").Process(target=hear.recv)
+        child.start()
+    try:
+        keep(journal, "tag:a")
+    finally:
+        tell.send(None)
+        child.join()
+
+
+# Which site has one -------------------------------------------------------------------------------------
+
+
+def test_stores_on_other_machines_have_one_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store = MemcachedStore.from_url("memcached://127.0.0.1:1")
+    found = journal_for(None, store)
+    assert found is not None
+    assert found.path == f"{tmp_path}/.wsgi_isr/journal"
+    assert list(tmp_path.iterdir()) == []
+    assert journal_for(False, store) is None
+    named = journal_for("own", store)
+    assert named is not None
+    assert named.path == f"{tmp_path}/own"
+
+
+def test_stores_of_this_machine_have_one_if_it_is_named(tmp_path: Path) -> None:
+    for store in (MemoryStore(), NullStore(), SQLiteStore(tmp_path / "pages.db")):
+        assert journal_for(None, store) is None
+        assert journal_for(str(tmp_path / "journal"), store) is not None
+
+
+def test_a_default_that_cannot_be_written_is_a_warning_that_says_what_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".wsgi_isr").touch()  # no folder can be there
+    assert journal_for(None, MemcachedStore.from_url("memcached://127.0.0.1:1")) is not None
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage().startswith(f"{tmp_path}/.wsgi_isr/journal: ")
+    assert (
+        "name a file that can be written by journal= (WSGI_ISR_JOURNAL), or write journal=False" in record.getMessage()
+    )
+
+
+# Its files ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0o022, 0o000, 0o077], ids=oct)
 def any_umask(request: pytest.FixtureRequest) -> Iterator[None]:
     before = os.umask(request.param)
     yield
@@ -37,50 +209,58 @@ def test_a_path_that_cannot_be_written_is_a_configuration_error(name: str, tmp_p
     (tmp_path / "file").touch()
     (tmp_path / "other.lock").mkdir()
     with pytest.raises(ConfigError) as caught:
-        Journal(str(tmp_path / name)).check()
+        journal_for(str(tmp_path / name), MemoryStore())
     assert caught.value.option == "journal"
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "journal.lock").symlink_to(tmp_path / "elsewhere")
+@pytest.mark.parametrize("name", ["journal", "journal.lock"])
+def test_a_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path, journal: Journal) -> None:
+    (tmp_path / name).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
-        Journal(str(tmp_path / "journal")).keep(ENTRY)
+        keep(journal, "tag:a")
     assert not (tmp_path / "elsewhere").exists()
+    assert journal.is_empty()
 
 
-def test_a_journal_that_a_line_was_appended_to_is_for_its_own_user(tmp_path: Path) -> None:
-    journal = Journal(str(tmp_path / "journal"))
-    journal.keep(LINES[0])
-    modes = {file.name: oct(mode_of(file)) for file in tmp_path.iterdir()}
-    assert modes == {"journal": "0o600", "journal.lock": "0o600"}
-    assert journal.lines("site") == LINES[:1]
+@pytest.mark.usefixtures("any_umask")
+def test_a_journal_that_a_line_was_appended_to_is_for_its_own_user(tmp_path: Path, journal: Journal) -> None:
+    keep(journal, "tag:a")
+    with journal.turn():
+        modes = {file.name: oct(mode_of(file)) for file in tmp_path.iterdir()}
+    assert modes == {"journal": "0o600", "journal.lock": "0o600", "journal.turn": "0o600"}
 
 
-def test_a_journal_that_was_rewritten_is_for_its_own_user(tmp_path: Path) -> None:
-    path = tmp_path / "journal"
-    journal = Journal(str(path))
-    for line in LINES:
-        journal.keep(line)
-    path.chmod(0o644)
-    journal.done(LINES[0], Kept("site", (), "expire"))
-    assert oct(mode_of(path)) == "0o600"
-    assert journal.lines("site") == LINES[1:]
+@pytest.mark.usefixtures("any_umask")
+def test_a_journal_that_was_rewritten_is_for_its_own_user(tmp_path: Path, journal: Journal) -> None:
+    keep(journal, "tag:a")
+    keep(journal, "tag:b")
+    Path(journal.path).chmod(0o644)
+    journal.settle({journal.lines("site", HERE)[0].id: []})
+    assert oct(mode_of(tmp_path / "journal")) == "0o600"
+    assert kept(journal) == [(("tag:b",), "expire")]
 
 
+@pytest.mark.usefixtures("any_umask")
 def test_a_directory_that_is_made_for_a_journal_is_for_its_own_user(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    Journal(str(tmp_path / "spool" / "journal")).keep(LINES[0])
+    keep(Journal(str(tmp_path / "spool" / "journal")), "tag:a")
     assert oct(mode_of(tmp_path / "spool")) == "0o700"
     assert oct(mode_of(tmp_path)) == "0o755"
 
 
-def test_a_rewrite_does_not_follow_a_link_in_place_of_its_temporary_file(tmp_path: Path) -> None:
+def test_a_rewrite_does_not_follow_a_link_in_place_of_its_temporary_file(tmp_path: Path, journal: Journal) -> None:
     path, victim = tmp_path / "journal", tmp_path / "victim"
     victim.write_text("precious")
-    journal = Journal(str(path))
-    journal.keep(LINES[0])
+    keep(journal, "tag:a")
     (tmp_path / f"journal.{os.getpid()}").symlink_to(victim)
-    journal.done(LINES[0], Kept("site", (), "expire"))
+    journal.settle({journal.lines("site", HERE)[0].id: []})
     assert victim.read_text() == "precious"
-    assert journal.lines("site") == []
+    assert kept(journal) == []
     assert not path.is_symlink()
+
+
+def test_a_line_is_what_it_was_after_its_way_to_the_disk(journal: Journal) -> None:
+    tags = ("tag:a,b", "tag:\n", "tag:caf\u00e9", "tag:\udc80")
+    journal.keep("si te", tags, "purge", HERE)
+    (line,) = journal.lines("si te", HERE)
+    assert line == Kept("si te", tags, "purge", HERE, line.id)

@@ -14,6 +14,7 @@ from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Broken, Event, Events, RenderFailed, Unreadable
 from wsgi_isr.instrumentation.log import log_events
 from wsgi_isr.invalidate import Invalidator
+from wsgi_isr.journal import Journal
 from wsgi_isr.lease import Keeper
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
@@ -56,7 +57,7 @@ def test_a_journal_that_cannot_be_written_says_that_the_tags_are_lost(
     os.mkdir(journal)  # nothing can be appended to a directory
     store: Store = Lost()
     with pytest.raises(Exception, match="not delivered"):
-        Invalidator(store, "default", str(journal), Events(log_events())).invalidate(["tag:a"])
+        Invalidator(store, "default", Journal(str(journal)), Events(log_events())).invalidate(["tag:a"])
     lines = [record.getMessage() for record in caplog.records if "journal" in record.getMessage()]
     assert lines == [f"internal error: writing the journal {journal} failed; it does not keep the undelivered tags"]
 
@@ -66,7 +67,7 @@ def test_a_journal_that_cannot_be_read_says_that_its_tags_wait(
 ) -> None:
     journal = tmp_path / "journal"
     os.mkdir(journal)
-    Invalidator(MemoryStore(), "default", str(journal), Events(log_events())).invalidate(["tag:a"])
+    Invalidator(MemoryStore(), "default", Journal(str(journal)), Events(log_events())).invalidate(["tag:a"])
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert (
         record.getMessage()

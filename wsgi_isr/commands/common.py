@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ..courier import courier
 from ..errors import ConfigError, InvalidationError
 from ..keys import Site
 from ..loading import wrapped
@@ -51,7 +52,7 @@ def app_of(target: str) -> Iterator[ISR]:
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), courier.off():
         try:
             isr = wrapped(target)
         except ConfigError:
@@ -69,6 +70,8 @@ def app_of(target: str) -> Iterator[ISR]:
 def site_of(isr: ISR, url: str | None, quiet: bool = False) -> Site:
     """The site that pages are made for; said, where it is nobody's. :raises ConfigError: ``url`` is none."""
     site, named = site_at(isr, url)
+    if (presence := isr.begin().presence) is not None:
+        presence.came(site)
     if not named and not quiet:
         click.echo(
             f"warning: pages are made for {site.scheme}://{site.host}, and visitors of another host will not find "

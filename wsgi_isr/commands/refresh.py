@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from .. import options as o
-from ..errors import ConfigError, ISRError
+from ..errors import ConfigError, ISRError, listed
 from ..invalidate import Receipt
 from ..keys import Site
 from ..making import check_shared
@@ -76,7 +76,7 @@ def invalidate_in(target: str, refresh: bool, url: str | None, as_json: bool, ar
     """``invalidate --app``: in the store of the app; then, with ``refresh``, the pages at the paths are rendered.
 
     :param arguments: those of the command. :raises ConfigError: they do not fit together.
-    :raises InvalidationError: it was not delivered; nothing was rendered then.
+    :raises InvalidationError: something is pending or lost; nothing was rendered then.
     """
     paths = arguments["paths"]
     if refresh and not paths:
@@ -89,13 +89,39 @@ def invalidate_in(target: str, refresh: bool, url: str | None, as_json: bool, ar
         check_shared(isr)
         site = site_of(isr, url) if refresh else None
         receipt = isr.invalidate(**arguments)
-        pages = refresh_all(isr, paths, site) if site is not None else []
-    if not (refresh and as_json):  # which is one object for all
+        pages = refresh_all(isr, paths, site) if site is not None and not receipt.pending else []
+    if receipt.pending or not (refresh and as_json):  # which is one object for all
         say_invalidated(receipt, as_json)
-    return say_refreshed(pages, receipt._asdict(), as_json) if refresh else True
+    return say_refreshed(pages, told(receipt), as_json) if refresh else True
+
+
+def told(receipt: Receipt) -> dict[str, Any]:
+    """Return the receipt for machines."""
+    undelivered = {name: str(cause) for name, cause in receipt.failures}
+    delivered = [name for name in receipt.tags if name not in undelivered]
+    fields = {name: value for name, value in receipt._asdict().items() if name != "failures"}
+    return {
+        "ok": not undelivered,
+        **fields,
+        "pending": receipt.pending,
+        "delivered": delivered,
+        "undelivered": undelivered,
+    }
 
 
 def say_invalidated(receipt: Receipt, as_json: bool) -> None:
-    """Say that it holds."""
-    said = f"invalidated ({receipt.mode}): {', '.join(receipt.tags)}"
-    say({"ok": True, **receipt._asdict()}, said, as_json)
+    """Say where it holds, and what may be wrong with it. With something pending, the command ends with 1."""
+    if as_json:
+        say(told(receipt), "", as_json)
+        if receipt.pending:
+            sys.exit(1)
+        return
+    for warning in receipt.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    receipt.raise_for_pending()
+    for note in receipt.notes:
+        click.echo(f"nothing done: {note}", err=True)
+    if not receipt.notes:
+        nodes = f"{len(receipt.acknowledged)} of {len(receipt.nodes)} node{'s' if len(receipt.nodes) > 1 else ''}"
+        click.echo(f"invalidated ({receipt.mode}): {listed(receipt.tags)}")
+        click.echo(f"in {receipt.store}, namespace {receipt.namespace!r}: acknowledged by {nodes}")

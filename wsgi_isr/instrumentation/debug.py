@@ -57,7 +57,8 @@ def line_of(event: Event) -> str | None:
 
 
 def _undelivered(event: Invalidated) -> str:
-    return f"not delivered: {', '.join(event.undelivered)}" if event.undelivered else ""
+    what = "pending" if event.journal is not None else "not delivered"
+    return f"{what}: {', '.join(event.undelivered)}" if event.undelivered else ""
 
 
 def _line(

@@ -11,6 +11,7 @@ from ..errors import listed
 from ..events import (
     BackgroundFull,
     Broken,
+    Delivered,
     Event,
     Invalidated,
     LeaseLost,
@@ -30,6 +31,10 @@ _log = logging.getLogger("wsgi_isr")
 _LONGEST_PATH = 200
 #: So many kinds of pages are named that set cookies: clients can ask for any.
 _MOST_PATTERNS = 16
+#: Kinds of trouble whose last line is remembered.
+_MAX_KINDS = 1000
+#: Names in a line that may be about thousands.
+_SHOWN = 8
 
 
 def log_events() -> Subscriber:
@@ -43,6 +48,8 @@ def log_events() -> Subscriber:
         now = time.monotonic()
         if now < trouble.get(kind, now):
             return False
+        if len(trouble) >= _MAX_KINDS:
+            trouble.clear()
         trouble[kind] = now + 60
         return True
 
@@ -84,10 +91,28 @@ def log_events() -> Subscriber:
             if is_due(f"unreadable: {event.reason}"):
                 _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
         elif isinstance(event, Invalidated):
-            if event.undelivered:
+            for warning in event.warnings:
+                if is_due(f"invalidation: {warning}"):
+                    _log.warning("invalidated %s, but %s", listed(event.tags), warning)
+            for hint in event.hints:
+                _log.info("invalidated %s, but %s", listed(event.tags), hint)
+            if event.undelivered and event.journal is not None:
+                _log.warning(
+                    "pending: the invalidation (%s) of %s; it is kept in %s, and delivered when the node is back",
+                    event.mode,
+                    listed(event.undelivered),
+                    event.journal,
+                )
+            elif event.undelivered:
                 _log.error("not delivered: the invalidation (%s) of %s", event.mode, listed(event.undelivered))
             else:
                 _log.debug("invalidated (%s): %s", event.mode, listed(event.tags))
+        elif isinstance(event, Delivered):
+            if event.tags:
+                _log.info("delivered from the journal %s: %s", event.journal, listed(event.tags))
+            if event.waiting and is_due(f"journal: {event.journal}"):
+                number, shown = len(event.waiting), listed(event.waiting[:_SHOWN])
+                _log.warning("%d invalidations wait in %s for a node: %s", number, event.journal, shown)
         elif isinstance(event, Broken):
             cause = event.cause
             outcome = f"; {event.outcome}" if event.outcome else ""

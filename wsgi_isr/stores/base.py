@@ -98,6 +98,25 @@ class Store(abc.ABC):
     #: The names of the nodes that the store spreads its keys over; they can fail one by one.
     nodes: tuple[str, ...] = ("local",)
 
+    #: Whether the nodes are on other machines, and can be away while this process runs.
+    remote: bool = False
+
+    #: Whether its place depends on the current folder of the process.
+    relative: bool = False
+
+    #: The scheme of its URLs.
+    scheme: str = "store"
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Return the nodes, or the file. Two stores that have one of these in common are the same store."""
+        return tuple(f"{self.scheme}://{node}" for node in self.nodes)
+
+    @property
+    def location(self) -> str:
+        """Return the name of the store for messages: absolute, and without secrets."""
+        return f"{self.scheme}://{','.join(self.nodes)}"
+
     def node_of(self, key: str) -> str:
         """The node that holds a control key: always the same one, reachable or not."""
         return self.nodes[0]

@@ -53,6 +53,9 @@ class MemcachedStore(ForkAware, Store):
     one, wrote under one of our keys.
     """
 
+    remote = True
+    scheme = "memcached"
+
     def __init__(
         self, nodes: Sequence[Address], settings: Settings = USUAL, *, max_value: int = Store.max_value
     ) -> None:

@@ -65,6 +65,8 @@ class MemoryStore(ForkAware, Store):
     """
 
     shared = False
+    scheme = "memory"
+    location = "memory://"
 
     def __init__(self, max_bytes: int = MAX_BYTES, *, clock: Callable[[], float] = time.monotonic) -> None:
         if max_bytes < SMALLEST:

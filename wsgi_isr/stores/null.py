@@ -14,6 +14,8 @@ class NullStore(Store):
     granted to everybody, so each render goes ahead, as if there were no cache."""
 
     keeps = False
+    scheme = "null"
+    location = "null://"
 
     @classmethod
     def from_url(cls, url: str) -> NullStore:

@@ -49,6 +49,8 @@ class SQLiteStore(ForkAware, Store):
     ``wsgi_isr.store``, and no verb raises for it.
     """
 
+    scheme = "sqlite"
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -62,6 +64,7 @@ class SQLiteStore(ForkAware, Store):
         if not timeout > 0:
             raise ConfigError("store", f"timeout={timeout} is not above 0", f"write {_TIMEOUT}, say")
         self.path = os.path.abspath(path)
+        self.relative = not os.path.isabs(path)
         _refuse_impossible(self.path)
         self._clock = clock
         self._lock = threading.Lock()
@@ -90,6 +93,14 @@ class SQLiteStore(ForkAware, Store):
         if path == ":memory:":
             raise ConfigError("store", "sqlite:///:memory: cannot be shared", "write memory://")
         return cls(path, max_bytes=parts.whole("max_bytes", _MAX_BYTES), timeout=parts.seconds("timeout", _TIMEOUT))
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        return (self.location,)
+
+    @property
+    def location(self) -> str:
+        return f"sqlite:///{self.path}"
 
     def get(self, key: str) -> bytes | None:
         return self._ask(key, lambda store: store.get(key))

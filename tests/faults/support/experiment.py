@@ -94,6 +94,7 @@ def _environment(
         "CLUSTER_SLOW": str(SLOW),
         "WSGI_ISR_STORE": f"memcached://{','.join(node.name for node in nodes)}?{patience}",
         "WSGI_ISR_COHERENCE": f"{coherence:g}",
+        "WSGI_ISR_JOURNAL": str(directory / "journal"),
     }
     if fault.kills or fault.outages:  # locks are left behind by whoever cannot release them
         env |= {"WSGI_ISR_TIMEOUT": "3", "WSGI_ISR_WAIT": "0.4"}

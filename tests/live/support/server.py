@@ -41,11 +41,16 @@ class _Process(instances.Gunicorn):
         env: Mapping[str, str],
         program: Sequence[str],
         binds: bool,
+        is_asked: bool,
     ) -> None:
         super().__init__("gunicorn", log, arguments, directory, workers)
         self._env = env
         self.program = program
         self.binds = binds
+        self._is_asked = is_asked
+
+    def is_ready(self) -> bool:
+        return super().is_ready() if self._is_asked else self.has_all_workers()
 
     def environment(self) -> Mapping[str, str]:
         outside = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
@@ -61,6 +66,7 @@ class Gunicorn:
     :param env: environment variables.
     :param arguments: further options of gunicorn's command line.
     :param program: what Python runs. :param binds: it takes its port itself, instead of inheriting one.
+    :param is_asked: it counts as started when it answers a request; otherwise it has got none.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Gunicorn:
         directory: Path = ROOT,
         program: Sequence[str] = ("-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn"),
         binds: bool = False,
+        is_asked: bool = True,
     ) -> None:
         self.log = log
         options = ["--worker-class", worker_class]
@@ -84,7 +91,7 @@ class Gunicorn:
         if preload:
             options += ["--preload"]
         options += [*arguments, target]
-        self._process = _Process(log, options, directory, workers, env, program, binds)
+        self._process = _Process(log, options, directory, workers, env, program, binds, is_asked)
         self.port = self._process.port
 
     def __enter__(self) -> Gunicorn:
@@ -131,6 +138,10 @@ class Gunicorn:
         """``kill -9`` one worker or renderer, and wait until it is gone."""
         self._process.kill_process(worker)
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)
+
+    def kill_all(self) -> None:
+        """``kill -9`` its master and all other processes of it, and wait until they are gone."""
+        self._process.kill()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the master."""

@@ -16,7 +16,8 @@ from wsgi_isr import ISRError, invalidate
 class Command(BaseCommand):
     """Publishes drafts and invalidates what shows them, in whatever process it is kept.
 
-    It needs the same ``LIBRARY_DATA`` and ``WSGI_ISR_STORE`` as the server, if those are set.
+    It needs the same ``LIBRARY_DATA`` and ``WSGI_ISR_STORE`` as the server, if those are set. ``invalidate`` imports
+    ``settings.WSGI_APPLICATION``, which knows the store and the namespace.
     """
 
     help = "Publish drafts. Without a name: say which there are."
@@ -42,6 +43,7 @@ class Command(BaseCommand):
         tags = set().union(*map(pages_with, events))
         try:
             receipt = invalidate(tags=sorted(tags))
+            receipt.raise_for_pending()
         except ISRError as error:
             raise CommandError(f"Published {', '.join(slug)}, but: {error}") from error
         for event in events:

@@ -1,0 +1,22 @@
+"""Django's own pages for the staff, at ``/admin/``. What their saving invalidates is in ``caching.py``."""
+
+from __future__ import annotations
+
+from django.contrib import admin
+
+from .models import Event, Topic
+
+
+@admin.register(Topic)
+class TopicAdmin(admin.ModelAdmin):
+    """The topics."""
+
+    prepopulated_fields = {"slug": ["name"]}
+
+
+@admin.register(Event)
+class EventAdmin(admin.ModelAdmin):
+    """The events."""
+
+    list_display = ["title", "topic", "starts", "published"]
+    prepopulated_fields = {"slug": ["title"]}

@@ -1,0 +1,141 @@
+"""What a node misses: named, kept on the disk, and delivered by itself."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.behaviour.conftest import MakeSite
+from tests.behaviour.nodes import RULES, TAGS, spread
+from tests.behaviour.origin import Origin, answer
+from tests.behaviour.visitor import Clock
+from wsgi_isr import InvalidationError, invalidate, replay
+from wsgi_isr.events import Delivered
+from wsgi_isr.invalidate import Invalidator
+from wsgi_isr.journal import Journal
+
+MODES = ["stale", "expire", "purge"]
+
+
+@pytest.mark.parametrize("how", ["the next call", "replay"])
+@pytest.mark.parametrize("mode", MODES)
+def test_a_journal_keeps_what_was_not_delivered_for_replay(
+    make_site: MakeSite, clock: Clock, tmp_path: Path, how: str, mode: str
+) -> None:
+    journal = str(tmp_path / "journal")
+    site, store = spread(make_site, clock, journal=journal)
+    store.unplugged = {"b:1"}
+    receipt = site.isr.invalidate(tags=TAGS, mode=mode)
+    assert receipt.journal == journal
+    kept = set(receipt.pending)
+    assert kept
+    store.unplugged = set()
+    if how == "replay":
+        assert set(replay(store=store, journal=journal)) == kept
+    else:
+        assert set(site.isr.invalidate(tags=["something else"]).replayed) == kept
+    for path in RULES:
+        seen = site.visit_and_settle(path)
+        assert (seen.label == "STALE") == (mode == "stale"), path
+        assert seen.label != "HIT", path
+        assert site.visit(path).label == "HIT"
+    # Delivered once: neither a second replay nor another call has anything left.
+    assert replay(store=store, journal=journal) == ()
+    assert site.isr.invalidate(tags=["something else"]).replayed == ()
+
+
+def test_a_receipt_names_what_is_pending_and_can_be_made_an_error(
+    make_site: MakeSite, clock: Clock, tmp_path: Path
+) -> None:
+    journal = str(tmp_path / "journal")
+    site, store = spread(make_site, clock, journal=journal)
+    store.unplugged = {"b:1"}
+    receipt = site.isr.invalidate(tags=TAGS)
+    assert set(receipt.tags) == {f"tag:{tag}" for tag in TAGS}
+    assert 0 < len(receipt.pending) < len(TAGS)
+    assert (set(receipt.nodes), set(receipt.acknowledged)) == ({"a:1", "b:1", "c:1"}, {"a:1", "c:1"})
+    with pytest.raises(InvalidationError, match="unplugged") as raised:
+        receipt.raise_for_pending()
+    assert tuple(raised.value.undelivered) == receipt.pending
+    assert set(raised.value.delivered) == set(receipt.tags) - set(receipt.pending)
+    assert raised.value.journal == journal
+    assert journal in str(raised.value)
+    # It is there, on the disk, before the call returns; what was delivered holds.
+    lines = [json.loads(line) for line in Path(journal).read_text().splitlines() if line]
+    assert [tag for line in lines for tag in line[1]] == list(receipt.pending)
+    store.unplugged = set()
+    for name in raised.value.delivered:
+        assert site.visit(f"/{name.removeprefix('tag:')}").label == "EXPIRED", name
+    # A task queue may hand it on.
+    assert str(copy.deepcopy(receipt)) == str(receipt)
+    assert str(copy.deepcopy(raised.value)) == str(raised.value)
+    done = site.isr.invalidate(tags=TAGS)
+    assert (done.pending, set(done.acknowledged)) == ((), set(done.nodes))
+    done.raise_for_pending()
+
+
+def test_a_view_that_invalidates_after_its_commit_is_no_error_while_a_node_is_away(
+    make_site: MakeSite, origin: Origin, clock: Clock, tmp_path: Path
+) -> None:
+    site, store = spread(make_site, clock, journal=str(tmp_path / "journal"))
+    origin.on("/publish", answer(lambda environ: ",".join(invalidate(tags=["t1"]).pending).encode()))
+    store.unplugged = {*store.nodes}
+    seen = site.visit("/publish", method="POST")
+    assert (seen.code, seen.body) == (200, b"tag:t1")
+
+
+@pytest.mark.parametrize("how", ["no journal", "a journal that cannot be written"])
+def test_what_nothing_can_keep_is_an_error(make_site: MakeSite, clock: Clock, tmp_path: Path, how: str) -> None:
+    options = {"journal": str(tmp_path / "journal")} if how != "no journal" else {"journal": False}
+    site, store = spread(make_site, clock, **options)
+    (tmp_path / "journal").mkdir()
+    store.unplugged = {"b:1"}
+    with pytest.raises(InvalidationError) as raised:
+        site.isr.invalidate(tags=TAGS)
+    assert raised.value.undelivered
+    assert raised.value.journal is None
+
+
+def test_lines_of_the_journal_are_delivered_in_the_order_in_which_they_were_kept(
+    make_site: MakeSite, clock: Clock, tmp_path: Path
+) -> None:
+    site, store = spread(make_site, clock, journal=str(tmp_path / "journal"))
+    store.unplugged = {*store.nodes}
+    named = [("t3", "stale"), ("t1", "stale"), ("t2", "purge"), ("t1", "expire"), ("t5", "stale")]
+    for tag, mode in named:
+        site.isr.invalidate(tags=[tag], mode=mode)
+    store.unplugged = set()
+    assert site.isr.replay() == ("tag:t3", "tag:t1", "tag:t2", "tag:t5")
+
+
+def test_an_app_delivers_its_journal_by_itself(make_site: MakeSite, clock: Clock, tmp_path: Path) -> None:
+    site, store = spread(make_site, clock, journal=str(tmp_path / "journal"))
+    assert site.isr.deliver_kept() is False
+    store.unplugged = {"b:1"}
+    kept = site.isr.invalidate(tags=TAGS).pending
+    assert site.isr.deliver_kept() is True
+    store.unplugged = set()
+    assert site.isr.deliver_kept() is False
+    assert site.happened(Delivered)[-1].tags == kept
+    for path in RULES:
+        assert site.visit(path).label == "EXPIRED", path
+
+
+def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
+    make_site: MakeSite, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, store = spread(make_site, clock, journal=str(tmp_path / "journal"))
+    store.unplugged = {"b:1"}
+    site.isr.invalidate(tags=TAGS)
+    store.unplugged = set()
+    with Journal(str(tmp_path / "journal")).turn() as is_ours:
+        assert is_ours
+        assert [site.isr.deliver_kept() for _ in range(3)] == [True] * 3
+        assert site.happened(Delivered) == []
+        # It was stopped, or hangs.
+        monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_PATIENCE", 0.0)
+        assert site.isr.deliver_kept() is False
+    assert len(site.happened(Delivered)) == 1

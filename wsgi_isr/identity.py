@@ -1,0 +1,66 @@
+"""What an app is called: in warnings, and in the records that it leaves in a store."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from .frameworks import directly_in, is_django, is_flask, nested
+
+
+def name_of(app: Any, wrapped_in: str = "") -> str:
+    """Return a name that tells an app from others, and that no deploy, rule or process changes.
+
+    :param wrapped_in: ``module:attribute``, or the module that wraps it; by default the one that calls this package.
+        Two objects of one class differ by it.
+    """
+    where = module_name(wrapped_in or _caller())
+    try:
+        return _name_of(app, where)
+    except Exception:  # an app may be any object, with attributes that raise; its name makes warnings, and no more
+        return f"{type(app).__module__}:{type(app).__qualname__} in {where}"
+
+
+def _name_of(app: Any, where: str) -> str:
+    for inner in nested(app):
+        if is_flask(inner):
+            return f"flask:{inner.name}"
+        if is_django(inner):
+            from django.conf import settings
+
+            return f"django:{getattr(settings, 'WSGI_APPLICATION', None) or settings.ROOT_URLCONF}"
+    while _is_middleware(app) and (inside := next(filter(callable, directly_in(app)), None)) is not None:
+        app = inside
+    owner = getattr(app, "__self__", app)
+    named = owner if hasattr(owner, "__qualname__") else type(owner)
+    name = f"{module_name(named.__module__)}:{named.__qualname__}"
+    # A function of a module is one app. An object, or a function that another one has made, may be any.
+    is_one = named is owner and "<locals>" not in name and "<lambda>" not in name
+    return name if is_one else f"{name} in {where}"
+
+
+def _is_middleware(app: Any) -> bool:
+    """Return whether ``app`` comes with Python or werkzeug: then the app is inside of it."""
+    kind = app if hasattr(app, "__qualname__") else type(app)
+    top = str(kind.__module__).partition(".")[0]
+    return top == "werkzeug" or (top != "__main__" and top in sys.stdlib_module_names)
+
+
+def module_name(name: str) -> str:
+    """Return the name under which others would import a module that was run as a script (``python app.py``)."""
+    if name != "__main__":
+        return name
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name).removesuffix(".__main__")
+    return os.path.splitext(os.path.basename(getattr(main, "__file__", None) or name))[0]
+
+
+def _caller() -> str:
+    """Return the name of the module that has called this package."""
+    frame, own = sys._getframe(1), __name__.partition(".")[0]
+    while (name := str(frame.f_globals.get("__name__", ""))).partition(".")[0] == own and frame.f_back is not None:
+        frame = frame.f_back
+    return name
