@@ -40,25 +40,35 @@ def nested(app: Any) -> Iterator[Any]:
 
 
 def _directly_in(app: Any) -> Iterator[Any]:
-    yield getattr(app, "__self__", None)
-    for name in INSIDE:
-        yield getattr(app, name, None)
-    mounts = getattr(app, "mounts", None)  # werkzeug.middleware.dispatcher
+    for name in ("__self__", *INSIDE):
+        yield _attribute(app, name)
+    mounts = _attribute(app, "mounts")  # werkzeug.middleware.dispatcher
     yield from mounts.values() if isinstance(mounts, Mapping) else ()
-    for cell in getattr(app, "__closure__", None) or ():
+    for cell in _attribute(app, "__closure__") or ():
         try:
             yield cell.cell_contents
         except ValueError:  # empty
             continue
 
 
-class Application:
-    """What the kept functions of one wrapped app are called in: the application of a framework, without a request."""
+def _attribute(app: Any, name: str) -> Any:
+    try:
+        return getattr(app, name, None)
+    except Exception:  # a property of somebody's class
+        return None
 
-    def __init__(self, app: Any) -> None:
+
+class Application:
+    """What the kept functions of one wrapped app are called in: the application of a framework, without a request.
+
+    :param inline: whether that is in the thread that calls, with the connections to databases that it has.
+    """
+
+    def __init__(self, app: Any, inline: bool = False) -> None:
+        self._inline = inline
         # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
-        known = [inner for inner in nested(app) if _is_flask(inner) or _is_django(inner)]
-        self._only = _surroundings(known[0]) if len(known) == 1 else None
+        known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
+        self._only = self._surroundings(known[0]) if len(known) == 1 else None
         self._active: dict[str, Surroundings] = {}
 
     @property
@@ -72,23 +82,24 @@ class Application:
             return self._only
         flask = sys.modules.get("flask")
         if flask is not None and flask.has_app_context():
-            self._active[function] = _surroundings(flask.current_app._get_current_object())
+            self._active[function] = self._surroundings(flask.current_app._get_current_object())
         return self._active.get(function, nullcontext)
 
+    def _surroundings(self, app: Any) -> Surroundings:
+        # The database connections of Flask's extensions belong to the application context.
+        in_flask: Surroundings = app.app_context if is_flask(app) else _no_language if self._inline else _in_django
+        return in_flask
 
-def _is_flask(app: Any) -> bool:
-    return hasattr(app, "wsgi_app") and callable(getattr(app, "app_context", None))
+
+def is_flask(app: Any) -> bool:
+    """Return whether this is an app of Flask. Of its class: what wraps an app may have the app's attributes."""
+    return hasattr(type(app), "wsgi_app") and callable(getattr(app, "app_context", None))
 
 
-def _is_django(app: Any) -> bool:
+def is_django(app: Any) -> bool:
+    """Return whether this is the handler of a Django project."""
     handlers = sys.modules.get("django.core.handlers.base")
     return handlers is not None and isinstance(app, handlers.BaseHandler)
-
-
-def _surroundings(app: Any) -> Surroundings:
-    # The database connections of Flask's extensions belong to the application context.
-    in_flask: Surroundings = app.app_context if _is_flask(app) else _in_django
-    return in_flask
 
 
 @contextmanager

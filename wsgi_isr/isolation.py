@@ -34,10 +34,12 @@ class Isolation:
 
     :param reuses: whether a thread runs several functions, one after the other. It spares thread-local database
         connections, and is right only where each function ends the transactions that it has begun.
+    :param inline: run all in the thread that calls, whose transaction a test has begun.
     """
 
-    def __init__(self, reuses: bool) -> None:
+    def __init__(self, reuses: bool, inline: bool = False) -> None:
         self._reuses = reuses
+        self._inline = inline
         # list.append, pop and remove are atomic.
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
@@ -49,7 +51,7 @@ class Isolation:
         :raises NoThread: there is no thread for it.
         """
         job = _Job(functools.partial(Context().run, _enter, led(), function))
-        if _is_isolated.get():
+        if self._inline or _is_isolated.get():
             job.run()
         else:
             try:

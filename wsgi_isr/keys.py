@@ -99,6 +99,11 @@ class Keyspace:
         """Where it is kept for whom pages are made. (A page's key is JSON, and never this.)"""
         return f"{self._prefix}:p:{_digest('sites', 20)}"
 
+    @property
+    def releases(self) -> str:
+        """Return where the releases are kept that have stored pages."""
+        return f"{self._prefix}:p:{_digest('releases', 20)}"
+
     def epoch(self, node: str) -> str:
         """Where a node's epoch is: on that node."""
         return f"{self._control}:e:{node}"

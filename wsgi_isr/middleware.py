@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 import time
 import weakref
@@ -11,15 +10,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from . import engine
 from .capture import produce_page
 from .coding import chosen
 from .config import Config
 from .crawlers import is_crawler
 from .data import at_home
+from .development import Found, development_of, is_served_by
 from .draft import Visitor, answering
 from .engine import Engine, on_behalf_of
 from .entry import Content, Entry, Refusal
-from .errors import ConfigError, ISRError, RefreshError
+from .errors import ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
 from .freshness import Asked, asks
@@ -30,7 +31,6 @@ from .keys import PageKey, Site, path_tag, shown_url
 from .listing import Absent
 from .page import Frame, within
 from .pages import Page, Pages
-from .remote import SITE_BYTES
 from .respond import (
     NAME,
     NOT_FOUND,
@@ -50,7 +50,9 @@ from .respond import (
 )
 from .stores import open_store
 from .stores.base import Store
+from .stores.null import NullStore
 from .task import Answer, Coming, Failed, PassedOn, Served
+from .wrapping import Wrapper, caller, check_app, configured, site_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -60,16 +62,17 @@ instances: weakref.WeakSet[ISR] = weakref.WeakSet()
 """Every one of this process."""
 
 
-class ISR:
+class ISR(Wrapper):
     """Serve an app's pages from a shared cache and render stale ones in the background.
 
     ``app.wsgi_app = ISR(app.wsgi_app, revalidate=60)`` is all there is to it::
 
         ISR(app, {"/": 10, "/blog/<slug>": Rule(revalidate=3600, query=["page"])}, store="sqlite:///cache.db")
 
-    :param app: any WSGI application (PEP 3333).
+    :param app: any WSGI application (PEP 3333). Attributes that an ISR does not have are the app's (``isr.route``).
     :param rules: from werkzeug URL pattern to :class:`~wsgi_isr.Rule`, number of seconds, or mapping of
         options; the most specific pattern wins. ``revalidate=`` is the rule for everything not listed.
+    :param import_name: name of the module or package that the app comes from; by default the one that calls.
     :param clock: Unix time in seconds; a fake one makes tests exact.
     :param monotonic: the same for durations. :param pause: waits that many seconds.
     :param options: see the option table in the README; also from ``WSGI_ISR_*`` and ``WSGI_ISR_CONFIG``.
@@ -81,17 +84,16 @@ class ISR:
         app: WSGIApplication,
         rules: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
         *,
+        import_name: str | None = None,
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], None] | None = None,
         **options: Any,
     ) -> None:
-        if not callable(app):
-            raise ConfigError("app", f"{app!r} is not a WSGI application", "wrap what your server would call")
-        self.app = app
-        self.config = Config.load(rules, options)
+        check_app(app)
+        self.config: Config = configured(app, rules, options, import_name or caller())
         settings = self.config.settings
-        self.store: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
+        self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
         self.events = Events(log_events())
         self._clock = clock or time.time
         # A fake clock alone is meant for both.
@@ -99,17 +101,36 @@ class ISR:
         self._pause = pause
         if settings.debug:
             self.events.subscribe(log_decisions())
-        self.pages = Pages(self.config, self.store, self.events, self._monotonic)
         if settings.journal is not None:
             Journal(settings.journal).check()
         self._beginning = threading.Lock()
-        self._live: Engine | None = None
         #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
-        self.site = _site_of(self.config, app)
+        self.site = site_of(self.config, app)
+        self._settle(self._look_for_development(app))
+        self.app = app  # last: what is set after it, and is the app's, is set there
         instances.add(self)
 
+    def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
+        if engine.stand_in is not None:
+            return None
+        return development_of(self.config.settings.development, app, environ)
+
+    def _settle(self, development: Found | None) -> None:
+        """Use the configured store, or what tests have put in its place; none where the app is being developed."""
+        self._live: Engine | None = None
+        #: What tells that the app is being developed, so that nothing is cached.
+        self.development = development
+        if development is not None and development.serves:
+            development.announce()
+        if (stand_in := engine.stand_in) is not None:
+            self.store: Store = stand_in.store_of(self.config.settings.store)
+        else:
+            self.store = NullStore() if development is not None else self._configured
+        off = "development" if development is not None else "off"
+        self.pages = Pages(self.config, self.store, self.events, self._monotonic, off)
+
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        live = self._live or self.begin()
+        live = self._live or self.begin(environ)
         probe = _probe(environ)
         # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
         # the benchmark "hotpath" shows that matching, keys and headers would cost twenty times as much.
@@ -122,6 +143,8 @@ class ISR:
                 start_response(answer.status, headers.copy())
                 return [body]
 
+        if live.keeps and is_served_by(environ):
+            live = self.begin(environ, again=True)
         began, draft = live.monotonic(), False
         try:
             with at_home(live):
@@ -344,12 +367,23 @@ class ISR:
 
     # A process and its end -----------------------------------------------------------------------------
 
-    def begin(self) -> Engine:
-        """What a process has of its own; made by its first request, after every fork and every patch."""
+    def begin(self, environ: Mapping[str, Any] | None = None, again: bool = False) -> Engine:
+        """What a process has of its own; made by its first request, after every fork and every patch.
+
+        :param environ: of that request, whose server may be one for development.
+        :param again: whether that was not known when it was made.
+        """
         with self._beginning:
+            known = self.development
+            if (self._live is None or again) and (known is None or not known.is_meant):
+                development = self._look_for_development(self.app, environ)
+                if development != known:
+                    self._settle(development)
+            if self.development is not None and environ is not None:
+                self.development.announce()
             if self._live is None:
                 self._live = Engine(
-                    self.config,
+                    self.config if self.store is self._configured else self.config.without_journal(),
                     self.store,
                     self.events,
                     produce_page(
@@ -364,6 +398,7 @@ class ISR:
                     pause=self._pause,
                     site=self.site if self.renders_elsewhere else None,
                     is_alone=lambda: self.is_alone,
+                    inline=engine.stand_in is not None,
                 )
             return self._live
 
@@ -434,16 +469,6 @@ def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
     if done and isinstance(done[0], ISRError):
         raise done[0]
     return any(changed is True for changed in done)
-
-
-def _site_of(config: Config, app: Any) -> bytes:
-    """Another release of an app has another one. Nothing in it depends on the order in which apps were wrapped: that is
-    not the same in two processes of which one has found more tenants than the other."""
-    settings, owner = config.settings, getattr(app, "__self__", app)
-    name = f"{type(owner).__module__}:{type(owner).__qualname__}:{getattr(app, '__qualname__', '')}"
-    what = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
-    told = repr((what, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies)))
-    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.

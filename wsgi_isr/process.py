@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from . import engine
 from .config import Config
 from .data import inside, live_in
+from .development import development_of
 from .engine import Engine
 from .errors import ConfigError, InvalidationError
 from .events import Events
@@ -20,6 +22,8 @@ from .invalidate import Invalidator, Journal, Receipt, tag_names
 from .middleware import ISR, any_of, instances
 from .stores import open_store
 from .stores.base import Store
+from .stores.null import NullStore
+from .wrapping import configured
 
 _beginning = threading.Lock()
 # For scripts that only use cached functions: as the environment says, like ISR() itself.
@@ -33,11 +37,20 @@ def _homes() -> list[Engine]:
     global _alone
     with _beginning:
         if _alone is None:
-            config = Config.load()
-            store = config.settings.store
-            opened = store if isinstance(store, Store) else open_store(store)
-            _alone = Engine(config, opened, Events(log_events()))
+            _alone = _begin_alone()
         return [_alone]
+
+
+def _begin_alone() -> Engine:
+    """Return an engine for the data of a process that wraps no app."""
+    config = configured(None, None, {}, "")
+    store, events = config.settings.store, Events(log_events())
+    if (stand_in := engine.stand_in) is not None:
+        return Engine(config.without_journal(), stand_in.store_of(store), events, inline=True)
+    if (development := development_of(config.settings.development, None)) is not None:
+        development.announce()
+        return Engine(config.without_journal(), NullStore(), events)
+    return Engine(config, store if isinstance(store, Store) else open_store(store), events)
 
 
 live_in(_homes)
@@ -152,6 +165,9 @@ def replay(
 @contextmanager
 def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | None) -> Iterator[Invalidator]:
     """An invalidator for a store that is named, or configured by the environment."""
+    if store is None and (stand_in := engine.stand_in) is not None:
+        yield Invalidator(stand_in.store_of(Config.load().settings.store), namespace or "default")
+        return
     given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
     if not given.names_store:
         # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
@@ -169,7 +185,7 @@ def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | 
             opened.close()
 
 
-def _place(isr: ISR) -> tuple[int, str, str]:
+def _place(isr: ISR) -> tuple[int, str, str | None]:
     return id(isr.store), isr.config.settings.namespace, isr.config.settings.release
 
 

@@ -52,6 +52,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "flight",
                 "isolation",
                 "worker",
+                "releases",
                 "remote",
                 "task",
                 "render",
@@ -71,16 +72,18 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "draft",
                 "invalidate",
                 "capture",
+                "development",
                 "looks",
                 "frameworks",
                 "functions",
                 "respond",
+                "source",
                 "admin",
                 "admin.*",
             }
         ),
     ),
-    ("wiring", frozenset({"engine", "middleware", "process", "loading"})),
+    ("wiring", frozenset({"engine", "wrapping", "middleware", "process", "loading"})),
     (
         "entrances",
         frozenset(
