@@ -433,6 +433,21 @@ class ISR(Wrapper):
         """Whether data that is kept at ``home`` is this app's."""
         return self._live is not None and self._live is home
 
+    def begin_with_stand_in(self) -> Callable[[], None]:
+        """Begin with what tests have put in the place of the store, or with the store itself where there is nothing.
+
+        :returns: a function that puts back what there was before.
+        """
+        before = self.store, self.pages, self._live, self.development
+        self._settle(self._look_for_development(self.app))
+
+        def restore() -> None:
+            if self._live is not None:
+                self._live.close()
+            self.store, self.pages, self._live, self.development = before
+
+        return restore
+
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
         self._beginning = threading.Lock()

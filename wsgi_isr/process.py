@@ -53,6 +53,13 @@ def _begin_alone() -> Engine:
     return Engine(config, store if isinstance(store, Store) else open_store(store), events)
 
 
+def exchange_alone(other: Engine | None) -> Engine | None:
+    """Put another engine in the place of the one for data outside of any app, and return that."""
+    global _alone
+    alone, _alone = _alone, other
+    return alone
+
+
 live_in(_homes)
 
 
@@ -166,7 +173,8 @@ def replay(
 def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | None) -> Iterator[Invalidator]:
     """An invalidator for a store that is named, or configured by the environment."""
     if store is None and (stand_in := engine.stand_in) is not None:
-        yield Invalidator(stand_in.store_of(Config.load().settings.store), namespace or "default")
+        settings = configured(None, None, {"namespace": namespace}, "").settings
+        yield Invalidator(stand_in.store_of(settings.store), settings.namespace)
         return
     given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
     if not given.names_store:

@@ -261,6 +261,15 @@ def test_without_debug_or_without_a_reloader_it_is_the_same(
         check_not_cached(project, server)
 
 
+def test_the_readme_shows_what_one_sees(project: Path) -> None:
+    chapter = (ROOT / "README.md").read_text("utf-8").partition("\n## In development\n")[2]
+    command, _, *shown = chapter.partition("```console\n")[2].partition("\n```")[0].splitlines()
+    assert command == "$ flask --app shop run --debug"
+    with started(project, [*FLASK, "--debug"], {}) as server:
+        answer = server.get()
+        assert [f"{name}: {answer[name]}" for name in ("Cache-Status", "X-ISR")] == shown
+
+
 def test_a_view_invalidates_as_ever(project: Path) -> None:
     with started(project, FLASK, {}) as server:
         assert Browser(server.port).post("/").body == "1"

@@ -103,6 +103,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "serve",
                 "sitemaps",
                 "testing",
+                "testing.*",
             }
         ),
     ),

@@ -441,6 +441,7 @@ def test_the_state_of_an_installed_app_and_of_no_app_is_in_the_current_directory
     monkeypatch.chdir(tmp_path)
     loaded = load(write(tmp_path / "site-packages", SHOP), "shop")
     assert state_folder(loaded.application, "shop") == str(tmp_path / ".wsgi_isr")
+    monkeypatch.setattr(source, "_of_django", lambda folders: [])
     assert state_folder(None) == str(tmp_path / ".wsgi_isr")
 
 
