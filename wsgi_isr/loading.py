@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigError
 from .frameworks import nested
 from .middleware import ISR
+from .wrapping import check_app
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -37,8 +38,7 @@ def load(target: str, option: str) -> Any:
             found = found()
         except Exception as error:
             raise ConfigError(option, f"the factory raised {error!r}", "call it by hand to see why") from error
-    if not callable(found):
-        raise ConfigError(option, f"{found!r} is not a WSGI application", "name the WSGI app in that module")
+    check_app(found, option, f"{target}()")
     return found
 
 

@@ -18,10 +18,10 @@ from .remote import SITE_BYTES
 from .source import release_of, state_folder
 
 
-def check_app(app: Any, option: str = "app") -> None:
+def check_app(app: Any, option: str = "app", called: str = "") -> None:
     """Return if this can be a WSGI app.
 
-    :param option: what errors name as their place.
+    :param option: what errors name as their place. :param called: how a factory in its place is called.
     :raises ConfigError: it is none, as far as that can be told without calling it.
     """
     name = getattr(app, "__qualname__", "") or repr(app)
@@ -40,7 +40,7 @@ def check_app(app: Any, option: str = "app") -> None:
         signature.bind({}, None)
     except TypeError:
         problem = f"{name}{signature} does not take environ and start_response, so it is no WSGI application"
-        remedy = f"if it makes one, call it: {name}()"
+        remedy = f"if it makes one, call it: {called or f'{name}()'}"
         raise ConfigError(option, problem, remedy) from None
 
 

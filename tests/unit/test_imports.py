@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "options",
                 "values",
                 "rules",
+                "spelling",
                 "keys",
                 "entry",
                 "freshness",
