@@ -37,7 +37,7 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     :param url: scheme and host, and the mount point if there is one.
     :raises ConfigError: it is not; or the app renders for another one.
     """
-    canonical_url = isr.config.settings.canonical_url
+    canonical_url = isr.configuration.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
     if url is None:
         known = isr.pages.sites.known()

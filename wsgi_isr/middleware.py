@@ -91,8 +91,8 @@ class ISR(Wrapper):
         **options: Any,
     ) -> None:
         check_app(app)
-        self.config: Config = configured(app, rules, options, import_name or caller())
-        settings = self.config.settings
+        self.configuration: Config = configured(app, rules, options, import_name or caller())
+        settings = self.configuration.settings
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
         self.events = Events(log_events())
         self._clock = clock or time.time
@@ -105,7 +105,7 @@ class ISR(Wrapper):
             Journal(settings.journal).check()
         self._beginning = threading.Lock()
         #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
-        self.site = site_of(self.config, app)
+        self.site = site_of(self.configuration, app)
         self._settle(self._look_for_development(app))
         self.app = app  # last: what is set after it, and is the app's, is set there
         instances.add(self)
@@ -113,7 +113,7 @@ class ISR(Wrapper):
     def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
         if engine.stand_in is not None:
             return None
-        return development_of(self.config.settings.development, app, environ)
+        return development_of(self.configuration.settings.development, app, environ)
 
     def _settle(self, development: Found | None) -> None:
         """Use the configured store, or what tests have put in its place; none where the app is being developed."""
@@ -123,11 +123,11 @@ class ISR(Wrapper):
         if development is not None and development.serves:
             development.announce()
         if (stand_in := engine.stand_in) is not None:
-            self.store: Store = stand_in.store_of(self.config.settings.store)
+            self.store: Store = stand_in.store_of(self.configuration.settings.store)
         else:
             self.store = NullStore() if development is not None else self._configured
         off = "development" if development is not None else "off"
-        self.pages = Pages(self.config, self.store, self.events, self._monotonic, off)
+        self.pages = Pages(self.configuration, self.store, self.events, self._monotonic, off)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         live = self._live or self.begin(environ)
@@ -207,7 +207,12 @@ class ISR(Wrapper):
         content = entry.content
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
-        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]) and not self.config.settings.debug:
+        if (
+            found.label == "HIT"
+            and is_plain
+            and page.is_spelled(probe[_QUERY])
+            and not self.configuration.settings.debug
+        ):
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
@@ -221,20 +226,20 @@ class ISR(Wrapper):
         if found.personal is not None:
             return send_as_is(environ, start_response, found.personal.content, status, label)
         if found.draft:
-            frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)
+            frame = Frame(Asked(), self.configuration.rules.profiles, stored=False, draft=True)
             app = self._app_here(environ, frame)
             return pass_on(app, environ, start_response, status, label, self._notice(found.written), private=True)
         if found.key is not None:
             return self._ask(environ, start_response, found.key, status)
         # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
-        app = self._app_here(environ, Frame(Asked(), self.config.rules.profiles) if found.missed else None)
+        app = self._app_here(environ, Frame(Asked(), self.configuration.rules.profiles) if found.missed else None)
         return pass_on(app, environ, start_response, status, label, self._notice(found.written))
 
     def _ask(
         self, environ: dict[str, Any], start_response: StartResponse, key: PageKey, status: str
     ) -> Iterable[bytes]:
         """No rule says how long: the app may ask for it in its answer, and then counts as listed."""
-        frame = Frame(Asked(), self.config.rules.profiles, stored=False)
+        frame = Frame(Asked(), self.configuration.rules.profiles, stored=False)
 
         def notice(_status: str, headers: list[tuple[str, str]]) -> None:
             if asks(headers):
@@ -280,7 +285,7 @@ class ISR(Wrapper):
         live = self.begin()
         draft = frame is not None and frame.draft
         # Behind a proxy that ends TLS, only the canonical URL knows of it.
-        scheme = (self.config.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
+        scheme = (self.configuration.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
         visitor = Visitor(live.drafts, draft, secure=scheme == "https")
         sites = self.pages.sites
         site = sites.of(environ)
@@ -383,14 +388,14 @@ class ISR(Wrapper):
                 self.development.announce()
             if self._live is None:
                 self._live = Engine(
-                    self.config if self.store is self._configured else self.config.without_journal(),
+                    self.configuration if self.store is self._configured else self.configuration.without_journal(),
                     self.store,
                     self.events,
                     produce_page(
                         lambda *request: self.app(*request),
-                        self.config.rules,
+                        self.configuration.rules,
                         self.events.emit,
-                        self.events.emit if self.config.settings.debug else None,
+                        self.events.emit if self.configuration.settings.debug else None,
                     ),
                     app=self.app,
                     clock=self._clock,
@@ -412,7 +417,7 @@ class ISR(Wrapper):
         mode: str = "expire",
     ) -> Receipt:
         """:func:`wsgi_isr.invalidate` for the pages of this app."""
-        names = tag_names(tags, paths, routes, prefixes, everything, set(self.config.rules.policies))
+        names = tag_names(tags, paths, routes, prefixes, everything, set(self.configuration.rules.policies))
         return self.begin().invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
@@ -422,7 +427,7 @@ class ISR(Wrapper):
     @property
     def renders_elsewhere(self) -> bool:
         """Whether pages may be rendered in other processes: they have to find them in the store."""
-        return self.config.settings.background == "auto" and self.store.keeps and self.store.shared
+        return self.configuration.settings.background == "auto" and self.store.keeps and self.store.shared
 
     @property
     def is_alone(self) -> bool:

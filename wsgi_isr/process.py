@@ -88,7 +88,7 @@ def close_all(timeout: float | None = None) -> None:
         return max(0.0, began + (drain if timeout is None else timeout) - time.monotonic())
 
     for isr in list(instances):
-        isr.close(left(isr.config.settings.drain))
+        isr.close(left(isr.configuration.settings.drain))
     alone, _alone = _alone, None
     if alone is not None:
         alone.close(left(alone.drain))
@@ -128,7 +128,7 @@ def invalidate(
     """
     rules = None
     if store is None and namespace is None and journal is None and (here := list(instances)):
-        rules = {pattern for isr in here for pattern in isr.config.rules.policies}
+        rules = {pattern for isr in here for pattern in isr.configuration.rules.policies}
     names = tag_names(tags, paths, routes, prefixes, everything, rules)
     if rules is not None:
         return _in_all({_place(isr): isr.begin().invalidator for isr in here}.values(), names, mode)
@@ -194,7 +194,7 @@ def _elsewhere(store: str | Store | None, namespace: str | None, journal: str | 
 
 
 def _place(isr: ISR) -> tuple[int, str, str | None]:
-    return id(isr.store), isr.config.settings.namespace, isr.config.settings.release
+    return id(isr.store), isr.configuration.settings.namespace, isr.configuration.settings.release
 
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:

@@ -167,7 +167,7 @@ def test_a_release_can_be_named_that_pages_are_adopted_from(releases: Releases) 
 
 def test_without_releases_a_new_process_serves_what_there_is(releases: Releases, make_site: MakeSite) -> None:
     site = releases.begin("")
-    assert site.isr.config.settings.release == ""
+    assert site.isr.configuration.settings.release == ""
     shown(site)
     assert shown(releases.begin("none")) == ("HIT", "made by ")
 

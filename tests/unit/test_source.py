@@ -263,7 +263,7 @@ DJANGO = {
 
 def django_release(folder: Path, code: str = "", **env: str) -> tuple[str, str]:
     """The release and the state's folder of the project, as a server has them that begins now."""
-    say = "from mysite.wsgi import application as a; print(a.config.settings.release, a.config.folder)"
+    say = "from mysite.wsgi import application as a; print(a.configuration.settings.release, a.configuration.folder)"
     done = subprocess.run(
         [sys.executable, "-c", code or say],
         cwd=folder,
@@ -319,13 +319,13 @@ def test_the_platform_s_own_name_comes_first(tmp_path: Path) -> None:
 
 def test_the_option_is_before_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RENDER_GIT_COMMIT", "abc")
-    assert ISR(app, store="null://").config.settings.release == "abc"
+    assert ISR(app, store="null://").configuration.settings.release == "abc"
     monkeypatch.setenv("WSGI_ISR_RELEASE", "2024-06-01")
-    assert ISR(app, store="null://").config.settings.release == "2024-06-01"
-    assert ISR(app, store="null://", release="mine").config.settings.release == "mine"
-    assert ISR(app, store="null://", release=None).config.settings.release == ""
+    assert ISR(app, store="null://").configuration.settings.release == "2024-06-01"
+    assert ISR(app, store="null://", release="mine").configuration.settings.release == "mine"
+    assert ISR(app, store="null://", release=None).configuration.settings.release == ""
     monkeypatch.setenv("WSGI_ISR_RELEASE", "none")
-    assert ISR(app, store="null://").config.settings.release == ""
+    assert ISR(app, store="null://").configuration.settings.release == ""
 
 
 @pytest.mark.parametrize("option", ["release", "adopt"])
@@ -354,9 +354,9 @@ class Odd:
 
 
 def test_an_app_that_cannot_be_looked_at_is_wrapped_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ISR(Odd(), store="null://").config.settings.release.startswith("source-")
+    assert ISR(Odd(), store="null://").configuration.settings.release.startswith("source-")
     monkeypatch.setattr(source, "_located", None)
-    assert ISR(Odd(), store="null://").config.settings.release == ""
+    assert ISR(Odd(), store="null://").configuration.settings.release == ""
 
 
 # What it costs, and when -------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_it_is_read_when_the_app_is_wrapped_since_this_process_runs_the_code_of_
     first = ISR(loaded.application, store="null://", import_name="shop")
     write(tmp_path, {"shop/templates/index.html": "new"})
     later = ISR(loaded.application, store="null://", import_name="shop")
-    assert first.config.settings.release == later.config.settings.release != ""
+    assert first.configuration.settings.release == later.configuration.settings.release != ""
 
 
 def test_beyond_a_number_of_files_and_bytes_the_size_alone_counts_and_that_is_said(
@@ -432,7 +432,7 @@ def test_the_state_of_an_app_is_beside_its_package_wherever_the_server_was_start
     assert project_folder(loaded.application) == str(folder)
     isr = ISR(loaded.application)
     assert getattr(isr.store, "path", None) == str(folder / ".wsgi_isr/store.db")
-    assert isr.config.folder == state_folder(loaded.application) == str(folder / ".wsgi_isr")
+    assert isr.configuration.folder == state_folder(loaded.application) == str(folder / ".wsgi_isr")
 
 
 def test_the_state_of_an_installed_app_and_of_no_app_is_in_the_current_directory(
