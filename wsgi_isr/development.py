@@ -109,13 +109,14 @@ def _is_set_up() -> bool:
 @functools.lru_cache
 def _announce(found: Found) -> None:
     if found.is_meant:
-        text = (
+        _log.warning(
             "development: %s, so pages are not cached (X-ISR: BYPASS) and invalidating does nothing; to try the cache, "
-            "set WSGI_ISR_DEVELOPMENT=cache"
+            "set WSGI_ISR_DEVELOPMENT=cache",
+            found.what,
         )
     else:
-        text = (
+        _log.warning(
             "NO PAGE IS CACHED, and invalidating does nothing: %s; in production, switch it off; to cache pages all "
-            "the same, set WSGI_ISR_DEVELOPMENT=cache"
+            "the same, set WSGI_ISR_DEVELOPMENT=cache",
+            found.what,
         )
-    _log.warning(text, found.what)

@@ -53,13 +53,14 @@ class Used(NamedTuple):
 class Rendered(NamedTuple):
     """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it; ``text`` is the text
     of the page's key; ``storing`` is how many of the seconds have passed since the page was made, from when its age
-    counts."""
+    counts; ``refused``: the answer is not for everybody, and what was stored is that alone."""
 
     key: str
     seconds: float
     stored: bool
     text: str = ""
     storing: float = 0.0
+    refused: bool = False
 
 
 class Refused(NamedTuple):
@@ -73,7 +74,7 @@ class Refused(NamedTuple):
 
 class Unsaid(NamedTuple):
     """While it rendered, an app has looked for request ``headers`` (names in lower case) that neither its ``Vary`` nor
-    the rule names: everybody gets the page of a visitor who sends none of them. Noticed with ``debug`` only."""
+    the rule names: everybody gets the page of a visitor who sends none of them."""
 
     key: str
     rule: str

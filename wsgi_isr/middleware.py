@@ -207,12 +207,8 @@ class ISR(Wrapper):
         content = entry.content
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
-        if (
-            found.label == "HIT"
-            and is_plain
-            and page.is_spelled(probe[_QUERY])
-            and not self.configuration.settings.debug
-        ):
+        is_plain = is_plain and not self.configuration.settings.debug
+        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]):
             found.slot.ready = Ready(entry, content, now, live.monotonic())
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
@@ -395,7 +391,7 @@ class ISR(Wrapper):
                         lambda *request: self.app(*request),
                         self.configuration.rules,
                         self.events.emit,
-                        self.events.emit if self.configuration.settings.debug else None,
+                        self.events.emit,
                     ),
                     app=self.app,
                     clock=self._clock,

@@ -273,7 +273,8 @@ class Renders:
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
         over = self._monotonic()
-        self._events.emit(Rendered(task.page, over - began, stored, task.text, storing=over - made))
+        refused = isinstance(product.content, Refusal)
+        self._events.emit(Rendered(task.page, over - began, stored, task.text, over - made, refused))
         self._leases.forget_failures(task.page)
         return Made(self._local.put(task.page, winner), stored, personal)
 
