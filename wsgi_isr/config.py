@@ -93,7 +93,8 @@ class Settings:
     store: Any = o.option(
         "sqlite:///.wsgi_isr/store.db",
         o.any_value("URL", lambda _name, text: text),
-        "where pages are kept: a URL (see Stores), or an open store",
+        "where pages are kept: a URL (see Stores), or an open store; a relative path in it counts from the current "
+        "directory, and that of the default from the folder of the app",
         "sqlite:///.wsgi_isr/store.db",
     )
     namespace: str = o.option("default", o.TEXT, "keeps the pages of several sites in one store apart", "default")
