@@ -133,11 +133,9 @@ def roll(cluster: Cluster, release: str) -> str:
 
 
 def set_release(instance: Instance, release: str) -> None:
-    """From its next start on, an instance is of that release, and adopts the pages of the one that it was of."""
-    former = instance.environment().get("WSGI_ISR_RELEASE", "")
-    # Deployed once more, a release has pages of its own already, and none to adopt but those it adopted before.
-    if release != former:
-        instance.env |= {"WSGI_ISR_RELEASE": release, "WSGI_ISR_ADOPT": former}
+    """From its next start on, an instance is of that release. It adopts the pages of the one before, which is found in
+    the store."""
+    instance.env |= {"WSGI_ISR_RELEASE": release}
 
 
 def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:

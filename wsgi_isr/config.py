@@ -22,6 +22,8 @@ HOST = re.compile(
     r"(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?\Z"
 )
 ENV_PREFIX = "WSGI_ISR_"
+#: Options of which ``None`` says something: never.
+_NONE_IS_A_VALUE = frozenset({"release", "adopt"})
 #: Variables with our prefix that are no options.
 _ENV_OTHERS = frozenset({"APP", "CONFIG"})
 
@@ -69,15 +71,6 @@ def _check_signing_key(name: str, value: Any) -> str:
     return value
 
 
-#: The folder of what the package keeps by default.
-FOLDER = ".wsgi_isr"
-
-
-def own_folder() -> str:
-    """Return the absolute path of :data:`FOLDER`. The default store and the default journal are in it."""
-    return os.path.abspath(FOLDER)
-
-
 def _check_journal(name: str, value: Any) -> str | bool:
     if value is False or value == "none":
         return False
@@ -90,9 +83,19 @@ def _parse_journal(_name: str, text: str) -> str | bool:
     return False if text.lower() in ("none", "false", "no", "off", "0") else text
 
 
+def _check_name(name: str, value: Any) -> str | None:
+    """Return a name, ``"auto"``, or ``None`` for never. An empty name is one."""
+    if value == "none":
+        return None
+    if not isinstance(value, str):
+        raise ConfigError(name, f"{value!r} is not text", 'give a name, "auto", or None for never')
+    return value
+
+
 URL = o.Kind("scheme and host", _check_url, lambda _name, text: text)
 HOSTS = o.Kind("list of hosts", _check_hosts, o.NAMES.parse)
 JOURNAL = o.Kind("file, or False", _check_journal, _parse_journal)
+NAME_OR_NEVER = o.Kind('"auto", a name or "none"', _check_name, lambda _name, text: text)
 SIGNING_KEY = o.Kind("text of 16 characters or more", _check_signing_key, lambda _name, text: text)
 
 
@@ -103,16 +106,31 @@ class Settings:
     store: Any = o.option(
         "sqlite:///.wsgi_isr/store.db",
         o.any_value("URL", lambda _name, text: text),
-        "where pages are kept: a URL (see Stores), or an open store",
+        "where pages are kept: a URL (see Stores), or an open store; a relative path in it counts from the current "
+        "directory, and that of the default from the folder of the app",
         "sqlite:///.wsgi_isr/store.db",
     )
     namespace: str = o.option("default", o.TEXT, "keeps the pages of several sites in one store apart", "default")
-    release: str = o.option("", o.TEXT_OR_NONE, "pages belong to one release of the app; tags to all", "none")
+    release: str | None = o.option(
+        "auto",
+        NAME_OR_NEVER,
+        "pages and data belong to one release of the app; tags to all: a name; `auto`, the platform's name for what it "
+        "has deployed or else a digest of the app's source; or `none`, so that a deploy does not show by itself",
+        "auto",
+    )
     adopt: str | None = o.option(
-        None,
-        o.TEXT_OR_NONE,
-        "the release before this one: its pages are served as stale while this one renders its own",
-        "none",
+        "auto",
+        NAME_OR_NEVER,
+        "the release before this one, whose pages are served as stale while this one renders its own: a name; `auto`, "
+        "the latest other one that has stored pages; or `none`",
+        "auto",
+    )
+    development: str = o.option(
+        "auto",
+        o.choice("auto", "cache", "bypass"),
+        "whether pages are cached where the app is being developed: `auto`, not under a development server, a reloader "
+        "or a framework's debug mode; `cache`, always; `bypass`, never",
+        "auto",
     )
     coherence: float = o.option(
         0.1,
@@ -203,6 +221,8 @@ class Config:
     rules: RuleSet
     #: Whether somebody said which store; the default is only right in the app's own folder.
     names_store: bool = True
+    #: The folder for what the package keeps for the app, of which the default store is a part.
+    folder: str = ".wsgi_isr"
 
     @classmethod
     def load(
@@ -220,7 +240,9 @@ class Config:
         in_file, file_rules = (
             _from_file(environ[ENV_PREFIX + "CONFIG"]) if environ.get(ENV_PREFIX + "CONFIG") else ({}, {})
         )
-        given = {**in_file, **_from_environment(environ), **{k: v for k, v in options.items() if v is not None}}
+        given = {**in_file, **_from_environment(environ)}
+        # None stands for what was not given, but where it is a value.
+        given |= {name: value for name, value in options.items() if value is not None or name in _NONE_IS_A_VALUE}
         own_rules = _as_pairs(rules) if rules is not None else list(file_rules.items())
         settings = Settings(**{name: value for name, value in given.items() if name in SITE_OPTIONS})
         site = Rule(**{name: value for name, value in given.items() if name in RULE_OPTIONS})

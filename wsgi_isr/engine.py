@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import remote
 from .config import Config
@@ -31,6 +31,7 @@ from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
 from .local import Local, Slot
 from .registry import Presence, Registry
+from .releases import Releases
 from .remote import Done, Remote
 from .respond import Ready
 from .stamps import Stamps
@@ -40,6 +41,17 @@ from .writes import Writes
 
 _log = logging.getLogger("wsgi_isr")
 
+
+class StandIn(NamedTuple):
+    """What tests have put in the place of every store of this process (:mod:`.testing`).
+
+    :param store_of: from a configured store, or its URL, to the one in its place.
+    """
+
+    store_of: Callable[[Any], Store]
+
+
+stand_in: StandIn | None = None
 
 _client: ContextVar[Mapping[str, Any] | None] = ContextVar("wsgi_isr_client", default=None)
 
@@ -60,6 +72,7 @@ class Engine:
     :param produce_page: renders the task of a page; ``None`` where there is no app.
     :param app: the app, for what data needs of its framework.
     :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
+    :param inline: whether everything is done in the thread that asks for it, as tests want it.
     :param is_alone: whether that is true: with two of the same site, a page might be made by the other one's app.
     :param journal: keeps what cannot be delivered. :param name: the app's, in the records of the store.
     :param is_serving: whether this process answers requests for the app.
@@ -81,16 +94,18 @@ class Engine:
         journal: Journal | None = None,
         name: str = "",
         is_serving: Callable[[], bool] = lambda: True,
+        inline: bool = False,
     ) -> None:
         settings, rules = config.settings, config.rules
         self._app = app
+        self._inline = inline
         self.store = store
         self.events = events
         self.keeps = store.keeps
         self.profiles = rules.profiles
         self.drain = settings.drain
-        self.keyspace = Keyspace(settings.namespace, settings.release)
-        former = Keyspace(settings.namespace, settings.adopt) if settings.adopt is not None else None
+        release = settings.release or ""
+        self.keyspace = Keyspace(settings.namespace, release)
         # Looked up now, not when a module was loaded: gevent may have patched them in between.
         self.clock = clock or time.time
         self.monotonic = monotonic or time.monotonic
@@ -148,8 +163,8 @@ class Engine:
             Leases(store, Keyspace.lock, Keyspace.failures, events),
             self.stamps,
             events,
-            adopts=lambda task: None if former is None or task.data else former.page(task.text),
-            threads=settings.background_threads,
+            releases=Releases(release, settings.adopt, settings.namespace, store, self.codec),
+            threads=0 if inline else settings.background_threads,
             queue=settings.background_queue,
             uncacheable_ttl=settings.uncacheable_ttl,
             codec=self.codec,
@@ -167,11 +182,11 @@ class Engine:
     @cached_property
     def _application(self) -> Application:
         """What data is made in. Looked for with the first data: by then the app is complete."""
-        return Application(self._app)
+        return Application(self._app, inline=self._inline)
 
     @cached_property
     def _isolation(self) -> Isolation:
-        return Isolation(self._application.at_end)
+        return Isolation(self._application.at_end, inline=self._inline)
 
     def note_call(self, function: str) -> None:
         """Note from where a function is called whose result is kept."""

@@ -140,7 +140,8 @@ class Codec:
         if signing_key is not None:
             # A key for each purpose: an entry is no list of sites, whatever it holds.
             key = signing_key.encode("utf-8", _UNICODE)
-            contexts = {purpose: f"wsgi_isr.{purpose}:{namespace}" for purpose in ("entry", "sites", "apps")}
+            purposes = ("entry", "sites", "apps", "releases")
+            contexts = {purpose: f"wsgi_isr.{purpose}:{namespace}" for purpose in purposes}
             self._keys = {
                 purpose: hmac.digest(key, context.encode("utf-8", _UNICODE), "sha256")
                 for purpose, context in contexts.items()
@@ -179,7 +180,8 @@ class Codec:
         return entry
 
     def seal(self, packed: bytes, purpose: str) -> bytes:
-        """Return ``packed`` behind the schema and the seal for ``purpose`` (``entry``, ``sites`` or ``apps``)."""
+        """Return ``packed`` behind the schema and the seal for ``purpose``: ``entry``, ``sites``, ``apps`` or
+        ``releases``."""
         return b"".join((bytes([SCHEMA]), self._seal(packed, purpose), packed))
 
     def unseal(self, data: bytes, purpose: str) -> memoryview:

@@ -53,7 +53,8 @@ class Used(NamedTuple):
 class Rendered(NamedTuple):
     """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it; ``text`` is the text
     of the page's key; ``storing`` is how many of the seconds have passed since the page was made, from when its age
-    counts; ``revalidate`` is the age at which it is due again, in seconds, ``None`` for never."""
+    counts; ``revalidate`` is the age at which it is due again, in seconds, ``None`` for never; ``refused``: the answer
+    is not for everybody, and what was stored is that alone."""
 
     key: str
     seconds: float
@@ -61,6 +62,7 @@ class Rendered(NamedTuple):
     text: str = ""
     storing: float = 0.0
     revalidate: float | None = None
+    refused: bool = False
 
 
 class Refused(NamedTuple):
@@ -74,7 +76,7 @@ class Refused(NamedTuple):
 
 class Unsaid(NamedTuple):
     """While it rendered, an app has looked for request ``headers`` (names in lower case) that neither its ``Vary`` nor
-    the rule names: everybody gets the page of a visitor who sends none of them. Noticed with ``debug`` only."""
+    the rule names: everybody gets the page of a visitor who sends none of them."""
 
     key: str
     rule: str

@@ -25,6 +25,7 @@ from .flight import Flight, Flights, leading
 from .freshness import NEGATIVE_STATUSES, Expired, Fresh, Missing, Stale, Standing, Uncacheable
 from .lease import BackingOff, Busy, Leases
 from .local import Local, Slot
+from .releases import Releases
 from .render import Judged, Renders, digest, is_current
 from .stamps import Stamps
 from .stores.base import Store
@@ -49,7 +50,7 @@ OLDER_RENDER = 1.0
 class Fill(Renders):
     """Look-ups and renders of one process.
 
-    :param adopts: the name that a task's page had in the release before this one, if that is to be used.
+    :param releases: which release this is, and whose pages it adopts; ``None`` where it adopts none.
     :param threads: of the background. :param queue: jobs that may wait for one.
     :param pause: waits that many seconds. The others are those of :class:`~.render.Renders`.
     """
@@ -64,7 +65,7 @@ class Fill(Renders):
         stamps: Stamps,
         events: Events,
         *,
-        adopts: Callable[[Task], str | None] = lambda task: None,
+        releases: Releases | None = None,
         threads: int,
         queue: int,
         uncacheable_ttl: float,
@@ -75,7 +76,7 @@ class Fill(Renders):
     ) -> None:
         parts = produce, tags_of, store, local, leases, stamps, events
         super().__init__(*parts, uncacheable_ttl=uncacheable_ttl, codec=codec, clock=clock, monotonic=monotonic)
-        self._adopts = adopts
+        self._releases = releases
         self._most_coming = max(1, queue // 4)
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
@@ -178,8 +179,7 @@ class Fill(Renders):
     def _adopted(self, task: Task) -> Slot | None:
         """The page of the release before this one, to be served as stale: a new release begins without a
         herd, and without a visitor who waits."""
-        former = self._adopts(task)
-        if former is None:
+        if self._releases is None or task.data or (former := self._releases.former_page(task)) is None:
             return None
         entry = self._read(task, self._store.get(former))
         if entry is None or isinstance(entry.content, Refusal):
@@ -188,18 +188,18 @@ class Fill(Renders):
         slot.adopted = True
         return slot
 
-    def _disown(self, task: Task, outcome: Outcome) -> None:
-        """Delete the former release's page where this release refuses it, or has none: the refusal is forgotten
-        sooner than that page, which would then be adopted again."""
-        if not isinstance(outcome, Made) or (former := self._adopts(task)) is None:
+    def _note_release(self, task: Task, outcome: Outcome) -> None:
+        """Note that this release has a page of its own, or has none."""
+        if self._releases is None or task.data or not isinstance(outcome, Made):
             return
         content = outcome.slot.entry.content
-        if isinstance(content, Content) and int(content.status[:3]) not in NEGATIVE_STATUSES:
-            return
         try:
-            self._store.delete(former)
+            if not isinstance(content, Content) or int(content.status[:3]) in NEGATIVE_STATUSES:
+                self._releases.refused(task)
+            elif outcome.stored:
+                self._releases.stored()
         except StoreError as error:
-            self._events.emit(StoreFailed("delete", former, error))
+            self._events.emit(StoreFailed("delete", task.page, error))
 
     # Stale: nobody waits -----------------------------------------------------------------------------
 
@@ -514,7 +514,7 @@ class Fill(Renders):
             while True:
                 with leading(flight):
                     outcome = self.regenerate(task, overdue)
-                self._disown(task, outcome)
+                self._note_release(task, outcome)
                 left = until - self._monotonic()
                 if not isinstance(outcome, Busy) or left <= 0:
                     return outcome

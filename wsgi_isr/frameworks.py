@@ -41,8 +41,7 @@ def nested(app: Any) -> Iterator[Any]:
 
 def directly_in(app: Any) -> Iterator[Any]:
     """Yield what may be an app directly inside of ``app``; other things as well."""
-    yield _attribute(app, "__self__")
-    for name in INSIDE:
+    for name in ("__self__", *INSIDE):
         yield _attribute(app, name)
     mounts = _attribute(app, "mounts")  # werkzeug.middleware.dispatcher
     yield from mounts.values() if isinstance(mounts, Mapping) else ()
@@ -62,13 +61,17 @@ def _attribute(app: Any, name: str) -> Any:
 
 
 class Application:
-    """What the kept functions of one wrapped app are called in: the application of a framework, without a request."""
+    """What the kept functions of one wrapped app are called in: the application of a framework, without a request.
 
-    def __init__(self, app: Any) -> None:
+    :param inline: whether that is in the thread that calls, with the connections to databases that it has.
+    """
+
+    def __init__(self, app: Any, inline: bool = False) -> None:
+        self._inline = inline
         # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
         known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
         self._is_one_of_several = len(known) > 1
-        self._only = _surroundings(known[0]) if len(known) == 1 else None
+        self._only = self._surroundings(known[0]) if len(known) == 1 else None
         self._active: dict[str, Surroundings] = {}
         #: What a thread that runs several functions has to do before it ends; ``None`` where each needs its own.
         self.at_end = _close_connections if known and all(map(is_django, known)) else None
@@ -80,28 +83,27 @@ class Application:
     def note(self, function: str) -> None:
         """Note, where several apps are mounted, from which of them ``function`` is called."""
         if self._is_one_of_several and (flask := sys.modules.get("flask")) is not None and flask.has_app_context():
-            self._active[function] = _surroundings(flask.current_app._get_current_object())
+            self._active[function] = self._surroundings(flask.current_app._get_current_object())
 
     def surroundings(self, function: str) -> Surroundings:
         """Return what ``function`` is to be called in, wherever that happens."""
         return self._only or self._active.get(function, nullcontext)
 
+    def _surroundings(self, app: Any) -> Surroundings:
+        # The database connections of Flask's extensions belong to the application context.
+        in_flask: Surroundings = app.app_context if is_flask(app) else _no_language if self._inline else _in_django
+        return in_flask
+
 
 def is_flask(app: Any) -> bool:
-    """Return whether this is an application of Flask, or of what is made like it."""
-    return _attribute(app, "wsgi_app") is not None and callable(_attribute(app, "app_context"))
+    """Return whether this is an app of Flask. Of its class: what wraps an app may have the app's attributes."""
+    return hasattr(type(app), "wsgi_app") and callable(_attribute(app, "app_context"))
 
 
 def is_django(app: Any) -> bool:
     """Return whether this is the handler of a Django site."""
     handlers = sys.modules.get("django.core.handlers.base")
     return handlers is not None and isinstance(app, handlers.BaseHandler)
-
-
-def _surroundings(app: Any) -> Surroundings:
-    # The database connections of Flask's extensions belong to the application context.
-    in_flask: Surroundings = app.app_context if is_flask(app) else _in_django
-    return in_flask
 
 
 @contextmanager

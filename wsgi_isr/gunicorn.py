@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any
 
-from . import remote
+from . import development, remote
 from .children import fork, wait_for
 from .courier import courier
 from .process import close_all
@@ -78,6 +78,7 @@ class _Renderers:
 def when_ready(server: Any) -> None:
     """Called by gunicorn in its master, before there are workers."""
     if server.cfg.reload:
+        development.has_reloader = True
         return  # a worker begins anew when the code changes; renderers would go on with the old one
     try:
         server.wsgi_isr = _Renderers(server)

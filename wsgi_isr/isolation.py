@@ -35,10 +35,12 @@ class Isolation:
     :param at_end: called in a thread before it ends. With it, a thread runs several functions, one after the other:
         that spares thread-local database connections, and is right only where something sees to it that each function
         has ended the transactions that it had begun.
+    :param inline: run all in the thread that calls, whose transaction a test has begun.
     """
 
-    def __init__(self, at_end: Callable[[], None] | None = None) -> None:
+    def __init__(self, at_end: Callable[[], None] | None = None, inline: bool = False) -> None:
         self._at_end = at_end
+        self._inline = inline
         # list.append, pop and remove are atomic.
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
@@ -50,7 +52,7 @@ class Isolation:
         :raises NoThread: there is no thread for it.
         """
         job = _Job(functools.partial(Context().run, _enter, led(), function))
-        if _is_isolated.get():
+        if self._inline or _is_isolated.get():
             job.run()
         else:
             try:

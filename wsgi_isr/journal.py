@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from . import keys
-from .config import own_folder
 from .errors import ConfigError
 from .stamps import Mode
 from .stores.base import Store
@@ -195,10 +194,11 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def journal_for(given: str | bool | None, store: Store) -> Journal | None:
+def journal_for(given: str | bool | None, store: Store, folder: str) -> Journal | None:
     """Return the journal of a site, checked; ``None`` where it has none.
 
     :param given: the option ``journal``. By default there is one for stores on other machines.
+    :param folder: where that one is.
     :raises ConfigError: the file that was named cannot be written.
     """
     if isinstance(given, str):
@@ -207,7 +207,7 @@ def journal_for(given: str | bool | None, store: Store) -> Journal | None:
         return journal
     if given is not None or not store.remote:
         return None
-    journal = Journal(os.path.join(own_folder(), "journal"))
+    journal = Journal(os.path.join(folder, "journal"))
     try:
         journal.check()
     except ConfigError as error:

@@ -105,6 +105,11 @@ class Keyspace:
         """Return where a copy of the records of a namespace's apps is."""
         return f"{self._prefix}:p:{_digest(f'apps {copy}', 20)}"
 
+    @property
+    def releases(self) -> str:
+        """Return where the releases are kept that have stored pages."""
+        return f"{self._prefix}:p:{_digest('releases', 20)}"
+
     @staticmethod
     def namespaces(copy: int) -> str:
         """Return where a copy of the list of all namespaces of a store is. (No namespace is empty.)"""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigError
 from .frameworks import nested
 from .middleware import ISR
+from .wrapping import check_app
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -37,8 +38,7 @@ def load(target: str, option: str) -> Any:
             found = found()
         except Exception as error:
             raise ConfigError(option, f"the factory raised {error!r}", "call it by hand to see why") from error
-    if not callable(found):
-        raise ConfigError(option, f"{found!r} is not a WSGI application", "name the WSGI app in that module")
+    check_app(found, option, f"{target}()")
     return found
 
 
@@ -48,7 +48,7 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
     :param target: ``module:attribute``; with ``()`` behind it, a factory that is called.
     :raises ConfigError: it does not import, or is no WSGI app.
     """
-    return ISR(load(target, f"wrap({target!r})"), rules, **options)
+    return ISR(load(target, f"wrap({target!r})"), rules, import_name=target.partition(":")[0], **options)
 
 
 def wrapped(target: str) -> ISR:
@@ -58,7 +58,7 @@ def wrapped(target: str) -> ISR:
     :raises ConfigError: see :func:`load`.
     """
     app = load(target, target)
-    return find_isr(app) or ISR(app)
+    return find_isr(app) or ISR(app, import_name=target.partition(":")[0])
 
 
 def served(target: str) -> WSGIApplication:
@@ -68,7 +68,7 @@ def served(target: str) -> WSGIApplication:
     :raises ConfigError: see :func:`load`.
     """
     app: WSGIApplication = load(target, target)
-    return app if find_isr(app) is not None else ISR(app)
+    return app if find_isr(app) is not None else ISR(app, import_name=target.partition(":")[0])
 
 
 def find_isr(app: Any) -> ISR | None:

@@ -37,7 +37,7 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     :param url: scheme and host, and the mount point if there is one.
     :raises ConfigError: it is not; or the app renders for another one.
     """
-    canonical_url = isr.config.settings.canonical_url
+    canonical_url = isr.configuration.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
     if url is None:
         known = isr.pages.sites.known()
@@ -58,6 +58,9 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
 
 def check_shared(isr: ISR) -> None:
     """:raises ConfigError: what is stored from here, no other process would see."""
+    if isr.development is not None:
+        problem = f"{isr.development.what}, so that nothing is cached"
+        raise ConfigError("development", problem, "set WSGI_ISR_DEVELOPMENT=cache, as the servers have it")
     if not (isr.store.keeps and isr.store.shared):
         kind = "memory://" if isr.store.keeps else "null://"
         raise ConfigError("store", f"{kind} is seen by no other process", "set WSGI_ISR_STORE as the servers have it")

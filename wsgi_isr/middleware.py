@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 import time
 import weakref
@@ -11,16 +10,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from . import engine
 from .capture import produce_page
 from .coding import chosen
 from .config import Config
 from .courier import courier
 from .crawlers import is_crawler
 from .data import at_home
+from .development import Found, development_of, is_served_by
 from .draft import Visitor, answering
 from .engine import Engine, on_behalf_of
 from .entry import Content, Entry, Refusal
-from .errors import ConfigError, ISRError, RefreshError
+from .errors import ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
 from .freshness import Asked
@@ -33,7 +34,6 @@ from .keys import UNSAFE, Site, path_tag, shown_url
 from .listing import Absent
 from .page import Frame, within
 from .pages import Page, Pages
-from .remote import SITE_BYTES
 from .respond import (
     ABSENT_HEADERS,
     NAME,
@@ -54,7 +54,9 @@ from .respond import (
 )
 from .stores import open_store
 from .stores.base import Store
+from .stores.null import NullStore
 from .task import Answer, Coming, Failed, PassedOn, Served
+from .wrapping import Wrapper, caller, check_app, configured, site_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -64,16 +66,17 @@ instances: weakref.WeakSet[ISR] = weakref.WeakSet()
 """Every one of this process."""
 
 
-class ISR:
+class ISR(Wrapper):
     """Serve an app's pages from a shared cache and render stale ones in the background.
 
     ``app.wsgi_app = ISR(app.wsgi_app, revalidate=60)`` is all there is to it::
 
         ISR(app, {"/": 10, "/blog/<slug>": Rule(revalidate=3600, query=["page"])}, store="sqlite:///cache.db")
 
-    :param app: any WSGI application (PEP 3333).
+    :param app: any WSGI application (PEP 3333). Attributes that an ISR does not have are the app's (``isr.route``).
     :param rules: from werkzeug URL pattern to :class:`~wsgi_isr.Rule`, number of seconds, or mapping of
         options; the most specific pattern wins. ``revalidate=`` is the rule for everything not listed.
+    :param import_name: name of the module or package that the app comes from; by default the one that calls.
     :param clock: Unix time in seconds; a fake one makes tests exact.
     :param monotonic: the same for durations. :param pause: waits that many seconds.
     :param options: see the option table in the README; also from ``WSGI_ISR_*`` and ``WSGI_ISR_CONFIG``.
@@ -85,17 +88,16 @@ class ISR:
         app: WSGIApplication,
         rules: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None,
         *,
+        import_name: str | None = None,
         clock: Callable[[], float] | None = None,
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], None] | None = None,
         **options: Any,
     ) -> None:
-        if not callable(app):
-            raise ConfigError("app", f"{app!r} is not a WSGI application", "wrap what your server would call")
-        self.app = app
-        self.config = Config.load(rules, options)
-        settings = self.config.settings
-        self.store: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
+        check_app(app)
+        self.configuration: Config = configured(app, rules, options, import_name or caller())
+        settings = self.configuration.settings
+        self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
         self.events = Events(log_events())
         self._clock = clock or time.time
         # A fake clock alone is meant for both.
@@ -103,22 +105,43 @@ class ISR:
         self._pause = pause
         if settings.debug:
             self.events.subscribe(log_decisions())
-        self.pages = Pages(self.config, self.store, self.events, self._monotonic)
-        self._journal = journal_for(settings.journal, self.store)
         self._beginning = threading.Lock()
-        self._live: Engine | None = None
         #: Whether this process has answered a request for the app.
         self.is_serving = False
-        #: The app's, in warnings and in the records of the store: the same in each process and each release.
-        self.name = name_of(app)
+        #: The name of the app, in warnings and in the records of the store: the same in each process and each release.
+        self.app_name = name_of(app)
         #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
-        self.site = _site_of(self.config, app)
+        self.site = site_of(self.configuration, app)
+        self._settle(self._look_for_development(app))
+        self.app = app  # last: what is set after it, and is the app's, is set there
         instances.add(self)
         if self._journal is not None:
             courier.attend(self)
 
+    def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
+        if engine.stand_in is not None:
+            return None
+        return development_of(self.configuration.settings.development, app, environ)
+
+    def _settle(self, development: Found | None) -> None:
+        """Use the configured store, or what tests have put in its place; none where the app is being developed."""
+        given = self.configuration.settings
+        self._live: Engine | None = None
+        #: What tells that the app is being developed, so that nothing is cached.
+        self.development = development
+        if development is not None and development.serves:
+            development.announce()
+        if (stand_in := engine.stand_in) is not None:
+            self.store: Store = stand_in.store_of(given.store)
+        else:
+            self.store = NullStore() if development is not None else self._configured
+        is_own = self.store is self._configured
+        self._journal = journal_for(given.journal, self.store, self.configuration.folder) if is_own else None
+        off = "development" if development is not None else "off"
+        self.pages = Pages(self.configuration, self.store, self.events, self._monotonic, off)
+
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        live = self._live or self.begin()
+        live = self._live or self.begin(environ)
         probe = _probe(environ)
         # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
         # the benchmark "hotpath" shows that matching, keys and headers would cost twenty times as much.
@@ -136,6 +159,8 @@ class ISR:
                     start_response(NOT_MODIFIED, unchanged.copy())
                     return []
 
+        if live.keeps and is_served_by(environ):
+            live = self.begin(environ, again=True)
         began, draft = live.monotonic(), False
         self.is_serving = True
         try:
@@ -203,7 +228,8 @@ class ISR:
         content = entry.content
         assert isinstance(content, Content)
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
-        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]) and not self.config.settings.debug:
+        is_plain = is_plain and not self.configuration.settings.debug
+        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]):
             # A condition that does not match comes here beside a prepared answer, which stays for the others.
             monotonic, ready = live.monotonic(), found.slot.ready
             if ready is None or monotonic >= ready.over:
@@ -220,13 +246,13 @@ class ISR:
         if found.personal is not None:
             return send_as_is(environ, start_response, found.personal.content, status, label)
         if found.draft:
-            frame = Frame(Asked(), self.config.rules.profiles, stored=False, draft=True)
+            frame = Frame(Asked(), self.configuration.rules.profiles, stored=False, draft=True)
             app = self._app_here(environ, frame)
             return pass_on(
                 app, environ, start_response, status, label, self._after_write(environ, found.written), private=True
             )
         # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
-        app = self._app_here(environ, Frame(Asked(), self.config.rules.profiles) if found.missed else None)
+        app = self._app_here(environ, Frame(Asked(), self.configuration.rules.profiles) if found.missed else None)
         return pass_on(app, environ, start_response, status, label, self._after_write(environ, found.written))
 
     def _after_write(self, environ: dict[str, Any], written: str | None) -> Callable[[], list[tuple[str, str]]] | None:
@@ -263,7 +289,7 @@ class ISR:
         live = self.begin()
         draft = frame is not None and frame.draft
         # Behind a proxy that ends TLS, only the canonical URL knows of it.
-        scheme = (self.config.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
+        scheme = (self.configuration.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
         visitor = Visitor(live.drafts, draft, secure=scheme == "https")
         sites = self.pages.sites
         site = sites.of(environ)
@@ -352,19 +378,30 @@ class ISR:
 
     # A process and its end -----------------------------------------------------------------------------
 
-    def begin(self) -> Engine:
-        """What a process has of its own; made by its first request, after every fork and every patch."""
+    def begin(self, environ: Mapping[str, Any] | None = None, again: bool = False) -> Engine:
+        """What a process has of its own; made by its first request, after every fork and every patch.
+
+        :param environ: of that request, whose server may be one for development.
+        :param again: whether that was not known when it was made.
+        """
         with self._beginning:
+            known = self.development
+            if (self._live is None or again) and (known is None or not known.is_meant):
+                development = self._look_for_development(self.app, environ)
+                if development != known:
+                    self._settle(development)
+            if self.development is not None and environ is not None:
+                self.development.announce()
             if self._live is None:
                 self._live = Engine(
-                    self.config,
+                    self.configuration,
                     self.store,
                     self.events,
                     produce_page(
                         lambda *request: self.app(*request),
-                        self.config.rules,
+                        self.configuration.rules,
                         self.events.emit,
-                        self.events.emit if self.config.settings.debug else None,
+                        self.events.emit,
                         self._clock,
                     ),
                     app=self.app,
@@ -374,8 +411,9 @@ class ISR:
                     site=self.site if self.renders_elsewhere else None,
                     is_alone=lambda: self.is_alone,
                     journal=self._journal,
-                    name=self.name,
+                    name=self.app_name,
                     is_serving=lambda: self.is_serving,
+                    inline=engine.stand_in is not None,
                 )
                 if self._journal is not None:
                     courier.attend(self)
@@ -391,7 +429,7 @@ class ISR:
         mode: str = "expire",
     ) -> Receipt:
         """:func:`wsgi_isr.invalidate` for the pages of this app."""
-        names = tag_names(tags, paths, routes, prefixes, everything, set(self.config.rules.policies))
+        names = tag_names(tags, paths, routes, prefixes, everything, set(self.configuration.rules.policies))
         return self.begin().invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
@@ -412,7 +450,7 @@ class ISR:
     @property
     def renders_elsewhere(self) -> bool:
         """Whether pages may be rendered in other processes: they have to find them in the store."""
-        return self.config.settings.background == "auto" and self.store.keeps and self.store.shared
+        return self.configuration.settings.background == "auto" and self.store.keeps and self.store.shared
 
     @property
     def is_alone(self) -> bool:
@@ -422,6 +460,21 @@ class ISR:
     def is_at(self, home: object) -> bool:
         """Whether data that is kept at ``home`` is this app's."""
         return self._live is not None and self._live is home
+
+    def begin_with_stand_in(self) -> Callable[[], None]:
+        """Begin with what tests have put in the place of the store, or with the store itself where there is nothing.
+
+        :returns: a function that puts back what there was before.
+        """
+        before = self.store, self._journal, self.pages, self._live, self.development
+        self._settle(self._look_for_development(self.app))
+
+        def restore() -> None:
+            if self._live is not None:
+                self._live.close()
+            self.store, self._journal, self.pages, self._live, self.development = before
+
+        return restore
 
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
@@ -441,7 +494,7 @@ class ISR:
         :returns: whether everything that ran came to its end in time.
         """
         if self._journal is not None:
-            courier.dismiss(self, self.config.settings.drain if timeout is None else timeout)
+            courier.dismiss(self, self.configuration.settings.drain if timeout is None else timeout)
         live, self._live = self._live, None
         drained = True
         if live is not None:
@@ -462,16 +515,6 @@ def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
     if done and isinstance(done[0], ISRError):
         raise done[0]
     return any(changed is True for changed in done)
-
-
-def _site_of(config: Config, app: Any) -> bytes:
-    """Another release of an app has another one. Nothing in it depends on the order in which apps were wrapped: that is
-    not the same in two processes of which one has found more tenants than the other."""
-    settings, owner = config.settings, getattr(app, "__self__", app)
-    name = f"{type(owner).__module__}:{type(owner).__qualname__}:{getattr(app, '__qualname__', '')}"
-    what = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
-    told = repr((what, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies)))
-    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
 
 
 # The request as the hot path sees it: the URL, then what a plain request must have, or not have.

@@ -109,6 +109,13 @@ def _parse_number(name: str, text: str) -> float:
 def _check_lifetime(name: str, value: Any) -> Any:
     if value == "forever":
         return False
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):  # otherwise it is a profile's name
+            raise ConfigError(name, f"{value!r} is text", f"write {number:g}, without the quotes")
     if value is False or (isinstance(value, str) and value):
         return value
     return _number(name, value, 0, 'seconds (0 or more), "forever", or a profile\'s name')

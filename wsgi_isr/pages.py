@@ -54,18 +54,24 @@ class Page(NamedTuple):
 class Pages:
     """The pages of one :class:`~wsgi_isr.ISR`.
 
-    :param monotonic: seconds.
+    :param monotonic: seconds. :param off: why nothing is kept, where the store keeps nothing.
     """
 
     def __init__(
-        self, config: Config, store: Store, events: Events, monotonic: Callable[[], float] | None = None
+        self,
+        config: Config,
+        store: Store,
+        events: Events,
+        monotonic: Callable[[], float] | None = None,
+        off: str = "off",
     ) -> None:
         settings = config.settings
         self._rules = config.rules
         self._store = store
         self._events = events
         self._monotonic = monotonic or time.monotonic
-        self._names = Keyspace(settings.namespace, settings.release)
+        self._names = Keyspace(settings.namespace, settings.release or "")
+        self._off = off
         self._matcher = Matcher(
             config.rules, settings.canonical_url, settings.ignore_cookies, settings.hosts, settings.anonymous
         )
@@ -95,11 +101,12 @@ class Pages:
         """
         self.sites.note(environ)
         if not draft and self._matcher.is_here(environ):
-            absent = self._listings.absent(environ, epochs)
+            # What is being written just now may be in a list that was asked for a moment ago.
+            absent = self._listings.absent(environ, None if self._off == "development" else epochs)
             if absent is not None:
                 return absent
         if not self._store.keeps:
-            return PassedOn("off", draft=draft)
+            return PassedOn(self._off, draft=draft)
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
             written = self._matcher.written(environ) if self._on_write else None

@@ -120,7 +120,7 @@ class Prerender:
         folder: Folder | None = None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._rules = isr.config.rules
+        self._rules = isr.configuration.rules
         self._maker = Maker(isr, site)
         self.here = self._maker.here
         self._jobs_at_once = jobs or max(2, _processors())

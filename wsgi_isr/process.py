@@ -10,11 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from . import engine
 from .config import Config
 from .courier import courier
 from .data import inside, live_in
+from .development import development_of
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
@@ -25,8 +28,11 @@ from .journal import journal_for
 from .loading import load
 from .middleware import ISR, any_of, instances
 from .registry import Registry
+from .source import state_folder
 from .stores import open_store
 from .stores.base import Store
+from .stores.null import NullStore
+from .wrapping import configured
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -43,15 +49,32 @@ def _homes() -> list[Engine]:
     global _alone
     with _beginning:
         if _alone is None:
-            config = Config.load()
-            store = config.settings.store
-            opened = store if isinstance(store, Store) else open_store(store)
-            journal = journal_for(config.settings.journal, opened)
-            name = f"script:{module_name('__main__')}"
-            _alone = Engine(config, opened, Events(log_events()), journal=journal, name=name)
-            if _alone.presence is not None:
-                _alone.presence.look_quietly()  # here: a script may be over before a thread has had its turn
+            _alone = _begin_alone()
         return [_alone]
+
+
+def _begin_alone() -> Engine:
+    """Return an engine for the data of a process that wraps no app."""
+    config = configured(None, None, {}, "")
+    store, events = config.settings.store, Events(log_events())
+    if (stand_in := engine.stand_in) is not None:
+        return Engine(config, stand_in.store_of(store), events, inline=True)
+    if (development := development_of(config.settings.development, None)) is not None:
+        development.announce()
+        return Engine(config, NullStore(), events)
+    opened = store if isinstance(store, Store) else open_store(store)
+    journal = journal_for(config.settings.journal, opened, config.folder)
+    alone = Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
+    if alone.presence is not None:
+        alone.presence.look_quietly()  # here: a script may be over before a thread has had its turn
+    return alone
+
+
+def exchange_alone(other: Engine | None) -> Engine | None:
+    """Put another engine in the place of the one for data outside of any app, and return that."""
+    global _alone
+    alone, _alone = _alone, other
+    return alone
 
 
 live_in(_homes)
@@ -85,7 +108,7 @@ def close_all(timeout: float | None = None) -> None:
         return max(0.0, began + (drain if timeout is None else timeout) - time.monotonic())
 
     for isr in list(instances):
-        isr.close(left(isr.config.settings.drain))
+        isr.close(left(isr.configuration.settings.drain))
     alone, _alone = _alone, None
     if alone is not None:
         alone.close(left(alone.drain))
@@ -126,7 +149,7 @@ def invalidate(
     :raises ConfigError: nothing was named, or no store is known.
     """
     here = list(apps_here()) if store is None and namespace is None and journal is None else []
-    rules = {pattern for isr in here for pattern in isr.config.rules.policies} if here else None
+    rules = {pattern for isr in here for pattern in isr.configuration.rules.policies} if here else None
     names = tag_names(tags, paths, routes, prefixes, everything, rules)
     check_mode(mode)
     if here:
@@ -231,6 +254,10 @@ def _django_application() -> str | None:
 
 def _given(store: str | Store | None, namespace: str | None, journal: str | bool | None) -> Config:
     """Return what is named, or configured by the environment. :raises ConfigError: that is no store."""
+    if store is None and (stand_in := engine.stand_in) is not None:
+        config = configured(None, None, {"namespace": namespace}, "")
+        settings = replace(config.settings, store=stand_in.store_of(config.settings.store), journal=False)
+        return replace(config, settings=settings)
     given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
     if not given.names_store:
         # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
@@ -262,15 +289,15 @@ def _elsewhere(given: Config) -> Iterator[Invalidator]:
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
         registry = Registry(opened, settings.namespace, settings.signing_key)
-        journal = journal_for(settings.journal, opened)
+        journal = journal_for(settings.journal, opened, state_folder(None))
         yield Invalidator(opened, settings.namespace, journal, Events(log_events()), registry=registry)
     finally:
         if opened is not settings.store:
             opened.close()
 
 
-def _place(isr: ISR) -> tuple[int, str, str]:
-    return id(isr.store), isr.config.settings.namespace, isr.config.settings.release
+def _place(isr: ISR) -> tuple[int, str, str | None]:
+    return id(isr.store), isr.configuration.settings.namespace, isr.configuration.settings.release
 
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:

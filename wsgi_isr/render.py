@@ -272,7 +272,10 @@ class Renders:
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
         over = self._monotonic()
-        self._events.emit(Rendered(task.page, over - began, stored, task.text, over - made, lifetime.revalidate))
+        refused = isinstance(product.content, Refusal)
+        self._events.emit(
+            Rendered(task.page, over - began, stored, task.text, over - made, lifetime.revalidate, refused)
+        )
         self._leases.forget_failures(task.page)
         slot = self._local.put(task.page, winner)
         slot.only_here = winner is entry and not stored

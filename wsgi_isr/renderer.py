@@ -76,7 +76,7 @@ class Board:
 def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Board, parent: int) -> int:
     """The whole life of a renderer."""
     stopping = Stopping(parent, *sockets)
-    settings = [isr.config.settings for isr in sites.values()]
+    settings = [isr.configuration.settings for isr in sites.values()]
     drain, left = max(each.drain for each in settings), max(each.max_renders for each in settings)
     desk = _Desk(sites, min(each.background_threads for each in settings), board)
     while left > 0 and not stopping and not desk.hangs:

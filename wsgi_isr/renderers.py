@@ -340,7 +340,7 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
         return 0
     # Only now is there something to come to an end, and the app may have had handlers of its own.
     stopping = Stopping(parent)
-    settings = [isr.config.settings for isr in sites.values()]
+    settings = [isr.configuration.settings for isr in sites.values()]
     me, drain = os.getpid(), max(each.drain for each in settings)
 
     def begin(board: Board) -> int:

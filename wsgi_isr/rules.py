@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect
@@ -15,6 +15,7 @@ from werkzeug.routing import Rule as Route
 from . import options as o
 from .entry import Lifetime
 from .errors import ConfigError
+from .spelling import spelling
 
 #: The ``revalidate`` of pages whose own headers say how long they live.
 AUTO = "auto"
@@ -216,6 +217,15 @@ class Rule:
     bypass: Callable[[Mapping[str, Any]], bool] | None = o.option(
         None, o.CALLABLE, "called with the environ: true keeps the request away from the cache", "none"
     )
+
+    if not TYPE_CHECKING:  # a dataclass would raise a TypeError, without the name that was meant
+
+        def __new__(cls, *_args: Any, **options: Any) -> Rule:
+            known = o.options_of(cls)
+            for name in options:
+                if name not in known:
+                    raise o.unknown(name, known, "unknown option of a Rule")
+            return super().__new__(cls)
 
     def __post_init__(self) -> None:
         o.check_all(self)
@@ -422,7 +432,12 @@ class RuleSet:
         routes = []
         for pattern, value in pairs:
             where = f"rule {pattern!r}"
-            if not isinstance(pattern, str) or not pattern.startswith("/"):
+            if not isinstance(pattern, str):
+                raise ConfigError(where, "a pattern is text", "write it like '/blog/<slug>'")
+            if (spelled := spelling(pattern)) != pattern:
+                problem = "werkzeug would take that as it stands, and no page would match"
+                raise ConfigError(where, problem, f"write {spelled!r}")
+            if not pattern.startswith("/"):
                 raise ConfigError(where, "a pattern starts with a slash", "write it like '/blog/<slug>'")
             # Two patterns that differ only in the names of their parameters match the same paths.
             shape = re.sub(r"<(?:([^:<>]*):)?[^<>]*>", lambda m: f"<{_CONVERTERS.get(m[1], m[1])}>", pattern)

@@ -20,6 +20,7 @@ from collections.abc import Callable
 class Pool:
     """Runs jobs in up to ``threads`` threads, with up to ``queue`` more waiting.
 
+    :param threads: without any, a job runs where it is submitted.
     :param run: called with each job; it must not raise.
     :param drop: called with each job that was taken but will not be run.
     """
@@ -39,6 +40,9 @@ class Pool:
     def submit(self, job: bytes, first: bool = False) -> bool:
         """Take a job, before all that wait where somebody waits for it (``first``); ``False`` where there is
         no room, or the pool is stopping."""
+        if self._threads == 0:
+            self._run(job)
+            return True
         with self._changed:
             if self._stopping or len(self._jobs) >= self._queue:
                 return False

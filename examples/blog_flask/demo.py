@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -13,6 +14,8 @@ import time
 from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
+
+from wsgi_isr.source import PLATFORM_VARIABLES
 
 from .server import ROOT, Server, ServerDied, listen
 from .story import StepFailed, Story
@@ -118,14 +121,16 @@ def _check(listener: socket.socket) -> int:
         directory = Path(name)
         faults = directory / "faults"
         faults.mkdir()
+        site = _copy(directory / "site")
         store = os.environ.get("WSGI_ISR_STORE", f"sqlite:///{directory / 'pages.sqlite3'}")
         options = {
             "BLOG_DB": str(directory / "blog.sqlite3"),
             "BLOG_FAULTS": str(faults),
             "WSGI_ISR_STORE": store,
             "WSGI_ISR_JOURNAL": str(directory / "journal"),
+            **dict.fromkeys(PLATFORM_VARIABLES, ""),  # a deploy in the story is one of the copy, whoever runs this
         }
-        server = Server(listener, {**QUICK, **options}, log=directory / "log")
+        server = Server(listener, {**QUICK, **options}, log=directory / "log", root=site)
         try:
             with server:
                 print(f"The blog runs at {server.url} with two workers; the store is {store}", flush=True)
@@ -140,6 +145,15 @@ def _check(listener: socket.socket) -> int:
             return 1
     print(f"All steps hold, after {time.monotonic() - started:.0f} s.")
     return 0
+
+
+def _copy(folder: Path) -> Path:
+    """Copy the blog: the story edits it."""
+    for name in ("examples/__init__.py", "examples/blog_flask"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+    return folder
 
 
 def _play(story: Story) -> bool:

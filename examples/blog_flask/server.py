@@ -48,12 +48,16 @@ class Server:
     :param listener: from :func:`listen`; gunicorn inherits it, so the port cannot be lost in between.
     :param options: environment variables on top of ours.
     :param log: where output goes; None is the terminal, with a line for each request.
+    :param root: where ``examples`` is imported from.
     """
 
-    def __init__(self, listener: socket.socket, options: Mapping[str, str], log: Path | None = None) -> None:
+    def __init__(
+        self, listener: socket.socket, options: Mapping[str, str], log: Path | None = None, root: Path = ROOT
+    ) -> None:
         self.port: int = listener.getsockname()[1]
         self.url = f"http://{HOST}:{self.port}"
         self.log = log
+        self.root = root
         self._listener = listener
         self.environment = {**os.environ, **options, "PYTHONUNBUFFERED": "1"}
 
@@ -70,7 +74,7 @@ class Server:
             self.process = subprocess.Popen(
                 [*command, "examples.blog_flask:app"],
                 env=self.environment,
-                cwd=ROOT,
+                cwd=self.root,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from .browser import Answer, Browser
-from .server import ROOT, Server
+from .server import Server, listen
 
 POST = "/posts/what-vary-says"
 ADMIN, READER = "Robin Vale", "Kim Ferro"
@@ -68,6 +68,8 @@ class Story:
         yield "EDITOR", "the store is away: who saves has no error", self.editor
         yield "WRONG", "what reaches nothing says so", self.wrong
         yield "KILL", "kill -9 while rendering: another takes over", self.kill
+        yield "DEPLOY", "an edit and a reload: stale once, then new", self.deploy
+        yield "DEVELOP", "a development server: edit and see", self.develop
         yield "STOP", "everything ends when asked to", self.stop
 
     def visitor(self) -> Browser:
@@ -262,7 +264,13 @@ class Story:
             self.fresh(path)  # kept for ten seconds and more
         command = [sys.executable, "-m", "examples.blog_flask.publish", title, "--tags", "caching"]
         job = subprocess.run(
-            command, env=self.server.environment, cwd=ROOT, input="Hello.", capture_output=True, text=True, timeout=60
+            command,
+            env=self.server.environment,
+            cwd=self.server.root,
+            input="Hello.",
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         require(job.returncode == 0, job.stdout + job.stderr)
         seen = [self.at_once(path, title) for path in lists]
@@ -296,7 +304,7 @@ class Story:
             yield False
             return
         path = store.removeprefix("sqlite:///").partition("?")[0]
-        with closing(sqlite3.connect(ROOT / path, timeout=PATIENCE, isolation_level=None)) as connection:
+        with closing(sqlite3.connect(self.server.root / path, timeout=PATIENCE, isolation_level=None)) as connection:
             connection.execute("BEGIN IMMEDIATE")  # the lock of a writer, for longer than others wait for it
             try:
                 yield True
@@ -307,7 +315,7 @@ class Story:
         def invalidate(*arguments: str) -> str:
             command = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "invalidate", *arguments]
             job = subprocess.run(
-                command, env=self.server.environment, cwd=ROOT, capture_output=True, text=True, timeout=60
+                command, env=self.server.environment, cwd=self.server.root, capture_output=True, text=True, timeout=60
             )
             require(job.returncode == 0, job.stdout + job.stderr)
             return job.stderr.strip()
@@ -349,6 +357,47 @@ class Story:
             f" new page by {new.rendered_by} after {took:.1f} s (lease {self.lease} s)"
         )
 
+    def deploy(self) -> str:
+        old = self.fresh("/about")
+        self.edit("About this blog", "About this blog, edited")
+        self.server.process.send_signal(signal.SIGHUP)
+        # Until its workers have ended, the release before serves its own page.
+        answers: list[Answer] = []
+        self.ask_until("/about", answers, lambda: answers[-1].verdict != "HIT", "an answer by the new release")
+        for answer in answers:
+            require(answer.status == 200 and answer.stamp == old.stamp, f"{answer}, rendered {answer.stamp}")
+        require(answers[-1].verdict == "STALE", f"the first visitor of the new release: {answers[-1]}")
+        new = self.newer("/about", old)
+        require("About this blog, edited" in new.body, f"an old page: {new}, rendered {new.stamp}")
+        return f"a template edited, SIGHUP: {answers[-1].verdict} in {_ms(answers[-1])}, then the new page"
+
+    def develop(self) -> str:
+        listener = listen(0)
+        port = listener.getsockname()[1]
+        command = [sys.executable, "-m", "flask", "--app", "examples.blog_flask", "run", "--debug", "--port", str(port)]
+        with listener, (self.faults / "flask").open("wb") as log:
+            listener.close()
+            process = subprocess.Popen(
+                command,
+                env=self.server.environment,
+                cwd=self.server.root,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # with its reloader, which is a process of its own
+            )
+        try:
+            self.wait_for(lambda: _answers(port), "the development server", lambda: f"; exit code {process.poll()}")
+            for words in ("About this blog, edited", "Edited once more"):
+                answer = Browser(port).get("/about")
+                require(words in answer.body and answer.verdict == "BYPASS", f"{answer}, rendered {answer.stamp}")
+                require('detail="development"' in answer["Cache-Status"], answer)
+                self.edit("About this blog, edited", "Edited once more")
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(PATIENCE)
+        return f"flask run --debug: each edit at once; Cache-Status: {answer['Cache-Status']}"
+
     def stop(self) -> str:
         started = time.monotonic()
         code = self.server.stop()
@@ -364,6 +413,11 @@ class Story:
         except FileNotFoundError:
             return 0
         return sum(line.split()[1:] == ["GET", path] for line in lines)
+
+    def edit(self, old: str, new: str) -> None:
+        """Change words in the template of ``/about``."""
+        template = self.server.root / "examples" / "blog_flask" / "templates" / "about.html"
+        template.write_text(template.read_text("utf-8").replace(old, new), "utf-8")
 
     def hold(self) -> None:
         """From now on a render of ``/stats`` waits."""
@@ -440,6 +494,13 @@ def _ms(answer: Answer) -> str:
 
 def _age(answer: Answer) -> int:
     return int(answer["Age"]) if answer["Age"].isdigit() else -1
+
+
+def _answers(port: int) -> bool:
+    try:
+        return Browser(port).get("/static/icon.svg").status == 200
+    except OSError:
+        return False
 
 
 def _alive(pid: int) -> bool:

@@ -17,15 +17,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.attacks.support.sample import Sample
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
-from wsgi_isr import Rule, cached, values
+from wsgi_isr import cached, values
 from wsgi_isr.coding import chosen
 from wsgi_isr.entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
 from wsgi_isr.events import Rendered, Unreadable
 from wsgi_isr.local import Slot
 from wsgi_isr.respond import Ready, cache_status, headers_of, send_page
+from wsgi_isr.rules import Policy
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.task import Served
 
@@ -498,11 +500,8 @@ def greeting() -> str:
 
 
 @cached
-def shape_of_a_page() -> Rule:
+def shape_of_a_page() -> Sample:
     raise LookupError
-
-
-RULE = {field.name: None for field in dataclasses.fields(Rule)}
 
 
 def write_data(site: Site, function: Any, data: bytes) -> None:
@@ -512,16 +511,19 @@ def write_data(site: Site, function: Any, data: bytes) -> None:
     site.store.set(task.page, CODEC.pack(entry))
 
 
+POLICY = [field.name for field in dataclasses.fields(Policy)]
+
+
 def test_a_forged_dataclass_of_another_module_is_not_made_and_the_function_is_called(
     make_site: MakeSite, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = make_site()
     secret = tmp_path / "secret"
     secret.write_text("secret")
-    write_data(site, greeting, dataclass_bytes(Rule, **{**RULE, "fallback": str(secret)}))
+    write_data(site, greeting, dataclass_bytes(Policy, **dict.fromkeys(POLICY, str(secret))))
     assert greeting() == "hello"
-    assert "wsgi_isr.rules:Rule is not allowed" in caplog.text
-    assert "annotate the result, such as -> Rule" in caplog.text
+    assert "wsgi_isr.rules:Policy is not allowed" in caplog.text
+    assert "annotate the result, such as -> Policy" in caplog.text
 
 
 def test_a_forged_dataclass_that_is_expected_is_made_without_its_constructor(
@@ -530,9 +532,9 @@ def test_a_forged_dataclass_that_is_expected_is_made_without_its_constructor(
     site = make_site()
     secret = tmp_path / "secret"
     secret.write_text("secret")
-    write_data(site, shape_of_a_page, dataclass_bytes(Rule, **{**RULE, "fallback": str(secret)}))
+    write_data(site, shape_of_a_page, dataclass_bytes(Sample, file=str(secret)))
     found = shape_of_a_page()
-    assert found.fallback == str(secret)  # and not what the file holds
+    assert found.file == str(secret)  # and not what the file holds
 
 
 def test_a_forged_dataclass_of_the_function_s_own_module_is_made_without_its_constructor(

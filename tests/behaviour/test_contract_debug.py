@@ -71,6 +71,17 @@ def test_every_request_has_one_line_with_its_verdict_and_its_page(
     assert all(line["key"].endswith(path) for line, (path, _) in zip(found, visits, strict=True))
 
 
+def test_what_was_refused_is_not_said_to_be_stored(
+    debugged: Callable[..., Site], origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = debugged(revalidate=60)
+    origin.on("/a", answer(b"x", ("Cache-Control", "private")))
+    site.visit("/a")
+    assert [line["verdict"] for line in lines(caplog, "render")] == ["REFUSED"]
+    site.visit("/b")
+    assert [line["verdict"] for line in lines(caplog, "render")] == ["REFUSED", "STORED"]
+
+
 def test_what_was_not_cached_says_why(
     debugged: Callable[..., Site], origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,9 +1,10 @@
-"""With ``debug``, an app that looks at who asks and does not say so by ``Vary`` is noticed."""
+"""An app that looks at who asks and does not say so by ``Vary`` is noticed."""
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,45 @@ def test_who_reads_all_headers_through_werkzeug_is_not_looking_for_cookies(make_
     site = make_site(revalidate=60, debug=True)
     assert looked(site) == []
     assert site.visit("/a").text == "['Host']"
+
+
+@pytest.mark.parametrize("header", ["Accept", "HX-Request", "X-Requested-With"])
+def test_the_first_answer_by_such_a_header_is_a_warning_without_debug(
+    make_site: MakeSite, origin: Origin, caplog: pytest.LogCaptureFixture, header: str
+) -> None:
+    name = "HTTP_" + header.upper().replace("-", "_")
+    for path in ("/a", "/b"):
+        origin.on(path, answer(lambda environ: environ.get(name, "nothing").encode()))
+    origin.on("/said", answer(lambda environ: environ.get(name, "nothing").encode(), ("Vary", header)))
+    site = make_site({"/said": Rule(revalidate=60, vary=[header])}, revalidate=60)
+    site.visit("/said", headers={header: "x"})
+    assert caplog.records == []
+    for path in ("/a", "/b", "/a"):
+        site.visit(path)
+    (record,) = caplog.records
+    assert f'write vary=["{header}"] in the rule' in record.getMessage()
+
+
+def test_an_answer_that_is_not_stored_is_no_warning(
+    make_site: MakeSite, origin: Origin, caplog: pytest.LogCaptureFixture
+) -> None:
+    origin.on("/a", answer(lambda environ: environ.get("HTTP_ACCEPT", "").encode(), ("Cache-Control", "private")))
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    site.visit("/a", headers={"Accept": "text/html"})
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_frameworks_themselves_look_at_none_of_these(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    import bottle
+
+    site = make_site(app=flask_app(SECRET_KEY="not a secret"), revalidate=60)
+    app = bottle.Bottle()
+    app.get("/plain")(lambda: "plain")
+    for seen in (site, make_site(app=app, revalidate=60)):
+        seen.visit("/plain")
+        seen.visit("/none")
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_the_line_in_the_log_says_what_is_missing() -> None:

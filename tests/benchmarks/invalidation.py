@@ -95,7 +95,7 @@ def run(size: Size) -> Report:
         }
         *rows, noisy = interleaved({**batches, NOISE: noise()}, rounds)
 
-        time.sleep(reader.config.settings.coherence)
+        time.sleep(reader.configuration.settings.coherence)
         for label in ("EXPIRED", "HIT"):  # rendered anew; from then on a hit again, and only these
             _expect(label, reader, TAGGED, seen)
         _expect("EXPIRED", reader, TAGGED, others)

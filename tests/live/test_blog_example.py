@@ -21,7 +21,8 @@ from examples.blog_flask.blog import create_app
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = (
     *("MISS", "HIT", "304", "HEAD", "CROWD", "STALE", "ERROR"),
-    *("LOGIN", "SESSION", "MIXED", "ADMIN", "COMMENT", "BROWSER", "PUBLISH", "EDITOR", "WRONG", "KILL", "STOP"),
+    *("LOGIN", "SESSION", "MIXED", "ADMIN", "COMMENT", "BROWSER", "PUBLISH", "EDITOR", "WRONG", "KILL"),
+    *("DEPLOY", "DEVELOP", "STOP"),
 )
 DEMO = [sys.executable, "-m", "examples.blog_flask.demo"]
 

@@ -94,7 +94,8 @@ class Running:
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
     site = Numbered(tmp_path)
-    command = Command(tmp_path, **site.env)
+    # Without releases, so that the name of a page in the store is known here.
+    command = Command(tmp_path, WSGI_ISR_RELEASE="none", **site.env)
     with command.running("--app", APP, "--nodes", "3") as state:
         yield Running(command, state, site)
 

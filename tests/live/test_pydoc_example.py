@@ -367,7 +367,7 @@ def test_a_search_finds_every_word_and_the_better_match_first():
 
 
 def test_a_page_has_the_tags_of_its_package():
-    rules = ISR(site, RULES, store="memory://").config.rules
+    rules = ISR(site, RULES, store="memory://").configuration.rules
     for path, tags in (
         ("/module/json.decoder", ["pydoc", "package:json"]),
         ("/module/json", ["pydoc", "package:json"]),

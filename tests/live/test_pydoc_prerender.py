@@ -24,6 +24,8 @@ from wsgi_isr import ISR, invalidate
 from wsgi_isr.links import with_base
 
 URL = "https://docs.example.org"
+#: Of the app by itself and of the one that stands for visitors, which is wrapped here.
+RELEASE = "pydoc"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -38,7 +40,7 @@ def pages() -> dict[str, str]:
 @pytest.fixture
 def visitor(store: str) -> Client:
     """Somebody in another process, who shares the store."""
-    return Client(ISR(site, RULES, store=store, coherence=0))
+    return Client(ISR(site, RULES, store=store, coherence=0, release=RELEASE))
 
 
 def rendered_at(body: bytes) -> float:
@@ -50,7 +52,7 @@ def rendered_at(body: bytes) -> float:
 def test_no_page_that_is_older_than_an_acknowledged_invalidation_is_fresh(
     pages: Mapping[str, str], store: str, figure: Callable[[str], None]
 ) -> None:
-    command = Prerender("examples.pydoc_bottle:app", {"WSGI_ISR_STORE": store})
+    command = Prerender("examples.pydoc_bottle:app", {"WSGI_ISR_STORE": store, "WSGI_ISR_RELEASE": RELEASE})
     # Those with the most pages, so that each has its turn while it is made.
     packages = [package for package, _ in Counter(filter(None, pages.values())).most_common(50)]
     acknowledged: dict[str, float] = {}
@@ -72,7 +74,7 @@ def test_no_page_that_is_older_than_an_acknowledged_invalidation_is_fresh(
     def nothing(environ: object, start_response: object) -> list[bytes]:
         raise AssertionError("rendered")
 
-    isr = ISR(nothing, RULES, store=store, coherence=0)
+    isr = ISR(nothing, RULES, store=store, coherence=0, release=RELEASE)
     visitor = Client(isr)
     fresh = stale = 0
     for path, package in pages.items():
@@ -103,7 +105,7 @@ def test_all_of_it_as_files_is_what_visitors_see(
     pages: Mapping[str, str], store: str, visitor: Client, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     out = tmp_path / "out"
-    command = Prerender("examples.pydoc_bottle:app", {"WSGI_ISR_STORE": store})
+    command = Prerender("examples.pydoc_bottle:app", {"WSGI_ISR_STORE": store, "WSGI_ISR_RELEASE": RELEASE})
     report = json.loads(command.run("--json", "--export", str(out), "--url", URL))
     assert (report["ok"], report["rendered"]) == (True, len(pages))
     with file_server(out, tmp_path / "server.log") as port:

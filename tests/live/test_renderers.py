@@ -122,6 +122,7 @@ def test_where_nothing_can_be_rendered_elsewhere_there_are_none_after_a_moment(
 
 def test_a_server_that_reloads_its_code_by_itself_has_none(env: Mapping[str, str], tmp_path: Path) -> None:
     # They would go on with the old code: nobody tells the master that it has changed.
+    env = {**env, "WSGI_ISR_DEVELOPMENT": "cache"}
     with Gunicorn(tmp_path / "log", env, workers=1, arguments=["--reload"]) as server:
         ask(server.port)
         assert renewed(server, "/", stale(server)).page["pid"] in server.workers()

@@ -17,6 +17,7 @@ from wsgi_isr.freshness import Storable
 from wsgi_isr.keys import Keyspace
 from wsgi_isr.lease import Leases
 from wsgi_isr.local import Local
+from wsgi_isr.releases import Releases
 from wsgi_isr.stamps import Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 from wsgi_isr.stores.memory import MemoryStore
@@ -159,6 +160,22 @@ def unavailable() -> None:
     raise StoreUnavailable("node-1", "timed out")
 
 
+class OneFormer(Releases):
+    """A release that adopts a page, under whatever name it has."""
+
+    def __init__(self, page: str) -> None:
+        self._page = page
+
+    def former_page(self, task: Task) -> str:
+        return self._page
+
+    def refused(self, task: Task) -> None:
+        pass
+
+    def stored(self) -> None:
+        pass
+
+
 class Process:
     """One process of a cluster: a :class:`Fill` with an L1 of its own, on a store that others share.
 
@@ -174,7 +191,7 @@ class Process:
         pause: Callable[[float], None] | None = None,
         threads: int = 2,
         queue: int = 8,
-        adopts: Callable[[Task], str | None] = lambda task: None,
+        former: str | None = None,
     ) -> None:
         self.seen: list[Event] = []
         self.local = Local(1 << 20)
@@ -190,7 +207,7 @@ class Process:
             Leases(store, Keyspace.lock, Keyspace.failures, events),
             Stamps(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock),
             events,
-            adopts=adopts,
+            releases=None if former is None else OneFormer(former),
             threads=threads,
             queue=queue,
             uncacheable_ttl=60,

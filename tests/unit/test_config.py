@@ -51,6 +51,7 @@ SAMPLES = {
     "namespace": Sample("shop", "shop", '"shop"', "shop"),
     "release": Sample("v2", "v2", '"v2"', "v2"),
     "adopt": Sample("v1", "v1", '"v1"', "v1"),
+    "development": Sample("cache", "cache", '"cache"', "cache"),
     "coherence": Sample(0, "0", "0", 0),
     "invalidate_on_write": Sample(False, "off", "false", False),
     "journal": Sample("j.log", "j.log", '"j.log"', "j.log"),

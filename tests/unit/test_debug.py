@@ -40,6 +40,7 @@ KEY = PageKey("https", "example.org", "/app", "/caf\xc3\xa9", (("q", "a b"),), (
         (Used("shop:prices", "HIT", age=3, seconds=0.0001), "data verdict=HIT key=shop:prices age=3.0 ms=0.1"),
         (Used("shop:prices", "SKIP", reason="draft"), "data verdict=SKIP key=shop:prices reason=draft ms=0.0"),
         (Rendered("isr:p:1", 0.25, True, "page"), "render verdict=STORED key=page ms=250.0"),
+        (Rendered("isr:p:1", 0.25, True, "page", refused=True), None),
         (Rendered("isr:p:1", 0.25, False, "page"), "render verdict=NOT-STORED key=page ms=250.0"),
         (
             RenderFailed("isr:p:1", "/a", "status-500", 1.25, None, "page"),

@@ -1053,7 +1053,7 @@ def test_where_only_a_fresh_one_will_do_the_last_good_one_does_not() -> None:
 
 def adopting(cluster: Cluster) -> Process:
     """A process of the next release: its page has another name, and the former one is known."""
-    return cluster.process(adopts=lambda task: TASK.page)
+    return cluster.process(former=TASK.page)
 
 
 NEXT = TASK._replace(page="isr:p:next release")

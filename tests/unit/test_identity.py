@@ -73,13 +73,13 @@ def test_an_app_whose_attributes_raise_has_a_name() -> None:
 
 
 def test_the_module_that_wraps_an_app_is_the_one_outside_of_this_package() -> None:
-    assert ISR(Site(), store="null://").name == f"{__name__}:Site in {__name__}"
-    assert wrap(f"{__name__}:plain", store="null://").name == f"{__name__}:plain"
+    assert ISR(Site(), store="null://").app_name == f"{__name__}:Site in {__name__}"
+    assert wrap(f"{__name__}:plain", store="null://").app_name == f"{__name__}:plain"
 
 
 def test_no_option_changes_the_name() -> None:
     options: list[dict[str, Any]] = [{}, {"release": "2"}, {"revalidate": 60}, {"hosts": ["example.com"]}]
-    assert len({ISR(plain, store="null://", **each).name for each in options}) == 1
+    assert len({ISR(plain, store="null://", **each).app_name for each in options}) == 1
 
 
 APP = """
@@ -88,13 +88,13 @@ class App:
     def __call__(self, environ, start_response): ...
 application = ISR(App(), store="null://")
 if __name__ == "__main__":
-    print(application.name)
+    print(application.app_name)
 """
 
 
 def test_a_script_is_called_as_the_module_that_others_import(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(APP)
-    ways = (["shop.py"], ["-m", "shop"], ["-c", "import shop; print(shop.application.name)"])
+    ways = (["shop.py"], ["-m", "shop"], ["-c", "import shop; print(shop.application.app_name)"])
     runs = [
         subprocess.run([sys.executable, *way], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
         for way in ways

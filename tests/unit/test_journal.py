@@ -155,20 +155,20 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(
 def test_stores_on_other_machines_have_one_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     store = MemcachedStore.from_url("memcached://127.0.0.1:1")
-    found = journal_for(None, store)
+    found = journal_for(None, store, str(tmp_path / ".wsgi_isr"))
     assert found is not None
     assert found.path == f"{tmp_path}/.wsgi_isr/journal"
     assert list(tmp_path.iterdir()) == []
-    assert journal_for(False, store) is None
-    named = journal_for("own", store)
+    assert journal_for(False, store, str(tmp_path)) is None
+    named = journal_for("own", store, str(tmp_path))
     assert named is not None
     assert named.path == f"{tmp_path}/own"
 
 
 def test_stores_of_this_machine_have_one_if_it_is_named(tmp_path: Path) -> None:
     for store in (MemoryStore(), NullStore(), SQLiteStore(tmp_path / "pages.db")):
-        assert journal_for(None, store) is None
-        assert journal_for(str(tmp_path / "journal"), store) is not None
+        assert journal_for(None, store, str(tmp_path / ".wsgi_isr")) is None
+        assert journal_for(str(tmp_path / "journal"), store, "") is not None
 
 
 def test_a_default_that_cannot_be_written_is_a_warning_that_says_what_to_write(
@@ -176,7 +176,7 @@ def test_a_default_that_cannot_be_written_is_a_warning_that_says_what_to_write(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".wsgi_isr").touch()  # no folder can be there
-    assert journal_for(None, MemcachedStore.from_url("memcached://127.0.0.1:1")) is not None
+    assert journal_for(None, MemcachedStore.from_url("memcached://127.0.0.1:1"), f"{tmp_path}/.wsgi_isr") is not None
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(f"{tmp_path}/.wsgi_isr/journal: ")
@@ -209,7 +209,7 @@ def test_a_path_that_cannot_be_written_is_a_configuration_error(name: str, tmp_p
     (tmp_path / "file").touch()
     (tmp_path / "other.lock").mkdir()
     with pytest.raises(ConfigError) as caught:
-        journal_for(str(tmp_path / name), MemoryStore())
+        journal_for(str(tmp_path / name), MemoryStore(), "")
     assert caught.value.option == "journal"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.events import Refused
+from wsgi_isr.events import Refused, Unsaid
 from wsgi_isr.instrumentation.log import log_events
 from wsgi_isr.keys import PageKey
 from wsgi_isr.rules import Rule, RuleSet
@@ -49,6 +49,9 @@ def test_the_token_of_a_link_is_no_part_of_the_warning(caplog: pytest.LogCapture
         ("/a\nb/abc", "/a%0Ab/<token>"),
         ("/a\u202eb/abc", "/a%E2%80%AEb/<token>"),
         ('/"/abc', "/%22/<token>"),
+        ("/*/abc", "/%2A/<token>"),
+        ("/a:b/[c]/abc", "/a%3Ab/%5Bc%5D/<token>"),
+        ("/a:b/abc", "/a:b/<token>"),
     ],
 )
 def test_the_last_segment_of_a_path_is_what_differs(caplog: pytest.LogCaptureFixture, path: str, pattern: str) -> None:
@@ -76,6 +79,34 @@ def test_a_page_that_has_a_rule_of_its_own_or_another_reason_is_no_warning(
     with caplog.at_level(logging.INFO, "wsgi_isr"):
         log_events()(event)
     assert [record.levelno for record in caplog.records] == [logging.INFO]
+
+
+def unsaid(rule: str, *headers: str) -> Unsaid:
+    return Unsaid("isr:p:1", rule, headers, PageKey("https", "example.org", "", "/shop/s3cret").text)
+
+
+def test_an_app_that_answers_by_a_header_without_saying_so_is_a_warning_once_for_each_rule(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = log_events()
+    for rule in ("/shop/<slug>", "*", "/shop/<slug>", "*"):
+        log(unsaid(rule, "accept", "cookie", "hx-request"))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert [record.getMessage() for record in caplog.records] == [
+        f"rule {rule!r}: to answer {page} the app looks at Accept and HX-Request, and neither its Vary nor the rule "
+        'says so: everybody gets the page of a client that sends no such header; write vary=["Accept", "HX-Request"] '
+        "in the rule, or Vary in the answer"
+        for rule, page in (("/shop/<slug>", "/shop/<slug>"), ("*", "/shop/<token>"))
+    ]
+
+
+def test_a_look_that_has_other_reasons_as_well_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    log = log_events()
+    log(unsaid("*", "cookie"))
+    log(unsaid("*", "accept-language", "cookie"))
+    assert caplog.records == []
+    log(unsaid("*", "x-requested-with"))
+    assert "X-Requested-With" in caplog.text
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))

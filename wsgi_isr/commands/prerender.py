@@ -76,7 +76,7 @@ def _set_up(
     sitemaps: Sequence[str],
 ) -> Prerender:
     """:raises ConfigError: there is nothing to be done, or nobody would see it."""
-    listed = any(policy.paths is not None for policy in isr.config.rules.policies.values())
+    listed = any(policy.paths is not None for policy in isr.configuration.rules.policies.values())
     if not (paths or sitemaps or how["crawl"] or listed):
         raise ConfigError("prerender", "no page is named", "give a rule its paths=, or use --crawl, --sitemap or PATHs")
     shared = True

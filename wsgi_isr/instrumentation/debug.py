@@ -43,6 +43,8 @@ def line_of(event: Event) -> str | None:
     if isinstance(event, Used):
         return _line("data", event.label, event.shown or event.name, event.age, event.reason, "", event.seconds)
     if isinstance(event, Rendered):
+        if event.refused:
+            return None  # the line before says so
         return _line("render", "STORED" if event.stored else "NOT-STORED", event.text, seconds=event.seconds)
     if isinstance(event, RenderFailed):
         return _line("render", "FAILED", event.text, reason=event.reason) + f" retry_in={event.retry_in:.1f}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
 from typing import Any
 from urllib.parse import quote
@@ -22,9 +24,11 @@ from ..events import (
     StoreFailed,
     Subscriber,
     Unreadable,
+    Unsaid,
     Used,
 )
 from ..keys import PageKey, decoded
+from ..spelling import spelling
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -35,6 +39,9 @@ _MOST_PATTERNS = 16
 _MAX_KINDS = 1000
 #: Names in a line that may be about thousands.
 _SHOWN = 8
+#: Request headers that an app has hardly another reason to look at than to answer by them, by their lower-case names.
+#: Cookies and languages are looked at for other reasons as well: those are for ``debug``.
+_TELLING = {"accept": "Accept", "hx-request": "HX-Request", "x-requested-with": "X-Requested-With"}
 
 
 def log_events() -> Subscriber:
@@ -42,6 +49,7 @@ def log_events() -> Subscriber:
     a page that sets cookies for each kind of pages, each kind of trouble with the store once a minute."""
     refused: set[tuple[str, str]] = set()
     signing_in: set[tuple[str, str]] = set()
+    unsaid: set[str] = set()
     trouble: dict[str, float] = {}
 
     def is_due(kind: str) -> bool:
@@ -72,6 +80,19 @@ def log_events() -> Subscriber:
             elif (event.rule, event.reason) not in refused:
                 refused.add((event.rule, event.reason))
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
+        elif isinstance(event, Unsaid):
+            names = [_TELLING[header] for header in event.headers if header in _TELLING]
+            if names and event.rule not in unsaid:
+                unsaid.add(event.rule)
+                _log.warning(
+                    "rule %r: to answer %s the app looks at %s, and neither its Vary nor the rule says so: everybody "
+                    "gets the page of a client that sends no such header; write vary=%s in the rule, or Vary in the "
+                    "answer",
+                    event.rule,
+                    _pattern_of(event.text) if _is_blanket(event.rule) else event.rule,
+                    " and ".join(names),
+                    json.dumps(names),
+                )
         elif isinstance(event, RenderFailed):
             _log.warning(
                 "render failed: rule %r, page %s: %s; any last good page stays, next try in %.1f s",
@@ -146,7 +167,9 @@ def _pattern_of(text: str) -> str:
 
 def _written(path: str) -> str:
     """Return a client's path such that it can stand in a rule, and in one line of a log."""
-    return "".join(c if c.isprintable() and c not in '<>"\\' else quote(c) for c in path[:_LONGEST_PATH])
+    written = "".join(c if c.isprintable() and c not in '<>"\\' else quote(c) for c in path[:_LONGEST_PATH])
+    # What a rule is refused for, since it is another framework's way to write a pattern.
+    return written if spelling(written) == written else re.sub(r"[^\w/%~.-]", lambda c: quote(c[0], ""), written)
 
 
 def _traceback(error: BaseException | None) -> Any:

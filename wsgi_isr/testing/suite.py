@@ -37,8 +37,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from .errors import ValueTooLarge
-from .stores.base import Many, Store
+from ..errors import ValueTooLarge
+from ..stores.base import Many, Store
 
 _Test = TypeVar("_Test", bound=Callable[..., None])
 

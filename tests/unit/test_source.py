@@ -1,0 +1,456 @@
+"""What tells one release of an app from the next: the content of its own source, and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flask
+import pytest
+
+from wsgi_isr import ISR, ConfigError, source, wrap
+from wsgi_isr.source import PLATFORM_VARIABLES, digest_of, project_folder, release_of, state_folder
+
+ROOT = Path(__file__).parents[2]
+
+SHOP = {
+    "shop/__init__.py": "from .views import application\n",
+    "shop/views.py": "import prices\n\ndef application(environ, start_response):\n    return []\n",
+    "shop/templates/index.html": "<h1>Shop</h1>",
+    "shop/static/style.css": "h1 { color: red }",
+    "prices.py": "TEA = 3\n",
+    "unrelated.py": "TEA = 4\n",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+Load = Callable[[Path, str], Any]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Imports a module from a folder, as a process does that has just begun."""
+    before = set(sys.modules)
+
+    def forget() -> None:
+        for name in set(sys.modules) - before:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        digest_of.cache_clear()
+
+    def load(folder: Path, module: str) -> Any:
+        forget()
+        with monkeypatch.context() as path:
+            path.setattr(sys, "path", [str(folder), *sys.path])
+            return importlib.import_module(module)
+
+    yield load
+    forget()
+
+
+@pytest.fixture
+def release(load: Load) -> Callable[..., str]:
+    """The release of the app in a folder, in a process that has just begun."""
+
+    def release(folder: Path, module: str = "shop", app: str = "application") -> str:
+        loaded = load(folder, module)
+        return release_of(getattr(loaded, app), module, {})
+
+    return release
+
+
+Release = Callable[..., str]
+
+
+def test_the_same_content_elsewhere_is_the_same_release(tmp_path: Path, release: Release) -> None:
+    first = release(write(tmp_path / "one", SHOP))
+    copy = tmp_path / "another" / "place"
+    shutil.copytree(tmp_path / "one", copy)
+    for path in copy.rglob("*"):
+        os.utime(path, (1, 1))  # as of a checkout, or of an image
+    assert first.startswith("source-")
+    assert release(copy) == first
+
+
+@pytest.mark.parametrize("name", ["shop/views.py", "shop/templates/index.html", "shop/static/style.css", "prices.py"])
+def test_a_change_of_code_of_a_template_of_a_static_file_or_of_a_module_beside_it_is_a_release(
+    tmp_path: Path, release: Release, name: str
+) -> None:
+    first = release(write(tmp_path, SHOP))
+    (tmp_path / name).write_text((tmp_path / name).read_text() + "\n")
+    assert release(tmp_path) != first
+
+
+def test_a_file_that_is_new_gone_or_renamed_is_a_release(tmp_path: Path, release: Release) -> None:
+    seen = [release(write(tmp_path, SHOP))]
+    (tmp_path / "shop/templates/about.html").write_text("About")
+    seen.append(release(tmp_path))
+    (tmp_path / "shop/templates/about.html").rename(tmp_path / "shop/templates/contact.html")
+    seen.append(release(tmp_path))
+    (tmp_path / "shop/templates/contact.html").unlink()
+    seen.append(release(tmp_path))
+    assert len(set(seen)) == 3
+    assert seen[0] == seen[3]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shop/__pycache__/views.cpython-311.pyc",
+        "shop/uploads/photo.jpg",
+        "shop/static/uploads/photo.jpg",
+        "shop/data/orders.json",
+        "shop/media/photo.jpg",
+        "shop/instance/config.py",
+        "shop/shop.db",
+        "shop/shop.sqlite3-wal",
+        "shop/shop.log",
+        "shop/.env",
+        "shop/.git/HEAD",
+        "shop/node_modules/left-pad/index.js",
+        "shop/env/pyvenv.cfg",
+        "shop/py3/pyvenv.cfg",
+        "shop/views.py~",
+        ".wsgi_isr/store.db",
+        "unrelated.py",
+        "uploads/photo.jpg",
+        "venv/pyvenv.cfg",
+    ],
+)
+def test_what_an_app_writes_and_what_is_no_part_of_it_is_none(tmp_path: Path, release: Release, name: str) -> None:
+    first = release(write(tmp_path, SHOP))
+    write(tmp_path, {name: "changed"})
+    assert release(tmp_path) == first
+
+
+def test_a_package_is_source_whatever_its_name(tmp_path: Path, release: Release) -> None:
+    files = {**SHOP, "shop/data/__init__.py": "", "shop/data/orders.py": "x = 1"}
+    first = release(write(tmp_path, files))
+    write(tmp_path, {"shop/data/orders.py": "x = 2"})
+    assert release(tmp_path) != first
+
+
+def test_of_a_module_alone_those_count_that_it_imports_and_the_usual_folders(tmp_path: Path, release: Release) -> None:
+    files = {
+        "site_app.py": "from lib import tools\nimport os, helpers\n\ndef app(environ, start):\n    return []\n",
+        "helpers.py": "import deeper.inside\n",
+        "deeper/inside.py": "",
+        "lib/tools.py": "",
+        "views/index.tpl": "",
+        "notes.py": "",
+    }
+    first = release(write(tmp_path, files), "site_app", "app")
+    for name in ("notes.py", "lib/readme.txt", "others/a.html"):
+        write(tmp_path, {name: "changed = 1"})
+        assert release(tmp_path, "site_app", "app") == first, name
+    seen = {first}
+    for name in ("helpers.py", "deeper/inside.py", "lib/tools.py", "views/index.tpl"):
+        write(tmp_path, {name: files[name] + "changed = 1"})
+        seen.add(release(tmp_path, "site_app", "app"))
+    assert len(seen) == 5
+
+
+def test_modules_of_a_namespace_package_are_found_by_relative_imports(tmp_path: Path, release: Release) -> None:
+    files = {
+        "company/shop/wsgi.py": "from .pages import app\nfrom ..common import money\n",
+        "company/shop/pages.py": "def app(environ, start_response):\n    return []\n",
+        "company/common/money.py": "",
+        "company/billing/other.py": "",
+    }
+    seen = [release(write(tmp_path, files), "company.shop.wsgi", "app")]
+    for name in ("company/billing/other.py", "company/shop/pages.py", "company/common/money.py"):
+        write(tmp_path, {name: files[name] + "\nchanged = 1"})
+        seen.append(release(tmp_path, "company.shop.wsgi", "app"))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+
+
+def test_an_installed_app_counts_and_its_neighbours_do_not(tmp_path: Path, release: Release) -> None:
+    place = tmp_path / "lib/python3/site-packages"
+    first = release(write(place, SHOP))
+    write(place, {"prices.py": "TEA = 5"})
+    assert release(place) == first
+    write(place, {"shop/templates/index.html": "new"})
+    assert release(place) != first
+
+
+def test_an_app_in_an_archive_is_the_archive(tmp_path: Path, release: Release) -> None:
+    (tmp_path / "files").mkdir()
+    archive = Path(shutil.make_archive(str(tmp_path / "shop"), "zip", write(tmp_path / "files", SHOP)))
+    first = release(archive)
+    assert first
+    assert release(archive) == first
+    write(tmp_path / "files", {"shop/templates/index.html": "new"})
+    shutil.make_archive(str(tmp_path / "shop"), "zip", tmp_path / "files")
+    assert release(archive) != first
+
+
+FLASK = """
+import flask
+from flask import Blueprint
+
+app = flask.Flask(__name__, template_folder="../pages", static_folder="../assets")
+extra = Blueprint("extra", __name__, template_folder="../more")
+app.register_blueprint(extra)
+"""
+
+
+def test_flask_s_folders_of_templates_and_static_files_count_wherever_they_are(
+    tmp_path: Path, release: Release
+) -> None:
+    files = {
+        "web/__init__.py": FLASK,
+        "pages/a.html": "",
+        "assets/a.css": "",
+        "more/b.html": "",
+        "templates/c.html": "",
+    }
+    seen = [release(write(tmp_path, files), "web", "app")]
+    for name in ("templates/c.html", "pages/a.html", "assets/a.css", "more/b.html"):
+        write(tmp_path, {name: "changed"})
+        seen.append(release(tmp_path, "web", "app"))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 4
+
+
+def test_a_flask_app_is_found_behind_middlewares(tmp_path: Path, load: Load) -> None:
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    module = load(write(tmp_path, {"web/__init__.py": FLASK}), "web")
+    assert release_of(ProxyFix(module.app.wsgi_app), "web", {}) == release_of(module.app, "web", {}) != ""
+
+
+DJANGO = {
+    "manage.py": "",
+    "mysite/__init__.py": "",
+    "mysite/settings.py": (
+        "from pathlib import Path\nBASE = Path(__file__).parent.parent\nSECRET_KEY = 'x'\n"
+        "ROOT_URLCONF = 'mysite.urls'\n"
+        "WSGI_APPLICATION = 'mysite.wsgi.application'\nINSTALLED_APPS = ['django.contrib.contenttypes', 'polls']\n"
+        "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'DIRS': [BASE / 'pages']}]\n"
+        "STATICFILES_DIRS = [BASE / 'assets', ('x', BASE / 'more')]\n"
+    ),
+    "mysite/urls.py": "urlpatterns = []\n",
+    "mysite/wsgi.py": (
+        "import os\nos.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\n"
+        "from django.core.wsgi import get_wsgi_application\nfrom wsgi_isr import ISR\n"
+        "application = ISR(get_wsgi_application(), revalidate=60)\n"
+    ),
+    "polls/__init__.py": "",
+    "polls/models.py": "",
+    "polls/templates/polls/a.html": "",
+    "pages/base.html": "",
+    "assets/a.css": "",
+    "more/b.css": "",
+    "media/photo.jpg": "",
+    "unrelated/__init__.py": "",
+}
+
+
+def django_release(folder: Path, code: str = "", **env: str) -> tuple[str, str]:
+    """The release and the state's folder of the project, as a server has them that begins now."""
+    say = "from mysite.wsgi import application as a; print(a.configuration.settings.release, a.configuration.folder)"
+    done = subprocess.run(
+        [sys.executable, "-c", code or say],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    release, _, state = done.stdout.strip().partition(" ")
+    return release, state
+
+
+def test_a_django_project_is_its_package_its_own_apps_and_its_folders(tmp_path: Path) -> None:
+    write(tmp_path, DJANGO)
+    first = django_release(tmp_path)
+    assert first[0].startswith("source-")
+    assert first[1] == str(tmp_path / ".wsgi_isr")
+    for name in ("unrelated/__init__.py", "media/photo.jpg", "db.sqlite3"):
+        write(tmp_path, {name: "# changed"})
+    assert django_release(tmp_path, PYTHONHASHSEED="7") == first
+    seen = {first}
+    for name in ("mysite/urls.py", "polls/models.py", "polls/templates/polls/a.html", "pages/base.html", "more/b.css"):
+        write(tmp_path, {name: DJANGO[name] + "# changed\n"})
+        seen.add(django_release(tmp_path))
+    assert len(seen) == 6
+
+
+def test_a_management_command_keeps_data_under_the_release_of_the_servers(tmp_path: Path) -> None:
+    write(tmp_path, DJANGO)
+    command = (
+        "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\n"
+        "import django; django.setup()\n"
+        "from wsgi_isr.process import _begin_alone; from wsgi_isr.wrapping import configured\n"
+        "c = configured(None, None, {}, ''); print(c.settings.release, c.folder)"
+    )
+    assert django_release(tmp_path, command) == django_release(tmp_path)
+
+
+# Names by the platform ---------------------------------------------------------------------------------
+
+
+def app(environ: Any, start_response: Any) -> list[bytes]:
+    return []
+
+
+def test_the_platform_s_own_name_comes_first(tmp_path: Path) -> None:
+    environ = {variable: f"of {variable}" for variable in PLATFORM_VARIABLES}
+    for variable in PLATFORM_VARIABLES:
+        assert release_of(app, __name__, environ) == f"of {variable}"
+        environ[variable] = ""
+    assert release_of(app, __name__, environ).startswith("source-")
+
+
+def test_the_option_is_before_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RENDER_GIT_COMMIT", "abc")
+    assert ISR(app, store="null://").configuration.settings.release == "abc"
+    monkeypatch.setenv("WSGI_ISR_RELEASE", "2024-06-01")
+    assert ISR(app, store="null://").configuration.settings.release == "2024-06-01"
+    assert ISR(app, store="null://", release="mine").configuration.settings.release == "mine"
+    assert ISR(app, store="null://", release=None).configuration.settings.release == ""
+    monkeypatch.setenv("WSGI_ISR_RELEASE", "none")
+    assert ISR(app, store="null://").configuration.settings.release == ""
+
+
+@pytest.mark.parametrize("option", ["release", "adopt"])
+def test_what_is_no_name_is_refused(option: str) -> None:
+    with pytest.raises(ConfigError, match='give a name, "auto", or None'):
+        ISR(app, store="null://", **{option: 7})
+
+
+def test_an_app_whose_source_cannot_be_found_is_of_no_release(caplog: pytest.LogCaptureFixture) -> None:
+    space: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def app(environ, start_response): return []", space)
+    caplog.set_level(logging.DEBUG, "wsgi_isr")
+    assert release_of(space["app"], "nowhere", {}) == ""
+    assert "no source of nowhere is found" in caplog.text
+
+
+class Odd:
+    """An app that does not let itself be looked at."""
+
+    def __call__(self, environ: Any, start_response: Any) -> list[bytes]:
+        return []
+
+    @property
+    def wsgi_app(self) -> Any:
+        raise RuntimeError("not now")
+
+
+def test_an_app_that_cannot_be_looked_at_is_wrapped_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ISR(Odd(), store="null://").configuration.settings.release.startswith("source-")
+    monkeypatch.setattr(source, "_located", None)
+    assert ISR(Odd(), store="null://").configuration.settings.release == ""
+
+
+# What it costs, and when -------------------------------------------------------------------------------
+
+
+def test_it_is_read_when_the_app_is_wrapped_since_this_process_runs_the_code_of_then(
+    tmp_path: Path, load: Load
+) -> None:
+    loaded = load(write(tmp_path, SHOP), "shop")
+    first = ISR(loaded.application, store="null://", import_name="shop")
+    write(tmp_path, {"shop/templates/index.html": "new"})
+    later = ISR(loaded.application, store="null://", import_name="shop")
+    assert first.configuration.settings.release == later.configuration.settings.release != ""
+
+
+def test_beyond_a_number_of_files_and_bytes_the_size_alone_counts_and_that_is_said(
+    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = {f"shop/templates/{number:02d}.html": "x" * 100 for number in range(20)}
+    monkeypatch.setattr(source, "MAX_FILES", 10)
+    first = release(write(tmp_path, {**SHOP, **files}))
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert 'write release="..."' in line
+    assert "14 of which count by their size alone" in line
+    write(tmp_path, {"shop/templates/19.html": "y" * 100})
+    assert release(tmp_path) == first
+    write(tmp_path, {"shop/templates/19.html": "y" * 101})
+    assert release(tmp_path) != first
+    monkeypatch.setattr(source, "MAX_FILES", 100)
+    monkeypatch.setattr(source, "MAX_BYTES", 200)
+    caplog.clear()
+    first = release(tmp_path)
+    write(tmp_path, {"shop/templates/19.html": "z" * 101})
+    assert release(tmp_path) == first
+    assert "count by their size alone" in caplog.text
+
+
+def test_files_without_end_and_links_to_folders_are_not_followed(tmp_path: Path, release: Release) -> None:
+    first = release(write(tmp_path, SHOP))
+    os.mkfifo(tmp_path / "shop/pipe")
+    (tmp_path / "shop/shared").symlink_to("/")
+    (tmp_path / "shop/round").symlink_to(tmp_path / "shop")
+    assert release(tmp_path) == first
+
+
+def test_reading_the_source_of_an_example_takes_milliseconds(figure: Callable[[str], None]) -> None:
+    import time
+
+    import examples.blog_flask  # noqa: F401 - found by its name
+
+    digest_of.cache_clear()
+    began = time.perf_counter()
+    assert release_of(app, "examples.blog_flask", {})
+    took = 1000 * (time.perf_counter() - began)
+    figure(f"the source of the examples, read in {took:.0f} ms")
+    assert took < 1000
+
+
+def test_this_package_is_no_part_of_an_app(tmp_path: Path) -> None:
+    assert all(root.name != "wsgi_isr" for root in source._roots(wrap, "wsgi_isr.loading"))
+
+
+# Where state is kept -----------------------------------------------------------------------------------
+
+
+def test_the_state_of_an_app_is_beside_its_package_wherever_the_server_was_started(
+    tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    folder = tmp_path / "pro#ject 100%"
+    loaded = load(write(folder, SHOP), "shop")
+    assert project_folder(loaded.application) == str(folder)
+    isr = ISR(loaded.application)
+    assert getattr(isr.store, "path", None) == str(folder / ".wsgi_isr/store.db")
+    assert isr.configuration.folder == state_folder(loaded.application) == str(folder / ".wsgi_isr")
+
+
+def test_the_state_of_an_installed_app_and_of_no_app_is_in_the_current_directory(
+    tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = load(write(tmp_path / "site-packages", SHOP), "shop")
+    assert state_folder(loaded.application, "shop") == str(tmp_path / ".wsgi_isr")
+    monkeypatch.setattr(source, "_of_django", lambda folders: [])
+    assert state_folder(None) == str(tmp_path / ".wsgi_isr")
+
+
+def test_a_store_that_is_named_is_where_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert getattr(ISR(app, store="sqlite:///a/b.db").store, "path", None) == str(tmp_path / "a/b.db")
+
+
+def test_of_flask_it_is_beside_the_package_of_the_app(tmp_path: Path, load: Load) -> None:
+    module = load(write(tmp_path, {"web/__init__.py": FLASK}), "web")
+    assert isinstance(module.app, flask.Flask)
+    assert state_folder(module.app.wsgi_app, __name__) == str(tmp_path / ".wsgi_isr")
