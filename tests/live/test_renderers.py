@@ -288,6 +288,8 @@ def test_a_reload_brings_the_new_code_and_loses_no_render(
 ) -> None:
     module = tmp_path / "versioned.py"
     module.write_text(VERSIONED)
+    # Of one release: what the old code makes is seen by visitors of the new one.
+    env = {**env, "WSGI_ISR_RELEASE": "one"}
     with Gunicorn(tmp_path / "log", env, "versioned", worker_class=worker_class, directory=tmp_path) as server:
         ask(server.port)
         (old_renderer,) = until(server.renderers, "a renderer")
