@@ -216,8 +216,8 @@ def _topology(site: Path, coherence: float) -> Topology:
             "WSGI_ISR_JOURNAL": str(site / "journal"),
             "WSGI_ISR_COHERENCE": f"{coherence:g}",
             # Locks are left behind by whoever is killed.
-            "WSGI_ISR_TIMEOUT": "3",
-            "WSGI_ISR_WAIT": f"{WAIT:g}",
+            "WSGI_ISR_RENDER_TIMEOUT": "3",
+            "WSGI_ISR_LOCK_TIMEOUT": f"{WAIT:g}",
         },
         preload=True,
         # Longer than somebody may take who meets one lost node after the other, and shorter than the longest hang.

@@ -22,14 +22,14 @@ FRESH = frozenset({"HIT", "MISS", "EXPIRED", "BYPASS"})
 KNOWS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(FRESH, frozenset({"stale", "expire", "purge"})),
     "STALE": frozenset({"expire", "purge"}),
-    "ERROR-RETAINED": frozenset({"purge"}),
+    "STALE-IF-ERROR": frozenset({"purge"}),
     "DEGRADED": frozenset({"expire", "purge"}),
 }
 
 #: How the error of an answer begins that is none; whoever is killed only leaves one unfinished.
 MALFORMED = "Malformed: "
 #: How the cache says of an answer that it raised an error itself, and passed the request on (``Cache-Status``).
-BROKEN = 'detail="broken"'
+BROKEN = 'detail="internal-error"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,11 +244,11 @@ def _too_old(read: Read, demands: Mapping[frozenset[str], _Demands], circumstanc
     if read.status != 200:
         return None
     knows = KNOWS[read.label]
-    if read.label == "ERROR-RETAINED" and not circumstances.renders_fail:
+    if read.label == "STALE-IF-ERROR" and not circumstances.renders_fail:
         knows = KNOWS["STALE"]
     # What says that it could not be checked cannot know what a node knows that is away: as far as its tags are
     # there, it is served by time alone.
-    down = _down(read, circumstances) if read.label in ("DEGRADED", "ERROR-RETAINED") else frozenset()
+    down = _down(read, circumstances) if read.label in ("DEGRADED", "STALE-IF-ERROR") else frozenset()
     for row, version in read.versions.items():
         if circumstances.node_of.get(row) in down:
             continue
@@ -260,7 +260,7 @@ def _too_old(read: Read, demands: Mapping[frozenset[str], _Demands], circumstanc
 
 def _too_long(read: Read, demands: Mapping[frozenset[str], _Demands], circumstances: Circumstances) -> Violation | None:
     """An old page that is shown for want of a new one, although that should be there."""
-    if read.label not in ("STALE", "ERROR-RETAINED") or circumstances.patience == math.inf:
+    if read.label not in ("STALE", "STALE-IF-ERROR") or circumstances.patience == math.inf:
         return None
     # Past what it may be older than at all, of which _too_old knows.
     since = circumstances.undisturbed(read.start - circumstances.coherence, circumstances.patience)

@@ -97,7 +97,7 @@ class Gunicorn(Part):
 
     def command(self) -> Sequence[str]:
         command = [sys.executable, *self.program, "--workers", str(self._workers)]
-        # Longer than the default of ISR's `drain`, and no longer than an orphan should live.
+        # Longer than the default of ISR's `drain_timeout`, and no longer than an orphan should live.
         command += ["--graceful-timeout", "12"]
         if "control_socket_disable" in make_settings():  # gunicorn 25 and later; all instances would share it
             command += ["--no-control-socket"]

@@ -28,7 +28,7 @@ COLOURS: Mapping[str, str] = {
     "BYPASS": "#b5b9c0",
     UNLABELLED: "#d5d8dc",
     "DEGRADED": "#8e6bb0",
-    "ERROR-RETAINED": "#c06c9b",
+    "STALE-IF-ERROR": "#c06c9b",
     "5xx": "#d1373f",
     CUT: "#7c1d24",
 }

@@ -52,7 +52,7 @@ def _seconds(_context: click.Context, parameter: click.Parameter, text: str) -> 
 @_number("--invalidations", float, "Invalidations of a tag per second.")
 @_number("--fan-out", int, "Pages with the same tag.")
 @click.option("--mode", type=click.Choice([mode.value for mode in Mode]), default="expire", show_default=True)
-@_number("--local-bytes", int, "L1 of each process.")
+@_number("--local-cache-bytes", int, "L1 of each process.")
 @_number("--page-bytes", int, "Bytes of a page.")
 @click.option("--cold", is_flag=True, help="Begin with nothing stored.")
 @_number("--duration", float, "Seconds to simulate.")

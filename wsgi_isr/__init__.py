@@ -27,9 +27,9 @@ from .process import invalidate, refresh, replay
 from .rules import Rule
 
 if TYPE_CHECKING:
-    from .fetch import isr_requests as isr_requests
+    from .fetch import CachedSession as CachedSession
 
-# Without isr_requests, so that "import *" asks for no extra.
+# Without CachedSession, so that "import *" asks for no extra.
 __all__ = [
     "ISR",
     "ConfigError",
@@ -56,15 +56,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "isr_requests":
+    if name == "CachedSession":
         # requests takes longer to import than all the rest, is optional, and few fetch.
         try:
-            from .fetch import isr_requests
+            from .fetch import CachedSession
         except ModuleNotFoundError as error:
             if error.name != "requests":
                 raise
             raise ConfigError(name, "requests is not installed", "pip install wsgi_isr[requests]") from error
-        return isr_requests
+        return CachedSession
     # Reading package metadata takes longer than importing this package, and few ask for the version.
     if name == "__version__":
         from importlib.metadata import version

@@ -23,7 +23,7 @@ HOST = re.compile(
 )
 ENV_PREFIX = "WSGI_ISR_"
 #: Options of which ``None`` says something: never.
-_NONE_IS_A_VALUE = frozenset({"release", "adopt"})
+_NONE_IS_A_VALUE = frozenset({"release", "adopt_release"})
 #: Variables with our prefix that are no options.
 _ENV_OTHERS = frozenset({"APP", "CONFIG"})
 
@@ -118,7 +118,7 @@ class Settings:
         "has deployed or else a digest of the app's source; or `none`, so that a deploy does not show by itself",
         "auto",
     )
-    adopt: str | None = o.option(
+    adopt_release: str | None = o.option(
         "auto",
         NAME_OR_NEVER,
         "the release before this one, whose pages are served as stale while this one renders its own: a name; `auto`, "
@@ -147,7 +147,7 @@ class Settings:
         "a file that keeps the invalidations that a node misses, until a process of the app delivers them",
         ".wsgi_isr/journal for stores on other machines",
     )
-    local_bytes: int = o.option(
+    local_cache_bytes: int = o.option(
         64 * 1024 * 1024, o.SIZE, "memory for copies of pages in each process, in bytes", "64 MiB"
     )
     canonical_url: str | None = o.option(
@@ -191,7 +191,9 @@ class Settings:
         4, o.COUNT, "threads of each process that render stale pages in the background", "4"
     )
     background_queue: int = o.option(256, o.COUNT, "background renders that may wait for a thread", "256")
-    drain: float = o.option(10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10")
+    drain_timeout: float = o.option(
+        10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10"
+    )
     secret: str | None = o.option(None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none")
     signing_key: str | None = o.option(
         None,

@@ -170,7 +170,7 @@ class Cached(Known, Generic[P, R]):
     def _skips(self, home: Home, frame: Frame | None) -> str:
         """Why nothing is looked for; empty where it is."""
         if not home.keeps:
-            return "off"
+            return "store-disabled"
         if self._rule.revalidate == 0 and self._rule.revalidate is not False:
             return "revalidate-0"
         if frame is not None and frame.draft:
@@ -286,7 +286,7 @@ class Cached(Known, Generic[P, R]):
         text, rule = self._text(args, kwargs), self._rule
         _functions.use(self)
         home.note_call(self.name)
-        timeout, wait = rule.timeout or 30.0, 10.0 if rule.wait is None else rule.wait
+        timeout, wait = rule.render_timeout or 30.0, 10.0 if rule.lock_timeout is None else rule.lock_timeout
         lease = max(3.0, min(5.0, timeout))
         return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
 
@@ -337,7 +337,7 @@ def cached(
     tags: Any = ...,
     version: int = ...,
     timeout: float | None = ...,
-    wait: float | None = ...,
+    lock_timeout: float | None = ...,
 ) -> Callable[[Callable[P, R]], Cached[P, R]]: ...
 def cached(
     function: Callable[P, R] | None = None,
@@ -348,7 +348,7 @@ def cached(
     tags: Any = (),
     version: int = 1,
     timeout: float | None = None,
-    wait: float | None = None,
+    lock_timeout: float | None = None,
 ) -> Any:
     """Keep what a function or method returns, like Next.js's ``unstable_cache``.
 
@@ -363,7 +363,7 @@ def cached(
         it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
     :param tags: a list, with ``{argument}`` filled in, or a callable that gets the arguments as a dict.
     :param version: change it when the meaning of the result changes.
-    :param timeout: seconds for the longest call. :param wait: seconds to wait for somebody else's.
+    :param timeout: seconds for the longest call. :param lock_timeout: seconds to wait for another process's.
     :raises ConfigError: a value is impossible.
     """
 
@@ -377,7 +377,7 @@ def cached(
         kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
         if any(is_kind(function) for is_kind in kinds):
             raise ConfigError("cached", f"{function.__qualname__} returns no data", "cache a plain function")
-        rule = Rule(revalidate=revalidate, expire=expire, timeout=timeout, wait=wait)
+        rule = Rule(revalidate=revalidate, expire=expire, render_timeout=timeout, lock_timeout=lock_timeout)
         # The same checks as for a page's. Which profiles there are is known where it is used.
         RuleSet({"/": rule}, Rule(), {revalidate: (0.0, inf)} if isinstance(revalidate, str) else PROFILES)
         checked = o.TAGS.check("cached: tags", tags)

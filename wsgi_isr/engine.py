@@ -103,7 +103,7 @@ class Engine:
         self.events = events
         self.keeps = store.keeps
         self.profiles = rules.profiles
-        self.drain = settings.drain
+        self.drain = settings.drain_timeout
         release = settings.release or ""
         self.keyspace = Keyspace(settings.namespace, release)
         # Looked up now, not when a module was loaded: gevent may have patched them in between.
@@ -112,7 +112,7 @@ class Engine:
         self.drafts = Drafts(settings.secret, settings.namespace, self.clock)
         self.codec = Codec(settings.signing_key, settings.namespace)
         self.writes = Writes(settings.coherence if store.keeps and store.shared else 0)
-        self.local = Local(settings.local_bytes)
+        self.local = Local(settings.local_cache_bytes)
         registry = Registry(store, settings.namespace, settings.signing_key)
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
@@ -163,7 +163,7 @@ class Engine:
             Leases(store, Keyspace.lock, Keyspace.failures, events),
             self.stamps,
             events,
-            releases=Releases(release, settings.adopt, settings.namespace, store, self.codec),
+            releases=Releases(release, settings.adopt_release, settings.namespace, store, self.codec),
             threads=0 if inline else settings.background_threads,
             queue=settings.background_queue,
             uncacheable_ttl=settings.uncacheable_ttl,
@@ -228,7 +228,7 @@ class Engine:
         self.local.unready()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Drain the background within ``timeout`` seconds, by default the ``drain`` option."""
+        """Drain the background within ``timeout`` seconds, by default the ``drain_timeout`` option."""
         if self._remote is not None:
             self._remote.close()
         return self.fill.stop(self.drain if timeout is None else timeout)

@@ -51,48 +51,16 @@ _COOKIES = ("set-cookie", "set-cookie2")
 _PERSONAL = re.compile(r"auth|cookie|token|secret|session|passw|credential|signature|key$", re.IGNORECASE)
 
 
-def isr_requests(
-    *,
-    revalidate: float | str | bool = False,
-    tags: Iterable[str] = (),
-    expire: float | None = None,
-    version: int = 1,
-    timeout: float | None = None,
-    wait: float | None = None,
-    name: str | None = None,
-) -> ISRSession:
+class CachedSession(requests.Session):
     """A ``requests`` session whose GETs go through the data cache, like Next.js's ``fetch``.
 
-    >>> shop = isr_requests(revalidate=60, tags=["prices"])
+    >>> shop = CachedSession(revalidate=60, tags=["prices"])
     >>> shop.headers["Authorization"] = "Bearer ..."
 
     Make it once, in a module, like any other session.
 
-    :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
-        it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
-    :param tags: of everything that it fetches. :param version: change it when the meaning of what is fetched changes.
-    :param timeout: seconds for the longest fetch, and what a call gets that has no ``timeout`` of its own; 30 by
-        default. :param wait: seconds to wait for somebody else's fetch.
-    :param name: what the session is called in logs and keys; by default the module and function that calls this.
-    :raises ConfigError: a value is impossible.
-    """
-    where = "isr_requests: "
-    lifetime = _checked_lifetime(where, revalidate, expire)
-    checked = _checked_tags(where, tags)
-    rule = Rule(
-        revalidate=False,  # each fetch says its own
-        timeout=None if timeout is None else o.PERIOD.check(where + "timeout", timeout),
-        wait=None if wait is None else o.SECONDS.check(where + "wait", wait),
-    )
-    place = _place() if name is None else f"isr_requests:{o.TEXT.check(where + 'name', name)}"
-    return ISRSession(_sites.setdefault(place, _Site(place)), lifetime, checked, rule, version)
-
-
-class ISRSession(requests.Session):
-    """What :func:`isr_requests` makes: a session with three more arguments for each call.
-
-    ``revalidate`` (with ``expire``) takes the place of the session's, ``tags`` come on top of the session's, and
-    ``no_store=True`` fetches anew; a page that uses that is not stored.
+    Each call takes three arguments more: ``revalidate`` (with ``expire``) replaces the session's, ``tags`` are added to
+    the session's, and ``no_store=True`` fetches anew. A page that uses ``no_store`` is not stored.
 
     A kept answer is a :class:`requests.Response` like any other, but for ``raw``. Kept are the statuses 200, 203, 204,
     300, 301, 308, and for at most 10 s 404 and 410, whatever the server says about caching. An exception or another
@@ -103,27 +71,52 @@ class ISRSession(requests.Session):
     it says it (the order of parameters counts), and a digest of the session's own headers, credentials and
     settings. A URL is in the log and in the store as it is: secrets belong into the session's headers or ``auth``.
 
-    Not for the cache are other methods; a body, ``stream=True``, ``hooks=`` and ``proxies=`` of a call; and what a call
-    says about who asks (``auth=``, ``cookies=``, ``cert=``, a user in the URL, headers like ``Authorization``), because
-    that may be one visitor. Where such a GET goes into a page, its tags and lifetime count all the same.
+    These go past the cache: other methods; a body, ``stream=True``, ``hooks=`` and ``proxies=`` of a call; and its
+    credentials (``auth=``, ``cookies=``, ``cert=``, a user in the URL, headers like ``Authorization``). They may be one
+    visitor's. Where such a GET goes into a page, its tags and lifetime count all the same.
+
+    :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
+        it is not stored either.
+    :param expire: seconds past which an answer is not handed out while a new one is made.
+    :param tags: of everything that the session fetches.
+    :param version: change it when the meaning of what is fetched changes.
+    :param timeout: seconds for the longest fetch, and for a call that has no ``timeout`` of its own; 30 by default.
+    :param lock_timeout: seconds to wait for another process's fetch.
+    :param name: what the session is called in logs and keys; by default the module and function that calls this.
+    :raises ConfigError: a value is impossible.
     """
 
     def __init__(
-        self, site: _Site, lifetime: tuple[Any, float | None], tags: tuple[str, ...], rule: Rule, version: int
+        self,
+        *,
+        revalidate: float | str | bool = False,
+        tags: Iterable[str] = (),
+        expire: float | None = None,
+        version: int = 1,
+        timeout: float | None = None,
+        lock_timeout: float | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__()
-        self._site = site
+        where = "CachedSession: "
+        self._lifetime = _checked_lifetime(where, revalidate, expire)
+        self._tags = _checked_tags(where, tags)
+        rule = Rule(
+            revalidate=False,  # each fetch says its own
+            render_timeout=None if timeout is None else o.PERIOD.check(where + "timeout", timeout),
+            lock_timeout=None if lock_timeout is None else o.SECONDS.check(where + "lock_timeout", lock_timeout),
+        )
+        self._timeout = rule.render_timeout or _TIMEOUT
+        place = _place() if name is None else f"CachedSession:{o.TEXT.check(where + 'name', name)}"
+        self._site = _sites.setdefault(place, _Site(place))
         # One that is made while a visitor is answered may be made for them.
         self._is_personal = inside() is not None
-        self._lifetime = lifetime
-        self._tags = tags
-        self._timeout = rule.timeout or _TIMEOUT
-        self._fetch = _Fetch(site.fetch, rule, _given_tags, f"{version}.{_SCHEMA}", site.name)
-        site.join(self)
+        self._fetch = _Fetch(self._site.fetch, rule, _given_tags, f"{version}.{_SCHEMA}", self._site.name)
+        self._site.join(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # requests' own way would make one that knows nothing of where its answers are kept.
-        raise TypeError("a session of isr_requests is not copied or pickled; make another one with isr_requests()")
+        raise TypeError("a CachedSession is not copied or pickled; make another one")
 
     def get(self, url: Any, params: Any = None, **kwargs: Any) -> requests.Response:
         """See :class:`requests.Session`; and ``revalidate``, ``expire``, ``tags``, ``no_store``."""
@@ -377,10 +370,10 @@ class _Site:
         self.name = name
         self._most = most
         self._lock = threading.Lock()
-        self._sessions: weakref.WeakSet[ISRSession] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[CachedSession] = weakref.WeakSet()
         self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
-    def join(self, session: ISRSession) -> None:
+    def join(self, session: CachedSession) -> None:
         """Another session of this place."""
         with self._lock:
             self._sessions.add(session)
@@ -436,8 +429,8 @@ _counting = threading.Lock()
 
 
 def _place() -> str:
-    """The name of the place that calls :func:`isr_requests`: its module and function, and where there is more than one
-    call in these, the number of it. A line number would be another one with each edit."""
+    """Return the name of the place that calls :class:`CachedSession`: its module and function, and the number of the
+    call, where there are several. A line number would change with each edit."""
     frame = sys._getframe(2)
     code = frame.f_code
     scope = str(frame.f_globals.get("__name__", "?")), str(getattr(code, "co_qualname", code.co_name))
@@ -447,7 +440,7 @@ def _place() -> str:
             calls.append(frame.f_lasti)
         number = calls.index(frame.f_lasti)
     function = "" if scope[1] == "<module>" else f".{scope[1]}"
-    return f"{scope[0]}{function}:isr_requests" + (f":{number + 1}" if number else "")
+    return f"{scope[0]}{function}:CachedSession" + (f":{number + 1}" if number else "")
 
 
 # What is asked ------------------------------------------------------------------------------------------

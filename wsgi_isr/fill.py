@@ -135,7 +135,7 @@ class Fill(Renders):
             return PassedOn(verdict.reason)
         if isinstance(verdict, Expired):
             if self._monotonic() < max(slot.resting_until, self._rests_until(task)):
-                return Served(slot, "ERROR-RETAINED")
+                return Served(slot, "STALE-IF-ERROR")
             return self._obtain(task, slot, judged.standing)
         assert_never(verdict)
 
@@ -360,7 +360,7 @@ class Fill(Renders):
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
             if flight.is_led_here:
-                return PassedOn("within-itself", missed=True)
+                return PassedOn("recursive", missed=True)
             if leads and old is not None and self._submit(task._replace(patience=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
@@ -381,7 +381,7 @@ class Fill(Renders):
             elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
                 break  # it failed, or takes too long
             if self._monotonic() >= until:
-                return PassedOn("waited", missed=True)
+                return PassedOn("lock-timeout", missed=True)
             if isinstance(outcome, Busy) or again:
                 self._pause(min(max(0.0, until - self._monotonic()), pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
@@ -391,10 +391,10 @@ class Fill(Renders):
             old.resting_until = self._monotonic() + LOOK_AGAIN
             # With a node away that holds one of its tags, nobody can know that it was not purged meanwhile.
             proven = self._stamps.reachable(old.entry.proof, epochs)
-            return Served(old, "ERROR-RETAINED" if proven else "DEGRADED")
+            return Served(old, "STALE-IF-ERROR" if proven else "DEGRADED")
         if isinstance(outcome, Failed):
             return outcome
-        return PassedOn("back-off" if isinstance(outcome, BackingOff) else "waited", missed=True)
+        return PassedOn("back-off" if isinstance(outcome, BackingOff) else "lock-timeout", missed=True)
 
     def _is_outdated(self, failed: Failed) -> bool:
         """Whether something was invalidated since a render began of whose failure others would be told."""
@@ -459,7 +459,7 @@ class Fill(Renders):
         for way in (None, "", tag):
             under_way = self._flights.get(task._replace(refreshes=way).flight)
             if under_way is not None and under_way.is_led_here:
-                return Failed("within-itself")
+                return Failed("recursive")
         task = task._replace(refreshes=tag, patience=0.0, anyway=True)
         until = self._monotonic() + task.timeout + task.wait
         older: Flight[Outcome] | None = None
@@ -482,7 +482,7 @@ class Fill(Renders):
             if isinstance(outcome, Failed):
                 return outcome
             if self._monotonic() >= until:
-                return Failed("waited")
+                return Failed("lock-timeout")
             older = flight
 
     def _is_there(self, task: Task, entry: Entry) -> bool:

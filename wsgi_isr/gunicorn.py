@@ -21,7 +21,7 @@ from .renderers import Watcher, remove_folder
 # What `from wsgi_isr.gunicorn import *` brings into a config file.
 __all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready", "worker_exit"]
 
-#: Seconds, beyond those that renders get to their end (``drain``, which only the supervisor knows).
+#: Seconds, beyond those that renders get to their end (``drain_timeout``, which only the supervisor knows).
 _STOPPING = 30.0
 #: Seconds for removing two sockets.
 _CLEANING = 5.0

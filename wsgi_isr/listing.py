@@ -7,7 +7,7 @@ A list is what it is. A callable (a query, say) is asked again for a path that i
 - after any other invalidation, which each anonymous POST may be, once a second at most;
 - otherwise every ``negative_ttl`` seconds at most, as soon as a 404 of the app itself would be gone.
 
-Who would have to wait for it for longer than ``wait`` is left to the app.
+Who would have to wait for it for longer than ``lock_timeout`` is left to the app.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Listings:
             return known
         # One asks. Meanwhile the others go by what there is, unless it was invalidated since: then they wait.
         is_due = known is not None and epochs is not None and not self._is_outdated(known, now, stamps)
-        if not self._asking[policy.name].acquire(timeout=0 if is_due else policy.wait):
+        if not self._asking[policy.name].acquire(timeout=0 if is_due else policy.lock_timeout):
             return known if known is not None and is_due else _Known(None, 0.0, now)
         try:
             known = self._known.get(policy.name)

@@ -137,7 +137,7 @@ class ISR(Wrapper):
             self.store = NullStore() if development is not None else self._configured
         is_own = self.store is self._configured
         self._journal = journal_for(given.journal, self.store, self.configuration.folder) if is_own else None
-        off = "development" if development is not None else "off"
+        off = "development" if development is not None else "store-disabled"
         self.pages = Pages(self.configuration, self.store, self.events, self._monotonic, off)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -173,7 +173,7 @@ class ISR(Wrapper):
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
             self.events.emit(Broken("the cache", error, "the app answers the request itself"))
-            page = found = PassedOn("broken", draft=draft)
+            page = found = PassedOn("internal-error", draft=draft)
         if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
             # It failed for somebody without cookies. That says nothing about who has some.
             found = PassedOn("cookie")
@@ -490,11 +490,11 @@ class ISR(Wrapper):
     def close(self, timeout: float | None = None) -> bool:
         """Drain the background and let go of the store; a later request begins anew.
 
-        :param timeout: seconds; the ``drain`` option by default.
+        :param timeout: seconds; the ``drain_timeout`` option by default.
         :returns: whether everything that ran came to its end in time.
         """
         if self._journal is not None:
-            courier.dismiss(self, self.configuration.settings.drain if timeout is None else timeout)
+            courier.dismiss(self, self.configuration.settings.drain_timeout if timeout is None else timeout)
         live, self._live = self._live, None
         drained = True
         if live is not None:

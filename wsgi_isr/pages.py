@@ -63,7 +63,7 @@ class Pages:
         store: Store,
         events: Events,
         monotonic: Callable[[], float] | None = None,
-        off: str = "off",
+        off: str = "store-disabled",
     ) -> None:
         settings = config.settings
         self._rules = config.rules
@@ -166,7 +166,7 @@ class Pages:
 
     def _page(self, policy: Policy, key: PageKey, personal: bool = False) -> Page:
         text = key.text
-        times = policy.timeout, policy.wait, policy.lease
+        times = policy.render_timeout, policy.lock_timeout, policy.lease
         task = Task(self._names.page(text), text, policy.name, *times, anyway=not personal)
         return Page(policy, key, task, personal)
 

@@ -440,7 +440,7 @@ class Prerender:
         if page is not None and name == path:
             return "page"  # of this run as well
         times = self._rules.policies["*"]
-        job.due = self._monotonic() + 2 * times.timeout + times.wait + GRACE
+        job.due = self._monotonic() + 2 * times.render_timeout + times.lock_timeout + GRACE
         answer = self._maker.ask(path)
         for _ in range(5):
             if not 300 <= answer.code < 400:

@@ -98,7 +98,7 @@ os.register_at_fork(
 def close_all(timeout: float | None = None) -> None:
     """Drain every :class:`ISR` of this process; what the gunicorn hooks call.
 
-    :param timeout: seconds for all together; the ``drain`` of each by default.
+    :param timeout: seconds for all together; the ``drain_timeout`` of each by default.
     """
     global _alone
     began = time.monotonic()
@@ -108,7 +108,7 @@ def close_all(timeout: float | None = None) -> None:
         return max(0.0, began + (drain if timeout is None else timeout) - time.monotonic())
 
     for isr in list(instances):
-        isr.close(left(isr.configuration.settings.drain))
+        isr.close(left(isr.configuration.settings.drain_timeout))
     alone, _alone = _alone, None
     if alone is not None:
         alone.close(left(alone.drain))

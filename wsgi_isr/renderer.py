@@ -77,7 +77,7 @@ def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Board, parent: i
     """The whole life of a renderer."""
     stopping = Stopping(parent, *sockets)
     settings = [isr.configuration.settings for isr in sites.values()]
-    drain, left = max(each.drain for each in settings), max(each.max_renders for each in settings)
+    drain, left = max(each.drain_timeout for each in settings), max(each.max_renders for each in settings)
     desk = _Desk(sites, min(each.background_threads for each in settings), board)
     while left > 0 and not stopping and not desk.hangs:
         if not desk.is_free(LOOK):

@@ -6,7 +6,7 @@ Three kinds of processes stand in a row, and each ends when the one before it is
   supervisor where one is killed;
 * the *supervisor* loads the app and forks renderers, which share its memory until they change it. It replaces those
   that die, that rendered ``max_renders`` pages, or that hang in one, and stops them in a written order: no more jobs
-  are taken, what runs gets ``drain`` seconds, what still runs is killed;
+  are taken, what runs gets ``drain_timeout`` seconds, what still runs is killed;
 * the *renderers* (:mod:`.renderer`) render, at lower priority than who serves.
 
 Jobs come over two sockets (:mod:`.remote`) that only the supervisor and its renderers hold: where these are gone, who
@@ -41,7 +41,7 @@ BACKLOG = 128
 #: What lived shorter than this is not replaced at once, in seconds; the first pause and the longest.
 _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
-#: Seconds, beyond ``drain``, in which a renderer has to end that was asked to.
+#: Seconds, beyond ``drain_timeout``, in which a renderer has to end that was asked to.
 _LAST_WORDS = 1.0
 #: Seconds in which a watcher has to have its sockets.
 _BEGIN_IN = 10.0
@@ -341,7 +341,7 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
     # Only now is there something to come to an end, and the app may have had handlers of its own.
     stopping = Stopping(parent)
     settings = [isr.configuration.settings for isr in sites.values()]
-    me, drain = os.getpid(), max(each.drain for each in settings)
+    me, drain = os.getpid(), max(each.drain_timeout for each in settings)
 
     def begin(board: Board) -> int:
         return fork("isr-renderer", lambda: render(sockets, sites, board, me))

@@ -35,7 +35,7 @@ _IN_304 = frozenset(
     }
 )
 #: A page under one of these labels is old already, or cannot be proven to be current.
-_OLD = frozenset({"STALE", "ERROR-RETAINED", "DEGRADED"})
+_OLD = frozenset({"STALE", "STALE-IF-ERROR", "DEGRADED"})
 
 
 class Own(NamedTuple):
@@ -155,8 +155,8 @@ def cache_status(found: Served, now: float) -> str:
     if label == "HIT":
         return f"{NAME}; hit"
     left = 0 if entry.revalidate is None else min(0, math.floor(entry.revalidate - entry.age(now)))
-    if label == "ERROR-RETAINED":
-        return f"{NAME}; fwd=stale; ttl={left}; detail=error-retained"
+    if label == "STALE-IF-ERROR":
+        return f"{NAME}; fwd=stale; ttl={left}; detail=stale-if-error"
     if found.hit:
         return f"{NAME}; hit; ttl={left}; detail={label.lower()}"
     said = f"{NAME}; fwd={'stale' if label == 'EXPIRED' else 'uri-miss'}"

@@ -209,10 +209,12 @@ class Rule:
         None, o.STATUSES, "statuses that may be stored", "200 203 301 308 404 410"
     )
     negative_ttl: float | None = o.option(None, o.SECONDS, "how long a stored 404 or 410 lives, at most", "10")
-    timeout: float | None = o.option(
+    render_timeout: float | None = o.option(
         None, o.PERIOD, "the longest render: past it, its result is not stored and another worker may try", "30"
     )
-    wait: float | None = o.option(None, o.SECONDS, "the longest a visitor waits for somebody else's render", "10")
+    lock_timeout: float | None = o.option(
+        None, o.SECONDS, "the longest a visitor waits for another process's render", "10"
+    )
     max_body: int | None = o.option(None, o.SIZE, "larger answers stream through, unstored", "8 MiB")
     bypass: Callable[[Mapping[str, Any]], bool] | None = o.option(
         None, o.CALLABLE, "called with the environ: true keeps the request away from the cache", "none"
@@ -257,8 +259,8 @@ RULE_DEFAULTS: dict[str, Any] = {
     "fallback": "blocking",
     "statuses": (200, 203, 301, 308, 404, 410),
     "negative_ttl": 10.0,
-    "timeout": 30.0,
-    "wait": 10.0,
+    "render_timeout": 30.0,
+    "lock_timeout": 10.0,
     "max_body": 8 * 1024 * 1024,
 }
 
@@ -291,8 +293,8 @@ class Policy:
     fallback: Any
     statuses: frozenset[int]
     negative_ttl: float
-    timeout: float
-    wait: float
+    render_timeout: float
+    lock_timeout: float
     max_body: int
     bypass: Callable[[Mapping[str, Any]], bool] | None
 
@@ -300,7 +302,7 @@ class Policy:
     #: sooner from a killed worker. Below 3 s, memcached's steps of one second would let it lapse.
     @property
     def lease(self) -> float:
-        return max(3.0, min(5.0, self.timeout))
+        return max(3.0, min(5.0, self.render_timeout))
 
     @property
     def by_url_alone(self) -> bool:
@@ -378,7 +380,16 @@ def _policy(
     )
 
 
-_AS_THEY_ARE = ("other_query", "dynamic_params", "fallback", "negative_ttl", "timeout", "wait", "max_body", "bypass")
+_AS_THEY_ARE = (
+    "other_query",
+    "dynamic_params",
+    "fallback",
+    "negative_ttl",
+    "render_timeout",
+    "lock_timeout",
+    "max_body",
+    "bypass",
+)
 
 
 def _templates(where: str, pattern: str, tags: TagTemplates) -> TagTemplates:

@@ -19,10 +19,10 @@ worker_class = "gthread"
 
 # One copy of the code in memory; wsgi_isr opens nothing before the fork.
 preload_app = True
-# Above the option `timeout` (30 s): a worker that is killed in a render loses it, and keeps its lock for 5 s more.
+# Above the option `render_timeout` (30 s): a worker that is killed in a render loses it, and its lock stays for 5 s.
 timeout = 60
-# Above the option `drain` (10 s). Renderers get `drain` once the workers are gone: systemd, Kubernetes and compose give
-# both before they kill.
+# Above the option `drain_timeout` (10 s). Renderers get as long once the workers are gone: systemd, Kubernetes and
+# compose wait for both before they kill.
 graceful_timeout = 20
 # Longer than nginx keeps idle connections, so that nginx is never the one who finds them closed.
 keepalive = 75

@@ -25,7 +25,7 @@ class Parameters:
     :param revalidate: ``None`` for until invalidated.
     :param render: how long a render takes. :param failing: the share of renders that fail.
     :param invalidations: calls of ``invalidate``, of one tag each. :param fan_out: pages with one tag.
-    :param local_bytes: of L1, in each process. :param page_bytes: of one page.
+    :param local_cache_bytes: of L1, in each process. :param page_bytes: of one page.
     :param cold: nothing is stored at the beginning; otherwise every page is, at an age as if the load had
         been there for ever.
     :param follow: processes that are followed request by request; ``None`` for as many as fit into
@@ -46,7 +46,7 @@ class Parameters:
     invalidations: float = 0.0
     fan_out: int = 100
     mode: Mode = Mode.EXPIRE
-    local_bytes: int = 64 * 1024 * 1024
+    local_cache_bytes: int = 64 * 1024 * 1024
     page_bytes: int = 20_000
     wait: float = 10.0
     cold: bool = False

@@ -37,10 +37,10 @@ class Process:
     __slots__ = ("flights", "local", "number", "polled", "seen", "stamps")
 
     def __init__(
-        self, number: int, store: Store, local_bytes: int, coherence: float, clock: Callable[[], float]
+        self, number: int, store: Store, local_cache_bytes: int, coherence: float, clock: Callable[[], float]
     ) -> None:
         self.number = number
-        self.local = Local(local_bytes)
+        self.local = Local(local_cache_bytes)
         self.stamps = Stamps(store, tag_key, epoch_key, coherence=coherence, monotonic=clock)
         self.polled: Polled | None = None
         self.seen = 0

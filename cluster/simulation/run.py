@@ -93,7 +93,7 @@ class _Run:
         self._leases = Leases(self._nodes, Keyspace.lock, Keyspace.failures, Events())
         self._invalidator = Stamps(self._nodes, tag_key, epoch_key, coherence=0, monotonic=self._clock)
         self._site = Site(p, self._nodes, self._invalidator, self._rng)
-        make = (self._nodes, p.local_bytes, p.coherence, self._clock)
+        make = (self._nodes, p.local_cache_bytes, p.coherence, self._clock)
         self._processes = [Process(number, *make) for number in range(p.followed)]
         #: Stands for every process that is not followed.
         self._rest = Process(-1, self._nodes, 0, p.coherence, self._clock)

@@ -29,7 +29,7 @@ def _wrapped() -> Flask:
     from .caching import RULES, invalidate_with
 
     app = create_app()
-    stats = Rule(revalidate=app.config["REVALIDATE"], timeout=app.config["TIMEOUT"], tags=["posts"])
+    stats = Rule(revalidate=app.config["REVALIDATE"], render_timeout=app.config["TIMEOUT"], tags=["posts"])
     app.wsgi_app = ISR(app.wsgi_app, {**RULES, "/stats": stats}, revalidate=60)
     invalidate_with(app.logger)
     return app

@@ -95,7 +95,7 @@ def test_no_flood_is_felt_by_those_who_visit_pages(
     for flood, request_of in FLOODS.items():
         threads, chance = threading.active_count(), dice(f"flood of {flood}")
         store = MemoryStore(STORE_BYTES, clock=clock)
-        site = make_site({"/visited/<number>": False}, app=app, local_bytes=LOCAL_BYTES, store=store, **options)
+        site = make_site({"/visited/<number>": False}, app=app, local_cache_bytes=LOCAL_BYTES, store=store, **options)
         for page in VISITED:
             site.visit(page)
         for number in range(scaled(200)):

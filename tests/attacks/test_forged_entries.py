@@ -273,7 +273,7 @@ def serve(entry: Entry, content: Content, environ: Environ, now: float) -> None:
     """Send a page as the middleware does, to a server that takes nothing that is wrong."""
     prepared = Ready(entry, content, now, 0.0).variant(environ.get("HTTP_ACCEPT_ENCODING"))
     assert prepared[1] == chosen(content, environ.get("HTTP_ACCEPT_ENCODING", "")).body
-    for label, hit in (("HIT", True), ("STALE", True), ("ERROR-RETAINED", True), ("MISS", False), ("DEGRADED", True)):
+    for label, hit in (("HIT", True), ("STALE", True), ("STALE-IF-ERROR", True), ("MISS", False), ("DEGRADED", True)):
 
         def app(environ: Environ, start_response: Any, label: str = label, hit: bool = hit) -> Iterable[bytes]:
             sent = content

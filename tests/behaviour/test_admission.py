@@ -479,12 +479,12 @@ def test_a_page_larger_than_the_store_takes_is_served_all_the_same(
 
 def test_a_page_larger_than_the_local_copies_may_take_is_stored(make_site: MakeSite, origin: Origin) -> None:
     origin.on("/a", answer(b"x" * 100_000))
-    site = make_site(revalidate=60, local_bytes=10_000)
+    site = make_site(revalidate=60, local_cache_bytes=10_000)
     assert [site.visit("/a").label for _ in range(3)] == ["MISS", "HIT", "HIT"]
 
 
 def test_a_page_is_served_from_the_store_where_local_copies_have_no_room(make_site: MakeSite, origin: Origin) -> None:
-    site = make_site(revalidate=60, local_bytes=1)
+    site = make_site(revalidate=60, local_cache_bytes=1)
     assert [site.visit("/a").label for _ in range(3)] == ["MISS", "HIT", "HIT"]
     assert origin.calls["/a"] == 1
 

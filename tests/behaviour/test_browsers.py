@@ -153,7 +153,7 @@ def be_renewed_softly(site: Site, origin: Origin) -> str:
 def fail(site: Site, origin: Origin) -> str:
     origin.on("/a", failing(ValueError()))
     site.isr.invalidate(tags=["t"])
-    return "ERROR-RETAINED"
+    return "STALE-IF-ERROR"
 
 
 def lose_the_store(site: Site, origin: Origin) -> str:

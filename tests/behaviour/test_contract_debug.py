@@ -109,7 +109,7 @@ def test_renders_failures_and_invalidations_have_a_line_each(
     origin.on("/a", failing(Boom()))
     site.visit("/a")
     assert [line["verdict"] for line in lines(caplog, "render")] == ["STORED", "FAILED"]
-    assert [line["verdict"] for line in lines(caplog, "page")] == ["MISS", "ERROR-RETAINED"]
+    assert [line["verdict"] for line in lines(caplog, "page")] == ["MISS", "STALE-IF-ERROR"]
 
 
 def test_data_has_a_line_for_each_call(

@@ -457,7 +457,7 @@ def test_a_failure_in_the_middle_keeps_the_last_good_page_and_nothing_half_made(
     site.isr.invalidate(tags=["low", "middle", "high"])
     for _ in range(3):
         seen = site.visit_and_settle("/a")
-        assert (seen.label, seen.body) == ("ERROR-RETAINED", b"<high1 middle1 low1>")
+        assert (seen.label, seen.body) == ("STALE-IF-ERROR", b"<high1 middle1 low1>")
     data.broken = set()
     clock.advance(300)
     site.visit_and_settle("/a")

@@ -211,7 +211,7 @@ def test_expire_gives_the_old_page_only_where_rendering_fails(blog: Site, origin
     origin.on("/blog/a", how)
     blog.isr.invalidate(tags=["post:a"], mode="expire")
     seen = blog.visit("/blog/a")
-    assert (seen.label, seen.body) == ("ERROR-RETAINED", b"/blog/a v1")
+    assert (seen.label, seen.body) == ("STALE-IF-ERROR", b"/blog/a v1")
     assert seen.directives == ASKED_EACH_TIME
 
 
@@ -248,7 +248,7 @@ def test_of_two_invalidations_the_harder_one_counts_in_either_order(
     hardest = MODES[max(MODES.index(earlier), MODES.index(later))]
     origin.on("/blog/a", answer(b"sorry", status="502 Bad Gateway"))
     seen = blog.visit_and_settle("/blog/a")
-    expected = {"stale": (200, "STALE"), "expire": (200, "ERROR-RETAINED"), "purge": (502, seen.label)}
+    expected = {"stale": (200, "STALE"), "expire": (200, "STALE-IF-ERROR"), "purge": (502, seen.label)}
     assert (seen.code, seen.label) == expected[hardest]
 
 

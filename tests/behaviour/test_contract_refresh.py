@@ -415,9 +415,9 @@ def test_a_page_that_refreshes_itself_while_it_is_rendered_is_told_so_and_does_n
 
     origin.on("/a", answer(refreshes))
     assert site.start_visit("/a").result().label == "MISS"
-    assert told == ["within-itself"]
+    assert told == ["recursive"]
     assert Call(lambda: site.isr.refresh("/a")).result() is False
-    assert told == ["within-itself"] * 2
+    assert told == ["recursive"] * 2
     assert site.visit("/a").label == "HIT"
     assert origin.calls["/a"] == 2
 
@@ -433,7 +433,7 @@ def test_data_that_asks_for_itself_while_it_is_made_does_not_wait_for_itself(
         if calls[0] == 1:
             return counts() + 10
         if calls[0] == 3:
-            with pytest.raises(RefreshError, match="within-itself"):
+            with pytest.raises(RefreshError, match="recursive"):
                 counts.refresh()
         return calls[0]
 

@@ -247,10 +247,10 @@ def test_a_retained_page_tells_the_truth_about_itself(make_site: MakeSite, origi
     origin.on("/a", failing(Boom()))
     for again in (5, 10):
         seen = site.visit("/a")
-        assert (seen.label, seen.age, seen.headers["ETag"]) == ("ERROR-RETAINED", again, etag)
+        assert (seen.label, seen.age, seen.headers["ETag"]) == ("STALE-IF-ERROR", again, etag)
         assert seen.directives == ASKED_EACH_TIME
         conditional = site.visit("/a", headers={"If-None-Match": etag})
-        assert (conditional.code, conditional.label) == (304, "ERROR-RETAINED")
+        assert (conditional.code, conditional.label) == (304, "STALE-IF-ERROR")
         assert conditional.directives == ASKED_EACH_TIME
         clock.advance(5)
 
@@ -304,7 +304,7 @@ def test_one_page_after_the_other_has_one_of_each_header(make_site: MakeSite, or
 
     origin.on("/a", answer(b"x", *own))
     seen = list(states())
-    assert [one.label for one in seen] == ["MISS", "HIT", "STALE", "EXPIRED", "ERROR-RETAINED"]
+    assert [one.label for one in seen] == ["MISS", "HIT", "STALE", "EXPIRED", "STALE-IF-ERROR"]
     for one in seen:
         for name in ("Age", "ETag", "Cache-Control", "X-ISR", "Content-Type", "Content-Length"):
             assert len(one.headers.getlist(name)) == 1, (one.label, name)
@@ -321,7 +321,7 @@ def test_the_back_off_grows_to_half_a_minute_and_no_further(make_site: MakeSite,
     attempts = []
     for _ in range(6000):
         before = origin.calls["/a"]
-        assert site.visit_and_settle("/a").label == "ERROR-RETAINED"
+        assert site.visit_and_settle("/a").label == "STALE-IF-ERROR"
         if origin.calls["/a"] > before:
             attempts.append(clock.now)
         clock.advance(0.1)
@@ -340,7 +340,7 @@ def test_an_invalidation_does_not_shorten_the_back_off_of_a_page_that_fails(
     for _ in range(20):
         site.isr.invalidate(tags=["t"])
         seen = site.visit_and_settle("/a")
-        assert (seen.code, seen.label) == (200, "ERROR-RETAINED")
+        assert (seen.code, seen.label) == (200, "STALE-IF-ERROR")
     assert origin.calls["/a"] == 2
 
 
@@ -358,5 +358,5 @@ def test_an_error_in_one_variant_keeps_the_last_good_page_of_that_variant(
     for path in ("/a?q=1", "/a?q=2"):
         site.visit(path)
     clock.advance(61)
-    assert (site.visit("/a?q=1").label, site.visit("/a?q=1").body) == ("ERROR-RETAINED", b"q=1 v1")
+    assert (site.visit("/a?q=1").label, site.visit("/a?q=1").body) == ("STALE-IF-ERROR", b"q=1 v1")
     assert site.visit("/a?q=2").label == "EXPIRED"

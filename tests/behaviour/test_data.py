@@ -514,7 +514,7 @@ def test_a_function_that_fails_in_a_regeneration_keeps_the_last_good_page(
     assert site.visit_and_settle("/a").body == b"a1b1c1"
     site.isr.invalidate(tags=["c"])
     seen = site.visit("/a")
-    assert (seen.label, seen.body) == ("ERROR-RETAINED", b"a1b1c1")
+    assert (seen.label, seen.body) == ("STALE-IF-ERROR", b"a1b1c1")
     source.errors.clear()
     clock.advance(60)
     seen = site.visit("/a")
@@ -646,8 +646,8 @@ def test_two_entries_that_wait_for_each_other_do_so_no_longer_than_wait(
         run.__qualname__ = f"half_{name}_{id(both)}"
         return run
 
-    a: Callable[[], str] = cached(wait=0.2)(half("a", lambda: b))
-    b: Callable[[], str] = cached(wait=0.2)(half("b", lambda: a))
+    a: Callable[[], str] = cached(lock_timeout=0.2)(half("a", lambda: b))
+    b: Callable[[], str] = cached(lock_timeout=0.2)(half("b", lambda: a))
     origin.on("/a", page(lambda: a()))
     origin.on("/b", page(lambda: b()))
     began = time.monotonic()
@@ -915,7 +915,7 @@ def test_an_argument_that_cannot_be_part_of_a_key_is_a_type_error(make_site: Mak
         ({"revalidate": 60, "expire": 30}, "expire"),
         ({"expire": -1}, "expire"),
         ({"timeout": 0}, "timeout"),
-        ({"wait": -1}, "wait"),
+        ({"lock_timeout": -1}, "lock_timeout"),
         ({"tags": ["a:{nothing}"]}, "nothing"),
         ({"tags": ["{"]}, "tags"),
         ({"tags": "posts"}, "tags"),

@@ -156,13 +156,13 @@ def test_data_of_a_release_is_not_that_of_another(make_site: MakeSite, store: Me
 @pytest.mark.parametrize("adopt", [None, "none"])
 def test_without_adoption_a_new_release_makes_its_pages_for_its_first_visitors(releases: Releases, adopt: Any) -> None:
     shown(releases.begin("1"))
-    assert shown(releases.begin("2", adopt=adopt)) == ("MISS", "made by 2")
+    assert shown(releases.begin("2", adopt_release=adopt)) == ("MISS", "made by 2")
 
 
 def test_a_release_can_be_named_that_pages_are_adopted_from(releases: Releases) -> None:
     shown(releases.begin("1"))
     shown(releases.begin("2"), "/b")
-    assert shown(releases.begin("3", adopt="1")) == ("STALE", "made by 1")
+    assert shown(releases.begin("3", adopt_release="1")) == ("STALE", "made by 1")
 
 
 def test_without_releases_a_new_process_serves_what_there_is(releases: Releases, make_site: MakeSite) -> None:

@@ -27,15 +27,15 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.upstream import Reply, Request, Upstream
 from tests.behaviour.visitor import Clock, Site, all_at_once
-from wsgi_isr import ConfigError, cached, fetch, isr_requests, values
+from wsgi_isr import CachedSession, ConfigError, cached, fetch, values
 from wsgi_isr.events import Refused, RenderFailed, Used
-from wsgi_isr.fetch import Answer, ISRSession, _Site
+from wsgi_isr.fetch import Answer, _Site
 from wsgi_isr.freshness import Asked
 from wsgi_isr.instrumentation.debug import line_of
 from wsgi_isr.page import Frame, within
 from wsgi_isr.stores.memory import MemoryStore
 
-MakeSession = Callable[..., ISRSession]
+MakeSession = Callable[..., CachedSession]
 
 
 @pytest.fixture
@@ -48,10 +48,10 @@ def upstream() -> Iterator[Upstream]:
 @pytest.fixture
 def make_session(upstream: Upstream, make_site: MakeSite) -> Iterator[MakeSession]:
     """``make_session(**options)``: a session that takes no proxy from the environment of whoever runs the tests."""
-    sessions: list[ISRSession] = []
+    sessions: list[CachedSession] = []
 
-    def make(**options: Any) -> ISRSession:
-        session = isr_requests(**options)
+    def make(**options: Any) -> CachedSession:
+        session = CachedSession(**options)
         session.trust_env = False
         sessions.append(session)
         return session
@@ -67,7 +67,7 @@ def site(make_site: MakeSite) -> Site:
 
 
 @pytest.fixture
-def session(make_session: MakeSession) -> ISRSession:
+def session(make_session: MakeSession) -> CachedSession:
     return make_session(revalidate=60)
 
 
@@ -86,7 +86,7 @@ def used(site: Site) -> list[str]:
 
 
 def test_a_get_is_fetched_once_and_comes_back_as_a_response(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     first, second = session.get(f"{upstream.url}/a"), session.get(f"{upstream.url}/a")
     assert first.text == second.text == "/a v1"
@@ -96,7 +96,7 @@ def test_a_get_is_fetched_once_and_comes_back_as_a_response(
 
 
 def test_each_fetch_is_one_line_with_its_full_url_verdict_and_reason(
-    make_site: MakeSite, session: ISRSession, upstream: Upstream, clock: Clock, caplog: pytest.LogCaptureFixture
+    make_site: MakeSite, session: CachedSession, upstream: Upstream, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = make_site(debug=True)
     url = f"{upstream.url}/a"
@@ -119,14 +119,16 @@ def test_each_fetch_is_one_line_with_its_full_url_verdict_and_reason(
     ]
 
 
-def test_what_users_of_a_url_are_called_is_not_in_the_log(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_what_users_of_a_url_are_called_is_not_in_the_log(
+    site: Site, session: CachedSession, upstream: Upstream
+) -> None:
     session.get(upstream.url.replace("//", "//me:hush@") + "/a")
     assert used(site) == [f'SKIP key="GET {upstream.url}/a" reason=authorization']
     assert upstream.seen["/a"][0].headers["authorization"].startswith("Basic ")
 
 
 def test_all_that_a_call_says_is_part_of_the_key_as_it_is_said(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     url = f"{upstream.url}/a"
     calls: list[Callable[[], requests.Response]] = [
@@ -159,7 +161,7 @@ def test_all_that_a_call_says_is_part_of_the_key_as_it_is_said(
     assert "accept" not in upstream.seen["/a"][8].headers
 
 
-def test_parameters_and_headers_of_the_session_are_sent(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_parameters_and_headers_of_the_session_are_sent(site: Site, session: CachedSession, upstream: Upstream) -> None:
     session.params = {"lang": "en", "in": "eur"}
     session.headers["X-Shop"] = "1"
     for _ in range(2):
@@ -170,7 +172,7 @@ def test_parameters_and_headers_of_the_session_are_sent(site: Site, session: ISR
 
 
 def test_a_session_with_other_headers_has_answers_of_its_own(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     url = f"{upstream.url}/a"
     assert session.get(url).text == "/a v1"
@@ -185,7 +187,7 @@ def test_a_new_version_is_another_key(site: Site, make_session: MakeSession, ups
     assert [session.get(f"{upstream.url}/a").text for session in sessions] == ["/a v1", "/a v2", "/a v1"]
 
 
-def test_a_bad_url_is_the_error_that_requests_raises(site: Site, session: ISRSession) -> None:
+def test_a_bad_url_is_the_error_that_requests_raises(site: Site, session: CachedSession) -> None:
     with pytest.raises(requests.exceptions.MissingSchema):
         session.get("/a")
 
@@ -202,7 +204,7 @@ def test_a_bad_url_is_the_error_that_requests_raises(site: Site, session: ISRSes
         ({"revalidate": False, "expire": 30}, "expire"),
         ({"expire": 0}, "expire"),
         ({"timeout": 0}, "timeout"),
-        ({"wait": -1}, "wait"),
+        ({"lock_timeout": -1}, "lock_timeout"),
         ({"tags": "posts"}, "tags"),
         ({"tags": [""]}, "tags"),
         ({"tags": lambda arguments: []}, "tags"),
@@ -210,8 +212,8 @@ def test_a_bad_url_is_the_error_that_requests_raises(site: Site, session: ISRSes
     ],
 )
 def test_a_bad_option_is_an_error_where_the_session_is_made(options: dict[str, Any], problem: str) -> None:
-    with pytest.raises(ConfigError, match=f"isr_requests: {problem}"):
-        isr_requests(**options)
+    with pytest.raises(ConfigError, match=f"CachedSession: {problem}"):
+        CachedSession(**options)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_a_bad_option_is_an_error_where_the_session_is_made(options: dict[str, A
     ],
 )
 def test_a_bad_option_of_a_call_is_an_error_of_that_call(
-    session: ISRSession, upstream: Upstream, options: dict[str, Any], problem: str
+    session: CachedSession, upstream: Upstream, options: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"get: {problem}"):
         session.get(f"{upstream.url}/a", **options)
@@ -248,7 +250,7 @@ def test_a_call_may_have_its_own_lifetime(
     site.settle()
 
 
-def test_profiles_are_those_of_the_app(make_site: MakeSite, session: ISRSession, upstream: Upstream) -> None:
+def test_profiles_are_those_of_the_app(make_site: MakeSite, session: CachedSession, upstream: Upstream) -> None:
     site = make_site(profiles={"tea": (7, 9)})
     url = f"{upstream.url}/a"
     session.get(url, revalidate="tea")
@@ -278,7 +280,7 @@ def test_the_tags_of_session_and_call_are_those_of_the_page_as_well(
 
 
 def test_the_lowest_lifetime_of_page_and_fetches_wins_and_each_fetch_keeps_its_own(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock
 ) -> None:
     def show() -> str:
         return " ".join(session.get(f"{upstream.url}/{n}", revalidate=n).text for n in (100, 7))
@@ -296,7 +298,7 @@ def test_the_lowest_lifetime_of_page_and_fetches_wins_and_each_fetch_keeps_its_o
 
 @pytest.mark.parametrize("options", [{"no_store": True}, {"revalidate": 0}])
 def test_a_fetch_that_is_not_to_be_kept_makes_the_page_uncacheable_and_no_error(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, options: dict[str, Any]
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, options: dict[str, Any]
 ) -> None:
     origin.on("/a", page(lambda: session.get(f"{upstream.url}/a", **options).text))
     labels = [(seen.code, seen.label) for seen in (site.visit("/a") for _ in range(3))]
@@ -316,7 +318,7 @@ def test_a_session_may_keep_nothing_and_a_call_may_say_otherwise(
 
 
 def test_no_stale_answer_goes_into_a_page_that_is_stored(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock
 ) -> None:
     origin.on("/a", page(lambda: session.get(f"{upstream.url}/a").text))
     session.get(f"{upstream.url}/a")
@@ -326,7 +328,7 @@ def test_no_stale_answer_goes_into_a_page_that_is_stored(
 
 
 def test_five_cold_pages_that_share_a_fetch_ask_once(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream
 ) -> None:
     started = threading.Barrier(5)
 
@@ -342,7 +344,7 @@ def test_five_cold_pages_that_share_a_fetch_ask_once(
 
 
 def test_two_instances_on_one_store_ask_once(
-    make_site: MakeSite, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock
+    make_site: MakeSite, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock
 ) -> None:
     store = MemoryStore(clock=clock)
     sites = [make_site(revalidate=100, store=store) for _ in range(2)]
@@ -362,7 +364,7 @@ def test_two_instances_on_one_store_ask_once(
     assert upstream.calls["/x"] == 1
 
 
-def test_many_threads_with_one_session_ask_once(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_many_threads_with_one_session_ask_once(site: Site, session: CachedSession, upstream: Upstream) -> None:
     gate = upstream.hold("/a")
     found: list[requests.Response] = []
     threads = [
@@ -383,7 +385,7 @@ def test_many_threads_with_one_session_ask_once(site: Site, session: ISRSession,
 
 
 def test_a_stale_answer_is_handed_out_and_renewed_in_the_background(
-    site: Site, session: ISRSession, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, upstream: Upstream, clock: Clock
 ) -> None:
     url = f"{upstream.url}/a"
     session.get(url)
@@ -408,7 +410,7 @@ def test_an_expired_answer_is_not_handed_out(
 
 @pytest.mark.parametrize("status", [404, 410])
 def test_that_there_is_nothing_is_kept_for_ten_seconds(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock, status: int
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock, status: int
 ) -> None:
     upstream.on("/a", Reply(status, b"no"))
     origin.on("/a", page(lambda: session.get(f"{upstream.url}/a").status_code))
@@ -426,7 +428,7 @@ def test_that_there_is_nothing_is_kept_for_ten_seconds(
 
 
 def test_that_there_is_nothing_does_not_fill_the_store(
-    site: Site, session: ISRSession, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, upstream: Upstream, clock: Clock
 ) -> None:
     upstream.on("/a", Reply(404))
     for path in ("/a", "/b"):
@@ -444,7 +446,7 @@ ONE_REQUESTS = [201, 206, 302, 303, 307]  # true for the one who asked, and for 
 
 
 @pytest.mark.parametrize("status", KEPT)
-def test_what_holds_for_everybody_is_kept(site: Site, session: ISRSession, upstream: Upstream, status: int) -> None:
+def test_what_holds_for_everybody_is_kept(site: Site, session: CachedSession, upstream: Upstream, status: int) -> None:
     upstream.on("/a", Reply(status, b"" if status == 204 else b"x"))
     for _ in range(2):
         assert session.get(f"{upstream.url}/a").status_code == status
@@ -453,7 +455,7 @@ def test_what_holds_for_everybody_is_kept(site: Site, session: ISRSession, upstr
 
 @pytest.mark.parametrize("status", ACCIDENTS + ONE_REQUESTS)
 def test_any_other_answer_is_handed_on_after_one_request_and_not_kept(
-    site: Site, session: ISRSession, upstream: Upstream, status: int
+    site: Site, session: CachedSession, upstream: Upstream, status: int
 ) -> None:
     upstream.on("/a", Reply(status, b"why", (("X-Why", "because"),)))
     for n in (1, 2):
@@ -467,7 +469,7 @@ def test_any_other_answer_is_handed_on_after_one_request_and_not_kept(
 
 @pytest.mark.parametrize("status", [401, 429, 503])
 def test_an_accident_upstream_keeps_the_last_good_page_although_the_app_copes_with_it(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock, status: int
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock, status: int
 ) -> None:
     origin.on("/a", page(lambda: session.get(f"{upstream.url}/a", tags=["a"]).text))
     site.visit("/a")
@@ -480,7 +482,7 @@ def test_an_accident_upstream_keeps_the_last_good_page_although_the_app_copes_wi
     # Past its time, too: a refusal would be taken at its word there, and the page would be gone.
     site.isr.invalidate(tags=["a"])
     seen = site.visit("/a")
-    assert (seen.label, seen.text) == ("ERROR-RETAINED", "/a v1")
+    assert (seen.label, seen.text) == ("STALE-IF-ERROR", "/a v1")
     upstream.mend("/a")
     clock.advance(60)
     seen = site.visit_and_settle("/a")
@@ -488,7 +490,7 @@ def test_an_accident_upstream_keeps_the_last_good_page_although_the_app_copes_wi
 
 
 def test_without_a_last_good_page_the_visitor_sees_what_the_app_made_of_the_accident(
-    site: Site, session: ISRSession, upstream: Upstream, origin: Origin
+    site: Site, session: CachedSession, upstream: Upstream, origin: Origin
 ) -> None:
     made = answer(
         lambda environ: session.get(f"{upstream.url}/a").content, ("Cache-Control", "public, max-age=600, s-maxage=600")
@@ -507,7 +509,7 @@ def test_without_a_last_good_page_the_visitor_sees_what_the_app_made_of_the_acci
 
 
 def test_a_redirect_that_is_not_followed_belongs_to_nobodys_page(
-    site: Site, session: ISRSession, upstream: Upstream, origin: Origin
+    site: Site, session: CachedSession, upstream: Upstream, origin: Origin
 ) -> None:
     upstream.on("/a", Reply(302, b"", (("Location", "/b"),)))
     origin.on("/a", page(lambda: session.get(f"{upstream.url}/a", allow_redirects=False).headers["Location"]))
@@ -515,7 +517,7 @@ def test_a_redirect_that_is_not_followed_belongs_to_nobodys_page(
 
 
 def test_an_accident_in_the_background_leaves_the_stale_answer_and_is_not_tried_again_at_once(
-    site: Site, session: ISRSession, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, upstream: Upstream, clock: Clock
 ) -> None:
     url = f"{upstream.url}/a"
     session.get(url)
@@ -543,14 +545,14 @@ def test_an_expired_answer_is_better_than_an_accident(
     upstream.on("/a", Reply(None))
     clock.advance(90)
     assert session.get(url).text == "/a v1"
-    assert [event.label for event in site.happened(Used)] == ["MISS", "ERROR-RETAINED"]
+    assert [event.label for event in site.happened(Used)] == ["MISS", "STALE-IF-ERROR"]
     site.isr.invalidate(tags=["a"], mode="purge")
     with pytest.raises(requests.ConnectionError):
         session.get(url)
 
 
 def test_those_who_wait_for_an_accident_each_get_a_response_of_their_own(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     upstream.on("/a", Reply(503, b"oh"))
     gate = upstream.hold("/a")
@@ -590,7 +592,7 @@ class Broken(BaseAdapter):
     [requests.ConnectionError("gone"), requests.ReadTimeout("slow"), requests.exceptions.ChunkedEncodingError()],
 )
 def test_an_exception_goes_through_after_one_request_and_keeps_the_last_good_page(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock, error: Exception
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock, error: Exception
 ) -> None:
     def show() -> str:
         try:
@@ -636,7 +638,7 @@ def test_a_fetch_without_a_timeout_has_that_of_the_session(
 
 
 def test_a_cached_function_made_of_an_accident_is_not_kept_either(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock
 ) -> None:
     @cached(revalidate=10)
     def rows() -> list[str]:
@@ -670,7 +672,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_body_of_8_mib_is_kept_and_a_larger_one_handed_on(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     sizes = {"/max": 8 << 20, "/more": (8 << 20) + 1}
     for path, size in sizes.items():
@@ -682,7 +684,7 @@ def test_a_body_of_8_mib_is_kept_and_a_larger_one_handed_on(
 
 
 def test_a_page_of_a_body_that_is_too_large_is_stored_with_its_tags_and_lifetime(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock, small: None
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock, small: None
 ) -> None:
     upstream.on("/a", lambda request: Reply(200, f"{upstream.calls['/a']}".encode() * 11))
     origin.on("/a", page(lambda: session.get(f"{upstream.url}/a", revalidate=20, tags=["a"]).text[0]))
@@ -699,7 +701,7 @@ def test_a_page_of_a_body_that_is_too_large_is_stored_with_its_tags_and_lifetime
 
 
 def test_who_comes_after_an_invalidation_does_not_get_the_large_body_from_before_it(
-    site: Site, session: ISRSession, upstream: Upstream, small: None
+    site: Site, session: CachedSession, upstream: Upstream, small: None
 ) -> None:
     gate = upstream.hold("/a")
 
@@ -747,7 +749,7 @@ def test_who_comes_after_an_invalidation_does_not_get_the_large_body_from_before
     ],
 )
 def test_what_says_who_asks_is_never_kept(
-    site: Site, session: ISRSession, upstream: Upstream, options: dict[str, Any]
+    site: Site, session: CachedSession, upstream: Upstream, options: dict[str, Any]
 ) -> None:
     url = f"{upstream.url}/a"
     assert [session.get(url, **options).text for _ in range(2)] == ["/a v1", "/a v2"]
@@ -756,7 +758,7 @@ def test_what_says_who_asks_is_never_kept(
 
 
 def test_a_header_that_is_left_out_says_nothing_about_who_asks(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     session.headers["Authorization"] = "Bearer x"
     for _ in range(2):
@@ -777,7 +779,7 @@ def test_a_header_that_is_left_out_says_nothing_about_who_asks(
     ],
 )
 def test_what_cannot_be_kept_is_fetched_and_its_tags_and_lifetime_count_all_the_same(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, options: dict[str, Any], reason: str
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, options: dict[str, Any], reason: str
 ) -> None:
     def show() -> str:
         with session.get(f"{upstream.url}/a", revalidate=20, tags=["a"], **options) as response:
@@ -793,7 +795,7 @@ def test_what_cannot_be_kept_is_fetched_and_its_tags_and_lifetime_count_all_the_
 
 
 def test_an_argument_that_has_no_bytes_is_handed_to_requests(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     from urllib3 import Timeout
 
@@ -801,7 +803,7 @@ def test_an_argument_that_has_no_bytes_is_handed_to_requests(
     assert used(site) == [f'SKIP key="GET {upstream.url}/a" reason=unencodable']
 
 
-def test_a_session_that_streams_is_not_for_the_cache(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_a_session_that_streams_is_not_for_the_cache(site: Site, session: CachedSession, upstream: Upstream) -> None:
     session.stream = True
     for _ in range(2):
         session.get(f"{upstream.url}/a").close()
@@ -813,7 +815,7 @@ def test_a_session_that_streams_is_not_for_the_cache(site: Site, session: ISRSes
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "DELETE"])
 def test_other_methods_are_none_of_the_caches_business(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, method: str
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, method: str
 ) -> None:
     upstream.on("/a", Reply(503))
     url = f"{upstream.url}/a"
@@ -827,7 +829,7 @@ def test_other_methods_are_none_of_the_caches_business(
 
 
 def test_an_accident_of_a_fetch_that_is_not_for_the_cache_counts_for_the_page(
-    site: Site, session: ISRSession, origin: Origin, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, origin: Origin, upstream: Upstream, clock: Clock
 ) -> None:
     def show() -> str:
         return session.get(f"{upstream.url}/a", auth=("me", "hush")).text
@@ -841,7 +843,7 @@ def test_an_accident_of_a_fetch_that_is_not_for_the_cache_counts_for_the_page(
         assert site.visit("/a").text == "/a v1"
 
 
-def test_in_a_draft_everything_is_fetched(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_in_a_draft_everything_is_fetched(site: Site, session: CachedSession, upstream: Upstream) -> None:
     session.get(f"{upstream.url}/a")
     with within(Frame(Asked(), {}, stored=False, draft=True)):
         assert session.get(f"{upstream.url}/a", revalidate=False).text == "/a v2"
@@ -852,14 +854,14 @@ def test_in_a_draft_everything_is_fetched(site: Site, session: ISRSession, upstr
 
 
 def test_without_a_store_that_keeps_anything_everything_is_fetched(
-    make_site: MakeSite, session: ISRSession, upstream: Upstream
+    make_site: MakeSite, session: CachedSession, upstream: Upstream
 ) -> None:
     site = make_site(store="null://")
     assert [session.get(f"{upstream.url}/a").text for _ in range(2)] == ["/a v1", "/a v2"]
     upstream.on("/a", Reply(503))
     assert session.get(f"{upstream.url}/a").status_code == 503
     assert upstream.calls["/a"] == 3
-    assert used(site)[0] == f'SKIP key="GET {upstream.url}/a" reason=off'
+    assert used(site)[0] == f'SKIP key="GET {upstream.url}/a" reason=store-disabled'
 
 
 # Who asks -----------------------------------------------------------------------------------------------
@@ -870,7 +872,7 @@ def everything_in(store: MemoryStore) -> bytes:
 
 
 def test_the_sessions_credentials_are_sent_and_nowhere_kept_in_clear(
-    make_site: MakeSite, session: ISRSession, upstream: Upstream, caplog: pytest.LogCaptureFixture
+    make_site: MakeSite, session: CachedSession, upstream: Upstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = make_site(debug=True)
     session.headers.update({"Authorization": "Bearer s3cr3t", "X-Api-Key": "s3cr3t"})
@@ -910,7 +912,9 @@ def echo(request: Request) -> Reply:
     return Reply(200, request.headers.get("authorization", "nobody").encode())
 
 
-def test_each_identity_of_a_session_has_answers_of_its_own(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_each_identity_of_a_session_has_answers_of_its_own(
+    site: Site, session: CachedSession, upstream: Upstream
+) -> None:
     upstream.on("/a", echo)
     url = f"{upstream.url}/a"
     for _ in range(2):
@@ -956,7 +960,7 @@ def test_what_a_view_makes_for_one_visitor_is_not_for_the_cache(
     "auth", [lambda request: request, AuthBase(), Bearer("one")], ids=["function", "says nothing", "may look it up"]
 )
 def test_a_way_to_sign_that_cannot_be_told_from_another_is_not_for_the_cache(
-    site: Site, session: ISRSession, upstream: Upstream, auth: Any, monkeypatch: pytest.MonkeyPatch
+    site: Site, session: CachedSession, upstream: Upstream, auth: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(AuthBase, "__call__", lambda self, request: request)
     session.auth = auth
@@ -965,7 +969,7 @@ def test_a_way_to_sign_that_cannot_be_told_from_another_is_not_for_the_cache(
 
 
 def test_an_answer_is_renewed_as_it_was_asked_for_whatever_became_of_the_session(
-    site: Site, session: ISRSession, upstream: Upstream, clock: Clock
+    site: Site, session: CachedSession, upstream: Upstream, clock: Clock
 ) -> None:
     upstream.on("/a", echo)
     url = f"{upstream.url}/a"
@@ -1000,7 +1004,7 @@ def test_sessions_of_one_factory_do_not_renew_for_each_other(
 
 
 def test_a_cached_fetch_neither_sends_nor_collects_cookies_beyond_its_own_redirects(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     upstream.on("/login", Reply(200, b"", (("Set-Cookie", "who=me; Path=/"),)))
     upstream.on("/a", Reply(302, b"", (("Set-Cookie", "seen=1; Path=/"), ("Location", "/b"))))
@@ -1042,7 +1046,7 @@ def same(one: requests.Response, other: requests.Response) -> bool:
     ],
 )
 def test_a_kept_response_is_what_requests_alone_would_have_had(
-    site: Site, session: ISRSession, upstream: Upstream, body: bytes, headers: tuple[tuple[str, str], ...]
+    site: Site, session: CachedSession, upstream: Upstream, body: bytes, headers: tuple[tuple[str, str], ...]
 ) -> None:
     upstream.on("/a", Reply(200, body, headers))
     url = f"{upstream.url}/a?b=c d"
@@ -1064,7 +1068,7 @@ def test_a_kept_response_is_what_requests_alone_would_have_had(
 
 
 def test_json_and_errors_of_a_kept_response_are_those_of_requests(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     upstream.on("/a", Reply(200, b'{"a": [1]}'))
     upstream.on("/b", Reply(404, b"no json"))
@@ -1078,7 +1082,7 @@ def test_json_and_errors_of_a_kept_response_are_those_of_requests(
 
 
 def test_a_response_that_is_changed_by_whoever_got_it_is_not_changed_for_others(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     first = session.get(f"{upstream.url}/a")
     first.headers["X-Mine"], first.encoding = "1", "utf-16"
@@ -1088,7 +1092,7 @@ def test_a_response_that_is_changed_by_whoever_got_it_is_not_changed_for_others(
 
 
 def test_a_followed_redirect_is_kept_with_where_it_led_to_and_how(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     upstream.on("/a", Reply(302, b"", (("Location", "/b?x=1"),)))
     upstream.on("/b", Reply(301, b"", (("Location", f"{upstream.url}/c"),)))
@@ -1104,7 +1108,9 @@ def test_a_followed_redirect_is_kept_with_where_it_led_to_and_how(
     assert upstream.calls == {"/a": 1, "/b": 1, "/c": 1}
 
 
-def test_a_permanent_redirect_that_is_not_followed_is_kept(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_a_permanent_redirect_that_is_not_followed_is_kept(
+    site: Site, session: CachedSession, upstream: Upstream
+) -> None:
     upstream.on("/a", Reply(308, b"", (("Location", "/b"),)))
     for _ in range(2):
         response = session.get(f"{upstream.url}/a", allow_redirects=False)
@@ -1144,7 +1150,7 @@ def test_any_response_comes_back_as_what_it_was(answer: Answer, history: list[An
 # Adapters and hooks -------------------------------------------------------------------------------------
 
 
-def test_retries_that_are_mounted_on_the_session_work(site: Site, session: ISRSession, upstream: Upstream) -> None:
+def test_retries_that_are_mounted_on_the_session_work(site: Site, session: CachedSession, upstream: Upstream) -> None:
     upstream.on("/a", lambda request: Reply(503 if upstream.calls["/a"] < 3 else 200, b"at last"))
     session.mount(upstream.url, HTTPAdapter(max_retries=Retry(3, status_forcelist=[503], backoff_factor=0)))
     for _ in range(2):
@@ -1153,7 +1159,7 @@ def test_retries_that_are_mounted_on_the_session_work(site: Site, session: ISRSe
 
 
 def test_a_hook_of_the_session_is_run_on_the_real_answer_and_what_it_makes_of_it_is_kept(
-    site: Site, session: ISRSession, upstream: Upstream
+    site: Site, session: CachedSession, upstream: Upstream
 ) -> None:
     calls = []
 
@@ -1177,10 +1183,10 @@ def test_a_hook_of_the_session_is_run_on_the_real_answer_and_what_it_makes_of_it
 
 
 def test_the_name_of_a_session_is_that_of_the_place_that_makes_it() -> None:
-    def in_a_function() -> ISRSession:
-        return isr_requests()
+    def in_a_function() -> CachedSession:
+        return CachedSession()
 
-    here, there = isr_requests(), isr_requests(revalidate=1)
+    here, there = CachedSession(), CachedSession(revalidate=1)
     try:
         names = [session._site.name for session in (here, there, in_a_function(), in_a_function())]
     finally:
@@ -1188,10 +1194,10 @@ def test_the_name_of_a_session_is_that_of_the_place_that_makes_it() -> None:
             session.close()
     function = "test_the_name_of_a_session_is_that_of_the_place_that_makes_it"
     assert [name.startswith(f"{__name__}.") for name in names] == [True] * 4
-    assert names[0].endswith(f"{function}:isr_requests")
+    assert names[0].endswith(f"{function}:CachedSession")
     assert names[1] == names[0] + ":2"
     assert names[2] == names[3]
-    assert names[2].endswith("in_a_function:isr_requests")
+    assert names[2].endswith("in_a_function:CachedSession")
 
 
 def test_a_process_that_was_never_asked_can_renew_for_one_that_was(
@@ -1207,7 +1213,7 @@ def test_a_process_that_was_never_asked_can_renew_for_one_that_was(
     session._site._known.clear()  # as in a process that has just begun
     clock.advance(61)
     task = session._fetch._task(site.isr.begin(), ("", "", {}, {}, 1, None, ()), {})
-    assert task.rule == "isr_requests:renewing"
+    assert task.rule == "CachedSession:renewing"
     digest, _ = session.configuration()
     assert session._site._session(digest).headers["Authorization"] == "one"
     with pytest.raises(LookupError, match="no session of this process"):
@@ -1216,9 +1222,9 @@ def test_a_process_that_was_never_asked_can_renew_for_one_that_was(
 
 SCRIPT = """
 import sys
-from wsgi_isr import isr_requests, invalidate
+from wsgi_isr import CachedSession, invalidate
 
-session = isr_requests(revalidate=60, tags=["posts"])
+session = CachedSession(revalidate=60, tags=["posts"])
 session.trust_env = False
 session.headers["Authorization"] = "Bearer x"
 
@@ -1251,17 +1257,17 @@ sys.modules["requests"] = None  # as if it was not installed
 from wsgi_isr import *
 import wsgi_isr
 try:
-    from wsgi_isr import isr_requests
+    from wsgi_isr import CachedSession
 except wsgi_isr.ConfigError as error:
     print(error)
 del sys.modules["requests"]
-from wsgi_isr import isr_requests
-print(isr_requests().__class__.__mro__[1].__module__)
+from wsgi_isr import CachedSession
+print(CachedSession().__class__.__mro__[1].__module__)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "isr_requests: requests is not installed (pip install wsgi_isr[requests])",
+        "CachedSession: requests is not installed (pip install wsgi_isr[requests])",
         "requests.sessions",
     ]
 
@@ -1275,4 +1281,4 @@ def test_importing_the_package_does_not_import_requests() -> None:
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
 def test_a_session_that_is_copied_says_so_at_once(copied: Callable[[Any], Any]) -> None:
     with pytest.raises(TypeError, match="make another one"):
-        copied(isr_requests(revalidate=60))
+        copied(CachedSession(revalidate=60))

@@ -87,7 +87,7 @@ def test_a_copy_of_a_page_that_the_store_has_forgotten_is_kept_for_errors(
     origin.on("/a", answer(b"oh", status="500 Internal Server Error"))
     clock.advance(61)
     seen = second.visit("/a")
-    assert (seen.label, seen.body) == ("ERROR-RETAINED", b"/a v1")
+    assert (seen.label, seen.body) == ("STALE-IF-ERROR", b"/a v1")
     origin.mend("/a")
     clock.advance(60)
     seen = second.visit("/a")
@@ -110,7 +110,7 @@ def test_the_page_of_the_former_release_does_not_come_back_once_it_is_forbidden(
 ) -> None:
     store = MemoryStore(clock=clock)
     make_site(revalidate=60, store=store, release="1").visit("/a")
-    first, second = (make_site(revalidate=60, store=store, release="2", adopt="1") for _ in range(2))
+    first, second = (make_site(revalidate=60, store=store, release="2", adopt_release="1") for _ in range(2))
     origin.on("/a", handler)
     assert second.visit("/a").label == "STALE"
     second.settle()

@@ -483,7 +483,7 @@ def test_a_flood_of_addresses_leaves_the_memory_bounded(make_site: MakeSite) -> 
     site = make_site(
         app=answer(lambda environ: environ["PATH_INFO"].encode() * 2000),
         revalidate=60,
-        local_bytes=256 * 1024,
+        local_cache_bytes=256 * 1024,
         store="memory://?max_bytes=262144",
     )
     site.visit("/first")

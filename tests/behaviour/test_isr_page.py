@@ -361,7 +361,7 @@ def test_on_demand_by_tag_a_form_invalidates_all_data_with_that_tag(make_site: M
 def test_on_demand_by_tag_single_fetches_are_tagged(make_site: MakeSite, blog: Blog) -> None:
     import http.server
 
-    from wsgi_isr import isr_requests
+    from wsgi_isr import CachedSession
 
     class Api(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -379,7 +379,7 @@ def test_on_demand_by_tag_single_fetches_are_tagged(make_site: MakeSite, blog: B
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        with isr_requests(revalidate=3600) as session:
+        with CachedSession(revalidate=3600) as session:
 
             @blog.flask.get("/fetched")
             def fetched() -> str:

@@ -233,7 +233,7 @@ def finish(gate: Gate, visit: Visit) -> None:
 
 def test_pauses_of_a_waiting_instance_grow(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
-    one, two = (make_site(revalidate=60, store=store, wait=5) for _ in range(2))
+    one, two = (make_site(revalidate=60, store=store, lock_timeout=5) for _ in range(2))
     gate = origin.hold("/a")
     first = one.start_visit("/a")
     gate.wait_until_entered()
@@ -247,7 +247,7 @@ def test_pauses_of_a_waiting_instance_grow(make_site: MakeSite, origin: Origin, 
 
 def test_who_waited_as_long_as_wait_renders_without_storing(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
-    one, two = (make_site(revalidate=60, store=store, wait=2) for _ in range(2))
+    one, two = (make_site(revalidate=60, store=store, lock_timeout=2) for _ in range(2))
     gate = origin.hold("/a")
     first = one.start_visit("/a")
     gate.wait_until_entered()
@@ -263,7 +263,7 @@ def test_who_waited_as_long_as_wait_renders_without_storing(make_site: MakeSite,
 
 def test_with_wait_0_nobody_waits_for_another_instance(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
-    one, two = (make_site(revalidate=60, store=store, wait=0) for _ in range(2))
+    one, two = (make_site(revalidate=60, store=store, lock_timeout=0) for _ in range(2))
     gate = origin.hold("/a")
     first = one.start_visit("/a")
     gate.wait_until_entered()
@@ -275,7 +275,7 @@ def test_with_wait_0_nobody_waits_for_another_instance(make_site: MakeSite, orig
 
 def test_who_waits_takes_over_when_the_renderer_is_gone(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     store = MemoryStore(clock=clock)
-    one, two = (make_site(revalidate=60, store=store, wait=25) for _ in range(2))
+    one, two = (make_site(revalidate=60, store=store, lock_timeout=25) for _ in range(2))
     gate = origin.hold("/a")
     frozen = one.start_visit("/a")
     gate.wait_until_entered()
@@ -293,7 +293,7 @@ def test_a_late_writer_does_not_overwrite_a_page_rendered_after_its_own(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
     store = MemoryStore(clock=clock)
-    one, two = (make_site(revalidate=60, store=store, timeout=600) for _ in range(2))
+    one, two = (make_site(revalidate=60, store=store, render_timeout=600) for _ in range(2))
     gate = origin.hold("/a")
     late = one.start_visit("/a")
     gate.wait_until_entered()
@@ -320,14 +320,14 @@ def slow(clock: Clock, seconds: float) -> Any:
 
 def test_a_render_just_within_timeout_is_stored(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", slow(clock, 29))
-    site = make_site(revalidate=60, timeout=30)
+    site = make_site(revalidate=60, render_timeout=30)
     site.visit("/a")
     assert site.visit("/a").label == "HIT"
 
 
 def test_a_cold_render_past_timeout_is_not_stored(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
     origin.on("/a", slow(clock, 31))
-    site = make_site(revalidate=60, timeout=30)
+    site = make_site(revalidate=60, render_timeout=30)
     seen = site.visit("/a")
     assert seen.code == 200
     assert "stored" not in seen.cache_status
@@ -339,7 +339,7 @@ def test_a_cold_render_past_timeout_is_not_stored(make_site: MakeSite, origin: O
 def test_a_background_render_past_timeout_leaves_the_old_page(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, timeout=30)
+    site = make_site(revalidate=60, render_timeout=30)
     site.visit("/a")
     clock.advance(61)
     origin.on("/a", slow(clock, 31))
@@ -352,12 +352,12 @@ def test_a_background_render_past_timeout_leaves_the_old_page(
 def test_an_expired_page_is_served_where_its_render_takes_longer_than_timeout(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, expire=60, timeout=30)
+    site = make_site(revalidate=60, expire=60, render_timeout=30)
     site.visit("/a")
     clock.advance(61)
     origin.on("/a", slow(clock, 31))
     seen = site.visit("/a")
-    assert (seen.body, seen.label) == (b"/a v1", "ERROR-RETAINED")
+    assert (seen.body, seen.label) == (b"/a v1", "STALE-IF-ERROR")
 
 
 def time_out(site: Site, clock: Clock, seconds: float = 31) -> None:
@@ -371,7 +371,7 @@ def time_out(site: Site, clock: Clock, seconds: float = 31) -> None:
 def test_all_who_wait_for_a_render_get_the_expired_page_when_it_times_out(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, expire=60, timeout=30)
+    site = make_site(revalidate=60, expire=60, render_timeout=30)
     site.visit("/a")
     clock.advance(61)
     gate = origin.hold("/a")
@@ -380,13 +380,13 @@ def test_all_who_wait_for_a_render_get_the_expired_page_when_it_times_out(
     time_out(site, clock)
     for visit in visits:
         seen = visit.result()
-        assert (seen.body, seen.label) == (b"/a v1", "ERROR-RETAINED")
+        assert (seen.body, seen.label) == (b"/a v1", "STALE-IF-ERROR")
 
 
 def test_who_waits_for_a_missing_page_whose_render_times_out_is_not_held_any_longer(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, timeout=30, wait=600)
+    site = make_site(revalidate=60, render_timeout=30, lock_timeout=600)
     gate = origin.hold("/a")
     first = site.start_visit("/a")
     gate.wait_until_entered()
@@ -401,7 +401,7 @@ def test_who_waits_for_a_missing_page_whose_render_times_out_is_not_held_any_lon
 def test_a_render_given_up_at_timeout_is_not_stored_when_it_ends(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, timeout=30)
+    site = make_site(revalidate=60, render_timeout=30)
     site.visit("/a")
     clock.advance(61)
     gate = origin.hold("/a")
@@ -417,7 +417,7 @@ def test_a_render_given_up_at_timeout_is_not_stored_when_it_ends(
 def test_a_page_whose_render_was_given_up_is_rendered_by_somebody_else(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, timeout=30)
+    site = make_site(revalidate=60, render_timeout=30)
     site.visit("/a")
     clock.advance(61)
     gate = origin.hold("/a")
@@ -435,7 +435,7 @@ def test_a_page_whose_render_was_given_up_is_rendered_by_somebody_else(
 
 
 def test_with_wait_0_nobody_waits_for_a_render_of_this_process(make_site: MakeSite, origin: Origin) -> None:
-    site = make_site(revalidate=60, wait=0)
+    site = make_site(revalidate=60, lock_timeout=0)
     gate = origin.hold("/a")
     first = site.start_visit("/a")
     gate.wait_until_entered()
@@ -450,7 +450,7 @@ def test_with_wait_0_nobody_waits_for_a_render_of_this_process(make_site: MakeSi
 def test_with_wait_0_nobody_waits_for_the_render_of_an_expired_page(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=60, expire=60, wait=0)
+    site = make_site(revalidate=60, expire=60, lock_timeout=0)
     site.visit("/a")
     clock.advance(61)
     gate = origin.hold("/a")

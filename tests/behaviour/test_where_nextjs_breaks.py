@@ -186,7 +186,7 @@ def test_row_04_a_hard_invalidation_beside_a_failing_backend_keeps_the_old_page_
     for attempt in (1, 2):
         for _ in range(5):
             seen = site.visit_and_settle("/a")
-            assert (seen.code, seen.label, seen.body) == (200, "ERROR-RETAINED", b"/a v1")
+            assert (seen.code, seen.label, seen.body) == (200, "STALE-IF-ERROR", b"/a v1")
         assert origin.calls["/a"] == 1 + attempt
         clock.advance(120)  # longer than any back-off
     origin.mend("/a")
@@ -209,7 +209,7 @@ def test_row_04_after_a_hard_invalidation_the_whole_cluster_backs_off_together(
         for _ in range(5):
             for site in sites:
                 seen = site.visit_and_settle("/a")
-                assert (seen.code, seen.label, seen.body) == (200, "ERROR-RETAINED", b"/a v1")
+                assert (seen.code, seen.label, seen.body) == (200, "STALE-IF-ERROR", b"/a v1")
         assert origin.calls["/a"] == 1 + attempt
         clock.advance(120)
 
@@ -226,12 +226,12 @@ def test_row_05_past_expire_beside_an_error_everybody_gets_the_old_page_labelled
     origin.on("/a", failing(Boom()))
     for _ in range(6):
         seen = site.visit_and_settle("/a")
-        assert (seen.code, seen.label, seen.body) == (200, "ERROR-RETAINED", b"/a v1")
+        assert (seen.code, seen.label, seen.body) == (200, "STALE-IF-ERROR", b"/a v1")
         assert seen.age == 25
         assert seen.directives == ASKED_EACH_TIME
     assert origin.calls["/a"] == 2
     clock.advance(120)
-    assert site.visit_and_settle("/a").label == "ERROR-RETAINED"
+    assert site.visit_and_settle("/a").label == "STALE-IF-ERROR"
     assert origin.calls["/a"] == 3
     origin.mend("/a")
     clock.advance(120)
@@ -279,7 +279,7 @@ def test_row_06_a_refresh_on_demand_does_not_join_one_that_hangs_but_renders_ane
 def test_row_06_a_refresh_that_takes_longer_than_timeout_is_a_failure_and_not_a_success_with_old_data(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    site = make_site(revalidate=600, timeout=30)
+    site = make_site(revalidate=600, render_timeout=30)
     site.visit("/a")
 
     def slow(environ: Environ) -> bytes:

@@ -26,7 +26,7 @@ from wsgi_isr.worker import Pool
 
 #: Cache-Control, taken apart, of an answer that every cache and browser asks for each time.
 ASKED_EACH_TIME = {"max-age": "0", "must-revalidate": ""}
-LABELS = {"HIT", "STALE", "MISS", "EXPIRED", "BYPASS", "ERROR-RETAINED", "DEGRADED"}
+LABELS = {"HIT", "STALE", "MISS", "EXPIRED", "BYPASS", "STALE-IF-ERROR", "DEGRADED"}
 
 #: Who watches both sides of the middleware. wsgiref's validator raises; werkzeug's linter warns, and a
 #: warning is an error here. "nobody" is for requests that no correct server would make.

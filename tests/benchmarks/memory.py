@@ -48,8 +48,8 @@ def run(size: Size) -> Report:
     log.addHandler(logging.NullHandler())  # failed renders are part of this, their tracebacks are not
     log.propagate = False
     dice = random.Random(20)
-    listed = ISR(_site, revalidate=60, local_bytes=LOCAL_BYTES, store=STORE)
-    unlisted = ISR(_site, local_bytes=LOCAL_BYTES, store=STORE)  # every page is only kept where the app asks
+    listed = ISR(_site, revalidate=60, local_cache_bytes=LOCAL_BYTES, store=STORE)
+    unlisted = ISR(_site, local_cache_bytes=LOCAL_BYTES, store=STORE)  # every page is only kept where the app asks
     resident, counted, booked = [], [], 0
     seen: dict[str, int] = {}
     for turn in range(1, requests + 1):

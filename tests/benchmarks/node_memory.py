@@ -83,7 +83,10 @@ class _Site:
         self._node = node
         # Copies in L1 would hide whether a page is on the node.
         self._isr = ISR(
-            _app, {"/<path:page>": Rule(revalidate=LIFETIME, tags=["shared"])}, store=url_of([node]), local_bytes=1
+            _app,
+            {"/<path:page>": Rule(revalidate=LIFETIME, tags=["shared"])},
+            store=url_of([node]),
+            local_cache_bytes=1,
         )
         stack.callback(self._isr.close)
 

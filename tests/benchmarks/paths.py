@@ -172,4 +172,4 @@ def _isr(app: WSGIApplication, store: Store, ahead: list[float]) -> ISR:
     def monotonic() -> float:
         return time.monotonic() + ahead[0]
 
-    return ISR(app, revalidate=60, timeout=600, store=store, clock=clock, monotonic=monotonic)
+    return ISR(app, revalidate=60, render_timeout=600, store=store, clock=clock, monotonic=monotonic)

@@ -421,7 +421,7 @@ def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None
 def megabytes(workers: int, app: int = 100) -> int:
     """Of an instance, if its processes share nothing: README.md, "Sizing"."""
     settings = Config.load(environ={}, options={"store": "memory://"}).settings
-    return (workers + settings.renderers) * (app + settings.local_bytes // 10**6)
+    return (workers + settings.renderers) * (app + settings.local_cache_bytes // 10**6)
 
 
 def test_an_instance_has_memory_for_its_workers_and_renderers() -> None:

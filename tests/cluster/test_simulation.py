@@ -56,7 +56,7 @@ small = st.builds(
     invalidations=st.sampled_from([0.0, 1.0, 5.0]),
     fan_out=st.integers(1, 20),
     mode=st.sampled_from(list(Mode)),
-    local_bytes=st.sampled_from([0, 100_000, 10_000_000]),
+    local_cache_bytes=st.sampled_from([0, 100_000, 10_000_000]),
     cold=st.booleans(),
     duration=st.just(5.0),
     seed=st.integers(0, 1000),
@@ -164,7 +164,7 @@ def test_after_failures_a_window_has_several_renders_and_their_pauses_grow() -> 
 
 def test_a_small_l1_is_filled_from_the_nodes_again_and_again() -> None:
     large, small = (
-        simulate(Parameters(pages=500, rate=500, revalidate=None, local_bytes=size, duration=20))
+        simulate(Parameters(pages=500, rate=500, revalidate=None, local_cache_bytes=size, duration=20))
         for size in (64 << 20, 1 << 20)
     )
     assert small.l1_pages < 50 < large.l1_pages

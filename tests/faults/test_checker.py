@@ -103,29 +103,29 @@ def test_a_row_that_a_page_does_not_show_does_not_count() -> None:
 def test_a_page_may_be_retained_past_a_hard_invalidation_only_where_renders_fail() -> None:
     history = [invalidation(10.0, 2, "expire")]
     failing = Circumstances(coherence=0.0, renders_fail=True)
-    assert check([read(10.1, 1, "ERROR-RETAINED")], history, failing) == []
-    assert len(check([read(10.1, 1, "ERROR-RETAINED")], history, EXACT)) == 1
+    assert check([read(10.1, 1, "STALE-IF-ERROR")], history, failing) == []
+    assert len(check([read(10.1, 1, "STALE-IF-ERROR")], history, EXACT)) == 1
     assert len(check([read(10.1, 1, "STALE")], history, failing)) == 1
 
 
 def test_a_page_may_not_be_retained_past_a_purge_even_where_renders_fail() -> None:
     failing = Circumstances(coherence=0.0, renders_fail=True)
-    assert len(check([read(10.1, 1, "ERROR-RETAINED")], [invalidation(10.0, 2, "purge")], failing)) == 1
+    assert len(check([read(10.1, 1, "STALE-IF-ERROR")], [invalidation(10.0, 2, "purge")], failing)) == 1
 
 
 OUTAGE = Circumstances(coherence=0.0, outages=[Outage("A", 20.0, 22.0)], node_of={"x": "A", "y": "B"})
 
 
 @pytest.mark.parametrize("start", [19.995, 20.0, 21.0, 22.0])
-@pytest.mark.parametrize("label", ["DEGRADED", "ERROR-RETAINED"])
+@pytest.mark.parametrize("label", ["DEGRADED", "STALE-IF-ERROR"])
 def test_a_marked_page_may_be_old_by_tags_whose_node_is_away(start: float, label: str) -> None:
     assert check([read(start, 1, label)], [invalidation(10.0, 2, "purge")], OUTAGE) == []
 
 
 def test_a_page_may_not_be_retained_past_a_purge_that_a_node_knows_that_is_there() -> None:
     failing = replace(OUTAGE, renders_fail=True)
-    assert len(check([read(21.0, 1, "ERROR-RETAINED")], [invalidation(10.0, 2, "purge", row="y")], failing)) == 1
-    assert len(check([read(30.0, 1, "ERROR-RETAINED")], [invalidation(10.0, 2, "purge")], failing)) == 1
+    assert len(check([read(21.0, 1, "STALE-IF-ERROR")], [invalidation(10.0, 2, "purge", row="y")], failing)) == 1
+    assert len(check([read(30.0, 1, "STALE-IF-ERROR")], [invalidation(10.0, 2, "purge")], failing)) == 1
 
 
 def test_a_degraded_page_may_not_be_older_than_a_hard_invalidation_on_a_node_that_is_there() -> None:

@@ -50,10 +50,10 @@ def test_expired_pages_are_served_and_labelled_while_rendering_fails(
     site.fail(failure)
     change(site, "expire")
     answers = everywhere(servers, PAGE)
-    assert seen(answers) == {(200, "ERROR-RETAINED", 1)}
+    assert seen(answers) == {(200, "STALE-IF-ERROR", 1)}
     # What may be wrong is not for a CDN to keep.
     assert {answer.headers["cache-control"] for answer in answers} == {"max-age=0, must-revalidate"}
-    assert {answer.headers["cache-status"].split("; ")[-1] for answer in answers} == {"detail=error-retained"}
+    assert {answer.headers["cache-status"].split("; ")[-1] for answer in answers} == {"detail=stale-if-error"}
     site.mend()
     warm(servers, PAGE, 2)
 
@@ -85,7 +85,7 @@ def test_stale_after_expire_leaves_a_page_expired(site: Scripted, servers: list[
     site.fail("raise")
     change(site, "expire")
     change(site, "stale")
-    assert seen(everywhere(servers, PAGE)) == {(200, "ERROR-RETAINED", 1)}
+    assert seen(everywhere(servers, PAGE)) == {(200, "STALE-IF-ERROR", 1)}
     site.mend()
     warm(servers, PAGE, 3)
 

@@ -28,7 +28,7 @@ def env(origin: Origin, store: str) -> dict[str, str]:
         **origin.env,
         "WSGI_ISR_STORE": store,
         "WSGI_ISR_REVALIDATE": "0.5",
-        "WSGI_ISR_TIMEOUT": f"{LEASE:g}",
+        "WSGI_ISR_RENDER_TIMEOUT": f"{LEASE:g}",
     }
 
 

@@ -172,7 +172,7 @@ def test_where_no_socket_can_be_made_the_server_starts_all_the_same(
 def test_one_that_is_killed_in_a_render_is_replaced_and_nobody_sees_it(
     origin: Origin, env: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_TIMEOUT": "3"}) as server:
+    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_RENDER_TIMEOUT": "3"}) as server:
         old = ask(server.port)
         origin.hold()
         with Crowd([server.port], clients=8) as crowd:
@@ -194,7 +194,7 @@ def test_one_that_is_killed_in_a_render_is_replaced_and_nobody_sees_it(
 def test_a_render_that_hangs_past_its_timeout_costs_its_renderer_and_is_recorded(
     origin: Origin, env: Mapping[str, str], tmp_path: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_TIMEOUT": "1"}, workers=1) as server:
+    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_RENDER_TIMEOUT": "1"}, workers=1) as server:
         ask(server.port)
         ask(server.port, "/other")
         origin.hold()
@@ -230,7 +230,7 @@ application = ISR(app)
 
 def test_one_that_hangs_in_c_code_is_killed(env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
-    env |= {"WSGI_ISR_TIMEOUT": "1", "WSGI_ISR_WAIT": "0.1"}
+    env |= {"WSGI_ISR_RENDER_TIMEOUT": "1", "WSGI_ISR_LOCK_TIMEOUT": "0.1"}
     with Gunicorn(tmp_path / "log", env, "hangs", workers=1, directory=tmp_path) as server:
         old = ask(server.port)
         (victim,) = until(server.renderers, "a renderer")
@@ -446,7 +446,7 @@ def test_an_app_that_patches_everything_with_gevent_is_rendered_like_any_other(
     preload: bool, origin: Origin, env: dict[str, str], tmp_path: Path, folder: Path
 ) -> None:
     (tmp_path / "patched.py").write_text(PATCHED)
-    env |= {"WSGI_ISR_MAX_RENDERS": "2", "WSGI_ISR_TIMEOUT": "3"}
+    env |= {"WSGI_ISR_MAX_RENDERS": "2", "WSGI_ISR_RENDER_TIMEOUT": "3"}
     options = {"worker_class": "gevent", "preload": preload, "directory": tmp_path}
     with Gunicorn(tmp_path / "log", env, "patched", workers=1, **options) as server:  # type: ignore[arg-type]
         ask(server.port)
@@ -471,7 +471,7 @@ def test_an_app_that_patches_everything_with_gevent_is_rendered_like_any_other(
 def test_a_master_that_is_killed_leaves_nobody_and_no_folder(
     held: bool, origin: Origin, env: Mapping[str, str], tmp_path: Path, folder: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_DRAIN": "1"}, workers=1) as server:
+    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_DRAIN_TIMEOUT": "1"}, workers=1) as server:
         ask(server.port)
         until(server.renderers, "a renderer")
         if held:
@@ -486,7 +486,7 @@ def test_a_master_that_is_killed_leaves_nobody_and_no_folder(
 def test_a_stop_right_after_a_reload_leaves_nobody(
     origin: Origin, env: Mapping[str, str], tmp_path: Path, folder: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_DRAIN": "2"}, workers=1) as server:
+    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_DRAIN_TIMEOUT": "2"}, workers=1) as server:
         ask(server.port)
         until(server.renderers, "a renderer")
         origin.hold()

@@ -65,7 +65,7 @@ def test_a_server_that_is_asked_to_stop_finishes_and_stores_the_page_it_renders(
 def test_past_the_drain_deadline_a_server_stops_in_the_middle_of_a_render(
     worker_class: str, origin: Origin, env: Mapping[str, str], tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    options = {**env, "WSGI_ISR_DRAIN": "1", "WSGI_ISR_TIMEOUT": f"{LEASE:g}"}
+    options = {**env, "WSGI_ISR_DRAIN_TIMEOUT": "1", "WSGI_ISR_RENDER_TIMEOUT": f"{LEASE:g}"}
     with Gunicorn(tmp_path / "log", options, workers=1, worker_class=worker_class) as server:
         old = ask(server.port)
         _held_in_the_background(server, origin, old)
@@ -139,7 +139,7 @@ def test_a_worker_that_gunicorn_ends_in_the_middle_of_a_render_costs_one_lease(
 ) -> None:
     # Longer than it takes until gunicorn loses its patience: a second, and another one before its SIGKILL.
     lease = 5.0
-    options = {**env, **IN_WORKERS, "WSGI_ISR_TIMEOUT": f"{lease:g}", "LIVE_NATIVE": "1"}
+    options = {**env, **IN_WORKERS, "WSGI_ISR_RENDER_TIMEOUT": f"{lease:g}", "LIVE_NATIVE": "1"}
     with Gunicorn(tmp_path / "log", options, worker_class=worker_class, arguments=["--timeout", "1"]) as server:
         old = ask(server.port)
         victim = _held_in_the_background(server, origin, old)

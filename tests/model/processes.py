@@ -35,7 +35,7 @@ _SERVED = {
     "MISS": words.FRESH,
     "EXPIRED": words.FRESH,
     "STALE": words.STALE,
-    "ERROR-RETAINED": words.RETAINED,
+    "STALE-IF-ERROR": words.RETAINED,
     "DEGRADED": words.UNPROVEN,
 }
 
@@ -141,7 +141,7 @@ class Process:
         """From now on nothing is rendered: a visitor gets what they would if that failed."""
 
         def obtain(task: Task, old: Slot | None, *_: Any, **__: Any) -> Answer:
-            return Served(old, "ERROR-RETAINED") if old is not None else PassedOn("waited")
+            return Served(old, "STALE-IF-ERROR") if old is not None else PassedOn("lock-timeout")
 
         self.fill._obtain = obtain  # type: ignore[method-assign]
 

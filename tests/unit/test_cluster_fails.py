@@ -117,13 +117,13 @@ def promises(reads: list[Read], mode: str, circumstances: Circumstances) -> list
     return [v.promise for v in check(reads, [Invalidation({"x": 2}, mode, ATTEMPTS)], circumstances)]
 
 
-@pytest.mark.parametrize(("label", "mode"), [("STALE", "stale"), ("ERROR-RETAINED", "expire")])
+@pytest.mark.parametrize(("label", "mode"), [("STALE", "stale"), ("STALE-IF-ERROR", "expire")])
 def test_an_old_page_is_excused_only_until_there_is_a_new_one(label: str, mode: str) -> None:
     assert promises([read(11.9, label), read(15.0, label, 2)], mode, CALM) == []
     assert promises([read(12.1, label)], mode, CALM) == [f"{label} is shown only until there is a new page"]
 
 
-@pytest.mark.parametrize(("label", "mode"), [("STALE", "stale"), ("ERROR-RETAINED", "expire")])
+@pytest.mark.parametrize(("label", "mode"), [("STALE", "stale"), ("STALE-IF-ERROR", "expire")])
 def test_while_renders_may_be_lost_the_time_for_a_new_page_does_not_go_on(label: str, mode: str) -> None:
     struck = replace(CALM, disturbed=[(5.0, 6.0), (11.0, 14.0), (12.0, 13.0), (20.0, math.inf)])
     assert promises([read(14.9, label)], mode, struck) == []
@@ -157,7 +157,7 @@ def test_an_instance_that_hung_excuses_only_what_it_answers_itself() -> None:
 
 
 def test_an_error_of_the_cache_itself_is_a_violation() -> None:
-    broken = read(11.0, "BYPASS", 2, detail='wsgi-isr; fwd=bypass; detail="broken"')
+    broken = read(11.0, "BYPASS", 2, detail='wsgi-isr; fwd=bypass; detail="internal-error"')
     assert promises([broken], "purge", CALM) == ["the cache raises no error of its own"]
 
 

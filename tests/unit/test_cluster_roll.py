@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
     """One that is not started."""
-    for name in ("WSGI_ISR_RELEASE", "WSGI_ISR_ADOPT"):
+    for name in ("WSGI_ISR_RELEASE", "WSGI_ISR_ADOPT_RELEASE"):
         monkeypatch.delenv(name, raising=False)
     made = Instance("instance-1", None, Served("app:app", "memory://", tmp_path, tmp_path / "renders"))
     yield made
@@ -35,7 +35,7 @@ def test_an_instance_is_of_the_release_that_was_rolled_out_last(instance: Instan
 
 def test_which_release_was_before_is_left_to_the_store(instance: Instance) -> None:
     set_release(instance, "one")
-    assert "WSGI_ISR_ADOPT" not in instance.environment()
+    assert "WSGI_ISR_ADOPT_RELEASE" not in instance.environment()
 
 
 def test_a_part_that_was_dead_is_noted_as_restarted_by_a_roll(

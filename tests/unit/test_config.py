@@ -43,19 +43,19 @@ SAMPLES = {
     "fallback": Sample("blocking", "blocking", '"blocking"', "blocking"),
     "statuses": Sample([200, 404], "200,404", "[200, 404]", {200, 404}),
     "negative_ttl": Sample(3, "3", "3", 3),
-    "timeout": Sample(5.5, "5.5", "5.5", 5.5),
-    "wait": Sample(0, "0", "0", 0),
+    "render_timeout": Sample(5.5, "5.5", "5.5", 5.5),
+    "lock_timeout": Sample(0, "0", "0", 0),
     "max_body": Sample(1 << 20, "1MiB", "1048576", 1 << 20),
     "bypass": Sample(is_mine, None, None, is_mine),
     "store": Sample("memory://", "memory://", '"memory://"', "memory://"),
     "namespace": Sample("shop", "shop", '"shop"', "shop"),
     "release": Sample("v2", "v2", '"v2"', "v2"),
-    "adopt": Sample("v1", "v1", '"v1"', "v1"),
+    "adopt_release": Sample("v1", "v1", '"v1"', "v1"),
     "development": Sample("cache", "cache", '"cache"', "cache"),
     "coherence": Sample(0, "0", "0", 0),
     "invalidate_on_write": Sample(False, "off", "false", False),
     "journal": Sample("j.log", "j.log", '"j.log"', "j.log"),
-    "local_bytes": Sample(1 << 20, "1m", "1048576", 1 << 20),
+    "local_cache_bytes": Sample(1 << 20, "1m", "1048576", 1 << 20),
     "canonical_url": Sample(
         "https://example.com", "https://example.com", '"https://example.com"', "https://example.com"
     ),
@@ -73,7 +73,7 @@ SAMPLES = {
     "max_renders": Sample(50, "50", "50", 50),
     "background_threads": Sample(2, "2", "2", 2),
     "background_queue": Sample(9, "9", "9", 9),
-    "drain": Sample(0, "0", "0", 0),
+    "drain_timeout": Sample(0, "0", "0", 0),
     "secret": Sample("s3cret", "s3cret", '"s3cret"', "s3cret"),
     "signing_key": Sample("k" * 16, "k" * 16, f'"{"k" * 16}"', "k" * 16),
     "debug": Sample(True, "1", "true", True),
@@ -157,25 +157,25 @@ def test_every_option_of_a_rule_can_stand_in_the_rules_of_a_file(name: str, toml
 
 
 def test_the_constructor_wins_over_the_environment_and_that_over_the_file(toml: Toml) -> None:
-    environ = toml('namespace = "file"\ntimeout = 1\nwait = 1')
-    environ |= {"WSGI_ISR_NAMESPACE": "environment", "WSGI_ISR_TIMEOUT": "2"}
+    environ = toml('namespace = "file"\nrender_timeout = 1\nlock_timeout = 1')
+    environ |= {"WSGI_ISR_NAMESPACE": "environment", "WSGI_ISR_RENDER_TIMEOUT": "2"}
     config = Config.load(None, {"namespace": "constructor"}, environ)
     assert config.settings.namespace == "constructor"
-    assert (config.rules.policies["*"].timeout, config.rules.policies["*"].wait) == (2, 1)
+    assert (config.rules.policies["*"].render_timeout, config.rules.policies["*"].lock_timeout) == (2, 1)
 
 
 def test_an_argument_that_is_none_was_not_given() -> None:
-    config = Config.load(None, {"namespace": None, "timeout": None}, {"WSGI_ISR_NAMESPACE": "shop"})
+    config = Config.load(None, {"namespace": None, "render_timeout": None}, {"WSGI_ISR_NAMESPACE": "shop"})
     assert config.settings.namespace == "shop"
-    assert config.rules.policies["*"].timeout == 30
+    assert config.rules.policies["*"].render_timeout == 30
 
 
 def test_without_anything_every_option_has_its_default() -> None:
     settings = Config.load(None, None, {}).settings
     assert settings.store == "sqlite:///.wsgi_isr/store.db"
-    assert (settings.namespace, settings.local_bytes, settings.canonical_url) == ("default", 64 << 20, None)
+    assert (settings.namespace, settings.local_cache_bytes, settings.canonical_url) == ("default", 64 << 20, None)
     assert (settings.background_threads, settings.background_queue) == (4, 256)
-    assert (settings.uncacheable_ttl, settings.drain) == (60, 10)
+    assert (settings.uncacheable_ttl, settings.drain_timeout) == (60, 10)
     assert Config.load(None, None, {}).rules.policies["*"].lifetime is None
 
 
@@ -242,19 +242,19 @@ BAD: list[tuple[str, Any, str | None, str | None]] = [
     ("revalidate", -1, "-1", "-1"),
     ("revalidate", "nope", "nope", '"nope"'),
     ("expire", 0, "0", "0"),
-    ("timeout", float("inf"), "inf", "inf"),
-    ("wait", float("nan"), "nan", "nan"),
+    ("render_timeout", float("inf"), "inf", "inf"),
+    ("lock_timeout", float("nan"), "nan", "nan"),
     ("query", "page", None, '"page"'),
     ("other_query", "drop", "drop", '"drop"'),
     ("statuses", [500], "500", "[500]"),
     ("max_body", 0, "0", "0"),
     ("max_body", "big", "big", '"big"'),
     ("namespace", "", "", '""'),
-    ("local_bytes", 1.5, "1.5", "1.5"),
+    ("local_cache_bytes", 1.5, "1.5", "1.5"),
     ("background_threads", 0, "0", "0"),
     ("background_threads", True, "\xb2", "true"),
     ("background_queue", -1, "-1", "-1"),
-    ("drain", -1, "-1", "-1"),
+    ("drain_timeout", -1, "-1", "-1"),
     ("uncacheable_ttl", 0, "0", "0"),
     ("ignore_cookies", "x", None, '"x"'),
     ("hosts", ["https://a.test"], "https://a.test", '["https://a.test"]'),

@@ -331,7 +331,7 @@ def test_who_has_waited_as_long_as_they_may_gets_the_apps_own_answer() -> None:
     cluster = Cluster()
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert cluster.process().get() == PassedOn("waited", missed=True)
+    assert cluster.process().get() == PassedOn("lock-timeout", missed=True)
     assert cluster.clock.now - begun == pytest.approx(10)
     assert cluster.origin.renders == 0
 
@@ -340,7 +340,7 @@ def test_a_wait_of_zero_is_none_at_all() -> None:
     cluster = Cluster()
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert cluster.process().get(task_of(wait=0.0)) == PassedOn("waited", missed=True)
+    assert cluster.process().get(task_of(wait=0.0)) == PassedOn("lock-timeout", missed=True)
     assert cluster.clock.now == begun
 
 
@@ -373,7 +373,7 @@ def test_nobody_waits_longer_than_they_may_even_if_they_first_waited_with_somebo
     second = start(process.get)
     assert process.joined.wait(NEVER)
     gate.open()
-    assert first.result(NEVER) == second.result(NEVER) == PassedOn("waited", missed=True)
+    assert first.result(NEVER) == second.result(NEVER) == PassedOn("lock-timeout", missed=True)
     assert cluster.clock.now - bob_until == pytest.approx(0, abs=0.01)
 
 
@@ -523,7 +523,7 @@ def test_an_expired_page_is_what_there_is_where_rendering_fails(failure: Any) ->
     cluster = Cluster(Origin(expire=20))
     process = filled(cluster, age=20)
     cluster.origin.script.append(failure)
-    assert shown(process.get()) == ("ERROR-RETAINED", "v1")
+    assert shown(process.get()) == ("STALE-IF-ERROR", "v1")
     assert len(process.events(RenderFailed)) == 1
     assert text_of(stored(cluster)) == "v1"
 
@@ -535,8 +535,8 @@ def test_during_the_back_off_an_expired_page_is_served_without_another_try() -> 
     process.get()
     for _ in range(5):
         cluster.clock.advance(0.15)
-        assert shown(process.get()) == ("ERROR-RETAINED", "v1")
-        assert shown(cluster.process().get()) == ("ERROR-RETAINED", "v1")
+        assert shown(process.get()) == ("STALE-IF-ERROR", "v1")
+        assert shown(cluster.process().get()) == ("STALE-IF-ERROR", "v1")
     assert cluster.origin.renders == 2
     cluster.clock.advance(2)
     assert shown(process.get()) == ("EXPIRED", "v3")
@@ -547,7 +547,7 @@ def test_who_waits_too_long_for_somebody_elses_new_page_gets_the_apps_own_answer
     process = filled(cluster, age=20)
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert process.get() == PassedOn("waited", missed=True)
+    assert process.get() == PassedOn("lock-timeout", missed=True)
     assert cluster.clock.now - begun == pytest.approx(10)
 
 
@@ -1207,7 +1207,7 @@ def test_a_visitor_of_an_expired_page_whose_render_is_dropped_gets_the_old_one_o
     visitor = start(process.get)
     assert boarded.wait(NEVER)
     assert not process.fill.stop(0)
-    assert shown(visitor.result(NEVER)) in [("ERROR-RETAINED", "v1"), ("EXPIRED", "v3")]
+    assert shown(visitor.result(NEVER)) in [("STALE-IF-ERROR", "v1"), ("EXPIRED", "v3")]
     gate.open()
     process.settle(other)
 

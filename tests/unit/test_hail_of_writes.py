@@ -112,7 +112,7 @@ def test_a_visitor_whom_no_answer_suffices_pauses_between_two_looks() -> None:
     cluster.clock.advance(15)
     process.fill.elsewhere = elsewhere
     answer = process.get(TASK._replace(wait=10.0))
-    assert answer == PassedOn("waited", missed=True)
+    assert answer == PassedOn("lock-timeout", missed=True)
     assert len(jobs) < 100
 
 

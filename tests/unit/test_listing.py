@@ -312,7 +312,7 @@ def test_while_a_list_is_asked_for_again_after_its_time_others_go_by_the_old_one
 
 def test_who_has_waited_for_a_list_for_as_long_as_anybody_waits_is_left_to_the_app() -> None:
     gate = Gate(["/blog/a"])
-    world = World(gate.enter, wait=0)
+    world = World(gate.enter, lock_timeout=0)
     asking = start(lambda: world.has("/blog/b"))
     gate.reached()
     assert start(lambda: world.has("/blog/b")).result(NEVER)

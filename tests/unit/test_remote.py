@@ -455,7 +455,7 @@ def test_for_who_waits_the_last_good_page_is_kept_after_a_failure() -> None:
     word = scene.do()
     assert word == remote.FAILED + b"status-500"
     scene.tell(word)
-    assert shown(visitor.result(NEVER)) == ("ERROR-RETAINED", "v1")
+    assert shown(visitor.result(NEVER)) == ("STALE-IF-ERROR", "v1")
 
 
 def test_a_rules_own_callable_that_raises_is_a_failure_like_any_other() -> None:
@@ -674,7 +674,7 @@ def test_a_page_that_renderers_die_of_is_left_alone_for_a_while_and_longer_each_
         before = len(jobs)
         while len(jobs) == before:
             cluster.clock.advance(0.5)
-            assert shown(server.get()) == ("ERROR-RETAINED", "v1")
+            assert shown(server.get()) == ("STALE-IF-ERROR", "v1")
         pauses.append(server.events(RenderFailed)[-1].retry_in)
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
     assert cluster.origin.renders == 1  # and never in a process that serves
@@ -727,7 +727,7 @@ def test_what_renderers_die_of_is_left_alone_by_every_process_until_it_is_invali
         processes[0].fill._stamps.invalidate(["all"], Mode.EXPIRE)
         cluster.clock.advance(0.9)  # less than the first pause
         for process in processes:
-            assert shown(process.get()) == ("ERROR-RETAINED", "v1")
+            assert shown(process.get()) == ("STALE-IF-ERROR", "v1")
         assert len(deaths) == number
 
 

@@ -82,9 +82,9 @@ def test_a_trailing_slash_and_case_matter(pattern: str, path: str, matches: bool
 
 
 def test_what_no_pattern_matches_gets_the_rule_of_the_site() -> None:
-    rules = RuleSet({"/a": 1}, Rule(revalidate=60, timeout=5))
+    rules = RuleSet({"/a": 1}, Rule(revalidate=60, render_timeout=5))
     unlisted, _ = rules.match("/b")
-    assert (unlisted.name, unlisted.lifetime, unlisted.timeout) == ("*", Lifetime(60, None), 5)
+    assert (unlisted.name, unlisted.lifetime, unlisted.render_timeout) == ("*", Lifetime(60, None), 5)
 
 
 @settings(max_examples=300)
@@ -117,7 +117,7 @@ def test_a_rule_without_options_has_the_defaults_of_the_contract() -> None:
     plain = policy(60)
     assert (plain.query, plain.other_query, plain.vary, plain.cookies) == (frozenset(), "bypass", {}, ())
     assert plain.statuses == {200, 203, 301, 308, 404, 410}
-    assert (plain.negative_ttl, plain.timeout, plain.wait) == (10, 30, 10)
+    assert (plain.negative_ttl, plain.render_timeout, plain.lock_timeout) == (10, 30, 10)
     assert plain.max_body == 8 * 1024 * 1024
     assert plain.bypass is None
     assert plain.lifetime == Lifetime(60, None)
@@ -136,8 +136,8 @@ def test_an_option_of_the_rule_wins_over_that_of_the_site(option: str) -> None:
         "fallback": (b"own", b"site"),
         "statuses": ([200], [404]),
         "negative_ttl": (1, 2),
-        "timeout": (1, 2),
-        "wait": (1, 2),
+        "render_timeout": (1, 2),
+        "lock_timeout": (1, 2),
         "max_body": (1, 2),
     }
     own, site = samples[option]
@@ -157,7 +157,7 @@ def test_an_option_of_the_rule_wins_over_that_of_the_site(option: str) -> None:
         (60, {}, Lifetime(60, None)),
         (False, {}, Lifetime(None, None)),
         (None, {"revalidate": 60}, Lifetime(60, None)),
-        ({"timeout": 5}, {"revalidate": 60, "expire": 90}, Lifetime(60, 90)),
+        ({"render_timeout": 5}, {"revalidate": 60, "expire": 90}, Lifetime(60, 90)),
         (60, {"expire": 90}, Lifetime(60, 90)),
         ("hours", {}, Lifetime(*PROFILES["hours"])),
         ("hours", {"expire": 90}, Lifetime(*PROFILES["hours"])),
@@ -184,7 +184,7 @@ def test_only_zero_means_never(revalidate: Any, never: bool) -> None:
 
 @pytest.mark.parametrize(("timeout", "lease"), [(0.5, 3), (3, 3), (4, 4), (10, 5), (300, 5)])
 def test_a_lease_is_as_long_as_a_render_may_take_within_3_and_5_seconds(timeout: float, lease: float) -> None:
-    assert policy({"revalidate": 1, "timeout": timeout}).lease == lease
+    assert policy({"revalidate": 1, "render_timeout": timeout}).lease == lease
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_two_patterns_that_only_overlap_are_taken(one: str, other: str) -> None:
         ({"revalidate": False, "expire": 60}, "expire"),
         ({"revalidate": "hours", "expire": 60}, "expire"),
         ({"revalidate": 60, "expire": 0}, "expire"),
-        ({"revalidate": 60, "timeout": "30"}, "timeout"),
+        ({"revalidate": 60, "render_timeout": "30"}, "render_timeout"),
         ({"revalidate": 60, "query": "page"}, "query"),
         ({"revalidate": 60, "query": ["\ud800"]}, "query"),
         ({"revalidate": 60, "statuses": [500]}, "statuses"),

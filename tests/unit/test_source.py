@@ -328,7 +328,7 @@ def test_the_option_is_before_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ISR(app, store="null://").configuration.settings.release == ""
 
 
-@pytest.mark.parametrize("option", ["release", "adopt"])
+@pytest.mark.parametrize("option", ["release", "adopt_release"])
 def test_what_is_no_name_is_refused(option: str) -> None:
     with pytest.raises(ConfigError, match='give a name, "auto", or None'):
         ISR(app, store="null://", **{option: 7})

@@ -97,7 +97,7 @@ def _environment(
         "WSGI_ISR_JOURNAL": str(directory / "journal"),
     }
     if fault.kills or fault.outages:  # locks are left behind by whoever cannot release them
-        env |= {"WSGI_ISR_TIMEOUT": "3", "WSGI_ISR_WAIT": "0.4"}
+        env |= {"WSGI_ISR_RENDER_TIMEOUT": "3", "WSGI_ISR_LOCK_TIMEOUT": "0.4"}
     if broken:
         env |= {"CLUSTER_IMPORT": "tests.faults.support.switched_off", "FAULTS_BREAK": broken}
     return env
