@@ -165,7 +165,7 @@ class Cached(Known, Generic[P, R]):
             finally:
                 if frame is not None:
                     frame.asked.take_over(asked, carried)
-                    frame.asked.live(*self._lifetime(home.profiles))
+                    frame.asked.limit(*self._lifetime(home.profiles))
 
     def _skips(self, home: Home, frame: Frame | None) -> str:
         """Why nothing is looked for; empty where it is."""
@@ -210,7 +210,7 @@ class Cached(Known, Generic[P, R]):
         then it has the tags and the lifetime that the result would have had."""
         if frame is not None:
             frame.asked.take_over(failed.said or Asked(), claims(failed.proof))
-            frame.asked.live(*self._lifetime(home.profiles))
+            frame.asked.limit(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
         if not isinstance(content, Value):

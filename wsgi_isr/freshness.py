@@ -15,10 +15,8 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
 
-from werkzeug.http import parse_date
-
 from .entry import Content, Entry, Lifetime, Refusal, Value
-from .headers import is_for_caches, is_of_one_answer, kept, strong_etag
+from .headers import date_of, is_for_caches, is_of_one_answer, kept, strong_etag
 from .rules import Policy
 
 
@@ -148,12 +146,14 @@ class Asked:
     """What the code that makes a page has said about it while it did, and the data that it used.
 
     ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
-    disagree, one of them is outdated, and nothing is proven: ``b""``. ``failed``: why it is an accident, and the last
-    good one stays. Several threads of an app may make one page.
+    disagree, one of them is outdated, and nothing is proven: ``b""``. ``asks``: the code has asked for a lifetime; data
+    only limits one. ``failed``: why it is an accident, and the last good one stays. Several threads of an app may make
+    one page.
     """
 
     tags: list[str] = field(default_factory=list)
     lifetime: Lifetime | None = None
+    asks: bool = False
     no_store: bool = False
     carried: dict[str, bytes] = field(default_factory=dict)
     failed: str = ""
@@ -164,7 +164,7 @@ class Asked:
         age = entry.age(now)
         # Even when it is over by now: 0 would mean that nothing made of it is ever kept.
         left = [None if limit is None else max(0.001, limit - age) for limit in (entry.revalidate, entry.expire)]
-        self.live(*left)
+        self.limit(*left)
         self._carry(entry.proof.tags)
 
     def take_over(self, inner: Asked, carried: Mapping[str, bytes]) -> None:
@@ -177,15 +177,20 @@ class Asked:
         if inner.failed:
             self.failed = inner.failed
         if inner.lifetime is not None:
-            self.live(*inner.lifetime)
+            self.limit(*inner.lifetime)
 
     def _carry(self, stamped: Iterable[tuple[str, bytes]]) -> None:
         with self._changing:
             for tag, stamp in stamped:
                 self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
 
-    def live(self, revalidate: float | None, expire: float | None) -> None:
-        """At most this long; said several times, the lowest wins."""
+    def ask(self, revalidate: float | None, expire: float | None) -> None:
+        """Let it be kept, for at most so many seconds."""
+        self.limit(revalidate, expire)
+        self.asks = True
+
+    def limit(self, revalidate: float | None, expire: float | None) -> None:
+        """Let it be kept for at most so many seconds, if it is kept at all. The lowest limit wins."""
         with self._changing:
             self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
 
@@ -224,9 +229,10 @@ def admit(
         known = [(name, value) for name, value in known if not is_for_caches(name)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     in_headers = _asked(lower) or (_for_everybody(lower, now) if policy.lifetime is None else None)
-    lifetime = _lowest(policy.lifetime, asked.lifetime, in_headers)
-    if lifetime is None:
+    if policy.lifetime is None and in_headers is None and not asked.asks:
         return Refusal("not-asked")
+    lifetime = _lowest(policy.lifetime, asked.lifetime, in_headers)
+    assert lifetime is not None
     if policy.lifetime is None and policy.expire is not None:
         lifetime = lifetime.lowest(policy.expire, policy.expire)
     if not _directives(lower).keys().isdisjoint(("must-revalidate", "proxy-revalidate")):
@@ -320,7 +326,7 @@ def _for_everybody(lower: Sequence[tuple[str, str]], now: float) -> Lifetime | N
     header = dict(lower)
     if seconds is None and "expires" in header:
         # 5.3: what is no date has expired.
-        expires, date = parse_date(header["expires"]), parse_date(header.get("date"))
+        expires, date = date_of(header["expires"]), date_of(header.get("date"))
         seconds = expires.timestamp() - (date.timestamp() if date else now) if expires else 0.0
     if seconds is None:
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from werkzeug.http import parse_date
@@ -94,7 +95,7 @@ def kept(headers: Headers) -> list[tuple[str, str]]:
             continue
         else:
             # RFC 9111, 5.3: what is no date is in the past. Not all caches know that, so it says nothing.
-            expires = expires or (lower == "expires" and _is_date(value))
+            expires = expires or (lower == "expires" and date_of(value) is not None)
             fields.append((name, value))
     if cache_control := for_browsers(", ".join(said), expires):
         fields.append(("Cache-Control", cache_control))
@@ -164,8 +165,9 @@ def _asking(directives: Iterable[_Directive]) -> str:
     return ", ".join([*texts, ASK_EACH_TIME])
 
 
-def _is_date(value: str) -> bool:
+def date_of(value: str | None) -> datetime | None:
+    """Return the time that a header names, or ``None`` where it is no date (RFC 9110, 5.6.7)."""
     try:
-        return parse_date(value) is not None
+        return parse_date(value)
     except OverflowError:  # a year that no calendar has
-        return False
+        return None

@@ -87,7 +87,7 @@ def cache_life(revalidate: float | str | bool, expire: float | None = None) -> N
         raise ConfigError("cache_life: expire", f"{expire:g} is below revalidate", "make it larger, or leave it out")
     if revalidate == 0 and revalidate is not False:
         no_store()
-    page.asked.live(None if revalidate is False else revalidate, expire)
+    page.asked.ask(None if revalidate is False else revalidate, expire)
 
 
 def fail(reason: str) -> None:

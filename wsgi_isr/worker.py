@@ -40,23 +40,26 @@ class Pool:
     def submit(self, job: bytes, first: bool = False) -> bool:
         """Take a job, before all that wait where somebody waits for it (``first``); ``False`` where there is
         no room, or the pool is stopping."""
-        if self._threads == 0:
-            self._run(job)
-            return True
         with self._changed:
             if self._stopping or len(self._jobs) >= self._queue:
                 return False
-            if first:
-                self._jobs.appendleft(job)
-            else:
-                self._jobs.append(job)
-            if self._idle < len(self._jobs):
-                self._grow()
-            if not self._alive:  # and none to be had: nobody would ever run it
-                self._jobs.remove(job)
-                return False
-            self._changed.notify()
-            return True
+            if self._threads:
+                return self._take(job, first)
+        self._run(job)
+        return True
+
+    def _take(self, job: bytes, first: bool) -> bool:
+        if first:
+            self._jobs.appendleft(job)
+        else:
+            self._jobs.append(job)
+        if self._idle < len(self._jobs):
+            self._grow()
+        if not self._alive:  # and none to be had: nobody would ever run it
+            self._jobs.remove(job)
+            return False
+        self._changed.notify()
+        return True
 
     def write_off(self, thread: threading.Thread) -> None:
         """``thread`` is stuck in a job that nobody waits for any more: let another take its place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from werkzeug.http import http_date
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Boom, Handler, Origin, answer, failing
@@ -88,12 +89,37 @@ def test_a_view_may_ask_by_cache_life_and_a_page_has_the_lifetime_of_its_data(
         return data().encode()
 
     origin.on("/a", answer(view))
-    origin.on("/b", answer(lambda environ: data().encode()))
     site = make_site()
-    for path in ("/a", "/b"):
-        assert [site.visit(path).label for _ in range(2)] == ["MISS", "HIT"]
+    assert [site.visit("/a").label for _ in range(2)] == ["MISS", "HIT"]
     clock.advance(21)
-    assert [site.visit_and_settle(path).label for path in ("/a", "/b")] == ["STALE"] * 2
+    assert site.visit_and_settle("/a").label == "STALE"
+
+
+def test_a_page_that_only_uses_data_does_not_ask(make_site: MakeSite, origin: Origin) -> None:
+    @cached(revalidate=20)
+    def data() -> str:
+        cache_life(10)  # for the data alone
+        return "data"
+
+    origin.on("/a", answer(lambda environ: f"{environ.get('HTTP_COOKIE', 'nobody')} {data()}".encode()))
+    site = make_site()
+    assert ["not-asked" in site.visit("/a").cache_status for _ in range(2)] == [True, True]
+    assert site.visit("/a", cookie="name=bob").body == b"name=bob data"
+
+
+@pytest.mark.parametrize("date", ["Thu, 01 Jan 99999999999999999999 00:00:00 GMT", "soon", "0"])
+def test_an_expires_that_is_no_date_has_expired(make_site: MakeSite, origin: Origin, date: str) -> None:
+    origin.on("/a", answer(b"a", ("Expires", date)))
+    site = make_site()
+    assert [site.visit("/a").status for _ in range(2)] == ["200 OK"] * 2
+    assert site.visit("/a").label == "BYPASS"
+
+
+def test_a_date_that_is_none_is_now(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
+    year = "Thu, 01 Jan 99999999999999999999 00:00:00 GMT"
+    origin.on("/a", answer(b"a", ("Expires", http_date(clock() + 60)), ("Date", year)))
+    site = make_site()
+    assert [site.visit("/a").label for _ in range(2)] == ["MISS", "HIT"]
 
 
 def test_a_session_is_never_in_a_page_that_asks(make_site: MakeSite, origin: Origin) -> None:

@@ -124,7 +124,8 @@ def _body(number: int | str) -> bytes:
 
 
 def _isr(nodes: list[Memcached]) -> ISR:
-    return ISR(_app, RULES, store=url_of(nodes), namespace=NAMESPACE)
+    # Without a release, so that the key of a page is known here.
+    return ISR(_app, RULES, store=url_of(nodes), namespace=NAMESPACE, release=None)
 
 
 def _expect(label: str, isr: ISR, path: str, numbers: Iterable[int]) -> None:

@@ -464,8 +464,8 @@ def test_of_two_lifetimes_that_threads_of_one_page_say_at_once_the_lower_counts(
 ) -> None:
     asked = Asked()
     over = threading.Event()
-    beside(monkeypatch, Lifetime, "lowest", lambda: (asked.live(5, 9), over.set()))
-    asked.live(60, 600)
+    beside(monkeypatch, Lifetime, "lowest", lambda: (asked.limit(5, 9), over.set()))
+    asked.limit(60, 600)
     assert over.wait(20)
     assert asked.lifetime == Lifetime(5, 9)
 

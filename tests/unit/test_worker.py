@@ -281,3 +281,15 @@ def test_a_job_waits_for_a_thread_that_is_there_where_no_other_can_be_had(monkey
         assert world.submit(b"b")
     world.finish(b"a", b"b")
     assert world.pool.stop(NEVER)
+
+
+def test_without_threads_a_job_runs_where_it_is_submitted() -> None:
+    world = World(threads=0)
+    assert world.submit(b"a")
+    assert world.threads[b"a"] is threading.current_thread()
+
+
+def test_without_threads_and_without_room_no_job_is_taken() -> None:
+    world = World(threads=0, queue=0)
+    assert not world.submit(b"a")
+    assert world.threads == {}
