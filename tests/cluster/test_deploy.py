@@ -366,7 +366,7 @@ def units(name: str) -> configparser.ConfigParser:
 
 
 def test_whoever_stops_an_instance_waits_longer_than_it_drains() -> None:
-    drain = Config.load(environ={}, options={"store": "memory://"}).settings.drain
+    drain = Config.load(environ={}, options={"store": "memory://"}).settings.drain_timeout
     assert gunicorn()["graceful_timeout"] > drain
     # Renderers are asked to stop when the last worker is gone, and get as long as workers and a second more.
     graceful = gunicorn()["graceful_timeout"] + drain + 1
@@ -384,8 +384,8 @@ def test_nginx_lets_go_of_idle_connections_before_gunicorn_and_waits_for_a_rende
         assert int(seconds) < keepalive
     policy = Config.load({"/": 60}, {"store": "memory://"}, {}).rules.policies["/"]
     (seconds,) = re.findall(r"proxy_read_timeout (\d+)s", (DEPLOY / "nginx" / "nginx.conf").read_text())
-    assert int(seconds) > policy.timeout + policy.wait
-    assert gunicorn()["timeout"] > policy.timeout
+    assert int(seconds) > policy.render_timeout + policy.lock_timeout
+    assert gunicorn()["timeout"] > policy.render_timeout
 
 
 def connections(instances: int, workers: int, threads: int) -> int:

@@ -185,7 +185,7 @@ def test_2000_instances_and_a_million_pages_do_not_take_long(figure: Callable[[s
 def test_the_lease_is_the_one_of_a_rule_without_options() -> None:
     policy = Config.load({"/": 60}, {"store": "memory://"}).rules.policies["/"]
     assert policy.lease == LEASE
-    assert policy.wait == Parameters().wait
+    assert policy.lock_timeout == Parameters().wait
 
 
 @pytest.mark.parametrize(
