@@ -30,6 +30,7 @@ from .frameworks import personal
 from .freshness import Asked, Failure, Standing, Storable
 from .functions import Functions, Known, closure_of
 from .invalidate import Invalidator, Receipt
+from .isolation import is_importing
 from .keys import EVERYTHING, Keyspace, stored_tag, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
@@ -61,6 +62,7 @@ class Home(Protocol):
 
 _here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
 _elsewhere: Callable[[], Sequence[Home]] = tuple
+_is_serving: Callable[[], bool] = bool
 
 
 @contextmanager
@@ -73,15 +75,27 @@ def at_home(home: Home) -> Iterator[None]:
         _here.reset(token)
 
 
-def live_in(find_homes: Callable[[], Sequence[Home]]) -> None:
-    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own."""
-    global _elsewhere
-    _elsewhere = find_homes
+def live_in(find_homes: Callable[[], Sequence[Home]], is_serving: Callable[[], bool]) -> None:
+    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own.
+
+    :param is_serving: whether this process answers requests.
+    """
+    global _elsewhere, _is_serving
+    _elsewhere, _is_serving = find_homes, is_serving
 
 
 def inside() -> Home | None:
     """Where data is kept in the app that is called here, if one is."""
     return _here.get()
+
+
+def is_among_visitors() -> bool:
+    """Return whether a visitor may be answered here.
+
+    Threads that an app starts, and middlewares around an ISR, have no context that tells. So any code of a process that
+    answers requests counts, apart from an import.
+    """
+    return inside() is not None or (_is_serving() and not is_importing())
 
 
 def here() -> Home | None:
@@ -101,6 +115,8 @@ def _everywhere() -> Sequence[Home]:
 class Cached(Known, Generic[P, R]):
     """A function with a memory; made by :func:`cached`."""
 
+    _has_warned = False
+
     def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int | str, name: str = "") -> None:
         functools.update_wrapper(self, function)
         self.name = name or f"{function.__module__}:{function.__qualname__}"
@@ -116,8 +132,11 @@ class Cached(Known, Generic[P, R]):
         self._version = version
         #: What tells it from others of this process.
         self.told = self.name, json.dumps(version), self.around
-        if inside() is not None:
+        self._untold = ""
+        if is_among_visitors():
             self.watch(function, closure)
+        elif closure.untold and not is_importing():
+            self._untold = closure.untold
         _functions.add(self)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -129,7 +148,7 @@ class Cached(Known, Generic[P, R]):
         :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
         """
         frame, home = current(), here()
-        if home is None or (skip := self._skips(home, frame)):
+        if home is None or (skip := self._skips(home, frame) or "closure" * self.is_personal()):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
@@ -175,7 +194,27 @@ class Cached(Known, Generic[P, R]):
             return "revalidate-0"
         if frame is not None and frame.draft:
             return "draft"
-        return "closure" if self.is_personal() else ""
+        return "closure" if super().is_personal() else ""
+
+    def is_personal(self) -> bool:
+        """Return whether it may hold something of one visitor that is no part of its key.
+
+        Outside of the requests that are known, that holds for each function with an object in its closure, but for
+        those of a module. An app's factory may have made it, or a middleware around an ISR that answers its first
+        request.
+        """
+        if super().is_personal():
+            return True
+        if not self._untold or inside() is not None:
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s is not kept outside of requests: it is made with %s; pass that as an argument, or call refresh()",
+                self.name,
+                self._untold,
+            )
+        return True
 
     def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
         """The function's own result, for want of a place or the right to keep it."""
@@ -356,7 +395,8 @@ def cached(
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
     the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
     function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
-    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. Of two
+    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. So is one
+    that is called outside of requests, unless its module makes it while it is imported. Of two
     functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses

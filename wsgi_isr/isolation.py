@@ -7,9 +7,11 @@ being answered: a user, a session, a host, a language. A function whose result i
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .flight import Flight, leading, led
@@ -22,7 +24,20 @@ T = TypeVar("T")
 #: Seconds after which a thread ends that has nothing to do, and with it the database connections that are its own.
 IDLE = 1.0
 
+#: The file name of the import machinery's own code.
+_IMPORTS = "<frozen importlib._bootstrap>"
+
 _is_isolated: ContextVar[bool] = ContextVar("wsgi_isr_isolated", default=False)
+
+
+def is_importing() -> bool:
+    """Return whether the caller runs because a module is being imported: once in a process, for all visitors."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class NoThread(RuntimeError):
