@@ -56,8 +56,8 @@ class Home(Protocol):
     profiles: Mapping[str, tuple[float, float]]
     keeps: bool
 
-    def note_call(self, function: str) -> None:
-        """Note from where a function is called."""
+    def active_app(self) -> str | None:
+        """Return which of several apps is active here; ``None`` for one that is not known."""
 
 
 _here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
@@ -194,6 +194,8 @@ class Cached(Known, Generic[P, R]):
             return "revalidate-0"
         if frame is not None and frame.draft:
             return "draft"
+        if home.active_app() is None:
+            return "unknown-app"
         return "closure" if super().is_personal() else ""
 
     def is_personal(self) -> bool:
@@ -222,7 +224,7 @@ class Cached(Known, Generic[P, R]):
             frame.asked.no_store = True
         if (home := here()) is not None:
             home.events.emit(Used(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
-            if reason == "closure":
+            if reason in ("closure", "unknown-app"):
                 tags = list(map(tag_name, self._given_tags(self._bind(args, kwargs))))
                 return self._own(home, frame, tags, args, kwargs)
         return self._function(*args, **kwargs)
@@ -315,16 +317,15 @@ class Cached(Known, Generic[P, R]):
         bound.apply_defaults()
         return dict(bound.arguments)
 
-    def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The key: module, qualified name, version, every argument by name, and the data that the function closes
-        over, unambiguously."""
+    def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any], app: str = "") -> str:
+        """The key: module, qualified name, version, every argument by name, the data that the function closes over, and
+        which of several apps it is called in, unambiguously."""
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
-        return json.dumps([self.name, self._version, arguments, *([self.around] if self.around else [])])
+        return _joined([self.name, self._version, arguments, self.around, app])
 
     def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
-        text, rule = self._text(args, kwargs), self._rule
+        text, rule = self._text(args, kwargs, home.active_app() or ""), self._rule
         _functions.use(self)
-        home.note_call(self.name)
         timeout, wait = rule.timeout or 30.0, 10.0 if rule.wait is None else rule.wait
         lease = max(3.0, min(5.0, timeout))
         return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
@@ -435,9 +436,21 @@ def tags_of_data(task: Task) -> list[str]:
     return [EVERYTHING, stored_tag(_own_tag(task.text)), *map(tag_name, given)]
 
 
+def app_of(task: Task) -> str:
+    """Return the name of the app that data was asked for in; empty where there is one app."""
+    return str((*json.loads(task.text), "", "")[4])
+
+
 def _own_tag(text: str) -> str:
-    """The tag of one key alone."""
-    return f"data:{text}"
+    """The tag of one key alone, in all apps."""
+    return f"data:{_joined(json.loads(text)[:4])}"
+
+
+def _joined(parts: list[Any]) -> str:
+    """Return the parts of a key as text, without the last ones where they are empty."""
+    while parts[-1] == "":
+        parts = parts[:-1]
+    return json.dumps(parts)
 
 
 def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFILES) -> Product:

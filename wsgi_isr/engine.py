@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from . import remote
 from .config import Config
-from .data import at_home, produce_data, tags_of_data
+from .data import app_of, at_home, produce_data, tags_of_data
 from .draft import Drafts, Visitor, answering
 from .entry import Codec, Refusal
 from .events import Events
@@ -134,7 +134,7 @@ class Engine:
                 return Context().run(make_page, led(), task, _client.get())
             try:
                 return self._isolation.run(
-                    functools.partial(make_data, task, self._application.surroundings(task.rule))
+                    functools.partial(make_data, task, self._application.surroundings(app_of(task)))
                 )
             except NoThread:
                 return Failure("no-thread")
@@ -188,14 +188,14 @@ class Engine:
     def _isolation(self) -> Isolation:
         return Isolation(self._application.at_end, inline=self._inline)
 
-    def note_call(self, function: str) -> None:
-        """Note from where a function is called whose result is kept."""
-        self._application.note(function)
+    def active_app(self) -> str | None:
+        """Return the name of the app that is active here (:meth:`.Application.active`)."""
+        return self._application.active()
 
     def work(self, task: Task) -> bytes:
         """Do what another process has asked for (:meth:`.Fill.work`)."""
-        if task.data and not self._application.knows(task.rule):
-            return remote.UNKNOWN  # of several apps, it is not known here for which one
+        if task.data and not self._application.knows(app_of(task)):
+            return remote.UNKNOWN  # of several apps, the one that it is for is not here
         return self.fill.work(task)
 
     def _hand_over(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
