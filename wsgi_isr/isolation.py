@@ -44,6 +44,10 @@ class NoThread(RuntimeError):
     """The system has no thread left, or the interpreter is shutting down."""
 
 
+class Overdue(RuntimeError):
+    """A function has not returned in time: it may wait for a lock that its caller holds."""
+
+
 class Isolation:
     """Threads that answer no visitor. Each caller waits for its function, so there are as many threads as callers.
 
@@ -59,15 +63,16 @@ class Isolation:
         # list.append, pop and remove are atomic.
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], timeout: float, here: bool = False) -> T:
         """Return what ``function`` returns in a thread and a context of its own, or raise what it raises there.
 
         In such a thread it runs where it is called, in another context.
 
-        :raises NoThread: there is no thread for it.
+        :param timeout: seconds to wait for the thread, which goes on. :param here: run in the thread that calls.
+        :raises NoThread: there is no thread for it. :raises Overdue: it takes longer.
         """
         job = _Job(functools.partial(Context().run, _enter, led(), function))
-        if self._inline or _is_isolated.get():
+        if here or self._inline or _is_isolated.get():
             job.run()
         else:
             try:
@@ -75,7 +80,8 @@ class Isolation:
             except IndexError:
                 inbox = self._begin()
             inbox.put(job)
-            job.over.wait()
+            if not job.over.wait(timeout):
+                raise Overdue
         result: T = job.result()
         return result
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -453,6 +455,50 @@ def test_what_a_kept_function_raises_is_what_the_view_gets(make_site: MakeSite, 
 
     origin.on("/a", answer(view))
     assert make_site({"/a": 0}).visit("/a").text == "no such post"
+
+
+def test_a_function_that_needs_what_the_view_holds_is_called_by_the_view_once_its_time_is_over(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    lock = threading.RLock()
+    threads: list[threading.Thread] = []
+
+    @cached(revalidate=60, timeout=0.05)
+    def title() -> str:
+        with lock:
+            threads.append(threading.current_thread())
+        return "title"
+
+    def view(environ: Environ) -> bytes:
+        with lock:
+            return f"{title()} {threads == [threading.current_thread()]}".encode()
+
+    origin.on("/", answer(view))
+    site = make_site({"/": 0})
+    assert site.start_visit("/").result().text == "title True"
+    assert [(event.label, event.reason) for event in site.happened(Used)] == [("SKIP", "timeout")]
+
+
+def test_a_function_that_a_module_calls_while_it_is_imported_may_import_that_module(
+    make_site: MakeSite, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "calls_itself.py").write_text(
+        "from wsgi_isr import cached\n"
+        "@cached(revalidate=60)\n"
+        "def settings() -> dict:\n"
+        "    from calls_itself import DEFAULTS\n"
+        "    return DEFAULTS\n"
+        "DEFAULTS = {'title': 'Kept Pages'}\n"
+        "SETTINGS = settings()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    site = make_site()
+    importing = threading.Thread(target=importlib.import_module, args=("calls_itself",), daemon=True)
+    importing.start()
+    importing.join(DEADLINE)
+    assert not importing.is_alive()
+    assert sys.modules["calls_itself"].SETTINGS == {"title": "Kept Pages"}
+    assert [event.label for event in site.happened(Used)] == ["MISS"]
 
 
 def test_without_a_thread_the_function_is_called_and_nothing_is_kept(
