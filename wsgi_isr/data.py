@@ -40,6 +40,9 @@ from .task import Answer, Failed, Made, PassedOn, Product, Served, Task
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Seconds that a store keeps a result of None for arguments.
+NOTHING_KEPT = 600.0
+
 _log = logging.getLogger("wsgi_isr.data")
 
 
@@ -479,8 +482,12 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
     keep = function._kept_for(value)
-    # For arguments that a client makes up there is nothing: as for a 404, no tags come into being.
-    is_negative = keep is not None or (value is None and bool(arguments))
+    # For arguments that a client makes up there is nothing. As for a 404, no tags come into being, and the store may
+    # forget it.
+    is_nothing = value is None and bool(arguments)
+    is_negative = keep is not None or is_nothing
+    if is_nothing:
+        keep = min(NOTHING_KEPT, keep or NOTHING_KEPT)
     carried = tuple(asked.carried.items())
     return Storable(Value(data), lifetime, keep, tags, carried, asked, is_negative)
 

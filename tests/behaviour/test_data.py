@@ -118,6 +118,32 @@ def test_none_is_a_result_like_any_other(make_site: MakeSite, source: Source) ->
     assert site.isr
 
 
+def test_that_there_is_nothing_for_an_argument_leaves_the_store_after_ten_minutes(
+    make_site: MakeSite, clock: Clock
+) -> None:
+    store = MemoryStore(clock=clock)
+    site = make_site(store=store)
+
+    @cached
+    def post(number: int) -> str | None:
+        return "a post" if number else None
+
+    @cached
+    def news() -> str | None:
+        return None
+
+    def kept() -> list[bool]:
+        tasks = [post._task(site.isr.begin(), (0,), {}), post._task(site.isr.begin(), (1,), {})]
+        tasks.append(news._task(site.isr.begin(), (), {}))
+        return [store.get(task.page) is not None for task in tasks]
+
+    assert [post(0), post(1), news()] == [None, "a post", None]
+    clock.advance(599)
+    assert kept() == [True, True, True]
+    clock.advance(2)
+    assert kept() == [False, True, True]
+
+
 def test_every_argument_is_part_of_the_key_however_it_is_given(make_site: MakeSite) -> None:
     site, calls = make_site(), []
 
