@@ -64,8 +64,10 @@ class Journal:
         :raises ConfigError: it cannot.
         """
         try:
-            for path in (self.path, self._lock):
+            for path in (self.path, self._lock, self._turn):
                 check_writable(path)
+                if os.path.islink(path):  # it would not be followed
+                    raise OSError(errno.ELOOP, f"{path} is a link", path)
         except OSError as error:
             raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
 

@@ -220,6 +220,9 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path
         keep(journal, "tag:a")
     assert not (tmp_path / "elsewhere").exists()
     assert journal.is_empty()
+    with pytest.raises(ConfigError) as caught:
+        journal.check()
+    assert str(tmp_path / name) in caught.value.problem
 
 
 @pytest.mark.usefixtures("any_umask")
