@@ -30,10 +30,11 @@ from requests.structures import CaseInsensitiveDict
 
 from . import options as o
 from . import values
-from .data import Cached, here, inside
+from .data import Cached, here, inside, is_among_visitors
 from .errors import ConfigError
 from .events import Used
 from .freshness import NEGATIVE_STATUSES
+from .isolation import is_importing
 from .page import cache_life, cache_tag, fail, no_store
 from .rules import Rule
 
@@ -114,7 +115,8 @@ class ISRSession(requests.Session):
         super().__init__()
         self._site = site
         # One that is made while a visitor is answered may be made for them.
-        self._is_personal = inside() is not None
+        self._is_personal = is_among_visitors()
+        self._is_of_module = not self._is_personal and is_importing()
         self._lifetime = lifetime
         self._tags = tags
         self._timeout = rule.timeout or _TIMEOUT
@@ -247,7 +249,8 @@ class ISRSession(requests.Session):
             "params": {},  # in the URL already
             "stream": False,
         }
-        if self._is_personal and not self._is_plain():
+        is_unknown = inside() is None and not self._is_of_module
+        if (self._is_personal or is_unknown) and not self._is_plain():
             return "", state
         try:
             told = {
