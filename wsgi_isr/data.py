@@ -30,6 +30,7 @@ from .frameworks import personal
 from .freshness import Asked, Failure, Standing, Storable
 from .functions import Functions, Known, closure_of
 from .invalidate import Invalidator, Receipt
+from .isolation import is_importing
 from .keys import EVERYTHING, Keyspace, stored_tag, tag_name
 from .page import Frame, current, rendering
 from .rules import PROFILES, Rule, RuleSet, check_templates
@@ -38,6 +39,9 @@ from .task import Answer, Failed, Made, PassedOn, Product, Served, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: Seconds that a store keeps a result of None for arguments.
+NOTHING_KEPT = 600.0
 
 _log = logging.getLogger("wsgi_isr.data")
 
@@ -55,12 +59,13 @@ class Home(Protocol):
     profiles: Mapping[str, tuple[float, float]]
     keeps: bool
 
-    def note_call(self, function: str) -> None:
-        """Note from where a function is called."""
+    def active_app(self) -> str | None:
+        """Return which of several apps is active here; ``None`` for one that is not known."""
 
 
 _here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
 _elsewhere: Callable[[], Sequence[Home]] = tuple
+_is_serving: Callable[[], bool] = bool
 
 
 @contextmanager
@@ -73,15 +78,27 @@ def at_home(home: Home) -> Iterator[None]:
         _here.reset(token)
 
 
-def live_in(find_homes: Callable[[], Sequence[Home]]) -> None:
-    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own."""
-    global _elsewhere
-    _elsewhere = find_homes
+def live_in(find_homes: Callable[[], Sequence[Home]], is_serving: Callable[[], bool]) -> None:
+    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own.
+
+    :param is_serving: whether this process answers requests.
+    """
+    global _elsewhere, _is_serving
+    _elsewhere, _is_serving = find_homes, is_serving
 
 
 def inside() -> Home | None:
     """Where data is kept in the app that is called here, if one is."""
     return _here.get()
+
+
+def is_among_visitors() -> bool:
+    """Return whether a visitor may be answered here.
+
+    Threads that an app starts, and middlewares around an ISR, have no context that tells. So any code of a process that
+    answers requests counts, apart from an import.
+    """
+    return inside() is not None or (_is_serving() and not is_importing())
 
 
 def here() -> Home | None:
@@ -101,6 +118,8 @@ def _everywhere() -> Sequence[Home]:
 class Cached(Known, Generic[P, R]):
     """A function with a memory; made by :func:`cached`."""
 
+    _has_warned = False
+
     def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int | str, name: str = "") -> None:
         functools.update_wrapper(self, function)
         self.name = name or f"{function.__module__}:{function.__qualname__}"
@@ -116,8 +135,11 @@ class Cached(Known, Generic[P, R]):
         self._version = version
         #: What tells it from others of this process.
         self.told = self.name, json.dumps(version), self.around
-        if inside() is not None:
+        self._untold = ""
+        if is_among_visitors():
             self.watch(function, closure)
+        elif closure.untold and not is_importing():
+            self._untold = closure.untold
         _functions.add(self)
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
@@ -129,7 +151,7 @@ class Cached(Known, Generic[P, R]):
         :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
         """
         frame, home = current(), here()
-        if home is None or (skip := self._skips(home, frame)):
+        if home is None or (skip := self._skips(home, frame) or "closure" * self.is_personal()):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
@@ -175,7 +197,29 @@ class Cached(Known, Generic[P, R]):
             return "revalidate-0"
         if frame is not None and frame.draft:
             return "draft"
-        return "closure" if self.is_personal() else ""
+        if home.active_app() is None:
+            return "unknown-app"
+        return "closure" if super().is_personal() else ""
+
+    def is_personal(self) -> bool:
+        """Return whether it may hold something of one visitor that is no part of its key.
+
+        Outside of the requests that are known, that holds for each function with an object in its closure, but for
+        those of a module. An app's factory may have made it, or a middleware around an ISR that answers its first
+        request.
+        """
+        if super().is_personal():
+            return True
+        if not self._untold or inside() is not None:
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s is not kept outside of requests: it is made with %s; pass that as an argument, or call refresh()",
+                self.name,
+                self._untold,
+            )
+        return True
 
     def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
         """The function's own result, for want of a place or the right to keep it."""
@@ -183,7 +227,7 @@ class Cached(Known, Generic[P, R]):
             frame.asked.no_store = True
         if (home := here()) is not None:
             home.events.emit(Used(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
-            if reason == "closure":
+            if reason in ("closure", "unknown-app"):
                 tags = list(map(tag_name, self._given_tags(self._bind(args, kwargs))))
                 return self._own(home, frame, tags, args, kwargs)
         return self._function(*args, **kwargs)
@@ -276,16 +320,15 @@ class Cached(Known, Generic[P, R]):
         bound.apply_defaults()
         return dict(bound.arguments)
 
-    def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        """The key: module, qualified name, version, every argument by name, and the data that the function closes
-        over, unambiguously."""
+    def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any], app: str = "") -> str:
+        """The key: module, qualified name, version, every argument by name, the data that the function closes over, and
+        which of several apps it is called in, unambiguously."""
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
-        return json.dumps([self.name, self._version, arguments, *([self.around] if self.around else [])])
+        return _joined([self.name, self._version, arguments, self.around, app])
 
     def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
-        text, rule = self._text(args, kwargs), self._rule
+        text, rule = self._text(args, kwargs, home.active_app() or ""), self._rule
         _functions.use(self)
-        home.note_call(self.name)
         timeout, wait = rule.render_timeout or 30.0, 10.0 if rule.lock_timeout is None else rule.lock_timeout
         lease = max(3.0, min(5.0, timeout))
         return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
@@ -356,7 +399,8 @@ def cached(
     made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
     the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
     function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
-    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. Of two
+    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. So is one
+    that is called outside of requests, unless its module makes it while it is imported. Of two
     functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
@@ -395,9 +439,21 @@ def tags_of_data(task: Task) -> list[str]:
     return [EVERYTHING, stored_tag(_own_tag(task.text)), *map(tag_name, given)]
 
 
+def app_of(task: Task) -> str:
+    """Return the name of the app that data was asked for in; empty where there is one app."""
+    return str((*json.loads(task.text), "", "")[4])
+
+
 def _own_tag(text: str) -> str:
-    """The tag of one key alone."""
-    return f"data:{text}"
+    """The tag of one key alone, in all apps."""
+    return f"data:{_joined(json.loads(text)[:4])}"
+
+
+def _joined(parts: list[Any]) -> str:
+    """Return the parts of a key as text, without the last ones where they are empty."""
+    while parts[-1] == "":
+        parts = parts[:-1]
+    return json.dumps(parts)
 
 
 def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFILES) -> Product:
@@ -426,8 +482,12 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
     keep = function._kept_for(value)
-    # For arguments that a client makes up there is nothing: as for a 404, no tags come into being.
-    is_negative = keep is not None or (value is None and bool(arguments))
+    # For arguments that a client makes up there is nothing. As for a 404, no tags come into being, and the store may
+    # forget it.
+    is_nothing = value is None and bool(arguments)
+    is_negative = keep is not None or is_nothing
+    if is_nothing:
+        keep = min(NOTHING_KEPT, keep or NOTHING_KEPT)
     carried = tuple(asked.carried.items())
     return Storable(Value(data), lifetime, keep, tags, carried, asked, is_negative)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from . import remote
 from .config import Config
-from .data import at_home, produce_data, tags_of_data
+from .data import app_of, at_home, inside, produce_data, tags_of_data
 from .draft import Drafts, Visitor, answering
 from .entry import Codec, Refusal
 from .events import Events
@@ -25,7 +25,7 @@ from .flight import Flight, leading, led
 from .frameworks import Application, Surroundings
 from .freshness import Failure, Standing
 from .invalidate import Invalidator
-from .isolation import Isolation, NoThread
+from .isolation import Isolation, NoThread, Overdue, is_importing
 from .journal import Journal
 from .keys import Keyspace, PageKey, tags_of_page
 from .lease import Leases
@@ -132,12 +132,15 @@ class Engine:
                 # A cold page is rendered in a visitor's thread. What code around us has noted about the visitor there
                 # (a user, a language, a tenant) must not be found by the app.
                 return Context().run(make_page, led(), task, _client.get())
+            make = functools.partial(make_data, task, self._application.surroundings(app_of(task)))
+            # A module that calls a function holds the lock of its import. The function may import that module.
+            is_locked = inside() is None and is_importing()
             try:
-                return self._isolation.run(
-                    functools.partial(make_data, task, self._application.surroundings(task.rule))
-                )
+                return self._isolation.run(make, task.timeout, here=is_locked)
             except NoThread:
                 return Failure("no-thread")
+            except Overdue:
+                return Failure("timeout")
 
         def make_page(flights: tuple[Flight[Any], ...], task: Task, client: Mapping[str, Any] | None) -> Product:
             with leading(*flights), at_home(self), answering(Visitor(self.drafts)):
@@ -188,14 +191,14 @@ class Engine:
     def _isolation(self) -> Isolation:
         return Isolation(self._application.at_end, inline=self._inline)
 
-    def note_call(self, function: str) -> None:
-        """Note from where a function is called whose result is kept."""
-        self._application.note(function)
+    def active_app(self) -> str | None:
+        """Return the name of the app that is active here (:meth:`.Application.active`)."""
+        return self._application.active()
 
     def work(self, task: Task) -> bytes:
         """Do what another process has asked for (:meth:`.Fill.work`)."""
-        if task.data and not self._application.knows(task.rule):
-            return remote.UNKNOWN  # of several apps, it is not known here for which one
+        if task.data and not self._application.knows(app_of(task)):
+            return remote.UNKNOWN  # of several apps, the one that it is for is not here
         return self.fill.work(task)
 
     def _hand_over(self, job: bytes, first: bool, patience: float, done: Done) -> bool:

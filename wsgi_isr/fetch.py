@@ -30,10 +30,11 @@ from requests.structures import CaseInsensitiveDict
 
 from . import options as o
 from . import values
-from .data import Cached, here, inside
+from .data import Cached, here, inside, is_among_visitors
 from .errors import ConfigError
 from .events import Used
 from .freshness import NEGATIVE_STATUSES
+from .isolation import is_importing
 from .page import cache_life, cache_tag, fail, no_store
 from .rules import Rule
 
@@ -110,7 +111,8 @@ class CachedSession(requests.Session):
         place = _place() if name is None else f"CachedSession:{o.TEXT.check(where + 'name', name)}"
         self._site = _sites.setdefault(place, _Site(place))
         # One that is made while a visitor is answered may be made for them.
-        self._is_personal = inside() is not None
+        self._is_personal = is_among_visitors()
+        self._is_of_module = not self._is_personal and is_importing()
         self._fetch = _Fetch(self._site.fetch, rule, _given_tags, f"{version}.{_SCHEMA}", self._site.name)
         self._site.join(self)
 
@@ -240,7 +242,8 @@ class CachedSession(requests.Session):
             "params": {},  # in the URL already
             "stream": False,
         }
-        if self._is_personal and not self._is_plain():
+        is_unknown = inside() is None and not self._is_of_module
+        if (self._is_personal or is_unknown) and not self._is_plain():
             return "", state
         try:
             told = {

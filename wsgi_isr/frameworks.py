@@ -68,26 +68,40 @@ class Application:
 
     def __init__(self, app: Any, inline: bool = False) -> None:
         self._inline = inline
-        # Where several are mounted beside each other, a function belongs to the one that is active when it is called.
         known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
-        self._is_one_of_several = len(known) > 1
-        self._only = self._surroundings(known[0]) if len(known) == 1 else None
-        self._active: dict[str, Surroundings] = {}
+        self._only = known[0] if len(known) == 1 else None
+        # Several are mounted beside each other: data is that of the one that is active where it is asked for. An import
+        # name alone may be that of two apps that one factory makes.
+        self._several = {
+            f"{place}:{inner.import_name}": inner for place, inner in enumerate(known) if is_flask(inner) and known[1:]
+        }
         #: What a thread that runs several functions has to do before it ends; ``None`` where each needs its own.
         self.at_end = _close_connections if known and all(map(is_django, known)) else None
 
-    def knows(self, function: str) -> bool:
-        """Return whether it is known here what ``function`` is to be called in."""
-        return not self._is_one_of_several or function in self._active
+    def active(self) -> str | None:
+        """Return the name of the app that is active here, the same in every process; ``None`` for one that is not
+        known.
 
-    def note(self, function: str) -> None:
-        """Note, where several apps are mounted, from which of them ``function`` is called."""
-        if self._is_one_of_several and (flask := sys.modules.get("flask")) is not None and flask.has_app_context():
-            self._active[function] = self._surroundings(flask.current_app._get_current_object())
+        It is empty where there is one app, or where no app of Flask is active: what is called there finds none.
+        """
+        if self._only is None and not self._several:
+            return ""
+        flask = sys.modules.get("flask")
+        if flask is None or not flask.has_app_context():
+            return ""
+        app = flask.current_app._get_current_object()
+        if app is self._only:
+            return ""
+        return next((name for name, known in self._several.items() if known is app), None)
 
-    def surroundings(self, function: str) -> Surroundings:
-        """Return what ``function`` is to be called in, wherever that happens."""
-        return self._only or self._active.get(function, nullcontext)
+    def knows(self, name: str) -> bool:
+        """Return whether there is an app of this ``name`` (:meth:`active`) here."""
+        return not name or name in self._several
+
+    def surroundings(self, name: str) -> Surroundings:
+        """Return what a function is to be called in that was asked for in the app of this ``name``."""
+        app = self._several[name] if name else self._only
+        return nullcontext if app is None else self._surroundings(app)
 
     def _surroundings(self, app: Any) -> Surroundings:
         # The database connections of Flask's extensions belong to the application context.

@@ -45,7 +45,7 @@ class Known:
     _watched: tuple[Any, Closure] | None = None
 
     def watch(self, function: Any, closure: Closure) -> None:
-        """Note that ``function`` is made while a visitor is answered, and may hold something of that visitor.
+        """Note that ``function`` may be made while a visitor is answered, and hold something of that visitor.
 
         :param closure: of the function, now.
         """

@@ -7,9 +7,11 @@ being answered: a user, a session, a host, a language. A function whose result i
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from contextvars import Context, ContextVar
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .flight import Flight, leading, led
@@ -22,11 +24,28 @@ T = TypeVar("T")
 #: Seconds after which a thread ends that has nothing to do, and with it the database connections that are its own.
 IDLE = 1.0
 
+#: The file name of the import machinery's own code.
+_IMPORTS = "<frozen importlib._bootstrap>"
+
 _is_isolated: ContextVar[bool] = ContextVar("wsgi_isr_isolated", default=False)
+
+
+def is_importing() -> bool:
+    """Return whether the caller runs because a module is being imported: once in a process, for all visitors."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename == _IMPORTS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 class NoThread(RuntimeError):
     """The system has no thread left, or the interpreter is shutting down."""
+
+
+class Overdue(RuntimeError):
+    """A function has not returned in time: it may wait for a lock that its caller holds."""
 
 
 class Isolation:
@@ -44,15 +63,16 @@ class Isolation:
         # list.append, pop and remove are atomic.
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], timeout: float, here: bool = False) -> T:
         """Return what ``function`` returns in a thread and a context of its own, or raise what it raises there.
 
         In such a thread it runs where it is called, in another context.
 
-        :raises NoThread: there is no thread for it.
+        :param timeout: seconds to wait for the thread, which goes on. :param here: run in the thread that calls.
+        :raises NoThread: there is no thread for it. :raises Overdue: it takes longer.
         """
         job = _Job(functools.partial(Context().run, _enter, led(), function))
-        if self._inline or _is_isolated.get():
+        if here or self._inline or _is_isolated.get():
             job.run()
         else:
             try:
@@ -60,7 +80,8 @@ class Isolation:
             except IndexError:
                 inbox = self._begin()
             inbox.put(job)
-            job.over.wait()
+            if not job.over.wait(timeout):
+                raise Overdue
         result: T = job.result()
         return result
 

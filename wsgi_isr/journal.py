@@ -25,7 +25,7 @@ _log = logging.getLogger("wsgi_isr")
 LOCK_TIMEOUT = 5.0
 #: Bytes: below the first, a new line is compared with those that are there; beyond the second, the lines of a site
 #: become one for all of its pages.
-SEARCHED, MAX_BYTES = 1024 * 1024, 8 * 1024 * 1024
+SEARCHED, MAX_BYTES = 64 * 1024, 8 * 1024 * 1024
 
 _MODES = [mode.value for mode in Mode]
 
@@ -64,8 +64,10 @@ class Journal:
         :raises ConfigError: it cannot.
         """
         try:
-            for path in (self.path, self._lock):
+            for path in (self.path, self._lock, self._turn):
                 check_writable(path)
+                if os.path.islink(path):  # it would not be followed
+                    raise OSError(errno.ELOOP, f"{path} is a link", path)
         except OSError as error:
             raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
 
@@ -224,7 +226,8 @@ def _condensed(lines: Sequence[Kept], namespace: str, places: Sequence[str]) -> 
     """Return ``lines`` with one for all pages in place of those of a site. It covers them, and the file stays small."""
     own = [line for line in lines if _is_of(line, namespace, places)]
     hardest = max((line.mode for line in own), key=_MODES.index)
-    return [*(line for line in lines if line not in own), own[-1]._replace(tags=(keys.EVERYTHING,), mode=hardest)]
+    others = [line for line in lines if not _is_of(line, namespace, places)]
+    return [*others, own[-1]._replace(tags=(keys.EVERYTHING,), mode=hardest)]
 
 
 def _is_of(line: Kept, namespace: str, places: Sequence[str]) -> bool:

@@ -308,6 +308,13 @@ class Matcher:
             return False
         return self._anonymous is None or not self._anonymous({**environ, "HTTP_COOKIE": ";".join(own)})
 
+    def without_ignored_cookies(self, policy: Policy, environ: dict[str, Any]) -> dict[str, Any]:
+        """Return the request, without its cookies where each of them is ignored and none is part of the key."""
+        header = environ.get("HTTP_COOKIE")
+        if header is None or any(name in policy.cookies or not self._ignored(name) for name, _ in cookie_pairs(header)):
+            return environ
+        return {name: value for name, value in environ.items() if name != "HTTP_COOKIE"}
+
 
 def cookie_pairs(header: str) -> Iterator[tuple[str, str]]:
     """Yield the cookies of a ``Cookie`` header (RFC 6265, 4.2.1): their names, and name and value as they were sent."""

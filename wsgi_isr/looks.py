@@ -40,24 +40,31 @@ _AT_ALL = {
     "REMOTE_ADDR": frozenset({"werkzeug.wrappers.request"}),
 }
 
-#: By these an answer could be for one client alone: the usual headers of browsers and proxies, the address, and what
-#: test clients add. It is a fixed list: the names of headers that a client makes up must not reach a render either.
+#: By these an answer could be for one client alone: the usual headers of browsers, proxies and traces, the address, and
+#: what test clients add. It is a fixed list: the names of headers that a client makes up must not reach a render.
 _OF_A_CLIENT = frozenset(
     {
         *WATCHED,
         *("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "werkzeug.debug.preserve_context"),
         *(
-            "HTTP_USER_AGENT",
-            "HTTP_REFERER",
-            "HTTP_ORIGIN",
-            "HTTP_DNT",
-            "HTTP_PRIORITY",
-            "HTTP_UPGRADE_INSECURE_REQUESTS",
+            f"HTTP_{name}"
+            for name in (
+                *("B3", "BAGGAGE", "CDN_LOOP"),
+                # Cloudflare, "HTTP headers" and "Add visitor location headers"
+                *("CF_CONNECTING_IP", "CF_CONNECTING_IPV6", "CF_EW_VIA", "CF_IPCITY", "CF_IPCONTINENT", "CF_IPCOUNTRY"),
+                *("CF_IPLATITUDE", "CF_IPLONGITUDE", "CF_METRO_CODE", "CF_POSTAL_CODE", "CF_PSEUDO_IPV4", "CF_RAY"),
+                *("CF_REGION", "CF_REGION_CODE", "CF_TIMEZONE", "CF_VISITOR", "CF_WARP_TAG_ID", "CF_WORKER"),
+                *("DNT", "FORWARDED", "ORIGIN", "PRIORITY", "REFERER"),
+                *("SEC_CH_UA", "SEC_CH_UA_MOBILE", "SEC_CH_UA_PLATFORM"),
+                *("SEC_FETCH_DEST", "SEC_FETCH_MODE", "SEC_FETCH_SITE", "SEC_FETCH_STORAGE_ACCESS", "SEC_FETCH_USER"),
+                *("SEC_GPC", "TE", "TRACEPARENT", "TRACESTATE", "TRUE_CLIENT_IP"),
+                *("UPGRADE_INSECURE_REQUESTS", "USER_AGENT", "VIA", "X_AMZN_TRACE_ID"),
+                *("X_B3_FLAGS", "X_B3_PARENTSPANID", "X_B3_SAMPLED", "X_B3_SPANID", "X_B3_TRACEID"),
+                *("X_CLOUD_TRACE_CONTEXT", "X_CORRELATION_ID", "X_FORWARDED_FOR", "X_FORWARDED_HOST"),
+                *("X_FORWARDED_PORT", "X_FORWARDED_PREFIX", "X_FORWARDED_PROTO", "X_FORWARDED_SCHEME"),
+                *("X_FORWARDED_SERVER", "X_REAL_IP", "X_REQUEST_ID", "X_REQUEST_START", "X_SCHEME"),
+            )
         ),
-        *(f"HTTP_SEC_FETCH_{name}" for name in ("DEST", "MODE", "SITE", "USER")),
-        *("HTTP_SEC_CH_UA", "HTTP_SEC_CH_UA_MOBILE", "HTTP_SEC_CH_UA_PLATFORM", "HTTP_SEC_GPC"),
-        *(f"HTTP_X_FORWARDED_{name}" for name in ("FOR", "HOST", "PORT", "PREFIX", "PROTO")),
-        *("HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP"),
     }
 )
 #: What a render has as well, and what answers do not depend on, or a cache sees to itself.

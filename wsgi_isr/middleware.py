@@ -201,7 +201,7 @@ class ISR(Wrapper):
             except Exception as error:
                 outcome = "the visitor waits for the page"
                 self.events.emit(Broken(f"rule {policy.name!r}: fallback", error, outcome))
-        with nullcontext() if page.personal else on_behalf_of(environ):
+        with nullcontext() if page.personal else on_behalf_of(self.pages.without_ignored_cookies(page, environ)):
             found = live.fill.get(page.task, page.suits)
         if isinstance(found, Served):
             content = found.slot.entry.content

@@ -116,6 +116,10 @@ class Pages:
             return PassedOn("draft", draft=True)
         return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
 
+    def without_ignored_cookies(self, page: Page, environ: dict[str, Any]) -> dict[str, Any]:
+        """Return the request for a page, without its cookies where they say nothing about its visitor."""
+        return self._matcher.without_ignored_cookies(page.policy, environ)
+
     def at(self, path: str, site: Site | None = None) -> Page:
         """The page at a public path, which may have a query, for a visitor without cookies.
 

@@ -77,7 +77,7 @@ def exchange_alone(other: Engine | None) -> Engine | None:
     return alone
 
 
-live_in(_homes)
+live_in(_homes, lambda: any(isr.is_serving for isr in instances))
 
 
 def _after_fork() -> None:

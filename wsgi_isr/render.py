@@ -24,8 +24,9 @@ from .stamps import ABSENT, Capture, Epochs, Mode, Stamps
 from .stores.base import Store, Token
 from .task import Failed, Found, Made, Outcome, Produce, Product, Task
 
-#: Seconds after which the tags of a copy that is being served are read, whether the epochs have changed or not.
-READ_TAGS_EVERY = 30.0
+#: When the tags of a copy that is being served are looked at, whether the epochs have changed or not: in times of the
+#: seconds after which a tag is read again.
+READ_TAGS_EVERY = 1.5
 #: No epochs.
 _NEVER: Epochs = MappingProxyType({})
 
@@ -109,7 +110,7 @@ class Renders:
         now = self._monotonic()
         if now >= slot.read_tags_at:
             self._stamps.keep_alive(slot.entry.proof)
-            slot.read_tags_at = now + READ_TAGS_EVERY * random.uniform(0.75, 1.0)
+            slot.read_tags_at = now + self._stamps.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
 
     def _read(self, task: Task, data: bytes | None) -> Entry | None:
         """Unreadable counts as missing, and is said."""

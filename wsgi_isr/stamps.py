@@ -30,8 +30,9 @@ from .stores.base import Store
 _NONCE = 12
 _NONCES = 3 * _NONCE
 
-#: Seconds after which a tag that is in use is read again, for the store not to take it for unused.
-READ_AGAIN = 20.0
+#: Seconds after which a tag that is in use is read again, for the store not to take it for unused: the least, the most,
+#: and how many tags are read in a second in between. A client can fill a store within the most.
+READ_AGAIN, _READS = (2.0, 20.0), 200
 #: Tags of which that is known, those that wait to be read along with epochs, and the least of these read at once.
 _MAX_KNOWN, _MAX_UNREAD, _READ_ALONG = 131072, 16384, 64
 
@@ -202,19 +203,24 @@ class Stamps:
             self._polled = polled = Polled(epochs, lapses_at)
         return polled
 
+    @property
+    def read_again(self) -> float:
+        """Return the seconds after which a tag that is in use is read again. They grow with the number of tags."""
+        return min(max(len(self._read_at) / _READS, READ_AGAIN[0]), READ_AGAIN[1])
+
     def keep_alive(self, proof: Proof) -> None:
         """Have the tags of a copy that is served without being compared read along with the next epochs.
 
         A store takes keys that no process reads for unused, and evicts them: the copy would be missing at the next
-        change of the epochs.
+        change of the epochs. Tags that do not exist have no key.
         """
-        keys = [self._tag_key(tag) for tag, _ in proof.tags]
-        now = self._monotonic()
+        keys = [self._tag_key(tag) for tag, stamp in proof.tags if stamp not in (ABSENT, b"")]
+        now, read_again = self._monotonic(), self.read_again
         with self._lock:
             if len(self._read_at) > _MAX_KNOWN:
                 self._read_at.clear()
             for key in keys:
-                if now >= self._read_at.setdefault(key, now) + READ_AGAIN and len(self._unread) < _MAX_UNREAD:
+                if now >= self._read_at.setdefault(key, now) + read_again and len(self._unread) < _MAX_UNREAD:
                     self._unread[key] = None
                     self._read_at[key] = now
 

@@ -55,10 +55,15 @@ class Source:
         return gate
 
 
+SOURCES: dict[int, Source] = {}
+
+
 @pytest.fixture
 def source() -> Iterator[Source]:
     source = Source()
+    SOURCES[id(source)] = source
     yield source
+    del SOURCES[id(source)]
     for gate in source.gates.values():
         gate.open()
 
@@ -71,10 +76,12 @@ def page(show: Callable[[], Any]) -> Callable[[Environ, Callable[..., Any]], Ite
 def reader(source: Source, name: str = "n", **options: Any) -> Cached[[], Any]:
     """A cached function without arguments that reads ``name``."""
 
-    def read() -> Any:
-        return source.read(name)
+    number = id(source)  # a function that closes over an object is not kept outside of requests
 
-    read.__qualname__ = f"read_{name}_{id(source)}"
+    def read() -> Any:
+        return SOURCES[number].read(name)
+
+    read.__qualname__ = f"read_{name}_{number}"
     return cached(**options)(read)
 
 
@@ -109,6 +116,32 @@ def test_none_is_a_result_like_any_other(make_site: MakeSite, source: Source) ->
     assert read() is read() is None
     assert source.calls["n"] == 1
     assert site.isr
+
+
+def test_that_there_is_nothing_for_an_argument_leaves_the_store_after_ten_minutes(
+    make_site: MakeSite, clock: Clock
+) -> None:
+    store = MemoryStore(clock=clock)
+    site = make_site(store=store)
+
+    @cached
+    def post(number: int) -> str | None:
+        return "a post" if number else None
+
+    @cached
+    def news() -> str | None:
+        return None
+
+    def kept() -> list[bool]:
+        tasks = [post._task(site.isr.begin(), (0,), {}), post._task(site.isr.begin(), (1,), {})]
+        tasks.append(news._task(site.isr.begin(), (), {}))
+        return [store.get(task.page) is not None for task in tasks]
+
+    assert [post(0), post(1), news()] == [None, "a post", None]
+    clock.advance(599)
+    assert kept() == [True, True, True]
+    clock.advance(2)
+    assert kept() == [False, True, True]
 
 
 def test_every_argument_is_part_of_the_key_however_it_is_given(make_site: MakeSite) -> None:
@@ -186,7 +219,7 @@ def test_an_exception_goes_through_and_is_not_kept(make_site: MakeSite, source: 
 
 
 def test_invalidate_and_refresh_speak_of_one_key(make_site: MakeSite) -> None:
-    site, calls = make_site(), Counter[int]()
+    site, calls = make_site(), {1: 0, 2: 0}
 
     @cached
     def f(x: int) -> int:
@@ -954,11 +987,15 @@ def test_an_own_profile_is_known_where_it_is_used(make_site: MakeSite, source: S
     assert site.isr
 
 
-def test_two_functions_of_one_name_do_not_get_each_other_s_results(make_site: MakeSite) -> None:
+def test_two_functions_of_one_name_do_not_get_each_other_s_results(
+    make_site: MakeSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
     site = make_site()
-    names: dict[str, Any] = {"cached": cached, "__name__": __name__}
-    exec("first, second = cached(lambda: 'first'), cached(lambda: 'second')", names)  # as in a module
-    first, second = names["first"], names["second"]
+    module: Any = ModuleType("of_two_functions")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    module.cached = cached
+    exec("first, second = cached(lambda: 'first'), cached(lambda: 'second')", vars(module))
+    first, second = module.first, module.second
     assert second() == "second"
     with pytest.raises(ConfigError, match="another cached function has this name"):
         first()

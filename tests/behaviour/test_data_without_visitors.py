@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -20,6 +22,7 @@ from tests.behaviour.django_settings import configure
 from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr import PersonalDataError, cached, remote
+from wsgi_isr.events import Used
 from wsgi_isr.stores.memory import MemoryStore
 
 MakeData = Callable[..., Any]
@@ -215,24 +218,133 @@ def test_of_several_apps_the_one_that_has_called_is_that_of_a_render_in_the_back
     assert calls == ["two", "two"]
 
 
-def test_of_several_apps_a_renderer_that_does_not_know_which_leaves_it_to_the_process_that_does(
-    make_site: MakeSite,
-) -> None:
+def test_of_several_apps_a_renderer_takes_the_one_that_has_called(make_site: MakeSite) -> None:
     apps = [flask.Flask(name) for name in ("one", "two")]
 
     @cached(revalidate=5)
     def name() -> str:
         return flask.current_app.name
 
-    apps[1].add_url_rule("/", view_func=name)
     both = DispatcherMiddleware(apps[0].wsgi_app, {"/two": apps[1].wsgi_app})
-    site = make_site({"/two/": 0}, app=both, watcher="nobody")
-    engine = site.isr.begin()
-    task = name._task(engine, (), {})._replace(patience=0.0)
-    fresh_renderer = make_site({"/two/": 0}, app=both, watcher="nobody").isr.begin()
-    assert fresh_renderer.work(task) == remote.UNKNOWN
-    site.visit("/two/")
-    assert engine.work(task)[:5] == remote.FOUND
+    engine = make_site(app=both, watcher="nobody").isr.begin()
+    with apps[1].app_context():
+        task = name._task(engine, (), {})._replace(patience=0.0)
+    renderer = make_site(app=both, watcher="nobody").isr.begin()
+    assert renderer.work(task)[:5] == remote.MADE
+    entry = renderer.fill.kept(task)
+    assert entry is not None
+    assert name._decoded(entry.content) == ("two",)
+
+
+def test_of_several_apps_a_renderer_that_does_not_have_it_leaves_it_to_the_process_that_has(
+    make_site: MakeSite,
+) -> None:
+    apps = [flask.Flask(name) for name in ("one", "two", "three")]
+
+    @cached(revalidate=5)
+    def name() -> str:
+        return flask.current_app.name
+
+    mounts = {f"/{app.name}": app.wsgi_app for app in apps}
+    engine = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr.begin()
+    with apps[2].app_context():
+        task = name._task(engine, (), {})._replace(patience=0.0)
+    del mounts["/three"]
+    renderer = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr.begin()
+    assert renderer.work(task) == remote.UNKNOWN
+    assert engine.work(task)[:5] == remote.MADE
+
+
+# Apps beside each other -------------------------------------------------------------------------------------
+
+
+class Tenants:
+    """Two apps of one import name behind one ISR, and a kept function that both call."""
+
+    def __init__(self, make_site: MakeSite, mounted: bool = True) -> None:
+        self.apps = [flask.Flask("tenant") for _ in range(2)]
+        self.names = ["ACME", "GLOBEX"]
+        self.calls: list[str] = []
+
+        @cached(revalidate=60, tags=["menu"])
+        def menu() -> str:
+            name = str(flask.current_app.config["TENANT"])
+            self.calls.append(name)
+            return name
+
+        self.menu = menu
+        for app, name in zip(self.apps, self.names, strict=True):
+            app.config["TENANT"] = name
+            app.add_url_rule("/", view_func=menu)
+            app.add_url_rule("/refresh", view_func=menu.refresh, endpoint="refresh")
+        mounts: Any = {"/1": self.apps[1].wsgi_app} if mounted else Hidden(self.apps[1].wsgi_app)
+        self.site = make_site({"/<path:any>": 0}, app=DispatcherMiddleware(self.apps[0].wsgi_app, mounts))
+
+    def texts(self, path: str = "/") -> list[str]:
+        return [self.site.visit(f"{mount}{path}").text for mount in ("", "/1")]
+
+
+class Hidden(dict[str, Any]):
+    """Mounts that are made when a request comes."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__()
+        self._app = app
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __contains__(self, path: object) -> bool:
+        return path == "/1"
+
+    def __getitem__(self, path: str) -> Any:
+        return self._app
+
+
+def test_apps_beside_each_other_have_data_of_their_own(make_site: MakeSite) -> None:
+    tenants = Tenants(make_site)
+    assert [tenants.texts() for _ in range(2)] == [tenants.names] * 2
+    assert tenants.calls == tenants.names
+
+
+@pytest.mark.parametrize("by", ["tag", "key"])
+def test_an_invalidation_of_data_reaches_all_apps_that_have_it(make_site: MakeSite, by: str) -> None:
+    tenants = Tenants(make_site)
+    tenants.texts()
+    if by == "tag":
+        tenants.site.isr.invalidate(tags=["menu"])
+    else:
+        tenants.menu.invalidate()
+    assert tenants.texts() == tenants.names
+    assert tenants.calls == tenants.names * 2
+
+
+def test_a_refresh_is_that_of_the_app_that_calls_it(make_site: MakeSite) -> None:
+    tenants = Tenants(make_site)
+    assert tenants.texts("/refresh") == tenants.names
+    assert tenants.texts() == tenants.names
+
+
+def test_data_of_an_app_that_is_not_known_is_made_each_time(make_site: MakeSite) -> None:
+    tenants = Tenants(make_site, mounted=False)
+    assert [tenants.texts() for _ in range(2)] == [tenants.names] * 2
+    assert tenants.calls == ["ACME", "GLOBEX", "GLOBEX"]
+    reasons = [(event.label, event.reason) for event in tenants.site.happened(Used)]
+    assert reasons[1::2] == [("SKIP", "unknown-app")] * 2
+
+
+def test_without_an_active_app_data_is_that_of_no_app(make_site: MakeSite) -> None:
+    tenants = Tenants(make_site)
+
+    @cached(revalidate=60)
+    def has_app() -> bool:
+        return flask.has_app_context()
+
+    tenants.texts()
+    assert has_app() is False
+    with tenants.apps[1].app_context():
+        assert has_app() is True
+    assert has_app() is False
 
 
 # Threads and contexts ---------------------------------------------------------------------------------------
@@ -343,6 +455,50 @@ def test_what_a_kept_function_raises_is_what_the_view_gets(make_site: MakeSite, 
 
     origin.on("/a", answer(view))
     assert make_site({"/a": 0}).visit("/a").text == "no such post"
+
+
+def test_a_function_that_needs_what_the_view_holds_is_called_by_the_view_once_its_time_is_over(
+    make_site: MakeSite, origin: Origin
+) -> None:
+    lock = threading.RLock()
+    threads: list[threading.Thread] = []
+
+    @cached(revalidate=60, timeout=0.05)
+    def title() -> str:
+        with lock:
+            threads.append(threading.current_thread())
+        return "title"
+
+    def view(environ: Environ) -> bytes:
+        with lock:
+            return f"{title()} {threads == [threading.current_thread()]}".encode()
+
+    origin.on("/", answer(view))
+    site = make_site({"/": 0})
+    assert site.start_visit("/").result().text == "title True"
+    assert [(event.label, event.reason) for event in site.happened(Used)] == [("SKIP", "timeout")]
+
+
+def test_a_function_that_a_module_calls_while_it_is_imported_may_import_that_module(
+    make_site: MakeSite, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "calls_itself.py").write_text(
+        "from wsgi_isr import cached\n"
+        "@cached(revalidate=60)\n"
+        "def settings() -> dict:\n"
+        "    from calls_itself import DEFAULTS\n"
+        "    return DEFAULTS\n"
+        "DEFAULTS = {'title': 'Kept Pages'}\n"
+        "SETTINGS = settings()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    site = make_site()
+    importing = threading.Thread(target=importlib.import_module, args=("calls_itself",), daemon=True)
+    importing.start()
+    importing.join(DEADLINE)
+    assert not importing.is_alive()
+    assert sys.modules["calls_itself"].SETTINGS == {"title": "Kept Pages"}
+    assert [event.label for event in site.happened(Used)] == ["MISS"]
 
 
 def test_without_a_thread_the_function_is_called_and_nothing_is_kept(

@@ -28,6 +28,7 @@ from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.upstream import Reply, Request, Upstream
 from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import CachedSession, ConfigError, cached, fetch, values
+from wsgi_isr.data import at_home
 from wsgi_isr.events import Refused, RenderFailed, Used
 from wsgi_isr.fetch import Answer, _Site
 from wsgi_isr.freshness import Asked
@@ -609,7 +610,8 @@ def test_an_exception_goes_through_after_one_request_and_keeps_the_last_good_pag
         session.get(f"{upstream.url}/b")
     assert broken.calls == 1
     clock.advance(61)
-    assert session.get(f"{upstream.url}/a").text == "/a v1"
+    with at_home(site.isr.begin()):  # as in a request
+        assert session.get(f"{upstream.url}/a").text == "/a v1"
     site.settle()
     assert site.visit_and_settle("/a").text == site.visit("/a").text == "/a v1"
     session.mount("http://", working)
@@ -1170,7 +1172,8 @@ def test_a_hook_of_the_session_is_run_on_the_real_answer_and_what_it_makes_of_it
 
     session.hooks["response"].append(hook)
     for _ in range(2):
-        assert session.get(f"{upstream.url}/a").headers["X-Hook"] == "was here: /a v1"
+        with at_home(site.isr.begin()):  # as in a request
+            assert session.get(f"{upstream.url}/a").headers["X-Hook"] == "was here: /a v1"
     assert len(calls) == 1
     upstream.on("/b", Reply(404))
     for n in (1, 2):

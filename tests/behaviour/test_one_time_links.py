@@ -10,6 +10,7 @@ import pytest
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Environ, Gate, Origin
+from wsgi_isr import Rule
 
 MAGIC = "/magic/abc"
 
@@ -156,6 +157,38 @@ def test_an_app_that_is_asked_for_another_url_is_called_with_that(
     site = make_site(app=link, revalidate=60, watcher="nobody")
     assert site.visit(**request_of).body == b"used"
     assert link.calls == 2
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("X-Request-ID", "X-Correlation-ID", "traceparent", "tracestate", "baggage", "b3", "X-B3-TraceId"),
+        *("X-Amzn-Trace-Id", "X-Cloud-Trace-Context", "X-Request-Start", "X-Forwarded-Proto", "X-Real-IP"),
+        *("CF-Ray", "CF-Connecting-IP", "CF-IPCountry", "CF-Visitor", "CDN-Loop", "True-Client-IP"),
+        *("TE", "Sec-Fetch-Storage-Access", "Sec-Fetch-Site", "Sec-CH-UA"),
+    ],
+)
+def test_a_header_of_a_proxy_or_a_browser_costs_no_second_call(make_site: MakeSite, header: str) -> None:
+    link = Link()
+    seen = make_site(app=link, revalidate=60, watcher="nobody").visit(MAGIC, headers={header: "1"})
+    assert (seen.headers["Set-Cookie"], link.calls) == ("session=1", 1)
+    looking = Link(lambda environ: environ.get("HTTP_" + header.upper().replace("-", "_")))
+    assert make_site(app=looking, revalidate=60, watcher="nobody").visit(MAGIC, headers={header: "1"}).body == b"used"
+
+
+@pytest.mark.parametrize("vary", ["Cookie", "Accept-Encoding"])
+def test_a_visitor_with_ignored_cookies_alone_is_one_without_cookies(make_site: MakeSite, vary: str) -> None:
+    link = Link(lambda environ: environ.get("HTTP_COOKIE", "nobody"), Vary=vary)
+    site = make_site(app=link, revalidate=60, watcher="nobody", ignore_cookies=["banner"])
+    seen = site.visit(MAGIC, cookie="_ga=GA1.2.3; banner=seen")
+    assert (seen.body, seen.headers["Set-Cookie"], link.calls) == (b"welcome nobody", "session=1", 1)
+
+
+@pytest.mark.parametrize("cookie", ["_ga=1; session=2", "_ga=1; theme=dark"])
+def test_a_cookie_that_is_not_ignored_is_the_visitors(make_site: MakeSite, cookie: str) -> None:
+    link = Link(lambda environ: environ.get("HTTP_COOKIE", "nobody"))
+    site = make_site({"/magic/<token>": Rule(revalidate=60, cookies=["theme"])}, app=link, watcher="nobody")
+    assert site.visit(MAGIC, cookie=cookie).body == b"used"
 
 
 def test_an_answer_for_one_visitor_is_kept_only_if_it_is_small(make_site: MakeSite, origin: Origin) -> None:

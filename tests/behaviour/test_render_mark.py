@@ -49,6 +49,13 @@ def test_without_the_recipe_a_limiter_takes_all_renders_for_one_visitor(make_sit
     assert site.visit("/page", extra=VISITOR).code == 429
 
 
+def test_guesses_of_a_secret_in_a_url_are_limited_where_their_rule_is_0(make_site: MakeSite) -> None:
+    site = make_site({"/reset/<token>": 0}, revalidate=60, app=limited_app(exempts_renders=True))
+    guesses = [site.visit(f"/reset/{number}", extra=ATTACKER).code for number in range(LIMIT + 1)]
+    assert guesses == [200] * LIMIT + [429]
+    assert site.visit("/reset/secret", extra=VISITOR).code == 200
+
+
 def test_requests_that_are_passed_on_are_limited_by_their_own_address(make_site: MakeSite) -> None:
     site = make_site(revalidate=60, app=limited_app(exempts_renders=True))
     posts = [site.visit("/page", method="POST", extra=ATTACKER).code for _ in range(LIMIT + 1)]

@@ -112,6 +112,42 @@ def test_a_journal_that_has_grown_becomes_one_line_for_all_pages(
     assert kept(journal, "other") == [(("tag:other",), "expire")]
 
 
+@pytest.mark.parametrize("length", [1, 1000])
+def test_ten_thousand_posts_to_new_urls_keep_it_small_and_read_little_of_it(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    parse, parsed, sizes = module._parse, [0], []
+
+    def counted(text: str) -> Kept | None:
+        parsed[0] += 1
+        return parse(text)
+
+    monkeypatch.setattr(module, "_parse", counted)
+    monkeypatch.setattr("os.fsync", lambda file: None)  # 10,000 of them are slow on a disk
+    for number in range(10_000):
+        keep(journal, f"path:/{number}/{'x' * length}")
+        sizes.append(os.stat(journal.path).st_size)
+    assert max(sizes) <= module.MAX_BYTES + 2 * (length + 200)
+    assert parsed[0] < 10_000 * 50
+
+
+def test_lines_become_one_in_a_time_that_grows_with_their_number_alone() -> None:
+    compared = [0]
+
+    class Tag(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared[0] += 1
+            return str.__eq__(self, other)
+
+    lines = [Kept("site", (Tag(number),), "expire", HERE, str(number)) for number in range(1000)]
+    other = Kept("other", (Tag("a"),), "expire", HERE, "a")
+    assert [line.namespace for line in module._condensed([*lines, other], "site", HERE)] == ["other", "site"]
+    assert compared[0] <= 1000
+
+
 # Several processes --------------------------------------------------------------------------------------
 
 
@@ -220,6 +256,9 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path
         keep(journal, "tag:a")
     assert not (tmp_path / "elsewhere").exists()
     assert journal.is_empty()
+    with pytest.raises(ConfigError) as caught:
+        journal.check()
+    assert str(tmp_path / name) in caught.value.problem
 
 
 @pytest.mark.usefixtures("any_umask")

@@ -29,6 +29,23 @@ def check_writable(path: str) -> None:
         raise _error(errno.EACCES, place)
 
 
+def check_link(path: str) -> None:
+    """Return if root may follow ``path``. A link that another user can make would lead root to any file.
+
+    :raises OSError: it is such a link, and this process is root's.
+    """
+    if os.name != "posix" or os.geteuid() != 0:
+        return
+    try:
+        found = os.lstat(path)
+        folder = os.stat(os.path.dirname(os.path.abspath(path)))
+    except (OSError, ValueError):
+        return  # to be made; or to be found out when it is opened
+    is_foreign = found.st_uid != 0 or folder.st_uid != 0 or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if stat.S_ISLNK(found.st_mode) and is_foreign:
+        raise OSError(errno.ELOOP, "a link of another user, or in a directory of one", path)
+
+
 def this_user() -> str:
     """Return how to call the user of this process in a message."""
     try:

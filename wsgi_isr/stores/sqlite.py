@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from ..errors import ConfigError, StoreUnavailable
 from .base import Many, Store, Token, Versioned, route
+from .files import check_link
 from .forks import ForkAware, watch
 from .memory import MAX_BYTES, SMALLEST, MemoryStore
 from .sqlite_file import FileBroken, NotOurs
@@ -175,7 +176,13 @@ class SQLiteStore(ForkAware, Store):
 
 
 def _refuse_impossible(path: str) -> None:
-    """:raises ConfigError: where no file can be, whatever the operator does to disk and permissions."""
+    """:raises ConfigError: where no file can be, whatever the operator does to disk and permissions; or root would
+    follow a link of another user."""
+    try:
+        check_link(path)
+    except OSError as error:
+        remedy = "name the file that it leads to, or run this as the user of the app"
+        raise ConfigError("store", f"{path} is {error.strerror}", remedy) from error
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, PermissionError):

@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import StoreUnavailable
-from .files import check_writable, this_user
+from .files import check_link, check_writable, this_user
 from .forks import ForkAware, watch
 
 #: Run on each new connection. NORMAL: in WAL mode a killed process loses nothing, a power cut may lose
@@ -294,7 +294,11 @@ class DatabaseFile(ForkAware):
 
 
 def _create(path: str) -> None:
-    """The file and the directories above it, where missing, for this user only: pages may be private."""
+    """The file and the directories above it, where missing, for this user only: pages may be private.
+
+    :raises OSError: it cannot be made, or root would follow a link of another user.
+    """
+    check_link(path)
     if os.path.exists(path):
         return
     missing = []

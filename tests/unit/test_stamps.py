@@ -1,0 +1,64 @@
+"""How often the tags of copies that are served are read, so that a store does not take them for unused."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from wsgi_isr.entry import Proof
+from wsgi_isr.stamps import ABSENT, Stamps
+from wsgi_isr.stores.base import Many
+from wsgi_isr.stores.memory import MemoryStore
+
+
+class Counting(MemoryStore):
+    """Counts how often each key is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: Counter[str] = Counter()
+
+    def get_many(self, keys: Sequence[str]) -> Many:
+        self.reads.update(keys)
+        return super().get_many(keys)
+
+
+class Served:
+    """A process that serves copies with ``tags`` in every half second of a fake clock."""
+
+    def __init__(self, tags: int, stamp: bytes = b"stamp") -> None:
+        self.now = 0.0
+        self.store = Counting()
+        self.stamps = Stamps(
+            self.store, lambda tag: tag, lambda node: f"epoch:{node}", coherence=0, monotonic=lambda: self.now
+        )
+        self._proof = Proof(tuple((str(number), stamp) for number in range(tags)))
+
+    def reads_in(self, seconds: float) -> set[int]:
+        """Return how often each tag was read meanwhile."""
+        self.store.reads.clear()
+        for _ in range(int(seconds * 2)):
+            self.now += 0.5
+            self.stamps.keep_alive(self._proof)
+            for _ in range(64):
+                self.stamps.ask()
+        return {count for key, count in self.store.reads.items() if not key.startswith("epoch:")}
+
+
+@pytest.mark.parametrize(
+    ("tags", "seconds"), [(1, 2), (400, 2), (1000, 5), (4000, 20), (8000, 20)], ids=lambda value: str(value)
+)
+def test_the_fewer_tags_are_in_use_the_more_often_they_are_read(tags: int, seconds: int) -> None:
+    served = Served(tags)
+    served.reads_in(seconds)  # from the first time that they are seen
+    assert served.reads_in(3 * seconds) == {3}
+    assert served.stamps.read_again == seconds
+
+
+def test_a_tag_that_does_not_exist_is_not_read() -> None:
+    for stamp in (ABSENT, b""):
+        served = Served(1000, stamp)
+        assert served.reads_in(60) == set()
+        assert served.stamps.read_again == 2
