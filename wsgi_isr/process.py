@@ -37,7 +37,8 @@ from .wrapping import configured
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-_beginning = threading.Lock()
+# By process id: each lock is made where it is first needed, after gevent has patched the process.
+_beginning: dict[int, threading.Lock] = {}
 # For scripts that only use cached functions: as the environment says, like ISR() itself.
 _alone: Engine | None = None
 
@@ -47,10 +48,14 @@ def _homes() -> list[Engine]:
     if instances:
         return list({_place(isr): isr.begin() for isr in list(instances)}.values())
     global _alone
-    with _beginning:
-        if _alone is None:
+    with _beginning.setdefault(os.getpid(), threading.Lock()):
+        if is_new := _alone is None:
             _alone = _begin_alone()
-        return [_alone]
+        alone = _alone
+    if is_new and alone.presence is not None and engine.stand_in is None:
+        # Here: a script may be over before a thread has had its turn. Outside of the lock: it asks the store.
+        alone.presence.look_quietly()
+    return [alone]
 
 
 def _begin_alone() -> Engine:
@@ -64,10 +69,7 @@ def _begin_alone() -> Engine:
         return Engine(config, NullStore(), events)
     opened = store if isinstance(store, Store) else open_store(store)
     journal = journal_for(config.settings.journal, opened, config.folder)
-    alone = Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
-    if alone.presence is not None:
-        alone.presence.look_quietly()  # here: a script may be over before a thread has had its turn
-    return alone
+    return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
 
 
 def exchange_alone(other: Engine | None) -> Engine | None:
@@ -83,7 +85,7 @@ live_in(_homes)
 def _after_fork() -> None:
     # Threads, flights and locks of the parent do not exist here; L1 begins empty.
     global _alone, _beginning
-    _beginning = threading.Lock()
+    _beginning = {}
     _alone = None
     for isr in instances:
         isr.begin_anew()
