@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from . import keys
 from . import options as o
+from .courier import courier
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Broken, Delivered, Events, Invalidated
 from .journal import Journal, Kept
@@ -208,6 +209,7 @@ class Invalidator:
             outcome = "it does not keep the undelivered tags"
             self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
+        courier.start()  # where its thread could not start before
         return self.journal.path
 
     # The journal ---------------------------------------------------------------------------------------

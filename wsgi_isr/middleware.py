@@ -55,6 +55,7 @@ from .respond import (
 )
 from .stores import open_store
 from .stores.base import Store
+from .stores.forks import look as look_for_fork
 from .stores.null import NullStore
 from .task import Answer, Coming, Failed, PassedOn, Served
 from .wrapping import Wrapper, caller, check_app, configured, site_of
@@ -160,6 +161,8 @@ class ISR(Wrapper):
                     start_response(NOT_MODIFIED, unchanged.copy())
                     return []
 
+        if not live.is_here:
+            live = self.begin(environ)
         if live.keeps and is_served_by(environ):
             live = self.begin(environ, again=True)
         began, draft = live.monotonic(), False
@@ -386,11 +389,14 @@ class ISR(Wrapper):
         :param again: whether that was not known when it was made.
         """
         live = self._live
-        if live is not None and not again:
+        if live is not None and live.is_here and not again:
             return live
         # The lock is made here, where gevent has patched the process. One from before the patch would stop all
         # greenlets, once one of them yields while it holds the lock.
         with self._beginning.setdefault(os.getpid(), threading.Lock()):
+            look_for_fork()
+            if self._live is not None and not self._live.is_here:
+                self._forget_parent()
             known = self.development
             if (self._live is None or again) and (known is None or not known.is_meant):
                 development = self._look_for_development(self.app, environ)
@@ -487,6 +493,9 @@ class ISR(Wrapper):
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
         self._beginning = {}
+        self._forget_parent()
+
+    def _forget_parent(self) -> None:
         self.pages.begin_anew()
         self._live = None
         self.is_serving = False
