@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
@@ -141,6 +142,8 @@ class Invalidator:
         self._registry = registry
         self._is_own = is_own
         self._is_known = is_known
+        #: The ids of the lines of other node lists that this store was told.
+        self._told: set[str] = set()
         #: Since when another process has had its turn to deliver; ``None`` where none has.
         self._waits_since: float | None = None
         #: When a journal that cannot be read is reported again.
@@ -204,13 +207,19 @@ class Invalidator:
         if self.journal is None:
             return None
         try:
-            self.journal.keep(self._space, names, mode, self._store.places)
+            nodes = [self._place_of(name) for name in names]
+            self.journal.keep(self._space, names, mode, self._store.places, nodes)
         except OSError as error:
             outcome = "it does not keep the undelivered tags"
             self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
         courier.start()  # where its thread could not start before
         return self.journal.path
+
+    def _place_of(self, name: str) -> str:
+        """Return the place, among those of the store, that has a tag."""
+        place = f"{self._store.scheme}://{self._store.node_of(self._names.tag(name))}"
+        return place if place in self._store.places else self._store.places[0]
 
     # The journal ---------------------------------------------------------------------------------------
 
@@ -267,13 +276,22 @@ class Invalidator:
             return (), {}
         delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
-        for batch in _batches(self.journal.lines(self._space, self._store.places)):
+        places, place_of = self._store.places, functools.cache(self._place_of)
+        lines = self.journal.lines(self._space, places)
+        own = {line.id: line.settled_by(places, place_of) for line in lines}
+        # A line of another node list is told to this store as well, once. Only a store that has the tags on the node
+        # that missed them may settle it.
+        todo = [line for line in lines if own[line.id] or line.id not in self._told]
+        todo = [line.without({*line.tags} - own[line.id]) if line.id in self._told else line for line in todo]
+        self._told = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
+        for batch in _batches(todo):
             tags = dict.fromkeys(tag for line in batch for tag in line.tags)
             undelivered = self._deliver(tags, Mode(batch[0].mode))
-            failed |= undelivered
-            if len(undelivered) < len(tags):
-                delivered |= dict.fromkeys(tag for tag in tags if tag not in undelivered)
-                self.journal.settle({line.id: [t for t in line.tags if t in undelivered] for line in batch})
+            settled = {line.id: [tag for tag in own[line.id] if tag not in undelivered] for line in batch}
+            failed |= {tag: undelivered[tag] for line in batch for tag in own[line.id] if tag in undelivered}
+            if any(settled.values()):
+                delivered |= dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
+                self.journal.settle(settled)
         if delivered:
             self._after()
         if delivered or failed:

@@ -9,12 +9,12 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from . import keys
-from .errors import ConfigError
+from .errors import ConfigError, listed
 from .stamps import Mode
 from .stores.base import Store
 from .stores.files import check_writable
@@ -26,24 +26,47 @@ LOCK_TIMEOUT = 5.0
 #: Bytes: below the first, a new line is compared with those that are there; beyond the second, the lines of a site
 #: become one for all of its pages.
 SEARCHED, MAX_BYTES = 1024 * 1024, 8 * 1024 * 1024
+#: Seconds after which a line is dropped, with a warning: its node was removed for good, or is empty when it comes back.
+KEPT_FOR = 7 * 24 * 3600.0
 
 _MODES = [mode.value for mode in Mode]
 
 
 class Kept(NamedTuple):
     """One line: ``tags`` that the store at ``places`` has missed. Each call writes a line with an ``id`` of its own, so
-    that the end of a delivery never removes what was kept while it went on."""
+    that the end of a delivery never removes what was kept while it went on.
+
+    ``nodes`` are the places that missed the tags, one for each tag. A tag is delivered by a store that has it there: a
+    store of another node list may have it elsewhere. Without ``nodes``, a store of the same places delivers the line.
+    ``since`` is the Unix time at which it was kept."""
 
     namespace: str
     tags: tuple[str, ...]
     mode: str
     places: tuple[str, ...]
     id: str
+    nodes: tuple[str, ...] = ()
+    since: float = 0.0
 
     @property
     def what(self) -> tuple[object, ...]:
-        """All but the ``id``: two lines that have it in common are delivered by one invalidation."""
-        return self[:-1]
+        """Return all but ``id`` and ``since``: one invalidation delivers two lines that have it in common."""
+        return (*self[:4], self.nodes)
+
+    def settled_by(self, places: Sequence[str], place_of: Callable[[str], str]) -> set[str]:
+        """Return the tags that are delivered once a store has invalidated them.
+
+        :param place_of: from a tag to the place where that store has it.
+        """
+        if not self.nodes:
+            return {*self.tags} if {*places} == {*self.places} else set()
+        return {tag for tag, node in zip(self.tags, self.nodes, strict=True) if place_of(tag) == node}
+
+    def without(self, tags: Collection[str]) -> Kept:
+        """Return the line without some of its tags."""
+        left = [index for index, tag in enumerate(self.tags) if tag not in tags]
+        nodes = tuple(self.nodes[index] for index in left) if self.nodes else ()
+        return self._replace(tags=tuple(self.tags[index] for index in left), nodes=nodes)
 
 
 class Journal:
@@ -53,7 +76,8 @@ class Journal:
     mode 0600, and a new directory 0700.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.path = os.path.abspath(path)
         self._lock = f"{self.path}.lock"
         self._turn = f"{self.path}.turn"
@@ -80,6 +104,8 @@ class Journal:
     def lines(self, namespace: str, places: Sequence[str]) -> list[Kept]:
         """Return the lines of a site, oldest first: of its namespace, and of a store that shares a place with its own.
 
+        Lines that are older than :data:`KEPT_FOR` are dropped, with a warning, whatever site they are of.
+
         The lock is not held while they are delivered: that may take a while, and delivering a line twice is harmless.
 
         :raises OSError: the file cannot be read.
@@ -87,15 +113,22 @@ class Journal:
         if not os.path.lexists(self.path):
             return []
         with self._locked():
-            return [line for line in self._read() if _is_of(line, namespace, places)]
+            return [line for line in self._drop_old(self._read()) if _is_of(line, namespace, places)]
 
-    def keep(self, namespace: str, tags: Sequence[str], mode: str, places: Sequence[str]) -> None:
-        """Add a line, in place of one that says the same. :raises OSError: it cannot be written."""
-        line = Kept(namespace, tuple(tags), mode, tuple(places), os.urandom(8).hex())
+    def keep(
+        self, namespace: str, tags: Sequence[str], mode: str, places: Sequence[str], nodes: Sequence[str] = ()
+    ) -> None:
+        """Add a line, in place of one that says the same.
+
+        :param nodes: the places that missed the tags, one for each.
+        :raises OSError: it cannot be written.
+        """
+        number = os.urandom(8).hex()
+        line = Kept(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), self._clock())
         with self._locked():
             size = self._size()
             if size > MAX_BYTES:
-                self._replace(_condensed([*self._read(), line], namespace, places))
+                self._replace(_condensed([*self._read(), line]))
                 return
             lines = self._read() if size <= SEARCHED else []
             if any(other.what == line.what for other in lines):
@@ -110,14 +143,14 @@ class Journal:
             if is_new:
                 self._sync_folder()
 
-    def settle(self, left: Mapping[str, Sequence[str]]) -> None:
-        """Note that lines were delivered, but for some of their tags.
+    def settle(self, delivered: Mapping[str, Collection[str]]) -> None:
+        """Note that some tags of lines were delivered.
 
-        :param left: id to the tags that are still to be delivered. The others' order stays.
+        :param delivered: id to these tags. The others' order stays.
         :raises OSError: the file cannot be written.
         """
         with self._locked():
-            lines = [line._replace(tags=tuple(left.get(line.id, line.tags))) for line in self._read()]
+            lines = [line.without(delivered.get(line.id, ())) for line in self._read()]
             self._replace([line for line in lines if line.tags])
 
     @contextmanager
@@ -138,6 +171,21 @@ class Journal:
             finally:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
+    def _drop_old(self, lines: Sequence[Kept]) -> Sequence[Kept]:
+        now = self._clock()
+        young = [line for line in lines if now - line.since <= KEPT_FOR]
+        if len(young) < len(lines):
+            old = [line for line in lines if now - line.since > KEPT_FOR]
+            self._replace(young)
+            _log.warning(
+                "%d lines were dropped from %s: for more than %d days no process could deliver them; missed by: %s",
+                len(old),
+                self.path,
+                KEPT_FOR // 86400,
+                listed(sorted({node for line in old for node in line.nodes or line.places})),
+            )
+        return young
+
     def _size(self) -> int:
         try:
             return os.stat(self.path).st_size
@@ -147,7 +195,7 @@ class Journal:
     def _read(self) -> list[Kept]:
         try:
             with open(self.path, encoding="utf-8", errors="replace", opener=_private) as lines:
-                return [line for text in lines if (line := _parse(text)) is not None]
+                return [line for text in lines if (line := _parse(text, self._clock())) is not None]
         except FileNotFoundError:
             return []
 
@@ -220,11 +268,25 @@ def journal_for(given: str | bool | None, store: Store, folder: str) -> Journal 
     return journal
 
 
-def _condensed(lines: Sequence[Kept], namespace: str, places: Sequence[str]) -> list[Kept]:
-    """Return ``lines`` with one for all pages in place of those of a site. It covers them, and the file stays small."""
-    own = [line for line in lines if _is_of(line, namespace, places)]
-    hardest = max((line.mode for line in own), key=_MODES.index)
-    return [*(line for line in lines if line not in own), own[-1]._replace(tags=(keys.EVERYTHING,), mode=hardest)]
+def _condensed(lines: Sequence[Kept]) -> list[Kept]:
+    """Return ``lines`` with one for all pages in place of those of the last line's site. It covers them, and the file
+    stays small. Where the lines of other sites fill the file, each of these sites gets one, too."""
+    own = lines[-1]
+    left = [line for line in lines if _site_of(line) != _site_of(own)]
+    groups = {_site_of(own): [line for line in lines if _site_of(line) == _site_of(own)]}
+    if sum(len(_line(line)) for line in left) > MAX_BYTES // 2:
+        for line in left:
+            groups.setdefault(_site_of(line), []).append(line)
+        left = []
+    for group in groups.values():
+        hardest = max((line.mode for line in group), key=_MODES.index)
+        # Without nodes: which one has the tag of all pages is known to a store of these places alone.
+        left.append(group[-1]._replace(tags=(keys.EVERYTHING,), mode=hardest, nodes=()))
+    return left
+
+
+def _site_of(line: Kept) -> tuple[str, frozenset[str]]:
+    return line.namespace, frozenset(line.places)
 
 
 def _is_of(line: Kept, namespace: str, places: Sequence[str]) -> bool:
@@ -241,12 +303,13 @@ def _line(line: Kept) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def _parse(text: str) -> Kept | None:
+def _parse(text: str, now: float) -> Kept | None:
     """A line cut short by a crash in the middle of an append belongs to a call that was never answered."""
     try:
-        namespace, tags, mode, places, number = json.loads(text)
-        line = Kept(namespace, tuple(tags), mode, tuple(places), number)
+        namespace, tags, mode, places, number, nodes, since = (*json.loads(text), (), now)[:7]
+        line = Kept(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), float(since))
     except (ValueError, TypeError):
         return None
-    words = (line.namespace, line.mode, line.id, *line.tags, *line.places)
-    return line if all(type(word) is str for word in words) and line.mode in _MODES and line.tags else None
+    words = (line.namespace, line.mode, line.id, *line.tags, *line.places, *line.nodes)
+    is_whole = all(type(word) is str for word in words) and len(line.nodes) in (0, len(line.tags))
+    return line if is_whole and line.mode in _MODES and line.tags else None

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.behaviour.conftest import MakeSite
-from tests.behaviour.nodes import RULES, TAGS, spread
+from tests.behaviour.nodes import RULES, TAGS, Nodes, spread
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
 from wsgi_isr import InvalidationError, invalidate, replay
 from wsgi_isr.events import Delivered
 from wsgi_isr.invalidate import Invalidator
 from wsgi_isr.journal import Journal
+from wsgi_isr.keys import Keyspace
 
 MODES = ["stale", "expire", "purge"]
 
@@ -139,3 +140,42 @@ def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
         monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_PATIENCE", 0.0)
         assert site.isr.deliver_kept() is False
     assert len(site.happened(Delivered)) == 1
+
+
+# Another list of nodes ----------------------------------------------------------------------------------
+
+
+class Other(Nodes):
+    """The same nodes but for the first."""
+
+    nodes = ("b:1", "c:1", "d:1")
+
+
+def test_only_a_store_that_has_a_tag_on_the_node_that_missed_it_takes_it_out_of_the_journal(
+    make_site: MakeSite, clock: Clock, tmp_path: Path
+) -> None:
+    # A rolling change of the node list: processes with the old list and with the new one share the journal.
+    journal = Journal(str(tmp_path / "journal"))
+    site, store = spread(make_site, clock, journal=journal.path)
+    store.unplugged = {"a:1", "b:1"}
+    pending = site.isr.invalidate(tags=TAGS).pending
+    key = Keyspace(site.isr.configuration.settings.namespace).tag
+    other = Other(clock)
+    both = {name for name in pending if store.node_of(key(name)) == other.node_of(key(name)) == "b:1"}
+    assert set() < both < {*pending}
+    elsewhere = Invalidator(other, site.isr.configuration.settings.namespace, journal)
+
+    assert elsewhere.deliver_kept() is False
+    assert {tag for line in journal.lines("default", store.places) for tag in line.tags} == {*pending} - both
+    # It was told the rest, once: a page of it that has one of these tags is not shown, either.
+    assert all(other.get(key(name)) is not None for name in pending)
+    told = [other.get(key(name)) for name in pending]
+    assert elsewhere.deliver_kept() is False
+    assert [other.get(key(name)) for name in pending] == told
+
+    store.unplugged = set()
+    assert site.isr.deliver_kept() is False
+    assert journal.is_empty()
+    for path in RULES:
+        if f"tag:{path[1:]}" in {*pending} - both:
+            assert site.visit(path).label == "EXPIRED", path
