@@ -112,6 +112,11 @@ class Courier:
         finally:
             self._is_off = before
 
+    @property
+    def is_at_work(self) -> bool:
+        """Return whether this process delivers journals of its apps by itself."""
+        return not self._is_off and bool(self._attended)
+
     def start(self) -> None:
         """Start the thread, if there is a journal and no thread that runs."""
         own = self._own

@@ -174,7 +174,8 @@ class Invalidator:
         journal = self._keep(tuple(undelivered), mode) if undelivered else None
         found = [*advice(names, absent, apps, self._store, self._space, self._is_own)]
         loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
-        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet))
+        is_attended = self._is_own and courier.is_at_work
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
         if undelivered and journal is None:
             delivered = tuple(name for name in names if name not in undelivered)
             raise InvalidationError(delivered, undelivered)

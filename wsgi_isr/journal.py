@@ -242,11 +242,13 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def journal_for(given: str | bool | None, store: Store, folder: str) -> Journal | None:
+def journal_for(given: str | bool | None, store: Store, folder: str, begins: bool = True) -> Journal | None:
     """Return the journal of a site, checked; ``None`` where it has none.
 
     :param given: the option ``journal``. By default there is one for stores on other machines.
     :param folder: where that one is.
+    :param begins: whether the default may be a new file. A job outside of the app may run in another folder, and no
+        process would deliver a file that is there.
     :raises ConfigError: the file that was named cannot be written.
     """
     if isinstance(given, str):
@@ -256,6 +258,8 @@ def journal_for(given: str | bool | None, store: Store, folder: str) -> Journal 
     if given is not None or not store.remote:
         return None
     journal = Journal(os.path.join(folder, "journal"))
+    if not begins and not os.path.lexists(journal.path):
+        return None
     try:
         journal.check()
     except ConfigError as error:

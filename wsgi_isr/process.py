@@ -68,7 +68,7 @@ def _begin_alone() -> Engine:
         development.announce()
         return Engine(config, NullStore(), events)
     opened = store if isinstance(store, Store) else open_store(store)
-    journal = journal_for(config.settings.journal, opened, config.folder)
+    journal = journal_for(config.settings.journal, opened, config.folder, begins=False)
     return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
 
 
@@ -145,7 +145,7 @@ def invalidate(
         settings this process has loaded; else ``WSGI_ISR_STORE``. With ``null://``, and with the ``memory://`` of
         another process, there is nothing to invalidate: the receipt says so.
     :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what cannot be
-        delivered, or ``False`` for none; by default there is one for stores on other machines.
+        delivered, or ``False`` for none; by default that of the app in the current folder, where there is one already.
     :returns: once every node that it concerns has acknowledged it, or the journal keeps the rest (``Receipt.pending``).
     :raises InvalidationError: something was not delivered, and nothing keeps it; repeating is always safe.
     :raises ConfigError: nothing was named, or no store is known.
@@ -198,7 +198,7 @@ def replay(
     given = _given(store, namespace, journal)
     if _unseen(given) is not None:
         return ()
-    with _elsewhere(given) as invalidator:
+    with _elsewhere(given, begins=True) as invalidator:
         if invalidator.journal is None:
             raise ConfigError("journal", "no journal is known", "give journal=, or set WSGI_ISR_JOURNAL")
         return invalidator.replay()
@@ -285,13 +285,13 @@ def _is_unseen(store: object) -> TypeGuard[str]:
 
 
 @contextmanager
-def _elsewhere(given: Config) -> Iterator[Invalidator]:
-    """An invalidator for a store that is in no app of this process."""
+def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
+    """An invalidator for a store that is in no app of this process. :param begins: see :func:`journal_for`."""
     settings = given.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
         registry = Registry(opened, settings.namespace, settings.signing_key)
-        journal = journal_for(settings.journal, opened, state_folder(None))
+        journal = journal_for(settings.journal, opened, state_folder(None), begins)
         yield Invalidator(opened, settings.namespace, journal, Events(log_events()), registry=registry)
     finally:
         if opened is not settings.store:

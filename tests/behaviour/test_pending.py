@@ -12,7 +12,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.nodes import RULES, TAGS, Nodes, spread
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
-from wsgi_isr import InvalidationError, invalidate, replay
+from wsgi_isr import InvalidationError, invalidate, process, replay
 from wsgi_isr.events import Delivered
 from wsgi_isr.invalidate import Invalidator
 from wsgi_isr.journal import Journal
@@ -179,3 +179,39 @@ def test_only_a_store_that_has_a_tag_on_the_node_that_missed_it_takes_it_out_of_
     for path in RULES:
         if f"tag:{path[1:]}" in {*pending} - both:
             assert site.visit(path).label == "EXPIRED", path
+
+
+# A job outside of any app -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a store whose only node is away, in a process without an app, in a folder of its own."""
+    monkeypatch.setattr(process, "state_folder", lambda app: str(tmp_path / ".wsgi_isr"))
+    return "memcached://127.0.0.1:1"
+
+
+def test_a_job_in_a_folder_without_a_journal_promises_no_delivery(job: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidationError) as raised:
+        invalidate(tags=["posts"], store=job)
+    assert raised.value.journal is None
+    assert list(tmp_path.iterdir()) == []
+    assert replay(store=job) == ()
+
+
+@pytest.mark.parametrize("which", ["the default", "named"])
+def test_a_job_uses_the_journal_of_the_app_and_says_who_delivers_it(
+    job: str, which: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    default = tmp_path / ".wsgi_isr" / "journal"
+    if which == "the default":
+        default.parent.mkdir()
+        default.touch()
+    named = None if which == "the default" else str(tmp_path / "journal")
+    receipt = invalidate(tags=["posts"], store=job, journal=named)
+    assert receipt.journal == (named or str(default))
+    (line,) = [text for text in caplog.messages if text.startswith("pending")]
+    assert line.endswith(
+        f"it is kept in {receipt.journal}, and delivered by an app with journal= this file, or by wsgi-isr replay, "
+        "once the node is back"
+    )
