@@ -211,7 +211,7 @@ class Invalidator:
             nodes = [self._place_of(name) for name in names]
             self.journal.keep(self._space, names, mode, self._store.places, nodes)
         except OSError as error:
-            outcome = "it does not keep the undelivered tags"
+            outcome = f"it does not keep the undelivered tags ({self.journal.said(error)})"
             self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
         courier.start()  # where its thread could not start before

@@ -17,7 +17,7 @@ from . import keys
 from .errors import ConfigError, listed
 from .stamps import Mode
 from .stores.base import Store
-from .stores.files import check_writable
+from .stores.files import check_writable, owner_of, this_user
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -87,11 +87,22 @@ class Journal:
 
         :raises ConfigError: it cannot.
         """
+        if os.path.islink(self.path):
+            target = os.path.realpath(self.path)
+            raise ConfigError("journal", f"{self.path} is a symbolic link", f"name the file itself: {target}")
         try:
             for path in (self.path, self._lock):
                 check_writable(path)
         except OSError as error:
-            raise ConfigError("journal", f"{self.path}: {error.strerror}", "name a file that can be written") from error
+            raise ConfigError("journal", self.said(error), "name a file that can be written") from error
+
+    def said(self, error: OSError) -> str:
+        """Return what is wrong with the files, for a message: where one is closed to this user, with its owner."""
+        text = f"{self.path}: {error.strerror}"
+        if isinstance(error, PermissionError):
+            place = str(error.filename or self.path)
+            text += f": {place} belongs to {owner_of(place)}, and this process is {this_user()}"
+        return text
 
     def is_empty(self) -> bool:
         """Return whether nothing is kept, for any site. It costs one ``stat``."""
@@ -223,7 +234,7 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # A file of its own: the journal itself is replaced, and a lock on it would go with it.
-        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        _make_folder(os.path.dirname(self.path))
         deadline = time.monotonic() + LOCK_TIMEOUT
         with open(self._lock, "ab", opener=_private) as lock:
             while True:
@@ -297,9 +308,30 @@ def _is_of(line: Kept, namespace: str, places: Sequence[str]) -> bool:
     return line.namespace == namespace and not {*line.places}.isdisjoint(places)
 
 
+def _make_folder(path: str) -> None:
+    """Make a directory for this user only, and those above it; where root makes one, for the owner of that above."""
+    if os.path.isdir(path):
+        return
+    _make_folder(above := os.path.dirname(path))
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        if os.geteuid() == 0:
+            found = os.stat(above)
+            os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
+
+
 def _private(path: str, flags: int) -> int:
     """Open a file that, where it is new, is for this user only: tags and paths may be private, as in the store. A link
-    in its place is not followed."""
+    in its place is not followed.
+
+    Root may run a job of an app whose processes are another user's. A file that root makes belongs to the owner of the
+    folder. A file that is there already keeps its owner: it may be a hard link to any."""
+    if os.geteuid() == 0 and flags & os.O_CREAT:
+        with suppress(FileExistsError):
+            file = os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            folder = os.stat(os.path.dirname(path))
+            os.fchown(file, folder.st_uid, folder.st_gid)
+            return file
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 

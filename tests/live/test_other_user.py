@@ -238,7 +238,7 @@ def test_root_makes_no_file_behind_links_in_the_place_of_those_of_the_store(
     roots.mkdir()
     roots.chmod(0o700)
     env |= {"WSGI_ISR_JOURNAL": f"{own}/journal"}
-    for name in ("journal", "journal.lock", "pages.sqlite3", "pages.sqlite3-wal", "pages.sqlite3-shm"):
+    for name in ("journal.lock", "journal.turn", "pages.sqlite3", "pages.sqlite3-wal", "pages.sqlite3-shm"):
         (own / name).symlink_to(roots / name)
     with serve(preload=True) as server:
         assert ask(server.port).status == 200
