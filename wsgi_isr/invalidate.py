@@ -22,6 +22,9 @@ from .stores.base import Store
 _BATCH = 1000
 #: Seconds after which a process delivers although another one says that it does: that one may have been stopped.
 _PATIENCE = 3.0
+#: Seconds after which a journal is read again although neither file nor nodes have changed: lines may be due to be
+#: dropped.
+_READ_AGAIN = 60.0
 #: Seconds between two reports of a journal that cannot be read.
 _COMPLAINS_EVERY = 60.0
 
@@ -110,6 +113,15 @@ def check_mode(mode: str) -> Mode:
     return Mode(mode)
 
 
+class _Round(NamedTuple):
+    """A delivery: the ``state`` of the journal before it, a key on each node that it did not reach, and the monotonic
+    time from which on the journal is read again in any case."""
+
+    state: object
+    keys: tuple[str, ...]
+    over: float
+
+
 class Invalidator:
     """Invalidates in one store and namespace.
 
@@ -142,6 +154,7 @@ class Invalidator:
         self._registry = registry
         self._is_own = is_own
         self._is_known = is_known
+        self._last: _Round | None = None
         #: The ids of the lines of other node lists that this store was told.
         self._told: set[str] = set()
         #: Since when another process has had its turn to deliver; ``None`` where none has.
@@ -244,6 +257,8 @@ class Invalidator:
         """
         if self.journal is None or not self._store.keeps or self.journal.is_empty():
             return False
+        if (last := self._last) is not None and not self._has_news(last):
+            return bool(last.keys)
         try:
             with self.journal.turn() as is_ours:
                 now = time.monotonic()
@@ -260,9 +275,22 @@ class Invalidator:
                 self._cannot_replay(error, "it is tried again")
             return True
 
+    def _has_news(self, last: _Round) -> bool:
+        """Return whether there is a reason to deliver again: the file has changed, or a node may be back."""
+        assert self.journal is not None
+        if time.monotonic() >= last.over or self.journal.state() != last.state:
+            return True
+        return not all(map(self._store.is_displaced, last.keys))
+
     def _replay_quietly(self) -> tuple[str, ...]:
+        """Deliver beside an invalidation, unless another process does, or nothing has changed since it failed."""
+        if self.journal is None or self.journal.is_empty():
+            return ()
+        if self._last is not None and not self._has_news(self._last):
+            return ()
         try:
-            return self._replay()[0]
+            with self.journal.turn() as is_ours:
+                return self._replay()[0] if is_ours else ()
         except OSError as error:
             self._cannot_replay(error, "the next invalidation tries it again")
             return ()
@@ -277,6 +305,7 @@ class Invalidator:
             return (), {}
         delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
+        state = self.journal.state()
         places, place_of = self._store.places, functools.cache(self._place_of)
         lines = self.journal.lines(self._space, places)
         own = {line.id: line.settled_by(places, place_of) for line in lines}
@@ -293,6 +322,8 @@ class Invalidator:
             if any(settled.values()):
                 delivered |= dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
                 self.journal.settle(settled)
+        away = {place_of(tag): self._names.tag(tag) for tag in failed}
+        self._last = _Round(state, tuple(away.values()), time.monotonic() + _READ_AGAIN)
         if delivered:
             self._after()
         if delivered or failed:

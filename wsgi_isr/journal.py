@@ -25,7 +25,7 @@ _log = logging.getLogger("wsgi_isr")
 LOCK_TIMEOUT = 5.0
 #: Bytes: below the first, a new line is compared with those that are there; beyond the second, the lines of a site
 #: become one for all of its pages.
-SEARCHED, MAX_BYTES = 1024 * 1024, 8 * 1024 * 1024
+SEARCHED, MAX_BYTES = 16 * 1024, 8 * 1024 * 1024
 #: Seconds after which a line is dropped, with a warning: its node was removed for good, or is empty when it comes back.
 KEPT_FOR = 7 * 24 * 3600.0
 
@@ -111,6 +111,14 @@ class Journal:
         except OSError:
             return True
         return found.st_size == 0 or not stat.S_ISREG(found.st_mode)
+
+    def state(self) -> tuple[int, int, int] | None:
+        """Return a value that changes when a line is kept or settled; ``None`` without a file."""
+        try:
+            found = os.lstat(self.path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def lines(self, namespace: str, places: Sequence[str]) -> list[Kept]:
         """Return the lines of a site, oldest first: of its namespace, and of a store that shares a place with its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from tests.behaviour.nodes import RULES, TAGS, Nodes, spread
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
 from wsgi_isr import InvalidationError, invalidate, process, replay
+from wsgi_isr import journal as module
 from wsgi_isr.events import Delivered
 from wsgi_isr.invalidate import Invalidator
-from wsgi_isr.journal import Journal
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.journal import Journal, Kept
+from wsgi_isr.keys import Keyspace, path_tag
 
+#: Distinct paths that a flood writes to.
+POSTS = 10_000
 MODES = ["stale", "expire", "purge"]
 
 
@@ -140,6 +144,91 @@ def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
         monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_PATIENCE", 0.0)
         assert site.isr.deliver_kept() is False
     assert len(site.happened(Delivered)) == 1
+
+
+# While a node is away -----------------------------------------------------------------------------------
+
+
+class Known(Nodes):
+    """Nodes of which it is known when they are away, as of memcached's."""
+
+    def is_displaced(self, key: str) -> bool:
+        return self.node_of(key) in self.unplugged
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The journals that were read."""
+    found: list[str] = []
+    read = Journal.lines
+    monkeypatch.setattr(Journal, "lines", lambda self, *of: found.append(self.path) or read(self, *of))
+    return found
+
+
+def test_a_journal_is_not_read_again_until_it_or_a_node_has_changed(
+    clock: Clock, tmp_path: Path, reads: list[str]
+) -> None:
+    store, journal = Known(clock), Journal(str(tmp_path / "journal"))
+    one, other = (Invalidator(store, "default", journal) for _ in range(2))
+    store.unplugged = {*store.nodes}
+    one.invalidate(["tag:a"])
+    assert [one.deliver_kept() for _ in range(5)] == [True] * 5
+    assert len(reads) == 1
+    other.invalidate(["tag:b"])  # the file has changed
+    assert [one.deliver_kept() for _ in range(5)] == [True] * 5
+    assert len(reads) == 2
+    store.unplugged = set()  # a node is back
+    assert one.deliver_kept() is False
+    assert journal.is_empty()
+
+
+def test_an_invalidation_reads_no_journal_that_is_empty_or_that_another_process_delivers(
+    clock: Clock, tmp_path: Path, reads: list[str]
+) -> None:
+    store, journal = Known(clock), Journal(str(tmp_path / "journal"))
+    invalidator = Invalidator(store, "default", journal)
+    invalidator.invalidate(["tag:a"])
+    assert reads == []
+    store.unplugged = {*store.nodes}
+    invalidator.invalidate(["tag:a"])
+    store.unplugged = set()
+    with Journal(journal.path).turn():
+        assert invalidator.invalidate(["tag:b"]).replayed == ()
+    assert reads == []
+    assert invalidator.invalidate(["tag:b"]).replayed == ("tag:a",)
+
+
+def test_an_anonymous_flood_of_writes_keeps_the_journal_small_and_each_line_cheap(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each POST invalidates the page at its URL (RFC 9111, 4.4), and any client can invent URLs.
+    written = 0
+    write = Journal._replace
+
+    def count(self: Journal, lines: list[Kept]) -> None:
+        nonlocal written
+        write(self, lines)
+        written += os.stat(self.path).st_size
+
+    monkeypatch.setattr(Journal, "_replace", count)
+    read = 0
+    parse = module._parse
+
+    def counted(text: str, now: float) -> Kept | None:
+        nonlocal read
+        read += 1
+        return parse(text, now)
+
+    monkeypatch.setattr(module, "_parse", counted)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    store, journal = Known(clock), Journal(str(tmp_path / "journal"))
+    invalidator = Invalidator(store, "default", journal)
+    store.unplugged = {*store.nodes}
+    for number in range(POSTS):
+        invalidator.invalidate([path_tag(f"/{number}")])
+    assert os.stat(journal.path).st_size <= module.MAX_BYTES
+    assert read <= 100 * POSTS
+    assert written <= 2 * module.MAX_BYTES
 
 
 # Another list of nodes ----------------------------------------------------------------------------------
