@@ -298,44 +298,6 @@ def test_a_line_is_what_it_was_after_its_way_to_the_disk(journal: Journal) -> No
     assert line == Kept("si te", tags, "purge", HERE, line.id, since=line.since)
 
 
-@pytest.mark.parametrize("kept_before", [False, True])
-def test_a_journal_that_root_makes_belongs_to_the_owner_of_the_folder(kept_before: bool, tmp_path: Path) -> None:
-    own = tmp_path / "own"
-    own.mkdir()
-    os.chown(own, 12345, 12346)
-    journal = Journal(str(own / "below" / "journal"))
-    for number in range(2 if kept_before else 1):
-        keep(journal, f"tag:{number}")
-    with journal.turn():
-        pass
-    if kept_before:
-        journal.settle({journal.lines("site", HERE)[0].id: ["tag:0"]})
-    found = {each.name: (each.stat().st_uid, each.stat().st_gid) for each in own.rglob("*")}
-    assert found == dict.fromkeys(["below", "journal", "journal.lock", "journal.turn"], (12345, 12346))
-
-
-def test_root_gives_away_no_file_that_was_there(tmp_path: Path) -> None:
-    own, roots = tmp_path / "own", tmp_path / "roots"
-    own.mkdir()
-    os.chown(own, 12345, 12345)
-    roots.touch()
-    os.link(roots, own / "journal")
-    keep(Journal(str(own / "journal")), "tag:a")
-    assert roots.stat().st_uid == os.geteuid()
-
-
-def test_a_file_of_another_user_is_an_error_that_names_the_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "journal"
-    path.touch()
-    os.chown(path, 12345, 12345)
-    monkeypatch.setattr(os, "access", lambda place, mode, **options: place != str(path))
-    with pytest.raises(ConfigError) as caught:
-        Journal(str(path)).check()
-    assert caught.value.problem.startswith(f"{path}: Permission denied: {path} belongs to user 12345, and this process")
-
-
 def test_a_path_that_is_a_link_is_refused_and_the_error_says_what_to_name(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "journal")
     with pytest.raises(ConfigError) as caught:
