@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 import weakref
@@ -54,6 +55,7 @@ from .respond import (
 )
 from .stores import open_store
 from .stores.base import Store
+from .stores.forks import look as look_for_fork
 from .stores.null import NullStore
 from .task import Answer, Coming, Failed, PassedOn, Served
 from .wrapping import Wrapper, caller, check_app, configured, site_of
@@ -105,7 +107,7 @@ class ISR(Wrapper):
         self._pause = pause
         if settings.debug:
             self.events.subscribe(log_decisions())
-        self._beginning = threading.Lock()
+        self._beginning: dict[int, threading.Lock] = {}
         #: Whether this process has answered a request for the app.
         self.is_serving = False
         #: The name of the app, in warnings and in the records of the store: the same in each process and each release.
@@ -159,6 +161,8 @@ class ISR(Wrapper):
                     start_response(NOT_MODIFIED, unchanged.copy())
                     return []
 
+        if not live.is_here:
+            live = self.begin(environ)
         if live.keeps and is_served_by(environ):
             live = self.begin(environ, again=True)
         began, draft = live.monotonic(), False
@@ -384,7 +388,15 @@ class ISR(Wrapper):
         :param environ: of that request, whose server may be one for development.
         :param again: whether that was not known when it was made.
         """
-        with self._beginning:
+        live = self._live
+        if live is not None and live.is_here and not again:
+            return live
+        # The lock is made here, where gevent has patched the process. One from before the patch would stop all
+        # greenlets, once one of them yields while it holds the lock.
+        with self._beginning.setdefault(os.getpid(), threading.Lock()):
+            look_for_fork()
+            if self._live is not None and not self._live.is_here:
+                self._forget_parent()
             known = self.development
             if (self._live is None or again) and (known is None or not known.is_meant):
                 development = self._look_for_development(self.app, environ)
@@ -392,8 +404,9 @@ class ISR(Wrapper):
                     self._settle(development)
             if self.development is not None and environ is not None:
                 self.development.announce()
-            if self._live is None:
-                self._live = Engine(
+            live, is_new = self._live, False
+            if live is None:
+                live = self._live = Engine(
                     self.configuration,
                     self.store,
                     self.events,
@@ -415,9 +428,10 @@ class ISR(Wrapper):
                     is_serving=lambda: self.is_serving,
                     inline=engine.stand_in is not None,
                 )
-                if self._journal is not None:
-                    courier.attend(self)
-            return self._live
+                is_new = True
+        if is_new and self._journal is not None:
+            courier.attend(self)  # outside of the lock: starting a thread yields under gevent
+        return live
 
     def invalidate(
         self,
@@ -478,7 +492,10 @@ class ISR(Wrapper):
 
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
-        self._beginning = threading.Lock()
+        self._beginning = {}
+        self._forget_parent()
+
+    def _forget_parent(self) -> None:
         self.pages.begin_anew()
         self._live = None
         self.is_serving = False
