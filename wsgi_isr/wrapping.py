@@ -33,7 +33,8 @@ def check_app(app: Any, option: str = "app", called: str = "") -> None:
             raise ConfigError(option, f"{name} is a class, not a WSGI application", f"wrap an object: {name}(...)")
         return
     try:
-        signature = inspect.signature(app)
+        # A decorator such as werkzeug's Request.application takes other arguments than the function inside of it.
+        signature = inspect.signature(app, follow_wrapped=False)
     except (TypeError, ValueError):  # one in C, say
         return
     try:
