@@ -15,8 +15,9 @@ from typing import Any
 import flask
 import pytest
 
-from wsgi_isr import ISR, ConfigError, source, wrap
-from wsgi_isr.source import PLATFORM_VARIABLES, digest_of, project_folder, release_of, state_folder
+from wsgi_isr import ISR, ConfigError, digest, source, wrap
+from wsgi_isr.digest import digest_of
+from wsgi_isr.source import PLATFORM_VARIABLES, project_folder, release_of, state_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -376,7 +377,7 @@ def test_beyond_a_number_of_files_and_bytes_the_size_alone_counts_and_that_is_sa
     tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     files = {f"shop/templates/{number:02d}.html": "x" * 100 for number in range(20)}
-    monkeypatch.setattr(source, "MAX_FILES", 10)
+    monkeypatch.setattr(digest, "MAX_FILES", 10)
     first = release(write(tmp_path, {**SHOP, **files}))
     (line,) = [record.getMessage() for record in caplog.records]
     assert 'write release="..."' in line
@@ -385,8 +386,8 @@ def test_beyond_a_number_of_files_and_bytes_the_size_alone_counts_and_that_is_sa
     assert release(tmp_path) == first
     write(tmp_path, {"shop/templates/19.html": "y" * 101})
     assert release(tmp_path) != first
-    monkeypatch.setattr(source, "MAX_FILES", 100)
-    monkeypatch.setattr(source, "MAX_BYTES", 200)
+    monkeypatch.setattr(digest, "MAX_FILES", 100)
+    monkeypatch.setattr(digest, "MAX_BYTES", 200)
     caplog.clear()
     first = release(tmp_path)
     write(tmp_path, {"shop/templates/19.html": "z" * 101})

@@ -1,0 +1,208 @@
+"""A digest of the content of an app's source: what tells one release from the next.
+
+The digest is made of relative paths and content, so that it is the same in each process, on each machine and in each
+version of Python. Modification times are no part of it: a checkout or an image has other ones.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+#: Files that are read, and bytes of them. What is beyond counts by its path and size alone.
+MAX_FILES, MAX_BYTES = 10_000, 64 * 1024 * 1024
+#: Files beyond these do not count at all.
+MAX_SEEN = 10 * MAX_FILES
+
+#: Folders of what an app writes, or of what others have written. One that is a Python package is source all the same.
+_NOT_SOURCE = frozenset(
+    {
+        *("__pycache__", "node_modules", "bower_components", "site-packages", "dist-packages", "venv", "env"),
+        *("data", "instance", "media", "upload", "uploads", "user_uploads", "files", "backup", "backups"),
+        *("cache", "caches", "log", "logs", "run", "tmp", "temp", "var", "build", "dist", "htmlcov"),
+    }
+)
+#: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
+_NOT_SOURCE_NAMES = (
+    *(".pyc", ".pyo", ".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
+    *(
+        ".log",
+        ".out",
+        ".pid",
+        ".sock",
+        ".lock",
+        ".swp",
+        ".swo",
+        ".tmp",
+        ".bak",
+        ".orig",
+        ".rej",
+        ".prof",
+        "~",
+        ".egg-info",
+    ),
+)
+_IMPORT = rb"(?m)^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import\b|import[ \t]+([\w. \t,]+))"
+
+_log = logging.getLogger("wsgi_isr")
+
+
+class Root(NamedTuple):
+    """A module, package or folder of an app.
+
+    ``name`` is the same on each machine. ``base`` is the folder that imports begin from; empty where nothing that is
+    imported from there is the app's own.
+    """
+
+    name: str
+    path: str
+    base: str = ""
+
+
+def resolved(module: str, base: str) -> Root | None:
+    """Return what a dotted name is in ``base``: the outermost regular package, or the module."""
+    path, name = base, ""
+    for part in module.split("."):
+        path, name = os.path.join(path, part), f"{name}.{part}" if name else part
+        if os.path.isfile(os.path.join(path, "__init__.py")):
+            return Root(name, path, base)
+        if os.path.isfile(path + ".py"):
+            return Root(name, path + ".py", base)
+        if not os.path.isdir(path):
+            return _in_archive(name, base) if path == os.path.join(base, part) else None
+    return Root(name, path, base)  # a namespace package
+
+
+def _in_archive(name: str, base: str) -> Root | None:
+    """Return the archive that a module is imported from (:mod:`zipimport`), or its compiled file."""
+    if os.path.isfile(base):
+        return Root(os.path.basename(base), base)
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return Root(name, file, base) if file and os.path.isfile(file) and os.path.dirname(file) == base else None
+
+
+@functools.lru_cache(64)  # once for each process, which runs the code that it has loaded
+def digest_of(roots: tuple[Root, ...]) -> str:
+    """Return a digest of the content of ``roots``, and of what they import from beside them; empty without a file."""
+    began = time.perf_counter()
+    found: dict[str, bytes] = {}
+    done: set[str] = set()
+    files = size = beyond = 0
+    queue = deque(roots)
+    known = {root.path for root in roots}
+    while queue:
+        root = queue.popleft()
+        names: set[str] = set()
+        for label, path in _files_of(root):
+            if path in done or len(done) >= MAX_SEEN:
+                continue
+            done.add(path)
+            while label in found:  # two folders of the same name, in other places
+                label += "'"
+            content = _read(path, MAX_BYTES - size) if files < MAX_FILES else None
+            if content is None:
+                found[label] = b"%d" % _size(path)
+                beyond += 1
+                continue
+            files, size = files + 1, size + len(content)
+            found[label] = hashlib.blake2b(content, digest_size=16).digest()
+            if root.base and path.endswith(".py"):
+                names.update(_imported(content, root))
+        for name in sorted(names):
+            if (beside := resolved(name, root.base)) is not None and beside.path not in known:
+                known.add(beside.path)
+                queue.append(beside)
+    if beyond:
+        _log.warning(
+            "the source of the app has %d files, %d of which count by their size alone (%d files and %d MiB are read), "
+            'so that a deploy may not show: write release="...", or move elsewhere what is no source (of %s)',
+            len(done),
+            beyond,
+            MAX_FILES,
+            MAX_BYTES >> 20,
+            ", ".join(root.path for root in roots),
+        )
+    if not found:
+        return ""
+    whole = hashlib.blake2b(digest_size=8)
+    for label in sorted(found):
+        whole.update(b"%s\0%s\0" % (label.encode("utf-8", "surrogateescape"), found[label].hex().encode()))
+    release = f"source-{whole.hexdigest()}"
+    milliseconds = 1000 * (time.perf_counter() - began)
+    _log.debug("release %s: %d files, %d bytes, read in %.1f ms", release, files, size, milliseconds)
+    return release
+
+
+def _files_of(root: Root) -> Iterator[tuple[str, str]]:
+    """Yield the files of a root by name, each with its path."""
+    if not os.path.isdir(root.path):
+        yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
+    elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
+        # A namespace package has parts of others' as well.
+        for entry in _entries(root.path):
+            if entry.name.endswith(".py") and entry.is_file():
+                yield f"{root.name}/{entry.name}", entry.path
+    else:
+        yield from _files_in(root.path, root.name)
+
+
+def _files_in(folder: str, name: str) -> Iterator[tuple[str, str]]:
+    entries = _entries(folder)
+    names = {entry.name for entry in entries}
+    if "pyvenv.cfg" in names or (os.path.basename(folder) in _NOT_SOURCE and "__init__.py" not in names):
+        return
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.endswith(_NOT_SOURCE_NAMES):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files_in(entry.path, f"{name}/{entry.name}")
+        elif entry.is_file():  # and no pipe, which would never end
+            yield f"{name}/{entry.name}", entry.path
+
+
+def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return ()
+
+
+def _read(path: str, most: int) -> bytes | None:
+    """Return the content of a file, which is empty where it cannot be read; ``None`` where it is longer than
+    ``most``."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return None if os.fstat(file.fileno()).st_size > most else file.readall()
+    except OSError:
+        return b""
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _imported(content: bytes, root: Root) -> Iterator[str]:
+    """Yield the dotted names that a file imports, as they would be found from the folder of its package."""
+    # A package is read as a whole; only a module alone has others beside it.
+    package = [] if os.path.isdir(root.path) else root.name.split(".")[:-1]
+    for origin, several in re.findall(_IMPORT, content):
+        for one in (origin or several).split(b","):
+            words = one.split()
+            name = words[0].decode("ascii", "ignore") if words else ""
+            dots = len(name) - len(name.lstrip("."))
+            if not dots:
+                yield name
+            elif len(package) >= dots:
+                yield ".".join([*package[: len(package) - dots + 1], *filter(None, [name.lstrip(".")])])
