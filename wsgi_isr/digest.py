@@ -148,7 +148,7 @@ def _files_of(root: Root) -> Iterator[tuple[str, str]]:
     elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
         # A namespace package has parts of others' as well.
         for entry in _entries(root.path):
-            if entry.name.endswith(".py") and entry.is_file():
+            if entry.name.endswith(".py") and _is_file(entry):
                 yield f"{root.name}/{entry.name}", entry.path
     else:
         yield from _files_in(root.path, root.name)
@@ -164,8 +164,16 @@ def _files_in(folder: str, name: str) -> Iterator[tuple[str, str]]:
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files_in(entry.path, f"{name}/{entry.name}")
-        elif entry.is_file():  # and no pipe, which would never end
+        elif _is_file(entry):
             yield f"{name}/{entry.name}", entry.path
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether this is a file: no pipe, which would never end, and no link that cannot be followed."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _entries(folder: str) -> Sequence[os.DirEntry[str]]:

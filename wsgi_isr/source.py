@@ -54,7 +54,13 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
         if environ.get(variable):
             return environ[variable]
     roots = _roots_if_possible(app, module)
-    release = digest_of(roots) if roots else ""
+    try:
+        release = digest_of(roots) if roots else ""
+    except Exception as error:
+        _log.warning(
+            'the source of the app cannot be read (%r), so that a deploy does not show: write release="..."', error
+        )
+        return ""
     if not release:
         _log.debug("no source of %s is found, so that its pages belong to no release", module or "the app")
     return release

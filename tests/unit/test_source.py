@@ -403,6 +403,26 @@ def test_files_without_end_and_links_to_folders_are_not_followed(tmp_path: Path,
     assert release(tmp_path) == first
 
 
+def test_a_link_that_cannot_be_followed_is_no_file(tmp_path: Path, release: Release) -> None:
+    first = release(write(tmp_path, SHOP))
+    (tmp_path / "shop/static/loop").symlink_to("loop")
+    (tmp_path / "shop/static/gone").symlink_to("nowhere")
+    assert release(tmp_path) == first
+
+
+def test_a_digest_that_fails_costs_the_release_and_not_the_start(
+    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(roots: object) -> str:
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(source, "digest_of", fail)
+    assert release(write(tmp_path, SHOP)) == ""
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert "not yours" in line
+    assert 'write release="..."' in line
+
+
 def test_reading_the_source_of_an_example_takes_milliseconds(figure: Callable[[str], None]) -> None:
     import time
 
