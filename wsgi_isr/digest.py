@@ -6,6 +6,7 @@ version of Python. Modification times are no part of it: a checkout or an image 
 
 from __future__ import annotations
 
+import enum
 import functools
 import hashlib
 import logging
@@ -14,7 +15,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 #: Files that are read, and bytes of them. What is beyond counts by its path and size alone.
@@ -22,7 +23,8 @@ MAX_FILES, MAX_BYTES = 10_000, 64 * 1024 * 1024
 #: Files beyond these do not count at all.
 MAX_SEEN = 10 * MAX_FILES
 
-#: Folders of what an app writes, or of what others have written. One that is a Python package is source all the same.
+#: Folders of what an app writes, or of what others have written. A Python package is source all the same, and so are
+#: templates and static files.
 _NOT_SOURCE = frozenset(
     {
         *("__pycache__", "node_modules", "bower_components", "site-packages", "dist-packages", "venv", "env"),
@@ -30,6 +32,12 @@ _NOT_SOURCE = frozenset(
         *("cache", "caches", "log", "logs", "run", "tmp", "temp", "var", "build", "dist", "htmlcov"),
     }
 )
+#: Folders that are left out below templates and static files as well.
+_CACHES = frozenset({"__pycache__", "node_modules"})
+#: Folders that are left out below static files as well.
+_UPLOADS = frozenset({"upload", "uploads", "user_uploads"})
+#: Hidden folders that count below templates and static files: Vite keeps its manifest in one.
+_HIDDEN_SOURCE = frozenset({".vite"})
 #: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
 _NOT_SOURCE_NAMES = (
     *(".pyc", ".pyo", ".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
@@ -55,6 +63,18 @@ _IMPORT = rb"(?m)^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import\b|import[ \t]+([\w.
 _log = logging.getLogger("wsgi_isr")
 
 
+class Kind(enum.IntEnum):
+    """What is in a folder, which decides what counts there. Of two kinds of one folder, the greater one holds."""
+
+    STATIC = 1
+    TEMPLATES = 2
+    CODE = 3
+
+
+#: Names by which frameworks find folders in a package.
+_USUAL = {"templates": Kind.TEMPLATES, "static": Kind.STATIC}
+
+
 class Root(NamedTuple):
     """A module, package or folder of an app.
 
@@ -65,6 +85,7 @@ class Root(NamedTuple):
     name: str
     path: str
     base: str = ""
+    kind: Kind = Kind.CODE
 
 
 def resolved(module: str, base: str) -> Root | None:
@@ -98,10 +119,11 @@ def digest_of(roots: tuple[Root, ...]) -> str:
     files = size = beyond = 0
     queue = deque(roots)
     known = {root.path for root in roots}
+    kinds = {root.path: root.kind for root in sorted(roots, key=lambda root: root.kind)}
     while queue:
         root = queue.popleft()
         names: set[str] = set()
-        for label, path in _files_of(root):
+        for label, path in _files_of(root, kinds):
             if path in done or len(done) >= MAX_SEEN:
                 continue
             done.add(path)
@@ -141,8 +163,8 @@ def digest_of(roots: tuple[Root, ...]) -> str:
     return release
 
 
-def _files_of(root: Root) -> Iterator[tuple[str, str]]:
-    """Yield the files of a root by name, each with its path."""
+def _files_of(root: Root, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
+    """Yield the files of a root by name, each with its path. :param kinds: of folders, by path."""
     if not os.path.isdir(root.path):
         yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
     elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
@@ -151,21 +173,31 @@ def _files_of(root: Root) -> Iterator[tuple[str, str]]:
             if entry.name.endswith(".py") and _is_file(entry):
                 yield f"{root.name}/{entry.name}", entry.path
     else:
-        yield from _files_in(root.path, root.name)
+        yield from _files_in(root.path, root.name, root.kind, kinds)
 
 
-def _files_in(folder: str, name: str) -> Iterator[tuple[str, str]]:
-    entries = _entries(folder)
-    names = {entry.name for entry in entries}
-    if "pyvenv.cfg" in names or (os.path.basename(folder) in _NOT_SOURCE and "__init__.py" not in names):
+def _files_in(folder: str, name: str, around: Kind, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
+    """Yield the files of a folder by name, each with its path. :param around: what the folder is in."""
+    entries, base = _entries(folder), os.path.basename(folder)
+    named = kinds.get(folder) or (_USUAL.get(base) if around is Kind.CODE else None)
+    kind = named or around
+    if named is None and _is_left_out(base, kind, {entry.name for entry in entries}):
         return
+    hidden = () if kind is Kind.CODE else _HIDDEN_SOURCE
     for entry in entries:
-        if entry.name.startswith(".") or entry.name.endswith(_NOT_SOURCE_NAMES):
+        if (entry.name.startswith(".") and entry.name not in hidden) or entry.name.endswith(_NOT_SOURCE_NAMES):
             continue
         if entry.is_dir(follow_symlinks=False):
-            yield from _files_in(entry.path, f"{name}/{entry.name}")
+            yield from _files_in(entry.path, f"{name}/{entry.name}", kind, kinds)
         elif _is_file(entry):
             yield f"{name}/{entry.name}", entry.path
+
+
+def _is_left_out(name: str, kind: Kind, names: Collection[str]) -> bool:
+    """Return whether a folder is no source. :param names: of the files and folders in it."""
+    if kind is not Kind.CODE:
+        return name in _CACHES or (kind is Kind.STATIC and name in _UPLOADS)
+    return "pyvenv.cfg" in names or (name in _NOT_SOURCE and "__init__.py" not in names)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from .digest import Root, digest_of, resolved
+from .digest import Kind, Root, digest_of, resolved
 from .frameworks import is_django, is_flask, nested
 
 #: Variables by which platforms name what they have deployed, most telling first.
@@ -37,7 +37,7 @@ PLATFORM_VARIABLES = (
 )
 
 #: Folders beside an app of which nothing else says where its templates are: those that frameworks look into.
-_USUAL_FOLDERS = ("templates", "views", "static")
+_USUAL_FOLDERS = {"templates": Kind.TEMPLATES, "views": Kind.TEMPLATES, "static": Kind.STATIC}
 
 _OURS = __name__.partition(".")[0]
 _STDLIB = os.path.dirname(os.__file__)
@@ -97,7 +97,7 @@ def _roots_if_possible(app: Any, module: str) -> tuple[Root, ...]:
 def _roots(app: Any, module: str) -> tuple[Root, ...]:
     """Return the parts of an app that can be told from itself and from the module that wraps it."""
     names: list[str] = []
-    folders: list[str] = []
+    folders: list[tuple[str, Kind]] = []
     others: list[str] = []
     of_django = app is None
     for inner in nested(app) if app is not None else ():
@@ -105,8 +105,10 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
             names.append(inner.import_name)
             for part in (inner, *inner.blueprints.values()):
                 if not _is_installed(part.root_path):
-                    folders += [os.path.join(part.root_path, part.template_folder)] if part.template_folder else []
-                    folders += [part.static_folder] if part.static_folder else []
+                    if part.template_folder:
+                        folders.append((os.path.join(part.root_path, part.template_folder), Kind.TEMPLATES))
+                    if part.static_folder:
+                        folders.append((part.static_folder, Kind.STATIC))
         elif is_django(inner):
             of_django = True
         else:
@@ -120,9 +122,11 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     roots += [root for name in [module] if (root := _located(name)) is not None]
     bases = list(dict.fromkeys(root.base for root in roots if root.base))
     if not is_known:
-        folders += [os.path.join(base, usual) for base in bases for usual in _USUAL_FOLDERS]
+        folders += [(os.path.join(base, usual), kind) for base in bases for usual, kind in _USUAL_FOLDERS.items()]
     base = bases[0] if bases else ""
-    roots += [Root(_label(folder, base), folder) for folder in map(os.path.abspath, folders)]
+    for folder, kind in folders:
+        path = os.path.abspath(folder)
+        roots.append(Root(_label(path, base), path, kind=kind))
     return tuple(root for root in dict.fromkeys(roots) if os.path.exists(root.path))
 
 
@@ -131,7 +135,7 @@ def _module_of(app: Any) -> str:
     return module if isinstance(module, str) else type(app).__module__
 
 
-def _of_django(folders: list[str]) -> list[str]:
+def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
     """Return the modules of the Django project that is set up in this process, and add its folders."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
@@ -145,10 +149,11 @@ def _of_django(folders: list[str]) -> list[str]:
         installed = [config for config in apps.get_app_configs() if not _is_installed(config.path)]
         names += [config.name for config in installed]
     for engine in settings.TEMPLATES:
-        folders += map(os.fspath, engine.get("DIRS", ()))
-    for name in ("STATICFILES_DIRS", "LOCALE_PATHS"):
+        folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in engine.get("DIRS", ())]
+    folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in settings.LOCALE_PATHS]
+    for one in getattr(settings, "STATICFILES_DIRS", ()):
         # A folder of static files may be a pair: a prefix, and the folder.
-        folders += [os.fspath(one[1] if isinstance(one, (list, tuple)) else one) for one in getattr(settings, name, ())]
+        folders.append((os.fspath(one[1] if isinstance(one, (list, tuple)) else one), Kind.STATIC))
     return [name for name in names if isinstance(name, str) and name]  # ROOT_URLCONF may be the patterns themselves
 
 

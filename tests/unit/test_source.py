@@ -228,6 +228,39 @@ def test_flask_s_folders_of_templates_and_static_files_count_wherever_they_are(
     assert len(set(seen)) == 4
 
 
+@pytest.mark.parametrize("folder", ["media", "files", "log", "data", "run", "build", "cache"])
+def test_a_template_counts_in_a_folder_of_any_name(tmp_path: Path, release: Release, folder: str) -> None:
+    name = f"web/templates/{folder}/a.html"
+    files = {"web/__init__.py": "import flask\n\napp = flask.Flask(__name__)\n", name: "old"}
+    first = release(write(tmp_path, files), "web", "app")
+    write(tmp_path, {name: "new"})
+    assert release(tmp_path, "web", "app") != first
+    for cache in ("__pycache__", "node_modules"):
+        write(tmp_path, {f"web/templates/{cache}/a.html": "a"})
+    second = release(tmp_path, "web", "app")
+    write(tmp_path, {f"web/templates/{cache}/a.html": "b" for cache in ("__pycache__", "node_modules")})
+    assert release(tmp_path, "web", "app") == second
+
+
+@pytest.mark.parametrize("folder", ["static", "assets"])
+@pytest.mark.parametrize("manifest", ["dist/manifest.json", "build/manifest.json", ".vite/manifest.json"])
+def test_a_manifest_of_assets_counts(tmp_path: Path, release: Release, folder: str, manifest: str) -> None:
+    name = f"web/{folder}/{manifest}"
+    text = f"import flask\n\napp = flask.Flask(__name__, static_folder={folder!r})\n"
+    first = release(write(tmp_path, {"web/__init__.py": text, name: '{"a.js": "a.1.js"}'}), "web", "app")
+    write(tmp_path, {name: '{"a.js": "a.2.js"}'})
+    assert release(tmp_path, "web", "app") != first
+
+
+@pytest.mark.parametrize("name", ["shop/templates/data/a.html", "shop/static/dist/manifest.json"])
+def test_templates_and_static_files_of_a_package_are_found_by_the_usual_names(
+    tmp_path: Path, release: Release, name: str
+) -> None:
+    first = release(write(tmp_path, {**SHOP, name: "old"}))
+    write(tmp_path, {name: "new"})
+    assert release(tmp_path) != first
+
+
 def test_a_flask_app_is_found_behind_middlewares(tmp_path: Path, load: Load) -> None:
     from werkzeug.middleware.proxy_fix import ProxyFix
 
