@@ -38,6 +38,11 @@ _CACHES = frozenset({"__pycache__", "node_modules"})
 _UPLOADS = frozenset({"upload", "uploads", "user_uploads"})
 #: Hidden folders that count below templates and static files: Vite keeps its manifest in one.
 _HIDDEN_SOURCE = frozenset({".vite"})
+#: Endings of static files that count: the text of a site's code. Images and media may be uploads, wherever they are.
+_STATIC_NAMES = (
+    *(".css", ".scss", ".less", ".js", ".mjs", ".cjs", ".ts", ".json", ".webmanifest", ".svg", ".html", ".htm"),
+    *(".txt", ".xml"),
+)
 #: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
 _NOT_SOURCE_NAMES = (
     *(".pyc", ".pyo", ".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
@@ -66,9 +71,10 @@ _log = logging.getLogger("wsgi_isr")
 class Kind(enum.IntEnum):
     """What is in a folder, which decides what counts there. Of two kinds of one folder, the greater one holds."""
 
-    STATIC = 1
-    TEMPLATES = 2
-    CODE = 3
+    LEFT_OUT = 1
+    STATIC = 2
+    TEMPLATES = 3
+    CODE = 4
 
 
 #: Names by which frameworks find folders in a package.
@@ -165,6 +171,8 @@ def digest_of(roots: tuple[Root, ...]) -> str:
 
 def _files_of(root: Root, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
     """Yield the files of a root by name, each with its path. :param kinds: of folders, by path."""
+    if root.kind is Kind.LEFT_OUT:
+        return
     if not os.path.isdir(root.path):
         yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
     elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
@@ -178,8 +186,11 @@ def _files_of(root: Root, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]
 
 def _files_in(folder: str, name: str, around: Kind, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
     """Yield the files of a folder by name, each with its path. :param around: what the folder is in."""
-    entries, base = _entries(folder), os.path.basename(folder)
+    base = os.path.basename(folder)
     named = kinds.get(folder) or (_USUAL.get(base) if around is Kind.CODE else None)
+    if named is Kind.LEFT_OUT:
+        return
+    entries = _entries(folder)
     kind = named or around
     if named is None and _is_left_out(base, kind, {entry.name for entry in entries}):
         return
@@ -189,7 +200,7 @@ def _files_in(folder: str, name: str, around: Kind, kinds: Mapping[str, Kind]) -
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files_in(entry.path, f"{name}/{entry.name}", kind, kinds)
-        elif _is_file(entry):
+        elif (kind is not Kind.STATIC or entry.name.lower().endswith(_STATIC_NAMES)) and _is_file(entry):
             yield f"{name}/{entry.name}", entry.path
 
 

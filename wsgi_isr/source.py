@@ -103,6 +103,10 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     for inner in nested(app) if app is not None else ():
         if is_flask(inner):
             names.append(inner.import_name)
+            uploads = inner.config.get("UPLOAD_FOLDER")
+            if uploads and isinstance(uploads, (str, os.PathLike)):
+                # A relative one is taken from the current directory by the docs of Flask, and by others from the app.
+                folders += [(os.path.join(place, uploads), Kind.LEFT_OUT) for place in (os.getcwd(), inner.root_path)]
             for part in (inner, *inner.blueprints.values()):
                 if not _is_installed(part.root_path):
                     if part.template_folder:
@@ -127,7 +131,14 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     for folder, kind in folders:
         path = os.path.abspath(folder)
         roots.append(Root(_label(path, base), path, kind=kind))
-    return tuple(root for root in dict.fromkeys(roots) if os.path.exists(root.path))
+    there = [root for root in dict.fromkeys(roots) if os.path.exists(root.path)]
+    source = [root.path + os.sep for root in there if root.kind is not Kind.LEFT_OUT]
+    # Where uploads go into the folder of static files, or of the app, the app's own files there count all the same.
+    return tuple(
+        root
+        for root in there
+        if root.kind is not Kind.LEFT_OUT or not any(path.startswith(root.path + os.sep) for path in source)
+    )
 
 
 def _module_of(app: Any) -> str:
@@ -151,6 +162,7 @@ def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
     for engine in settings.TEMPLATES:
         folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in engine.get("DIRS", ())]
     folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in settings.LOCALE_PATHS]
+    folders += [(os.fspath(folder), Kind.LEFT_OUT) for folder in (settings.MEDIA_ROOT, settings.STATIC_ROOT) if folder]
     for one in getattr(settings, "STATICFILES_DIRS", ()):
         # A folder of static files may be a pair: a prefix, and the folder.
         folders.append((os.fspath(one[1] if isinstance(one, (list, tuple)) else one), Kind.STATIC))

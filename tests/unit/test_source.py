@@ -261,6 +261,46 @@ def test_templates_and_static_files_of_a_package_are_found_by_the_usual_names(
     assert release(tmp_path) != first
 
 
+@pytest.mark.parametrize(
+    "name", ["profile_pics/1.jpg", "a.PNG", "film.mp4", "paper.pdf", "uploads/a.json", "user_uploads/a.css", "all.zip"]
+)
+@pytest.mark.parametrize("folder", ["static", "assets"])
+def test_images_media_and_uploads_below_static_files_do_not_count(
+    tmp_path: Path, release: Release, folder: str, name: str
+) -> None:
+    text = f"import flask\n\napp = flask.Flask(__name__, static_folder={folder!r})\n"
+    first = release(write(tmp_path, {"web/__init__.py": text, f"web/{folder}/a.css": ""}), "web", "app")
+    write(tmp_path, {f"web/{folder}/{name}": "changed"})
+    assert release(tmp_path, "web", "app") == first
+
+
+@pytest.mark.parametrize("name", ["a.css", "a.js", "a.mjs", "manifest.json", "icons/a.svg", "robots.txt"])
+def test_the_text_of_static_files_counts(tmp_path: Path, release: Release, name: str) -> None:
+    first = release(write(tmp_path, SHOP))
+    write(tmp_path, {f"shop/static/{name}": "changed"})
+    assert release(tmp_path) != first
+
+
+@pytest.mark.parametrize("folder", ["web/received", "web/static/received", "web/templates/received"])
+@pytest.mark.parametrize("is_absolute", [True, False])
+def test_flask_s_folder_of_uploads_does_not_count(
+    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, folder: str, is_absolute: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    where = str(tmp_path / folder) if is_absolute else folder
+    text = f"import flask\n\napp = flask.Flask(__name__)\napp.config['UPLOAD_FOLDER'] = {where!r}\n"
+    first = release(write(tmp_path, {"web/__init__.py": text, f"{folder}/a.css": ""}), "web", "app")
+    write(tmp_path, {f"{folder}/b.css": "changed"})
+    assert release(tmp_path, "web", "app") == first
+
+
+def test_a_folder_of_uploads_that_holds_the_static_files_is_not_left_out(tmp_path: Path, release: Release) -> None:
+    text = "import flask\n\napp = flask.Flask(__name__)\napp.config['UPLOAD_FOLDER'] = app.static_folder\n"
+    first = release(write(tmp_path, {"web/__init__.py": text, "web/static/a.css": ""}), "web", "app")
+    write(tmp_path, {"web/static/a.css": "changed"})
+    assert release(tmp_path, "web", "app") != first
+
+
 def test_a_flask_app_is_found_behind_middlewares(tmp_path: Path, load: Load) -> None:
     from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -277,6 +317,7 @@ DJANGO = {
         "WSGI_APPLICATION = 'mysite.wsgi.application'\nINSTALLED_APPS = ['django.contrib.contenttypes', 'polls']\n"
         "TEMPLATES = [{'BACKEND': 'django.template.backends.django.DjangoTemplates', 'DIRS': [BASE / 'pages']}]\n"
         "STATICFILES_DIRS = [BASE / 'assets', ('x', BASE / 'more')]\n"
+        "MEDIA_ROOT = BASE / 'mysite' / 'received'\nSTATIC_ROOT = str(BASE / 'mysite' / 'collected')\n"
     ),
     "mysite/urls.py": "urlpatterns = []\n",
     "mysite/wsgi.py": (
@@ -315,7 +356,13 @@ def test_a_django_project_is_its_package_its_own_apps_and_its_folders(tmp_path: 
     first = django_release(tmp_path)
     assert first[0].startswith("source-")
     assert first[1] == str(tmp_path / ".wsgi_isr")
-    for name in ("unrelated/__init__.py", "media/photo.jpg", "db.sqlite3"):
+    for name in (
+        "unrelated/__init__.py",
+        "media/photo.jpg",
+        "mysite/received/a.txt",
+        "mysite/collected/staticfiles.json",
+        "db.sqlite3",
+    ):
         write(tmp_path, {name: "# changed"})
     assert django_release(tmp_path, PYTHONHASHSEED="7") == first
     seen = {first}
