@@ -15,12 +15,13 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 #: Files that are read, and bytes of them. What is beyond counts by its path and size alone.
 MAX_FILES, MAX_BYTES = 10_000, 64 * 1024 * 1024
-#: Files beyond these do not count at all.
+#: Entries of folders that are looked at. A folder of more than what is left of them does not count at all.
 MAX_SEEN = 10 * MAX_FILES
 
 #: Folders of what an app writes, or of what others have written. A Python package is source all the same, and so are
@@ -43,9 +44,28 @@ _STATIC_NAMES = (
     *(".css", ".scss", ".less", ".js", ".mjs", ".cjs", ".ts", ".json", ".webmanifest", ".svg", ".html", ".htm"),
     *(".txt", ".xml"),
 )
+#: Endings of files that count beside a module: text that a deploy changes, and that an app hardly writes.
+_TEXT_NAMES = (
+    *(".md", ".rst", ".adoc", ".txt", ".html", ".htm", ".j2", ".jinja", ".jinja2", ".mako", ".tpl", ".po", ".mo"),
+    *(".toml", ".yaml", ".yml", ".json", ".ini", ".cfg", ".sql"),
+)
 #: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
 _NOT_SOURCE_NAMES = (
-    *(".pyc", ".pyo", ".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
+    *(
+        ".pyc",
+        ".pyo",
+        "db.json",
+        ".db",
+        ".db3",
+        ".sqlite",
+        ".sqlite3",
+        "-wal",
+        "-shm",
+        "-journal",
+        ".rdb",
+        ".aof",
+        ".mdb",
+    ),
     *(
         ".log",
         ".out",
@@ -72,11 +92,14 @@ class Kind(enum.IntEnum):
     """What is in a folder, which decides what counts there. Of two kinds of one folder, the greater one holds."""
 
     LEFT_OUT = 1
-    STATIC = 2
-    TEMPLATES = 3
-    CODE = 4
+    TEXT = 2
+    STATIC = 3
+    TEMPLATES = 4
+    CODE = 5
 
 
+#: Endings of the files that count in a folder of a kind; of the others, all do.
+_ENDINGS = {Kind.STATIC: _STATIC_NAMES, Kind.TEXT: _TEXT_NAMES}
 #: Names by which frameworks find folders in a package.
 _USUAL = {"templates": Kind.TEMPLATES, "static": Kind.STATIC}
 
@@ -125,12 +148,12 @@ def digest_of(roots: tuple[Root, ...]) -> str:
     files = size = beyond = 0
     queue = deque(roots)
     known = {root.path for root in roots}
-    kinds = {root.path: root.kind for root in sorted(roots, key=lambda root: root.kind)}
+    walk = _Walk(roots)
     while queue:
         root = queue.popleft()
         names: set[str] = set()
-        for label, path in _files_of(root, kinds):
-            if path in done or len(done) >= MAX_SEEN:
+        for label, path in walk.files_of(root):
+            if path in done:
                 continue
             done.add(path)
             while label in found:  # two folders of the same name, in other places
@@ -158,6 +181,13 @@ def digest_of(roots: tuple[Root, ...]) -> str:
             MAX_BYTES >> 20,
             ", ".join(root.path for root in roots),
         )
+    if walk.skipped:
+        _log.warning(
+            "%s: too many files (%d are looked at for the source of the app), so that a deploy may not show: write "
+            'release="...", or move elsewhere what is no source',
+            ", ".join(walk.skipped[:5]),
+            MAX_SEEN,
+        )
     if not found:
         return ""
     whole = hashlib.blake2b(digest_size=8)
@@ -169,46 +199,67 @@ def digest_of(roots: tuple[Root, ...]) -> str:
     return release
 
 
-def _files_of(root: Root, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
-    """Yield the files of a root by name, each with its path. :param kinds: of folders, by path."""
-    if root.kind is Kind.LEFT_OUT:
-        return
-    if not os.path.isdir(root.path):
-        yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
-    elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
-        # A namespace package has parts of others' as well.
-        for entry in _entries(root.path):
-            if entry.name.endswith(".py") and _is_file(entry):
-                yield f"{root.name}/{entry.name}", entry.path
-    else:
-        yield from _files_in(root.path, root.name, root.kind, kinds)
+class _Walk:
+    """Finds the files of roots that count."""
+
+    def __init__(self, roots: Iterable[Root]) -> None:
+        self._kinds = {root.path: root.kind for root in sorted(roots, key=lambda root: root.kind)}
+        self._left = MAX_SEEN
+        #: Folders that have too many entries.
+        self.skipped: list[str] = []
+
+    def files_of(self, root: Root) -> Iterator[tuple[str, str]]:
+        """Yield the files of a root by name, each with its path."""
+        if root.kind is Kind.LEFT_OUT:
+            return
+        if not os.path.isdir(root.path):
+            yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
+        elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
+            # A namespace package has parts of others' as well.
+            for entry in self._entries(root.path):
+                if entry.name.endswith(".py") and _is_file(entry):
+                    yield f"{root.name}/{entry.name}", entry.path
+        else:
+            yield from self._files_in(root.path, root.name, root.kind)
+
+    def _files_in(self, folder: str, name: str, around: Kind) -> Iterator[tuple[str, str]]:
+        """Yield the files of a folder by name, each with its path. :param around: what the folder is in."""
+        named = self._kinds.get(folder) or (_USUAL.get(os.path.basename(folder)) if around is Kind.CODE else None)
+        kind = named or around
+        if kind is Kind.LEFT_OUT or (named is None and _is_left_out(folder, kind)):
+            return
+        hidden = _HIDDEN_SOURCE if kind in (Kind.STATIC, Kind.TEMPLATES) else ()
+        endings = _ENDINGS.get(kind, ("",))
+        for entry in self._entries(folder):
+            if (entry.name.startswith(".") and entry.name not in hidden) or entry.name.endswith(_NOT_SOURCE_NAMES):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._files_in(entry.path, f"{name}/{entry.name}", kind)
+            elif entry.name.lower().endswith(endings) and _is_file(entry):
+                yield f"{name}/{entry.name}", entry.path
+
+    def _entries(self, folder: str) -> Sequence[os.DirEntry[str]]:
+        """Return the entries of a folder by name; none where that is more than the walk may look at."""
+        try:
+            with os.scandir(folder) as scan:
+                entries = list(islice(scan, self._left + 1))
+        except OSError:
+            return ()
+        if len(entries) > self._left:
+            self.skipped.append(folder)
+            return ()
+        self._left -= len(entries)
+        return sorted(entries, key=lambda entry: entry.name)
 
 
-def _files_in(folder: str, name: str, around: Kind, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, str]]:
-    """Yield the files of a folder by name, each with its path. :param around: what the folder is in."""
-    base = os.path.basename(folder)
-    named = kinds.get(folder) or (_USUAL.get(base) if around is Kind.CODE else None)
-    if named is Kind.LEFT_OUT:
-        return
-    entries = _entries(folder)
-    kind = named or around
-    if named is None and _is_left_out(base, kind, {entry.name for entry in entries}):
-        return
-    hidden = () if kind is Kind.CODE else _HIDDEN_SOURCE
-    for entry in entries:
-        if (entry.name.startswith(".") and entry.name not in hidden) or entry.name.endswith(_NOT_SOURCE_NAMES):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_in(entry.path, f"{name}/{entry.name}", kind, kinds)
-        elif (kind is not Kind.STATIC or entry.name.lower().endswith(_STATIC_NAMES)) and _is_file(entry):
-            yield f"{name}/{entry.name}", entry.path
-
-
-def _is_left_out(name: str, kind: Kind, names: Collection[str]) -> bool:
-    """Return whether a folder is no source. :param names: of the files and folders in it."""
-    if kind is not Kind.CODE:
+def _is_left_out(folder: str, kind: Kind) -> bool:
+    """Return whether a folder is no source of this kind."""
+    name = os.path.basename(folder)
+    if kind in (Kind.STATIC, Kind.TEMPLATES):
         return name in _CACHES or (kind is Kind.STATIC and name in _UPLOADS)
-    return "pyvenv.cfg" in names or (name in _NOT_SOURCE and "__init__.py" not in names)
+    if os.path.lexists(os.path.join(folder, "pyvenv.cfg")):
+        return True
+    return name in _NOT_SOURCE and not os.path.isfile(os.path.join(folder, "__init__.py"))
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -217,14 +268,6 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
         return entry.is_file()
     except OSError:
         return False
-
-
-def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return ()
 
 
 def _read(path: str, most: int) -> bytes | None:

@@ -124,6 +124,7 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     # Middlewares and frameworks are others' source.
     roots += [root for name in others if (root := _located(name)) is not None and root.base]
     roots += [root for name in [module] if (root := _located(name)) is not None]
+    roots += [Root(".", folder, kind=Kind.TEXT) for root in roots if (folder := _beside(root))]
     bases = list(dict.fromkeys(root.base for root in roots if root.base))
     if not is_known:
         folders += [(os.path.join(base, usual), kind) for base in bases for usual, kind in _USUAL_FOLDERS.items()]
@@ -139,6 +140,14 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
         for root in there
         if root.kind is not Kind.LEFT_OUT or not any(path.startswith(root.path + os.sep) for path in source)
     )
+
+
+def _beside(root: Root) -> str:
+    """Return the folder in which text may belong to a module: none beside a package, and none of a user's or the
+    system's own."""
+    folder = os.path.dirname(root.path)
+    is_module = bool(root.base) and root.path.endswith(".py") and os.path.isfile(root.path)
+    return folder if is_module and folder not in (os.path.expanduser("~"), os.path.abspath(os.sep)) else ""
 
 
 def _module_of(app: Any) -> str:

@@ -155,7 +155,7 @@ def test_of_a_module_alone_those_count_that_it_imports_and_the_usual_folders(tmp
         "notes.py": "",
     }
     first = release(write(tmp_path, files), "site_app", "app")
-    for name in ("notes.py", "lib/readme.txt", "others/a.html"):
+    for name in ("notes.py", "lib/readme.log", "others/a.jpg"):
         write(tmp_path, {name: "changed = 1"})
         assert release(tmp_path, "site_app", "app") == first, name
     seen = {first}
@@ -163,6 +163,76 @@ def test_of_a_module_alone_those_count_that_it_imports_and_the_usual_folders(tmp
         write(tmp_path, {name: files[name] + "changed = 1"})
         seen.add(release(tmp_path, "site_app", "app"))
     assert len(seen) == 5
+
+
+MODULE = {"blog.py": "def app(environ, start_response):\n    return []\n"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("content/post.md", "content/2024/deep/post.rst", "translations/de/LC_MESSAGES/messages.po", "config.toml"),
+        *("translations/de/LC_MESSAGES/messages.mo", "settings.yaml", "menu.yml", "menu.json", "about.html", "a.txt"),
+        *("queries/posts.sql", "pages/index.j2", "setup.ini"),
+    ],
+)
+def test_text_beside_a_module_counts(tmp_path: Path, release: Release, name: str) -> None:
+    first = release(write(tmp_path, MODULE), "blog", "app")
+    write(tmp_path, {name: "changed"})
+    assert release(tmp_path, "blog", "app") != first
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("data/orders.json", "instance/config.toml", "uploads/a.md", "logs/a.txt", "var/a.json", "tmp/a.html"),
+        *("db.json", "photo.jpg", "notes.py", "orders.csv", "blog.db", "venv/lib/a.txt", "py3/pyvenv.cfg"),
+        *(".git/a.txt", "node_modules/a/package.json", "dist/a.html", "build/a.html", "static/photo.jpg", "a.xml"),
+        *("others/__init__.py", "others/views.py", "a.egg-info/requires.txt"),
+    ],
+)
+def test_what_an_app_writes_beside_a_module_does_not_count(tmp_path: Path, release: Release, name: str) -> None:
+    first = release(write(tmp_path, MODULE), "blog", "app")
+    write(tmp_path, {name: "changed"})
+    assert release(tmp_path, "blog", "app") == first
+
+
+def test_text_beside_a_module_in_the_folder_of_a_user_does_not_count(
+    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = release(write(tmp_path, MODULE), "blog", "app")
+    write(tmp_path, {"letters/a.md": "changed"})
+    assert release(tmp_path, "blog", "app") == first
+
+
+def test_text_beside_a_module_that_the_module_imports_from_elsewhere_does_not_count(
+    tmp_path: Path, release: Release
+) -> None:
+    files = {
+        "app/blog.py": "import lib.tools\n\ndef app(environ, start_response):\n    return []\n",
+        "lib/tools.py": "",
+        "lib/a.txt": "",
+    }
+    first = release(write(tmp_path, files), "app.blog", "app")
+    write(tmp_path, {"lib/a.txt": "changed"})
+    assert release(tmp_path, "app.blog", "app") == first
+    write(tmp_path, {"app/a.txt": "changed"})
+    assert release(tmp_path, "app.blog", "app") != first
+
+
+def test_looking_for_text_beside_a_module_has_an_end(
+    tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(digest, "MAX_SEEN", 20)
+    first = release(write(tmp_path, {**MODULE, **{f"pictures/{n:02}.jpg": "" for n in range(30)}}), "blog", "app")
+    assert first
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert 'write release="..."' in line
+    write(tmp_path, {"pictures/a.md": "changed"})
+    assert release(tmp_path, "blog", "app") == first
+    write(tmp_path, {"texts/a.md": "changed"})
+    assert release(tmp_path, "blog", "app") != first
 
 
 def test_modules_of_a_namespace_package_are_found_by_relative_imports(tmp_path: Path, release: Release) -> None:
