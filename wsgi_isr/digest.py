@@ -199,11 +199,18 @@ def digest_of(roots: tuple[Root, ...]) -> str:
     return release
 
 
+_Place = tuple[int, int]
+
+
 class _Walk:
     """Finds the files of roots that count."""
 
     def __init__(self, roots: Iterable[Root]) -> None:
-        self._kinds = {root.path: root.kind for root in sorted(roots, key=lambda root: root.kind)}
+        self._kinds: dict[_Place, Kind] = {}
+        for root in sorted(roots, key=lambda root: root.kind):
+            if (place := _place(root.path)) is not None:
+                self._kinds[place] = root.kind
+        self._seen: set[tuple[_Place, Kind]] = set()
         self._left = MAX_SEEN
         #: Folders that have too many entries.
         self.skipped: list[str] = []
@@ -224,16 +231,24 @@ class _Walk:
 
     def _files_in(self, folder: str, name: str, around: Kind) -> Iterator[tuple[str, str]]:
         """Yield the files of a folder by name, each with its path. :param around: what the folder is in."""
-        named = self._kinds.get(folder) or (_USUAL.get(os.path.basename(folder)) if around is Kind.CODE else None)
+        place = _place(folder)
+        if place is None:
+            return
+        usual = _USUAL.get(os.path.basename(folder)) if around is Kind.CODE else None
+        named = self._kinds.get(place) or usual
         kind = named or around
         if kind is Kind.LEFT_OUT or (named is None and _is_left_out(folder, kind)):
             return
+        # By its kind as well: a folder of templates may be linked from below the static files.
+        if (place, kind) in self._seen:
+            return
+        self._seen.add((place, kind))
         hidden = _HIDDEN_SOURCE if kind in (Kind.STATIC, Kind.TEMPLATES) else ()
         endings = _ENDINGS.get(kind, ("",))
         for entry in self._entries(folder):
             if (entry.name.startswith(".") and entry.name not in hidden) or entry.name.endswith(_NOT_SOURCE_NAMES):
                 continue
-            if entry.is_dir(follow_symlinks=False):
+            if _is_folder(entry):
                 yield from self._files_in(entry.path, f"{name}/{entry.name}", kind)
             elif entry.name.lower().endswith(endings) and _is_file(entry):
                 yield f"{name}/{entry.name}", entry.path
@@ -253,13 +268,41 @@ class _Walk:
 
 
 def _is_left_out(folder: str, kind: Kind) -> bool:
-    """Return whether a folder is no source of this kind."""
+    """Return whether a folder is no source of this kind.
+
+    A link is judged by the name of its target as well: releases may share a folder of uploads.
+    """
+    if os.path.islink(folder) and _is_left_out(os.path.realpath(folder), kind):
+        return True
     name = os.path.basename(folder)
     if kind in (Kind.STATIC, Kind.TEMPLATES):
         return name in _CACHES or (kind is Kind.STATIC and name in _UPLOADS)
     if os.path.lexists(os.path.join(folder, "pyvenv.cfg")):
         return True
     return name in _NOT_SOURCE and not os.path.isfile(os.path.join(folder, "__init__.py"))
+
+
+def _place(path: str) -> _Place | None:
+    """Return what tells a file or folder from others by whichever path; ``None`` where it cannot be reached."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether this is a folder, or a link to one that is followed.
+
+    A link to a folder that the link is in leads to what is no part of the app.
+    """
+    try:
+        if not entry.is_symlink() or not entry.is_dir():
+            return entry.is_dir()
+        target, here = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+    except OSError:
+        return False
+    return here != target and not here.startswith(target.rstrip(os.sep) + os.sep)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -545,12 +545,72 @@ def test_beyond_a_number_of_files_and_bytes_the_size_alone_counts_and_that_is_sa
     assert "count by their size alone" in caplog.text
 
 
-def test_files_without_end_and_links_to_folders_are_not_followed(tmp_path: Path, release: Release) -> None:
+def test_files_without_end_and_links_to_what_the_app_is_in_are_not_followed(tmp_path: Path, release: Release) -> None:
     first = release(write(tmp_path, SHOP))
     os.mkfifo(tmp_path / "shop/pipe")
     (tmp_path / "shop/shared").symlink_to("/")
     (tmp_path / "shop/round").symlink_to(tmp_path / "shop")
     assert release(tmp_path) == first
+
+
+@pytest.mark.parametrize("place", ["shop/templates/shared", "shop/shared"])
+def test_a_folder_that_is_linked_counts(tmp_path: Path, release: Release, place: str) -> None:
+    write(tmp_path, {"common/a.html": "old", "common/deep/b.html": "old"})
+    project = write(tmp_path / "project", SHOP)
+    (project / place).symlink_to(tmp_path / "common")
+    seen = [release(project)]
+    for name in ("common/a.html", "common/deep/b.html"):
+        write(tmp_path, {name: "new"})
+        seen.append(release(project))
+    assert len(set(seen)) == 3
+
+
+def test_a_folder_that_is_linked_twice_counts_by_the_rules_of_both_places(tmp_path: Path, release: Release) -> None:
+    write(tmp_path, {"common/a.html": "old", "common/a.tpl": "old"})
+    project = write(tmp_path / "project", SHOP)
+    for place in ("shop/static/common", "shop/templates/common"):
+        (project / place).symlink_to(tmp_path / "common")
+    first = release(project)
+    write(tmp_path, {"common/a.tpl": "new"})
+    assert release(project) != first
+
+
+def test_links_in_a_circle_have_an_end(tmp_path: Path, release: Release) -> None:
+    write(tmp_path, {"one/a.html": "", "two/b.html": ""})
+    (tmp_path / "one/two").symlink_to(tmp_path / "two")
+    (tmp_path / "two/one").symlink_to(tmp_path / "one")
+    project = write(tmp_path / "project", SHOP)
+    (project / "shop/templates/one").symlink_to(tmp_path / "one")
+    first = release(project)
+    write(tmp_path, {"two/b.html": "new"})
+    assert release(project) != first
+
+
+@pytest.mark.parametrize("name", ["uploads", "media", "data"])
+def test_a_link_to_a_folder_of_what_an_app_writes_does_not_count(tmp_path: Path, release: Release, name: str) -> None:
+    project = write(tmp_path / "project", SHOP)
+    write(tmp_path, {f"{name}/a.json": "old"})
+    (project / "shop/pictures").symlink_to(tmp_path / name)
+    first = release(project)
+    write(tmp_path, {f"{name}/a.json": "new"})
+    assert release(project) == first
+
+
+def test_templates_that_are_linked_to_a_folder_of_any_name_count(tmp_path: Path, release: Release) -> None:
+    project = write(tmp_path / "project", SHOP)
+    write(tmp_path, {"build/a.html": "old"})
+    (project / "shop/templates/built").symlink_to(tmp_path / "build")
+    first = release(project)
+    write(tmp_path, {"build/a.html": "new"})
+    assert release(project) != first
+
+
+def test_a_folder_of_uploads_that_is_named_by_another_path_does_not_count(tmp_path: Path, release: Release) -> None:
+    (tmp_path / "current").symlink_to(tmp_path / "project")
+    text = f"import flask\n\napp = flask.Flask(__name__)\napp.config['UPLOAD_FOLDER'] = '{tmp_path}/current/web/got'\n"
+    first = release(write(tmp_path / "project", {"web/__init__.py": text, "web/got/a.css": ""}), "web", "app")
+    write(tmp_path, {"project/web/got/a.css": "changed"})
+    assert release(tmp_path / "project", "web", "app") == first
 
 
 def test_a_link_that_cannot_be_followed_is_no_file(tmp_path: Path, release: Release) -> None:
