@@ -15,10 +15,12 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
+#: Endings of modules, the source before what is compiled from it: some images ship that alone.
+MODULE_ENDINGS = (".py", ".pyc")
 #: Files that are read, and bytes of them. What is beyond counts by its path and size alone.
 MAX_FILES, MAX_BYTES = 10_000, 64 * 1024 * 1024
 #: Entries of folders that are looked at. A folder of more than what is left of them does not count at all.
@@ -51,38 +53,12 @@ _TEXT_NAMES = (
 )
 #: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
 _NOT_SOURCE_NAMES = (
-    *(
-        ".pyc",
-        ".pyo",
-        "db.json",
-        ".db",
-        ".db3",
-        ".sqlite",
-        ".sqlite3",
-        "-wal",
-        "-shm",
-        "-journal",
-        ".rdb",
-        ".aof",
-        ".mdb",
-    ),
-    *(
-        ".log",
-        ".out",
-        ".pid",
-        ".sock",
-        ".lock",
-        ".swp",
-        ".swo",
-        ".tmp",
-        ".bak",
-        ".orig",
-        ".rej",
-        ".prof",
-        "~",
-        ".egg-info",
-    ),
+    *(".pyo", ".db", ".db3", "db.json", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
+    *(".log", ".out", ".pid", ".sock", ".lock", ".swp", ".swo", ".tmp", ".bak", ".orig", ".rej", ".prof", "~"),
+    ".egg-info",
 )
+#: Bytes before the code in a compiled file: among them the modification time of its source (PEP 552).
+_PYC_HEADER = 16
 _IMPORT = rb"(?m)^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import\b|import[ \t]+([\w. \t,]+))"
 
 _log = logging.getLogger("wsgi_isr")
@@ -122,17 +98,22 @@ def resolved(module: str, base: str) -> Root | None:
     path, name = base, ""
     for part in module.split("."):
         path, name = os.path.join(path, part), f"{name}.{part}" if name else part
-        if os.path.isfile(os.path.join(path, "__init__.py")):
+        if _is_package(path):
             return Root(name, path, base)
-        if os.path.isfile(path + ".py"):
-            return Root(name, path + ".py", base)
+        for ending in MODULE_ENDINGS:
+            if os.path.isfile(path + ending):
+                return Root(name, path + ending, base)
         if not os.path.isdir(path):
             return _in_archive(name, base) if path == os.path.join(base, part) else None
     return Root(name, path, base)  # a namespace package
 
 
+def _is_package(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, "__init__" + ending)) for ending in MODULE_ENDINGS)
+
+
 def _in_archive(name: str, base: str) -> Root | None:
-    """Return the archive that a module is imported from (:mod:`zipimport`), or its compiled file."""
+    """Return the archive that a module is imported from (:mod:`zipimport`), or its file of machine code."""
     if os.path.isfile(base):
         return Root(os.path.basename(base), base)
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -164,6 +145,8 @@ def digest_of(roots: tuple[Root, ...]) -> str:
                 beyond += 1
                 continue
             files, size = files + 1, size + len(content)
+            if path.endswith(".pyc"):
+                content = content[_PYC_HEADER:]
             found[label] = hashlib.blake2b(content, digest_size=16).digest()
             if root.base and path.endswith(".py"):
                 names.update(_imported(content, root))
@@ -221,10 +204,12 @@ class _Walk:
             return
         if not os.path.isdir(root.path):
             yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
-        elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
+        elif root.base and not _is_package(root.path):
             # A namespace package has parts of others' as well.
-            for entry in self._entries(root.path):
-                if entry.name.endswith(".py") and _is_file(entry):
+            entries = self._entries(root.path)
+            names = {entry.name for entry in entries}
+            for entry in entries:
+                if entry.name.endswith(MODULE_ENDINGS) and not _has_source(entry.name, names) and _is_file(entry):
                     yield f"{root.name}/{entry.name}", entry.path
         else:
             yield from self._files_in(root.path, root.name, root.kind)
@@ -245,7 +230,11 @@ class _Walk:
         self._seen.add((place, kind))
         hidden = _HIDDEN_SOURCE if kind in (Kind.STATIC, Kind.TEMPLATES) else ()
         endings = _ENDINGS.get(kind, ("",))
-        for entry in self._entries(folder):
+        entries = self._entries(folder)
+        names = {entry.name for entry in entries}
+        for entry in entries:
+            if _has_source(entry.name, names):
+                continue
             if (entry.name.startswith(".") and entry.name not in hidden) or entry.name.endswith(_NOT_SOURCE_NAMES):
                 continue
             if _is_folder(entry):
@@ -279,7 +268,12 @@ def _is_left_out(folder: str, kind: Kind) -> bool:
         return name in _CACHES or (kind is Kind.STATIC and name in _UPLOADS)
     if os.path.lexists(os.path.join(folder, "pyvenv.cfg")):
         return True
-    return name in _NOT_SOURCE and not os.path.isfile(os.path.join(folder, "__init__.py"))
+    return name == "__pycache__" or (name in _NOT_SOURCE and not _is_package(folder))
+
+
+def _has_source(name: str, names: Container[str]) -> bool:
+    """Return whether a file is compiled from one beside it. :param names: of the files in its folder."""
+    return name.endswith(".pyc") and name[:-1] in names
 
 
 def _place(path: str) -> _Place | None:

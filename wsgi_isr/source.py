@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
-from .digest import Kind, Root, digest_of, resolved
+from .digest import MODULE_ENDINGS, Kind, Root, digest_of, resolved
 from .frameworks import is_django, is_flask, nested
 
 #: Variables by which platforms name what they have deployed, most telling first.
@@ -61,8 +61,12 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
             'the source of the app cannot be read (%r), so that a deploy does not show: write release="..."', error
         )
         return ""
-    if not release:
-        _log.debug("no source of %s is found, so that its pages belong to no release", module or "the app")
+    if not release and app is not None:
+        _log.warning(
+            'no source of %s is found, so that a deploy does not show: write release="...", or release=None if that is '
+            "meant",
+            module or "the app",
+        )
     return release
 
 
@@ -146,7 +150,7 @@ def _beside(root: Root) -> str:
     """Return the folder in which text may belong to a module: none beside a package, and none of a user's or the
     system's own."""
     folder = os.path.dirname(root.path)
-    is_module = bool(root.base) and root.path.endswith(".py") and os.path.isfile(root.path)
+    is_module = bool(root.base) and root.path.endswith(MODULE_ENDINGS) and os.path.isfile(root.path)
     return folder if is_module and folder not in (os.path.expanduser("~"), os.path.abspath(os.sep)) else ""
 
 

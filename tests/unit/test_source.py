@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib
 import logging
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import Any
 
 import flask
@@ -163,6 +165,37 @@ def test_of_a_module_alone_those_count_that_it_imports_and_the_usual_folders(tmp
         write(tmp_path, {name: files[name] + "changed = 1"})
         seen.add(release(tmp_path, "site_app", "app"))
     assert len(seen) == 5
+
+
+def compiled(folder: Path) -> None:
+    """Leave compiled files alone of a project, as an image does that ships no source."""
+    assert compileall.compile_dir(
+        folder, ddir="/srv", legacy=True, quiet=1, invalidation_mode=PycInvalidationMode.TIMESTAMP
+    )
+    for path in [*folder.rglob("*.py")]:
+        path.unlink()
+
+
+@pytest.mark.parametrize("module", ["shop", "blog", "company.shop"])
+def test_compiled_files_count_where_there_is_no_source(tmp_path: Path, release: Release, module: str) -> None:
+    seen = []
+    for number, price in enumerate((3, 3, 4)):
+        code = f"TEA = {price}\n\ndef application(environ, start_response):\n    return []\n"
+        files = {"shop/__init__.py": code, "blog.py": code, "company/shop.py": code}
+        folder = write(tmp_path / f"{number}" / "project", files)
+        for path in folder.rglob("*.py"):
+            os.utime(path, (1000 * number, 1000 * number))  # which a compiled file holds
+        compiled(folder)
+        seen.append(release(folder, module))
+    assert seen[0].startswith("source-")
+    assert seen[0] == seen[1] != seen[2]
+
+
+@pytest.mark.parametrize("name", ["shop/views.pyc", "shop/__pycache__/other.pyc", "shop/deep/__pycache__/a.pyc"])
+def test_a_compiled_file_beside_its_source_does_not_count(tmp_path: Path, release: Release, name: str) -> None:
+    first = release(write(tmp_path, SHOP))
+    write(tmp_path, {name: "changed"})
+    assert release(tmp_path) == first
 
 
 MODULE = {"blog.py": "def app(environ, start_response):\n    return []\n"}
@@ -488,9 +521,15 @@ def test_what_is_no_name_is_refused(option: str) -> None:
 def test_an_app_whose_source_cannot_be_found_is_of_no_release(caplog: pytest.LogCaptureFixture) -> None:
     space: dict[str, Any] = {"__name__": "nowhere"}
     exec("def app(environ, start_response): return []", space)
-    caplog.set_level(logging.DEBUG, "wsgi_isr")
     assert release_of(space["app"], "nowhere", {}) == ""
-    assert "no source of nowhere is found" in caplog.text
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "no source of nowhere is found" in line
+    assert 'write release="..."' in line
+
+
+def test_a_script_without_an_app_is_told_nothing_of_releases(caplog: pytest.LogCaptureFixture) -> None:
+    assert release_of(None, "nowhere", {}) == ""
+    assert caplog.records == []
 
 
 class Odd:
