@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -36,6 +37,10 @@ PLATFORM_VARIABLES = (
     "GIT_COMMIT",
 )
 
+#: Of these, any build may set one, to "unknown" as well: then each deploy would be the same release.
+_ONLY_COMMITS = ("SOURCE_COMMIT", "GIT_COMMIT")
+_COMMIT = re.compile("[0-9a-fA-F]{7,64}")
+
 #: Folders beside an app of which nothing else says where its templates are: those that frameworks look into.
 _USUAL_FOLDERS = {"templates": Kind.TEMPLATES, "views": Kind.TEMPLATES, "static": Kind.STATIC}
 
@@ -51,8 +56,10 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
     :param module: the name of the module that wraps the app. :param environ: the process's environment.
     """
     for variable in PLATFORM_VARIABLES:
-        if environ.get(variable):
-            return environ[variable]
+        value = environ.get(variable, "").strip()
+        if value and (variable not in _ONLY_COMMITS or _COMMIT.fullmatch(value)):
+            _log.info("release %r, from %s", value, variable)
+            return value
     roots = _roots_if_possible(app, module)
     try:
         release = digest_of(roots) if roots else ""

@@ -493,12 +493,26 @@ def app(environ: Any, start_response: Any) -> list[bytes]:
     return []
 
 
-def test_the_platform_s_own_name_comes_first(tmp_path: Path) -> None:
-    environ = {variable: f"of {variable}" for variable in PLATFORM_VARIABLES}
-    for variable in PLATFORM_VARIABLES:
-        assert release_of(app, __name__, environ) == f"of {variable}"
+def test_the_platform_s_own_name_comes_first() -> None:
+    environ = {variable: f"{number:07x}" for number, variable in enumerate(PLATFORM_VARIABLES)}
+    for number, variable in enumerate(PLATFORM_VARIABLES):
+        assert release_of(app, __name__, environ) == f"{number:07x}"
         environ[variable] = ""
     assert release_of(app, __name__, environ).startswith("source-")
+
+
+@pytest.mark.parametrize("variable", ["GIT_COMMIT", "SOURCE_COMMIT"])
+@pytest.mark.parametrize("value", ["unknown", "HEAD", "main", "dev", "abc123", "f" * 65, "dirty-1234567", "$(git rev)"])
+def test_a_variable_of_anybody_s_is_believed_only_if_it_looks_like_a_hash(variable: str, value: str) -> None:
+    assert release_of(app, __name__, {variable: value}).startswith("source-")
+    for commit in ("1234567", "0123456789abcdef0123456789ABCDEF01234567", "e" * 64):
+        assert release_of(app, __name__, {variable: f"{commit}\n"}) == commit
+
+
+def test_the_variable_that_names_the_release_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "wsgi_isr")
+    release_of(app, __name__, {"K_REVISION": "shop-00012-abc"})
+    assert [record.getMessage() for record in caplog.records] == ["release 'shop-00012-abc', from K_REVISION"]
 
 
 def test_the_option_is_before_everything(monkeypatch: pytest.MonkeyPatch) -> None:
