@@ -68,7 +68,9 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
             'the source of the app cannot be read (%r), so that a deploy does not show: write release="..."', error
         )
         return ""
-    if not release and app is not None:
+    # A script alone, and an app that is typed into Python, are not deployed.
+    is_typed = module == "__main__" and not getattr(sys.modules["__main__"], "__file__", None)
+    if not release and app is not None and not is_typed:
         _log.warning(
             'no source of %s is found, so that a deploy does not show: write release="...", or release=None if that is '
             "meant",
