@@ -87,23 +87,42 @@ def site_of(config: Config, app: Any) -> bytes:
 
 
 class Wrapper:
-    """Has the attributes of what it wraps, besides its own, so that it can stand in the place of the app.
+    """Has the attributes of the app that it wraps, besides its own, so that it can stand in the place of the app.
 
-    Names that begin with an underscore are its own alone: copying, pickling and the like ask for them.
+    A public name is either of its class, and cannot be set, or the app's, which is where it is set. Names that begin
+    with an underscore are its own alone: copying, pickling and the like ask for them.
     """
 
     if not TYPE_CHECKING:  # a name that is misspelt in this package is an error of its types
 
         def __getattr__(self, name: str) -> Any:
-            app = self.__dict__.get("app")
+            app = self.__dict__.get("_app")
             if name.startswith("_") or app is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return getattr(app, name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            app = self.__dict__.get("app")
-            is_own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
-            if is_own or app is None or not hasattr(app, name):
-                object.__setattr__(self, name, value)
+            if self._is_app_s(name, f"{name} = ..."):
+                app = self._app
+                try:
+                    setattr(app, name, value)
+                    return
+                except AttributeError:
+                    if hasattr(type(app), name):
+                        raise
+            # A method, such as Flask's wsgi_app, has no attributes of its own: then this object has them.
+            object.__setattr__(self, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if self._is_app_s(name, name) and name not in self.__dict__:
+                delattr(self._app, name)
             else:
-                setattr(app, name, value)
+                object.__delattr__(self, name)
+
+        def _is_app_s(self, name: str, change: str) -> bool:
+            if name.startswith("_") or self.__dict__.get("_app") is None:
+                return False
+            if hasattr(type(self), name):
+                remedy = f"choose another name, or write app.app.{change} to change the app inside"
+                raise ConfigError(f"ISR.{name}", "is a name of ISR itself, and cannot be changed", remedy)
+            return True

@@ -541,6 +541,12 @@ def test_an_app_whose_source_cannot_be_found_is_of_no_release(caplog: pytest.Log
     assert 'write release="..."' in line
 
 
+def test_an_app_that_is_typed_into_python_is_told_nothing_of_releases() -> None:
+    code = "from wsgi_isr import ISR\ndef app(environ, start_response): ...\nISR(app, store='null://')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_script_without_an_app_is_told_nothing_of_releases(caplog: pytest.LogCaptureFixture) -> None:
     assert release_of(None, "nowhere", {}) == ""
     assert caplog.records == []
@@ -715,7 +721,7 @@ def test_the_state_of_an_app_is_beside_its_package_wherever_the_server_was_start
     loaded = load(write(folder, SHOP), "shop")
     assert project_folder(loaded.application) == str(folder)
     isr = ISR(loaded.application)
-    assert getattr(isr.store, "path", None) == str(folder / ".wsgi_isr/store.db")
+    assert getattr(isr._store, "path", None) == str(folder / ".wsgi_isr/store.db")
     assert isr.configuration.folder == state_folder(loaded.application) == str(folder / ".wsgi_isr")
 
 
@@ -731,7 +737,7 @@ def test_the_state_of_an_installed_app_and_of_no_app_is_in_the_current_directory
 
 def test_a_store_that_is_named_is_where_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert getattr(ISR(app, store="sqlite:///a/b.db").store, "path", None) == str(tmp_path / "a/b.db")
+    assert getattr(ISR(app, store="sqlite:///a/b.db")._store, "path", None) == str(tmp_path / "a/b.db")
 
 
 def test_of_flask_it_is_beside_the_package_of_the_app(tmp_path: Path, load: Load) -> None:
