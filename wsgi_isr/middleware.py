@@ -56,7 +56,7 @@ from .stores import open_store
 from .stores.base import Store
 from .stores.null import NullStore
 from .task import Answer, Coming, Failed, PassedOn, Served
-from .wrapping import Wrapper, caller, check_app, configured, site_of
+from .wrapping import Wrapper, advise, caller, check_app, configured, site_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -95,6 +95,8 @@ class ISR(Wrapper):
         **options: Any,
     ) -> None:
         check_app(app)
+        if import_name is None:  # in the app's own module, where the flask command looks for the app
+            advise(app)
         self._configuration: Config = configured(app, rules, options, import_name or caller())
         settings = self.configuration.settings
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -14,8 +16,11 @@ from urllib.parse import quote
 
 from .config import Config
 from .errors import ConfigError
+from .frameworks import is_flask
 from .remote import SITE_BYTES
 from .source import release_of, state_folder
+
+_log = logging.getLogger("wsgi_isr")
 
 
 def check_app(app: Any, option: str = "app", called: str = "") -> None:
@@ -43,6 +48,20 @@ def check_app(app: Any, option: str = "app", called: str = "") -> None:
         problem = f"{name}{signature} does not take environ and start_response, so it is no WSGI application"
         remedy = f"if it makes one, call it: {called or f'{name}()'}"
         raise ConfigError(option, problem, remedy) from None
+
+
+def advise(app: Any) -> None:
+    """Say, once in each process, what the flask command needs where an app of Flask is wrapped from outside."""
+    if is_flask(app):
+        _tell_of_flask()
+
+
+@functools.lru_cache
+def _tell_of_flask() -> None:
+    _log.warning(
+        "ISR wraps a Flask object, which the flask command does not find any more; if you use that command, write "
+        "app.wsgi_app = ISR(app.wsgi_app, ...)"
+    )
 
 
 def caller() -> str:

@@ -11,10 +11,13 @@ import pytest
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
-from wsgi_isr import ISR, ConfigError, cached
+from wsgi_isr import ISR, ConfigError, cached, wrap
 from wsgi_isr.frameworks import is_flask, nested
 from wsgi_isr.loading import find_isr
 from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.wrapping import _tell_of_flask
+
+SHOP = flask.Flask(__name__)
 
 
 def wrapped(app: Any, **options: Any) -> Any:
@@ -155,3 +158,36 @@ def test_copying_says_what_it_says_of_any_object_with_a_lock(app: Any) -> None:
     assert not hasattr(bare, "anything")
     with pytest.raises(TypeError, match="lock"):
         copy.deepcopy(app)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_flask_app_itself_is_wrapped_with_a_warning_that_says_what_the_flask_command_needs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _tell_of_flask.cache_clear()
+    wrapped(flask.Flask("shop"))
+    wrapped(flask.Flask("blog"))
+    (line,) = warnings(caplog)
+    assert "the flask command does not find" in line
+    assert "app.wsgi_app = ISR(app.wsgi_app, ...)" in line
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: wrapped(flask.Flask(__name__).wsgi_app),
+        lambda: wrapped(ProxyFix(flask.Flask(__name__))),
+        lambda: wrapped(bottle.Bottle()),
+        lambda: wrap("tests.behaviour.test_in_place_of_the_app:SHOP", store=MemoryStore()),
+    ],
+    ids=["wsgi_app", "middleware", "bottle", "wrap"],
+)
+def test_what_the_flask_command_is_not_asked_for_is_wrapped_without_a_warning(
+    caplog: pytest.LogCaptureFixture, make: Any
+) -> None:
+    _tell_of_flask.cache_clear()
+    make()
+    assert warnings(caplog) == []
