@@ -547,7 +547,10 @@ def test_an_app_that_is_typed_into_python_is_told_nothing_of_releases() -> None:
     assert done.stderr == ""
 
 
-def test_a_script_without_an_app_is_told_nothing_of_releases(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_script_without_an_app_is_told_nothing_of_releases(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(source, "_of_django", lambda folders: [])  # which another test may have set up
     assert release_of(None, "nowhere", {}) == ""
     assert caplog.records == []
 
