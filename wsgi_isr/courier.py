@@ -40,7 +40,7 @@ NAME = "wsgi-isr-journal"
 class Attended(Protocol):
     """An app with a journal."""
 
-    store: Store
+    _store: Store
 
     @property
     def is_serving(self) -> bool:
@@ -165,7 +165,7 @@ class Courier:
         _join(thread, _BEFORE_FORK)
         for app in apps:
             if thread is not None and not app.is_serving:
-                app.store.close()  # a connection for what was delivered until now would be of no more use
+                app._store.close()  # a connection for what was delivered until now would be of no more use
 
     def after_fork_in_parent(self) -> None:
         """A master that has loaded the app for its workers serves no request; what it delivered would take a

@@ -168,7 +168,7 @@ class Engine:
             Leases(store, Keyspace.lock, Keyspace.failures, events),
             self.stamps,
             events,
-            releases=Releases(release, settings.adopt, settings.namespace, store, self.codec),
+            releases=Releases(release, settings.adopt, settings.namespace, store, self.codec, name),
             threads=0 if inline else settings.background_threads,
             queue=settings.background_queue,
             uncacheable_ttl=settings.uncacheable_ttl,

@@ -299,7 +299,7 @@ def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
 
 
 def _place(isr: ISR) -> tuple[int, str, str | None]:
-    return id(isr.store), isr.configuration.settings.namespace, isr.configuration.settings.release
+    return id(isr._store), isr.configuration.settings.namespace, isr.configuration.settings.release
 
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -233,18 +234,39 @@ def test_the_store_and_the_journal_are_made_by_the_user(
     assert stat.S_IMODE((own / ".wsgi_isr" / "store.db").stat().st_mode) == 0o600
 
 
+@pytest.fixture
+def linked(env: dict[str, str], place: Path) -> Callable[..., Path]:
+    """Make links in the place of files of the app, to files in a folder of root; the folder is returned."""
+
+    def link(*names: str) -> Path:
+        roots = place / "roots"
+        roots.mkdir()
+        roots.chmod(0o700)
+        for name in names:
+            (place / "own" / name).symlink_to(roots / name)
+        return roots
+
+    env |= {"WSGI_ISR_JOURNAL": f"{place}/own/journal"}
+    return link
+
+
 def test_root_makes_no_file_behind_links_in_the_place_of_those_of_the_store(
-    serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+    serve: Callable[..., Gunicorn], linked: Callable[..., Path]
 ) -> None:
-    own, roots = place / "own", place / "roots"
-    roots.mkdir()
-    roots.chmod(0o700)
-    env |= {"WSGI_ISR_JOURNAL": f"{own}/journal"}
-    for name in ("journal.lock", "journal.turn", "pages.sqlite3", "pages.sqlite3-wal", "pages.sqlite3-shm"):
-        (own / name).symlink_to(roots / name)
+    roots = linked("pages.sqlite3-wal", "pages.sqlite3-shm")
     with serve(preload=True) as server:
         assert ask(server.port).status == 200
         assert server.stop() == 0
+    assert list(roots.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pages.sqlite3", "journal", "journal.lock", "journal.turn"])
+def test_root_refuses_a_link_in_the_place_of_a_store_or_a_journal_and_names_it(
+    name: str, serve: Callable[..., Gunicorn], linked: Callable[..., Path]
+) -> None:
+    roots = linked(name)
+    with pytest.raises(AssertionError, match=f"ConfigError: .*/own/{re.escape(name)}.* link"), serve(preload=True):
+        pass
     assert list(roots.iterdir()) == []
 
 

@@ -29,8 +29,8 @@ class App:
     """An app with a journal that has something for a number of rounds."""
 
     def __init__(self, rounds: int = 0, is_serving: bool = False) -> None:
-        self.store = Store()
-        self.is_serving = is_serving
+        self._store = Store()
+        self._is_serving = is_serving
         self.rounds = rounds
         self.asked = threading.Semaphore(0)
 
@@ -130,17 +130,17 @@ def test_a_master_of_workers_has_no_thread_and_no_connection_when_it_forks(couri
     courier.attend(app := App())
     courier.before_fork()
     assert threads() == []
-    assert app.store.closed == 1
+    assert app._store.closed == 1
     courier.after_fork_in_parent()
     assert threads() == []
     courier.before_fork()  # of the second worker
-    assert app.store.closed == 1
+    assert app._store.closed == 1
 
 
 def test_a_process_that_serves_goes_on_after_a_fork(courier: Courier) -> None:
     courier.attend(app := App(is_serving=True))
     courier.before_fork()
-    assert (threads(), app.store.closed) == ([], 0)
+    assert (threads(), app._store.closed) == ([], 0)
     courier.after_fork_in_parent()
     assert threads() == [NAME]
 
@@ -180,7 +180,7 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
 print(names())
-isr.is_serving = True
+isr._is_serving = True
 child = os.fork()
 if child == 0:
     os._exit(0)
@@ -216,7 +216,7 @@ courier._own.lock.acquire()  # a thread of the parent may hold any lock
 isr._beginning[os.getpid()].acquire()
 child = fork()
 if child == 0:
-    isr.is_serving = False
+    isr._is_serving = False
     begun = isr.begin()
     thread = courier._own.thread
     print(begun is not engine, isr.begin() is begun, thread.name, thread.is_alive(), connections.are_inherited)

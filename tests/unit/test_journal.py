@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -118,9 +119,9 @@ def test_ten_thousand_posts_to_new_urls_keep_it_small_and_read_little_of_it(
 ) -> None:
     parse, parsed, sizes = module._parse, [0], []
 
-    def counted(text: str) -> Kept | None:
+    def counted(*line: Any) -> Kept | None:
         parsed[0] += 1
-        return parse(text)
+        return parse(*line)
 
     monkeypatch.setattr(module, "_parse", counted)
     monkeypatch.setattr("os.fsync", lambda file: None)  # 10,000 of them are slow on a disk
