@@ -112,7 +112,8 @@ class Journal:
             found = os.lstat(self.path)
         except OSError:
             return True
-        return found.st_size == 0 or not stat.S_ISREG(found.st_mode)
+        # A directory in its place is not empty: reading it is an error, which is reported.
+        return found.st_size == 0 or stat.S_ISLNK(found.st_mode)
 
     def state(self) -> tuple[int, int, int] | None:
         """Return a value that changes when a line is kept or settled; ``None`` without a file."""

@@ -30,7 +30,7 @@ class App:
 
     def __init__(self, rounds: int = 0, is_serving: bool = False) -> None:
         self._store = Store()
-        self._is_serving = is_serving
+        self.is_serving = is_serving
         self.rounds = rounds
         self.asked = threading.Semaphore(0)
 
