@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -99,6 +100,7 @@ class Engine:
         settings, rules = config.settings, config.rules
         self._app = app
         self._inline = inline
+        self._pid = os.getpid()
         self.store = store
         self.events = events
         self.keeps = store.keeps
@@ -166,7 +168,7 @@ class Engine:
             Leases(store, Keyspace.lock, Keyspace.failures, events),
             self.stamps,
             events,
-            releases=Releases(release, settings.adopt_release, settings.namespace, store, self.codec),
+            releases=Releases(release, settings.adopt_release, settings.namespace, store, self.codec, name),
             threads=0 if inline else settings.background_threads,
             queue=settings.background_queue,
             uncacheable_ttl=settings.uncacheable_ttl,
@@ -213,8 +215,15 @@ class Engine:
             )
         return False
 
+    @property
+    def is_here(self) -> bool:
+        """Return whether this process made it. A server that forks in C may not have told Python."""
+        return self._pid == os.getpid()
+
     def still_valid(self, slot: Slot, answer: Ready) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
+        if not self.is_here:
+            return False
         try:
             polled = self.stamps.polled()
         except Exception:

@@ -79,7 +79,8 @@ class InvalidationError(ISRError):
         self.journal = journal
         causes = ", ".join(sorted({str(error) for error in undelivered.values()}))
         kept = (
-            f"kept in {journal}, and delivered by a process of the app, or by wsgi-isr replay, once the node is back"
+            f"kept in {journal}, and delivered by an app with journal= this file, or by wsgi-isr replay, once the node "
+            "is back"
             if journal
             else "repeat it; a file that can be written, as journal=, would keep it"
         )

@@ -135,6 +135,8 @@ class Invalidated(NamedTuple):
     journal: str | None = None
     warnings: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
+    #: Whether an app of this process delivers what the journal keeps.
+    is_attended: bool = True
 
 
 class Delivered(NamedTuple):

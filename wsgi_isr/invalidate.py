@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from . import keys
 from . import options as o
+from .courier import courier
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Broken, Delivered, Events, Invalidated
 from .journal import Journal, Kept
@@ -20,6 +22,9 @@ from .stores.base import Store
 _BATCH = 1000
 #: Seconds after which a process delivers although another one says that it does: that one may have been stopped.
 _PATIENCE = 3.0
+#: Seconds after which a journal is read again although neither file nor nodes have changed: lines may be due to be
+#: dropped.
+_READ_AGAIN = 60.0
 #: Seconds between two reports of a journal that cannot be read.
 _COMPLAINS_EVERY = 60.0
 
@@ -108,6 +113,15 @@ def check_mode(mode: str) -> Mode:
     return Mode(mode)
 
 
+class _Round(NamedTuple):
+    """A delivery: the ``state`` of the journal before it, a key on each node that it did not reach, and the monotonic
+    time from which on the journal is read again in any case."""
+
+    state: object
+    keys: tuple[str, ...]
+    over: float
+
+
 class Invalidator:
     """Invalidates in one store and namespace.
 
@@ -140,6 +154,9 @@ class Invalidator:
         self._registry = registry
         self._is_own = is_own
         self._is_known = is_known
+        self._last: _Round | None = None
+        #: The ids of the lines of other node lists that this store was told.
+        self._told: set[str] = set()
         #: Since when another process has had its turn to deliver; ``None`` where none has.
         self._waits_since: float | None = None
         #: When a journal that cannot be read is reported again.
@@ -170,7 +187,8 @@ class Invalidator:
         journal = self._keep(tuple(undelivered), mode) if undelivered else None
         found = [*advice(names, absent, apps, self._store, self._space, self._is_own)]
         loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
-        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet))
+        is_attended = self._is_own and courier.is_at_work
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
         if undelivered and journal is None:
             delivered = tuple(name for name in names if name not in undelivered)
             raise InvalidationError(delivered, undelivered)
@@ -203,12 +221,19 @@ class Invalidator:
         if self.journal is None:
             return None
         try:
-            self.journal.keep(self._space, names, mode, self._store.places)
+            nodes = [self._place_of(name) for name in names]
+            self.journal.keep(self._space, names, mode, self._store.places, nodes)
         except OSError as error:
-            outcome = "it does not keep the undelivered tags"
+            outcome = f"it does not keep the undelivered tags ({self.journal.said(error)})"
             self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
             return None
+        courier.start()  # where its thread could not start before
         return self.journal.path
+
+    def _place_of(self, name: str) -> str:
+        """Return the place, among those of the store, that has a tag."""
+        place = f"{self._store.scheme}://{self._store.node_of(self._names.tag(name))}"
+        return place if place in self._store.places else self._store.places[0]
 
     # The journal ---------------------------------------------------------------------------------------
 
@@ -232,6 +257,8 @@ class Invalidator:
         """
         if self.journal is None or not self._store.keeps or self.journal.is_empty():
             return False
+        if (last := self._last) is not None and not self._has_news(last):
+            return bool(last.keys)
         try:
             with self.journal.turn() as is_ours:
                 now = time.monotonic()
@@ -248,9 +275,22 @@ class Invalidator:
                 self._cannot_replay(error, "it is tried again")
             return True
 
+    def _has_news(self, last: _Round) -> bool:
+        """Return whether there is a reason to deliver again: the file has changed, or a node may be back."""
+        assert self.journal is not None
+        if time.monotonic() >= last.over or self.journal.state() != last.state:
+            return True
+        return not all(map(self._store.is_displaced, last.keys))
+
     def _replay_quietly(self) -> tuple[str, ...]:
+        """Deliver beside an invalidation, unless another process does, or nothing has changed since it failed."""
+        if self.journal is None or self.journal.is_empty():
+            return ()
+        if self._last is not None and not self._has_news(self._last):
+            return ()
         try:
-            return self._replay()[0]
+            with self.journal.turn() as is_ours:
+                return self._replay()[0] if is_ours else ()
         except OSError as error:
             self._cannot_replay(error, "the next invalidation tries it again")
             return ()
@@ -265,13 +305,25 @@ class Invalidator:
             return (), {}
         delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
-        for batch in _batches(self.journal.lines(self._space, self._store.places)):
+        state = self.journal.state()
+        places, place_of = self._store.places, functools.cache(self._place_of)
+        lines = self.journal.lines(self._space, places)
+        own = {line.id: line.settled_by(places, place_of) for line in lines}
+        # A line of another node list is told to this store as well, once. Only a store that has the tags on the node
+        # that missed them may settle it.
+        todo = [line for line in lines if own[line.id] or line.id not in self._told]
+        todo = [line.without({*line.tags} - own[line.id]) if line.id in self._told else line for line in todo]
+        self._told = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
+        for batch in _batches(todo):
             tags = dict.fromkeys(tag for line in batch for tag in line.tags)
             undelivered = self._deliver(tags, Mode(batch[0].mode))
-            failed |= undelivered
-            if len(undelivered) < len(tags):
-                delivered |= dict.fromkeys(tag for tag in tags if tag not in undelivered)
-                self.journal.settle({line.id: [t for t in line.tags if t in undelivered] for line in batch})
+            settled = {line.id: [tag for tag in own[line.id] if tag not in undelivered] for line in batch}
+            failed |= {tag: undelivered[tag] for line in batch for tag in own[line.id] if tag in undelivered}
+            if any(settled.values()):
+                delivered |= dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
+                self.journal.settle(settled)
+        away = {place_of(tag): self._names.tag(tag) for tag in failed}
+        self._last = _Round(state, tuple(away.values()), time.monotonic() + _READ_AGAIN)
         if delivered:
             self._after()
         if delivered or failed:

@@ -105,10 +105,9 @@ class Keyspace:
         """Return where a copy of the records of a namespace's apps is."""
         return f"{self._prefix}:p:{_digest(f'apps {copy}', 20)}"
 
-    @property
-    def releases(self) -> str:
-        """Return where the releases are kept that have stored pages."""
-        return f"{self._prefix}:p:{_digest('releases', 20)}"
+    def releases(self, app: str) -> str:
+        """Return where the releases are kept of the app of this name that have stored pages."""
+        return f"{self._prefix}:p:{_digest(f'releases {app}', 20)}"
 
     @staticmethod
     def namespaces(copy: int) -> str:

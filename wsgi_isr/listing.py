@@ -73,7 +73,8 @@ class Listings:
         self._stamps = stamps
         self._known: dict[str, _Known] = {}
         # One each: a query that takes long holds up no other rule's pages.
-        self._asking = {name: threading.Lock() for name in rules.policies}
+        # Made where it is first needed: gevent has patched the process by then, and lists are asked for under it.
+        self._asking: dict[str, threading.Lock] = {}
         self._strict = any(policy.lists_all for policy in rules.policies.values())
 
     def absent(self, environ: dict[str, Any], epochs: Callable[[], Any] | None = None) -> Absent | None:
@@ -110,7 +111,8 @@ class Listings:
             return known
         # One asks. Meanwhile the others go by what there is, unless it was invalidated since: then they wait.
         is_due = known is not None and epochs is not None and not self._is_outdated(known, now, stamps)
-        if not self._asking[policy.name].acquire(timeout=0 if is_due else policy.lock_timeout):
+        asking = self._asking.setdefault(policy.name, threading.Lock())
+        if not asking.acquire(timeout=0 if is_due else policy.lock_timeout):
             return known if known is not None and is_due else _Known(None, 0.0, now)
         try:
             known = self._known.get(policy.name)
@@ -120,7 +122,7 @@ class Listings:
             assert known is not None
             return known
         finally:
-            self._asking[policy.name].release()
+            asking.release()
 
     def _counts(self, policy: Policy, known: _Known | None, epochs: Any, stamps: Callable[[], Stamps]) -> bool:
         if known is None or epochs is None:

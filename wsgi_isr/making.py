@@ -40,7 +40,7 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     canonical_url = isr.configuration.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
     if url is None:
-        known = isr.pages.sites.known()
+        known = isr._pages.sites.known()
         if len({site[:2] for site in known}) > 1:
             hosts = ", ".join(sorted({f"{site.scheme}://{site.host}" for site in known}))
             raise ConfigError("--url", f"visitors come to several sites: {hosts}", "say for which one")
@@ -58,11 +58,11 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
 
 def check_shared(isr: ISR) -> None:
     """:raises ConfigError: what is stored from here, no other process would see."""
-    if isr.development is not None:
-        problem = f"{isr.development.what}, so that nothing is cached"
+    if isr._development is not None:
+        problem = f"{isr._development.what}, so that nothing is cached"
         raise ConfigError("development", problem, "set WSGI_ISR_DEVELOPMENT=cache, as the servers have it")
-    if not (isr.store.keeps and isr.store.shared):
-        kind = "memory://" if isr.store.keeps else "null://"
+    if not (isr._store.keeps and isr._store.shared):
+        kind = "memory://" if isr._store.keeps else "null://"
         raise ConfigError("store", f"{kind} is seen by no other process", "set WSGI_ISR_STORE as the servers have it")
 
 
@@ -83,7 +83,7 @@ class Maker:
 
     def page_at(self, path: str) -> Page:
         """The page at a public path. :raises RefreshError: it is not for the cache. :raises ConfigError: no path."""
-        return self._isr.pages.at(path, self._site)
+        return self._isr._pages.at(path, self._site)
 
     def get(self, page: Page) -> tuple[bool, Content]:
         """The page, proven to be fresh, and whether it was rendered now.
@@ -130,7 +130,7 @@ class Maker:
         """Ours was not stored. :raises Fail: and it should have been: the store has none that is as new."""
         if not self._keeps:
             return
-        if len(self._codec.pack(entry)) > self._isr.store.max_value:
+        if len(self._codec.pack(entry)) > self._isr._store.max_value:
             raise Fail("it is larger than what the store takes")
         try:
             kept = self._fill.kept(page.task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 import weakref
@@ -54,9 +55,10 @@ from .respond import (
 )
 from .stores import open_store
 from .stores.base import Store
+from .stores.forks import look as look_for_fork
 from .stores.null import NullStore
 from .task import Answer, Coming, Failed, PassedOn, Served
-from .wrapping import Wrapper, caller, check_app, configured, site_of
+from .wrapping import Wrapper, advise, caller, check_app, configured, site_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
@@ -95,28 +97,49 @@ class ISR(Wrapper):
         **options: Any,
     ) -> None:
         check_app(app)
-        self.configuration: Config = configured(app, rules, options, import_name or caller())
+        if import_name is None:  # in the app's own module, where the flask command looks for the app
+            advise(app)
+        self._configuration: Config = configured(app, rules, options, import_name or caller())
         settings = self.configuration.settings
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
-        self.events = Events(log_events())
+        self._events = Events(log_events())
         self._clock = clock or time.time
         # A fake clock alone is meant for both.
         self._monotonic = monotonic or clock
         self._pause = pause
         if settings.debug:
-            self.events.subscribe(log_decisions())
-        self._beginning = threading.Lock()
-        #: Whether this process has answered a request for the app.
-        self.is_serving = False
-        #: The name of the app, in warnings and in the records of the store: the same in each process and each release.
-        self.app_name = name_of(app)
+            self._events.subscribe(log_decisions())
+        self._beginning: dict[int, threading.Lock] = {}
+        self._is_serving = False
+        self._name = name_of(app)
         #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
-        self.site = site_of(self.configuration, app)
+        self._site = site_of(self.configuration, app)
         self._settle(self._look_for_development(app))
-        self.app = app  # last: what is set after it, and is the app's, is set there
+        self._app = app  # last: what is set after it, and is the app's, is set there
         instances.add(self)
         if self._journal is not None:
             courier.attend(self)
+
+    @property
+    def app(self) -> WSGIApplication:
+        """Return the app that is wrapped."""
+        return self._app
+
+    @property
+    def configuration(self) -> Config:
+        """Return the options and rules that hold, from the constructor, the environment and the file."""
+        return self._configuration
+
+    @property
+    def app_name(self) -> str:
+        """Return the name of the app, as warnings and the records of the store have it: the same in each process and
+        each release."""
+        return self._name
+
+    @property
+    def is_serving(self) -> bool:
+        """Return whether this process has answered a request for the app."""
+        return self._is_serving
 
     def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
         if engine.stand_in is not None:
@@ -128,17 +151,17 @@ class ISR(Wrapper):
         given = self.configuration.settings
         self._live: Engine | None = None
         #: What tells that the app is being developed, so that nothing is cached.
-        self.development = development
+        self._development = development
         if development is not None and development.serves:
             development.announce()
         if (stand_in := engine.stand_in) is not None:
-            self.store: Store = stand_in.store_of(given.store)
+            self._store: Store = stand_in.store_of(given.store)
         else:
-            self.store = NullStore() if development is not None else self._configured
-        is_own = self.store is self._configured
-        self._journal = journal_for(given.journal, self.store, self.configuration.folder) if is_own else None
+            self._store = NullStore() if development is not None else self._configured
+        is_own = self._store is self._configured
+        self._journal = journal_for(given.journal, self._store, self.configuration.folder) if is_own else None
         off = "development" if development is not None else "store-disabled"
-        self.pages = Pages(self.configuration, self.store, self.events, self._monotonic, off)
+        self._pages = Pages(self.configuration, self._store, self._events, self._monotonic, off)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         live = self._live or self.begin(environ)
@@ -159,20 +182,22 @@ class ISR(Wrapper):
                     start_response(NOT_MODIFIED, unchanged.copy())
                     return []
 
+        if not live.is_here:
+            live = self.begin(environ)
         if live.keeps and is_served_by(environ):
             live = self.begin(environ, again=True)
         began, draft = live.monotonic(), False
-        self.is_serving = True
+        self._is_serving = True
         try:
             with at_home(live):
                 if live.writes.wrote(environ):
                     live.stamps.ask()
                 draft = live.drafts.holds(environ)
-                page = self.pages.match(environ, live.stamps.epochs, draft)
+                page = self._pages.match(environ, live.stamps.epochs, draft)
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
-            self.events.emit(Broken("the cache", error, "the app answers the request itself"))
+            self._events.emit(Broken("the cache", error, "the app answers the request itself"))
             page = found = PassedOn("internal-error", draft=draft)
         if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
             # It failed for somebody without cookies. That says nothing about who has some.
@@ -200,17 +225,17 @@ class ISR(Wrapper):
                 return shell_of(policy.fallback, environ)
             except Exception as error:
                 outcome = "the visitor waits for the page"
-                self.events.emit(Broken(f"rule {policy.name!r}: fallback", error, outcome))
-        with nullcontext() if page.personal else on_behalf_of(self.pages.without_ignored_cookies(page, environ)):
+                self._events.emit(Broken(f"rule {policy.name!r}: fallback", error, outcome))
+        with nullcontext() if page.personal else on_behalf_of(self._pages.without_ignored_cookies(page, environ)):
             found = live.fill.get(page.task, page.suits)
         if isinstance(found, Served):
             content = found.slot.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
-                self.pages.sites.served(page.key.host)
+                self._pages.sites.served(page.key.host)
                 if live.presence is not None:
                     live.presence.served(page.site)
                 if found.stored:
-                    self.pages.sites.tell(page.site)
+                    self._pages.sites.tell(page.site)
         return found
 
     # What a visitor gets -----------------------------------------------------------------------------
@@ -269,7 +294,7 @@ class ISR(Wrapper):
                 except Exception as error:
                     # The write has happened and must be answered; the journal, if any, has the rest.
                     outcome = "the write is answered, and the cached page may be the one from before it"
-                    self.events.emit(Broken(f"invalidating {written!r} after a write", error, outcome))
+                    self._events.emit(Broken(f"invalidating {written!r} after a write", error, outcome))
             return live.writes.cookie(environ)
 
         return after_write
@@ -291,7 +316,7 @@ class ISR(Wrapper):
         # Behind a proxy that ends TLS, only the canonical URL knows of it.
         scheme = (self.configuration.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
         visitor = Visitor(live.drafts, draft, secure=scheme == "https")
-        sites = self.pages.sites
+        sites = self._pages.sites
         site = sites.of(environ)
 
         @contextmanager
@@ -322,7 +347,7 @@ class ISR(Wrapper):
             label, reason = "HIT", "not-listed"
         else:
             reason = found.reason if isinstance(found, Failed) else "shell"
-        self.events.emit(ServedEvent(name, label, age, reason, text, lock, seconds))
+        self._events.emit(ServedEvent(name, label, age, reason, text, lock, seconds))
 
     # On demand -----------------------------------------------------------------------------------------
 
@@ -341,10 +366,10 @@ class ISR(Wrapper):
         live = self.begin()
         if not live.keeps:
             return False
-        pages = self.pages.everywhere(path, site)
+        pages = self._pages.everywhere(path, site)
         calls: list[Callable[[], bool]] = []
         for page in pages:
-            if len(calls) < self.pages.sites.most_refreshed and (entry := self._kept(page)) is not None:
+            if len(calls) < self._pages.sites.most_refreshed and (entry := self._kept(page)) is not None:
                 # The first marks all variants of the page as stale, those of the other sites included.
                 calls.append(functools.partial(self._refresh, path, page, entry, marks=not calls))
         if not calls and not only_if_cached:
@@ -355,7 +380,7 @@ class ISR(Wrapper):
     def has(self, path: str) -> bool:
         """Whether a page is kept at a public path, for any site. :raises StoreError: the store cannot be asked."""
         try:
-            return any(self._kept(page) is not None for page in self.pages.everywhere(path))
+            return any(self._kept(page) is not None for page in self._pages.everywhere(path))
         except RefreshError:
             return False
 
@@ -384,40 +409,50 @@ class ISR(Wrapper):
         :param environ: of that request, whose server may be one for development.
         :param again: whether that was not known when it was made.
         """
-        with self._beginning:
-            known = self.development
+        live = self._live
+        if live is not None and live.is_here and not again:
+            return live
+        # The lock is made here, where gevent has patched the process. One from before the patch would stop all
+        # greenlets, once one of them yields while it holds the lock.
+        with self._beginning.setdefault(os.getpid(), threading.Lock()):
+            look_for_fork()
+            if self._live is not None and not self._live.is_here:
+                self._forget_parent()
+            known = self._development
             if (self._live is None or again) and (known is None or not known.is_meant):
                 development = self._look_for_development(self.app, environ)
                 if development != known:
                     self._settle(development)
-            if self.development is not None and environ is not None:
-                self.development.announce()
-            if self._live is None:
-                self._live = Engine(
+            if self._development is not None and environ is not None:
+                self._development.announce()
+            live, is_new = self._live, False
+            if live is None:
+                live = self._live = Engine(
                     self.configuration,
-                    self.store,
-                    self.events,
+                    self._store,
+                    self._events,
                     produce_page(
                         lambda *request: self.app(*request),
                         self.configuration.rules,
-                        self.events.emit,
-                        self.events.emit,
+                        self._events.emit,
+                        self._events.emit,
                         self._clock,
                     ),
                     app=self.app,
                     clock=self._clock,
                     monotonic=self._monotonic,
                     pause=self._pause,
-                    site=self.site if self.renders_elsewhere else None,
+                    site=self._site if self.renders_elsewhere else None,
                     is_alone=lambda: self.is_alone,
                     journal=self._journal,
                     name=self.app_name,
-                    is_serving=lambda: self.is_serving,
+                    is_serving=lambda: self._is_serving,
                     inline=engine.stand_in is not None,
                 )
-                if self._journal is not None:
-                    courier.attend(self)
-            return self._live
+                is_new = True
+        if is_new and self._journal is not None:
+            courier.attend(self)  # outside of the lock: starting a thread yields under gevent
+        return live
 
     def invalidate(
         self,
@@ -450,12 +485,12 @@ class ISR(Wrapper):
     @property
     def renders_elsewhere(self) -> bool:
         """Whether pages may be rendered in other processes: they have to find them in the store."""
-        return self.configuration.settings.background == "auto" and self.store.keeps and self.store.shared
+        return self.configuration.settings.background == "auto" and self._store.keeps and self._store.shared
 
     @property
     def is_alone(self) -> bool:
-        """Whether no other :class:`ISR` of this process has the same :attr:`site`."""
-        return not any(other.site == self.site for other in list(instances) if other is not self)
+        """Whether no other :class:`ISR` of this process has the same ``_site``."""
+        return not any(other._site == self._site for other in list(instances) if other is not self)
 
     def is_at(self, home: object) -> bool:
         """Whether data that is kept at ``home`` is this app's."""
@@ -466,26 +501,29 @@ class ISR(Wrapper):
 
         :returns: a function that puts back what there was before.
         """
-        before = self.store, self._journal, self.pages, self._live, self.development
+        before = self._store, self._journal, self._pages, self._live, self._development
         self._settle(self._look_for_development(self.app))
 
         def restore() -> None:
             if self._live is not None:
                 self._live.close()
-            self.store, self._journal, self.pages, self._live, self.development = before
+            self._store, self._journal, self._pages, self._live, self._development = before
 
         return restore
 
     def begin_anew(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
-        self._beginning = threading.Lock()
-        self.pages.begin_anew()
+        self._beginning = {}
+        self._forget_parent()
+
+    def _forget_parent(self) -> None:
+        self._pages.begin_anew()
         self._live = None
-        self.is_serving = False
+        self._is_serving = False
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Call ``subscriber`` with every event (:mod:`wsgi_isr.events`) of this process."""
-        self.events.subscribe(subscriber)
+        self._events.subscribe(subscriber)
 
     def close(self, timeout: float | None = None) -> bool:
         """Drain the background and let go of the store; a later request begins anew.
@@ -499,7 +537,7 @@ class ISR(Wrapper):
         drained = True
         if live is not None:
             drained = live.close(timeout)
-        self.store.close()
+        self._store.close()
         return drained
 
 

@@ -37,7 +37,8 @@ from .wrapping import configured
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-_beginning = threading.Lock()
+# By process id: each lock is made where it is first needed, after gevent has patched the process.
+_beginning: dict[int, threading.Lock] = {}
 # For scripts that only use cached functions: as the environment says, like ISR() itself.
 _alone: Engine | None = None
 
@@ -47,10 +48,14 @@ def _homes() -> list[Engine]:
     if instances:
         return list({_place(isr): isr.begin() for isr in list(instances)}.values())
     global _alone
-    with _beginning:
-        if _alone is None:
+    with _beginning.setdefault(os.getpid(), threading.Lock()):
+        if is_new := _alone is None:
             _alone = _begin_alone()
-        return [_alone]
+        alone = _alone
+    if is_new and alone.presence is not None and engine.stand_in is None:
+        # Here: a script may be over before a thread has had its turn. Outside of the lock: it asks the store.
+        alone.presence.look_quietly()
+    return [alone]
 
 
 def _begin_alone() -> Engine:
@@ -63,11 +68,8 @@ def _begin_alone() -> Engine:
         development.announce()
         return Engine(config, NullStore(), events)
     opened = store if isinstance(store, Store) else open_store(store)
-    journal = journal_for(config.settings.journal, opened, config.folder)
-    alone = Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
-    if alone.presence is not None:
-        alone.presence.look_quietly()  # here: a script may be over before a thread has had its turn
-    return alone
+    journal = journal_for(config.settings.journal, opened, config.folder, begins=False)
+    return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
 
 
 def exchange_alone(other: Engine | None) -> Engine | None:
@@ -83,7 +85,7 @@ live_in(_homes, lambda: any(isr.is_serving for isr in instances))
 def _after_fork() -> None:
     # Threads, flights and locks of the parent do not exist here; L1 begins empty.
     global _alone, _beginning
-    _beginning = threading.Lock()
+    _beginning = {}
     _alone = None
     for isr in instances:
         isr.begin_anew()
@@ -143,7 +145,7 @@ def invalidate(
         settings this process has loaded; else ``WSGI_ISR_STORE``. With ``null://``, and with the ``memory://`` of
         another process, there is nothing to invalidate: the receipt says so.
     :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what cannot be
-        delivered, or ``False`` for none; by default there is one for stores on other machines.
+        delivered, or ``False`` for none; by default that of the app in the current folder, where there is one already.
     :returns: once every node that it concerns has acknowledged it, or the journal keeps the rest (``Receipt.pending``).
     :raises InvalidationError: something was not delivered, and nothing keeps it; repeating is always safe.
     :raises ConfigError: nothing was named, or no store is known.
@@ -196,7 +198,7 @@ def replay(
     given = _given(store, namespace, journal)
     if _unseen(given) is not None:
         return ()
-    with _elsewhere(given) as invalidator:
+    with _elsewhere(given, begins=True) as invalidator:
         if invalidator.journal is None:
             raise ConfigError("journal", "no journal is known", "give journal=, or set WSGI_ISR_JOURNAL")
         return invalidator.replay()
@@ -283,13 +285,13 @@ def _is_unseen(store: object) -> TypeGuard[str]:
 
 
 @contextmanager
-def _elsewhere(given: Config) -> Iterator[Invalidator]:
-    """An invalidator for a store that is in no app of this process."""
+def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
+    """An invalidator for a store that is in no app of this process. :param begins: see :func:`journal_for`."""
     settings = given.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
         registry = Registry(opened, settings.namespace, settings.signing_key)
-        journal = journal_for(settings.journal, opened, state_folder(None))
+        journal = journal_for(settings.journal, opened, state_folder(None), begins)
         yield Invalidator(opened, settings.namespace, journal, Events(log_events()), registry=registry)
     finally:
         if opened is not settings.store:
@@ -297,7 +299,7 @@ def _elsewhere(given: Config) -> Iterator[Invalidator]:
 
 
 def _place(isr: ISR) -> tuple[int, str, str | None]:
-    return id(isr.store), isr.configuration.settings.namespace, isr.configuration.settings.release
+    return id(isr._store), isr.configuration.settings.namespace, isr.configuration.settings.release
 
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:

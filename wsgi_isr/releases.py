@@ -1,8 +1,8 @@
 """The releases of an app that have stored pages, as the store remembers them: a new one adopts the pages of the latest.
 
-The record is one list for each namespace, in the order in which processes of a release began to store pages, latest
-last. A release that never stored a page is not in it, so that no other one adopts from it. The record is best effort:
-without it, each page of a new release is made while its first visitor waits.
+The record is one list for each app of a namespace, in the order in which processes of a release began to store pages,
+latest last. A release that never stored a page is not in it, so that no other one adopts from it. The record is best
+effort: without it, each page of a new release is made while its first visitor waits.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ class Releases:
 
     :param release: of this process.
     :param adopt: the release to adopt from, ``"auto"`` for the one that the record names, ``None`` for none.
+    :param app: the name of the app, which tells it from others in the same namespace.
     """
 
-    def __init__(self, release: str, adopt: str | None, namespace: str, store: Store, codec: Codec) -> None:
+    def __init__(self, release: str, adopt: str | None, namespace: str, store: Store, codec: Codec, app: str) -> None:
         self._release = release
         self._namespace = namespace
         self._store = store
         self._codec = codec
-        self._key = Keyspace(namespace).releases
+        self._key = Keyspace(namespace).releases(app)
         self._former = None if adopt is None or adopt == AUTO else Keyspace(namespace, adopt)
         self._is_settled = adopt != AUTO
         self._is_noted = False

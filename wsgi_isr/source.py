@@ -1,27 +1,21 @@
-"""Where an app's own source is, and a digest of its content: what tells one release from the next.
+"""Where an app's own source is: its content tells one release from the next.
 
 The source is found from the app: the package or module that it comes from, those beside it that they import, and the
 folders of templates and static files that its framework knows. It is read when the app is wrapped. Files that change
 later belong to the next start: this process runs the code that it has loaded.
-
-The digest is made of relative paths and content, so that it is the same in each process, on each machine and in each
-version of Python. Modification times are no part of it: a checkout or an image has other ones.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 import os
 import re
 import sys
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
+from .digest import MODULE_ENDINGS, Kind, Root, digest_of, resolved
 from .frameworks import is_django, is_flask, nested
 
 #: Variables by which platforms name what they have deployed, most telling first.
@@ -43,59 +37,17 @@ PLATFORM_VARIABLES = (
     "GIT_COMMIT",
 )
 
-#: Files that are read, and bytes of them. What is beyond counts by its path and size alone.
-MAX_FILES, MAX_BYTES = 10_000, 64 * 1024 * 1024
-#: Files beyond these do not count at all.
-MAX_SEEN = 10 * MAX_FILES
+#: Of these, any build may set one, to "unknown" as well: then each deploy would be the same release.
+_ONLY_COMMITS = ("SOURCE_COMMIT", "GIT_COMMIT")
+_COMMIT = re.compile("[0-9a-fA-F]{7,64}")
 
-#: Folders of what an app writes, or of what others have written. One that is a Python package is source all the same.
-_NOT_SOURCE = frozenset(
-    {
-        *("__pycache__", "node_modules", "bower_components", "site-packages", "dist-packages", "venv", "env"),
-        *("data", "instance", "media", "upload", "uploads", "user_uploads", "files", "backup", "backups"),
-        *("cache", "caches", "log", "logs", "run", "tmp", "temp", "var", "build", "dist", "htmlcov"),
-    }
-)
-#: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
-_NOT_SOURCE_NAMES = (
-    *(".pyc", ".pyo", ".db", ".db3", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
-    *(
-        ".log",
-        ".out",
-        ".pid",
-        ".sock",
-        ".lock",
-        ".swp",
-        ".swo",
-        ".tmp",
-        ".bak",
-        ".orig",
-        ".rej",
-        ".prof",
-        "~",
-        ".egg-info",
-    ),
-)
 #: Folders beside an app of which nothing else says where its templates are: those that frameworks look into.
-_USUAL_FOLDERS = ("templates", "views", "static")
+_USUAL_FOLDERS = {"templates": Kind.TEMPLATES, "views": Kind.TEMPLATES, "static": Kind.STATIC}
 
-_IMPORT = rb"(?m)^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import\b|import[ \t]+([\w. \t,]+))"
 _OURS = __name__.partition(".")[0]
 _STDLIB = os.path.dirname(os.__file__)
 
 _log = logging.getLogger("wsgi_isr")
-
-
-class Root(NamedTuple):
-    """A module, package or folder of an app.
-
-    ``name`` is the same on each machine. ``base`` is the folder that imports begin from; empty where nothing that is
-    imported from there is the app's own.
-    """
-
-    name: str
-    path: str
-    base: str = ""
 
 
 def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
@@ -104,12 +56,26 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
     :param module: the name of the module that wraps the app. :param environ: the process's environment.
     """
     for variable in PLATFORM_VARIABLES:
-        if environ.get(variable):
-            return environ[variable]
+        value = environ.get(variable, "").strip()
+        if value and (variable not in _ONLY_COMMITS or _COMMIT.fullmatch(value)):
+            _log.info("release %r, from %s", value, variable)
+            return value
     roots = _roots_if_possible(app, module)
-    release = digest_of(roots) if roots else ""
-    if not release:
-        _log.debug("no source of %s is found, so that its pages belong to no release", module or "the app")
+    try:
+        release = digest_of(roots) if roots else ""
+    except Exception as error:
+        _log.warning(
+            'the source of the app cannot be read (%r), so that a deploy does not show: write release="..."', error
+        )
+        return ""
+    # A script alone, and an app that is typed into Python, are not deployed.
+    is_typed = module == "__main__" and not getattr(sys.modules["__main__"], "__file__", None)
+    if not release and app is not None and not is_typed:
+        _log.warning(
+            'no source of %s is found, so that a deploy does not show: write release="...", or release=None if that is '
+            "meant",
+            module or "the app",
+        )
     return release
 
 
@@ -144,16 +110,22 @@ def _roots_if_possible(app: Any, module: str) -> tuple[Root, ...]:
 def _roots(app: Any, module: str) -> tuple[Root, ...]:
     """Return the parts of an app that can be told from itself and from the module that wraps it."""
     names: list[str] = []
-    folders: list[str] = []
+    folders: list[tuple[str, Kind]] = []
     others: list[str] = []
     of_django = app is None
     for inner in nested(app) if app is not None else ():
         if is_flask(inner):
             names.append(inner.import_name)
+            uploads = inner.config.get("UPLOAD_FOLDER")
+            if uploads and isinstance(uploads, (str, os.PathLike)):
+                # A relative one is taken from the current directory by the docs of Flask, and by others from the app.
+                folders += [(os.path.join(place, uploads), Kind.LEFT_OUT) for place in (os.getcwd(), inner.root_path)]
             for part in (inner, *inner.blueprints.values()):
                 if not _is_installed(part.root_path):
-                    folders += [os.path.join(part.root_path, part.template_folder)] if part.template_folder else []
-                    folders += [part.static_folder] if part.static_folder else []
+                    if part.template_folder:
+                        folders.append((os.path.join(part.root_path, part.template_folder), Kind.TEMPLATES))
+                    if part.static_folder:
+                        folders.append((part.static_folder, Kind.STATIC))
         elif is_django(inner):
             of_django = True
         else:
@@ -165,12 +137,30 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     # Middlewares and frameworks are others' source.
     roots += [root for name in others if (root := _located(name)) is not None and root.base]
     roots += [root for name in [module] if (root := _located(name)) is not None]
+    roots += [Root(".", folder, kind=Kind.TEXT) for root in roots if (folder := _beside(root))]
     bases = list(dict.fromkeys(root.base for root in roots if root.base))
     if not is_known:
-        folders += [os.path.join(base, usual) for base in bases for usual in _USUAL_FOLDERS]
+        folders += [(os.path.join(base, usual), kind) for base in bases for usual, kind in _USUAL_FOLDERS.items()]
     base = bases[0] if bases else ""
-    roots += [Root(_label(folder, base), folder) for folder in map(os.path.abspath, folders)]
-    return tuple(root for root in dict.fromkeys(roots) if os.path.exists(root.path))
+    for folder, kind in folders:
+        path = os.path.abspath(folder)
+        roots.append(Root(_label(path, base), path, kind=kind))
+    there = [root for root in dict.fromkeys(roots) if os.path.exists(root.path)]
+    source = [root.path + os.sep for root in there if root.kind is not Kind.LEFT_OUT]
+    # Where uploads go into the folder of static files, or of the app, the app's own files there count all the same.
+    return tuple(
+        root
+        for root in there
+        if root.kind is not Kind.LEFT_OUT or not any(path.startswith(root.path + os.sep) for path in source)
+    )
+
+
+def _beside(root: Root) -> str:
+    """Return the folder in which text may belong to a module: none beside a package, and none of a user's or the
+    system's own."""
+    folder = os.path.dirname(root.path)
+    is_module = bool(root.base) and root.path.endswith(MODULE_ENDINGS) and os.path.isfile(root.path)
+    return folder if is_module and folder not in (os.path.expanduser("~"), os.path.abspath(os.sep)) else ""
 
 
 def _module_of(app: Any) -> str:
@@ -178,7 +168,7 @@ def _module_of(app: Any) -> str:
     return module if isinstance(module, str) else type(app).__module__
 
 
-def _of_django(folders: list[str]) -> list[str]:
+def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
     """Return the modules of the Django project that is set up in this process, and add its folders."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
@@ -192,10 +182,12 @@ def _of_django(folders: list[str]) -> list[str]:
         installed = [config for config in apps.get_app_configs() if not _is_installed(config.path)]
         names += [config.name for config in installed]
     for engine in settings.TEMPLATES:
-        folders += map(os.fspath, engine.get("DIRS", ()))
-    for name in ("STATICFILES_DIRS", "LOCALE_PATHS"):
+        folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in engine.get("DIRS", ())]
+    folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in settings.LOCALE_PATHS]
+    folders += [(os.fspath(folder), Kind.LEFT_OUT) for folder in (settings.MEDIA_ROOT, settings.STATIC_ROOT) if folder]
+    for one in getattr(settings, "STATICFILES_DIRS", ()):
         # A folder of static files may be a pair: a prefix, and the folder.
-        folders += [os.fspath(one[1] if isinstance(one, (list, tuple)) else one) for one in getattr(settings, name, ())]
+        folders.append((os.fspath(one[1] if isinstance(one, (list, tuple)) else one), Kind.STATIC))
     return [name for name in names if isinstance(name, str) and name]  # ROOT_URLCONF may be the patterns themselves
 
 
@@ -217,7 +209,7 @@ def _located(module: str) -> Root | None:
     if not top or top == _OURS:
         return None
     for base in _bases(top):
-        if (found := _resolved(module, base)) is not None:
+        if (found := resolved(module, base)) is not None:
             return found._replace(base=_base(base))
     return _of_file(getattr(sys.modules.get(module), "__file__", None))
 
@@ -252,150 +244,6 @@ def _base(folder: str) -> str:
     return "" if _is_installed(folder + os.sep) else folder
 
 
-def _resolved(module: str, base: str) -> Root | None:
-    """Return what a dotted name is in ``base``: the outermost regular package, or the module."""
-    path, name = base, ""
-    for part in module.split("."):
-        path, name = os.path.join(path, part), f"{name}.{part}" if name else part
-        if os.path.isfile(os.path.join(path, "__init__.py")):
-            return Root(name, path, base)
-        if os.path.isfile(path + ".py"):
-            return Root(name, path + ".py", base)
-        if not os.path.isdir(path):
-            return _in_archive(name, base) if path == os.path.join(base, part) else None
-    return Root(name, path, base)  # a namespace package
-
-
-def _in_archive(name: str, base: str) -> Root | None:
-    """Return the archive that a module is imported from (:mod:`zipimport`), or its compiled file."""
-    if os.path.isfile(base):
-        return Root(os.path.basename(base), base)
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return Root(name, file, base) if file and os.path.isfile(file) and os.path.dirname(file) == base else None
-
-
 def _label(folder: str, base: str) -> str:
     """Return a name for a folder that is the same wherever the project is."""
     return os.path.relpath(folder, base) if base and folder.startswith(base + os.sep) else os.path.basename(folder)
-
-
-# Its content -------------------------------------------------------------------------------------------
-
-
-@functools.lru_cache(64)  # once for each process, which runs the code that it has loaded
-def digest_of(roots: tuple[Root, ...]) -> str:
-    """Return a digest of the content of ``roots``, and of what they import from beside them; empty without a file."""
-    began = time.perf_counter()
-    found: dict[str, bytes] = {}
-    done: set[str] = set()
-    files = size = beyond = 0
-    queue = deque(roots)
-    known = {root.path for root in roots}
-    while queue:
-        root = queue.popleft()
-        names: set[str] = set()
-        for label, path in _files_of(root):
-            if path in done or len(done) >= MAX_SEEN:
-                continue
-            done.add(path)
-            while label in found:  # two folders of the same name, in other places
-                label += "'"
-            content = _read(path, MAX_BYTES - size) if files < MAX_FILES else None
-            if content is None:
-                found[label] = b"%d" % _size(path)
-                beyond += 1
-                continue
-            files, size = files + 1, size + len(content)
-            found[label] = hashlib.blake2b(content, digest_size=16).digest()
-            if root.base and path.endswith(".py"):
-                names.update(_imported(content, root))
-        for name in sorted(names):
-            if (beside := _resolved(name, root.base)) is not None and beside.path not in known:
-                known.add(beside.path)
-                queue.append(beside)
-    if beyond:
-        _log.warning(
-            "the source of the app has %d files, %d of which count by their size alone (%d files and %d MiB are read), "
-            'so that a deploy may not show: write release="...", or move elsewhere what is no source (of %s)',
-            len(done),
-            beyond,
-            MAX_FILES,
-            MAX_BYTES >> 20,
-            ", ".join(root.path for root in roots),
-        )
-    if not found:
-        return ""
-    whole = hashlib.blake2b(digest_size=8)
-    for label in sorted(found):
-        whole.update(b"%s\0%s\0" % (label.encode("utf-8", "surrogateescape"), found[label].hex().encode()))
-    release = f"source-{whole.hexdigest()}"
-    milliseconds = 1000 * (time.perf_counter() - began)
-    _log.debug("release %s: %d files, %d bytes, read in %.1f ms", release, files, size, milliseconds)
-    return release
-
-
-def _files_of(root: Root) -> Iterator[tuple[str, str]]:
-    """Yield the files of a root by name, each with its path."""
-    if not os.path.isdir(root.path):
-        yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
-    elif root.base and not os.path.isfile(os.path.join(root.path, "__init__.py")):
-        # A namespace package has parts of others' as well.
-        for entry in _entries(root.path):
-            if entry.name.endswith(".py") and entry.is_file():
-                yield f"{root.name}/{entry.name}", entry.path
-    else:
-        yield from _files_in(root.path, root.name)
-
-
-def _files_in(folder: str, name: str) -> Iterator[tuple[str, str]]:
-    entries = _entries(folder)
-    names = {entry.name for entry in entries}
-    if "pyvenv.cfg" in names or (os.path.basename(folder) in _NOT_SOURCE and "__init__.py" not in names):
-        return
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name.endswith(_NOT_SOURCE_NAMES):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files_in(entry.path, f"{name}/{entry.name}")
-        elif entry.is_file():  # and no pipe, which would never end
-            yield f"{name}/{entry.name}", entry.path
-
-
-def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError:
-        return ()
-
-
-def _read(path: str, most: int) -> bytes | None:
-    """Return the content of a file, which is empty where it cannot be read; ``None`` where it is longer than
-    ``most``."""
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return None if os.fstat(file.fileno()).st_size > most else file.readall()
-    except OSError:
-        return b""
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return 0
-
-
-def _imported(content: bytes, root: Root) -> Iterator[str]:
-    """Yield the dotted names that a file imports, as they would be found from the folder of its package."""
-    # A package is read as a whole; only a module alone has others beside it.
-    package = [] if os.path.isdir(root.path) else root.name.split(".")[:-1]
-    for origin, several in re.findall(_IMPORT, content):
-        for one in (origin or several).split(b","):
-            words = one.split()
-            name = words[0].decode("ascii", "ignore") if words else ""
-            dots = len(name) - len(name.lstrip("."))
-            if not dots:
-                yield name
-            elif len(package) >= dots:
-                yield ".".join([*package[: len(package) - dots + 1], *filter(None, [name.lstrip(".")])])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -14,8 +16,11 @@ from urllib.parse import quote
 
 from .config import Config
 from .errors import ConfigError
+from .frameworks import is_flask
 from .remote import SITE_BYTES
 from .source import release_of, state_folder
+
+_log = logging.getLogger("wsgi_isr")
 
 
 def check_app(app: Any, option: str = "app", called: str = "") -> None:
@@ -33,7 +38,8 @@ def check_app(app: Any, option: str = "app", called: str = "") -> None:
             raise ConfigError(option, f"{name} is a class, not a WSGI application", f"wrap an object: {name}(...)")
         return
     try:
-        signature = inspect.signature(app)
+        # A decorator such as werkzeug's Request.application takes other arguments than the function inside of it.
+        signature = inspect.signature(app, follow_wrapped=False)
     except (TypeError, ValueError):  # one in C, say
         return
     try:
@@ -42,6 +48,20 @@ def check_app(app: Any, option: str = "app", called: str = "") -> None:
         problem = f"{name}{signature} does not take environ and start_response, so it is no WSGI application"
         remedy = f"if it makes one, call it: {called or f'{name}()'}"
         raise ConfigError(option, problem, remedy) from None
+
+
+def advise(app: Any) -> None:
+    """Say, once in each process, what the flask command needs where an app of Flask is wrapped from outside."""
+    if is_flask(app):
+        _tell_of_flask()
+
+
+@functools.lru_cache
+def _tell_of_flask() -> None:
+    _log.warning(
+        "ISR wraps a Flask object, which the flask command does not find any more; if you use that command, write "
+        "app.wsgi_app = ISR(app.wsgi_app, ...)"
+    )
 
 
 def caller() -> str:
@@ -86,23 +106,42 @@ def site_of(config: Config, app: Any) -> bytes:
 
 
 class Wrapper:
-    """Has the attributes of what it wraps, besides its own, so that it can stand in the place of the app.
+    """Has the attributes of the app that it wraps, besides its own, so that it can stand in the place of the app.
 
-    Names that begin with an underscore are its own alone: copying, pickling and the like ask for them.
+    A public name is either of its class, and cannot be set, or the app's, which is where it is set. Names that begin
+    with an underscore are its own alone: copying, pickling and the like ask for them.
     """
 
     if not TYPE_CHECKING:  # a name that is misspelt in this package is an error of its types
 
         def __getattr__(self, name: str) -> Any:
-            app = self.__dict__.get("app")
+            app = self.__dict__.get("_app")
             if name.startswith("_") or app is None:
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return getattr(app, name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            app = self.__dict__.get("app")
-            is_own = name.startswith("_") or name in self.__dict__ or hasattr(type(self), name)
-            if is_own or app is None or not hasattr(app, name):
-                object.__setattr__(self, name, value)
+            if self._is_app_s(name, f"{name} = ..."):
+                app = self._app
+                try:
+                    setattr(app, name, value)
+                    return
+                except AttributeError:
+                    if hasattr(type(app), name):
+                        raise
+            # A method, such as Flask's wsgi_app, has no attributes of its own: then this object has them.
+            object.__setattr__(self, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if self._is_app_s(name, name) and name not in self.__dict__:
+                delattr(self._app, name)
             else:
-                setattr(app, name, value)
+                object.__delattr__(self, name)
+
+        def _is_app_s(self, name: str, change: str) -> bool:
+            if name.startswith("_") or self.__dict__.get("_app") is None:
+                return False
+            if hasattr(type(self), name):
+                remedy = f"choose another name, or write app.app.{change} to change the app inside"
+                raise ConfigError(f"ISR.{name}", "is a name of ISR itself, and cannot be changed", remedy)
+            return True

@@ -83,7 +83,7 @@ def check(site: Any, threads: int, attack: Attack, flood: str) -> None:
     )
     store = site.store
     attack.check(store.size <= STORE_BYTES, f"{flood}: the store has {store.size} bytes of {STORE_BYTES}")
-    attack.check(len(site.isr.pages.sites.known()) <= 16, f"{flood}: {len(site.isr.pages.sites.known())} sites")
+    attack.check(len(site.isr._pages.sites.known()) <= 16, f"{flood}: {len(site.isr._pages.sites.known())} sites")
     running = [thread.name for thread in threading.enumerate()]
     attack.check(len(running) <= threads + THREADS, f"{flood}: threads {running}")
 

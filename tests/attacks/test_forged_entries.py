@@ -345,7 +345,7 @@ def list_of(*sites: Any) -> bytes:
 )
 def test_a_site_that_is_none_is_left_out_of_the_list(make_site: MakeSite, clock: Clock, site: Any) -> None:
     forged = make_site(revalidate=60, store=MemoryStore(clock=clock))
-    sites = forged.isr.pages.sites
+    sites = forged.isr._pages.sites
     forged.store.set(sites._key, list_of(site, ["https", "www.example.org:8080", "/app"]))
     assert sites.known() == [("https", "www.example.org:8080", "/app")]
     assert forged.isr.refresh("/app/a") is True
@@ -356,16 +356,16 @@ def test_a_site_that_is_none_is_left_out_of_the_list(make_site: MakeSite, clock:
 @pytest.mark.parametrize("value", [None, 1, "ab", b"ab", {}, {"http": 1}, [[]]], ids=repr)
 def test_a_list_of_sites_that_is_none_is_empty_and_written_anew(make_site: MakeSite, clock: Clock, value: Any) -> None:
     site = make_site(revalidate=60, store=MemoryStore(clock=clock))
-    site.store.set(site.isr.pages.sites._key, CODEC.seal(msgpack.packb(value), "sites"))
+    site.store.set(site.isr._pages.sites._key, CODEC.seal(msgpack.packb(value), "sites"))
     site.visit("/a")
-    assert make_site(revalidate=60, store=site.store).isr.pages.sites.known() == [("http", "example.org", "")]
+    assert make_site(revalidate=60, store=site.store).isr._pages.sites.known() == [("http", "example.org", "")]
 
 
 def test_a_forged_list_of_many_sites_is_cut_short(make_site: MakeSite, clock: Clock) -> None:
     site = make_site(revalidate=60, store=MemoryStore(clock=clock))
     many = [["http", f"host-{number}.example", ""] for number in range(1000)]
-    site.store.set(site.isr.pages.sites._key, list_of(*many))
-    assert len(site.isr.pages.sites.known()) == 16
+    site.store.set(site.isr._pages.sites._key, list_of(*many))
+    assert len(site.isr._pages.sites.known()) == 16
 
 
 # A signing key -------------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_processes_with_one_key_share_their_pages_and_data(make_site: MakeSite, 
     sites = [make_site(revalidate=60, store=store, **KEY) for _ in range(2)]
     assert [site.visit("/a").label for site in sites] == ["MISS", "HIT"]
     assert sites[1].isr.refresh("/a") is True
-    assert sites[1].isr.pages.sites.known() == sites[0].isr.pages.sites.known() == [("http", "example.org", "")]
+    assert sites[1].isr._pages.sites.known() == sites[0].isr._pages.sites.known() == [("http", "example.org", "")]
     assert origin.calls["/a"] == 2
 
 
@@ -417,7 +417,7 @@ def test_processes_with_different_keys_take_each_other_s_entries_for_missing_wit
         seen, data = site.visit("/a"), site.visit("/data")
         assert (seen.code, seen.label, seen.text) == (200, "MISS", f"/a v{number + 1}")
         assert (data.code, data.label, data.text) == (200, "MISS", str(number + 1))
-        assert site.isr.pages.sites.known() == [("http", "example.org", "")]
+        assert site.isr._pages.sites.known() == [("http", "example.org", "")]
     assert all(site.happened(Unreadable) for site in sites)
 
 
@@ -442,11 +442,11 @@ def test_data_that_the_site_did_not_sign_is_missing(make_site: MakeSite, clock: 
 
 def test_a_list_of_sites_that_the_site_did_not_sign_is_empty(make_site: MakeSite, clock: Clock) -> None:
     site = make_site(revalidate=60, store=MemoryStore(clock=clock), **KEY)
-    site.store.set(site.isr.pages.sites._key, list_of(["http", "evil.example", ""]))
-    assert site.isr.pages.sites.known() == [("http", "localhost", "")]
+    site.store.set(site.isr._pages.sites._key, list_of(["http", "evil.example", ""]))
+    assert site.isr._pages.sites.known() == [("http", "localhost", "")]
     site.visit("/a")
     again = make_site(revalidate=60, store=site.store, **KEY)
-    assert again.isr.pages.sites.known() == [("http", "example.org", "")]
+    assert again.isr._pages.sites.known() == [("http", "example.org", "")]
 
 
 def test_a_page_that_another_namespace_signed_with_the_same_key_is_missing(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.test import Client
+from werkzeug.wrappers import Request, Response
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin, answer
@@ -575,3 +577,21 @@ def test_a_right_set_of_options_is_accepted(tmp_path: Path) -> None:
         background_queue=10,
         drain_timeout=1,
     )
+
+
+class Handler:
+    """An app whose method is a view of werkzeug."""
+
+    @Request.application
+    def __call__(self, request: Request) -> Response:
+        return Response(f"at {request.path}")
+
+
+@Request.application
+def view(request: Request) -> Response:
+    return Response(f"at {request.path}")
+
+
+@pytest.mark.parametrize("app", [view, Handler()], ids=["function", "object"])
+def test_an_app_made_by_werkzeugs_decorator_is_wrapped(app: Any) -> None:
+    assert Client(ISR(app, revalidate=60, store="memory://")).get("/a").text == "at /a"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import flask
 import pytest
 
 from tests.behaviour.conftest import MakeSite
@@ -62,6 +63,18 @@ def test_however_many_visitors_come_at_once_the_new_release_renders_once_and_nob
     for site in sites:
         site.settle()
     assert sum(len(site.happened(Rendered)) for site in sites) == 1
+
+
+def test_of_two_apps_in_one_namespace_each_adopts_its_own_pages(make_site: MakeSite, store: MemoryStore) -> None:
+    def begin(name: str, release: str) -> Site:
+        app = flask.Flask(name)
+        app.get("/<page>")(lambda page: f"{name} made by {release}")
+        return make_site(app=app, store=store, release=f"{name}-{release}", revalidate=60)
+
+    for name in ("shop", "blog"):
+        shown(begin(name, "1"), f"/{name}")
+    for name in ("shop", "blog"):
+        assert shown(begin(name, "2"), f"/{name}") == ("STALE", f"{name} made by 1")
 
 
 def test_two_releases_side_by_side_each_serve_their_own_page(releases: Releases) -> None:

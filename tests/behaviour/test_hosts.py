@@ -70,9 +70,9 @@ def test_another_host_gets_the_app_s_own_answer_and_leaves_nothing_behind(
     for number in range(20):
         assert site.visit("/a", host=f"{number}.test").label == "BYPASS"
     assert origin.calls["/a"] == 20
-    assert [found.host for found in site.isr.pages.sites.known()] == ["example.org"]
+    assert [found.host for found in site.isr._pages.sites.known()] == ["example.org"]
     site.visit("/a")
-    assert [found.host for found in site.isr.pages.sites.known()] == ["example.org"]
+    assert [found.host for found in site.isr._pages.sites.known()] == ["example.org"]
 
 
 def test_a_page_that_is_not_listed_is_no_404_of_ours_for_another_host(make_site: MakeSite) -> None:
@@ -313,7 +313,7 @@ def test_nothing_in_the_name_of_a_host_breaks_out_of_the_line(
 
     store = MemoryStore(clock=clock)
     first = make_site(revalidate=600, store=store)
-    sites = first.isr.pages.sites
+    sites = first.isr._pages.sites
     stored = [("http", host, "") for host in ("a\nb\u202e", "x" * 5000, "y" * 261)]
     store.set(sites._key, sites._codec.seal(msgpack.packb(stored), "sites"))
     first.visit("/a")
@@ -327,6 +327,6 @@ def test_nothing_in_the_name_of_a_host_breaks_out_of_the_line(
 def test_a_damaged_list_of_hosts_is_none(make_site: MakeSite, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore(clock=clock)
     site = make_site(revalidate=600, store=store)
-    store.set(site.isr.pages.sites._key, b"\xc1")
+    store.set(site.isr._pages.sites._key, b"\xc1")
     assert site.visit("/a").label == "MISS"
     assert warnings(caplog) == []

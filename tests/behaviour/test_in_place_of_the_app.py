@@ -11,10 +11,13 @@ import pytest
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
-from wsgi_isr import ISR, cached
+from wsgi_isr import ISR, ConfigError, cached, wrap
 from wsgi_isr.frameworks import is_flask, nested
 from wsgi_isr.loading import find_isr
 from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.wrapping import _tell_of_flask
+
+SHOP = flask.Flask(__name__)
 
 
 def wrapped(app: Any, **options: Any) -> Any:
@@ -58,11 +61,55 @@ def test_what_is_set_on_it_and_is_the_app_s_is_set_there(app: Any) -> None:
 
 def test_what_is_its_own_is_its_own(app: Any) -> None:
     assert app.invalidate(paths=["/"]).tags == ("path:/",)
-    assert app.store.keeps
-    assert app.site != getattr(app.app, "site", None)
-    app.note = "mine"  # of neither: as of any object
-    assert app.note == "mine"
-    assert not hasattr(app.app, "note")
+    assert app.configuration.settings.namespace == "default"
+
+
+@pytest.mark.parametrize(
+    "name", ["pages", "store", "site", "events", "development", "keeps", "note", "name_of", "journal", "clock", "rules"]
+)
+def test_an_attribute_that_is_new_is_the_app_s(app: Any, name: str) -> None:
+    value = {"a": 1}
+    setattr(app, name, value)
+    assert getattr(app, name) is getattr(app.app, name) is value
+    app.add_url_rule("/seen", view_func=lambda: str(getattr(flask.current_app, name)["a"]), endpoint="seen")
+    assert [Client(app).get("/seen").text for _ in range(2)] == ["1", "1"]
+    assert app.invalidate(everything=True)
+    delattr(app, name)
+    assert not hasattr(app, name)
+    assert not hasattr(app.app, name)
+
+
+@pytest.mark.parametrize("name", ["configuration", "app", "invalidate", "refresh", "subscribe", "is_serving", "close"])
+def test_a_name_of_its_own_cannot_be_set_or_deleted(app: Any, name: str) -> None:
+    before = getattr(app, name)
+    for change in (lambda: setattr(app, name, {}), lambda: delattr(app, name)):
+        with pytest.raises(ConfigError, match=f"ISR.{name}: .*write app.app.{name}"):
+            change()
+    assert getattr(app, name) == before
+    assert Client(app).get("/").text == "Hello"
+
+
+def test_what_an_app_does_not_let_itself_be_told_is_kept_beside_it() -> None:
+    isr = wrapped(flask.Flask(__name__).wsgi_app)  # a method has no attributes of its own
+    isr.note = "mine"
+    assert isr.note == "mine"
+    del isr.note
+    assert not hasattr(isr, "note")
+
+
+class Fixed(flask.Flask):
+    @property
+    def fixed(self) -> int:
+        return 1
+
+
+def test_an_attribute_that_the_app_does_not_let_be_set_is_an_error() -> None:
+    isr = wrapped(Fixed(__name__))
+    with pytest.raises(AttributeError):
+        isr.fixed = 2
+    with pytest.raises(AttributeError):
+        del isr.fixed
+    assert isr.fixed == 1
 
 
 def test_a_name_that_neither_has_is_an_error_that_names_it(app: Any) -> None:
@@ -111,3 +158,36 @@ def test_copying_says_what_it_says_of_any_object_with_a_lock(app: Any) -> None:
     assert not hasattr(bare, "anything")
     with pytest.raises(TypeError, match="lock"):
         copy.deepcopy(app)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_flask_app_itself_is_wrapped_with_a_warning_that_says_what_the_flask_command_needs(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _tell_of_flask.cache_clear()
+    wrapped(flask.Flask("shop"))
+    wrapped(flask.Flask("blog"))
+    (line,) = warnings(caplog)
+    assert "the flask command does not find" in line
+    assert "app.wsgi_app = ISR(app.wsgi_app, ...)" in line
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: wrapped(flask.Flask(__name__).wsgi_app),
+        lambda: wrapped(ProxyFix(flask.Flask(__name__))),
+        lambda: wrapped(bottle.Bottle()),
+        lambda: wrap("tests.behaviour.test_in_place_of_the_app:SHOP", store=MemoryStore()),
+    ],
+    ids=["wsgi_app", "middleware", "bottle", "wrap"],
+)
+def test_what_the_flask_command_is_not_asked_for_is_wrapped_without_a_warning(
+    caplog: pytest.LogCaptureFixture, make: Any
+) -> None:
+    _tell_of_flask.cache_clear()
+    make()
+    assert warnings(caplog) == []

@@ -160,7 +160,7 @@ def test_tags_that_the_store_has_lost_count_as_invalidated_once(
     site.visit("/blog/new")
     posts.slugs.append("new")
     names = site.isr.begin().keyspace
-    site.isr.store.delete(names.tag("tag:posts"))
+    site.isr._store.delete(names.tag("tag:posts"))
     site.visit("/form", method="POST")
     assert site.visit("/blog/new").code == 200
     before = posts.asked

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.behaviour.conftest import MakeSite
-from tests.behaviour.nodes import RULES, TAGS, spread
+from tests.behaviour.nodes import RULES, TAGS, Nodes, spread
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
-from wsgi_isr import InvalidationError, invalidate, replay
+from wsgi_isr import InvalidationError, invalidate, process, replay
+from wsgi_isr import journal as module
 from wsgi_isr.events import Delivered
 from wsgi_isr.invalidate import Invalidator
-from wsgi_isr.journal import Journal
+from wsgi_isr.journal import Journal, Kept
+from wsgi_isr.keys import Keyspace, path_tag
 
+#: Distinct paths that a flood writes to.
+POSTS = 10_000
 MODES = ["stale", "expire", "purge"]
 
 
@@ -139,3 +144,163 @@ def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
         monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_PATIENCE", 0.0)
         assert site.isr.deliver_kept() is False
     assert len(site.happened(Delivered)) == 1
+
+
+# While a node is away -----------------------------------------------------------------------------------
+
+
+class Known(Nodes):
+    """Nodes of which it is known when they are away, as of memcached's."""
+
+    def is_displaced(self, key: str) -> bool:
+        return self.node_of(key) in self.unplugged
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The journals that were read."""
+    found: list[str] = []
+    read = Journal.lines
+    monkeypatch.setattr(Journal, "lines", lambda self, *of: found.append(self.path) or read(self, *of))
+    return found
+
+
+def test_a_journal_is_not_read_again_until_it_or_a_node_has_changed(
+    clock: Clock, tmp_path: Path, reads: list[str]
+) -> None:
+    store, journal = Known(clock), Journal(str(tmp_path / "journal"))
+    one, other = (Invalidator(store, "default", journal) for _ in range(2))
+    store.unplugged = {*store.nodes}
+    one.invalidate(["tag:a"])
+    assert [one.deliver_kept() for _ in range(5)] == [True] * 5
+    assert len(reads) == 1
+    other.invalidate(["tag:b"])  # the file has changed
+    assert [one.deliver_kept() for _ in range(5)] == [True] * 5
+    assert len(reads) == 2
+    store.unplugged = set()  # a node is back
+    assert one.deliver_kept() is False
+    assert journal.is_empty()
+
+
+def test_an_invalidation_reads_no_journal_that_is_empty_or_that_another_process_delivers(
+    clock: Clock, tmp_path: Path, reads: list[str]
+) -> None:
+    store, journal = Known(clock), Journal(str(tmp_path / "journal"))
+    invalidator = Invalidator(store, "default", journal)
+    invalidator.invalidate(["tag:a"])
+    assert reads == []
+    store.unplugged = {*store.nodes}
+    invalidator.invalidate(["tag:a"])
+    store.unplugged = set()
+    with Journal(journal.path).turn():
+        assert invalidator.invalidate(["tag:b"]).replayed == ()
+    assert reads == []
+    assert invalidator.invalidate(["tag:b"]).replayed == ("tag:a",)
+
+
+def test_an_anonymous_flood_of_writes_keeps_the_journal_small_and_each_line_cheap(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each POST invalidates the page at its URL (RFC 9111, 4.4), and any client can invent URLs.
+    written = 0
+    write = Journal._replace
+
+    def count(self: Journal, lines: list[Kept]) -> None:
+        nonlocal written
+        write(self, lines)
+        written += os.stat(self.path).st_size
+
+    monkeypatch.setattr(Journal, "_replace", count)
+    read = 0
+    parse = module._parse
+
+    def counted(text: str, now: float) -> Kept | None:
+        nonlocal read
+        read += 1
+        return parse(text, now)
+
+    monkeypatch.setattr(module, "_parse", counted)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    store, journal = Known(clock), Journal(str(tmp_path / "journal"))
+    invalidator = Invalidator(store, "default", journal)
+    store.unplugged = {*store.nodes}
+    for number in range(POSTS):
+        invalidator.invalidate([path_tag(f"/{number}")])
+    assert os.stat(journal.path).st_size <= module.MAX_BYTES
+    assert read <= 100 * POSTS
+    assert written <= 2 * module.MAX_BYTES
+
+
+# Another list of nodes ----------------------------------------------------------------------------------
+
+
+class Other(Nodes):
+    """The same nodes but for the first."""
+
+    nodes = ("b:1", "c:1", "d:1")
+
+
+def test_only_a_store_that_has_a_tag_on_the_node_that_missed_it_takes_it_out_of_the_journal(
+    make_site: MakeSite, clock: Clock, tmp_path: Path
+) -> None:
+    # A rolling change of the node list: processes with the old list and with the new one share the journal.
+    journal = Journal(str(tmp_path / "journal"))
+    site, store = spread(make_site, clock, journal=journal.path)
+    store.unplugged = {"a:1", "b:1"}
+    pending = site.isr.invalidate(tags=TAGS).pending
+    key = Keyspace(site.isr.configuration.settings.namespace).tag
+    other = Other(clock)
+    both = {name for name in pending if store.node_of(key(name)) == other.node_of(key(name)) == "b:1"}
+    assert set() < both < {*pending}
+    elsewhere = Invalidator(other, site.isr.configuration.settings.namespace, journal)
+
+    assert elsewhere.deliver_kept() is False
+    assert {tag for line in journal.lines("default", store.places) for tag in line.tags} == {*pending} - both
+    # It was told the rest, once: a page of it that has one of these tags is not shown, either.
+    assert all(other.get(key(name)) is not None for name in pending)
+    told = [other.get(key(name)) for name in pending]
+    assert elsewhere.deliver_kept() is False
+    assert [other.get(key(name)) for name in pending] == told
+
+    store.unplugged = set()
+    assert site.isr.deliver_kept() is False
+    assert journal.is_empty()
+    for path in RULES:
+        if f"tag:{path[1:]}" in {*pending} - both:
+            assert site.visit(path).label == "EXPIRED", path
+
+
+# A job outside of any app -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of a store whose only node is away, in a process without an app, in a folder of its own."""
+    monkeypatch.setattr(process, "state_folder", lambda app: str(tmp_path / ".wsgi_isr"))
+    return "memcached://127.0.0.1:1"
+
+
+def test_a_job_in_a_folder_without_a_journal_promises_no_delivery(job: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidationError) as raised:
+        invalidate(tags=["posts"], store=job)
+    assert raised.value.journal is None
+    assert list(tmp_path.iterdir()) == []
+    assert replay(store=job) == ()
+
+
+@pytest.mark.parametrize("which", ["the default", "named"])
+def test_a_job_uses_the_journal_of_the_app_and_says_who_delivers_it(
+    job: str, which: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    default = tmp_path / ".wsgi_isr" / "journal"
+    if which == "the default":
+        default.parent.mkdir()
+        default.touch()
+    named = None if which == "the default" else str(tmp_path / "journal")
+    receipt = invalidate(tags=["posts"], store=job, journal=named)
+    assert receipt.journal == (named or str(default))
+    (line,) = [text for text in caplog.messages if text.startswith("pending")]
+    assert line.endswith(
+        f"it is kept in {receipt.journal}, and delivered by an app with journal= this file, or by wsgi-isr replay, "
+        "once the node is back"
+    )

@@ -185,7 +185,7 @@ def test_waiting_for_others_has_an_end(make_site: MakeSite, origin: Origin, cloc
     gate.wait_until_entered()
     began = clock.now
     # Time passes only while it waits: whoever keeps the lease of the other one alive has no turn meanwhile.
-    lock = Keyspace.lock(site.isr.pages.at("/blog/a", site_at(site.isr, "http://example.org")[0]).task.page)
+    lock = Keyspace.lock(site.isr._pages.at("/blog/a", site_at(site.isr, "http://example.org")[0]).task.page)
 
     def keep(_seconds: float) -> None:
         held = store.gets(lock)

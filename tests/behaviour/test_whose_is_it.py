@@ -345,7 +345,7 @@ def test_a_store_that_raises_what_it_should_not_costs_no_visitor_their_page(make
             return super().gets(key)
 
     site = make_site(revalidate=60, store=Broken())
-    told = site.isr.pages.sites._key
+    told = site.isr._pages.sites._key
     assert site.visit("/a").code == 200
 
 

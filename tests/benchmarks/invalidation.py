@@ -147,7 +147,7 @@ def _fill(node: Memcached, isr: ISR, pages: int) -> None:
     """Write all pages but the first, which is there and shows how they look, its stamps included."""
     space = Keyspace(NAMESPACE)
     text = _key_text(0)
-    data = isr.store.get(space.page(text))
+    data = isr._store.get(space.page(text))
     if data is None:
         raise AssertionError("the page that ISR has just stored is not where its key says")
     items = _items(CODEC.unpack(data, text), space, pages)

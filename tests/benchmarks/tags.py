@@ -102,7 +102,7 @@ class _Page:
         rules, url = {"/blog/<slug>": rule}, url_of(nodes)
         self.isr = ISR(bare(Site()), rules, store=url, namespace=namespace, coherence=coherence, clock=clock)
         self._environ = environ_of(SLUG)
-        self._epochs = [Keyspace(namespace).epoch(node) for node in self.isr.store.nodes]
+        self._epochs = [Keyspace(namespace).epoch(node) for node in self.isr._store.nodes]
         self.isr.begin().presence = None  # what it asks once a minute, in the background, is not counted here
         for label in ("MISS", "HIT", "HIT"):
             self.prove(label)
@@ -151,7 +151,7 @@ class _Page:
     def _disturb(self) -> None:
         """What an invalidation does first, and last, on a node."""
         for key in self._epochs:
-            self.isr.store.set(key, os.urandom(12))
+            self.isr._store.set(key, os.urandom(12))
 
 
 def _start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

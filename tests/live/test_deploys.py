@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,13 @@ class Load:
             for thread in self._threads:
                 thread.join()
 
+    def has_seen(self, answers: int) -> bool:
+        return len(self.seen) > answers
+
+    def has_expired(self, name: str, after: float) -> bool:
+        """Return whether a visitor of a server who came ``after`` has found the page expired."""
+        return any(one == name and at > after and answer.verdict == "EXPIRED" for at, one, answer in list(self.seen))
+
     def since(self, began: float) -> list[tuple[str, str]]:
         return [(name, answer.body) for at, name, answer in self.seen if at > began]
 
@@ -212,20 +220,17 @@ def test_in_a_rolling_deploy_each_release_serves_its_own_pages_and_an_invalidati
                 load = Load({old: first, new: second})
                 with load.running():
                     began = time.monotonic()
-                    invalidated: list[float] = []
-                    for _ in range(4):
-                        until(lambda: len(load.seen) > 100 * (1 + len(invalidated)), "visitors")
+                    for number in range(4):
+                        until(partial(load.has_seen, 100 * (1 + number)), "visitors")
+                        at = time.monotonic()
                         invalidate(paths=["/"], store=store)
-                        invalidated.append(time.monotonic())
+                        # Both see each invalidation: a page that is neither fresh nor stale, once or more.
+                        for name in (old, new):
+                            until(partial(load.has_expired, name, at), f"{name!r} to expire")
                     until(lambda: len(load.seen) > 600, "visitors")
                 assert load.since(began)
                 assert {answer.status for _, _, answer in load.seen} == {200}
                 assert all(body == name for name, body in load.since(0)), Counter(load.since(0))
-                # Each invalidation was seen by both: a page that is neither fresh nor stale, once or more.
-                for at in invalidated:
-                    seen = [(name, answer) for began, name, answer in load.seen if at < began < at + 5]
-                    for name in (old, new):
-                        assert any(answer.verdict == "EXPIRED" for one, answer in seen if one == name), name
                 verdicts = Counter(answer.verdict for _, _, answer in load.seen)
             # Back: the new one is gone, and the old one has its pages.
             assert shown(first) == ("HIT", old)

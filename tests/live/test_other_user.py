@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -17,6 +18,8 @@ from tests.live.support.origin import Origin
 from tests.live.support.server import SUPERVISOR, Gunicorn
 from tests.live.support.visitor import ask
 from tests.live.support.waiting import until
+from wsgi_isr.errors import ConfigError
+from wsgi_isr.journal import Journal
 
 #: No account has this number.
 USER = 54321
@@ -231,18 +234,39 @@ def test_the_store_and_the_journal_are_made_by_the_user(
     assert stat.S_IMODE((own / ".wsgi_isr" / "store.db").stat().st_mode) == 0o600
 
 
+@pytest.fixture
+def linked(env: dict[str, str], place: Path) -> Callable[..., Path]:
+    """Make links in the place of files of the app, to files in a folder of root; the folder is returned."""
+
+    def link(*names: str) -> Path:
+        roots = place / "roots"
+        roots.mkdir()
+        roots.chmod(0o700)
+        for name in names:
+            (place / "own" / name).symlink_to(roots / name)
+        return roots
+
+    env |= {"WSGI_ISR_JOURNAL": f"{place}/own/journal"}
+    return link
+
+
 def test_root_makes_no_file_behind_links_in_the_place_of_those_of_the_store(
-    serve: Callable[..., Gunicorn], env: dict[str, str], place: Path
+    serve: Callable[..., Gunicorn], linked: Callable[..., Path]
 ) -> None:
-    own, roots = place / "own", place / "roots"
-    roots.mkdir()
-    roots.chmod(0o700)
-    env |= {"WSGI_ISR_JOURNAL": f"{own}/journal"}
-    for name in ("journal", "journal.lock", "pages.sqlite3", "pages.sqlite3-wal", "pages.sqlite3-shm"):
-        (own / name).symlink_to(roots / name)
+    roots = linked("pages.sqlite3-wal", "pages.sqlite3-shm")
     with serve(preload=True) as server:
         assert ask(server.port).status == 200
         assert server.stop() == 0
+    assert list(roots.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["pages.sqlite3", "journal", "journal.lock", "journal.turn"])
+def test_root_refuses_a_link_in_the_place_of_a_store_or_a_journal_and_names_it(
+    name: str, serve: Callable[..., Gunicorn], linked: Callable[..., Path]
+) -> None:
+    roots = linked(name)
+    with pytest.raises(AssertionError, match=f"ConfigError: .*/own/{re.escape(name)}.* link"), serve(preload=True):
+        pass
     assert list(roots.iterdir()) == []
 
 
@@ -258,6 +282,44 @@ def test_where_the_user_cannot_make_the_store_the_log_names_user_and_directory(
         log = server.log.read_text()
     assert f"make {place}/.wsgi_isr a directory that user {USER} can write to" in log
     assert not (place / ".wsgi_isr").exists()
+
+
+@pytest.mark.parametrize("kept_before", [False, True])
+def test_a_journal_that_root_makes_belongs_to_the_owner_of_the_folder(kept_before: bool, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    os.chown(own, 12345, 12346)
+    journal = Journal(str(own / "below" / "journal"))
+    for number in range(2 if kept_before else 1):
+        journal.keep("site", [f"tag:{number}"], "expire", ("memcached://a:1",))
+    with journal.turn():
+        pass
+    if kept_before:
+        journal.settle({journal.lines("site", ("memcached://a:1",))[0].id: ["tag:0"]})
+    found = {each.name: (each.stat().st_uid, each.stat().st_gid) for each in own.rglob("*")}
+    assert found == dict.fromkeys(["below", "journal", "journal.lock", "journal.turn"], (12345, 12346))
+
+
+def test_root_gives_away_no_file_that_was_there(tmp_path: Path) -> None:
+    own, roots = tmp_path / "own", tmp_path / "roots"
+    own.mkdir()
+    os.chown(own, 12345, 12345)
+    roots.touch()
+    os.link(roots, own / "journal")
+    Journal(str(own / "journal")).keep("site", ["tag:a"], "expire", ("memcached://a:1",))
+    assert roots.stat().st_uid == os.geteuid()
+
+
+def test_a_file_of_another_user_is_an_error_that_names_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    path.touch()
+    os.chown(path, 12345, 12345)
+    monkeypatch.setattr(os, "access", lambda place, mode, **options: place != str(path))
+    with pytest.raises(ConfigError) as caught:
+        Journal(str(path)).check()
+    assert caught.value.problem.startswith(f"{path}: Permission denied: {path} belongs to user 12345, and this process")
 
 
 def nest(folder: Path, depth: int) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import socket
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -13,11 +17,14 @@ from cluster import processes
 from tests.live.support.origin import Origin
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import Crowd, ask
-from tests.live.support.waiting import until
+from tests.live.support.waiting import PATIENCE, until
 from tests.live.support.windows import check_one_render_in_each
+from tests.support.memcached import HOST, Memcached
 
 REVALIDATE = 0.5
 WINDOWS = 3
+#: Connections that are open before the worker's first turn.
+AT_ONCE = 31
 
 
 @pytest.fixture
@@ -78,6 +85,47 @@ def test_workers_are_forked_from_a_master_that_is_rendering(
     later = [answer for answer in crowd.answers if answer.render != first.name]
     # Patient with the first window, which began while the workers were still starting.
     assert check_one_render_in_each(renders, later, REVALIDATE, noise=5) >= WINDOWS
+
+
+@pytest.mark.parametrize("journal", ["none", "journal"])
+@pytest.mark.parametrize("program", [("-m", "gunicorn"), ("-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn")])
+def test_a_gevent_worker_of_a_preloaded_app_answers_its_first_requests_all_at_once(
+    program: tuple[str, ...], journal: str, origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    # The locks of the app are made at the fork, before gunicorn has gevent patch the worker. A greenlet that yields
+    # while it holds one stops the whole worker.
+    node = Memcached()
+    kept = "none" if journal == "none" else f"{tmp_path}/journal"
+    env = {**env, "WSGI_ISR_STORE": f"memcached://{node.name}", "WSGI_ISR_JOURNAL": kept}
+    with ExitStack() as stack:
+        stack.callback(node.kill)
+        server = stack.enter_context(
+            Gunicorn(
+                tmp_path / "log",
+                env,
+                workers=1,
+                worker_class="gevent",
+                preload=True,
+                program=program,
+                is_asked=False,
+            )
+        )
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGSTOP)  # all connections wait for its first turn
+        try:
+            clients = [
+                stack.enter_context(socket.create_connection((HOST, server.port), PATIENCE)) for _ in range(AT_ONCE)
+            ]
+            for number, client in enumerate(clients):
+                method = "POST" if number % 2 else "GET"  # an invalidation looks for the engine once more
+                client.sendall(
+                    f"{method} / HTTP/1.1\r\nHost: site\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+                )
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        answers = [client.makefile("rb").readline() for client in clients]
+        assert answers == [b"HTTP/1.1 200 OK\r\n"] * AT_ONCE
+        assert server.workers() == [worker]
 
 
 def test_an_app_is_wrapped_on_the_command_line_with_options_from_the_environment(

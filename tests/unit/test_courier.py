@@ -29,7 +29,7 @@ class App:
     """An app with a journal that has something for a number of rounds."""
 
     def __init__(self, rounds: int = 0, is_serving: bool = False) -> None:
-        self.store = Store()
+        self._store = Store()
         self.is_serving = is_serving
         self.rounds = rounds
         self.asked = threading.Semaphore(0)
@@ -130,17 +130,17 @@ def test_a_master_of_workers_has_no_thread_and_no_connection_when_it_forks(couri
     courier.attend(app := App())
     courier.before_fork()
     assert threads() == []
-    assert app.store.closed == 1
+    assert app._store.closed == 1
     courier.after_fork_in_parent()
     assert threads() == []
     courier.before_fork()  # of the second worker
-    assert app.store.closed == 1
+    assert app._store.closed == 1
 
 
 def test_a_process_that_serves_goes_on_after_a_fork(courier: Courier) -> None:
     courier.attend(app := App(is_serving=True))
     courier.before_fork()
-    assert (threads(), app.store.closed) == ([], 0)
+    assert (threads(), app._store.closed) == ([], 0)
     courier.after_fork_in_parent()
     assert threads() == [NAME]
 
@@ -180,7 +180,7 @@ if child == 0:
     os._exit(0)
 os.waitpid(child, 0)
 print(names())
-isr.is_serving = True
+isr._is_serving = True
 child = os.fork()
 if child == 0:
     os._exit(0)
@@ -193,3 +193,65 @@ print(names())
     assert run.stderr == ""
     both, one = f"['MainThread', '{NAME}']", "['MainThread']"
     assert run.stdout.splitlines() == [both, both, one, both, one]
+
+
+IN_C = """
+import ctypes, os, sys
+from wsgi_isr import ISR
+from wsgi_isr.courier import courier
+from wsgi_isr.stores.forks import ForkAware, watch
+
+class Connections(ForkAware):
+    are_inherited = True
+
+    def after_fork_in_child(self):
+        self.are_inherited = False
+
+watch(connections := Connections())
+def app(environ, start_response): ...
+isr = ISR(app, store="memcached://127.0.0.1:1", journal="{journal}", development="cache")
+fork = ctypes.PyDLL(None).fork  # as uWSGI does, unless py-call-osafterfork is set
+engine = isr.begin()
+courier._own.lock.acquire()  # a thread of the parent may hold any lock
+isr._beginning[os.getpid()].acquire()
+child = fork()
+if child == 0:
+    isr._is_serving = False
+    begun = isr.begin()
+    thread = courier._own.thread
+    print(begun is not engine, isr.begin() is begun, thread.name, thread.is_alive(), connections.are_inherited)
+    sys.stdout.flush()
+    os._exit(0)
+os.waitpid(child, 0)
+courier._own.lock.release()
+print(isr.begin() is engine)
+"""
+
+
+def test_a_child_of_a_fork_in_c_begins_anew(tmp_path: Path) -> None:
+    code = IN_C.format(journal=tmp_path / "journal")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stderr == ""
+    assert run.stdout.splitlines() == [f"True True {NAME} True False", "True"]
+
+
+def test_a_thread_that_could_not_start_is_tried_again_with_the_next_line(
+    courier: Courier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as full:
+        full.setattr(threading.Thread, "start", fail)
+        courier.attend(app := App())
+    assert threads() == []
+    courier.start()
+    assert app.asked.acquire(timeout=SOON)
+
+
+def test_a_thread_that_has_died_is_replaced(courier: Courier) -> None:
+    dead = courier._own.thread = threading.Thread(target=lambda: None)
+    dead.start()
+    dead.join(SOON)
+    courier.attend(app := App())
+    assert app.asked.acquire(timeout=SOON)

@@ -78,6 +78,7 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "journal",
                 "capture",
                 "development",
+                "digest",
                 "looks",
                 "frameworks",
                 "functions",

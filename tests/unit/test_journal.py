@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,9 +68,9 @@ def test_what_was_delivered_of_a_line_leaves_the_rest_in_its_place(journal: Jour
     keep(journal, "tag:a", "tag:b")
     keep(journal, "tag:c", mode="stale")
     first, _ = journal.lines("site", HERE)
-    journal.settle({first.id: ["tag:b"]})
+    journal.settle({first.id: ["tag:a"]})
     assert kept(journal) == [(("tag:b",), "expire"), (("tag:c",), "stale")]
-    journal.settle({line.id: [] for line in journal.lines("site", HERE)})
+    journal.settle({line.id: line.tags for line in journal.lines("site", HERE)})
     assert journal.is_empty()
 
 
@@ -79,7 +80,7 @@ def test_what_is_kept_again_while_it_is_delivered_is_not_removed_by_the_end_of_t
     keep(journal, "tag:a")
     (delivered,) = journal.lines("site", HERE)
     keep(journal, "tag:a")
-    journal.settle({delivered.id: []})
+    journal.settle({delivered.id: ["tag:a"]})
     assert kept(journal) == [(("tag:a",), "expire")]
 
 
@@ -118,9 +119,9 @@ def test_ten_thousand_posts_to_new_urls_keep_it_small_and_read_little_of_it(
 ) -> None:
     parse, parsed, sizes = module._parse, [0], []
 
-    def counted(text: str) -> Kept | None:
+    def counted(*line: Any) -> Kept | None:
         parsed[0] += 1
-        return parse(text)
+        return parse(*line)
 
     monkeypatch.setattr(module, "_parse", counted)
     monkeypatch.setattr("os.fsync", lambda file: None)  # 10,000 of them are slow on a disk
@@ -144,8 +145,40 @@ def test_lines_become_one_in_a_time_that_grows_with_their_number_alone() -> None
 
     lines = [Kept("site", (Tag(number),), "expire", HERE, str(number)) for number in range(1000)]
     other = Kept("other", (Tag("a"),), "expire", HERE, "a")
-    assert [line.namespace for line in module._condensed([*lines, other], "site", HERE)] == ["other", "site"]
+    assert [line.namespace for line in module._condensed([other, *lines])] == ["other", "site"]
     assert compared[0] <= 1000
+
+
+def test_a_line_that_could_not_be_delivered_for_a_week_is_dropped_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1000.0]
+    journal = Journal(str(tmp_path / "journal"), clock=lambda: now[0])
+    journal.keep("site", ["tag:a"], "expire", HERE, HERE[:1])
+    now[0] += module.KEPT_FOR
+    journal.keep("site", ["tag:b"], "expire", HERE, HERE[1:])
+    assert [line.tags for line in journal.lines("site", HERE)] == [("tag:a",), ("tag:b",)]
+    now[0] += 1
+    assert [line.tags for line in journal.lines("site", HERE)] == [("tag:b",)]
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"1 lines were dropped from {journal.path}: for more than 7 days no process could deliver them; missed by: "
+        "memcached://a:1"
+    )
+
+
+def test_a_journal_that_other_node_lists_have_filled_becomes_one_line_for_each_of_them(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 10_000)
+    before = ("memcached://b:1", "memcached://c:1")
+    for number in range(200):
+        journal.keep("site", [f"tag:{number}"], "stale", before, before[:1])
+    for number in range(200):
+        journal.keep("site", [f"tag:{number}"], "expire", HERE, HERE[:1])
+    assert os.stat(journal.path).st_size < 12_000
+    everything = [line for line in journal.lines("site", HERE) if line.tags == ("all",)]
+    assert {(line.places, line.mode) for line in everything} == {(before, "stale"), (HERE, "expire")}
 
 
 # Several processes --------------------------------------------------------------------------------------
@@ -274,7 +307,7 @@ def test_a_journal_that_was_rewritten_is_for_its_own_user(tmp_path: Path, journa
     keep(journal, "tag:a")
     keep(journal, "tag:b")
     Path(journal.path).chmod(0o644)
-    journal.settle({journal.lines("site", HERE)[0].id: []})
+    journal.settle({journal.lines("site", HERE)[0].id: ["tag:a"]})
     assert oct(mode_of(tmp_path / "journal")) == "0o600"
     assert kept(journal) == [(("tag:b",), "expire")]
 
@@ -292,7 +325,7 @@ def test_a_rewrite_does_not_follow_a_link_in_place_of_its_temporary_file(tmp_pat
     victim.write_text("precious")
     keep(journal, "tag:a")
     (tmp_path / f"journal.{os.getpid()}").symlink_to(victim)
-    journal.settle({journal.lines("site", HERE)[0].id: []})
+    journal.settle({journal.lines("site", HERE)[0].id: ["tag:a"]})
     assert victim.read_text() == "precious"
     assert kept(journal) == []
     assert not path.is_symlink()
@@ -302,4 +335,12 @@ def test_a_line_is_what_it_was_after_its_way_to_the_disk(journal: Journal) -> No
     tags = ("tag:a,b", "tag:\n", "tag:caf\u00e9", "tag:\udc80")
     journal.keep("si te", tags, "purge", HERE)
     (line,) = journal.lines("si te", HERE)
-    assert line == Kept("si te", tags, "purge", HERE, line.id)
+    assert line == Kept("si te", tags, "purge", HERE, line.id, since=line.since)
+
+
+def test_a_path_that_is_a_link_is_refused_and_the_error_says_what_to_name(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "journal")
+    with pytest.raises(ConfigError) as caught:
+        Journal(str(tmp_path / "link")).check()
+    assert caught.value.problem == f"{tmp_path}/link is a symbolic link"
+    assert caught.value.remedy == f"name the file itself: {tmp_path}/journal"

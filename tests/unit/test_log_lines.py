@@ -59,7 +59,8 @@ def test_a_journal_that_cannot_be_written_says_that_the_tags_are_lost(
     with pytest.raises(Exception, match="not delivered"):
         Invalidator(store, "default", Journal(str(journal)), Events(log_events())).invalidate(["tag:a"])
     lines = [record.getMessage() for record in caplog.records if "journal" in record.getMessage()]
-    assert lines == [f"internal error: writing the journal {journal} failed; it does not keep the undelivered tags"]
+    said = f"internal error: writing the journal {journal} failed; it does not keep the undelivered tags"
+    assert lines == [f"{said} ({journal}: Is a directory)"]
 
 
 def test_a_journal_that_cannot_be_read_says_that_its_tags_wait(

@@ -15,13 +15,15 @@ from wsgi_isr.releases import MOST, Releases
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
 
-KEY = Keyspace("site").releases
+KEY = Keyspace("site").releases("shop")
 TASK = task_of("/")
 
 
-def releases(store: Store, release: str, adopt: str | None = "auto", codec: Codec | None = None) -> Releases:
+def releases(
+    store: Store, release: str, adopt: str | None = "auto", codec: Codec | None = None, app: str = "shop"
+) -> Releases:
     """A process of a release that begins now."""
-    return Releases(release, adopt, "site", store, codec or Codec())
+    return Releases(release, adopt, "site", store, codec or Codec(), app)
 
 
 def recorded(store: Store) -> list[str]:
@@ -68,6 +70,14 @@ def test_each_process_of_a_release_adopts_from_the_same_one() -> None:
     first = releases(store, "2")
     first.stored()
     assert first.former_page(TASK) == releases(store, "2").former_page(TASK) == page_of("1")
+
+
+def test_two_apps_of_one_namespace_adopt_each_from_its_own_release() -> None:
+    store = MemoryStore()
+    for app in ("shop", "blog"):
+        releases(store, f"{app}-1", app=app).stored()
+    assert releases(store, "shop-2", app="shop").former_page(TASK) == page_of("shop-1")
+    assert releases(store, "blog-2", app="blog").former_page(TASK) == page_of("blog-1")
 
 
 def test_a_release_without_a_name_is_one_like_any_other() -> None:

@@ -39,6 +39,8 @@ _MOST_PATTERNS = 16
 _MAX_KINDS = 1000
 #: Names in a line that may be about thousands.
 _SHOWN = 8
+#: Says who delivers a journal that no app of this process has.
+_BY_OTHERS = "by an app with journal= this file, or by wsgi-isr replay, once the node is back"
 #: Request headers that an app has hardly another reason to look at than to answer by them, by their lower-case names.
 #: Cookies and languages are looked at for other reasons as well: those are for ``debug``.
 _TELLING = {"accept": "Accept", "hx-request": "HX-Request", "x-requested-with": "X-Requested-With"}
@@ -119,10 +121,11 @@ def log_events() -> Subscriber:
                 _log.info("invalidated %s, but %s", listed(event.tags), hint)
             if event.undelivered and event.journal is not None:
                 _log.warning(
-                    "pending: the invalidation (%s) of %s; it is kept in %s, and delivered when the node is back",
+                    "pending: the invalidation (%s) of %s; it is kept in %s, and delivered %s",
                     event.mode,
                     listed(event.undelivered),
                     event.journal,
+                    "when the node is back" if event.is_attended else _BY_OTHERS,
                 )
             elif event.undelivered:
                 _log.error("not delivered: the invalidation (%s) of %s", event.mode, listed(event.undelivered))

@@ -58,5 +58,21 @@ def this_user() -> str:
         return f"user {os.geteuid()}"
 
 
+def owner_of(path: str) -> str:
+    """Return how to call the owner of a file, or of the nearest directory above it, in a message."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return owner_of(os.path.dirname(os.path.abspath(path)))
+    except OSError:
+        return "another user"
+    try:
+        import pwd  # not on Windows
+
+        return f"user {pwd.getpwuid(found.st_uid).pw_name}"
+    except (ImportError, KeyError):
+        return f"user {found.st_uid}"
+
+
 def _error(number: int, place: str) -> OSError:
     return OSError(number, os.strerror(number), place)

@@ -28,12 +28,23 @@ class ForkAware:
 _lock = threading.RLock()
 _watched: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 _forking: list[ForkAware] = []
+_pid = os.getpid()
+_looking: dict[int, threading.Lock] = {}
 
 
 def watch(it: ForkAware) -> None:
     """From now on, for as long as ``it`` lives, its three methods are called around each fork."""
     with _lock:
         _watched.add(it)
+
+
+def look() -> None:
+    """Call the watched objects in the child of a fork that Python did not see: a server may fork in C."""
+    here = os.getpid()
+    if _pid != here:
+        with _looking.setdefault(here, threading.Lock()):  # by process: the parent may have held its own
+            if _pid != here:
+                _after_in_child()
 
 
 def _before() -> None:
@@ -51,12 +62,13 @@ def _after_in_parent() -> None:
 
 
 def _after_in_child() -> None:
-    global _lock
+    global _lock, _pid
     _lock = threading.RLock()
     # Without _before (a server that forks in C and only announces the child) the list is empty.
     for it in _forking or list(_watched):
         it.after_fork_in_child()
     _forking.clear()
+    _pid = os.getpid()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
