@@ -38,7 +38,9 @@ PRELUDE = Path(__file__).with_name("prelude.py")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REASON = re.compile(r"<!-- not run: (?P<reason>[^\n]+) -->\n\s*\Z")
 SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|flask .*\brun\b|memcached|python manage.py runserver)\b")
-PORTS = re.compile(r"\b(8000|8001|8002|8003|8080|5000|11211|11212|11213)\b")
+#: Ports on the pages, in ascending order. The free ports in their place have the same order: nodes are listed by name.
+SHOWN = ("5000", "8000", "8001", "8002", "8003", "8080", "11211", "11212", "11213")
+PORTS = re.compile(rf"\b({'|'.join(SHOWN)})\b")
 FILE = re.compile(r"^(?:#|\{#|<!--|//) ?(?P<name>[\w./-]+\.\w+)(?: ?#\}| ?-->)?$")
 #: Seconds: of one command; until a server listens.
 PATIENCE = 60.0
@@ -89,23 +91,16 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.ports: dict[str, int] = {}
+        self.ports = dict(zip(SHOWN, _free_ports(len(SHOWN)), strict=True))
         self.servers: list[subprocess.Popen[bytes]] = []
         self.definitions = ""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("WSGI_ISR_", "PYTEST_"))}
-        self.env = {**kept, "PATH": path, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": "1"}
+        # gunicorn has a control socket in the home directory: one for all servers of a user.
+        self.env = {**kept, "HOME": str(folder), "PATH": path, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": "1"}
 
     def with_ports(self, text: str) -> str:
-        return PORTS.sub(lambda match: str(self.port(match[1])), text)
-
-    def port(self, shown: str) -> int:
-        """Return the free port in place of the one on the page."""
-        if shown not in self.ports:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                self.ports[shown] = probe.getsockname()[1]
-        return self.ports[shown]
+        return PORTS.sub(lambda match: str(self.ports[match[1]]), text)
 
     def write(self, name: str, text: str) -> None:
         file = self.folder / name
@@ -156,7 +151,7 @@ class Desk:
         self.servers.append(process)
         deadline = time.monotonic() + PATIENCE
         while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port(shown)), 1):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.ports[shown]), 1):
                 return
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Failure(f"$ {command}\ndoes not listen\n{self._logs()}")
@@ -193,6 +188,14 @@ class Desk:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
         if done.returncode:
             raise Failure(done.stderr)
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return sorted(probe.getsockname()[1] for probe in probes)
 
 
 def parser(desk: Desk) -> object:
