@@ -43,7 +43,7 @@ unit: $(VENV)/.dev
 	    --ignore=tests/attacks/live
 
 docs: $(VENV)/.dev
-	$(BIN)/sphinx-build -W --keep-going --quiet --jobs auto docs build/docs
+	$(BIN)/sphinx-build -W --keep-going --fresh-env --quiet --jobs auto docs build/docs
 	@echo 'The documentation is in build/docs/index.html'
 
 bench: $(VENV)/.dev

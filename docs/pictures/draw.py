@@ -1,8 +1,8 @@
 """Draws the pictures of the documentation: ``python docs/pictures/draw.py``.
 
 Each picture is an SVG in two versions, for light and for dark pages. The bar chart reads ``benchmarks.json``, which
-``python -m tests.benchmarks hit gunicorn --json docs/pictures/benchmarks.json`` writes. A test compares the files with the
-output of this script.
+``python -m tests.benchmarks hit gunicorn --json docs/pictures/benchmarks.json`` writes. A test compares the files with
+the output of this script.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ class Drawing:
 
     def text(self, x: float, y: float, words: str, colour: str = "", anchor: str = "start", **more: str) -> None:
         extra = "".join(f" {name.replace('_', '-')}='{value}'" for name, value in more.items())
+        fill = colour or self.theme.ink
         self.parts.append(
-            f"<text x='{x:g}' y='{y:g}' fill='{colour or self.theme.ink}' text-anchor='{anchor}'{extra}>{escape(words)}</text>"
+            f"<text x='{x:g}' y='{y:g}' fill='{fill}' text-anchor='{anchor}'{extra}>{escape(words)}</text>"
         )
 
     def box(self, x: float, y: float, width: float, height: float, lines: Sequence[str], edge: str = "") -> None:
@@ -71,16 +72,12 @@ class Drawing:
     def arrow(self, *points: tuple[float, float], dashed: bool = False) -> None:
         path = "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
         dash = " stroke-dasharray='5 4'" if dashed else ""
-        self.parts.append(
-            f"<path d='{path}' fill='none' stroke='{self.theme.faint}' stroke-width='1.5' marker-end='url(#head)'{dash}/>"
-        )
+        stroke = f"stroke='{self.theme.faint}' stroke-width='1.5'{dash}"
+        self.parts.append(f"<path d='{path}' fill='none' {stroke} marker-end='url(#head)'/>")
 
     def bar(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        self.parts.append(f"<rect x='{x:g}' y='{y:g}' width='{max(1.5, width):.5g}' height='{height:g}' rx='3' fill='{colour}'/>")
-
-    def line(self, x: float, y: float, to_x: float, to_y: float, colour: str = "") -> None:
         self.parts.append(
-            f"<path d='M{x:g} {y:g} L{to_x:g} {to_y:g}' stroke='{colour or self.theme.faint}' stroke-width='1.5'/>"
+            f"<rect x='{x:g}' y='{y:g}' width='{max(1.5, width):.5g}' height='{height:g}' rx='3' fill='{colour}'/>"
         )
 
     def svg(self) -> str:
@@ -124,7 +121,9 @@ def request(theme: Theme) -> str:
 
 def timeline(theme: Theme) -> str:
     """Return the life of a page: fresh, stale, regenerated, expired."""
-    d = Drawing(theme, 880, 300, "The life of a page with revalidate=60 and expire=3600: fresh, stale, regenerated, expired")
+    d = Drawing(
+        theme, 880, 300, "The life of a page with revalidate=60 and expire=3600: fresh, stale, regenerated, expired"
+    )
     d.text(20, 34, "revalidate=60", font_weight="600")
     y = 92
     d.bar(40, y, 300, 26, theme.fresh)
@@ -134,7 +133,12 @@ def timeline(theme: Theme) -> str:
         d.text(x, y + 18, words, theme.paper, "middle", font_weight="600")
     d.text(40, y + 46, "rendered", theme.faint, font_size="12")
     d.text(344, y + 46, "60 s", theme.faint, font_size="12")
-    for x, word, colour in ((120, "HIT", theme.fresh), (260, "HIT", theme.fresh), (430, "STALE", theme.stale), (640, "HIT", theme.fresh)):
+    for x, word, colour in (
+        (120, "HIT", theme.fresh),
+        (260, "HIT", theme.fresh),
+        (430, "STALE", theme.stale),
+        (640, "HIT", theme.fresh),
+    ):
         d.arrow((x, 66), (x, y - 2))
         d.text(x, 58, word, colour, "middle", font_weight="600")
     d.box(436, 140, 108, 30, ("one render",))
@@ -167,19 +171,24 @@ def benchmarks(theme: Theme) -> str:
         ("WSGI function that does nothing", rows["bare WSGI function"], theme.passed),
     ]
     servers = figures["benchmarks"]["gunicorn"]["tables"]
-    d = Drawing(theme, 880, 92 + 32 * (len(shown) + len(servers)) + 70, "Benchmarks: a fresh hit, and requests per second")
+    d = Drawing(
+        theme, 880, 92 + 32 * (len(shown) + len(servers)) + 70, "Benchmarks: a fresh hit, and requests per second"
+    )
     y = 34
     d.text(20, y, "A fresh hit in the process, page of 20 KB: µs of CPU time, less is better", font_weight="600")
     y = _bars(d, y + 14, shown, lambda value: f"{value:.3g} µs")
     y += 30
-    d.text(20, y, "Requests per second of one gunicorn worker, share of a bare function: more is better", font_weight="600")
-    shares = [
-        (table["title"].removeprefix("gunicorn, "), next(r["ratio"] for r in table["rows"] if r["label"] == "pages from L1"), theme.fresh)
-        for table in servers
-    ]
+    d.text(
+        20, y, "Requests per second of one gunicorn worker, share of a bare function: more is better", font_weight="600"
+    )
+    shares = [(table["title"].removeprefix("gunicorn, "), _share(table), theme.fresh) for table in servers]
     y = _bars(d, y + 14, shares, lambda value: f"{value:.2f}")
     d.text(20, y + 22, figures["machine"], theme.faint, font_size="11")
     return d.svg()
+
+
+def _share(table: dict[str, Any]) -> float:
+    return float(next(row["ratio"] for row in table["rows"] if row["label"] == "pages from L1"))
 
 
 def _bars(d: Drawing, y: float, rows: Sequence[tuple[str, float, str]], shown: Callable[[float], str]) -> float:

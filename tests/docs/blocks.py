@@ -37,7 +37,7 @@ PRELUDE = Path(__file__).with_name("prelude.py")
 #: The pages whose blocks run.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REASON = re.compile(r"<!-- not run: (?P<reason>[^\n]+) -->\n\s*\Z")
-SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|flask .*\brun\b|memcached|python manage.py runserver)\b")
+SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|flask .*\brun\b|memcached)\b")
 #: Ports on the pages, in ascending order. The free ports in their place have the same order: nodes are listed by name.
 SHOWN = ("5000", "8000", "8001", "8002", "8003", "8080", "11211", "11212", "11213")
 PORTS = re.compile(rf"\b({'|'.join(SHOWN)})\b")
@@ -97,7 +97,12 @@ class Desk:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("WSGI_ISR_", "PYTEST_"))}
         # gunicorn has a control socket in the home directory: one for all servers of a user.
-        self.env = {**kept, "HOME": str(folder), "PATH": path, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "PYTHONUNBUFFERED": "1"}
+        self.env = {
+            **kept,
+            "HOME": str(folder),
+            "PATH": path,
+            "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}",
+        }
 
     def with_ports(self, text: str) -> str:
         return PORTS.sub(lambda match: str(self.ports[match[1]]), text)
@@ -135,10 +140,11 @@ class Desk:
         )
 
     def _serve(self, command: str) -> None:
-        given = re.search(r"(?:--bind|-b|--port|-p)[ =](?:\S*:)?(\d+)", command) or re.search(r"runserver (\d+)", command)
-        shown = given[1] if given else "8000"
+        given = re.search(r"(?:--bind|--port|-p)[ =](?:\S*:)?(\d+)", command)
+        is_flask = "flask " in command
+        shown = given[1] if given else "5000" if is_flask else "8000"
         if not given:
-            command += " --bind 127.0.0.1:8000"
+            command += " --port 5000" if is_flask else " --bind 127.0.0.1:8000"
         with open(self.folder / f"server-{len(self.servers)}.log", "wb") as log:
             process = subprocess.Popen(
                 ["bash", "-c", f"exec env {self.with_ports(command)}"],
