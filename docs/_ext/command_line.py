@@ -23,7 +23,7 @@ class CommandLine(SphinxDirective):
         program = self.arguments[0]
         (entry,) = entry_points(group="console_scripts", name=program)
         group = entry.load()
-        context = click.Context(group, info_name=program, terminal_width=78, max_content_width=78)
+        context = click.Context(group, info_name=program, help_option_names=group.context_settings["help_option_names"])
         return [self._section(program, name, group.get_command(context, name), context) for name in group.commands]
 
     def _section(self, program: str, name: str, command: Any, context: click.Context) -> nodes.section:

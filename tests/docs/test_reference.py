@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 import wsgi_isr
-from wsgi_isr import errors, events
+from wsgi_isr import errors, events, sessions, testing
+from wsgi_isr.stores import base
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -42,6 +43,22 @@ def test_every_public_name_is_in_the_reference() -> None:
     pages = "".join((REFERENCE / name).read_text("utf-8") for name in ("api.md", "errors.md"))
     named = set(re.findall(r"wsgi_isr\.(\w+)", pages)) | {name for name in vars(errors) if name[0].isupper()}
     assert [name for name in (*wsgi_isr.__all__, "CachedSession") if name not in named] == []
+
+
+def test_a_line_of_a_public_docstring_has_one_field() -> None:
+    # Sphinx takes a second one on the line for text.
+    public = [getattr(wsgi_isr, name) for name in (*wsgi_isr.__all__, "CachedSession")]
+    public += [
+        value
+        for module in (errors, events, sessions, testing, base)
+        for value in vars(module).values()
+        if getattr(value, "__module__", "") == module.__name__
+    ]
+    members = [member for thing in public if isinstance(thing, type) for member in vars(thing).values()]
+    texts = [thing.__doc__ for thing in (*public, *members) if isinstance(thing.__doc__, str)]
+    assert len(texts) > 100
+    lines = [line for text in texts for line in text.splitlines()]
+    assert [line for line in lines if re.search(r"\S.*\s:(?:param|raises|returns)\b", line)] == []
 
 
 def test_events_and_errors_are_documented_where_they_are_defined() -> None:
