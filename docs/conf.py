@@ -18,7 +18,6 @@ copyright = author
 version = release = _metadata["metadata"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_design", "command_line"]
-exclude_patterns = ["pictures/README.md"]
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -36,6 +35,5 @@ python_maximum_signature_line_length = 100
 
 html_theme = "furo"
 html_title = "wsgi_isr"
-html_static_path = ["pictures"]
 html_show_sourcelink = False
 html_show_copyright = False

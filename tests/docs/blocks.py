@@ -279,6 +279,9 @@ def run(page: Path, folder: Path) -> int:
 if __name__ == "__main__":
     import tempfile
 
+    # Before the test gives up: servers are ended on the way out.
+    signal.signal(signal.SIGALRM, lambda *_: sys.exit("took longer than two minutes"))
+    signal.alarm(120)
     with tempfile.TemporaryDirectory() as scratch:
         print(run(Path(sys.argv[1]).resolve(), Path(scratch)))
         os.chdir(ROOT)

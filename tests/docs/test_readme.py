@@ -43,6 +43,9 @@ def test_each_of_the_six_guarantees_has_a_test() -> None:
         assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_address_in_the_metadata_begins_with_the_repository() -> None:
-    text = (ROOT / "setup.cfg").read_text(encoding="utf-8")
-    assert [address for address in re.findall(r"= (https://\S+)", text) if not address.startswith(url())] == []
+@pytest.mark.parametrize("name", ["setup.cfg", "SECURITY.md"])
+def test_every_address_begins_with_the_repository(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    found = re.findall(r"https://[^\s)]+", text)
+    assert found
+    assert [address for address in found if not address.startswith(url())] == []
