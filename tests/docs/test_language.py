@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES = [*BESIDE, *sorted((ROOT / "docs").rglob("*.md"))]
+BESIDE = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "cluster/deploy/README.md")]
+PAGES = [*BESIDE, *sorted((ROOT / "examples").glob("*/README.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 #: Openings that hide the subject, and actors that name no process, thread, client or node.
 OPENINGS = r"(?:^|^- |^#+ |[.:!?] |\| |\*\*)(?:What|Who|Whoever|That|Of) \w+"
 ACTORS = r"\b(?:[Ww]hoever|[Nn]obody|[Ss]omebody)\b"
