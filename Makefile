@@ -10,16 +10,17 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# The steps of `make test` are in an order: servers, style, tests.
+# The steps of `make test` are in an order: servers, style, docs, tests.
 .NOTPARALLEL:
-.PHONY: help demo cluster test unit bench attack style servers clean
+.PHONY: help demo cluster test unit docs bench attack style servers clean
 
 help:
 	@echo 'make demo         run the example blog under gunicorn and print what to try'
 	@echo 'make demo CHECK=1 play that story over HTTP and check every step'
 	@echo 'make cluster      run it in a cluster: memcached nodes, three gunicorns, nginx (CHECK=1: and check that)'
-	@echo 'make test         style, types and all tests (installs memcached, nginx, Chromium and Firefox if it may)'
+	@echo 'make test         style, types, documentation and all tests (installs memcached, nginx, Chromium and Firefox if it may)'
 	@echo 'make unit         only the tests that need no server and no browser'
+	@echo 'make docs         build the documentation in build/docs; a warning is an error'
 	@echo 'make bench        the benchmarks, as ratios against other caches'
 	@echo 'make attack       the attacks of the tests, 25 times as many, with a new seed (SCALE=N, SEED=N)'
 	@echo 'make style        format, lint and types; FIX=1 rewrites what can be rewritten'
@@ -34,12 +35,16 @@ cluster: $(VENV)/.demo
 	@$(BIN)/python tests/ensure_servers.py memcached nginx
 	$(BIN)/python -m cluster $(if $(filter-out 0,$(CHECK)),check,up)
 
-test: servers style
+test: servers style docs
 	$(BIN)/pytest -n auto
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults --ignore=tests/benchmarks \
 	    --ignore=tests/attacks/live
+
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -W --keep-going --fresh-env --quiet --jobs auto docs build/docs
+	@echo 'The documentation is in build/docs/index.html'
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks

@@ -404,10 +404,12 @@ def cached(
     functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
-        it is not stored either. :param expire: seconds past which it is not handed out while a new one is made.
+        it is not stored either.
+    :param expire: seconds past which it is not handed out while a new one is made.
     :param tags: a list, with ``{argument}`` filled in, or a callable that gets the arguments as a dict.
     :param version: change it when the meaning of the result changes.
-    :param timeout: seconds for the longest call. :param lock_timeout: seconds to wait for another process's.
+    :param timeout: seconds for the longest call.
+    :param lock_timeout: seconds to wait for another process's.
     :raises ConfigError: a value is impossible.
     """
 

@@ -119,7 +119,10 @@ def enable_draft(response: Any, *, max_age: float = 3600) -> None:
 
 
 def disable_draft(response: Any) -> None:
-    """Let the visitor who gets ``response`` see what everybody sees. :raises TypeError: see :func:`enable_draft`."""
+    """Let the visitor who gets ``response`` see what everybody sees.
+
+    :raises TypeError: see :func:`enable_draft`.
+    """
     _set_cookie(response, "", 0)
 
 

@@ -54,7 +54,8 @@ class StoreUnavailable(StoreError):
 class ValueTooLarge(StoreError):
     """A value above the store's limit; refused before it is sent, so the old one stays.
 
-    :param size: bytes of the value. :param limit: bytes the store takes.
+    :param size: bytes of the value.
+    :param limit: bytes the store takes.
     """
 
     def __init__(self, key: str, size: int, limit: int) -> None:
@@ -67,7 +68,8 @@ class ValueTooLarge(StoreError):
 class InvalidationError(ISRError):
     """An invalidation that was not, or not entirely, delivered. Repeating it is always safe.
 
-    :param delivered: the names of the tags that were. :param undelivered: those that were not, and why.
+    :param delivered: the names of the tags that were.
+    :param undelivered: those that were not, and why.
     :param journal: the file that keeps the rest until it is delivered; ``None`` where nothing keeps it.
     """
 
@@ -101,7 +103,9 @@ def listed(names: Iterable[str]) -> str:
 class PersonalDataError(ISRError, RuntimeError):
     """A cached function looks at the visitor who is being answered; its result would be everybody's.
 
-    :param function: the function's name. :param looked_at: what it looks at. :param remedy: what to write instead.
+    :param function: the function's name.
+    :param looked_at: what it looks at.
+    :param remedy: what to write instead.
     """
 
     def __init__(self, function: str, looked_at: str, remedy: str) -> None:
@@ -117,7 +121,8 @@ class PersonalDataError(ISRError, RuntimeError):
 class RefreshError(ISRError):
     """Nothing new was made of what was to be refreshed; the last good one stays.
 
-    :param what: the path, or the function's name. :param reason: why, as in ``Cache-Status``.
+    :param what: the path, or the function's name.
+    :param reason: why, as in ``Cache-Status``.
     """
 
     def __init__(self, what: str, reason: str) -> None:

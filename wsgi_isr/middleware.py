@@ -80,8 +80,9 @@ class ISR(Wrapper):
         options; the most specific pattern wins. ``revalidate=`` is the rule for everything not listed.
     :param import_name: name of the module or package that the app comes from; by default the one that calls.
     :param clock: Unix time in seconds; a fake one makes tests exact.
-    :param monotonic: the same for durations. :param pause: waits that many seconds.
-    :param options: see the option table in the README; also from ``WSGI_ISR_*`` and ``WSGI_ISR_CONFIG``.
+    :param monotonic: the same for durations.
+    :param pause: waits that many seconds.
+    :param options: see the option table in docs/reference/options.md; also from ``WSGI_ISR_*`` and ``WSGI_ISR_CONFIG``.
     :raises ConfigError: at once, for whatever is wrong with any of these.
     """
 
@@ -360,8 +361,10 @@ class ISR(Wrapper):
             answered first. Where clients can invent hosts, of four at most; the pages of the others become stale.
         :returns: whether the page has changed.
         :raises RefreshError: the render failed or took too long, or the page is not for the cache; the last good page
-            stays. :raises InvalidationError: other processes could not be told. :raises StoreError: the store cannot
-            be asked. :raises ConfigError: ``path`` is no path.
+            stays.
+        :raises InvalidationError: other processes could not be told.
+        :raises StoreError: the store cannot be asked.
+        :raises ConfigError: ``path`` is no path.
         """
         live = self.begin()
         if not live.keeps:
@@ -378,7 +381,10 @@ class ISR(Wrapper):
         return any_of(calls)
 
     def has(self, path: str) -> bool:
-        """Whether a page is kept at a public path, for any site. :raises StoreError: the store cannot be asked."""
+        """Whether a page is kept at a public path, for any site.
+
+        :raises StoreError: the store cannot be asked.
+        """
         try:
             return any(self._kept(page) is not None for page in self._pages.everywhere(path))
         except RefreshError:
@@ -468,7 +474,10 @@ class ISR(Wrapper):
         return self.begin().invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
-        """Deliver what the journal has kept. :raises InvalidationError: some could not be delivered."""
+        """Deliver what the journal has kept.
+
+        :raises InvalidationError: some could not be delivered.
+        """
         return self.begin().invalidator.replay()
 
     @property

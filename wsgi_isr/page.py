@@ -57,7 +57,8 @@ def within(frame: Frame | None) -> Iterator[None]:
 def cache_tag(*tags: str) -> None:
     """Give the page these tags, by which it can be invalidated. Any non-empty text is a tag.
 
-    :raises TypeError: a tag is no text. :raises ValueError: it is empty.
+    :raises TypeError: a tag is no text.
+    :raises ValueError: it is empty.
     """
     for tag in tags:
         if not isinstance(tag, str):

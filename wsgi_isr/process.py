@@ -144,8 +144,9 @@ def invalidate(
     :param store: a store or its URL. Without it: every :class:`ISR` of this process; else that of the Django site whose
         settings this process has loaded; else ``WSGI_ISR_STORE``. With ``null://``, and with the ``memory://`` of
         another process, there is nothing to invalidate: the receipt says so.
-    :param namespace: with ``store``, the option of the same name. :param journal: a file that keeps what cannot be
-        delivered, or ``False`` for none; by default that of the app in the current folder, where there is one already.
+    :param namespace: with ``store``, the option of the same name.
+    :param journal: a file that keeps what cannot be delivered, or ``False`` for none; by default that of the app in the
+        current folder, where there is one already.
     :returns: once every node that it concerns has acknowledged it, or the journal keeps the rest (``Receipt.pending``).
     :raises InvalidationError: something was not delivered, and nothing keeps it; repeating is always safe.
     :raises ConfigError: nothing was named, or no store is known.
@@ -190,7 +191,8 @@ def replay(
     """Deliver what the journal has kept, now; the arguments are those of :func:`invalidate`.
 
     :returns: the stored names of the tags that were delivered.
-    :raises InvalidationError: some still cannot be. :raises ConfigError: no store or no journal is known.
+    :raises InvalidationError: some still cannot be.
+    :raises ConfigError: no store or no journal is known.
     """
     here = list(apps_here()) if store is None and namespace is None and journal is None else []
     if own := [isr for isr in here if isr.has_journal]:

@@ -35,8 +35,8 @@ def flask(app: Any, *, personal: Collection[str] = ()) -> Anonymous:
     A session without ``_user_id`` and without flashes is nobody's, and so is none at all. A cookie by which Flask-Login
     remembers users is somebody's.
 
-    :param app: the Flask app, whatever its session interface. :param personal: more keys of its sessions that make a
-        visitor somebody.
+    :param app: the Flask app, whatever its session interface.
+    :param personal: more keys of its sessions that make a visitor somebody.
     """
     keys = {"_user_id", "user_id", "_flashes", *personal}
 
@@ -83,7 +83,9 @@ def signed_cookie(
 ) -> Anonymous:
     """Return an ``anonymous`` for sessions that are JSON in a cookie, signed by ``itsdangerous``.
 
-    :param name: of the cookie. :param secret: the key that signs it. :param salt: the salt of that.
+    :param name: of the cookie.
+    :param secret: the key that signs it.
+    :param salt: the salt of that.
     :param personal: keys of a session that make a visitor somebody.
     :param max_age: whole seconds for which a signature is good.
     """

@@ -28,14 +28,14 @@ from tests.behaviour.visitor import Site
 from wsgi_isr import sessions
 from wsgi_isr.rules import IGNORED_COOKIES
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 
 # The list of cookies that no page looks at ------------------------------------------------------------------
 
 
-def test_the_list_of_ignored_cookies_is_sorted_and_in_the_readme() -> None:
+def test_the_list_of_ignored_cookies_is_sorted_and_in_the_reference() -> None:
     assert list(IGNORED_COOKIES) == sorted(set(IGNORED_COOKIES), key=str.lower)
-    shown = README.read_text().partition("<!-- cookies:start -->")[2].partition("<!-- cookies:end -->")[0]
+    shown = PAGE.read_text("utf-8").partition("<!-- cookies:start -->")[2].partition("<!-- cookies:end -->")[0]
     assert re.findall(r"`([^`]+)`", shown) == list(IGNORED_COOKIES)
 
 

@@ -210,12 +210,12 @@ def test_django_s_connections_stay_open_meanwhile_and_are_closed_by_requests_lat
     assert connected() == [True, True]
 
 
-# The chapter of the README -----------------------------------------------------------------------------
+# The guide ---------------------------------------------------------------------------------------------
 
 
-def blocks(chapter: str) -> dict[str, str]:
-    """The files in a chapter of the README: blocks of Python whose first line names one."""
-    text = (ROOT / "README.md").read_text("utf-8").partition(f"\n## {chapter}\n")[2].partition("\n## ")[0]
+def blocks() -> dict[str, str]:
+    """Return the files in the guide: blocks of Python whose first line names one."""
+    text = (ROOT / "docs" / "how-to" / "testing.md").read_text("utf-8")
     found = [part.partition("\n```")[0] for part in text.split("```python\n")[1:]]
     return {block.partition("\n")[0].removeprefix("# "): block for block in found if block.startswith("# ")}
 
@@ -259,8 +259,8 @@ app.wsgi_app = ISR(app.wsgi_app, {"/": {"revalidate": 60, "tags": ["prices"]}})
 """
 
 
-def test_the_tests_for_pytest_in_the_readme_pass(tmp_path: Path) -> None:
-    files = blocks("Testing your app")
+def test_the_tests_for_pytest_in_the_guide_pass(tmp_path: Path) -> None:
+    files = blocks()
     (tmp_path / "shop.py").write_text(SHOP)
     for name in ("conftest.py", "test_shop.py"):
         (tmp_path / name).write_text(files[name])
@@ -304,8 +304,8 @@ DJANGO = {
 }
 
 
-def test_the_tests_for_django_in_the_readme_pass(tmp_path: Path) -> None:
-    files = {**DJANGO, "shop/tests.py": blocks("Testing your app")["shop/tests.py"]}
+def test_the_tests_for_django_in_the_guide_pass(tmp_path: Path) -> None:
+    files = {**DJANGO, "shop/tests.py": blocks()["shop/tests.py"]}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)

@@ -121,7 +121,7 @@ def _report(samples: dict[tuple[str, str], list[Sample]], size: Size) -> Report:
 def _server(app: str, background: str) -> Iterator[Server]:
     """Run a server until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
-        options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN": "1"}
+        options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
         env = {FOLDER_VARIABLE: folder, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
         program = gunicorns.PLAIN if app == "bare" else gunicorns.RENDERING
         log = Path(folder, "log")

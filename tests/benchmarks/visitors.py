@@ -134,7 +134,7 @@ def _server(worker_class: str, background: str) -> Iterator[Server]:
     """Until the block ends."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN": "1"}
+        options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
         env = {FOLDER_VARIABLE: name, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
         app = "tests.benchmarks.regenerated:application"
         with gunicorns.running(app, worker_class, env, folder / "log", gunicorns.RENDERING) as gunicorn:

@@ -38,6 +38,10 @@ from wsgi_isr.stores.wire import USUAL
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
+DOCS = ROOT / "docs"
+GUIDE = DOCS / "how-to" / "deploy.md"
+SIZING = DOCS / "explanation" / "sizing.md"
+LOG_LINES = DOCS / "reference" / "log-lines.md"
 SECRET = DEPLOY / "isr-secrets.example.yaml"
 KUBERNETES = sorted((DEPLOY / "kubernetes").iterdir())
 SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket"))
@@ -303,7 +307,7 @@ def test_no_secret_is_applied_with_the_rest() -> None:
     (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
     assert {"secretRef": {"name": example["metadata"]["name"]}} in container["envFrom"]
     literals = [f"--from-literal={name}=" for name in example["stringData"]]
-    for text in (SECRET.read_text(), (DEPLOY / "README.md").read_text()):
+    for text in (SECRET.read_text(), (DOCS / "how-to" / "kubernetes.md").read_text("utf-8")):
         (command,) = re.findall(r"kubectl create secret generic isr-secrets (.*)", text)
         assert all(literal in command for literal in literals)
 
@@ -389,7 +393,7 @@ def test_nginx_lets_go_of_idle_connections_before_gunicorn_and_waits_for_a_rende
 
 
 def connections(instances: int, workers: int, threads: int) -> int:
-    """To one node, at the most: README.md, "Sizing"."""
+    """Return the connections to one node, at the most: docs/explanation/sizing.md."""
     settings = Config.load(environ={}, options={"store": "memory://"}).settings
     background = settings.background_threads
     of_a_worker = min(USUAL.pool, threads + background + 1) + 1
@@ -409,7 +413,7 @@ def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None
     needed = connections(replicas, int(environment["WEB_CONCURRENCY"]), int(environment["THREADS"]))
     assert int(args[args.index("-c") + 1]) > needed
     # The examples of the guide.
-    guide = (DEPLOY / "README.md").read_text()
+    guide = SIZING.read_text("utf-8")
     for instances, workers, threads in ((2, 2, 8), (20, 4, 8), (500, 4, 8)):
         row = f"| {instances} | {workers} | {threads} | {connections(instances, workers, threads):,} |"
         assert row in guide, row
@@ -419,15 +423,13 @@ def test_each_node_takes_as_many_connections_as_all_instances_may_open() -> None
 
 
 def megabytes(workers: int, app: int = 100) -> int:
-    """Of an instance, if its processes share nothing: README.md, "Sizing"."""
+    """Return the memory of an instance whose processes share nothing: docs/explanation/sizing.md."""
     settings = Config.load(environ={}, options={"store": "memory://"}).settings
     return (workers + settings.renderers) * (app + settings.local_cache_bytes // 10**6)
 
 
 def test_an_instance_has_memory_for_its_workers_and_renderers() -> None:
-    assert f"an app of 100 MB take {round(megabytes(4), -1)} MB" in (DEPLOY / "README.md").read_text().replace(
-        "\n", " "
-    )
+    assert f"an app of 100 MB take {round(megabytes(4), -1)} MB" in SIZING.read_text("utf-8").replace("\n", " ")
     environment = compose_environment()
     assert int(compose()["services"]["app-1"]["mem_limit"].rstrip("m")) > megabytes(int(environment["WEB_CONCURRENCY"]))
     (container,) = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]["containers"]
@@ -718,7 +720,7 @@ def nginx(
 
 
 def test_the_commands_of_the_guide_put_the_files_there_for_those_who_may_read_them(tmp_path: Path) -> None:
-    commands = re.findall(r"^# (install .*)$", (DEPLOY / "README.md").read_text(), re.MULTILINE)
+    commands = re.findall(r"^# (install .*)$", GUIDE.read_text("utf-8"), re.MULTILINE)
     units_of_the_machine = tmp_path / "etc" / "systemd" / "system"
     units_of_the_machine.mkdir(parents=True)
     for command in commands:
@@ -731,9 +733,7 @@ def test_the_commands_of_the_guide_put_the_files_there_for_those_who_may_read_th
 
 
 def alarms_of_the_guide() -> list[str]:
-    cells = re.findall(
-        r"^\| (`.+`) \| (?:error|warning|info|debug) \|", (DEPLOY / "README.md").read_text(), re.MULTILINE
-    )
+    cells = re.findall(r"^\| (`.+`) \| (?:error|warning|info|debug) \|", LOG_LINES.read_text("utf-8"), re.MULTILINE)
     return [alarm for cell in cells for alarm in cell.strip("`").split("`, `")]
 
 
@@ -754,10 +754,11 @@ def test_every_warning_that_is_logged_is_in_the_guide() -> None:
 
 def test_the_alarms_of_the_guide_are_lines_that_the_code_logs() -> None:
     source = "\n".join(path.read_text() for path in sorted((ROOT / "wsgi_isr").rglob("*.py")))
-    guide = (DEPLOY / "README.md").read_text()
+    guide = LOG_LINES.read_text("utf-8")
     alarms = alarms_of_the_guide()
     assert len(alarms) == 44
     assert [line for line in alarms if line not in source] == []
     labels = re.findall(r"^\| `([A-Z-]+)` \| ", guide.partition("share of `X-ISR`")[2], re.MULTILINE)
-    readme = (ROOT / "README.md").read_text().partition("| `X-ISR` | the visitor got |")[2].partition("\n\n")[0]
-    assert set(labels) == set(re.findall(r"^\| `([A-Z-]+)` \| ", readme, re.MULTILINE))
+    headers = (DOCS / "reference" / "headers.md").read_text("utf-8")
+    headers = headers.partition("| `X-ISR` | the visitor got |")[2].partition("\n\n")[0]
+    assert set(labels) == set(re.findall(r"^\| `([A-Z-]+)` \| ", headers, re.MULTILINE))

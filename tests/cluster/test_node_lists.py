@@ -1,4 +1,4 @@
-"""What becomes of pages and invalidations when the list of nodes changes: what ``cluster/deploy/README.md`` says."""
+"""What becomes of pages and invalidations when the list of nodes changes: what ``docs/how-to/nodes.md`` says."""
 
 from __future__ import annotations
 

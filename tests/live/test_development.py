@@ -267,8 +267,8 @@ def test_without_debug_or_without_a_reloader_it_is_the_same(
         check_not_cached(project, server)
 
 
-def test_the_readme_shows_what_one_sees(project: Path) -> None:
-    chapter = (ROOT / "README.md").read_text("utf-8").partition("\n## In development\n")[2]
+def test_the_guide_shows_the_headers_of_a_development_server(project: Path) -> None:
+    chapter = (ROOT / "docs" / "how-to" / "development.md").read_text("utf-8")
     command, _, *shown = chapter.partition("```console\n")[2].partition("\n```")[0].splitlines()
     assert command == "$ flask --app shop run --debug"
     with started(project, [*FLASK, "--debug"], {}) as server:

@@ -14,7 +14,7 @@ from wsgi_isr.entry import Lifetime
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.rules import RULE_OPTIONS
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 
 
 def is_mine(environ: Any) -> bool:
@@ -331,7 +331,7 @@ def test_a_file_that_makes_no_sense_is_named(content: bytes, tmp_path: Path) -> 
     assert caught.value.remedy
 
 
-# The README -------------------------------------------------------------------------------------------
+# The reference ----------------------------------------------------------------------------------------
 
 
 def test_the_table_names_every_option_with_meaning_value_and_default() -> None:
@@ -343,8 +343,8 @@ def test_the_table_names_every_option_with_meaning_value_and_default() -> None:
         assert all(cells)
 
 
-def test_the_readme_shows_the_table_of_the_code() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_reference_shows_the_table_of_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     shown = text.partition("<!-- options:start -->")[2].partition("<!-- options:end -->")[0]
     assert shown.strip() == option_table().strip()
 

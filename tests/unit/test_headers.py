@@ -20,7 +20,7 @@ from wsgi_isr.headers import (
     strong_etag,
 )
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "headers.md"
 FUTURE = "Thu, 01 Dec 2094 16:00:00 GMT"
 
 # Cache-Control ----------------------------------------------------------------------------------------
@@ -207,8 +207,8 @@ def test_fields_of_every_answer_are_kept(name: str) -> None:
     assert kept([(name, "1")])[0] == (name, "1")
 
 
-def test_the_readme_has_every_field_of_one_answer() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_reference_has_every_field_of_one_answer() -> None:
+    text = PAGE.read_text(encoding="utf-8")
     assert [name for name in OF_ONE_ANSWER if f"`{name}`" not in text] == []
 
 
