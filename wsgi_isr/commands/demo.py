@@ -87,8 +87,10 @@ class _Demo:
             except ServerDied as error:
                 return self._fail(f"{error}. The end of its log:\n{server.tail()}")
             except _Stopped:
+                if self._check:
+                    return self._fail("stopped before the end of the story")
                 self._say("\nStopped.")
-                return 1 if self._check else 0
+                return 0
 
     def _play(self, server: Server) -> int:
         from ..demo.site import SLOW

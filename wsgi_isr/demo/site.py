@@ -189,7 +189,7 @@ class Site:
             return ""
 
     def _login(self, request: Request) -> Response:
-        name = request.form.get("name", "").strip()[:LONGEST_NAME] or "Kim"
+        name = request.form.get("name", "").strip()[:LONGEST_NAME] or "visitor"
         response = redirect("/", 303)
         response.set_cookie(COOKIE, self._signer.sign(name).decode(), httponly=True, samesite="Lax")
         return response
@@ -247,7 +247,7 @@ def _article(slug: str) -> Page:
 
 
 _LOGIN = (
-    '<form method="post" action="/login"><input name="name" value="Kim" aria-label="Name" '
+    '<form method="post" action="/login"><input name="name" placeholder="Your name" required '
     f'maxlength="{LONGEST_NAME}"><button>Log in</button></form>'
 )
 _LOGOUT = '<form method="post" action="/logout"><button>Log out</button></form>'

@@ -1,0 +1,182 @@
+"""``wsgi-isr demo``: the package alone, in another folder, plays its story and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from cluster import processes
+from tests.live.support.waiting import until
+from wsgi_isr.demo.site import FAULT
+from wsgi_isr.demo.visitor import Visitor
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = ["MISS", "HIT", "CROWD", "STALE", "INVALIDATE", "ERROR", "HEAL", "SESSION"]
+COMMAND = "from wsgi_isr.cli import main; main(prog_name='wsgi-isr')"
+#: Another process runs the command, and waits for it.
+UNDER_ANOTHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {COMMAND!r}, *sys.argv[1:]])"
+#: Options of a site of the caller's own: no page would be cached, or no process would start.
+OF_THE_CALLER = {
+    "WSGI_ISR_STORE": "null://",
+    "WSGI_ISR_DEVELOPMENT": "bypass",
+    "WSGI_ISR_CONFIG": "/none.toml",
+    "WSGI_ISR_NO_OPTION": "1",
+    "GUNICORN_CMD_ARGS": "--workers 1 --bind 127.0.0.1:1",
+}
+
+
+class Place:
+    """An empty folder without the repository, and one for temporary files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.here, self.temporary, package = folder / "here", folder / "tmp", folder / "lib"
+        for made in (self.here, self.temporary, package):
+            made.mkdir()
+        (package / "wsgi_isr").symlink_to(ROOT / "wsgi_isr")  # neither examples nor tests can be imported
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("WSGI_ISR_", "ISR_DEMO_", "PYTHON"))}
+        self.environment = {**kept, "PYTHONPATH": str(package), "TMPDIR": str(self.temporary)}
+
+    def begin(self, *arguments: str, code: str = COMMAND, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", code, "demo", *arguments],
+            cwd=self.here,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, code: str = COMMAND, **environment: str) -> subprocess.CompletedProcess[str]:
+        with self.begin(*arguments, code=code, **environment) as process:
+            try:
+                out, err = process.communicate(timeout=60)
+            finally:
+                process.terminate()  # has no effect where it has ended
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def is_clean(self) -> bool:
+        return [*self.here.iterdir(), *self.temporary.iterdir()] == []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+@contextmanager
+def running(place: Place, code: str = COMMAND) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The command and the port of its site, once the first step was played."""
+    with place.begin(code=code) as process:
+        try:
+            assert process.stdout is not None
+            lines = iter(process.stdout.readline, "")
+            (port,) = next(found for line in lines if (found := re.findall(r"http://127\.0\.0\.1:(\d+)/", line)))
+            assert any("X-ISR: MISS" in line for line in lines)
+            yield process, int(port)
+        finally:
+            process.terminate()
+            process.stdout.read()
+
+
+def test_the_whole_story_holds_whatever_options_the_caller_has(place: Place) -> None:
+    run = place.run("--check", **OF_THE_CALLER)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert re.findall(r"^ok +\d+\. ([A-Z]+):", run.stdout, re.MULTILINE) == STEPS
+    for word in ("MISS", "HIT", "STALE", "EXPIRED", "STALE-IF-ERROR", "BYPASS"):
+        assert re.search(rf"X-ISR: {word}  .*\d ms", run.stdout), word
+    assert run.stderr == ""
+    assert place.is_clean()
+
+
+def test_a_step_that_does_not_hold_ends_the_story_with_exit_code_1(place: Place) -> None:
+    run = place.run("--check", "--json", **{FAULT: "lost"})
+    assert run.returncode == 1, run.stdout + run.stderr
+    told = json.loads(run.stdout)
+    assert told["ok"] is False
+    assert "INVALIDATE does not hold" in told["error"]
+    assert [(step["step"], step["ok"]) for step in told["steps"]] == [
+        *((name, True) for name in STEPS[:4]),
+        ("INVALIDATE", False),
+    ]
+    miss = told["steps"][0]["answers"][0]
+    assert (miss["status"], miss["x_isr"], miss["age"], miss["render"]) == (200, "MISS", 0, 1)
+    assert place.is_clean()
+
+
+def test_a_fault_of_the_first_step_is_said_with_what_was_expected(place: Place) -> None:
+    run = place.run("--check", **{FAULT: "private"})
+    assert run.returncode == 1
+    assert re.search(r"^FAIL +1\. MISS:", run.stdout, re.MULTILINE)
+    assert "expected: 200  X-ISR: MISS  render 1" in run.stdout
+    assert "Listening at" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "by"),
+    [(COMMAND, signal.SIGTERM), (COMMAND, signal.SIGKILL), (UNDER_ANOTHER, signal.SIGKILL)],
+    ids=["asked to end", "killed", "its parent is killed"],
+)
+def test_every_process_ends_with_the_command(place: Place, code: str, by: signal.Signals) -> None:
+    with running(place, code) as (process, port):
+        below = processes.descendants(process.pid)
+        assert len(below) >= 3, below  # gunicorn and two workers
+        process.send_signal(by)
+        assert process.wait(30) == (-by if by == signal.SIGKILL else 0)
+    until(lambda: not any(processes.same(one.pid, one.started) for one in below), "every process has ended")
+    until(place.is_clean, "the temporary folder is removed")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_the_site_stays_until_ctrl_c_and_obeys_the_buttons_of_its_own_pages_alone(place: Place) -> None:
+    with running(place) as (process, port):
+        assert process.stdout is not None
+        assert any("still runs at" in line for line in iter(process.stdout.readline, ""))
+        page = Visitor(port).get("/news/library").body
+        assert re.findall(r'data-action="(\w+)"', page) == ["invalidate", "fail", "heal"]
+        assert "X-ISR" in Visitor(port).get("/demo/demo.js").body
+        assert Visitor(port).get("/demo/style.css").status == 200
+        assert ask_from("cross-site", port) == 403
+        assert ask_from("same-origin", port) == 200
+        line = next(line for line in iter(process.stdout.readline, "") if line.startswith("POST"))
+        assert "/demo/fail" in line
+        process.send_signal(signal.SIGINT)
+        assert "Stopped." in process.stdout.read()
+        assert process.wait(30) == 0
+    assert place.is_clean()
+
+
+def ask_from(site: str, port: int) -> int:
+    """Return the status of a POST that a browser sends from a page of this ``site`` (Fetch Metadata)."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request("POST", "/demo/fail", "", {"Sec-Fetch-Site": site})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_without_gunicorn_one_line_says_what_to_install(place: Place) -> None:
+    run = place.run(code=f"import sys; sys.modules['gunicorn'] = None; {COMMAND}")
+    assert run.returncode == 2
+    assert run.stderr == 'demo: gunicorn is not installed (pip install "wsgi_isr[gunicorn]")\n'
+
+
+def test_a_port_that_is_taken_is_one_line(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        run = place.run("--port", port)
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1
+    assert f"--port {port}: Address already in use" in run.stderr
