@@ -133,7 +133,11 @@ def test_every_process_ends_with_the_command(place: Place, code: str, by: signal
         assert len(below) >= 3, below  # gunicorn and two workers
         process.send_signal(by)
         assert process.wait(30) == (-by if by == signal.SIGKILL else 0)
-    until(lambda: not any(processes.same(one.pid, one.started) for one in below), "every process has ended")
+    try:
+        until(lambda: not any(processes.same(one.pid, one.started) for one in below), "every process has ended")
+    finally:
+        for one in below:
+            processes.send(one, signal.SIGKILL)
     until(place.is_clean, "the temporary folder is removed")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))

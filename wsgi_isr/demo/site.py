@@ -204,17 +204,17 @@ class Site:
         if not path.startswith("/") or "?" in path or "#" in path:
             return Response("path: write it like /news/harbour\n", 400)
         if self._fault == "lost":
-            return Response("invalidated\n")
+            return Response("Invalidated.\n")
         receipt = self.isr.invalidate(paths=[path])
-        return Response(f"invalidated: {', '.join(receipt.tags)}\n")
+        return Response(f"Invalidated: {', '.join(receipt.tags)}\n")
 
     def _fail(self, request: Request) -> Response:
         self._backend.fail()
-        return Response("the backend fails\n")
+        return Response("The backend fails from now on. Invalidate this page, or wait until it is old.\n")
 
     def _heal(self, request: Request) -> Response:
         self._backend.heal()
-        return Response("the backend works\n")
+        return Response("The backend works again. A failed render is tried again after about 1 s.\n")
 
 
 def create() -> ISR:
