@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -18,8 +18,8 @@ import pytest
 
 from cluster import processes
 from tests.live.support.waiting import until
+from tests.support.browsers import Browser, Chromium
 from wsgi_isr.demo.site import FAULT
-from wsgi_isr.demo.visitor import Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["MISS", "HIT", "CROWD", "STALE", "INVALIDATE", "ERROR", "HEAL", "SESSION"]
@@ -143,22 +143,35 @@ def test_every_process_ends_with_the_command(place: Place, code: str, by: signal
         socket.create_connection(("127.0.0.1", port))
 
 
-def test_the_site_stays_until_ctrl_c_and_obeys_the_buttons_of_its_own_pages_alone(place: Place) -> None:
+def test_the_site_stays_until_ctrl_c_and_its_buttons_work_in_a_browser(place: Place, tmp_path: Path) -> None:
     with running(place) as (process, port):
         assert process.stdout is not None
         assert any("still runs at" in line for line in iter(process.stdout.readline, ""))
-        page = Visitor(port).get("/news/library").body
-        assert re.findall(r'data-action="(\w+)"', page) == ["invalidate", "fail", "heal"]
-        assert "X-ISR" in Visitor(port).get("/demo/demo.js").body
-        assert Visitor(port).get("/demo/style.css").status == 200
         assert ask_from("cross-site", port) == 403
-        assert ask_from("same-origin", port) == 200
-        line = next(line for line in iter(process.stdout.readline, "") if line.startswith("POST"))
-        assert "/demo/fail" in line
+        with closing(Chromium(tmp_path)) as browser:
+            browser.go(f"http://127.0.0.1:{port}/news/night-train")
+            until(lambda: rows(browser) == [["HIT", "1"]], "the page shows its first answer")
+            browser.click("[data-action=invalidate]")
+            until(lambda: rows(browser) == [["EXPIRED", "2"], ["HIT", "1"]], "the page shows the new render")
+            browser.click("[data-action=fail]")
+            browser.click("[data-action=invalidate]")
+            until(lambda: rows(browser)[0] == ["STALE-IF-ERROR", "2"], "the page shows the last good render")
+            browser.click("[data-action=heal]")
+            asked = iter(process.stdout.readline, "")
+            assert any("POST /demo/heal  200" in line for line in asked)
         process.send_signal(signal.SIGINT)
         assert "Stopped." in process.stdout.read()
         assert process.wait(30) == 0
     assert place.is_clean()
+
+
+def rows(browser: Browser) -> list[list[str]]:
+    """Return X-ISR and the number of the render of each answer that the page shows, the latest first."""
+    script = (
+        "return [...document.querySelectorAll('#answers tr')].map(({cells}) => [2, 5].map(i => cells[i].innerText))"
+    )
+    found: list[list[str]] = browser.run(script)
+    return found
 
 
 def ask_from(site: str, port: int) -> int:

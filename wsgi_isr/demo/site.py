@@ -214,7 +214,7 @@ class Site:
 
     def _heal(self, request: Request) -> Response:
         self._backend.heal()
-        return Response("The backend works again. A failed render is tried again after about 1 s.\n")
+        return Response("The backend works again. A failed render is tried again after its back-off.\n")
 
 
 def create() -> ISR:
