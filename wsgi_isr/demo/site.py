@@ -35,10 +35,8 @@ FOLDER = "ISR_DEMO_FOLDER"
 SECRET = "ISR_DEMO_SECRET"
 #: The id of the process that the server must not outlive.
 PARENT = "ISR_DEMO_PARENT"
-#: A fault of the site, for tests of the story: one of :data:`FAULTS`.
-FAULT = "ISR_DEMO_FAULT"
-#: ``private``: every page says ``Cache-Control: private``. ``lost``: invalidations are not sent to the store.
-FAULTS = ("private", "lost")
+#: A path. Its page is never cached: a fault for tests of the story.
+PRIVATE = "ISR_DEMO_PRIVATE"
 
 #: Seconds after which the front page and the weather are rendered anew.
 REVALIDATE = 2
@@ -104,13 +102,13 @@ class Site:
     """The app. :attr:`isr` is the app behind the cache, which a server calls.
 
     :param folder: exists, and is writable. :param secret: signs the cookie of a login.
-    :param fault: one of :data:`FAULTS`, or empty.
+    :param private: the path of a page that is never cached, or empty.
     """
 
-    def __init__(self, folder: Path, secret: str, fault: str = "") -> None:
+    def __init__(self, folder: Path, secret: str, private: str = "") -> None:
         self._backend = Backend(folder)
         self._signer = Signer(secret)
-        self._fault = fault
+        self._private = private
         self._frame = Template(_asset("page.html"))
         self._views: dict[str, Callable[..., Page]] = {"front": _front, "weather": _weather, "article": _article}
         self._actions: dict[str, Callable[[Request], Response]] = {
@@ -178,7 +176,7 @@ class Site:
             stamp=datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
         response = Response(text, content_type="text/html; charset=utf-8", headers={"Vary": "Cookie"})
-        if self._fault == "private":
+        if request.path == self._private:
             response.headers["Cache-Control"] = "private"
         return response
 
@@ -203,8 +201,6 @@ class Site:
         path = request.form.get("path", "/")
         if not path.startswith("/") or "?" in path or "#" in path:
             return Response("path: write it like /news/harbour\n", 400)
-        if self._fault == "lost":
-            return Response("Invalidated.\n")
         receipt = self.isr.invalidate(paths=[path])
         return Response(f"Invalidated: {', '.join(receipt.tags)}\n")
 
@@ -219,7 +215,7 @@ class Site:
 
 def create() -> ISR:
     """Return the site behind its cache, with the settings of the environment. A server calls this in each process."""
-    return Site(Path(os.environ[FOLDER]), os.environ[SECRET], os.environ.get(FAULT, "")).isr
+    return Site(Path(os.environ[FOLDER]), os.environ[SECRET], os.environ.get(PRIVATE, "")).isr
 
 
 def _front() -> Page:
