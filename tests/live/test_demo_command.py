@@ -75,9 +75,11 @@ def place(tmp_path: Path) -> Place:
 
 
 @contextmanager
-def running(place: Place, code: str = COMMAND) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The command and the port of its site, once the first step was played."""
-    with place.begin(code=code) as process:
+def running(
+    place: Place, *arguments: str, code: str = COMMAND, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """Yield the command and the port of its site, once the first step was played."""
+    with place.begin(*arguments, code=code, **environment) as process:
         try:
             assert process.stdout is not None
             lines = iter(process.stdout.readline, "")
@@ -131,7 +133,7 @@ def test_the_steps_are_data_with_json(place: Place) -> None:
     ids=["asked to end", "killed", "its parent is killed"],
 )
 def test_every_process_ends_with_the_command(place: Place, code: str, by: signal.Signals) -> None:
-    with running(place, code) as (process, port):
+    with running(place, code=code) as (process, port):
         below = processes.descendants(process.pid)
         assert len(below) >= 3, below  # gunicorn and two workers
         process.send_signal(by)
@@ -148,9 +150,11 @@ def test_every_process_ends_with_the_command(place: Place, code: str, by: signal
 
 def test_the_site_stays_until_ctrl_c_and_its_buttons_work_in_a_browser(place: Place, tmp_path: Path) -> None:
     # The browser starts while the story is played.
-    with running(place) as (process, port), closing(Chromium(tmp_path)) as browser:
+    opening = running(place, "--open", BROWSER="echo opened %s")
+    with opening as (process, port), closing(Chromium(tmp_path)) as browser:
         assert process.stdout is not None
         assert any("still runs at" in line for line in iter(process.stdout.readline, ""))
+        assert any(f"opened http://127.0.0.1:{port}/" in line for line in iter(process.stdout.readline, ""))
         assert ask_from("cross-site", port) == 403
         browser.go(f"http://127.0.0.1:{port}/news/night-train")
         until(lambda: rows(browser) == [["HIT", "1"]], "the page shows its first answer")

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+import webbrowser
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,7 +127,7 @@ class _Demo:
             log.seek(0, os.SEEK_END)
             self._say(_TRY.format(url=server.url))
             if self._opens:
-                click.launch(server.url)
+                webbrowser.open(server.url)
             while server.process.poll() is None:
                 for line in log:
                     if not line.startswith("GET  /demo/"):

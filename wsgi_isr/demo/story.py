@@ -81,14 +81,11 @@ class Story:
         yield "MISS", f"The first visitor of an article waits for the render, which takes {SLOW} s.", self._miss
         yield "HIT", "Later visitors get that page from the cache.", self._hit
         yield "CROWD", f"{CROWD} visitors ask for a new page at once. One render serves them all.", self._crowd
-        yield (
-            "STALE",
-            f"After {REVALIDATE} s a visitor gets the old page at once. The next render is behind it.",
-            self._stale,
-        )
+        old = f"After {REVALIDATE} s the front page is stale. A visitor gets it at once, and a render begins."
+        yield "STALE", old, self._stale
         yield "INVALIDATE", "The article is invalidated. The next visitor gets the new one.", self._invalidate
         yield "ERROR", "The backend fails. Visitors get the last good page, not an error.", self._error
-        yield "HEAL", "The backend works again. After a back-off of about 1 s the page is new.", self._heal
+        yield "HEAL", "The backend works again. After its back-off the page is rendered.", self._heal
         yield "SESSION", "A visitor with a session gets a page of their own, and leaves no copy.", self._session
 
     def _miss(self) -> None:
@@ -106,9 +103,7 @@ class Story:
         slowest = max(answer.seconds for answer in answers)
         verdicts = [answer.verdict for answer in answers]
         counted = ", ".join(f"{verdicts.count(verdict)} x {verdict}" for verdict in dict.fromkeys(verdicts))
-        self._seen.append(
-            f"GET {_LIBRARY}  {CROWD} answers  X-ISR: {counted}  the slowest after {slowest * 1000:.0f} ms"
-        )
+        self._seen.append(f"GET {_LIBRARY}  {CROWD} answers  X-ISR: {counted}  slowest {slowest * 1000:.0f} ms")
         _require(all(answer.status == 200 for answer in answers), "status 200 for all")
         _require(renders == {1}, f"render 1 for all, not the renders {sorted(renders)}")
         self._expect(self._get(_LIBRARY), "HIT", render=1)
