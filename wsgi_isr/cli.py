@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import click
 
 from .commands.common import reported, say, url_option
+from .commands.demo import demo_command
 from .commands.prerender import prerender_command
 from .commands.refresh import invalidate_in, refresh_command, say_invalidated
 from .config import Config
@@ -32,6 +33,7 @@ def main() -> None:
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
 
 
+main.add_command(demo_command)
 main.add_command(prerender_command)
 main.add_command(refresh_command)
 

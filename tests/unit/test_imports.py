@@ -103,6 +103,8 @@ LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
                 "cli",
                 "commands",
                 "commands.*",
+                "demo",
+                "demo.*",
                 "export",
                 "gunicorn",
                 "making",

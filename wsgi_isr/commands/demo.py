@@ -1,0 +1,162 @@
+"""``wsgi-isr demo``: a small site under gunicorn, and the story of its cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import webbrowser
+from contextlib import ExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from ..errors import ConfigError
+from .common import reported
+
+if TYPE_CHECKING:
+    from ..children import Stopping
+    from ..demo.server import Server
+    from ..demo.story import Step
+
+_INTRODUCTION = """\
+A news site runs at {url} under gunicorn: two workers, pages in SQLite.
+Each render takes {slow} s. Its number stands at the end of the page.
+"""
+_TRY = """
+The site still runs at {url}. Its pages have buttons: invalidate, let the backend fail, heal it.
+Ctrl-C ends it. Below is a line for each request.
+"""
+
+
+class _Stopped(Exception):
+    """The command was asked to end."""
+
+
+@click.command("demo")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port of 127.0.0.1. Default: a free one.")
+@click.option("--check", is_flag=True, help="Play the story and end. The exit code is 1 where a step does not hold.")
+@click.option("--open", "opens", is_flag=True, help="Open the site in a browser.")
+@click.option("--json", "as_json", is_flag=True, help="With --check: print the steps as JSON.")
+def demo_command(port: int, check: bool, opens: bool, as_json: bool) -> None:
+    """Run a small site, show what the cache does with it, and keep it running until Ctrl-C.
+
+    It needs gunicorn. Everything that it writes is in a temporary folder, which is removed at the end.
+    """
+    if as_json and not check:
+        raise click.UsageError("--json prints the steps of --check: write --check --json")
+    if opens and check:
+        raise click.UsageError("--open needs a site that keeps running: leave out --check")
+    with reported(as_json):
+        if find_spec("gunicorn") is None:
+            raise ConfigError("demo", "gunicorn is not installed", 'pip install "wsgi_isr[gunicorn]"')
+    sys.exit(_Demo(check, opens, as_json).run(port))
+
+
+class _Demo:
+    """One run of the command."""
+
+    def __init__(self, check: bool, opens: bool, as_json: bool) -> None:
+        self._check = check
+        self._opens = opens
+        self._as_json = as_json
+        self._stopping: Stopping
+        self._steps: list[Step] = []
+
+    def run(self, port: int) -> int:
+        """Return the exit code."""
+        from ..children import Stopping  # these take longer to import than other commands take to run
+        from ..demo.server import Server, ServerDied, listen
+
+        self._stopping = Stopping(os.getppid())
+        signal.signal(signal.SIGHUP, _end)  # a terminal that is closed
+        try:
+            listener = listen(port)
+        except OSError as error:
+            return self._fail(f"--port {port}: {error.strerror} (write --port 0 for a free one)")
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsgi-isr-demo-")))
+            server = Server(listener, folder, self._pause)
+            try:
+                stack.enter_context(server)
+                return self._play(server)
+            except ServerDied as error:
+                return self._fail(f"{error}. The end of its log:\n{server.tail()}")
+            except _Stopped:
+                if self._check:
+                    return self._fail("stopped before the end of the story")
+                self._say("\nStopped.")
+                return 0
+
+    def _play(self, server: Server) -> int:
+        from ..demo.site import SLOW
+        from ..demo.story import Story
+
+        self._say(_INTRODUCTION.format(url=server.url, slow=SLOW))
+        for number, step in enumerate(Story(server.port, self._pause).play(), 1):
+            self._steps.append(step)
+            self._tell(number, step)
+        if not step.ok:
+            return self._fail(f"{step.name} does not hold. The end of the server's log:\n{server.tail()}")
+        if not self._check:
+            self._stay(server)
+        if self._as_json:
+            click.echo(json.dumps({"ok": True, "steps": [one.as_json() for one in self._steps]}))
+        self._say("All steps hold.")
+        return 0
+
+    def _tell(self, number: int, step: Step) -> None:
+        mark = "FAIL  " if not step.ok else "ok    " if self._check else ""
+        lines = [f"{mark}{number}. {step.name}: {step.sentence}", *(f"       {line}" for line in step.seen)]
+        self._say("\n".join(lines))
+        self._pause(0.0)
+
+    def _stay(self, server: Server) -> NoReturn:
+        """Print a line for each request, until the command is asked to end.
+
+        :raises ServerDied: gunicorn has ended by itself.
+        """
+        from ..demo.server import ServerDied
+
+        with server.access_log.open(encoding="utf-8", errors="replace") as log:
+            log.seek(0, os.SEEK_END)
+            self._say(_TRY.format(url=server.url))
+            if self._opens:
+                webbrowser.open(server.url)
+            while server.process.poll() is None:
+                for line in log:
+                    if not line.startswith("GET  /demo/"):
+                        # The path is the client's text, and must not control the terminal.
+                        self._say("".join(c if c.isprintable() else "?" for c in line.rstrip("\n")))
+                self._pause(0.2)
+        raise ServerDied(f"gunicorn has ended by itself, with exit code {server.process.returncode}")
+
+    def _pause(self, seconds: float) -> None:
+        """Wait. :raises _Stopped: the command was asked to end, or has lost its parent."""
+        deadline = time.monotonic() + seconds
+        while True:
+            if self._stopping:
+                raise _Stopped
+            if (left := deadline - time.monotonic()) <= 0:
+                return
+            self._stopping.wait(min(left, 1.0))  # an orphan gets no signal, so it looks
+
+    def _say(self, text: str) -> None:
+        if not self._as_json:
+            click.echo(text)
+
+    def _fail(self, problem: str) -> int:
+        if self._as_json:
+            click.echo(json.dumps({"ok": False, "error": problem, "steps": [one.as_json() for one in self._steps]}))
+        else:
+            click.echo(problem, err=True)
+        return 1
+
+
+def _end(_number: int, _frame: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

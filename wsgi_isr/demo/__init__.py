@@ -1,0 +1,1 @@
+"""A small news site and its story, for the command ``wsgi-isr demo``."""

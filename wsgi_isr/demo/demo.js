@@ -1,0 +1,55 @@
+"use strict";
+// The page is cached, so it cannot contain the headers of this answer. Each request here is a fetch of the page: its
+// headers are shown, and its content replaces that of the page, so that both are of one answer.
+
+const find = (id) => document.getElementById(id);
+const LONGEST = 15; // rows of the table
+
+async function ask() {
+  const asked = new Date();
+  const began = performance.now();
+  const answer = await fetch(location.pathname, { cache: "no-store" });
+  const text = await answer.text();
+  const milliseconds = Math.round(performance.now() - began);
+  if (answer.ok) {
+    const page = new DOMParser().parseFromString(text, "text/html").getElementById("page");
+    find("page").replaceWith(page);
+  } else {
+    find("said").textContent = text;
+  }
+  const verdict = answer.headers.get("X-ISR") || "-";
+  const render = answer.ok ? find("renders").textContent : "-";
+  const row = document.createElement("tr");
+  row.className = verdict;
+  for (const value of [asked.toLocaleTimeString(), answer.status, verdict, answer.headers.get("Age") || "-",
+    milliseconds, render]) {
+    row.insertCell().textContent = value;
+  }
+  find("answers").prepend(row);
+  while (find("answers").rows.length > LONGEST) {
+    find("answers").lastElementChild.remove();
+  }
+}
+
+async function act(action) {
+  const answer = await fetch(`/demo/${action}`, {
+    method: "POST",
+    body: new URLSearchParams({ path: location.pathname }),
+  });
+  find("said").textContent = await answer.text();
+  await ask();
+}
+
+// Only one request at a time, so that the rows are in the order of the answers.
+let last = Promise.resolve();
+function queue(what) {
+  last = last.then(what).catch((error) => { find("said").textContent = `No answer: ${error.message}`; });
+  return last;
+}
+
+find("again").addEventListener("click", () => queue(ask));
+for (const button of document.querySelectorAll("[data-action]")) {
+  button.addEventListener("click", () => queue(() => act(button.dataset.action)));
+}
+setInterval(() => { if (find("repeat").checked) queue(ask); }, 1000);
+queue(ask);
