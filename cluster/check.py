@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from wsgi_isr.journal import Journal
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.journal import Journal
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
 from . import processes

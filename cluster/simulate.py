@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from wsgi_isr.stamps import Mode
+from wsgi_isr.cache.tag_versions import Mode
 
 from .simulation.figures import Figures, Spread
 from .simulation.parameters import BadParameter, Parameters

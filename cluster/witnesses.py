@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
 from .history import Circumstances, Invalidation, Outage, Read, Violation, check, refused

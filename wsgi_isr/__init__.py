@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .data import cached
-from .draft import disable_draft, enable_draft, is_draft
+from .cache.context import cache_life, cache_tag, no_store
+from .cache.invalidation import Receipt
+from .config.rules import Rule
+from .data.cached import cached
 from .errors import (
     ConfigError,
     InvalidationError,
@@ -19,15 +21,13 @@ from .errors import (
     StoreError,
     StoreUnavailable,
 )
-from .invalidate import Receipt
 from .loading import wrap
 from .middleware import ISR
-from .page import cache_life, cache_tag, no_store
+from .pages.draft import disable_draft, enable_draft, is_draft
 from .process import invalidate, refresh, replay
-from .rules import Rule
 
 if TYPE_CHECKING:
-    from .fetch import CachedSession as CachedSession
+    from .data.http_session import CachedSession as CachedSession
 
 # Without CachedSession, so that "import *" asks for no extra.
 __all__ = [
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
     if name == "CachedSession":
         # requests takes longer to import than all the rest, is optional, and few fetch.
         try:
-            from .fetch import CachedSession
+            from .data.http_session import CachedSession
         except ModuleNotFoundError as error:
             if error.name != "requests":
                 raise

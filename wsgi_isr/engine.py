@@ -15,30 +15,30 @@ from contextvars import Context, ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from . import remote
-from .config import Config
-from .data import app_of, at_home, inside, produce_data, tags_of_data
-from .draft import Drafts, Visitor, answering
-from .entry import Codec, Refusal
+from .cache import renderer_pool as remote
+from .cache.app_records import Presence, Registry
+from .cache.entry import Codec, Refusal
+from .cache.invalidation import Invalidator
+from .cache.journal import Journal
+from .cache.keyspace import Keyspace, PageKey, tags_of_page
+from .cache.lease import Leases
+from .cache.local_cache import Local, Slot
+from .cache.lookup import Fill
+from .cache.releases import Releases
+from .cache.renderer_pool import Done, Remote
+from .cache.single_flight import Flight, leading, led
+from .cache.tag_versions import Stamps
+from .cache.task import Product, Task, Unknown
+from .cache.verdict import Failure, Standing
+from .config.frameworks import Application, Surroundings
+from .config.settings import Config
+from .data.cached import app_of, at_home, inside, produce_data, tags_of_data
+from .data.isolation import Isolation, NoThread, Overdue, is_importing
 from .events import Events
-from .fill import Fill
-from .flight import Flight, leading, led
-from .frameworks import Application, Surroundings
-from .freshness import Failure, Standing
-from .invalidate import Invalidator
-from .isolation import Isolation, NoThread, Overdue, is_importing
-from .journal import Journal
-from .keys import Keyspace, PageKey, tags_of_page
-from .lease import Leases
-from .local import Local, Slot
-from .registry import Presence, Registry
-from .releases import Releases
-from .remote import Done, Remote
-from .respond import Ready
-from .stamps import Stamps
+from .pages.draft import Drafts, Visitor, answering
+from .pages.own_writes import Writes
+from .pages.respond import Ready
 from .stores.base import Store
-from .task import Product, Task, Unknown
-from .writes import Writes
 
 _log = logging.getLogger("wsgi_isr")
 

@@ -12,11 +12,12 @@ import os
 import time
 from typing import Any
 
-from . import development, remote
-from .children import fork, wait_for
-from .courier import courier
+from .cache import renderer_pool as remote
+from .cache.courier import courier
+from .config import development
 from .process import close_all
-from .renderers import Watcher, remove_folder
+from .renderers.child_process import fork, wait_for
+from .renderers.supervisor import Watcher, remove_folder
 
 # What `from wsgi_isr.gunicorn import *` brings into a config file.
 __all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready", "worker_exit"]

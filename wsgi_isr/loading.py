@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .config.frameworks import nested
+from .config.wrapping import check_app
 from .errors import ConfigError
-from .frameworks import nested
 from .middleware import ISR
-from .wrapping import check_app
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -12,30 +12,32 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from . import engine
-from .capture import produce_page
-from .coding import chosen
-from .config import Config
-from .courier import courier
-from .crawlers import is_crawler
-from .data import at_home
-from .development import Found, development_of, is_served_by
-from .draft import Visitor, answering
+from .cache.context import Frame, within
+from .cache.courier import courier
+from .cache.entry import Content, Entry, Refusal
+from .cache.invalidation import Receipt, tag_names
+from .cache.journal import journal_for
+from .cache.keyspace import UNSAFE, Site, path_tag, shown_url
+from .cache.task import Answer, Coming, Failed, PassedOn, Served
+from .cache.verdict import Asked
+from .config.development import Found, development_of, is_served_by
+from .config.identity import name_of
+from .config.settings import Config
+from .config.wrapping import Wrapper, advise, caller, check_app, configured, site_of
+from .data.cached import at_home
 from .engine import Engine, on_behalf_of
-from .entry import Content, Entry, Refusal
 from .errors import ISRError, RefreshError
 from .events import Broken, Events, Subscriber
 from .events import Served as ServedEvent
-from .freshness import Asked
-from .identity import name_of
-from .instrumentation.debug import log_decisions
-from .instrumentation.log import log_events
-from .invalidate import Receipt, tag_names
-from .journal import journal_for
-from .keys import UNSAFE, Site, path_tag, shown_url
-from .listing import Absent
-from .page import Frame, within
-from .pages import Page, Pages
-from .respond import (
+from .observe.debug import log_decisions
+from .observe.log import log_events
+from .pages.bots import is_crawler
+from .pages.capture import produce_page
+from .pages.compression import chosen
+from .pages.draft import Visitor, answering
+from .pages.listed_paths import Absent
+from .pages.resolver import Page, Pages
+from .pages.respond import (
     ABSENT_HEADERS,
     NAME,
     NOT_FOUND,
@@ -55,10 +57,8 @@ from .respond import (
 )
 from .stores import open_store
 from .stores.base import Store
-from .stores.forks import look as look_for_fork
+from .stores.fork_hooks import look as look_for_fork
 from .stores.null import NullStore
-from .task import Answer, Coming, Failed, PassedOn, Served
-from .wrapping import Wrapper, advise, caller, check_app, configured, site_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication

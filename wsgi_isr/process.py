@@ -14,25 +14,25 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import engine
-from .config import Config
-from .courier import courier
-from .data import inside, live_in
-from .development import development_of
+from .cache.app_records import Registry
+from .cache.courier import courier
+from .cache.invalidation import Invalidator, Receipt, check_mode, tag_names
+from .cache.journal import journal_for
+from .config.development import development_of
+from .config.identity import module_name
+from .config.settings import Config
+from .config.source import state_folder
+from .config.wrapping import configured
+from .data.cached import inside, live_in
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
-from .identity import module_name
-from .instrumentation.log import log_events
-from .invalidate import Invalidator, Receipt, check_mode, tag_names
-from .journal import journal_for
 from .loading import load
 from .middleware import ISR, any_of, instances
-from .registry import Registry
-from .source import state_folder
+from .observe.log import log_events
 from .stores import open_store
 from .stores.base import Store
 from .stores.null import NullStore
-from .wrapping import configured
 
 if TYPE_CHECKING:
     from typing import TypeGuard

@@ -22,7 +22,7 @@ from typing import Any
 
 from werkzeug.http import parse_cookie
 
-from .keys import cookie_pairs
+from .cache.keyspace import cookie_pairs
 
 __all__ = ["Anonymous", "django", "flask", "signed_cookie"]
 

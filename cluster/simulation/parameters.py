@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from wsgi_isr.stamps import Mode
+from wsgi_isr.cache.tag_versions import Mode
 
 #: Requests that are simulated one by one, unless somebody asks for more: about ten seconds of work.
 BUDGET = 500_000
 
-#: Seconds that a lock outlives its owner (``wsgi_isr.rules.Policy.lease``, for the default ``timeout``).
+#: Seconds that a lock outlives its owner (``wsgi_isr.config.rules.Policy.lease``, for the default ``timeout``).
 LEASE = 5.0
 
 

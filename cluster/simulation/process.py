@@ -1,6 +1,6 @@
 """One worker process: what it keeps and has seen, with the real L1 and the real control plane.
 
-The way of a request is that of :class:`wsgi_isr.fill.Fill`, whose methods are named here; Fill itself would
+The way of a request is that of :class:`wsgi_isr.cache.lookup.Fill`, whose methods are named here; Fill itself would
 wait, and time is not to pass in here.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wsgi_isr.freshness import Standing, Verdict, judge
-from wsgi_isr.local import Local, Slot
-from wsgi_isr.stamps import Epochs, Polled, Stamps
+from wsgi_isr.cache.local_cache import Local, Slot
+from wsgi_isr.cache.tag_versions import Epochs, Polled, Stamps
+from wsgi_isr.cache.verdict import Standing, Verdict, judge
 from wsgi_isr.stores.base import Store
 
 from .site import epoch_key, tag_key

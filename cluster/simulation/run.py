@@ -12,14 +12,14 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from wsgi_isr.entry import Entry
+from wsgi_isr.cache.entry import Entry
+from wsgi_isr.cache.keyspace import Keyspace, tag_name
+from wsgi_isr.cache.lease import BackingOff, Busy, Lease, Leases
+from wsgi_isr.cache.local_cache import Slot
+from wsgi_isr.cache.lookup import LOOK_AGAIN, WAIT_PAUSE
+from wsgi_isr.cache.tag_versions import Capture, Stamps
+from wsgi_isr.cache.verdict import Expired, Fresh, Missing, Stale
 from wsgi_isr.events import Events
-from wsgi_isr.fill import LOOK_AGAIN, WAIT_PAUSE
-from wsgi_isr.freshness import Expired, Fresh, Missing, Stale
-from wsgi_isr.keys import Keyspace, tag_name
-from wsgi_isr.lease import BackingOff, Busy, Lease, Leases
-from wsgi_isr.local import Slot
-from wsgi_isr.stamps import Capture, Stamps
 
 from .figures import Figures, Invalidation, Records, summarize
 from .nodes import Nodes, Tally

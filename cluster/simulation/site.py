@@ -10,9 +10,9 @@ import random
 from array import array
 from collections.abc import Sequence
 
-from wsgi_isr.entry import Content, Entry, Proof
-from wsgi_isr.keys import EVERYTHING, path_tag, prefix_tag, route_tag, stored_tag, tag_name
-from wsgi_isr.stamps import Stamp, Stamps
+from wsgi_isr.cache.entry import Content, Entry, Proof
+from wsgi_isr.cache.keyspace import EVERYTHING, path_tag, prefix_tag, route_tag, stored_tag, tag_name
+from wsgi_isr.cache.tag_versions import Stamp, Stamps
 
 from .nodes import Nodes, Place, Tally
 from .parameters import Parameters
@@ -23,8 +23,8 @@ ABSENT = float("nan")
 
 
 def tag_key(tag: str) -> str:
-    """Where a tag's stamp is: the form of :class:`wsgi_isr.keys.Keyspace`, without the hash, which would cost more
-    than everything else. A ring shuffles one as well as the other."""
+    """Return the key of a tag: as :class:`wsgi_isr.cache.keyspace.Keyspace`, without the hash. It would cost more than
+    everything else. A ring shuffles one as well as the other."""
     return "isr:sim:t:" + tag
 
 
@@ -125,7 +125,7 @@ class Site:
         own = map(stored_tag, (path_tag(path), prefix_tag(path)))
         tags = tuple(dict.fromkeys((*self._common, *own, tag_name(str(tag)))))
         key = f"isr:sim:p:{number}"
-        # In the store, an entry is its body, its tags with their stamps, and some names (wsgi_isr.entry.pack).
+        # In the store, an entry is its body, its tags with their stamps, and some names (wsgi_isr.cache.entry.pack).
         size = self._p.page_bytes + 200 + sum(len(name) + 40 for name in tags)
         page = Page(number, tag, tags, key, self._nodes.place(key, size), self._p.rate * self.popularity.share(number))
         created = self.created[number]

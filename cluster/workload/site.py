@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsgi_isr import Rule, cache_tag, cached
-from wsgi_isr.invalidate import tag_names
+from wsgi_isr.cache.invalidation import tag_names
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse

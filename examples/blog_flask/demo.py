@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from types import FrameType
 
-from wsgi_isr.source import PLATFORM_VARIABLES
+from wsgi_isr.config.source import PLATFORM_VARIABLES
 
 from .server import ROOT, Server, ServerDied, listen
 from .story import StepFailed, Story

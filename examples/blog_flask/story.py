@@ -314,7 +314,13 @@ class Story:
 
     def wrong(self) -> str:
         def invalidate(*arguments: str) -> str:
-            command = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "invalidate", *arguments]
+            command = [
+                sys.executable,
+                "-c",
+                "from wsgi_isr.commands.main import main; main()",
+                "invalidate",
+                *arguments,
+            ]
             job = subprocess.run(
                 command, env=self.server.environment, cwd=self.server.root, capture_output=True, text=True, timeout=60
             )

@@ -24,7 +24,7 @@ from werkzeug.local import LocalProxy
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from wsgi_isr import cached
-from wsgi_isr.functions import Functions, closure_of
+from wsgi_isr.data.registry import Functions, closure_of
 
 NAME = "HTTP_AUTHORIZATION"  # who is asking; such a request goes straight to the app
 

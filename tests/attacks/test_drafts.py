@@ -16,7 +16,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import is_draft
-from wsgi_isr.draft import COOKIE, Drafts
+from wsgi_isr.pages.draft import COOKIE, Drafts
 
 SECRET = "a secret of some length"
 DRAFT, PUBLISHED = b"what is not published yet", b"what is published"

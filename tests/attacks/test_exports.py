@@ -16,9 +16,9 @@ from tests.attacks.support.attack import Attack, dice, scaled
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Site
-from wsgi_isr.export import NOTES, Folder
-from wsgi_isr.making import here_of, site_at
-from wsgi_isr.prerender import Prerender, Report
+from wsgi_isr.prerender.run import Prerender, Report
+from wsgi_isr.prerender.site_client import here_of, site_at
+from wsgi_isr.prerender.static_site import NOTES, Folder
 
 URL = "http://example.org"
 SECRET = "what is in a file outside of the folder"

@@ -15,7 +15,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Environ
 from tests.behaviour.visitor import Clock
 from tests.support.memcached import Memcached
-from wsgi_isr.keys import SLOTS
+from wsgi_isr.cache.keyspace import SLOTS
 from wsgi_isr.stores.memory import MemoryStore
 
 LOCAL_BYTES = 512 * 1024

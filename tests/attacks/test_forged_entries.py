@@ -21,15 +21,16 @@ from tests.attacks.support.sample import Sample
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
-from wsgi_isr import cached, values
-from wsgi_isr.coding import chosen
-from wsgi_isr.entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
+from wsgi_isr import cached
+from wsgi_isr.cache.entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
+from wsgi_isr.cache.local_cache import Slot
+from wsgi_isr.cache.task import Served
+from wsgi_isr.config.rules import Policy
+from wsgi_isr.data import codec as values
 from wsgi_isr.events import Rendered, Unreadable
-from wsgi_isr.local import Slot
-from wsgi_isr.respond import Ready, cache_status, headers_of, send_page
-from wsgi_isr.rules import Policy
+from wsgi_isr.pages.compression import chosen
+from wsgi_isr.pages.respond import Ready, cache_status, headers_of, send_page
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.task import Served
 
 CODEC = Codec()
 HEAD = 5  # schema and checksum
@@ -522,7 +523,7 @@ def test_a_forged_dataclass_of_another_module_is_not_made_and_the_function_is_ca
     secret.write_text("secret")
     write_data(site, greeting, dataclass_bytes(Policy, **dict.fromkeys(POLICY, str(secret))))
     assert greeting() == "hello"
-    assert "wsgi_isr.rules:Policy is not allowed" in caplog.text
+    assert "wsgi_isr.config.rules:Policy is not allowed" in caplog.text
     assert "annotate the result, such as -> Policy" in caplog.text
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
-from wsgi_isr import middleware, process, registry
-from wsgi_isr.courier import courier
+from wsgi_isr import middleware, process
+from wsgi_isr.cache import app_records as registry
+from wsgi_isr.cache.courier import courier
 
 MakeSite = Callable[..., Site]
 

@@ -14,9 +14,9 @@ from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Rendered
 from wsgi_isr.stores import BUILT_IN, open_store
 from wsgi_isr.stores.base import Store
+from wsgi_isr.stores.memcached.connection import USUAL
 from wsgi_isr.stores.memory import MAX_BYTES
-from wsgi_isr.stores.sqlite import _MAX_BYTES, _TIMEOUT
-from wsgi_isr.stores.wire import USUAL
+from wsgi_isr.stores.sqlite.store import _MAX_BYTES, _TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

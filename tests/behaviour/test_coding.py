@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
-from wsgi_isr import coding
-from wsgi_isr.coding import LONGEST, SMALLEST, chosen, encoded
-from wsgi_isr.entry import Content
-from wsgi_isr.respond import MOST_VARIANTS
+from wsgi_isr.cache.entry import Content
+from wsgi_isr.pages import compression as coding
+from wsgi_isr.pages.compression import LONGEST, SMALLEST, chosen, encoded
+from wsgi_isr.pages.respond import MOST_VARIANTS
 from wsgi_isr.stores.memory import MemoryStore
 
 PAGE = b"<p>A page that says the same again and again, as pages do.</p>\n" * 100

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from click.testing import CliRunner
 
-from wsgi_isr.cli import main
+from wsgi_isr.commands.main import main
 from wsgi_isr.commands.prerender import EVERY, lines
 
 APP = """

@@ -8,7 +8,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Handler, Origin, answer
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule, cache_tag, cached
-from wsgi_isr.keys import SLOTS
+from wsgi_isr.cache.keyspace import SLOTS
 from wsgi_isr.stores.base import route
 from wsgi_isr.stores.memory import MemoryStore
 

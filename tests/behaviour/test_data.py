@@ -21,10 +21,11 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Boom, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site, all_at_once
-from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, values
-from wsgi_isr.data import Cached
+from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached
+from wsgi_isr.cache.single_flight import Flight
+from wsgi_isr.data import codec as values
+from wsgi_isr.data.cached import Cached
 from wsgi_isr.events import Refused
-from wsgi_isr.flight import Flight
 from wsgi_isr.stores.memory import MemoryStore
 
 

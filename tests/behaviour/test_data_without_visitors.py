@@ -21,7 +21,8 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.django_settings import configure
 from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
-from wsgi_isr import PersonalDataError, cached, remote
+from wsgi_isr import PersonalDataError, cached
+from wsgi_isr.cache import renderer_pool as remote
 from wsgi_isr.events import Used
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -646,7 +647,7 @@ def test_kept_functions_that_follow_each_other_share_a_connection_of_django(
     make_site: MakeSite, connections: list[_Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = threading.Event()
-    monkeypatch.setattr("wsgi_isr.isolation.IDLE", 0.05)
+    monkeypatch.setattr("wsgi_isr.data.isolation.IDLE", 0.05)
     monkeypatch.setattr("django.db.connections.close_all", lambda: [connections[0].close(), ended.set()])
     # By the settings of Django each request has a connection of its own.
     connections.append(_Connection(0))

@@ -12,8 +12,9 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Site
-from wsgi_isr import ISR, ConfigError, Rule, cached, development, invalidate, is_draft
-from wsgi_isr.making import check_shared
+from wsgi_isr import ISR, ConfigError, Rule, cached, invalidate, is_draft
+from wsgi_isr.config import development
+from wsgi_isr.prerender.site_client import check_shared
 from wsgi_isr.stores.memory import MemoryStore
 
 DEV = {"SERVER_SOFTWARE": "Werkzeug/3.1.9"}

@@ -27,13 +27,15 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.upstream import Reply, Request, Upstream
 from tests.behaviour.visitor import Clock, Site, all_at_once
-from wsgi_isr import CachedSession, ConfigError, cached, fetch, values
-from wsgi_isr.data import at_home
+from wsgi_isr import CachedSession, ConfigError, cached
+from wsgi_isr.cache.context import Frame, within
+from wsgi_isr.cache.verdict import Asked
+from wsgi_isr.data import codec as values
+from wsgi_isr.data import http_session as fetch
+from wsgi_isr.data.cached import at_home
+from wsgi_isr.data.http_session import Answer, _Site
 from wsgi_isr.events import Refused, RenderFailed, Used
-from wsgi_isr.fetch import Answer, _Site
-from wsgi_isr.freshness import Asked
-from wsgi_isr.instrumentation.debug import line_of
-from wsgi_isr.page import Frame, within
+from wsgi_isr.observe.debug import line_of
 from wsgi_isr.stores.memory import MemoryStore
 
 MakeSession = Callable[..., CachedSession]

@@ -12,10 +12,10 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import Client
 
 from wsgi_isr import ISR, ConfigError, cached, wrap
-from wsgi_isr.frameworks import is_flask, nested
+from wsgi_isr.config.frameworks import is_flask, nested
+from wsgi_isr.config.wrapping import _tell_of_flask
 from wsgi_isr.loading import find_isr
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.wrapping import _tell_of_flask
 
 SHOP = flask.Flask(__name__)
 

@@ -126,7 +126,7 @@ def test_step_1_during_the_build_all_known_posts_are_generated(tmp_path: Path) -
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    run("-c", "from wsgi_isr.cli import main; main()", "prerender", "built:app")
+    run("-c", "from wsgi_isr.commands.main import main; main()", "prerender", "built:app")
     assert run("-c", VISITED) == "{'HIT'} 0\n"
 
 

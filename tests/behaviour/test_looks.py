@@ -18,7 +18,7 @@ from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule
 from wsgi_isr.events import Event, Unsaid
-from wsgi_isr.instrumentation.debug import line_of
+from wsgi_isr.observe.debug import line_of
 
 
 def strings(environ: Environ) -> dict[str, str]:

@@ -214,7 +214,7 @@ def test_an_answer_for_one_visitor_is_kept_only_if_it_comes_in_a_moment(
     def slow(environ: Environ, start_response: Callable[..., Any]) -> Any:
         yield from signs_in_with(start_response, [b"one", b"two"], lambda: setattr(Time, "now", Time.now + 0.2))
 
-    monkeypatch.setattr("wsgi_isr.capture.time", Time)
+    monkeypatch.setattr("wsgi_isr.pages.capture.time", Time)
     origin.on(MAGIC, slow)
     assert make_site(revalidate=60, watcher="nobody").visit(MAGIC).body == b"onetwo"
     assert origin.calls[MAGIC] == 2

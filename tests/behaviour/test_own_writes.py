@@ -10,8 +10,8 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr import cached, invalidate
+from wsgi_isr.pages.own_writes import COOKIE
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.writes import COOKIE
 
 
 class Shared(MemoryStore):

@@ -14,11 +14,11 @@ from tests.behaviour.nodes import RULES, TAGS, Nodes, spread
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
 from wsgi_isr import InvalidationError, invalidate, process, replay
-from wsgi_isr import journal as module
+from wsgi_isr.cache import journal as module
+from wsgi_isr.cache.invalidation import Invalidator
+from wsgi_isr.cache.journal import Journal, Kept
+from wsgi_isr.cache.keyspace import Keyspace, path_tag
 from wsgi_isr.events import Delivered
-from wsgi_isr.invalidate import Invalidator
-from wsgi_isr.journal import Journal, Kept
-from wsgi_isr.keys import Keyspace, path_tag
 
 #: Distinct paths that a flood writes to.
 POSTS = 10_000

@@ -14,8 +14,9 @@ import pytest
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, HTML, Body, Boom, Environ, Gate, Handler, Origin, answer
 from tests.behaviour.visitor import Clock, Errors, make_environ
-from wsgi_isr import cache_life, capture
+from wsgi_isr import cache_life
 from wsgi_isr.events import Broken, RenderFailed
+from wsgi_isr.pages import capture
 
 #: How a request may reach the app: rendered for the cache, or straight through.
 WAYS = {"cached": {"revalidate": 60}, "bypassed": {"revalidate": 0}}

@@ -14,10 +14,10 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, Boom, Origin, answer, failing
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import ConfigError, Rule
-from wsgi_isr.export import NOTES, Folder
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.making import here_of, site_at
-from wsgi_isr.prerender import Prerender, Problem, Report
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.prerender.run import Prerender, Problem, Report
+from wsgi_isr.prerender.site_client import here_of, site_at
+from wsgi_isr.prerender.static_site import NOTES, Folder
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.stores.null import NullStore
 

@@ -15,9 +15,9 @@ from tests.support.memcached import Memcached
 from tests.support.round_trips import Trip, Wires
 from wsgi_isr import Rule
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
-from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.memcached.rendezvous import Ring
+from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.stores.ring import Ring
 
 TAGS = [f"tag {number}" for number in range(100)]
 RULES = {"/a": Rule(revalidate=3600, tags=TAGS), "/b": 3600}
@@ -155,7 +155,7 @@ def test_a_page_with_100_tags_is_checked_with_one_round_trip_to_each_node(
 def test_on_a_quiet_site_each_request_asks_each_node_for_its_epoch_and_for_nothing_else(
     make_site: MakeSite, cluster: Cluster, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_isr.stamps.READ_AGAIN", (20.0, 20.0))  # as where thousands of tags are in use
+    monkeypatch.setattr("wsgi_isr.cache.tag_versions.READ_AGAIN", (20.0, 20.0))  # as where thousands of tags are in use
     site = make_site(RULES, store=cluster.open_store(), coherence=0)
     site.visit("/a")
     site.visit("/a")

@@ -13,7 +13,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import ConfigError, RefreshError, Rule, cache_tag, cached, enable_draft, invalidate, is_draft, refresh
-from wsgi_isr.draft import COOKIE
+from wsgi_isr.pages.draft import COOKIE
 from wsgi_isr.stores.memory import MemoryStore
 
 SECRET = "a secret of some length"
@@ -160,7 +160,7 @@ def test_data_is_kept_as_for_nobody_whoever_asks_first(make_site: MakeSite, orig
 
     # In the thread of a visitor in draft mode, through a function that does not know of that.
     def view(environ: Environ) -> Any:
-        from wsgi_isr.page import within
+        from wsgi_isr.cache.context import within
 
         with within(None):
             return load()

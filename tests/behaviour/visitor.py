@@ -18,11 +18,11 @@ from werkzeug.middleware.lint import LintMiddleware
 
 from tests.behaviour.origin import DEADLINE, Environ
 from wsgi_isr import ISR
-from wsgi_isr.entry import Content, Lifetime
+from wsgi_isr.cache.entry import Content, Lifetime
+from wsgi_isr.cache.thread_pool import Pool
 from wsgi_isr.events import Event
-from wsgi_isr.pages import Page
+from wsgi_isr.pages.resolver import Page
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.worker import Pool
 
 #: Cache-Control, taken apart, of an answer that every cache and browser asks for each time.
 ASKED_EACH_TIME = {"max-age": "0", "must-revalidate": ""}

@@ -23,9 +23,9 @@ from tests.benchmarks.nodes import client, running, url_of
 from tests.benchmarks.paths import answer
 from tests.benchmarks.report import Budget, CannotRun, Report, Table, ratio
 from wsgi_isr import ISR, Rule
-from wsgi_isr.entry import Codec, Content, Entry
-from wsgi_isr.keys import Keyspace, PageKey
-from wsgi_isr.stores.parts import pack
+from wsgi_isr.cache.entry import Codec, Content, Entry
+from wsgi_isr.cache.keyspace import Keyspace, PageKey
+from wsgi_isr.stores.memcached.chunks import pack
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse

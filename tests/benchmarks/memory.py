@@ -16,7 +16,7 @@ from tests.benchmarks import paths
 from tests.benchmarks.apps import environ_of
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table
 from wsgi_isr import ISR
-from wsgi_isr.entry import Entry
+from wsgi_isr.cache.entry import Entry
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse

@@ -30,10 +30,10 @@ from cluster.topology import Topology
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table
 from tests.support.numbered import APP, KEPT, RARE, RENEWED, Numbered, tag, version_of
 from wsgi_isr import InvalidationError, invalidate, replay
-from wsgi_isr.invalidate import tag_names
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.invalidation import tag_names
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
-from wsgi_isr.stores.wire import USUAL
+from wsgi_isr.stores.memcached.connection import USUAL
 
 
 class Size(NamedTuple):

@@ -39,7 +39,7 @@ SEGMENTS = 31
 OVERHEAD = 1500
 MEGABYTES = 1024
 MISSING, DEEP = "404s", f"200s of {SEGMENTS} segments"
-#: The planes of keys (``wsgi_isr.keys.Keyspace``). All but pages are control keys.
+#: The planes of keys (``wsgi_isr.cache.keyspace.Keyspace``). All but pages are control keys.
 PAGE = "p"
 
 

@@ -15,7 +15,7 @@ from tests.benchmarks.nodes import running, url_of
 from tests.benchmarks.report import Budget, Report, Table
 from tests.support.round_trips import Wires
 from wsgi_isr import ISR, Rule
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.keyspace import Keyspace
 
 if TYPE_CHECKING:
     from tests.support.memcached import Memcached

@@ -30,11 +30,11 @@ from tests.live.support.visitor import ask
 from tests.live.support.waiting import PATIENCE, until
 from tests.support.memcached import Memcached
 from wsgi_isr import gunicorn as hooks
-from wsgi_isr.config import Config
-from wsgi_isr.renderers import NICENESS
-from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.config.settings import Config
+from wsgi_isr.renderers.supervisor import NICENESS
+from wsgi_isr.stores.memcached.connection import USUAL
+from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.urls import take_apart
-from wsgi_isr.stores.wire import USUAL
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"

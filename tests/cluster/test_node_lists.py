@@ -11,12 +11,12 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.memcached import Memcached
-from wsgi_isr.config import Config
-from wsgi_isr.freshness import Standing
-from wsgi_isr.keys import Keyspace, PageKey, tags_of_page
-from wsgi_isr.stamps import Mode, Stamps
+from wsgi_isr.cache.keyspace import Keyspace, PageKey, tags_of_page
+from wsgi_isr.cache.tag_versions import Mode, Stamps
+from wsgi_isr.cache.verdict import Standing
+from wsgi_isr.config.settings import Config
 from wsgi_isr.stores.base import Store
-from wsgi_isr.stores.ring import Ring
+from wsgi_isr.stores.memcached.rendezvous import Ring
 
 KEYS = Keyspace("test")
 

@@ -20,8 +20,8 @@ from cluster.simulation.figures import Figures
 from cluster.simulation.parameters import LEASE, BadParameter, Parameters
 from cluster.simulation.run import simulate
 from cluster.simulation.site import Popularity
-from wsgi_isr.config import Config
-from wsgi_isr.stamps import Mode
+from wsgi_isr.cache.tag_versions import Mode
+from wsgi_isr.config.settings import Config
 
 RATES = ("renders", "epoch_reads", "page_gets", "tag_reads", "lock_writes", "trips", "bytes")
 

@@ -22,7 +22,7 @@ from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import ask
 from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.keyspace import Keyspace
 
 #: A poll every quarter of a second: at thirty requests per second and worker it hardly matters how evenly the kernel
 #: hands connections to the workers of an instance, which the simulator takes for granted.

@@ -22,7 +22,7 @@ from tests.live.support.server import Gunicorn
 from tests.live.support.waiting import until
 from tests.support.memcached import Memcached
 from wsgi_isr import InvalidationError, invalidate
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
 SERVED = "cluster.workload.served:application"

@@ -22,10 +22,10 @@ from tests.live.support.command import Command
 from tests.live.support.waiting import until
 from tests.support.numbered import APP, KEPT, RARE, RENEWED, Numbered, tag, version_of
 from wsgi_isr import InvalidationError, invalidate, replay
-from wsgi_isr.invalidate import tag_names
-from wsgi_isr.keys import Keyspace, PageKey
+from wsgi_isr.cache.invalidation import tag_names
+from wsgi_isr.cache.keyspace import Keyspace, PageKey
 from wsgi_isr.stores import open_store
-from wsgi_isr.stores.wire import USUAL
+from wsgi_isr.stores.memcached.connection import USUAL
 
 #: Visitors, and how often they ask, in a second, all together.
 CONNECTIONS, RATE = 8, 150.0

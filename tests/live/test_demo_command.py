@@ -19,11 +19,11 @@ import pytest
 from cluster import processes
 from tests.live.support.waiting import until
 from tests.support.browsers import Browser, Chromium
-from wsgi_isr.demo.site import PRIVATE
+from wsgi_isr.commands.demo_site.site import PRIVATE
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["MISS", "HIT", "CROWD", "STALE", "INVALIDATE", "ERROR", "HEAL", "SESSION"]
-COMMAND = "from wsgi_isr.cli import main; main(prog_name='wsgi-isr')"
+COMMAND = "from wsgi_isr.commands.main import main; main(prog_name='wsgi-isr')"
 #: Another process runs the command, and waits for it.
 UNDER_ANOTHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {COMMAND!r}, *sys.argv[1:]])"
 #: Options of a site of the caller's own: no page would be cached, or no process would start.

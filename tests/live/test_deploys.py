@@ -23,7 +23,7 @@ from tests.live.support.server import ROOT, Gunicorn
 from tests.live.support.waiting import until
 from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
-from wsgi_isr.source import PLATFORM_VARIABLES
+from wsgi_isr.config.source import PLATFORM_VARIABLES
 
 SHOP = {
     "shop/__init__.py": """
@@ -150,7 +150,15 @@ def test_the_same_content_in_another_folder_is_the_same_release_and_a_new_image_
 
 def test_a_command_makes_pages_of_the_release_that_the_servers_have(project: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
-    command = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "prerender", "shop:app", "/", "/about"]
+    command = [
+        sys.executable,
+        "-c",
+        "from wsgi_isr.commands.main import main; main()",
+        "prerender",
+        "shop:app",
+        "/",
+        "/about",
+    ]
     done = subprocess.run(
         [*command, "--url", "http://shop.example"],
         cwd=project,

@@ -26,8 +26,8 @@ from tests.live.support.waiting import until
 from tests.live.test_django_example import CELLO, Form, Visitor
 from tests.support.memcached import Memcached
 from wsgi_isr import InvalidationError, Receipt, invalidate
-from wsgi_isr.journal import Journal
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.journal import Journal
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
 #: Seconds in which everything has to be delivered once the node is back.

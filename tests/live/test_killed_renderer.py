@@ -13,7 +13,7 @@ from tests.live.support.origin import Origin
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import Crowd, ask
 from tests.live.support.waiting import until
-from wsgi_isr.lease import BACK_OFF
+from wsgi_isr.cache.lease import BACK_OFF
 
 #: Seconds: the rule's timeout, and so its lease. It is renewed at every third of it.
 LEASE = 3.0

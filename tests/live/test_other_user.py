@@ -18,8 +18,8 @@ from tests.live.support.origin import Origin
 from tests.live.support.server import SUPERVISOR, Gunicorn
 from tests.live.support.visitor import ask
 from tests.live.support.waiting import until
+from wsgi_isr.cache.journal import Journal
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.journal import Journal
 
 #: No account has this number.
 USER = 54321

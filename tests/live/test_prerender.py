@@ -18,8 +18,8 @@ import pytest
 from tests.live.support.prerendering import Prerender, ask_file, file_server
 from tests.live.support.static_site import PAGES
 from tests.live.support.waiting import PATIENCE, until
-from wsgi_isr.export import NOTES
-from wsgi_isr.links import with_base
+from wsgi_isr.prerender.html_links import with_base
+from wsgi_isr.prerender.static_site import NOTES
 
 SITE = "tests.live.support.static_site:app"
 URL = ("--url", "https://example.com")

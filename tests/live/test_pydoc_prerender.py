@@ -21,7 +21,7 @@ from examples.pydoc_bottle.site import site
 from tests.live.support.prerendering import Prerender, ask_file, file_server
 from tests.live.support.waiting import PATIENCE
 from wsgi_isr import ISR, invalidate
-from wsgi_isr.links import with_base
+from wsgi_isr.prerender.html_links import with_base
 
 URL = "https://docs.example.org"
 #: Of the app by itself and of the one that stands for visitors, which is wrapped here.

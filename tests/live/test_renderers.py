@@ -632,7 +632,7 @@ def test_what_a_refreshed_function_raises_comes_out_where_it_was_called(several:
 
 
 def test_the_command_wraps_an_app_and_starts_renderers(env: Mapping[str, str], tmp_path: Path) -> None:
-    program = ("-c", "from wsgi_isr.cli import main; main()", "serve")
+    program = ("-c", "from wsgi_isr.commands.main import main; main()", "serve")
     app = "tests.live.support.origin:origin"
     with Gunicorn(tmp_path / "log", env, app, workers=1, directory=ROOT, program=program) as server:
         cold = ask(server.port)

@@ -18,19 +18,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from tests.model.turns import Actor, Killed, Stage
-from wsgi_isr import flight, stamps
-from wsgi_isr import lease as leases
-from wsgi_isr.entry import Codec, Content, Entry, Lifetime
+from wsgi_isr.cache import lease as leases
+from wsgi_isr.cache import single_flight as flight
+from wsgi_isr.cache import tag_versions as stamps
+from wsgi_isr.cache.entry import Codec, Content, Entry, Lifetime
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.lease import BACK_OFF, Lease, Leases
+from wsgi_isr.cache.local_cache import Local
+from wsgi_isr.cache.lookup import LOOK_AGAIN, Fill
+from wsgi_isr.cache.tag_versions import Stamps
+from wsgi_isr.cache.task import Failed, PassedOn, Product, Served, Task
+from wsgi_isr.cache.verdict import Storable
 from wsgi_isr.events import Events
-from wsgi_isr.fill import LOOK_AGAIN, Fill
-from wsgi_isr.freshness import Storable
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import BACK_OFF, Lease, Leases
-from wsgi_isr.local import Local
-from wsgi_isr.stamps import Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.task import Failed, PassedOn, Product, Served, Task
 
 T = TypeVar("T")
 

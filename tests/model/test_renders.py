@@ -16,10 +16,10 @@ from tests.model.processes import Parts, TimedFill
 from tests.model.protocol import PAGE
 from tests.model.situations import search
 from tests.model.variants import Forwarding, parts_with
-from wsgi_isr.entry import Codec
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.entry import Codec
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.task import Task
 from wsgi_isr.stores.base import Token
-from wsgi_isr.task import Task
 
 LOCK = Keyspace.lock(PAGE)
 

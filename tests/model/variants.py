@@ -17,12 +17,12 @@ import pytest
 from tests.model.gate import Gate
 from tests.model.processes import Parts, TimedFill
 from tests.model.protocol import Rule
-from wsgi_isr import stamps as stamps_module
-from wsgi_isr.entry import Entry, Proof
+from wsgi_isr.cache import tag_versions as stamps_module
+from wsgi_isr.cache.entry import Entry, Proof
+from wsgi_isr.cache.local_cache import Slot
+from wsgi_isr.cache.tag_versions import Capture, Epochs, Mode, Stamp, Stamps
+from wsgi_isr.cache.verdict import Standing
 from wsgi_isr.errors import StoreError
-from wsgi_isr.freshness import Standing
-from wsgi_isr.local import Slot
-from wsgi_isr.stamps import Capture, Epochs, Mode, Stamp, Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
 
 Carried = Mapping[str, bytes]

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.live.support.waiting import until
-from wsgi_isr.stores.breaker import PAUSES, QUIET, Breaker
+from wsgi_isr.stores.memcached.breaker import PAUSES, QUIET, Breaker
 
 
 class Probe:

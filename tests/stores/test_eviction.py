@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_isr.keys import SLOTS, Keyspace
-from wsgi_isr.stamps import Stamp
+from wsgi_isr.cache.keyspace import SLOTS, Keyspace
+from wsgi_isr.cache.tag_versions import Stamp
 from wsgi_isr.stores.base import CONTROL_SHARE, Store
 from wsgi_isr.stores.memory import MAX_BYTES, MemoryStore
-from wsgi_isr.stores.sqlite import SQLiteStore
+from wsgi_isr.stores.sqlite.store import SQLiteStore
 
 MakeStore = Callable[[int], Store]
 

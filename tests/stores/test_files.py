@@ -13,7 +13,7 @@ import pytest
 
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.stores.files import check_link, check_writable, this_user
-from wsgi_isr.stores.sqlite import SQLiteStore
+from wsgi_isr.stores.sqlite.store import SQLiteStore
 from wsgi_isr.testing import in_processes
 
 

@@ -17,12 +17,12 @@ import pytest
 from cluster.proxy import Proxy
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import ConfigError, StoreUnavailable, ValueTooLarge
-from wsgi_isr.stores.addresses import addresses
 from wsgi_isr.stores.base import Many, Store
-from wsgi_isr.stores.items import LAST_DATE, LONGEST_TTL, expiry
-from wsgi_isr.stores.memcached import MemcachedStore
-from wsgi_isr.stores.parts import MARK, OVERHEAD
-from wsgi_isr.stores.wire import Connection, Facts, Settings
+from wsgi_isr.stores.memcached.addresses import addresses
+from wsgi_isr.stores.memcached.chunks import MARK, OVERHEAD
+from wsgi_isr.stores.memcached.commands import LAST_DATE, LONGEST_TTL, expiry
+from wsgi_isr.stores.memcached.connection import Connection, Facts, Settings
+from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.testing import StoreSuite, in_threads
 
 TLS = Path(__file__).parents[1] / "support" / "tls"

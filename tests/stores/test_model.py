@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.stores.null import NullStore
-from wsgi_isr.stores.sqlite import SQLiteStore
+from wsgi_isr.stores.sqlite.store import SQLiteStore
 
 KEYS = st.sampled_from(["a", "b", "c"])
 VALUES = st.sampled_from([b"", b"x", b"y", b"z" * 5000])

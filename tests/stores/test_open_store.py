@@ -9,7 +9,7 @@ from wsgi_isr.errors import ConfigError
 from wsgi_isr.stores import open_store
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.stores.null import NullStore
-from wsgi_isr.stores.sqlite import SQLiteStore
+from wsgi_isr.stores.sqlite.store import SQLiteStore
 
 
 def test_memory_opens_with_and_without_a_bound():

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.stores.addresses import Address, addresses
-from wsgi_isr.stores.ring import Ring
+from wsgi_isr.stores.memcached.addresses import Address, addresses
+from wsgi_isr.stores.memcached.rendezvous import Ring
 
 NAMES = ("10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211")
 KEYS = [f"isr1:ns:p:{number}" for number in range(12_000)]

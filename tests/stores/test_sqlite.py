@@ -16,11 +16,11 @@ import time
 import pytest
 
 from wsgi_isr.errors import ConfigError, StoreUnavailable
-from wsgi_isr.stores import sqlite_file
 from wsgi_isr.stores.base import Many, Store
-from wsgi_isr.stores.sqlite import SQLiteStore
-from wsgi_isr.stores.sqlite_file import DatabaseFile
-from wsgi_isr.stores.sqlite_table import prepare
+from wsgi_isr.stores.sqlite import connections as sqlite_file
+from wsgi_isr.stores.sqlite.connections import DatabaseFile
+from wsgi_isr.stores.sqlite.store import SQLiteStore
+from wsgi_isr.stores.sqlite.table import prepare
 from wsgi_isr.testing import StoreSuite, in_processes
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_isr.stores import sqlite_file
 from wsgi_isr.stores.base import Many, Store
-from wsgi_isr.stores.sqlite import SQLiteStore
+from wsgi_isr.stores.sqlite import connections as sqlite_file
+from wsgi_isr.stores.sqlite.store import SQLiteStore
 from wsgi_isr.testing import StoreSuite, in_processes, in_threads
 
 

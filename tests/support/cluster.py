@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from cluster.proxy import Proxy
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import StoreError
-from wsgi_isr.stores.addresses import Address
-from wsgi_isr.stores.memcached import MemcachedStore
-from wsgi_isr.stores.wire import Settings
+from wsgi_isr.stores.memcached.addresses import Address
+from wsgi_isr.stores.memcached.connection import Settings
+from wsgi_isr.stores.memcached.store import MemcachedStore
 
 #: Seconds: short enough to wait for, long enough for a node that is well on a machine under load.
 TIMEOUT = 0.3

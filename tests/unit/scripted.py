@@ -9,19 +9,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from wsgi_isr.entry import Codec, Content, Lifetime
+from wsgi_isr.cache.entry import Codec, Content, Lifetime
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.lease import Leases
+from wsgi_isr.cache.local_cache import Local
+from wsgi_isr.cache.lookup import Fill
+from wsgi_isr.cache.releases import Releases
+from wsgi_isr.cache.tag_versions import Stamps
+from wsgi_isr.cache.task import Answer, Product, Served, Task
+from wsgi_isr.cache.verdict import Storable
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events
-from wsgi_isr.fill import Fill
-from wsgi_isr.freshness import Storable
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import Leases
-from wsgi_isr.local import Local
-from wsgi_isr.releases import Releases
-from wsgi_isr.stamps import Stamps
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 from wsgi_isr.stores.memory import MemoryStore
-from wsgi_isr.task import Answer, Product, Served, Task
 
 T = TypeVar("T")
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from wsgi_isr.config import ENV_PREFIX, OPTIONS, SITE_OPTIONS, Config, option_table
-from wsgi_isr.entry import Lifetime
+from wsgi_isr.cache.entry import Lifetime
+from wsgi_isr.config.rules import RULE_OPTIONS
+from wsgi_isr.config.settings import ENV_PREFIX, OPTIONS, SITE_OPTIONS, Config, option_table
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.rules import RULE_OPTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 

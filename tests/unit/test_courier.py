@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from wsgi_isr import courier as module
-from wsgi_isr.courier import NAME, Courier
+from wsgi_isr.cache import courier as module
+from wsgi_isr.cache.courier import NAME, Courier
 from wsgi_isr.stores.memory import MemoryStore
 
 #: Seconds for what happens at once.

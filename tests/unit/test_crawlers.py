@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wsgi_isr.crawlers import is_crawler
+from wsgi_isr.pages.bots import is_crawler
 
 CRAWLERS = [
     "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",

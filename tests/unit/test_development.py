@@ -12,8 +12,8 @@ import bottle
 import flask
 import pytest
 
-from wsgi_isr import development
-from wsgi_isr.development import Found, development_of, is_served_by
+from wsgi_isr.config import development
+from wsgi_isr.config.development import Found, development_of, is_served_by
 
 
 @pytest.fixture(autouse=True)

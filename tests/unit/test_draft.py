@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.scripted import Clock
-from wsgi_isr.draft import COOKIE, MAX_COOKIES, Drafts, Visitor, answering, disable_draft, enable_draft, is_draft
 from wsgi_isr.errors import ConfigError
+from wsgi_isr.pages.draft import COOKIE, MAX_COOKIES, Drafts, Visitor, answering, disable_draft, enable_draft, is_draft
 
 SECRET = "a secret of some length"
 

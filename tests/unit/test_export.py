@@ -13,8 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.export import NOTES, Answer, Folder, NoFile, file_of, redirect_page
-from wsgi_isr.links import Here
+from wsgi_isr.prerender.html_links import Here
+from wsgi_isr.prerender.static_site import NOTES, Answer, Folder, NoFile, file_of, redirect_page
 
 HERE = Here("https", "example.org")
 HTML = (("Content-Type", "text/html; charset=utf-8"),)

@@ -24,17 +24,17 @@ from tests.unit.scripted import (
     task_of,
     unavailable,
 )
-from wsgi_isr.entry import Codec, Content, Entry, Lifetime, Refusal
+from wsgi_isr.cache.entry import Codec, Content, Entry, Lifetime, Refusal
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.lease import RESTING
+from wsgi_isr.cache.lookup import LOOK_AGAIN
+from wsgi_isr.cache.tag_versions import Mode
+from wsgi_isr.cache.task import Failed, PassedOn, Served, Task
+from wsgi_isr.cache.verdict import Failure, Storable
 from wsgi_isr.errors import StoreUnavailable, ValueTooLarge
 from wsgi_isr.events import BackgroundFull, LeaseLost, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
-from wsgi_isr.fill import LOOK_AGAIN
-from wsgi_isr.freshness import Failure, Storable
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import RESTING
-from wsgi_isr.stamps import Mode
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import SMALLEST, MemoryStore
-from wsgi_isr.task import Failed, PassedOn, Served, Task
 
 TASK = task_of()
 LOCK = Keyspace.lock(TASK.page)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from tests.unit.scripted import NEVER, start
-from wsgi_isr.flight import Flight, Flights
+from wsgi_isr.cache.single_flight import Flight, Flights
 
 
 def test_the_first_leads_and_later_ones_join() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_isr.entry import Content, Entry, Lifetime, Refusal
-from wsgi_isr.freshness import (
+from wsgi_isr.cache.entry import Content, Entry, Lifetime, Refusal
+from wsgi_isr.cache.verdict import (
     Asked,
     Expired,
     Failure,
@@ -26,8 +26,8 @@ from wsgi_isr.freshness import (
     judge,
     refuse,
 )
-from wsgi_isr.headers import ASK_EACH_TIME
-from wsgi_isr.rules import Policy, Rule, RuleSet
+from wsgi_isr.config.rules import Policy, Rule, RuleSet
+from wsgi_isr.pages.response_headers import ASK_EACH_TIME
 
 PAGE = Content("200 OK", (), b"", "")
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, page, shown, start, task_of
-from wsgi_isr import remote
-from wsgi_isr.lease import Busy
-from wsgi_isr.stamps import Mode
-from wsgi_isr.task import PassedOn, Served, Task
+from wsgi_isr.cache import renderer_pool as remote
+from wsgi_isr.cache.lease import Busy
+from wsgi_isr.cache.tag_versions import Mode
+from wsgi_isr.cache.task import PassedOn, Served, Task
 
 TASK = task_of()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_isr.headers import (
+from wsgi_isr.pages.response_headers import (
     ASK_EACH_TIME,
     OF_ONE_ANSWER,
     ask_each_time,

@@ -15,7 +15,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from wsgi_isr import ISR, wrap
-from wsgi_isr.identity import name_of
+from wsgi_isr.config.identity import name_of
 
 
 def plain(environ: Any, start_response: Any) -> list[bytes]:

@@ -1,7 +1,7 @@
-"""The arrows between modules point one way: the layers of the package, as a table that is enforced.
+"""Imports between the folders of the package point one way, as the table below says.
 
-Read from the source with ``ast``, so that imports inside functions and under ``TYPE_CHECKING`` count
-as well: a layer should not even know the names of what lies above it.
+Read from the source with ``ast``, so that imports inside functions and under ``TYPE_CHECKING`` count as well: a folder
+should not even know the names of the ones above it.
 """
 
 from __future__ import annotations
@@ -16,122 +16,36 @@ import pytest
 PACKAGE = "wsgi_isr"
 ROOT = Path(__file__).parents[2]
 
-# Modules without the package's name; "" is its __init__, "x.*" is everything in the package x.
-# A name stands before its wildcard. An import may point to the own layer or a lower one.
-LAYERS: tuple[tuple[str, frozenset[str]], ...] = (
-    (
-        "values and decisions",
-        frozenset(
-            {
-                "errors",
-                "events",
-                "options",
-                "values",
-                "rules",
-                "spelling",
-                "keys",
-                "entry",
-                "freshness",
-                "headers",
-                "config",
-                "listing",
-                "crawlers",
-                "coding",
-                "links",
-            }
-        ),
-    ),
-    ("the contract of stores", frozenset({"stores.base"})),
-    ("stores", frozenset({"stores", "stores.*"})),
-    ("subscribers", frozenset({"instrumentation", "instrumentation.*"})),
-    (
-        "coordination",
-        frozenset(
-            {
-                "local",
-                "stamps",
-                "lease",
-                "flight",
-                "isolation",
-                "worker",
-                "releases",
-                "remote",
-                "task",
-                "render",
-                "fill",
-                "sites",
-                "registry",
-                "courier",
-                "pages",
-            }
-        ),
-    ),
-    (
-        "faces",
-        frozenset(
-            {
-                "page",
-                "data",
-                "fetch",
-                "draft",
-                "invalidate",
-                "journal",
-                "capture",
-                "development",
-                "digest",
-                "looks",
-                "frameworks",
-                "functions",
-                "identity",
-                "respond",
-                "sessions",
-                "source",
-                "writes",
-                "admin",
-                "admin.*",
-            }
-        ),
-    ),
-    ("wiring", frozenset({"engine", "wrapping", "middleware", "process", "loading"})),
-    (
-        "entrances",
-        frozenset(
-            {
-                "",
-                "__main__",
-                "children",
-                "cli",
-                "commands",
-                "commands.*",
-                "demo",
-                "demo.*",
-                "export",
-                "gunicorn",
-                "making",
-                "prerender",
-                "renderer",
-                "renderers",
-                "serve",
-                "sitemaps",
-                "testing",
-                "testing.*",
-            }
-        ),
-    ),
+# Folders and single modules of the package, lowest first; "" is its __init__. An import may point to the own folder or
+# to a lower line, never to another folder of the same line.
+ORDER: tuple[frozenset[str], ...] = (
+    frozenset({"errors"}),
+    frozenset({"events"}),
+    frozenset({"config", "stores"}),
+    frozenset({"cache"}),
+    frozenset({"pages", "data"}),
+    frozenset({"observe", "sessions"}),
+    frozenset({"engine"}),
+    frozenset({"middleware"}),
+    frozenset({"loading"}),
+    frozenset({"process"}),
+    frozenset({"renderers", "prerender"}),
+    frozenset({"commands", "gunicorn", "testing"}),
+    frozenset({""}),
 )
 
-# Where a layer may know less than everything below it: the layers and the single modules it may know.
+# Folders and modules that may know less than everything below them: the folders and modules that they may know.
 ONLY: dict[str, frozenset[str]] = {
-    "the contract of stores": frozenset({"errors"}),
-    "stores": frozenset({"stores", "the contract of stores", "errors"}),
-    "subscribers": frozenset({"subscribers", "values and decisions"}),
-    # Works on any store, so it may know none.
-    "coordination": frozenset({"coordination", "the contract of stores", "values and decisions"}),
+    # The contract knows no store.
+    "stores.base": frozenset({"errors"}),
+    "stores": frozenset({"stores", "errors"}),
+    # The core works on any store, so it may know none.
+    "cache": frozenset({"cache", "stores.base", "stores.files", "config", "events", "errors"}),
 }
 
-# What the layers below the faces must not speak: HTTP, WSGI and servers.
+# Folders that must not speak HTTP, WSGI and the words of servers.
 HTTP = frozenset({"werkzeug", "http", "wsgiref", "flask", "gunicorn", "requests", "urllib3"})
-NO_HTTP = frozenset({"the contract of stores", "stores", "coordination"})
+NO_HTTP = frozenset({"stores", "cache"})
 # Directories beside the package. They import it, never the other way.
 OUTSIDE = frozenset({"cluster", "examples", "tests"})
 
@@ -181,16 +95,14 @@ def inside(target: str) -> str | None:
     return rest if top == PACKAGE else None
 
 
-def layer_of(module: str) -> int | None:
-    """The number of a module's layer, from 0; ``None`` where the table does not have it."""
-    names = [module]
-    if "." in module:
-        names.append(module.partition(".")[0] + ".*")
-    for name in names:
-        for number, (_, members) in enumerate(LAYERS):
-            if name in members:
-                return number
-    return None
+def folder_of(module: str) -> str:
+    """Return the folder of a module, or the module itself where it is in none."""
+    return module.partition(".")[0]
+
+
+def line_of(folder: str) -> int | None:
+    """Return the number of a folder's line in ``ORDER``; ``None`` where the table does not have it."""
+    return next((number for number, members in enumerate(ORDER) if folder in members), None)
 
 
 def shown(module: str) -> str:
@@ -198,12 +110,13 @@ def shown(module: str) -> str:
 
 
 def violations(root: Path) -> list[str]:
-    """What breaks the rules in the package under ``root``, one sentence each."""
+    """Return a sentence for each break of the rules in the package under ``root``."""
     known = modules(root)
+    folders = dict.fromkeys(map(folder_of, known))
     problems = [
-        f"{shown(name)} is in no layer: add it to LAYERS in {Path(__file__).name}"
-        for name in known
-        if layer_of(name) is None
+        f"{shown(folder)} is not in ORDER: add it in {Path(__file__).name}"
+        for folder in folders
+        if line_of(folder) is None
     ]
     graph: dict[str, set[str]] = {name: set() for name in known}
     for name, path in known.items():
@@ -211,8 +124,7 @@ def violations(root: Path) -> list[str]:
             target = inside(arrow.target)
             if target is not None and target in known and target != "":
                 graph[name].add(target)
-            problem = forbidden(arrow)
-            if problem:
+            if problem := forbidden(arrow):
                 problems.append(f"{shown(name)}, line {arrow.line}, imports {arrow.target}: {problem}")
     try:
         TopologicalSorter(graph).prepare()
@@ -223,26 +135,26 @@ def violations(root: Path) -> list[str]:
 
 
 def forbidden(arrow: Arrow) -> str:
-    """Why an arrow must not be; empty where it may."""
-    top = arrow.target.partition(".")[0]
-    if top in OUTSIDE:
-        return "the package does not know what is beside it"
-    source = layer_of(arrow.source)
-    if source is None:  # reported already
+    """Return why an arrow must not be; empty where it may."""
+    if arrow.target.partition(".")[0] in OUTSIDE:
+        return "the package does not know the directories beside it"
+    source = folder_of(arrow.source)
+    if (line := line_of(source)) is None:  # reported already
         return ""
-    layer = LAYERS[source][0]
-    target = inside(arrow.target)
-    if target is None:
-        return f"the layer {layer!r} does not know HTTP" if top in HTTP and layer in NO_HTTP else ""
-    if target == "":
-        return "nobody inside imports the package's __init__"
-    number = layer_of(target)
-    if number is None:
-        return f"there is no {shown(target)} in LAYERS"
-    if number > source:
-        return f"the layer {layer!r} is below {LAYERS[number][0]!r}"
-    if layer in ONLY and not {LAYERS[number][0], target} & ONLY[layer]:
-        return f"the layer {layer!r} knows only {', '.join(sorted(ONLY[layer]))}"
+    module = inside(arrow.target)
+    if module is None:
+        speaks = arrow.target.partition(".")[0] in HTTP and source in NO_HTTP
+        return f"{source} does not speak HTTP" if speaks else ""
+    if module == "":
+        return "no module inside imports the package's __init__"
+    target = folder_of(module)
+    if (number := line_of(target)) is None:
+        return f"there is no {shown(target)} in ORDER"
+    for restricted in (arrow.source, source):
+        if restricted in ONLY and ONLY[restricted].isdisjoint({module, target}):
+            return f"{restricted} knows only {', '.join(sorted(ONLY[restricted]))}"
+    if target != source and number >= line:
+        return f"{target} is {'beside' if number == line else 'above'} {source}"
     return ""
 
 
@@ -251,17 +163,23 @@ def test_imports_in_the_package_point_down() -> None:
     assert violations(ROOT) == []
 
 
-def test_a_module_stands_in_one_layer_only() -> None:
-    members = [member for _, layer in LAYERS for member in layer]
+def test_a_folder_stands_in_one_line_only() -> None:
+    members = [member for line in ORDER for member in line]
     assert len(members) == len(set(members))
 
 
-def test_every_exception_names_a_layer_or_a_module_of_the_table() -> None:
-    names = {name for name, _ in LAYERS}
-    members = {member for _, layer in LAYERS for member in layer}
-    assert set(ONLY) <= names
-    assert names >= NO_HTTP
-    assert frozenset().union(*ONLY.values()) <= names | members
+def test_nothing_is_listed_that_does_not_exist() -> None:
+    known = set(modules(ROOT))
+    folders = set(map(folder_of, known))
+    assert frozenset().union(*ORDER) == folders
+    assert folders >= NO_HTTP
+    assert set(ONLY) <= folders | known
+    assert frozenset().union(*ONLY.values()) <= folders | known
+
+
+def test_the_top_of_the_package_is_short() -> None:
+    entries = [path.name for path in (ROOT / PACKAGE).iterdir() if not path.name.startswith("__pycache__")]
+    assert len(entries) <= 22
 
 
 def tree(root: Path, sources: dict[str, str]) -> Path:
@@ -279,13 +197,13 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
         {
             "__init__.py": "from .middleware import ISR\n",
             "errors.py": "import json\n",
-            "rules.py": "import werkzeug.routing\nfrom . import errors\n",
+            "config/rules.py": "import werkzeug.routing\nfrom .. import errors\n",
             "stores/base.py": "from ..errors import StoreError\n",
             "stores/memory.py": "from .base import Store\n",
             "stores/__init__.py": "from .memory import MemoryStore\n",
-            "fill.py": "import threading\nfrom wsgi_isr import rules\nfrom .stores.base import Store\n",
-            "respond.py": "from werkzeug.http import http_date\nfrom . import fill\n",
-            "middleware.py": "from .stores import open_store\nfrom . import fill, respond\n",
+            "cache/lookup.py": "import threading\nfrom wsgi_isr.config import rules\nfrom ..stores.base import Store\n",
+            "pages/respond.py": "from werkzeug.http import http_date\nfrom ..cache import lookup\n",
+            "middleware.py": "from .stores import open_store\nfrom .cache import lookup\nfrom .pages import respond\n",
         },
     )
     assert violations(root) == []
@@ -295,66 +213,70 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
     ("sources", "expected"),
     [
         pytest.param(
-            {"rules.py": "from .fill import Fill\n", "fill.py": ""},
-            "wsgi_isr.rules, line 1, imports wsgi_isr.fill: the layer 'values and decisions' is below 'coordination'",
-            id="a decision knows coordination",
+            {"config/rules.py": "from ..cache.lookup import Cache\n", "cache/lookup.py": ""},
+            "wsgi_isr.config.rules, line 1, imports wsgi_isr.cache.lookup: cache is above config",
+            id="rules know the cache",
         ),
         pytest.param(
-            {"fill.py": "def f():\n    import wsgi_isr.respond\n", "respond.py": ""},
-            "wsgi_isr.fill, line 2, imports wsgi_isr.respond: the layer 'coordination' is below 'faces'",
-            id="coordination knows a face, inside a function",
+            {"cache/lookup.py": "def f():\n    import wsgi_isr.pages.respond\n", "pages/respond.py": ""},
+            "wsgi_isr.cache.lookup, line 2, imports wsgi_isr.pages.respond: "
+            "cache knows only cache, config, errors, events, stores.base, stores.files",
+            id="the cache knows pages, inside a function",
         ),
         pytest.param(
-            {"lease.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import werkzeug.http\n"},
-            "wsgi_isr.lease, line 3, imports werkzeug.http: the layer 'coordination' does not know HTTP",
-            id="coordination knows HTTP, for its types",
+            {"pages/respond.py": "from ..data import cached\n", "data/cached.py": ""},
+            "wsgi_isr.pages.respond, line 1, imports wsgi_isr.data.cached: data is beside pages",
+            id="pages know data",
         ),
         pytest.param(
-            {"fill.py": "from .stores.memory import MemoryStore\n", "stores/memory.py": ""},
-            "wsgi_isr.fill, line 1, imports wsgi_isr.stores.memory: the layer 'coordination' knows only "
-            "coordination, the contract of stores, values and decisions",
-            id="coordination knows one store",
+            {"cache/lease.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import werkzeug.http\n"},
+            "wsgi_isr.cache.lease, line 3, imports werkzeug.http: cache does not speak HTTP",
+            id="the cache knows HTTP, for its types",
         ),
         pytest.param(
-            {"stores/memory.py": "from ..entry import Entry\n", "entry.py": ""},
-            "wsgi_isr.stores.memory, line 1, imports wsgi_isr.entry: the layer 'stores' knows only "
-            "errors, stores, the contract of stores",
-            id="a store knows pages",
+            {"cache/lookup.py": "from ..stores.memory import MemoryStore\n", "stores/memory.py": ""},
+            "wsgi_isr.cache.lookup, line 1, imports wsgi_isr.stores.memory: "
+            "cache knows only cache, config, errors, events, stores.base, stores.files",
+            id="the cache knows one store",
+        ),
+        pytest.param(
+            {"stores/memory.py": "from ..cache.entry import Entry\n", "cache/entry.py": ""},
+            "wsgi_isr.stores.memory, line 1, imports wsgi_isr.cache.entry: stores knows only errors, stores",
+            id="a store knows entries",
         ),
         pytest.param(
             {"stores/memory.py": "", "stores/base.py": "from .memory import MemoryStore\n"},
-            "wsgi_isr.stores.base, line 1, imports wsgi_isr.stores.memory: "
-            "the layer 'the contract of stores' is below 'stores'",
+            "wsgi_isr.stores.base, line 1, imports wsgi_isr.stores.memory: stores.base knows only errors",
             id="the contract knows a store",
         ),
         pytest.param(
-            {"capture.py": "from . import ISR\n"},
-            "wsgi_isr.capture, line 1, imports wsgi_isr: nobody inside imports the package's __init__",
+            {"pages/capture.py": "from .. import ISR\n"},
+            "wsgi_isr.pages.capture, line 1, imports wsgi_isr: no module inside imports the package's __init__",
             id="a name from the __init__, relative",
         ),
         pytest.param(
             {"stores/memory.py": "from wsgi_isr import __version__\n"},
-            "wsgi_isr.stores.memory, line 1, imports wsgi_isr: nobody inside imports the package's __init__",
+            "wsgi_isr.stores.memory, line 1, imports wsgi_isr: no module inside imports the package's __init__",
             id="a name from the __init__, absolute",
         ),
         pytest.param(
             {"middleware.py": "import cluster.nodes\n"},
-            "wsgi_isr.middleware, line 1, imports cluster.nodes: the package does not know what is beside it",
+            "wsgi_isr.middleware, line 1, imports cluster.nodes: the package does not know the directories beside it",
             id="the package knows the cluster",
         ),
         pytest.param(
-            {"lease.py": "from . import flight\n", "flight.py": "from .lease import Lease\n"},
-            "a cycle: wsgi_isr.flight <- wsgi_isr.lease <- wsgi_isr.flight",
-            id="a cycle within a layer",
+            {"cache/lease.py": "from . import flight\n", "cache/flight.py": "from .lease import Lease\n"},
+            "a cycle: wsgi_isr.cache.flight <- wsgi_isr.cache.lease <- wsgi_isr.cache.flight",
+            id="a cycle within a folder",
         ),
         pytest.param(
             {"helpers.py": ""},
-            "wsgi_isr.helpers is in no layer: add it to LAYERS in test_imports.py",
-            id="a module without a layer",
+            "wsgi_isr.helpers is not in ORDER: add it in test_imports.py",
+            id="a module without a place",
         ),
         pytest.param(
-            {"keys.py": "from .rulez import Rule\n"},
-            "wsgi_isr.keys, line 1, imports wsgi_isr.rulez: there is no wsgi_isr.rulez in LAYERS",
+            {"cache/keyspace.py": "from ..rulez import Rule\n"},
+            "wsgi_isr.cache.keyspace, line 1, imports wsgi_isr.rulez: there is no wsgi_isr.rulez in ORDER",
             id="a module that does not exist",
         ),
     ],
@@ -363,6 +285,7 @@ def test_a_forbidden_arrow_is_found_and_nothing_else(tmp_path: Path, sources: di
     (problem,) = violations(tree(tmp_path, sources))
     if expected.startswith("a cycle"):  # which begins anywhere on the circle
         assert problem.startswith("a cycle: ")
-        assert set(problem.removeprefix("a cycle: ").split(" <- ")) == {"wsgi_isr.flight", "wsgi_isr.lease"}
+        named = set(problem.removeprefix("a cycle: ").split(" <- "))
+        assert named == {"wsgi_isr.cache.flight", "wsgi_isr.cache.lease"}
     else:
         assert problem == expected

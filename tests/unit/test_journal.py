@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from wsgi_isr import journal as module
+from wsgi_isr.cache import journal as module
+from wsgi_isr.cache.journal import Journal, Kept, journal_for
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.journal import Journal, Kept, journal_for
-from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.stores.null import NullStore
-from wsgi_isr.stores.sqlite import SQLiteStore
+from wsgi_isr.stores.sqlite.store import SQLiteStore
 
 HERE = ("memcached://a:1", "memcached://b:1")
 

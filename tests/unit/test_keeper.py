@@ -7,9 +7,9 @@ import threading
 import pytest
 
 from tests.unit.scripted import NEVER, Clock, Gate, Troubled, start
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.lease import Keeper, Lease, Leases, Watch
 from wsgi_isr.events import Event, Events
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import Keeper, Lease, Leases, Watch
 from wsgi_isr.stores.memory import MemoryStore
 
 

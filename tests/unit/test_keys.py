@@ -13,8 +13,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from werkzeug.http import parse_cookie
 
-from wsgi_isr.freshness import Bypass
-from wsgi_isr.keys import (
+from wsgi_isr.cache.keyspace import (
     MAX_HOST,
     MAX_PARAMETERS,
     MAX_SEGMENTS,
@@ -29,7 +28,8 @@ from wsgi_isr.keys import (
     stored_tag,
     tags_of_page,
 )
-from wsgi_isr.rules import Policy, Rule, RuleSet
+from wsgi_isr.cache.verdict import Bypass
+from wsgi_isr.config.rules import Policy, Rule, RuleSet
 from wsgi_isr.stores.base import route
 
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.scripted import NEVER, Clock, Troubled, start, unavailable
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.lease import BACK_OFF, RESTING, BackingOff, Busy, Lease, Leases
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events, LeaseLost, StoreFailed
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import BACK_OFF, RESTING, BackingOff, Busy, Lease, Leases
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.links import (
+from wsgi_isr.prerender.html_links import (
     Here,
     absolute,
     css_urls,

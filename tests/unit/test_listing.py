@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.scripted import NEVER, Clock, Gate, start
+from wsgi_isr.cache.keyspace import stored_tag
+from wsgi_isr.config.rules import Listed, Rule, RuleSet
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Broken, Event, Events
-from wsgi_isr.keys import stored_tag
-from wsgi_isr.listing import Absent, Listings
-from wsgi_isr.rules import Listed, Rule, RuleSet
+from wsgi_isr.pages.listed_paths import Absent, Listings
 
 
 def rules(paths: Any, pattern: str = "/blog/<slug>", **options: Any) -> RuleSet:
@@ -422,7 +422,7 @@ def test_tags_whose_node_is_away_are_no_reason_to_ask_again_and_again() -> None:
 
 
 def test_of_many_stamps_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.listing.MOST_STAMPS", 20)
+    monkeypatch.setattr("wsgi_isr.pages.listed_paths.MOST_STAMPS", 20)
     world = World(
         lambda: ["/blog/a"], {stored_tag(f"path:/blog/{number}"): b"1" for number in range(100)} | {"all": b"1"}
     )

@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wsgi_isr.coding import LONGEST, encoded
-from wsgi_isr.entry import Codec, Content, Entry, Refusal
-from wsgi_isr.local import MAX_PROBES, Local, Slot, _weight
-from wsgi_isr.respond import MOST_VARIANTS, Ready
+from wsgi_isr.cache.entry import Codec, Content, Entry, Refusal
+from wsgi_isr.cache.local_cache import MAX_PROBES, Local, Slot, _weight
+from wsgi_isr.pages.compression import LONGEST, encoded
+from wsgi_isr.pages.respond import MOST_VARIANTS, Ready
 
 
 def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.scripted import Clock
+from wsgi_isr.cache.invalidation import Invalidator
+from wsgi_isr.cache.journal import Journal
+from wsgi_isr.cache.lease import Keeper
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Broken, Event, Events, RenderFailed, Unreadable
-from wsgi_isr.instrumentation.log import log_events
-from wsgi_isr.invalidate import Invalidator
-from wsgi_isr.journal import Journal
-from wsgi_isr.lease import Keeper
+from wsgi_isr.observe.log import log_events
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -96,7 +96,7 @@ def test_unreadable_values_are_logged_once_a_minute_for_each_reason(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("wsgi_isr.instrumentation.log.time.monotonic", clock)
+    monkeypatch.setattr("wsgi_isr.observe.log.time.monotonic", clock)
     log = log_events()
     for number in range(50):
         log(Unreadable(f"page {number}", "signature"))

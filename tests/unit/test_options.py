@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_isr import options as o
+from wsgi_isr.config import options as o
 from wsgi_isr.errors import ConfigError
 
 KINDS = {name: kind for name, kind in vars(o).items() if name.isupper() and isinstance(kind, o.Kind)} | {

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled, page, shown, start, task_of
-from wsgi_isr.entry import Refusal
+from wsgi_isr.cache.entry import Refusal
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.task import Failed, Made
+from wsgi_isr.cache.verdict import Failure
 from wsgi_isr.errors import InvalidationError, StoreError
 from wsgi_isr.events import LeaseLost, Rendered, RenderFailed
-from wsgi_isr.freshness import Failure
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.task import Failed, Made
 
 TASK = task_of()
 TAG = "all"
@@ -102,7 +102,7 @@ def test_a_render_of_another_process_does_not_do_for_it() -> None:
 
 
 def test_a_refresh_that_hangs_is_not_joined_but_left_behind_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.fill.OLDER_RENDER", 0.01)
+    monkeypatch.setattr("wsgi_isr.cache.lookup.OLDER_RENDER", 0.01)
     gate = Gate(page("old", None))
     _, process = filled(page("v1", None), gate, page("new", None))
     hanging = start(lambda: refresh(process))
@@ -140,7 +140,7 @@ def test_a_refresh_is_no_failure_where_there_is_one_newer_than_the_one_that_was_
 
 
 def test_those_who_come_while_one_runs_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.fill.OLDER_RENDER", NEVER)
+    monkeypatch.setattr("wsgi_isr.cache.lookup.OLDER_RENDER", NEVER)
     gate, second = Gate(page("v2", None)), Gate(page("v3", None))
     cluster, process = filled(page("v1", None), gate, second)
     first = start(lambda: refresh(process))

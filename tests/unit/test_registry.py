@@ -8,10 +8,7 @@ import msgpack
 import pytest
 
 from tests.unit.scripted import Clock
-from wsgi_isr.entry import Codec
-from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.keys import Keyspace, Site
-from wsgi_isr.registry import (
+from wsgi_isr.cache.app_records import (
     MAX_APPS,
     MAX_MOUNTS,
     MAX_RULES,
@@ -23,6 +20,9 @@ from wsgi_isr.registry import (
     advice,
     kept_pattern,
 )
+from wsgi_isr.cache.entry import Codec
+from wsgi_isr.cache.keyspace import Keyspace, Site
+from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.stores.base import Many
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -135,7 +135,7 @@ class Scene:
         self.store = MemoryStore()
         self.clock = Clock()
         self.looks: list[Any] = []
-        monkeypatch.setattr("wsgi_isr.registry.in_thread", lambda work: self.looks.append(work) or True)
+        monkeypatch.setattr("wsgi_isr.cache.app_records.in_thread", lambda work: self.looks.append(work) or True)
         self.registry = Registry(self.store, "site")
         self.presence = Presence(self.registry, self.store, "site", "shop", patterns, self.clock, self.clock)
 

@@ -9,9 +9,9 @@ import msgpack
 import pytest
 
 from tests.unit.scripted import Troubled, task_of
-from wsgi_isr.entry import Codec
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.releases import MOST, Releases
+from wsgi_isr.cache.entry import Codec
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.releases import MOST, Releases
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -112,7 +112,7 @@ def test_a_release_deletes_what_it_refuses_of_its_predecessor_alone() -> None:
 
 
 def test_what_is_remembered_as_refused_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.releases.MOST_REFUSED", 3)
+    monkeypatch.setattr("wsgi_isr.cache.releases.MOST_REFUSED", 3)
     store = MemoryStore()
     served(store, "1", "2")
     older = releases(store, "1")

@@ -14,17 +14,17 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled, page, shown, start, task_of
-from wsgi_isr import remote
-from wsgi_isr.entry import Codec, Content
+from wsgi_isr.cache import renderer_pool as remote
+from wsgi_isr.cache.entry import Codec, Content
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.cache.lease import BackingOff, Lease
+from wsgi_isr.cache.lookup import Fill
+from wsgi_isr.cache.renderer_pool import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
+from wsgi_isr.cache.tag_versions import Mode
+from wsgi_isr.cache.task import Failed, Made, Served, Task, Unknown
+from wsgi_isr.cache.verdict import Failure
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, RenderFailed, StoreFailed
-from wsgi_isr.fill import Fill
-from wsgi_isr.freshness import Failure
-from wsgi_isr.keys import Keyspace
-from wsgi_isr.lease import BackingOff, Lease
-from wsgi_isr.remote import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
-from wsgi_isr.stamps import Mode
-from wsgi_isr.task import Failed, Made, Served, Task, Unknown
 
 SITE = b"s" * SITE_BYTES
 TASK = task_of()

@@ -16,8 +16,8 @@ from typing import IO
 
 import pytest
 
-from wsgi_isr import renderers
-from wsgi_isr.renderers import Watcher, make_folder
+from wsgi_isr.renderers import supervisor as renderers
+from wsgi_isr.renderers.supervisor import Watcher, make_folder
 from wsgi_isr.testing import in_processes
 
 

@@ -8,9 +8,9 @@ import signal
 
 import pytest
 
-from wsgi_isr import renderers
-from wsgi_isr.renderer import LOOK, Board
-from wsgi_isr.renderers import Staff
+from wsgi_isr.renderers import supervisor as renderers
+from wsgi_isr.renderers.supervisor import Staff
+from wsgi_isr.renderers.worker import LOOK, Board
 
 KILLED, EXITED = int(signal.SIGKILL), 0
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from wsgi_isr import ISR
-from wsgi_isr.cli import main
+from wsgi_isr.commands.main import main
 from wsgi_isr.loading import served
 
 APP = """
@@ -139,7 +139,7 @@ def test_the_hooks_may_be_named_all_the_same(serve: Callable[..., Result]) -> No
 def test_without_gunicorn_it_says_what_to_install(
     serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_isr.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("wsgi_isr.commands.serve.find_spec", lambda name: None)
     assert "pip install 'wsgi_isr[gunicorn]'" in refusal_of(serve("plain:app"))
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import flask
 import pytest
 
-from wsgi_isr import ISR, ConfigError, digest, source, wrap
-from wsgi_isr.digest import digest_of
-from wsgi_isr.source import PLATFORM_VARIABLES, project_folder, release_of, state_folder
+from wsgi_isr import ISR, ConfigError, wrap
+from wsgi_isr.config import digest, source
+from wsgi_isr.config.digest import digest_of
+from wsgi_isr.config.source import PLATFORM_VARIABLES, project_folder, release_of, state_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -480,7 +481,7 @@ def test_a_management_command_keeps_data_under_the_release_of_the_servers(tmp_pa
     command = (
         "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\n"
         "import django; django.setup()\n"
-        "from wsgi_isr.process import _begin_alone; from wsgi_isr.wrapping import configured\n"
+        "from wsgi_isr.process import _begin_alone; from wsgi_isr.config.wrapping import configured\n"
         "c = configured(None, None, {}, ''); print(c.settings.release, c.folder)"
     )
     assert django_release(tmp_path, command) == django_release(tmp_path)

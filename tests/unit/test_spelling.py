@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from wsgi_isr import ISR, ConfigError, Rule, cache_life, cached, wrap
-from wsgi_isr.rules import RuleSet
-from wsgi_isr.spelling import spelling
+from wsgi_isr.config.patterns import spelling
+from wsgi_isr.config.rules import RuleSet
 
 WRITTEN = {
     # Globs.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from wsgi_isr.entry import Proof
-from wsgi_isr.stamps import ABSENT, Stamps
+from wsgi_isr.cache.entry import Proof
+from wsgi_isr.cache.tag_versions import ABSENT, Stamps
 from wsgi_isr.stores.base import Many
 from wsgi_isr.stores.memory import MemoryStore
 

@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr import values
-from wsgi_isr.values import Types, Unencodable, encode, every
+from wsgi_isr.data import codec as values
+from wsgi_isr.data.codec import Types, Unencodable, encode, every
 
 T = TypeVar("T")
 
@@ -610,7 +610,10 @@ def test_a_function_without_a_module_of_its_own_allows_nothing(models: ModuleTyp
 @pytest.mark.parametrize("name", ["Rule", "Settings", "Entry", "Asked"])
 def test_a_class_of_this_package_is_allowed_only_where_an_annotation_names_it(name: str) -> None:
     import wsgi_isr
-    from wsgi_isr import config, entry, freshness, rules
+    from wsgi_isr.cache import entry
+    from wsgi_isr.cache import verdict as freshness
+    from wsgi_isr.config import rules
+    from wsgi_isr.config import settings as config
 
     (kind,) = [getattr(module, name) for module in (config, entry, freshness, rules) if name in vars(module)][:1]
     modules = {"wsgi_isr": wsgi_isr, "config": config, "entry": entry, "rules": rules, name: kind}

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.unit.scripted import NEVER, Gate, start
-from wsgi_isr.worker import Pool
+from wsgi_isr.cache.thread_pool import Pool
 
 
 class World:

@@ -1,1 +1,1 @@
-"""What ``wsgi-isr`` can do, as far as it takes more than a few lines; :mod:`wsgi_isr.cli` puts it together."""
+"""The command ``wsgi-isr``: a file for each command that takes more than a few lines; :mod:`.main` has the others."""

@@ -14,12 +14,12 @@ from typing import Any
 
 import click
 
-from ..courier import courier
+from ..cache.courier import courier
+from ..cache.keyspace import Site
 from ..errors import ConfigError, InvalidationError
-from ..keys import Site
 from ..loading import wrapped
-from ..making import site_at
 from ..middleware import ISR
+from ..prerender.site_client import site_at
 
 
 @contextmanager

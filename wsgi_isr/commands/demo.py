@@ -20,9 +20,9 @@ from ..errors import ConfigError
 from .common import reported
 
 if TYPE_CHECKING:
-    from ..children import Stopping
-    from ..demo.server import Server
-    from ..demo.story import Step
+    from ..renderers.child_process import Stopping
+    from .demo_site.server import Server
+    from .demo_site.story import Step
 
 _INTRODUCTION = """\
 A news site runs at {url} under gunicorn: two workers, pages in SQLite.
@@ -70,8 +70,8 @@ class _Demo:
 
     def run(self, port: int) -> int:
         """Return the exit code."""
-        from ..children import Stopping  # these take longer to import than other commands take to run
-        from ..demo.server import Server, ServerDied, listen
+        from ..renderers.child_process import Stopping  # these take longer to import than other commands take to run
+        from .demo_site.server import Server, ServerDied, listen
 
         self._stopping = Stopping(os.getppid())
         signal.signal(signal.SIGHUP, _end)  # a terminal that is closed
@@ -94,8 +94,8 @@ class _Demo:
                 return 0
 
     def _play(self, server: Server) -> int:
-        from ..demo.site import SLOW
-        from ..demo.story import Story
+        from .demo_site.site import SLOW
+        from .demo_site.story import Story
 
         self._say(_INTRODUCTION.format(url=server.url, slow=SLOW))
         for number, step in enumerate(Story(server.port, self._pause).play(), 1):
@@ -121,7 +121,7 @@ class _Demo:
 
         :raises ServerDied: gunicorn has ended by itself.
         """
-        from ..demo.server import ServerDied
+        from .demo_site.server import ServerDied
 
         with server.access_log.open(encoding="utf-8", errors="replace") as log:
             log.seek(0, os.SEEK_END)

@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 import click
 
 from ..errors import ConfigError
-from ..export import Folder
-from ..making import check_shared, here_of
 from ..middleware import ISR
-from ..prerender import Prerender, Progress, Report
+from ..prerender.run import Prerender, Progress, Report
+from ..prerender.site_client import check_shared, here_of
+from ..prerender.static_site import Folder
 from .common import app_of, json_option, reported, say, site_of, url_option
 from .refresh import check_paths
 

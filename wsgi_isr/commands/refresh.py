@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from .. import options as o
+from ..cache.invalidation import Receipt
+from ..cache.keyspace import Site
+from ..config import options as o
 from ..errors import ConfigError, ISRError, listed
-from ..invalidate import Receipt
-from ..keys import Site
-from ..making import check_shared
 from ..middleware import ISR
+from ..prerender.site_client import check_shared
 from .common import app_of, json_option, reported, say, site_of, url_option
 
 

@@ -32,10 +32,10 @@ GROUP = "wsgi_isr.stores"
 #: Module in this package and class; imported when the scheme is asked for, so that nobody pays for
 #: sqlite3 who does not use it.
 BUILT_IN = {
-    "memcached": ("memcached", "MemcachedStore"),
+    "memcached": ("memcached.store", "MemcachedStore"),
     "memory": ("memory", "MemoryStore"),
     "null": ("null", "NullStore"),
-    "sqlite": ("sqlite", "SQLiteStore"),
+    "sqlite": ("sqlite.store", "SQLiteStore"),
 }
 
 

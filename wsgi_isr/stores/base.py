@@ -66,8 +66,8 @@ def is_control(key: str) -> bool:
 _CONTROL_PLANES = ("t", "e")
 
 
-#: The part of a store's bytes that control keys may take together. All slots of :mod:`wsgi_isr.keys` fit into this part
-#: of the default sizes, so that no flood of URLs evicts one.
+#: The part of a store's bytes that control keys may take together. All slots of :mod:`wsgi_isr.cache.keyspace` fit into
+#: this part of the default sizes, so that no flood of URLs evicts one.
 CONTROL_SHARE = 1 / 2
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError, ValueTooLarge
 from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
-from .forks import ForkAware, watch
+from .fork_hooks import ForkAware, watch
 from .urls import take_apart
 
 #: Bytes that CPython needs for an item beside the bytes of key and value (objects, table slots);

@@ -19,7 +19,7 @@ import pytest
 from tests.attacks.support.attack import Attack, dice, scaled
 from tests.live.support.server import Gunicorn
 from tests.live.support.waiting import until
-from wsgi_isr.writes import COOKIE as WROTE
+from wsgi_isr.pages.own_writes import COOKIE as WROTE
 
 ABOUT = [f"/about/{number}" for number in range(5)]
 #: The first page does not read the session. The second one reads it after its headers are sent, too late for ``Vary``,

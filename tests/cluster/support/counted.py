@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from wsgi_isr import ISR, Rule
 from wsgi_isr.events import Event, Rendered
 from wsgi_isr.stores.base import Many, Versioned, route
-from wsgi_isr.stores.memcached import MemcachedStore
+from wsgi_isr.stores.memcached.store import MemcachedStore
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-from wsgi_isr.entry import Proof
+from wsgi_isr.cache.entry import Proof
+from wsgi_isr.cache.tag_versions import Capture, Mode, Stamp, Stamps
 from wsgi_isr.errors import StoreError
-from wsgi_isr.stamps import Capture, Mode, Stamp, Stamps
-from wsgi_isr.stores.memcached import MemcachedStore
-from wsgi_isr.stores.node import Node
+from wsgi_isr.stores.memcached.node import Node
+from wsgi_isr.stores.memcached.store import MemcachedStore
 
 
 class CapturesAfterwards(Stamps):
@@ -67,7 +67,7 @@ class WritesSoftlyBlind(Stamps):
 def _use(stamps: type[Stamps]) -> None:
     import_module("wsgi_isr.middleware")  # and with it whoever makes some
     names = [name for name, module in sys.modules.items() if getattr(module, "Stamps", None) is Stamps]
-    users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.stamps"}
+    users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.cache.tag_versions"}
     assert users > {"wsgi_isr.invalidate"}, f"who looks up is not among {users}"
     for name in users:
         sys.modules[name].Stamps = stamps  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ from cluster.history import Outage
 from cluster.workload.site import ROWS, tag_of
 from tests.live.support.server import Gunicorn
 from tests.support.memcached import Memcached
-from wsgi_isr.keys import Keyspace
+from wsgi_isr.cache.keyspace import Keyspace
 
 #: Seconds for which a process may leave a node alone that is back: the longest pause between two probes of
 #: the breaker, with its jitter, and the probe.

@@ -18,7 +18,7 @@ from cluster.workload.tethered import FROM_OUTSIDE
 from .server import ROOT
 from .waiting import PATIENCE, until
 
-COMMAND = [sys.executable, "-c", "from wsgi_isr.cli import main; main()", "prerender"]
+COMMAND = [sys.executable, "-c", "from wsgi_isr.commands.main import main; main()", "prerender"]
 
 
 class Prerender:

@@ -1,0 +1,349 @@
+"""Which apps use a store: a small record of each, in the store itself.
+
+An invalidation with the wrong store, namespace or spelling of a node succeeds, and reaches nothing. Two apps with the
+same namespace and host serve each other's pages. No process sees either by itself, so each app leaves its name here.
+
+The records only make warnings. They are written in the background, may be lost at any time, and decide nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+
+from ..errors import StoreError, listed
+from ..stores.base import Store
+from .entry import Codec
+from .keyspace import MAX_HOST, MAX_URL, Keyspace, Site, route_tag
+
+_log = logging.getLogger("wsgi_isr")
+
+#: Bounds of what is kept, and of each text in it. A longer pattern is kept as a digest.
+MAX_APPS, MAX_RULES, MAX_MOUNTS, MAX_NAMESPACES = 16, 256, 16, 64
+MAX_NAME, MAX_PATTERN, MAX_NODES = 200, 80, 64
+#: Copies on a store of several nodes. A job that spells the nodes in another way may look for a key on another node
+#: than the app has put it on: of two nodes, it finds none of the copies in 1 of 65,536 cases.
+COPIES = 16
+#: Seconds between two looks at the records of others; between two renewals of the own one; and without a renewal after
+#: which an app is taken for gone.
+LOOK, RENEW, GONE = 60.0, 600.0, 3600.0
+#: Names that a warning shows.
+_SHOWN = 8
+
+
+class AppRecord(NamedTuple):
+    """One app.
+
+    :param rules: its patterns; ``is_complete`` says whether that is all of them.
+    :param nodes: the names of the store's nodes, as the app spells them.
+    :param mounts: hosts and mount points at which it has served pages.
+    :param since: Unix time, in seconds, of its first page. :param last: the same of the last renewal.
+    """
+
+    name: str
+    rules: tuple[str, ...]
+    is_complete: bool
+    nodes: tuple[str, ...]
+    mounts: tuple[tuple[str, str], ...]
+    since: float
+    last: float
+
+
+class Apps(NamedTuple):
+    """The apps of a namespace, and the namespaces of the store."""
+
+    records: tuple[AppRecord, ...]
+    namespaces: tuple[str, ...]
+
+
+class Registry:
+    """The records of one namespace.
+
+    :param signing_key: the option of this name.
+    """
+
+    def __init__(self, store: Store, namespace: str, signing_key: str | None = None) -> None:
+        names, copies = Keyspace(namespace), range(COPIES if store.remote else 1)
+        self._store = store
+        self._namespace = namespace
+        self._codec, self._common = Codec(signing_key, namespace), Codec(signing_key)
+        self._keys = [names.apps(copy) for copy in copies]
+        self._index = [Keyspace.namespaces(copy) for copy in copies]
+
+    def apps(self) -> Apps | None:
+        """Return what is there; ``None`` where that cannot be told, because a node is away or a record unreadable."""
+        found = self._store.get_many([*self._keys, *self._index])
+        records = self._records(found.values)
+        unread = any(key in found.values or self._store.is_displaced(key) for key in self._keys)
+        if not records and (found.unreachable or unread):
+            return None
+        return Apps(tuple(records), tuple(self._namespaces(found.values)))
+
+    def write(self, record: AppRecord, known: Apps) -> None:
+        """Put ``record`` in the place of the one of its name. Best effort.
+
+        :param known: what was there a moment ago. Of two processes that write at the same time, one is overwritten, and
+            writes again at its next look.
+        """
+        others = [other for other in known.records if other.name != record.name][: MAX_APPS - 1]
+        self._set(self._keys, self._codec.seal(msgpack.packb([record, *others]), "apps"))
+        if self._namespace not in known.namespaces and len(known.namespaces) < MAX_NAMESPACES:
+            packed = msgpack.packb([*known.namespaces, self._namespace])
+            self._set(self._index, self._common.seal(packed, "apps"))
+
+    def _set(self, keys: Iterable[str], value: bytes) -> None:
+        for key in keys:
+            try:
+                self._store.set(key, value)
+            except StoreError:
+                continue
+
+    def _records(self, values: dict[str, bytes]) -> list[AppRecord]:
+        newest: dict[str, AppRecord] = {}
+        for key in self._keys:
+            for record in self._read(self._codec, values.get(key), _record):
+                if record.name not in newest or newest[record.name].last < record.last:
+                    newest[record.name] = record
+        return list(newest.values())
+
+    def _namespaces(self, values: dict[str, bytes]) -> list[str]:
+        every = [name for key in self._index for name in self._read(self._common, values.get(key), _name)]
+        return list(dict.fromkeys(every))[:MAX_NAMESPACES]
+
+    @staticmethod
+    def _read(codec: Codec, data: bytes | None, parse: Callable[[Any], Any]) -> list[Any]:
+        """Return the parts of ``data`` that can be what they should be. Another program may have written it."""
+        if data is None:
+            return []
+        try:
+            parts = msgpack.unpackb(codec.unseal(data, "apps"), use_list=False)
+            return [part for part in map(parse, parts[:MAX_NAMESPACES]) if part is not None]
+        except Exception:  # msgpack raises half a dozen kinds
+            return []
+
+
+def _name(name: Any) -> str | None:
+    return name if type(name) is str and len(name) <= MAX_NAME else None
+
+
+def _record(fields: Any) -> AppRecord | None:
+    record = AppRecord(*fields)
+    texts = (record.name, *record.rules, *record.nodes)
+    good = all(type(text) is str and len(text) <= MAX_NAME for text in texts)
+    good = good and len(record.rules) <= MAX_RULES and len(record.nodes) <= MAX_NODES
+    good = good and len(record.mounts) <= MAX_MOUNTS and all(_is_mount(mount) for mount in record.mounts)
+    good = good and type(record.since) is type(record.last) is float
+    return record if good else None
+
+
+def _is_mount(mount: Any) -> bool:
+    host, script = mount
+    return type(host) is type(script) is str and len(host) <= MAX_HOST and len(script) <= MAX_URL
+
+
+def kept_pattern(pattern: str) -> str:
+    """Return how a rule's pattern stands in a record."""
+    if len(pattern) <= MAX_PATTERN:
+        return pattern
+    return f"#{hashlib.blake2b(pattern.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
+
+
+# What each app does about it --------------------------------------------------------------------------
+
+
+def in_thread(work: Callable[[], None]) -> bool:
+    """Do ``work`` in a daemon thread; return whether there is one."""
+    try:
+        threading.Thread(target=work, name="wsgi-isr-apps", daemon=True).start()
+    except RuntimeError:  # no more threads, or the interpreter is shutting down
+        return False
+    return True
+
+
+class Presence:
+    """One app in one process: it leaves its record, and warns of another app in the same place.
+
+    :param name: tells the app from others, whatever its release, its rules and the process.
+    :param patterns: of its rules. :param clock: Unix time in seconds. :param monotonic: seconds.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        namespace: str,
+        name: str,
+        patterns: Iterable[str],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        rules = sorted(kept_pattern(pattern) for pattern in patterns)
+        self._own = AppRecord(
+            name[:MAX_NAME], tuple(rules[:MAX_RULES]), len(rules) <= MAX_RULES, store.nodes[:MAX_NODES], (), 0.0, 0.0
+        )
+        self._registry = registry
+        self._location = store.location
+        self._namespace = namespace
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._mounts: dict[tuple[str, str], None] = {}
+        self._due = float("-inf")
+        self._looking = False
+        self._warned: set[str] = set()
+
+    def served(self, site: Site) -> None:
+        """Note that a visitor got a page of ``site``. Now and then, the records are looked at in the background."""
+        mount = (site.host, site.script)
+        if mount in self._mounts and self._monotonic() < self._due:
+            return
+        with self._lock:
+            if mount not in self._mounts:
+                if len(self._mounts) >= MAX_MOUNTS:  # clients can invent hosts
+                    return
+                self._mounts[mount] = None
+            elif self._monotonic() < self._due:
+                return
+            self._due = self._monotonic() + LOOK
+            if self._looking:
+                return
+            self._looking = True
+        if not in_thread(self._look):
+            self._looking = False
+
+    def came(self, site: Site) -> None:
+        """Note, at once, that pages of ``site`` are made without a visitor: by a command, say."""
+        self._mounts[(site.host, site.script)] = None
+        self.look_quietly()
+
+    def _look(self) -> None:
+        while True:
+            seen = len(self._mounts)
+            self.look_quietly()
+            with self._lock:
+                if seen == len(self._mounts):
+                    self._looking = False
+                    return
+
+    def look_quietly(self) -> None:
+        """Look at the records. It may fail: they only make warnings."""
+        try:
+            self.look()
+        except Exception as error:
+            _log.debug("the records of apps cannot be looked at: %r", error)
+
+    def look(self) -> None:
+        """Renew the record where it is due, and warn of the apps that are in the same place.
+
+        :raises StoreError: the store cannot be asked.
+        """
+        known = self._registry.apps()
+        if known is None:
+            return
+        now = self._clock()
+        mounts = list(self._mounts)
+        held = next((record for record in known.records if record.name == self._own.name), None)
+        if held is None or now - held.last > RENEW or not {*mounts} <= {*held.mounts} or self._own.since == 0.0:
+            since = held.since if held is not None else now
+            every = dict.fromkeys([*mounts, *(held.mounts if held is not None else ())])
+            self._own = self._own._replace(mounts=tuple(every)[:MAX_MOUNTS], since=since, last=now)
+            self._registry.write(self._own, known)
+        for other in known.records:
+            shared = [mount for mount in mounts if mount in other.mounts]
+            if other.name != self._own.name and shared and now - other.last < GONE and other.name not in self._warned:
+                self._warned.add(other.name)
+                host, script = shared[0]
+                _log.warning(
+                    "two apps keep their pages of %s in the namespace %r of %s, and serve each other's: %s and %s. "
+                    'Give each its own: namespace="shop", say (WSGI_ISR_NAMESPACE)',
+                    ascii(host + script),
+                    self._namespace,
+                    self._location,
+                    *sorted((ascii(self._own.name), ascii(other.name))),
+                )
+
+
+# What an invalidation is told ---------------------------------------------------------------------------
+
+
+class Advice(NamedTuple):
+    """A warning about an invalidation; ``is_quiet``: it is usual enough to be no warning in a log."""
+
+    text: str
+    is_quiet: bool = False
+
+
+def advice(
+    names: Sequence[str],
+    absent: Sequence[str],
+    apps: Apps | None,
+    store: Store,
+    namespace: str,
+    is_own: bool,
+) -> Iterator[Advice]:
+    """Yield why an invalidation may have reached nothing, and what to write.
+
+    :param names: the stored names. :param absent: the tags among them that did not exist.
+    :param apps: the apps that have used the namespace; ``None`` where that is not known, or needs no warning.
+    :param is_own: an app of this process has the store and the namespace.
+    """
+    if apps is not None and not apps.records:
+        # The first start of an app may well save something before there is a visitor.
+        yield Advice(_unused(apps, store, namespace), is_quiet=is_own and not store.relative)
+        return
+    if apps is not None:
+        yield from _other_nodes(apps, store)
+        yield from _unknown_routes(apps, names)
+    if absent:
+        # A new post has a tag that no page has carried, beside that of its list.
+        yield Advice(f"no stored page has carried {_shown(absent)} yet", is_quiet=len(absent) < len(names))
+
+
+def _unused(apps: Apps, store: Store, namespace: str) -> str:
+    others = [name for name in apps.namespaces if name != namespace]
+    if others:
+        more = f"; there is also: {_shown(others[1:])}" if len(others) > 1 else ""
+        write = f"write namespace={others[0]!a} (WSGI_ISR_NAMESPACE, --namespace){more}"
+        return f"no app has used the namespace {namespace!r} of {store.location} yet: {write}"
+    write = "name the store that the app uses"
+    if store.relative:
+        write += f", absolutely ({store.scheme}:////path): a relative path counts from the current folder"
+    return f"no app has used {store.location} yet: {write}"
+
+
+def _other_nodes(apps: Apps, store: Store) -> Iterator[Advice]:
+    if any({*record.nodes} == {*store.nodes[:MAX_NODES]} for record in apps.records):
+        return
+    app = apps.records[0]
+    write = f"{store.scheme}://{','.join(app.nodes)}"
+    yield Advice(
+        f"{app.name!a} spells the nodes of the store {_shown(app.nodes)}, and not {_shown(store.nodes)}: keys go by "
+        f"these names, so the app does not see the invalidation; write store={write!a}"
+    )
+
+
+def _unknown_routes(apps: Apps, names: Sequence[str]) -> Iterator[Advice]:
+    from difflib import get_close_matches  # not worth a millisecond of everybody's start
+
+    if not all(record.is_complete for record in apps.records):
+        return
+    known = {pattern for record in apps.records for pattern in record.rules}
+    prefix = route_tag("")
+    for name in names:
+        pattern = name.removeprefix(prefix)
+        if not name.startswith(prefix) or kept_pattern(pattern) in known:
+            continue
+        near = get_close_matches(pattern, known, n=1)
+        write = f"did you mean {near[0]!a}?" if near else f"there is: {_shown(sorted(known))}"
+        yield Advice(f"no rule of the app has the pattern {pattern!a}: {write}")
+
+
+def _shown(names: Iterable[str]) -> str:
+    every = list(names)
+    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
+    return f"{listed(every[:_SHOWN])}{more}"

@@ -1,0 +1,345 @@
+"""On demand: the invalidate helper and its receipt."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import NamedTuple
+
+from ..config import options as o
+from ..errors import ConfigError, InvalidationError, StoreError
+from ..events import Broken, Delivered, Events, Invalidated
+from ..stores.base import Store
+from . import keyspace as keys
+from .app_records import Registry, advice
+from .courier import courier
+from .journal import Journal, Kept
+from .keyspace import Keyspace
+from .tag_versions import Mode, Stamps
+
+#: Tags that are delivered from the journal at once.
+_BATCH = 1000
+#: Seconds after which a process delivers although another one says that it does: that one may have been stopped.
+_PATIENCE = 3.0
+#: Seconds after which a journal is read again although neither file nor nodes have changed: lines may be due to be
+#: dropped.
+_READ_AGAIN = 60.0
+#: Seconds between two reports of a journal that cannot be read.
+_COMPLAINS_EVERY = 60.0
+
+
+class Receipt(NamedTuple):
+    """The acknowledgement: no request that starts from now on is answered, as fresh, with anything older
+    (from copies in other processes: from ``coherence`` seconds on).
+
+    It does not hold for what is ``pending``: a node was away, and the journal has it now.
+
+    ``tags`` are the stored names of all that was named (``tag:posts``, ``path:/blog/a``); ``replayed`` those that the
+    journal had kept from earlier calls; ``seconds`` the time that it took.
+    ``store`` and ``namespace`` say where, absolutely; ``nodes`` are those that hold one of the tags, and
+    ``acknowledged`` those of them that have answered.
+    ``failures`` are the pending names, each with the reason; ``journal`` is the file that keeps them.
+    ``warnings`` say why the invalidation may have reached nothing, and what to write; ``notes`` why nothing had to be
+    done.
+    """
+
+    tags: tuple[str, ...]
+    mode: str
+    seconds: float
+    replayed: tuple[str, ...] = ()
+    store: str = ""
+    namespace: str = ""
+    nodes: tuple[str, ...] = ()
+    acknowledged: tuple[str, ...] = ()
+    failures: tuple[tuple[str, StoreError], ...] = ()
+    journal: str | None = None
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """The stored names that a node has missed. The journal keeps them; a process of the app delivers them once the
+        node is back."""
+        return tuple(name for name, _ in self.failures)
+
+    def raise_for_pending(self) -> None:
+        """Return where all of it holds.
+
+        :raises InvalidationError: something is pending; the error names it, and the journal.
+        """
+        if undelivered := dict(self.failures):
+            delivered = tuple(name for name in self.tags if name not in undelivered)
+            raise InvalidationError(delivered, undelivered, self.journal)
+
+
+def tag_names(
+    tags: Iterable[str] = (),
+    paths: Iterable[str] = (),
+    routes: Iterable[str] = (),
+    prefixes: Iterable[str] = (),
+    everything: bool = False,
+    rules: Collection[str] | None = None,
+) -> list[str]:
+    """The stored names of what is to be invalidated.
+
+    :param rules: the patterns to hold ``routes`` against; a job that does not have them names what it likes.
+    :raises ConfigError: nothing is named, or something is not what it should be.
+    """
+    for option, value in (("tags", tags), ("paths", paths), ("routes", routes), ("prefixes", prefixes)):
+        if isinstance(value, (str, bytes)):
+            raise ConfigError(option, f"{value!r} is not a list", f"write {option}=[{value!r}]")
+    names = [keys.EVERYTHING] if everything else []
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigError("tags", f"{tag!r} is not a tag", "give non-empty strings")
+        names.append(keys.tag_name(tag))
+    names += [keys.path_tag(o.parse_path(path, "paths")) for path in paths]
+    names += [keys.prefix_tag(o.parse_path(path, "prefixes")) for path in prefixes]
+    for pattern in routes:
+        if rules is not None and pattern not in rules:
+            known = ", ".join(sorted(rules))
+            raise ConfigError("routes", f"{pattern!r} is the pattern of no rule", f"one of: {known}")
+        names.append(keys.route_tag(pattern))
+    if not names:
+        raise ConfigError("invalidate", "nothing to invalidate was named", "give tags, paths, routes or prefixes")
+    return list(dict.fromkeys(names))
+
+
+def check_mode(mode: str) -> Mode:
+    """Return the mode of that name. :raises ConfigError: there is none."""
+    if mode not in {known.value for known in Mode}:
+        raise ConfigError("mode", f"{mode!r} is not possible", "one of: stale, expire, purge")
+    return Mode(mode)
+
+
+class _Round(NamedTuple):
+    """A delivery: the ``state`` of the journal before it, a key on each node that it did not reach, and the monotonic
+    time from which on the journal is read again in any case."""
+
+    state: object
+    keys: tuple[str, ...]
+    over: float
+
+
+class Invalidator:
+    """Invalidates in one store and namespace.
+
+    :param journal: keeps what cannot be delivered.
+    :param after: called after each attempt, delivered or not (a process then asks the store again).
+    :param registry: the apps that have used the namespace, for warnings.
+    :param is_own: an app of this process has the store and the namespace.
+    :param is_known: whether this process serves that app, so that a warning of a wrong store is needless.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: str,
+        journal: Journal | None = None,
+        events: Events | None = None,
+        after: Callable[[], None] = lambda: None,
+        registry: Registry | None = None,
+        is_own: bool = False,
+        is_known: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._names = Keyspace(namespace)
+        # coherence=0: nothing here is answered from polled values.
+        self._stamps = Stamps(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
+        self._store = store
+        self._space = namespace
+        self.journal = journal
+        self._events = events or Events()
+        self._after = after
+        self._registry = registry
+        self._is_own = is_own
+        self._is_known = is_known
+        self._last: _Round | None = None
+        #: The ids of the lines of other node lists that this store was told.
+        self._told: set[str] = set()
+        #: Since when another process has had its turn to deliver; ``None`` where none has.
+        self._waits_since: float | None = None
+        #: When a journal that cannot be read is reported again.
+        self._complains_at = float("-inf")
+
+    def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
+        """Return once it is acknowledged, or kept on the disk.
+
+        :raises InvalidationError: something was not delivered, and no journal keeps it.
+        :raises ConfigError: there is no such mode.
+        """
+        wanted = check_mode(mode)
+        began = time.monotonic()
+        names = tuple(dict.fromkeys(names))
+        if not self._store.keeps:
+            self._after()
+            self._events.emit(Invalidated(names, mode))
+            note = f"{self._store.location} keeps nothing: there is nothing to invalidate"
+            return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
+        # Asked before the invalidation, which leaves keys of its own behind.
+        apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
+        given = [name for name in names if name.startswith(keys.tag_name(""))]
+        absent = self._stamps.missing(given) if given else []
+        try:
+            undelivered = self._deliver(names, wanted)
+        finally:
+            self._after()
+        journal = self._keep(tuple(undelivered), mode) if undelivered else None
+        found = [*advice(names, absent, apps, self._store, self._space, self._is_own)]
+        loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
+        is_attended = self._is_own and courier.is_at_work
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
+        if undelivered and journal is None:
+            delivered = tuple(name for name in names if name not in undelivered)
+            raise InvalidationError(delivered, undelivered)
+        nodes = {name: self._store.node_of(self._names.tag(name)) for name in names}
+        missed = {nodes[name] for name in undelivered}
+        concerned = tuple(dict.fromkeys(nodes.values()))
+        return Receipt(
+            names,
+            mode,
+            time.monotonic() - began,
+            # Only now, with the store at hand: what earlier calls could not deliver.
+            () if undelivered else self._replay_quietly(),
+            self._store.location,
+            self._space,
+            concerned,
+            tuple(node for node in concerned if node not in missed),
+            tuple(undelivered.items()),
+            journal,
+            (*loud, *quiet),
+        )
+
+    def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
+        """Return the names that were not delivered, and why."""
+        stored = {name: keys.stored_tag(name) for name in names}
+        failed = self._stamps.invalidate(stored.values(), mode)
+        return {name: failed[tag] for name, tag in stored.items() if tag in failed}
+
+    def _keep(self, names: tuple[str, ...], mode: str) -> str | None:
+        """The path of the journal that has them now."""
+        if self.journal is None:
+            return None
+        try:
+            nodes = [self._place_of(name) for name in names]
+            self.journal.keep(self._space, names, mode, self._store.places, nodes)
+        except OSError as error:
+            outcome = f"it does not keep the undelivered tags ({self.journal.said(error)})"
+            self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
+            return None
+        courier.start()  # where its thread could not start before
+        return self.journal.path
+
+    def _place_of(self, name: str) -> str:
+        """Return the place, among those of the store, that has a tag."""
+        place = f"{self._store.scheme}://{self._store.node_of(self._names.tag(name))}"
+        return place if place in self._store.places else self._store.places[0]
+
+    # The journal ---------------------------------------------------------------------------------------
+
+    def replay(self) -> tuple[str, ...]:
+        """Deliver what the journal has kept; what still cannot be stays there.
+
+        :returns: the names of the tags that were delivered.
+        :raises InvalidationError: some were not. :raises OSError: the journal cannot be read or written.
+        """
+        delivered, failed = self._replay()
+        if failed:
+            raise InvalidationError(delivered, failed, self.journal.path if self.journal is not None else None)
+        return delivered
+
+    def deliver_kept(self) -> bool:
+        """Deliver what the journal has kept, unless another process of this machine does so already.
+
+        A node that has just come back is not asked by all processes at once.
+
+        :returns: whether anything is left.
+        """
+        if self.journal is None or not self._store.keeps or self.journal.is_empty():
+            return False
+        if (last := self._last) is not None and not self._has_news(last):
+            return bool(last.keys)
+        try:
+            with self.journal.turn() as is_ours:
+                now = time.monotonic()
+                if is_ours:
+                    self._waits_since = None
+                elif self._waits_since is None:
+                    self._waits_since = now
+                if not is_ours and now - (self._waits_since or now) < _PATIENCE:
+                    return True
+                return bool(self._replay()[1])
+        except OSError as error:
+            if (now := time.monotonic()) >= self._complains_at:
+                self._complains_at = now + _COMPLAINS_EVERY
+                self._cannot_replay(error, "it is tried again")
+            return True
+
+    def _has_news(self, last: _Round) -> bool:
+        """Return whether there is a reason to deliver again: the file has changed, or a node may be back."""
+        assert self.journal is not None
+        if time.monotonic() >= last.over or self.journal.state() != last.state:
+            return True
+        return not all(map(self._store.is_displaced, last.keys))
+
+    def _replay_quietly(self) -> tuple[str, ...]:
+        """Deliver beside an invalidation, unless another process does, or nothing has changed since it failed."""
+        if self.journal is None or self.journal.is_empty():
+            return ()
+        if self._last is not None and not self._has_news(self._last):
+            return ()
+        try:
+            with self.journal.turn() as is_ours:
+                return self._replay()[0] if is_ours else ()
+        except OSError as error:
+            self._cannot_replay(error, "the next invalidation tries it again")
+            return ()
+
+    def _cannot_replay(self, error: OSError, outcome: str) -> None:
+        assert self.journal is not None
+        self._events.emit(Broken(f"replaying the journal {self.journal.path}", error, outcome))
+
+    def _replay(self) -> tuple[tuple[str, ...], dict[str, StoreError]]:
+        """Return the names that were delivered, and those that were not, and why."""
+        if self.journal is None or not self._store.keeps:
+            return (), {}
+        delivered: dict[str, None] = {}
+        failed: dict[str, StoreError] = {}
+        state = self.journal.state()
+        places, place_of = self._store.places, functools.cache(self._place_of)
+        lines = self.journal.lines(self._space, places)
+        own = {line.id: line.settled_by(places, place_of) for line in lines}
+        # A line of another node list is told to this store as well, once. Only a store that has the tags on the node
+        # that missed them may settle it.
+        todo = [line for line in lines if own[line.id] or line.id not in self._told]
+        todo = [line.without({*line.tags} - own[line.id]) if line.id in self._told else line for line in todo]
+        self._told = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
+        for batch in _batches(todo):
+            tags = dict.fromkeys(tag for line in batch for tag in line.tags)
+            undelivered = self._deliver(tags, Mode(batch[0].mode))
+            settled = {line.id: [tag for tag in own[line.id] if tag not in undelivered] for line in batch}
+            failed |= {tag: undelivered[tag] for line in batch for tag in own[line.id] if tag in undelivered}
+            if any(settled.values()):
+                delivered |= dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
+                self.journal.settle(settled)
+        away = {place_of(tag): self._names.tag(tag) for tag in failed}
+        self._last = _Round(state, tuple(away.values()), time.monotonic() + _READ_AGAIN)
+        if delivered:
+            self._after()
+        if delivered or failed:
+            self._events.emit(Delivered(tuple(delivered), tuple(failed), self.journal.path))
+        return tuple(delivered), failed
+
+
+def _batches(lines: Iterable[Kept]) -> Iterator[list[Kept]]:
+    """Yield runs of lines of one mode, in order, which one invalidation delivers together."""
+    batch: list[Kept] = []
+    size = 0
+    for line in lines:
+        if batch and (line.mode != batch[0].mode or size + len(line.tags) > _BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line.tags)
+    if batch:
+        yield batch

@@ -1,0 +1,123 @@
+"""``wsgi-isr serve``: gunicorn with the hooks, and the app wrapped if it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from argparse import Namespace
+from collections.abc import Iterator
+from importlib.util import find_spec
+from typing import NoReturn
+
+import click
+
+from ..errors import ConfigError
+from ..loading import served
+
+_HOOKS = "python:wsgi_isr.gunicorn"
+
+
+@click.command(
+    "serve",
+    context_settings={"ignore_unknown_options": True},
+    options_metavar="",
+    # gunicorn has its own -h, -v and the like.
+    add_help_option=False,
+)
+@click.argument("arguments", metavar="MODULE:APP [GUNICORN OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
+    """Run gunicorn with the hooks that start renderer processes.
+
+    It is `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`, and an app without an ISR is wrapped in one, with options
+    from the environment (WSGI_ISR_...) and the file that WSGI_ISR_CONFIG names.
+    """
+    if {"-h", "--help"} & {*arguments} or not arguments:
+        click.echo(context.get_help())
+        context.exit(0 if arguments else 2)
+    try:
+        command = command_for(arguments)
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        sys.exit(2)
+    sys.stdout.flush()
+    os.execv(command[0], command)
+
+
+def command_for(arguments: tuple[str, ...]) -> list[str]:
+    """The command line of the server.
+
+    :raises ConfigError: gunicorn is missing, would not read a configuration, or has no app that can be imported.
+    """
+    if find_spec("gunicorn") is None:
+        raise ConfigError("serve", "gunicorn is not installed", "pip install 'wsgi_isr[gunicorn]'")
+    given, of_environment = _as_gunicorn_reads(list(arguments))
+    if len(given.args) != 1 or given.args[0] not in (arguments[0], arguments[-1]):
+        raise ConfigError("serve", "needs one app", "write wsgi-isr serve myapp:app [gunicorn options]")
+    target: str = given.args[0]
+    _refuse_configuration(target, given.config or of_environment.config)
+    with _where_the_app_is(given):
+        _check(target)
+    # Before all options or behind them: in between, the same word may be the value of one.
+    options = arguments[1:] if arguments[0] == target else arguments[:-1]
+    name = [] if given.proc_name or of_environment.proc_name else ["--name", target]
+    expression = f"wsgi_isr.loading:served({target!r})"
+    return [sys.executable, *_gunicorn(), "--config", _HOOKS, *name, *options, expression]
+
+
+def _gunicorn() -> list[str]:
+    # With -m it could not be upgraded by SIGUSR2: it would run its __main__.py, next to which is a module `http`.
+    script = os.path.join(os.path.dirname(sys.executable), "gunicorn")
+    return [script] if os.path.exists(script) else ["-m", "gunicorn"]
+
+
+def _as_gunicorn_reads(arguments: list[str]) -> tuple[Namespace, Namespace]:
+    """The command line and ``GUNICORN_CMD_ARGS``."""
+    from gunicorn.config import Config
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigError("serve", message, "gunicorn --help lists its options")
+
+    config = Config(prog="gunicorn")
+    parser = config.parser()
+    parser.error = refuse  # its own words begin with a screen full of options
+    return parser.parse_args(arguments), parser.parse_args(config.get_cmd_args_from_env())
+
+
+def _refuse_configuration(target: str, named: str | None) -> None:
+    """gunicorn reads one configuration, which is ours: another one would be passed over in silence."""
+    from gunicorn.config import get_default_config_file
+
+    if named == _HOOKS:
+        return
+    if found := named or get_default_config_file():
+        remedy = f"begin it with `from wsgi_isr.gunicorn import *`, then run: gunicorn -c {found} "
+        raise ConfigError("serve", f"{found} would not be read", f"{remedy}\"wsgi_isr.loading:served('{target}')\"")
+
+
+@contextlib.contextmanager
+def _where_the_app_is(given: Namespace) -> Iterator[None]:
+    """The folder, and the folders for modules, that gunicorn will import it from."""
+    before, path = os.getcwd(), list(sys.path)
+    if given.chdir:
+        os.chdir(given.chdir)
+    sys.path[:0] = [os.getcwd(), *filter(None, (given.pythonpath or "").split(","))]
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        sys.path[:] = path
+
+
+def _check(target: str) -> None:
+    """Whatever is wrong with the app is said in one line now, and not by each worker as a traceback."""
+    try:
+        served(target)
+    except ConfigError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        problem = f"does not import: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+        raise ConfigError(target, problem, "import it by hand to see how it got there") from error

@@ -1,0 +1,306 @@
+"""The kinds of value an option can have: how it is written in text, and what is allowed.
+
+One :class:`Option` hangs on each field of :class:`~wsgi_isr.config.rules.Rule` and
+:class:`~wsgi_isr.config.settings.Settings`; the constructor, the environment, TOML files and the README are
+all fed from there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, fields
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from ..errors import ConfigError
+
+_SIZES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
+
+
+#: Seconds: a hundred years. Beyond it, waiting overflows, and nobody can have meant it.
+LONGEST = 3.2e9
+
+
+class Kind(NamedTuple):
+    """A kind of value: its words for people, its reader for text, its check for everybody."""
+
+    words: str
+    check: Callable[[str, Any], Any]
+    parse: Callable[[str, str], Any] | None = None  # None: cannot be written as text
+
+
+class Option(NamedTuple):
+    """What the table knows of one option, besides its name and default."""
+
+    kind: Kind
+    doc: str
+    shown_default: str = ""
+
+
+def option(default: Any, kind: Kind, doc: str, shown_default: str = "") -> Any:
+    """A dataclass field that carries its :class:`Option`."""
+    return field(default=default, metadata={"option": Option(kind, doc, shown_default)})
+
+
+def options_of(cls: type) -> dict[str, Option]:
+    """The option table of a dataclass whose fields were made by :func:`option`."""
+    return {f.name: f.metadata["option"] for f in fields(cls)}
+
+
+def check_all(instance: Any, where: str = "") -> None:
+    """Replace each field of a frozen dataclass by its checked value.
+
+    :raises ConfigError: names the option at fault, prefixed by ``where``.
+    """
+    for name, opt in options_of(type(instance)).items():
+        value = getattr(instance, name)
+        if value is not None:
+            object.__setattr__(instance, name, opt.kind.check(where + name, value))
+
+
+def unknown(name: str, known: Iterable[str], what: str = "unknown option", where: str = "") -> ConfigError:
+    """The error for a name that is in no table, with the nearest names as the remedy."""
+    from difflib import get_close_matches  # not worth a millisecond of everybody's start
+
+    known = sorted(known)
+    near = get_close_matches(name, known, n=2)
+    return ConfigError(
+        where + name, what, f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    )
+
+
+def parse_path(path: Any, option: str) -> str:
+    """A path as people give it, percent-encoded or not, as the text that tags are made of.
+
+    :raises ConfigError: it is no path.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ConfigError(option, f"{path!r} is not a path", "write it like /blog/a, without scheme and host")
+    if "?" in path or "#" in path:
+        raise ConfigError(option, f"{path!r} has a query", "leave it out: all pages of the path are meant")
+    try:
+        return unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError(option, f"{path!r} is not UTF-8 once decoded", "encode it as UTF-8") from None
+
+
+def _number(name: str, value: Any, least: float, words: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(name, f"{value!r} is not a number", f"give {words}")
+    if not math.isfinite(value) or value < least or value > LONGEST:
+        raise ConfigError(name, f"{value!r} is not possible", f"give {words}")
+    return value
+
+
+def _parse_number(name: str, text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(name, f"{text!r} is not a number", "write seconds, like 60 or 0.5") from None
+
+
+def _check_lifetime(name: str, value: Any) -> Any:
+    if value == "forever":
+        return False
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):  # otherwise it is a profile's name
+            raise ConfigError(name, f"{value!r} is text", f"write {number:g}, without the quotes")
+    if value is False or (isinstance(value, str) and value):
+        return value
+    return _number(name, value, 0, 'seconds (0 or more), "forever", or a profile\'s name')
+
+
+def _parse_lifetime(name: str, text: str) -> Any:
+    if text.lower() in ("false", "no", "off"):
+        return False
+    return text if text and text[0].isalpha() else _parse_number(name, text)
+
+
+def _parse_size(name: str, text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,18})\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _SIZES:
+        raise ConfigError(name, f"{text!r} is not a size", "write bytes, like 8388608 or 8MiB")
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def _check_int(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(name, f"{value!r} is not possible", "give a whole number, 1 or more")
+    return value
+
+
+def _parse_int(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
+        raise ConfigError(name, f"{text!r} is not a whole number", "write a number, like 4")
+    return int(text)
+
+
+def _check_names(name: str, value: Any) -> tuple[str, ...]:
+    # A lone string is the classic slip: iterating "page" would declare p, a, g and e.
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(name, f"{value!r} is not a list of names", f"write [{value!r}]")
+    names = tuple(value)
+    for item in names:
+        if not isinstance(item, str) or not item or not item.isprintable():
+            raise ConfigError(name, f"{item!r} is not a name", "give non-empty strings")
+    return tuple(dict.fromkeys(names))
+
+
+def _split(_name: str, text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(name, f"{value!r} is not text", "give a non-empty string")
+    return value
+
+
+def _check_callable(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise ConfigError(name, f"{value!r} cannot be called", "give a function")
+    return value
+
+
+def _check_statuses(name: str, value: Any) -> tuple[int, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ConfigError(name, f"{value!r} is not a list of statuses", "give numbers, like [200, 404]")
+    statuses = tuple(value)
+    for status in statuses:
+        if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 499:
+            raise ConfigError(name, f"{status!r} may not be stored", "give statuses from 200 to 499")
+        # Each of these is an answer to something that the canonical request never holds (a range, a
+        # condition), has no meaning for the next visitor, or is a failure (RFC 9111, 3).
+        if status in (206, 304, 429):
+            raise ConfigError(name, f"{status} may not be stored", "leave it out")
+    return tuple(sorted(set(statuses)))
+
+
+def _parse_statuses(name: str, text: str) -> tuple[int, ...]:
+    return tuple(_parse_int(name, part) for part in _split(name, text))
+
+
+def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | None]:
+    """A list of header names, or a mapping from a name to the function that narrows it."""
+    if isinstance(value, Mapping):
+        table = dict(value)
+        for header, narrow in table.items():
+            if narrow is not None:
+                _check_callable(f"{name}[{header!r}]", narrow)
+    else:
+        table = dict.fromkeys(_check_names(name, value))
+    for header in table:
+        # RFC 9110, 5.6.2. "*" is a token too, but as a member of Vary it means "never the same".
+        if not isinstance(header, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'+.^_`|~-]+", header):
+            raise ConfigError(name, f"{header!r} is not the name of a header", "write names like Accept-Language")
+    return table
+
+
+def _check_bool(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(name, f"{value!r} is neither true nor false", "give True or False")
+    return value
+
+
+def _check_tags(name: str, value: Any) -> Any:
+    """Any text is a tag: they are lists, so a comma is a character like any other."""
+    if callable(value):
+        return value
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise ConfigError(name, f"{value!r} is not a list of tags", f"write [{value!r}]")
+    tags = tuple(value)
+    for tag in tags:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigError(name, f"{tag!r} is not a tag", "give non-empty strings")
+    return tags
+
+
+def _check_paths(name: str, value: Any) -> Any:
+    """Paths, or the parameters of paths; what they come to is known where the pattern is."""
+    if callable(value):
+        return value
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise ConfigError(name, f"{value!r} is not a list of paths", 'write ["/blog/a"] or [{"slug": "a"}]')
+    paths = tuple(value)
+    for path in paths:
+        if not isinstance(path, (str, Mapping)):
+            raise ConfigError(name, f"{path!r} is not a path", 'write "/blog/a" or {"slug": "a"}')
+    return paths
+
+
+def _check_fallback(name: str, value: Any) -> Any:
+    remedy = 'give "blocking", a file, bytes, or a function that gets the environ and returns bytes'
+    if value in ("blocking", b"") or callable(value) or isinstance(value, (bytes, Shell)):
+        if value == b"":
+            raise ConfigError(name, "the shell is empty", remedy)
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError(name, f"{value!r} is not a shell", remedy)
+    try:
+        with open(value, "rb") as file:
+            body = file.read()
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(name, f"{os.fspath(value)}: {problem}", remedy) from error
+    from mimetypes import guess_type  # reads the tables of the system, for those who have a file
+
+    return Shell(body, guess_type(os.fspath(value))[0] or "text/html")
+
+
+class Shell(NamedTuple):
+    """What a visitor sees while a page is made, read from a file."""
+
+    body: bytes
+    content_type: str
+
+
+def _parse_bool(name: str, text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise ConfigError(name, f"{text!r} is neither true nor false", "write 1 or 0")
+
+
+def choice(*allowed: str) -> Kind:
+    """One of a few words."""
+
+    def check(name: str, value: Any) -> str:
+        if value not in allowed:
+            raise ConfigError(name, f"{value!r} is not possible", f"one of: {', '.join(allowed)}")
+        return str(value)
+
+    return Kind(" or ".join(f'"{word}"' for word in allowed), check, lambda _name, text: text)
+
+
+def any_value(words: str, parse: Callable[[str, str], Any] | None = None) -> Kind:
+    """A value that its owner checks."""
+    return Kind(words, lambda _name, value: value, parse)
+
+
+LIFETIME = Kind('seconds, "forever", "auto" or a profile', _check_lifetime, _parse_lifetime)
+SECONDS = Kind("seconds", lambda n, v: _number(n, v, 0, "seconds, 0 or more"), _parse_number)
+PERIOD = Kind("seconds, above 0", lambda n, v: _number(n, v, 0.001, "seconds, above 0"), _parse_number)
+SIZE = Kind("bytes", _check_int, _parse_size)
+COUNT = Kind("number", _check_int, _parse_int)
+NAMES = Kind("list of names", _check_names, _split)
+HEADERS = Kind("list of headers, or dict", _check_headers, _split)
+PATHS = Kind("list of paths or of dicts of parameters, or callable", _check_paths, _split)
+FALLBACK = Kind('"blocking", file, bytes or callable', _check_fallback, lambda _name, text: text)
+TAGS = Kind("list of tags, or callable", _check_tags, _split)
+STATUSES = Kind("list of statuses", _check_statuses, _parse_statuses)
+TEXT_OR_NONE = Kind("text", lambda n, v: v if v == "" else _check_text(n, v), lambda _name, text: text)
+TEXT = Kind("text", _check_text, lambda _name, text: text)
+FLAG = Kind("true or false", _check_bool, _parse_bool)
+CALLABLE = Kind("callable", _check_callable)

@@ -1,0 +1,147 @@
+"""What is decided once, when an app is wrapped: that it is an app, its configuration, what tells it from others."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from ..cache.renderer_pool import SITE_BYTES
+from ..errors import ConfigError
+from .frameworks import is_flask
+from .settings import Config
+from .source import release_of, state_folder
+
+_log = logging.getLogger("wsgi_isr")
+
+
+def check_app(app: Any, option: str = "app", called: str = "") -> None:
+    """Return if this can be a WSGI app.
+
+    :param option: what errors name as their place. :param called: how a factory in its place is called.
+    :raises ConfigError: it is none, as far as that can be told without calling it.
+    """
+    name = getattr(app, "__qualname__", "") or repr(app)
+    if not callable(app):
+        raise ConfigError(option, f"{app!r} is not a WSGI application", "wrap what your server would call")
+    if isinstance(app, type):
+        # PEP 3333 allows a class, whose instances are what an app returns.
+        if not hasattr(app, "__iter__"):
+            raise ConfigError(option, f"{name} is a class, not a WSGI application", f"wrap an object: {name}(...)")
+        return
+    try:
+        # A decorator such as werkzeug's Request.application takes other arguments than the function inside of it.
+        signature = inspect.signature(app, follow_wrapped=False)
+    except (TypeError, ValueError):  # one in C, say
+        return
+    try:
+        signature.bind({}, None)
+    except TypeError:
+        problem = f"{name}{signature} does not take environ and start_response, so it is no WSGI application"
+        remedy = f"if it makes one, call it: {called or f'{name}()'}"
+        raise ConfigError(option, problem, remedy) from None
+
+
+def advise(app: Any) -> None:
+    """Say, once in each process, what the flask command needs where an app of Flask is wrapped from outside."""
+    if is_flask(app):
+        _tell_of_flask()
+
+
+@functools.lru_cache
+def _tell_of_flask() -> None:
+    _log.warning(
+        "ISR wraps a Flask object, which the flask command does not find any more; if you use that command, write "
+        "app.wsgi_app = ISR(app.wsgi_app, ...)"
+    )
+
+
+def caller() -> str:
+    """Return the name of the module outside of this package that has called into it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if str(name).partition(".")[0] != __name__.partition(".")[0]:
+            return str(name)
+        frame = frame.f_back
+    return ""
+
+
+def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) -> Config:
+    """Return the configuration of an app, with the release that it is of and the folder that its state is in.
+
+    :param app: ``None`` for a script that wraps none. :param module: the module that wraps it.
+    :raises ConfigError: see :meth:`Config.load`.
+    """
+    config = Config.load(rules, options)
+    settings, folder = config.settings, state_folder(app, module)
+    if settings.release == "auto":
+        settings = replace(settings, release=release_of(app, module, os.environ))
+    elif settings.release is None:
+        settings = replace(settings, release="")
+    if not config.names_store:
+        settings = replace(settings, store=f"sqlite:///{quote(os.path.join(folder, 'store.db'))}")
+    return replace(config, settings=settings, folder=folder)
+
+
+def site_of(config: Config, app: Any) -> bytes:
+    """Return what tells a wrapped app from others, in every process that runs the same code.
+
+    Another release of it has another one. Nothing in it depends on the order in which apps were wrapped: that is
+    not the same in two processes of which one has found more tenants than the other.
+    """
+    settings, owner = config.settings, getattr(app, "__self__", app)
+    name = f"{type(owner).__module__}:{type(owner).__qualname__}:{getattr(app, '__qualname__', '')}"
+    what = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
+    told = repr((what, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies)))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
+
+
+class Wrapper:
+    """Has the attributes of the app that it wraps, besides its own, so that it can stand in the place of the app.
+
+    A public name is either of its class, and cannot be set, or the app's, which is where it is set. Names that begin
+    with an underscore are its own alone: copying, pickling and the like ask for them.
+    """
+
+    if not TYPE_CHECKING:  # a name that is misspelt in this package is an error of its types
+
+        def __getattr__(self, name: str) -> Any:
+            app = self.__dict__.get("_app")
+            if name.startswith("_") or app is None:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            return getattr(app, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if self._is_app_s(name, f"{name} = ..."):
+                app = self._app
+                try:
+                    setattr(app, name, value)
+                    return
+                except AttributeError:
+                    if hasattr(type(app), name):
+                        raise
+            # A method, such as Flask's wsgi_app, has no attributes of its own: then this object has them.
+            object.__setattr__(self, name, value)
+
+        def __delattr__(self, name: str) -> None:
+            if self._is_app_s(name, name) and name not in self.__dict__:
+                delattr(self._app, name)
+            else:
+                object.__delattr__(self, name)
+
+        def _is_app_s(self, name: str, change: str) -> bool:
+            if name.startswith("_") or self.__dict__.get("_app") is None:
+                return False
+            if hasattr(type(self), name):
+                remedy = f"choose another name, or write app.app.{change} to change the app inside"
+                raise ConfigError(f"ISR.{name}", "is a name of ISR itself, and cannot be changed", remedy)
+            return True

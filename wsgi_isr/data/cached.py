@@ -1,0 +1,519 @@
+"""The data cache: functions whose results are kept in the same store, by the same protocol, under the same
+tags as pages.
+
+A page takes over every tag of the data that it used, with the stamps that the data carries, and the lowest
+remaining lifetime. Inside a render that will be stored, stale data is renewed at once; anywhere else it is
+handed out and renewed in the background.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import inspect
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import inf
+from types import ModuleType
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from ..cache.context import Frame, current, rendering
+from ..cache.entry import Entry, Lifetime, Refusal, Value
+from ..cache.invalidation import Invalidator, Receipt
+from ..cache.keyspace import EVERYTHING, Keyspace, stored_tag, tag_name
+from ..cache.lookup import Fill
+from ..cache.tag_versions import Stamps, claims
+from ..cache.task import Answer, Failed, Made, PassedOn, Product, Served, Task
+from ..cache.verdict import Asked, Failure, Standing, Storable
+from ..config import options as o
+from ..config.frameworks import personal
+from ..config.rules import PROFILES, Rule, RuleSet, check_templates
+from ..errors import ConfigError, RefreshError
+from ..events import Events, Used
+from . import codec as values
+from .isolation import is_importing
+from .registry import Functions, Known, closure_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Seconds that a store keeps a result of None for arguments.
+NOTHING_KEPT = 600.0
+
+_log = logging.getLogger("wsgi_isr.data")
+
+
+class Home(Protocol):
+    """Where data is kept: one process's share of a store (:class:`~.engine.Engine`)."""
+
+    fill: Fill
+    events: Events
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    keyspace: Keyspace
+    invalidator: Invalidator
+    stamps: Stamps
+    profiles: Mapping[str, tuple[float, float]]
+    keeps: bool
+
+    def active_app(self) -> str | None:
+        """Return which of several apps is active here; ``None`` for one that is not known."""
+
+
+_here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
+_elsewhere: Callable[[], Sequence[Home]] = tuple
+_is_serving: Callable[[], bool] = bool
+
+
+@contextmanager
+def at_home(home: Home) -> Iterator[None]:
+    """In here data belongs to ``home``; the wiring says so around everything that it calls."""
+    token = _here.set(home)
+    try:
+        yield
+    finally:
+        _here.reset(token)
+
+
+def live_in(find_homes: Callable[[], Sequence[Home]], is_serving: Callable[[], bool]) -> None:
+    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own.
+
+    :param is_serving: whether this process answers requests.
+    """
+    global _elsewhere, _is_serving
+    _elsewhere, _is_serving = find_homes, is_serving
+
+
+def inside() -> Home | None:
+    """Where data is kept in the app that is called here, if one is."""
+    return _here.get()
+
+
+def is_among_visitors() -> bool:
+    """Return whether a visitor may be answered here.
+
+    Threads that an app starts, and middlewares around an ISR, have no context that tells. So any code of a process that
+    answers requests counts, apart from an import.
+    """
+    return inside() is not None or (_is_serving() and not is_importing())
+
+
+def here() -> Home | None:
+    """Where data is kept that is used here. Outside of all apps that is where there is one place only: of several, one
+    may be another tenant's."""
+    if (home := _here.get()) is not None:
+        return home
+    homes = _elsewhere()
+    return homes[0] if len(homes) == 1 else None
+
+
+def _everywhere() -> Sequence[Home]:
+    """Every place where data of this function may be kept."""
+    return (home,) if (home := _here.get()) is not None else _elsewhere()
+
+
+class Cached(Known, Generic[P, R]):
+    """A function with a memory; made by :func:`cached`."""
+
+    _has_warned = False
+
+    def __init__(self, function: Callable[P, R], rule: Rule, tags: Any, version: int | str, name: str = "") -> None:
+        functools.update_wrapper(self, function)
+        self.name = name or f"{function.__module__}:{function.__qualname__}"
+        self._function = function
+        self._signature = inspect.signature(function)
+        self._types = values.Types(function)
+        self._rule = rule
+        self._tags = tags
+        # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
+        closure = closure_of(function)
+        self.around = closure.digest
+        self.code = getattr(function, "__code__", None)
+        self._version = version
+        #: What tells it from others of this process.
+        self.told = self.name, json.dumps(version), self.around
+        self._untold = ""
+        if is_among_visitors():
+            self.watch(function, closure)
+        elif closure.untold and not is_importing():
+            self._untold = closure.untold
+        _functions.add(self)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else _Bound(self, instance)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The kept result, or a new one.
+
+        :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
+        """
+        frame, home = current(), here()
+        if home is None or (skip := self._skips(home, frame) or "closure" * self.is_personal()):
+            return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
+        began, shown = home.monotonic(), self._shown(*args, **kwargs)
+        task = self._task(home, args, kwargs)
+        found: Answer | Made = home.fill.get(task, fresh=frame is not None and frame.stored)
+        if isinstance(found, Served):
+            label, age = found.label, found.slot.entry.age(home.clock())
+            if (read := self._read(found.slot.entry, home, frame)) is None:
+                # Another version of the code has kept it: as good as missing, and made here, as if it were.
+                found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
+                read = self._read(found.slot.entry, home, frame) if isinstance(found, Made) else None
+            if read is not None:
+                seconds = home.monotonic() - began
+                home.events.emit(Used(self.name, label, task.text, age, seconds=seconds, shown=shown))
+                return read[0]
+        reason = found.reason if isinstance(found, (Failed, PassedOn)) else "unreadable"
+        seconds = home.monotonic() - began
+        home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
+        if isinstance(found, Failed):
+            if found.error is not None:
+                self._carry(found, home, frame)
+                raise found.error
+            if (unkept := self._read_unkept(found, home, frame)) is not None:
+                return unkept[0]
+        # Nobody else's result came in time, or there is none that could be kept.
+        return self._own(home, frame, tags_of_data(task), args, kwargs)
+
+    def _own(self, home: Home, frame: Frame | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
+        """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
+        carried = {} if frame is None else claims(home.stamps.capture(tags).proof(tags))
+        with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
+            try:
+                return self._function(*args, **kwargs)
+            finally:
+                if frame is not None:
+                    frame.asked.take_over(asked, carried)
+                    frame.asked.limit(*self._lifetime(home.profiles))
+
+    def _skips(self, home: Home, frame: Frame | None) -> str:
+        """Why nothing is looked for; empty where it is."""
+        if not home.keeps:
+            return "store-disabled"
+        if self._rule.revalidate == 0 and self._rule.revalidate is not False:
+            return "revalidate-0"
+        if frame is not None and frame.draft:
+            return "draft"
+        if home.active_app() is None:
+            return "unknown-app"
+        return "closure" if super().is_personal() else ""
+
+    def is_personal(self) -> bool:
+        """Return whether it may hold something of one visitor that is no part of its key.
+
+        Outside of the requests that are known, that holds for each function with an object in its closure, but for
+        those of a module. An app's factory may have made it, or a middleware around an ISR that answers its first
+        request.
+        """
+        if super().is_personal():
+            return True
+        if not self._untold or inside() is not None:
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "%s is not kept outside of requests: it is made with %s; pass that as an argument, or call refresh()",
+                self.name,
+                self._untold,
+            )
+        return True
+
+    def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
+        """The function's own result, for want of a place or the right to keep it."""
+        if reason == "revalidate-0" and frame is not None:
+            frame.asked.no_store = True
+        if (home := here()) is not None:
+            home.events.emit(Used(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
+            if reason in ("closure", "unknown-app"):
+                tags = list(map(tag_name, self._given_tags(self._bind(args, kwargs))))
+                return self._own(home, frame, tags, args, kwargs)
+        return self._function(*args, **kwargs)
+
+    def _read(self, entry: Entry, home: Home, frame: Frame | None) -> tuple[R] | None:
+        """What is kept (which may be None), now used by what is being made here; ``None`` where it cannot be read."""
+        read = self._decoded(entry.content)
+        if read is not None and frame is not None:
+            frame.asked.use(entry, home.clock())
+        return read
+
+    def _read_unkept(self, found: Failed, home: Home, frame: Frame | None) -> tuple[R] | None:
+        """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
+        none, or where something was invalidated since: whoever came after that must not get it."""
+        if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Standing.HARD:
+            return None
+        read = self._decoded(found.content)
+        if read is not None:
+            self._carry(found, home, frame)
+        return read
+
+    def _carry(self, failed: Failed, home: Home, frame: Frame | None) -> None:
+        """A call failed, and what is made here may be made of that (a page that says that there is no such post):
+        then it has the tags and the lifetime that the result would have had."""
+        if frame is not None:
+            frame.asked.take_over(failed.said or Asked(), claims(failed.proof))
+            frame.asked.limit(*self._lifetime(home.profiles))
+
+    def _decoded(self, content: Any) -> tuple[R] | None:
+        if not isinstance(content, Value):
+            return None
+        try:
+            value: R = values.decode(content.data, self._types.allows)
+        except ValueError as error:
+            _log.warning("%s: what is kept cannot be read (%s); it is made anew", self.name, error)
+            return None
+        return (value,)
+
+    # For functions that know more about their results than others do (.fetch) ------------------------------
+
+    def _shown(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """What a call is for people; empty where the function's name says it."""
+        return ""
+
+    def _unkept_because(self, value: R) -> str:
+        """Why a result must not be kept: then it is a failure, but whoever waits for it gets it. Empty otherwise."""
+        return ""
+
+    def _kept_for(self, value: R) -> float | None:
+        """Seconds after which the store may forget a result, ``None`` for never."""
+        return None
+
+    def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
+        """Nobody gets the kept result of these arguments any more, in whichever app of this process; ``None`` where no
+        data is kept at all.
+
+        :raises InvalidationError: it could not be delivered.
+        """
+        names = [_own_tag(self._text(args, kwargs))]
+        receipts = [home.invalidator.invalidate(names, "expire") for home in _everywhere() if home.keeps]
+        return receipts[0] if receipts else None
+
+    def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function now, keep the result, and return it. A call that began earlier does not do for it.
+
+        Until then, and where it fails, the kept result stays what it was: a stale one.
+
+        :raises RefreshError: it took longer than its ``timeout``, or what it returned cannot be kept.
+        :raises InvalidationError: other processes could not be told. Whatever the function raises goes through.
+        """
+        frame, home = current(), here()
+        if home is None or self._skips(home, frame):
+            return self(*args, **kwargs)
+        task = self._task(home, args, kwargs)
+        outcome = home.fill.refresh(task, _own_tag(task.text))
+        if isinstance(outcome, Failed):
+            self._carry(outcome, home, frame)
+            raise outcome.error or RefreshError(self.name, outcome.reason)
+        entry = outcome.slot.entry
+        if isinstance(entry.content, Refusal):
+            raise RefreshError(self.name, entry.content.reason)
+        read = self._read(entry, home, frame)
+        # Another process has made it of types that this one does not know.
+        return self(*args, **kwargs) if read is None else read[0]
+
+    # What a task is made of ----------------------------------------------------------------------------
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any], app: str = "") -> str:
+        """The key: module, qualified name, version, every argument by name, the data that the function closes over, and
+        which of several apps it is called in, unambiguously."""
+        arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
+        return _joined([self.name, self._version, arguments, self.around, app])
+
+    def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+        text, rule = self._text(args, kwargs, home.active_app() or ""), self._rule
+        _functions.use(self)
+        timeout, wait = rule.render_timeout or 30.0, 10.0 if rule.lock_timeout is None else rule.lock_timeout
+        lease = max(3.0, min(5.0, timeout))
+        return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
+
+    def _given_tags(self, arguments: dict[str, Any]) -> list[str]:
+        if not callable(self._tags):
+            return [tag.format_map(arguments) for tag in self._tags]
+        return list(o.TAGS.check(f"{self.name}: tags", self._tags(arguments)))
+
+    def _lifetime(self, profiles: Mapping[str, tuple[float, float]]) -> Lifetime:
+        revalidate, expire = self._rule.revalidate, self._rule.expire
+        if isinstance(revalidate, str):
+            if revalidate not in profiles:
+                raise o.unknown(f"cached: revalidate={revalidate!r}", profiles, "there is no such profile")
+            profile = profiles[revalidate]
+            return Lifetime(profile[0], profile[1] if expire is None else expire)
+        return Lifetime(None if revalidate in (None, False) else float(revalidate), expire)
+
+
+_functions: Functions[Cached[Any, Any]] = Functions()
+
+
+class _Bound(Generic[P, R]):
+    """A cached method of one object, which is an argument like any other."""
+
+    def __init__(self, method: Cached[P, R], instance: Any) -> None:
+        self._method = method
+        self._instance = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        return self._method(self._instance, *args, **kwargs)
+
+    def invalidate(self, *args: Any, **kwargs: Any) -> Receipt | None:
+        """See :meth:`Cached.invalidate`."""
+        return self._method.invalidate(self._instance, *args, **kwargs)
+
+    def refresh(self, *args: Any, **kwargs: Any) -> R:
+        """See :meth:`Cached.refresh`."""
+        return self._method.refresh(self._instance, *args, **kwargs)
+
+
+@overload
+def cached(function: Callable[P, R], /) -> Cached[P, R]: ...
+@overload
+def cached(
+    *,
+    revalidate: float | str | bool = ...,
+    expire: float | None = ...,
+    tags: Any = ...,
+    version: int = ...,
+    timeout: float | None = ...,
+    lock_timeout: float | None = ...,
+) -> Callable[[Callable[P, R]], Cached[P, R]]: ...
+def cached(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    revalidate: float | str | bool = False,
+    expire: float | None = None,
+    tags: Any = (),
+    version: int = 1,
+    timeout: float | None = None,
+    lock_timeout: float | None = None,
+) -> Any:
+    """Keep what a function or method returns, like Next.js's ``unstable_cache``.
+
+    The key is module, qualified name, ``version`` and all arguments (of a method, the object too), which are
+    made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
+    the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
+    function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
+    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. So is one
+    that is called outside of requests, unless its module makes it while it is imported. Of two
+    functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
+
+    :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
+        it is not stored either.
+    :param expire: seconds past which it is not handed out while a new one is made.
+    :param tags: a list, with ``{argument}`` filled in, or a callable that gets the arguments as a dict.
+    :param version: change it when the meaning of the result changes.
+    :param timeout: seconds for the longest call.
+    :param lock_timeout: seconds to wait for another process's.
+    :raises ConfigError: a value is impossible.
+    """
+
+    def decorate(function: Callable[P, R]) -> Cached[P, R]:
+        # An object, or what it is bound to, would be no part of the key; a class is no argument that has bytes.
+        owner = getattr(function, "__self__", None)
+        named = callable(function) and isinstance(getattr(function, "__qualname__", None), str)
+        if not named or not (owner is None or isinstance(owner, ModuleType)):
+            remedy = "write one with def, or decorate the method in its class"
+            raise ConfigError("cached", f"{function!r} is no function of its own", remedy)
+        kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+        if any(is_kind(function) for is_kind in kinds):
+            raise ConfigError("cached", f"{function.__qualname__} returns no data", "cache a plain function")
+        rule = Rule(revalidate=revalidate, expire=expire, render_timeout=timeout, lock_timeout=lock_timeout)
+        # The same checks as for a page's. Which profiles there are is known where it is used.
+        RuleSet({"/": rule}, Rule(), {revalidate: (0.0, inf)} if isinstance(revalidate, str) else PROFILES)
+        checked = o.TAGS.check("cached: tags", tags)
+        if not callable(checked):
+            parameters = inspect.signature(function).parameters
+            check_templates("cached: ", checked, set(parameters))
+        return Cached(function, rule, checked, version)
+
+    return decorate if function is None else decorate(function)
+
+
+def tags_of_data(task: Task) -> list[str]:
+    """All tags that data has before it is made."""
+    given = _functions.find(task)._given_tags(_arguments(task))
+    return [EVERYTHING, stored_tag(_own_tag(task.text)), *map(tag_name, given)]
+
+
+def app_of(task: Task) -> str:
+    """Return the name of the app that data was asked for in; empty where there is one app."""
+    return str((*json.loads(task.text), "", "")[4])
+
+
+def _own_tag(text: str) -> str:
+    """The tag of one key alone, in all apps."""
+    return f"data:{_joined(json.loads(text)[:4])}"
+
+
+def _joined(parts: list[Any]) -> str:
+    """Return the parts of a key as text, without the last ones where they are empty."""
+    while parts[-1] == "":
+        parts = parts[:-1]
+    return json.dumps(parts)
+
+
+def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFILES) -> Product:
+    """The ``produce`` of data: the function, called with the arguments in a task's key."""
+    function = _functions.find(task)
+    with rendering(profiles) as asked:
+        arguments = _arguments(task)
+        try:
+            value = function._function(*_positional(function, arguments), **_named(function, arguments))
+        except Exception as error:
+            return Failure("exception", None, asked, personal(error, function.name))
+    if function.is_personal():  # since it was called: its result is that of one visitor
+        return Failure("closure")
+    unkept = function._unkept_because(value)
+    if asked.no_store and not unkept:
+        return Refusal("revalidate-0")
+    try:
+        data = values.encode(value)
+    except values.Unencodable as error:
+        _log.warning("%s is not kept: %s", function.name, error)
+        return Refusal("unencodable")
+    if unkept := unkept or asked.failed:
+        return Failure(unkept, Value(data), asked)
+    lifetime = function._lifetime(profiles)
+    if asked.lifetime is not None:
+        lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
+    tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
+    keep = function._kept_for(value)
+    # For arguments that a client makes up there is nothing. As for a 404, no tags come into being, and the store may
+    # forget it.
+    is_nothing = value is None and bool(arguments)
+    is_negative = keep is not None or is_nothing
+    if is_nothing:
+        keep = min(NOTHING_KEPT, keep or NOTHING_KEPT)
+    carried = tuple(asked.carried.items())
+    return Storable(Value(data), lifetime, keep, tags, carried, asked, is_negative)
+
+
+def _arguments(task: Task) -> dict[str, Any]:
+    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]), values.every)
+    return arguments
+
+
+def _positional(function: Cached[Any, Any], arguments: dict[str, Any]) -> list[Any]:
+    taken: list[Any] = []
+    for name, parameter in function._signature.parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            taken.append(arguments[name])
+        elif parameter.kind is parameter.VAR_POSITIONAL:
+            taken += arguments[name]
+    return taken
+
+
+def _named(function: Cached[Any, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for name, parameter in function._signature.parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            named[name] = arguments[name]
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            named |= arguments[name]
+    return named

@@ -1,0 +1,342 @@
+"""Python values as bytes and back, without pickle: msgpack, with types of its own for what it lacks.
+
+With ``key=True`` equal values have equal bytes (mappings are sorted), so that they serve as keys as well. A
+value of an unknown type is an error that names the type; nothing comes back as something else.
+
+A dataclass is stored by its name, and who can write to a store can write any name. So it is made without a call of its
+constructor, from its fields, and only where the function expects it (:class:`Types`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import inspect
+import sys
+import typing
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import msgpack
+
+_MAX = 64  # levels of nesting; deeper is a cycle, or no data
+_UNICODE = "surrogatepass"  # a file name may be text that no UTF-8 has
+
+
+class Unencodable(TypeError):
+    """A value that has no bytes; the message names its type."""
+
+
+def encode(value: Any, *, key: bool = False, whole: bool = False) -> bytes:
+    """The bytes of a value made of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, date,
+    time, datetime, timedelta, Decimal, UUID and dataclasses.
+
+    :param key: for comparison: the order of a mapping's keys does not count.
+    :param whole: whether a dataclass may have nothing but its fields. Otherwise, other attributes are left out.
+    :raises Unencodable: it holds something else.
+    """
+    return _pack(_plain(value, 0, key, whole))
+
+
+Allows = Callable[[type], bool]
+
+
+def decode(data: bytes, allows: Allows) -> Any:
+    """The reverse of :func:`encode`. No code of a dataclass is called to make it.
+
+    :param allows: whether a dataclass may be made: :meth:`Types.allows`, or :func:`every` where the bytes have never
+        been in a store.
+    :raises ValueError: damage, or a dataclass that this process does not have (any more), or has with other fields, or
+        that is not allowed.
+    """
+    return _unpack(data, 0, allows)
+
+
+def every(kind: type) -> bool:
+    """Allow all dataclasses of this process: for bytes from a process of this site."""
+    return True
+
+
+def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
+    if depth > _MAX + 1:
+        raise ValueError("nested too deeply")  # damage may nest until the stack of C is full
+
+    def restore(code: int, inner: bytes) -> Any:
+        return _restore(code, _unpack(inner, depth + 1, allows), allows)
+
+    try:
+        return msgpack.unpackb(data, ext_hook=restore, use_list=True, unicode_errors=_UNICODE)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _plain(value: Any, depth: int, key: bool, whole: bool) -> Any:
+    """The value in msgpack's own types; exact types only, so that a subclass does not lose what it adds."""
+    if depth > _MAX:
+        raise Unencodable("nested too deeply, or in a cycle")
+
+    def inside(item: Any) -> Any:
+        return _plain(item, depth + 1, key, whole)
+
+    kind: Any = type(value)
+    if value is None or kind in (bool, float, str, bytes):
+        return value
+    if kind is int:
+        return value if -(2**63) <= value < 2**64 else msgpack.ExtType(_INT, _pack(f"{value:x}"))
+    if kind is list:
+        return [inside(item) for item in value]
+    if kind is dict:
+        # As pairs: msgpack's own maps cannot have all keys that a dict can.
+        pairs = [[inside(name), inside(item)] for name, item in value.items()]
+        return msgpack.ExtType(_DICT, _pack(sorted(pairs, key=lambda pair: _pack(pair[0])) if key else pairs))
+    if kind in (set, frozenset):
+        items = sorted(map(inside, value), key=_pack)
+        return msgpack.ExtType(_SET if kind is set else _FROZENSET, _pack(items))
+    for code, (own, split, _) in _types().items():
+        if kind is own:
+            return msgpack.ExtType(code, _pack(inside(split(value))))
+    is_dataclass: bool = dataclasses.is_dataclass(kind)
+    if is_dataclass:
+        fields = {name: getattr(value, name) for name in _fields(kind)}
+        if whole and (more := _attributes(value) - fields.keys()):
+            raise Unencodable(f"{_name(kind)} has attributes that are no fields: {', '.join(sorted(more))}")
+        _encoded[_name(kind)] = kind
+        return msgpack.ExtType(_DATACLASS, _pack([_name(kind), inside(fields)]))
+    raise Unencodable(f"{kind.__module__}.{kind.__qualname__} cannot be kept; make it a dataclass, or give its data")
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, strict_types=True, unicode_errors=_UNICODE)
+    return packed
+
+
+_INT, _DICT, _SET, _FROZENSET, _DATACLASS = range(1, 6)
+
+
+def _zone(zone: Any) -> Any:
+    """What a time zone is made of; its offset at the moment alone would make another one of it."""
+    if zone is None:
+        return None
+    if type(zone) is dt.timezone:
+        made_of: tuple[Any, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]
+        return made_of
+    zoneinfo = sys.modules.get("zoneinfo")
+    if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
+        return zone.key
+    raise Unencodable(f"the time zone {zone!r} cannot be kept; make it a datetime.timezone or a ZoneInfo")
+
+
+def _zone_of(made_of: Any) -> dt.tzinfo | None:
+    if isinstance(made_of, str):
+        from zoneinfo import ZoneInfo  # takes long, and few need it
+
+        return ZoneInfo(made_of)
+    return None if made_of is None else dt.timezone(*made_of)
+
+
+# `fold` is not part of the ISO text, and decides between the two times that a clock shows twice.
+def _split(value: Any) -> Any:
+    return [value.replace(tzinfo=None).isoformat(), value.fold, _zone(value.tzinfo)]
+
+
+def _joined(kind: Any) -> Callable[[Any], Any]:
+    return lambda v: kind.fromisoformat(v[0]).replace(fold=v[1], tzinfo=_zone_of(v[2]))
+
+
+@functools.cache
+def _types() -> dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]]:
+    # These take long to import, and not everybody keeps data.
+    import decimal
+    import uuid
+
+    return {
+        10: (tuple, list, tuple),
+        11: (dt.datetime, _split, _joined(dt.datetime)),
+        12: (dt.date, dt.date.isoformat, dt.date.fromisoformat),
+        13: (dt.time, _split, _joined(dt.time)),
+        14: (dt.timedelta, lambda v: [v.days, v.seconds, v.microseconds], lambda v: dt.timedelta(v[0], v[1], v[2])),
+        15: (decimal.Decimal, str, decimal.Decimal),
+        16: (uuid.UUID, lambda v: v.bytes, lambda v: uuid.UUID(bytes=v)),
+    }
+
+
+def _restore(code: int, value: Any, allows: Allows) -> Any:
+    if code in _types():
+        return _types()[code][2](value)
+    if code == _INT:
+        return int(value, 16)  # decimal digits have a limit (sys.set_int_max_str_digits)
+    if code == _DICT:
+        return dict(value)
+    if code in (_SET, _FROZENSET):
+        return set(value) if code == _SET else frozenset(value)
+    if code == _DATACLASS:
+        name, fields = value
+        return _dataclass(name, fields, allows)
+    raise ValueError(f"type {code}")
+
+
+# Dataclasses --------------------------------------------------------------------------------------------
+
+#: The dataclasses that this process has encoded, by name.
+_encoded: dict[str, type] = {}
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+@functools.lru_cache(256)
+def _fields(kind: Any) -> tuple[str, ...]:
+    """The fields of a dataclass that can be made again from them.
+
+    :raises Unencodable: it cannot.
+    """
+    fields = dataclasses.fields(kind)
+    # A container's contents are no fields, and neither is an InitVar.
+    special = any("__new__" in vars(base) for base in kind.__mro__[:-1])
+    if special or set(inspect.signature(kind).parameters) != {f.name for f in fields if f.init}:
+        raise Unencodable(f"{_name(kind)} cannot be kept: it is not made of its fields alone")
+    for f in fields:
+        # Setting it would call code of the class, such as a property's, with a value from the store.
+        setter = inspect.getattr_static(kind, f.name, None)
+        if hasattr(type(setter), "__set__") and not inspect.ismemberdescriptor(setter):
+            raise Unencodable(f"{_name(kind)} cannot be kept: its field {f.name} is a {type(setter).__name__}")
+    if _class(_name(kind)) is not kind:
+        raise Unencodable(f"{_name(kind)} cannot be kept: it cannot be found by its name; define it in a module")
+    return tuple(f.name for f in fields)
+
+
+def _attributes(value: Any) -> set[str]:
+    """The names of all attributes that an object has of its own, in a ``__dict__`` or in slots."""
+    held = set(getattr(value, "__dict__", ()))
+    for base in type(value).__mro__:
+        for name, slot in vars(base).items():
+            if inspect.ismemberdescriptor(slot) and hasattr(value, name):
+                held.add(name)
+    return held
+
+
+def _dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
+    kind = _class(name)
+    if kind is None or set(_fields(kind)) != set(values):
+        raise ValueError(f"{name} is not a dataclass of this process, or has other fields")
+    if not allows(kind):
+        problem = "no annotation of the function names it, and its module neither defines nor imports it"
+        raise ValueError(f"{name} is not allowed: {problem}; annotate the result, such as -> {kind.__qualname__}")
+    made = object.__new__(kind)
+    for field, value in values.items():
+        object.__setattr__(made, field, value)  # as it was, also where it is frozen or not for the constructor
+    return made
+
+
+def _class(name: str) -> Any:
+    """A dataclass of this process, or None. See :func:`found`."""
+    module, _, qualname = name.partition(":")
+    kind = found(module, qualname)
+    return kind if issubclass(type(kind), type) and dataclasses.is_dataclass(kind) else None
+
+
+def found(module: str, qualname: str) -> Any:
+    """What a module of this process has by that name, or None.
+
+    Nothing is imported for it, and no code is run, such as a module's or a proxy's ``__getattr__``: names come from the
+    store.
+    """
+    inner: Any = sys.modules.get(module)
+    for part in qualname.split("."):
+        # isinstance() would ask a proxy what it stands for.
+        if issubclass(type(inner), ModuleType):
+            inner = object.__getattribute__(inner, "__dict__").get(part)
+        elif issubclass(type(inner), type):
+            inner = type.__getattribute__(inner, "__dict__").get(part)
+        else:
+            return None
+    return inner
+
+
+class Types:
+    """The dataclasses that stored results of a function may have in them.
+
+    These are allowed: a dataclass that an annotation of the function names, alone or inside of others (``list[Post]``),
+    its subclasses, and those in its fields' annotations; one that the function's module defines, or imports by its name
+    or with its module; and one that this process has encoded. Those of this package are allowed only where an
+    annotation names them.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        # Where a decorator has wrapped it: names in annotations are those of its own module.
+        self._function = inspect.unwrap(function)
+        self._allowed: set[type] = set()
+
+    def allows(self, kind: type) -> bool:
+        """Whether ``kind`` may be made of a stored result."""
+        if kind in self._allowed:
+            return True
+        # Each time anew: a module may not have been complete when the function was defined.
+        if _is_named(kind, self._function) or _is_known(kind, self._function):
+            self._allowed.add(kind)
+            return True
+        return False
+
+
+def _is_known(kind: type, function: Any) -> bool:
+    if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        return False
+    namespace = getattr(function, "__globals__", {})
+    if _encoded.get(_name(kind)) is kind or kind.__module__ == namespace.get("__name__"):
+        return True
+    module = sys.modules.get(kind.__module__)
+    outermost = found(kind.__module__, kind.__qualname__.partition(".")[0])
+    return any(value is kind or value is outermost or value is module for value in list(namespace.values()))
+
+
+def _is_named(kind: type, function: Any) -> bool:
+    seen: set[Any] = set()
+    if isinstance(function, type):
+        _walk(function, {}, seen)
+    for hint in inspect.get_annotations(function).values():
+        _walk(hint, getattr(function, "__globals__", {}), seen)
+    return any(base in seen for base in kind.__mro__ if base is not object)
+
+
+def _walk(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
+    """Note every class in an annotation, and in those of the fields of a dataclass or TypedDict in it."""
+    if isinstance(hint, typing.ForwardRef):
+        hint = hint.__forward_arg__
+    if isinstance(hint, str):
+        if (hint, id(names)) in seen:  # an alias that is made of itself
+            return
+        seen.add((hint, id(names)))
+        try:
+            # As typing.get_type_hints() does, which fails for all if it fails for one.
+            evaluated = eval(hint, names)
+        except Exception:
+            return  # imported for type checkers only, say
+        _walk(evaluated, names, seen)
+        return
+    origin = typing.get_origin(hint)
+    parts: list[Any] = []
+    if origin is typing.Annotated:
+        parts = [hint.__origin__]
+    elif origin is not None and origin is not typing.Literal:
+        parts = [origin, *typing.get_args(hint)]
+    elif isinstance(hint, typing.TypeVar):
+        parts = [hint.__bound__, *hint.__constraints__]
+    elif hasattr(hint, "__supertype__"):  # a NewType
+        parts = [hint.__supertype__]
+    elif issubclass(type(hint), type) and hint not in seen:
+        seen.add(hint)
+        if dataclasses.is_dataclass(hint) or typing.is_typeddict(hint):
+            for base in hint.__mro__:
+                inner = getattr(sys.modules.get(base.__module__), "__dict__", {})
+                for part in inspect.get_annotations(base).values():
+                    _walk(part, inner, seen)
+    elif type(hint).__name__ == "TypeAliasType" and id(hint) not in seen:  # Python 3.12
+        seen.add(id(hint))
+        parts = [hint.__value__]
+    for part in parts:
+        _walk(part, names, seen)

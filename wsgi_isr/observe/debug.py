@@ -1,0 +1,103 @@
+"""One line for each decision of the cache, for people who build a site (``debug``, or ``WSGI_ISR_DEBUG=1``).
+
+The lines are ``name=value`` pairs, on the logger ``wsgi_isr.debug``::
+
+    page verdict=STALE key=http://localhost/blog/a age=61.2 lock=none ms=0.2
+    data verdict=HIT key=shop.prices:of age=3.0 ms=0.1
+    data verdict=MISS key="GET https://shop.example/prices?of=tea" ms=41.9
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from typing import Any
+
+from ..cache.keyspace import PageKey, decoded
+from ..events import Event, Invalidated, Refused, Rendered, RenderFailed, Served, Subscriber, Unsaid, Used
+
+_log = logging.getLogger("wsgi_isr.debug")
+
+
+def log_decisions() -> Subscriber:
+    """A subscriber that writes the lines: to standard error, where nobody has set up logging (as development servers
+    do not)."""
+    _log.setLevel(logging.DEBUG)
+    if not _log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s wsgi_isr %(message)s"))
+        _log.addHandler(handler)
+
+    def log(event: Event) -> None:
+        if (line := line_of(event)) is not None:
+            _log.debug("%s", line)
+
+    return log
+
+
+def line_of(event: Event) -> str | None:
+    """The line for an event; ``None`` for those that are no decisions."""
+    if isinstance(event, Served):
+        return _line("page", event.label, event.text, event.age, event.reason, event.lock, event.seconds)
+    if isinstance(event, Used):
+        return _line("data", event.label, event.shown or event.name, event.age, event.reason, "", event.seconds)
+    if isinstance(event, Rendered):
+        if event.refused:
+            return None  # the line before says so
+        return _line("render", "STORED" if event.stored else "NOT-STORED", event.text, seconds=event.seconds)
+    if isinstance(event, RenderFailed):
+        return _line("render", "FAILED", event.text, reason=event.reason) + f" retry_in={event.retry_in:.1f}"
+    if isinstance(event, Refused):
+        return _line("render", "REFUSED", event.text, reason=event.reason)
+    if isinstance(event, Unsaid):
+        looked = f"the app looked for {', '.join(event.headers)}; neither its Vary nor the rule says so"
+        return _line("render", "UNSAID", event.text, reason=looked)
+    if isinstance(event, Invalidated):
+        return _line("invalidate", event.mode.upper(), ", ".join(event.tags), reason=_undelivered(event))
+    return None
+
+
+def _undelivered(event: Invalidated) -> str:
+    what = "pending" if event.journal is not None else "not delivered"
+    return f"{what}: {', '.join(event.undelivered)}" if event.undelivered else ""
+
+
+def _line(
+    what: str,
+    verdict: str,
+    key: str,
+    age: float | None = None,
+    reason: str = "",
+    lock: str = "",
+    seconds: float | None = None,
+) -> str:
+    pairs: dict[str, Any] = {"verdict": verdict, "key": _shown(key)}
+    if age:
+        pairs["age"] = f"{age:.1f}"
+    pairs |= {name: value for name, value in (("reason", reason), ("lock", lock)) if value}
+    if seconds is not None:
+        pairs["ms"] = f"{1000 * seconds:.1f}"
+    return " ".join([what, *(f"{name}={_quoted(str(value))}" for name, value in pairs.items())])
+
+
+def _quoted(text: str) -> str:
+    # What visitors send ends up here: nothing of it may look like another pair, or another line.
+    return text if text.isprintable() and not any(mark in text for mark in ' "\\') else json.dumps(text)
+
+
+def _digest(value: str) -> str:
+    return hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=3).hexdigest()
+
+
+def _shown(text: str) -> str:
+    """The URL of a page's key; anything else as it is."""
+    try:
+        key = PageKey.parse(text)
+        path = decoded(key.script) + decoded(key.path)
+    except (ValueError, TypeError):
+        return text
+    query = "&".join(f"{name}={value}" for name, value in key.query)
+    # Of what else makes the page a different one, not the values: a session may be among them.
+    varied = "".join(f" {name}={_digest(value)}" for name, value in (*key.headers, *key.cookies))
+    return f"{key.scheme}://{key.host}{path}{'?' if query else ''}{query}{varied}"

@@ -1,0 +1,1 @@
+"""Pages over HTTP: from a request to a key, from an answer to an entry, and back."""

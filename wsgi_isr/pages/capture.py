@@ -1,0 +1,231 @@
+"""Running the app for the cache: from a task to what becomes of the app's answer.
+
+The capture keeps to PEP 3333 as a server does: ``write()``, a late ``start_response``, ``exc_info``,
+generators, ``close()`` exactly once.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
+
+from ..cache.context import rendering
+from ..cache.entry import Content, Refusal
+from ..cache.keyspace import PageKey, canonical, tag_name
+from ..cache.task import Product, Task
+from ..cache.verdict import Asked, Failure, Personal, Storable, admit, refuse, varies
+from ..config.rules import Policy, RuleSet
+from ..events import Broken, Unsaid
+from .compression import encoded
+from .undeclared_vary import WATCHED, depends_on_client, watched
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+
+
+#: The largest answer that is kept for one visitor, in bytes, and the seconds that its body may take.
+MOST_PERSONAL, PERSONAL_TIME = 65536, 0.1
+
+# PEP 3333, "Unicode Issues"; and no control characters that would begin another header.
+_LATIN_LINE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
+
+
+_OF_THE_URL = ("wsgi.url_scheme", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING")
+
+
+class _Enough(BaseException):
+    """Leaves an app that writes more than would be stored; not an Exception, which it might swallow."""
+
+
+class Misbehaved(Exception):
+    """The app broke PEP 3333, so that there is no answer to speak of; the message says how."""
+
+
+def produce_page(
+    app: WSGIApplication,
+    rules: RuleSet,
+    report: Callable[[Broken], None],
+    notice: Callable[[Unsaid], None] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Callable[[Task, Mapping[str, Any] | None], Product]:
+    """Return the ``produce`` of pages: the app, called with the canonical request of a task's key, on behalf of the
+    client with a given request, if there is one.
+
+    :param report: is told of a body that could not be closed.
+    :param notice: is told of what the app looked at and did not say. :param clock: Unix time in seconds.
+    """
+
+    def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
+        policy = rules.policies[task.rule]
+        deadline = time.monotonic() + task.timeout
+        key = PageKey.parse(task.text)
+        with watched(canonical(key)) as (environ, looks), rendering(rules.profiles) as asked:
+            product = run(app, environ, policy, asked, deadline, report, clock)
+        if notice is not None and (unsaid := _unsaid(looks, product)):
+            notice(Unsaid(task.page, task.rule, unsaid, task.text))
+        if isinstance(product, Personal):
+            suits = client is not None and _suits(product.content, looks, canonical(key), client)
+            return product if suits else Refusal(product.reason)
+        return product
+
+    return produce
+
+
+def _unsaid(looks: set[str], product: Product) -> tuple[str, ...]:
+    """What a page that will be everybody's was made with a look at, without saying so."""
+    if not isinstance(product, Storable) or not isinstance(product.content, Content):
+        return ()
+    headers = {header for name, header in WATCHED.items() if name in looks}
+    return tuple(sorted(headers - varies(product.content.headers)))
+
+
+def run(
+    app: WSGIApplication,
+    environ: dict[str, Any],
+    policy: Policy,
+    asked: Asked,
+    deadline: float,
+    report: Callable[[Broken], None],
+    clock: Callable[[], float] = time.time,
+) -> Product:
+    """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
+
+    An answer that may not be stored is dropped as soon as that is known: the visitor will get the app's
+    answer to their own request, and an endless one would never be complete. A short one that sets a cookie is kept for
+    the visitor, since a link may work only once. An error of ``close()`` is reported, and changes nothing: a server has
+    sent the answer by then.
+
+    :raises Misbehaved: the app did not keep to PEP 3333. Whatever the app raises goes through.
+    """
+    here = _url(environ)  # the app may change what it was given
+    head: tuple[str, list[tuple[str, str]]] | None = None
+    chunks: list[bytes] = []
+    size = 0
+    most, personal = policy.max_body, ""
+
+    def start_response(
+        status: str, headers: list[tuple[str, str]], exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        nonlocal head, size
+        if head is not None and exc_info is None:
+            raise Misbehaved("start_response was called twice without exc_info")
+        # Nothing has been sent, so a second call may replace the first (PEP 3333, "Error Handling"), and
+        # with it what there was of the body.
+        head = _checked(status, headers)
+        chunks.clear()
+        size = 0
+        return take
+
+    def take(chunk: bytes) -> None:
+        nonlocal size
+        if not isinstance(chunk, bytes):
+            raise Misbehaved(f"the app yielded {type(chunk).__name__}, not bytes")
+        size += len(chunk)
+        if size > most or time.monotonic() > deadline:
+            raise _Enough
+        chunks.append(chunk)
+
+    body: Iterable[bytes] = ()
+    judged = None  # once, and not for each of what may be thousands of parts
+    try:
+        body = app(environ, start_response)
+        for chunk in body:
+            if head is None:
+                raise Misbehaved("the app yielded before it called start_response")
+            if head is not judged:
+                reason = refuse(int(head[0][:3]), head[1], policy)
+                if reason and not _is_short(head[1]):
+                    return Refusal(reason)
+                if reason:
+                    personal, most = reason, min(most, MOST_PERSONAL)
+                    deadline = min(deadline, time.monotonic() + PERSONAL_TIME)
+                judged = head
+            take(chunk)
+    except _Enough:
+        if personal:
+            return Refusal(personal)
+        return Refusal("max-body") if size > policy.max_body else Failure("timeout")
+    finally:
+        try:
+            if hasattr(body, "close"):
+                body.close()
+        except Exception as error:  # it must not take the place of one that the body itself has raised
+            report(Broken(f"rule {policy.name!r}: close() of the body", error, "the outcome of the render stands"))
+    if head is None:
+        raise Misbehaved("the app never called start_response")
+    if _leads_back(head, here):
+        return Refusal("self-redirect")
+    if reason := refuse(int(head[0][:3]), head[1], policy):
+        whole = Content(head[0], tuple(head[1]), b"".join(chunks), "")
+        return Personal(reason, whole) if reason == "set-cookie" else Refusal(reason)
+    product = admit(*head, b"".join(chunks), policy, asked, now=clock())
+    if not isinstance(product, Storable):
+        return product
+    content = encoded(product.content, head[1]) if isinstance(product.content, Content) else product.content
+    return product._replace(content=content, tags=tuple(map(tag_name, product.tags)))
+
+
+def _suits(content: Content, looks: set[str], asked: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
+    """Return whether an answer to the canonical request ``asked`` is one to this client as well (RFC 9110, 12.5.5).
+
+    It is if the app would have been asked for the same URL, and has looked at nothing that the client sent. That is
+    known as far as it can be watched (:mod:`.looks`): werkzeug's request object takes the client's address of every
+    request, and what an app does with that attribute is not seen.
+    """
+    same = all(client.get(name) == asked[name] for name in _OF_THE_URL)
+    named = (f"HTTP_{name.upper().replace('-', '_')}" for name in varies(content.headers))
+    return (
+        same
+        and not depends_on_client(looks, client)
+        and all(name == "HTTP_ACCEPT_ENCODING" or name not in client for name in named)
+    )
+
+
+def _is_short(headers: list[tuple[str, str]]) -> bool:
+    """Return whether an answer sets a cookie, and comes whole in a moment."""
+    names = {name.lower() for name, _ in headers}
+    kind = next((value for name, value in headers if name.lower() == "content-type"), "")
+    return {"set-cookie", "content-length"} <= names and not kind.lower().startswith("text/event-stream")
+
+
+def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:
+    """Whether the answer is a redirect to the page itself, at another scheme or host.
+
+    That is what an app says that sends everybody to https, to a render that cannot know that its visitors are
+    there already (a proxy in front ended their TLS). Stored, it would be a loop for all of them.
+    """
+    target = next((value for name, value in head[1] if name.lower() == "location"), "")
+    if head[0][:1] != "3" or not target:
+        return False
+    try:
+        there = urlsplit(urljoin(here, target))
+    except ValueError:
+        return False  # no URL at all: nobody will get anywhere by it
+    return _where(there) == _where(urlsplit(here))
+
+
+def _where(url: SplitResult) -> tuple[bytes, bytes]:
+    """Path and query, however they are quoted. Of a host alone the path is ``/`` (RFC 9110, 4.2.3)."""
+    path, query = (unquote_to_bytes(part.encode("latin-1", "replace")) for part in (url.path, url.query))
+    return path or b"/", query.replace(b"+", b" ")
+
+
+def _url(environ: dict[str, Any]) -> str:
+    path, query = quote((environ["SCRIPT_NAME"] + environ["PATH_INFO"]).encode("latin-1")), environ["QUERY_STRING"]
+    return f"{environ['wsgi.url_scheme']}://{environ['HTTP_HOST']}{path}{'?' if query else ''}{query}"
+
+
+def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
+    """The head, fit to be stored and sent again (PEP 3333, "The start_response() Callable")."""
+    if not isinstance(status, str) or len(status) < 3 or not status[:3].isdigit() or not status[:3].isascii():
+        raise Misbehaved(f"{status!r} is not a status")
+    for name, value in headers:
+        if not isinstance(name, str) or not isinstance(value, str) or not _LATIN_LINE.fullmatch(name + value):
+            raise Misbehaved(f"{name!r} is not a header: its name and value are text of one line, in latin-1")
+    return status, list(headers)

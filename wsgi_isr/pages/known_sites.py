@@ -1,0 +1,174 @@
+"""For whom pages are made: the hosts and mount points that visitors ask for.
+
+A page belongs to one of them, and is also made without a request: by a refresh, or before anybody asks. A job that
+does so serves nobody, and a process may not have been asked for this host yet; so the store remembers them for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import msgpack
+
+from ..cache.entry import Codec
+from ..cache.keyspace import MAX_HOST, MAX_URL, Site, decoded, site_of, site_of_url
+from ..config.settings import HOST, Settings
+from ..errors import StoreError
+from ..stores.base import Store
+
+_log = logging.getLogger("wsgi_isr")
+
+#: For whom, where nobody has said for whom.
+NOBODY = Site("http", "localhost")
+#: Sites that a refresh renders for, where clients can invent them.
+MOST_INVENTED = 4
+#: Hosts that a warning names, and the length of each in it.
+SHOWN, SHOWN_LENGTH = 4, 80
+
+
+class Sites:
+    """A few sites, the first of which is taken for the site itself. Where there is room for no more, newcomers are left
+    out: whoever sends many hosts wants to push the real one out.
+
+    :param is_own: whether there are pages for a site. :param key: where the store keeps them. :param codec: how.
+    """
+
+    def __init__(
+        self, settings: Settings, is_own: Callable[[Site], bool], store: Store, key: str, codec: Codec, most: int = 16
+    ) -> None:
+        self._canonical = site_of_url(settings.canonical_url) if settings.canonical_url else None
+        exact = [host for host in settings.hosts if not host.startswith("*")]
+        self._default = Site("http", exact[0]) if exact else NOBODY
+        self._is_own = is_own
+        self._store = store
+        self._key = key
+        self._codec = codec
+        self._most = most
+        is_fixed = self._canonical is not None or (bool(exact) and len(exact) == len(settings.hosts))
+        #: For how many of them a refresh renders.
+        self.most_refreshed = most if is_fixed else MOST_INVENTED
+        self._told_here: dict[Site, None] = {}
+        self._asked: Site | None = None
+        # Hosts that got a page; None where more of them are not worth a warning, or not any more.
+        self._hosts: dict[str, None] | None = None if self._canonical or settings.hosts else {}
+        self._noting = threading.Lock()
+
+    def of(self, environ: dict[str, Any]) -> Site | None:
+        """Return the site that a request is for; ``None`` where there are no pages for it."""
+        found = self._canonical or site_of(environ)
+        site = Site(*found[:2], environ.get("SCRIPT_NAME", "")) if found is not None else None
+        return site if site is not None and self._is_own(site) else None
+
+    def note(self, environ: dict[str, Any]) -> None:
+        """A request came in: better than nothing, where nobody knows of any site."""
+        if self._asked is None:
+            self._asked = self.of(environ)
+
+    @contextmanager
+    def answering(self, site: Site | None) -> Iterator[None]:
+        """In here the app answers a request for ``site``, which is the first one that it speaks of."""
+        token = _answering.set((self, site))
+        try:
+            yield
+        finally:
+            _answering.reset(token)
+
+    def known(self) -> list[Site]:
+        """Return every one that a page was made for by a visitor of any process; the canonical one where there is none.
+
+        The first is that of the request that the app answers here, if it answers one.
+        """
+        owner, own = _answering.get()
+        first = [own] if own is not None and owner is self else []
+        known = list(dict.fromkeys([*first, *self._told(), *list(self._told_here)]))
+        return known or [self._canonical or self._asked or self._default]
+
+    def _told(self) -> list[Site]:
+        try:
+            told = self._read(self._store.get(self._key))[: self._most]
+        except StoreError:
+            return []
+        return [site for site in told if self._is_own(site)]
+
+    def served(self, host: str) -> None:
+        """Note that a visitor got a page. Where no option says which hosts there are, a second one is a warning."""
+        hosts = self._hosts
+        if hosts is None or host in hosts:
+            return
+        # A process that has just begun does not know what others have seen.
+        told = [] if hosts else [site.host for site in self._told()]
+        with self._noting:
+            if self._hosts is None:
+                return
+            self._hosts = hosts = dict.fromkeys([*self._hosts, *told, host])
+            if len(hosts) == 1:
+                return
+            self._hosts = None
+        _warn_of(list(hosts))
+
+    def tell(self, site: Site) -> None:
+        """A page was made for a visitor of ``site``: whoever makes pages for others is to know of it.
+
+        Best effort: without it, a refresh by a process that never saw the site makes its page stale, and no more.
+        """
+        if site in self._told_here or len(self._told_here) >= self._most:
+            return
+        self._told_here[site] = None
+        try:
+            for _ in range(4):
+                held = self._store.gets(self._key)
+                told = self._read(held.value) if held is not None else []
+                if site in told or len(told) >= self._most:
+                    return
+                packed = self._codec.seal(msgpack.packb([*told, site]), "sites")
+                if held is None:
+                    done = self._store.add(self._key, packed)
+                else:
+                    done = self._store.cas(self._key, packed, held.token)
+                if done:
+                    return
+        except StoreError:
+            pass
+
+    def _read(self, data: bytes | None) -> list[Site]:
+        """Return the sites in ``data``. One that no visitor can have come to is left out; damaged bytes hold none."""
+        if data is None:
+            return []
+        try:
+            stored = msgpack.unpackb(self._codec.unseal(data, "sites"), use_list=False)
+        except Exception:  # msgpack raises half a dozen kinds
+            return []
+        return [Site(*site) for site in stored if _is_site(site)] if type(stored) is tuple else []
+
+
+_answering: ContextVar[tuple[Sites | None, Site | None]] = ContextVar("wsgi_isr_site", default=(None, None))
+
+
+def _is_site(site: Any) -> bool:
+    """Return whether this is a scheme, a host and a mount point, as a request has them: pages are rendered for it."""
+    if type(site) is not tuple or len(site) != 3 or not all(type(part) is str for part in site):
+        return False
+    scheme, host, script = site
+    if scheme not in ("http", "https") or len(host) > MAX_HOST or not HOST.match(host) or len(script) > MAX_URL:
+        return False
+    try:
+        return script == "" or decoded(script).startswith("/")
+    except UnicodeError:
+        return False
+
+
+def _warn_of(hosts: list[str]) -> None:
+    # What a client has sent ends up here: ascii() leaves one line of it.
+    more = f" and {len(hosts) - SHOWN} more" if len(hosts) > SHOWN else ""
+    _log.warning(
+        "pages are kept for several hosts (%s%s), and each client can invent more, which a refresh renders for: write "
+        'canonical_url="https://example.com" where all of them show the same pages, or name those that there are: '
+        'hosts=["example.com", "www.example.com"]',
+        ", ".join(ascii(host[:SHOWN_LENGTH]) for host in hosts[:SHOWN]),
+        more,
+    )

@@ -1,0 +1,355 @@
+"""From an answer to WSGI: status, headers, conditional requests, HEAD.
+
+Everything about an entry that does not depend on the request is prepared once and kept beside its copy
+(:class:`Ready`), until the second of its age, or the entry, is over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Container, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from werkzeug.datastructures import Range
+from werkzeug.http import is_resource_modified, parse_range_header, quote_etag
+
+from ..cache.entry import Content, Entry
+from ..cache.task import Served
+from ..config.options import Shell
+from .compression import LONGEST, chosen
+from .response_headers import ASK_EACH_TIME, ask_each_time, is_for_caches
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication
+
+#: RFC 9211: our name in ``Cache-Status``.
+NAME = "wsgi-isr"
+
+NOT_MODIFIED = "304 Not Modified"
+# A 304 repeats these of the answer that it stands for (RFC 9110, 15.4.5), and our own headers.
+_IN_304 = frozenset(
+    {
+        *("cache-control", "content-location", "etag", "expires", "last-modified", "vary"),
+        *("age", "cache-status", "x-isr"),
+    }
+)
+#: A page under one of these labels is old already, or cannot be proven to be current.
+_OLD = frozenset({"STALE", "STALE-IF-ERROR", "DEGRADED"})
+
+
+class Own(NamedTuple):
+    """An answer of our own."""
+
+    status: str
+    content_type: str
+    body: bytes
+
+
+NOT_FOUND = Own(
+    "404 Not Found",
+    "text/html; charset=utf-8",
+    b"<!doctype html>\n<html lang=en><title>404 Not Found</title><h1>Not Found</h1>\n",
+)
+
+
+#: Of the shell that a visitor sees while a page is made: the browser asks for the page in a second.
+SHELL_HEADERS = [
+    ("Cache-Control", "no-store"),
+    ("Refresh", "1"),
+    ("Cache-Status", f"{NAME}; fwd=uri-miss; detail=shell"),
+    ("X-ISR", "MISS"),
+]
+
+
+#: Headers of the 404 for a page that its rule does not list. The page may be there in a moment.
+ABSENT_HEADERS = [
+    ("Cache-Control", ASK_EACH_TIME),
+    ("Cache-Status", f"{NAME}; hit; detail=not-listed"),
+    ("X-ISR", "HIT"),
+]
+
+
+def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
+    """What the ``fallback`` of a rule comes to for one visitor. Whatever a callable raises goes through.
+
+    :raises TypeError: it returned no page.
+    """
+    made = fallback(environ) if callable(fallback) else fallback
+    if isinstance(made, Shell):
+        return Own("200 OK", made.content_type, made.body)
+    body = made.encode() if isinstance(made, str) else made
+    if not isinstance(body, bytes):
+        raise TypeError(f"the fallback returned {type(made).__name__}, not bytes")
+    return Own("200 OK", "text/html; charset=utf-8", body)
+
+
+#: Values of ``Accept-Encoding`` for which an answer is prepared.
+MOST_VARIANTS = 8
+
+
+class Variant(NamedTuple):
+    """An answer in one coding, prepared. A client whose ``If-None-Match`` is ``etag`` gets a 304 with the headers
+    ``unchanged``; ``etag`` is ``None`` where no 304 may be sent.
+    """
+
+    headers: list[tuple[str, str]]
+    body: bytes
+    etag: str | None
+    unchanged: list[tuple[str, str]]
+
+
+class Ready:
+    """An answer to a plain GET, prepared: ``variants`` by ``Accept-Encoding``.
+
+    Times are monotonic seconds: ``over`` is when its ``Age`` or its entry is over; until ``until`` it may be sent
+    without asking whether it was invalidated.
+    """
+
+    __slots__ = ("_entry", "_made", "_now", "over", "status", "until", "variants")
+
+    def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
+        self.status = content.status
+        self.variants: dict[str | None, Variant] = {}
+        self._entry, self._now = entry, now
+        self._made: dict[str, Variant] = {}
+        over = entry.created + math.floor(entry.age(now)) + 1
+        if entry.revalidate is not None:
+            over = min(over, entry.created + entry.revalidate)
+        self.over = monotonic + over - now
+        self.until = float("-inf")
+
+    def variant(self, accepted: str | None) -> Variant:
+        """That for one ``Accept-Encoding``, prepared when it is first asked for."""
+        assert isinstance(self._entry.content, Content)
+        content = chosen(self._entry.content, accepted or "")
+        made = self._made.get(content.etag)
+        if made is None:
+            headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
+            etag = quote_etag(content.etag) if _is_compared(content) else None
+            made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
+        if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
+            self.variants[accepted] = made
+        return made
+
+
+def headers_of(entry: Entry, content: Content, label: str, cache_status: str, now: float) -> list[tuple[str, str]]:
+    """Return all headers of a stored page.
+
+    With a true ``Age``, the ``max-age`` that an app gives browsers counts from the render (RFC 9111, 4.2.3). An answer
+    that is old already carries no lifetime, so that staleness never adds up.
+    """
+    return [
+        *(ask_each_time(content.headers) if label in _OLD else content.headers),
+        ("Content-Length", str(len(content.body))),
+        ("ETag", quote_etag(content.etag)),
+        ("Age", str(int(entry.age(now)))),
+        ("Cache-Status", cache_status),
+        ("X-ISR", label),
+    ]
+
+
+def cache_status(found: Served, now: float) -> str:
+    """The ``Cache-Status`` of a page that we serve (RFC 9211, 2)."""
+    entry, label = found.slot.entry, found.label
+    if label == "HIT":
+        return f"{NAME}; hit"
+    left = 0 if entry.revalidate is None else min(0, math.floor(entry.revalidate - entry.age(now)))
+    if label == "STALE-IF-ERROR":
+        return f"{NAME}; fwd=stale; ttl={left}; detail=stale-if-error"
+    if found.hit:
+        return f"{NAME}; hit; ttl={left}; detail={label.lower()}"
+    said = f"{NAME}; fwd={'stale' if label == 'EXPIRED' else 'uri-miss'}"
+    said += "; stored" if found.stored else ""
+    said += "; collapsed" if found.collapsed else ""
+    return said + ("; detail=degraded" if label == "DEGRADED" else "")
+
+
+def send_page(
+    environ: dict[str, Any],
+    start_response: StartResponse,
+    content: Content,
+    headers: list[tuple[str, str]],
+) -> Iterable[bytes]:
+    """A page, or 304 where the visitor has it (RFC 9110, 13.2.2), or the part that was asked for; without a body for
+    HEAD."""
+    if _has_it(environ, content):
+        start_response(NOT_MODIFIED, _unchanged(headers))
+        return []
+    if environ["REQUEST_METHOD"] == "HEAD":
+        start_response(content.status, headers)
+        return []
+    if "HTTP_RANGE" in environ and (asked := _range(environ, content)) is not None:
+        length = len(content.body)
+        part = asked.range_for_length(length)
+        others = [pair for pair in headers if pair[0] != "Content-Length"]
+        if part is None:
+            # A cache that kept it would give it to everybody, whatever they ask for: Range is no matter of Vary.
+            said = [pair for pair in others if not is_for_caches(pair[0])]
+            own = [("Content-Length", "0"), ("Content-Range", f"bytes */{length}"), ("Cache-Control", "no-store")]
+            start_response("416 Range Not Satisfiable", said + own)
+            return []
+        start, stop = part
+        own = [("Content-Length", str(stop - start)), ("Content-Range", f"bytes {start}-{stop - 1}/{length}")]
+        start_response("206 Partial Content", others + own)
+        return [content.body[start:stop]]
+    start_response(content.status, headers)
+    return [content.body]
+
+
+def _range(environ: dict[str, Any], content: Content) -> Range | None:
+    """The part of a page that is asked for; ``None`` where the whole page is the answer (RFC 9110, 14.2).
+
+    Only of what the app itself gives in parts: a player refuses a film that does not come so, a download goes on where
+    it was cut off. Nobody needs a part of a page.
+    """
+    headers = {name.lower(): value for name, value in content.headers}
+    in_parts = headers.get("accept-ranges") == "bytes"
+    if not content.status.startswith("200") or not (in_parts or headers.get("content-type", "")[:6] in _PLAYED):
+        return None
+    if "HTTP_IF_RANGE" in environ:
+        # 13.1.5: the very same page, by a strong tag or to the second.
+        valid = (quote_etag(content.etag), headers.get("last-modified"))
+        if environ["HTTP_IF_RANGE"].strip() not in valid:
+            return None
+    try:
+        asked = parse_range_header(environ["HTTP_RANGE"])
+    except ValueError:
+        return None
+    # Several parts in one answer are a form of their own that few understand.
+    if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
+        return None
+    start, stop = asked.ranges[0]
+    # 14.1.2: of a page that is shorter, the last so many bytes are all of it.
+    return Range("bytes", [(max(start, -len(content.body)), stop)])
+
+
+_PLAYED = ("video/", "audio/")
+
+
+def _unchanged(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [pair for pair in headers if pair[0].lower() in _IN_304]
+
+
+def _is_compared(content: Content) -> bool:
+    # RFC 9110, 13.2.1.
+    return content.status.startswith("200")
+
+
+def _has_it(environ: dict[str, Any], content: Content) -> bool:
+    asked = "HTTP_IF_NONE_MATCH" in environ or "HTTP_IF_MODIFIED_SINCE" in environ
+    if not asked or not _is_compared(content):
+        return False
+    modified = next((value for name, value in content.headers if name.lower() == "last-modified"), None)
+    try:
+        return not is_resource_modified(environ, quote_etag(content.etag), last_modified=modified)
+    except (ValueError, OverflowError):  # a date that no calendar has, from a visitor or from the app
+        return False
+
+
+def send_as_is(
+    environ: dict[str, Any], start_response: StartResponse, content: Content, status: str, label: str
+) -> Iterable[bytes]:
+    """What the app has answered, untouched but for our two headers."""
+    headers = [
+        *(pair for pair in content.headers if pair[0].lower() != "content-length"),
+        ("Content-Length", str(len(content.body))),
+        ("Cache-Status", status),
+        ("X-ISR", label),
+    ]
+    start_response(content.status, headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
+
+
+def send_own(
+    environ: dict[str, Any], start_response: StartResponse, own: Own, headers: list[tuple[str, str]]
+) -> Iterable[bytes]:
+    """An answer that is neither a page nor the app's."""
+    own_headers = [("Content-Type", own.content_type), ("Content-Length", str(len(own.body)))]
+    start_response(own.status, own_headers + headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [own.body]
+
+
+def pass_on(
+    app: WSGIApplication,
+    environ: dict[str, Any],
+    start_response: StartResponse,
+    status: str,
+    label: str,
+    on_success: Callable[[], list[tuple[str, str]]] | None = None,
+    private: bool = False,
+) -> Iterable[bytes]:
+    """The app itself, with the visitor's own environ; its answer goes to the server as it comes, so that ``close()``,
+    ``wsgi.file_wrapper`` and streaming are between the two of them.
+
+    :param on_success: is called when the app says that the request has succeeded, before the server hears of that;
+        returns more headers. :param private: no cache keeps the answer, whatever the app says of it.
+    """
+
+    def own_start_response(status_line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
+        own = [("Cache-Status", status), ("X-ISR", label)]
+        if on_success is not None and status_line[:1] in ("2", "3"):
+            own += on_success()
+        if private:
+            headers = [pair for pair in headers if not is_for_caches(pair[0])]
+            headers.append(("Cache-Control", "private, no-store"))
+        return start_response(status_line, [*headers, *own], *exc_info)
+
+    return app(environ, own_start_response)
+
+
+class _Files:
+    """Instances of a class, or single things: by identity, since they may compare as they like."""
+
+    def __init__(self, kind: type | None) -> None:
+        self._kind = kind
+        self._single: list[Any] = []
+
+    def add(self, file: Any) -> None:
+        """One more."""
+        self._single.append(file)
+
+    def __contains__(self, item: object) -> bool:
+        if self._kind is not None:
+            return isinstance(item, self._kind)
+        return any(item is file for file in self._single)
+
+
+def own_files(environ: dict[str, Any]) -> Container[Any]:
+    """What the server's ``wsgi.file_wrapper`` makes for the app from now on: the server sends these itself, if it gets
+    the very thing back (PEP 3333, "Optional Platform-Specific File Handling")."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    made = _Files(wrapper if isinstance(wrapper, type) else None)
+    if wrapper is not None and not isinstance(wrapper, type):
+
+        def record(*arguments: Any) -> Any:
+            file = wrapper(*arguments)
+            made.add(file)
+            return file
+
+        environ["wsgi.file_wrapper"] = record
+    return made
+
+
+class Lazy:
+    """A body whose parts the app makes one by one, each of them inside of ``enter()``."""
+
+    def __init__(self, body: Iterable[bytes], enter: Callable[[], AbstractContextManager[None]]) -> None:
+        self._body = body
+        self._enter = enter
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with self._enter():
+            if self._parts is None:
+                self._parts = iter(self._body)
+            return next(self._parts)
+
+    def close(self) -> None:
+        """PEP 3333, "Specification Details": the app's own is called whenever the server's call is."""
+        if hasattr(self._body, "close"):
+            with self._enter():
+                self._body.close()

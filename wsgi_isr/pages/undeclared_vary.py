@@ -1,0 +1,179 @@
+"""What an app looks at in its request without saying so by ``Vary``.
+
+People who build a site are told (``debug``), because everybody gets a page that was made for somebody who had sent
+nothing of the kind. An answer that sets a cookie is for the first visitor where the app has looked at nothing that this
+visitor has sent.
+
+A dict compares the name that is looked up with every key of the same hash. So a key that has the hash of a name and
+equals none is asked whenever somebody looks for that name, and the environ remains the builtin dict that PEP 3333
+demands. That holds for CPython's dicts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
+from types import FrameType
+from typing import Any
+
+#: Who looks at these has hardly another reason than to answer differently. What is logged about visitors
+#: (``User-Agent``) is not among them.
+WATCHED = {
+    "HTTP_COOKIE": "cookie",
+    "HTTP_ACCEPT_LANGUAGE": "accept-language",
+    "HTTP_ACCEPT": "accept",
+    "HTTP_HX_REQUEST": "hx-request",
+    "HTTP_X_REQUESTED_WITH": "x-requested-with",
+}
+
+#: These modules look at a variable of every request, whether the app needs it or not: at cookies in case that the
+#: session or the token will be wanted, for which they say ``Vary: Cookie``; at the rest for the attributes of a request
+#: object, and for settings that are mostly empty.
+_AT_ALL = {
+    "HTTP_COOKIE": frozenset(
+        {"flask.sessions", "flask_session.base", "django.contrib.sessions.middleware", "django.middleware.csrf"}
+    ),
+    "HTTP_USER_AGENT": frozenset({"django.middleware.common"}),
+    "REMOTE_ADDR": frozenset({"werkzeug.wrappers.request"}),
+}
+
+#: By these an answer could be for one client alone: the usual headers of browsers, proxies and traces, the address, and
+#: what test clients add. It is a fixed list: the names of headers that a client makes up must not reach a render.
+_OF_A_CLIENT = frozenset(
+    {
+        *WATCHED,
+        *("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "werkzeug.debug.preserve_context"),
+        *(
+            f"HTTP_{name}"
+            for name in (
+                *("B3", "BAGGAGE", "CDN_LOOP"),
+                # Cloudflare, "HTTP headers" and "Add visitor location headers"
+                *("CF_CONNECTING_IP", "CF_CONNECTING_IPV6", "CF_EW_VIA", "CF_IPCITY", "CF_IPCONTINENT", "CF_IPCOUNTRY"),
+                *("CF_IPLATITUDE", "CF_IPLONGITUDE", "CF_METRO_CODE", "CF_POSTAL_CODE", "CF_PSEUDO_IPV4", "CF_RAY"),
+                *("CF_REGION", "CF_REGION_CODE", "CF_TIMEZONE", "CF_VISITOR", "CF_WARP_TAG_ID", "CF_WORKER"),
+                *("DNT", "FORWARDED", "ORIGIN", "PRIORITY", "REFERER"),
+                *("SEC_CH_UA", "SEC_CH_UA_MOBILE", "SEC_CH_UA_PLATFORM"),
+                *("SEC_FETCH_DEST", "SEC_FETCH_MODE", "SEC_FETCH_SITE", "SEC_FETCH_STORAGE_ACCESS", "SEC_FETCH_USER"),
+                *("SEC_GPC", "TE", "TRACEPARENT", "TRACESTATE", "TRUE_CLIENT_IP"),
+                *("UPGRADE_INSECURE_REQUESTS", "USER_AGENT", "VIA", "X_AMZN_TRACE_ID"),
+                *("X_B3_FLAGS", "X_B3_PARENTSPANID", "X_B3_SAMPLED", "X_B3_SPANID", "X_B3_TRACEID"),
+                *("X_CLOUD_TRACE_CONTEXT", "X_CORRELATION_ID", "X_FORWARDED_FOR", "X_FORWARDED_HOST"),
+                *("X_FORWARDED_PORT", "X_FORWARDED_PREFIX", "X_FORWARDED_PROTO", "X_FORWARDED_SCHEME"),
+                *("X_FORWARDED_SERVER", "X_REAL_IP", "X_REQUEST_ID", "X_REQUEST_START", "X_SCHEME"),
+            )
+        ),
+    }
+)
+#: What a render has as well, and what answers do not depend on, or a cache sees to itself.
+_OF_EVERY_REQUEST = frozenset(
+    {
+        *("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI"),
+        *("HTTP_ACCEPT_ENCODING", "HTTP_CACHE_CONTROL", "HTTP_CONNECTION", "HTTP_HOST", "HTTP_PRAGMA"),
+        *("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH"),
+    }
+)
+_OF_THE_SERVER = ("wsgi.", "SERVER_", "gunicorn.", "uwsgi.", "mod_wsgi.")
+#: In place of a variable: the app has gone through all headers.
+ALL = "*"
+
+_looks: ContextVar[set[str] | None] = ContextVar("wsgi_isr_looks", default=None)
+
+
+class _Watch(str):
+    """A key that cannot be found, and notes that ``name`` is looked for. Its own text has a dot, as every key that is
+    the server's own (PEP 3333, "environ Variables")."""
+
+    __slots__ = ("at_all", "hash", "name")
+    name: str
+    hash: int
+    at_all: frozenset[str]
+
+    def __hash__(self) -> int:
+        return self.hash
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, _Watch):
+            return str.__eq__(self, other)  # so that one environ still equals another
+        looks = _looks.get() if other == self.name else None
+        if looks is not None and not self._is_at_all(sys._getframe(1)):
+            looks.add(self.name)
+        return False
+
+    def _is_at_all(self, frame: FrameType) -> bool:
+        return bool(self.at_all) and any(_module(outer) in self.at_all for outer in _frames(frame))
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __deepcopy__(self, memo: Any) -> _Watch:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (str(self),)  # in another process nothing is noted
+
+
+class _CookieWatch(_Watch):
+    """The same for cookies, which werkzeug, and Flask with it, goes through all headers to find."""
+
+    __slots__ = ()
+
+    def startswith(self, *what: Any) -> bool:
+        frames = islice(_frames(sys._getframe(1)), 5)
+        if not any(
+            frame.f_code.co_name == "cookies" and _module(frame) == "werkzeug.sansio.request" for frame in frames
+        ):
+            if (looks := _looks.get()) is not None:
+                looks.add(ALL)
+        else:
+            self.__eq__(self.name)
+        return super().startswith(*what)
+
+
+def _watch(name: str) -> _Watch:
+    text = f"wsgi_isr.pages.undeclared_vary.{name.removeprefix('HTTP_').lower().replace('_', '-')}"
+    watch = _CookieWatch(text) if name == "HTTP_COOKIE" else _Watch(text)
+    watch.name, watch.hash, watch.at_all = name, hash(name), _AT_ALL.get(name, frozenset())
+    return watch
+
+
+_WATCHES: dict[str, Any] = {_watch(name): "" for name in sorted(_OF_A_CLIENT)}
+
+
+@contextmanager
+def watched(environ: dict[str, Any]) -> Iterator[tuple[dict[str, Any], set[str]]]:
+    """In here, note what is looked for in an environ.
+
+    :returns: the same environ, and the set of the variables that were looked for. :data:`ALL` is in it as well once all
+        headers were.
+    """
+    looks: set[str] = set()
+    # Before the others: a key that is there ends the search for it.
+    under_watch = {**_WATCHES, **environ}
+    token = _looks.set(looks)
+    try:
+        yield under_watch, looks
+    finally:
+        _looks.reset(token)
+
+
+def depends_on_client(looked_at: Set[str], client: Mapping[str, Any]) -> bool:
+    """Return whether an answer may be another one for the client with this environ than for a client that has sent
+    nothing: the app has looked at something that it has, or it has something that is not watched."""
+    if ALL in looked_at:
+        return True
+    own = {name for name in client if name not in _OF_EVERY_REQUEST and not name.startswith(_OF_THE_SERVER)}
+    return not own <= _OF_A_CLIENT or not own.isdisjoint(looked_at)
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    """From the one that looks up to where the app was called."""
+    while frame is not None and _module(frame) != f"{__package__}.capture":
+        yield frame
+        frame = frame.f_back
+
+
+def _module(frame: FrameType) -> Any:
+    return frame.f_globals.get("__name__")

@@ -1,0 +1,1 @@
+"""Render pages ahead of visitors, into the store or into files."""

@@ -1,0 +1,492 @@
+"""Rendering pages before anybody asks for them: the engine of ``wsgi-isr prerender``.
+
+Each page goes the way of a visitor's: what is there and proven to be fresh stays, anything else is rendered under the
+page's lease and stored by compare-and-swap. So it may run beside servers and beside itself, never puts an older page in
+the place of a newer one, and goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from urllib.parse import urljoin
+
+from ..cache.keyspace import Site
+from ..cache.lease import BACK_OFF
+from ..cache.thread_pool import Pool
+from ..errors import ConfigError, ISRError, RefreshError
+from ..middleware import ISR
+from ..pages.resolver import Page
+from . import html_links as links
+from .html_links import spelled
+from .site_client import Fail, Later, Maker, Skip, shown, spelled_out, url_of
+from .sitemaps import pages_of_sitemap
+from .static_site import NOTES, Answer, Folder, NoFile
+
+#: Seconds between two looks at what runs too long, and two calls of ``progress``.
+TICK = 0.1
+#: Seconds between two tries of a page that another process renders, or whose last render failed a moment ago.
+AGAIN = 0.25
+#: Seconds past a page's timeout after which its thread is given up; the render itself is, at its timeout.
+GRACE = 2.0
+#: As many pages that link to a failure are named.
+LINKERS = 5
+
+Progress = Callable[[int, int, str], object]
+"""Called with how many pages are done, how many are known, and one that is under way."""
+
+
+class Problem(NamedTuple):
+    """A page (or a source of pages) that came to nothing, why, and some of the pages that link to it."""
+
+    path: str
+    reason: str
+    linked_from: tuple[str, ...] = ()
+
+
+class Report(NamedTuple):
+    """What became of every page. ``left`` were not tried, because it was ``interrupted``; ``beyond`` is the number of
+    links that were not followed, because there are too many; ``assets``, ``written``, ``unchanged`` and ``removed``
+    are those of an export."""
+
+    site: str
+    rendered: int
+    there: int
+    skipped: tuple[Problem, ...]
+    failed: tuple[Problem, ...]
+    left: int
+    beyond: int
+    interrupted: bool
+    seconds: float
+    assets: int = 0
+    written: int = 0
+    unchanged: int = 0
+    removed: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was to be done is done."""
+        return not (self.failed or self.left or self.beyond or self.interrupted)
+
+
+@dataclass(eq=False)
+class _Job:
+    """One page, or one file that a page needs (``page`` is ``None``)."""
+
+    path: str
+    page: Page | None
+    linked: list[str] = field(default_factory=list)
+    number: bytes = b""
+    thread: threading.Thread | None = None
+    #: When its thread is given up, and until when it is waited for; monotonic seconds.
+    due: float = float("inf")
+    until: float | None = None
+    #: What it came to, in one word, and why.
+    word: str = ""
+    reason: str = ""
+
+    @property
+    def problem(self) -> Problem:
+        """For the report."""
+        return Problem(self.path, self.reason, tuple(self.linked))
+
+
+class Prerender:
+    """Renders what the sources list. One run, then :meth:`report`.
+
+    :param jobs: pages that are rendered at a time, in threads; as many as there are processors, 2 at least.
+    :param force: render what is fresh as well, with all that is read from now on.
+    :param crawl: follow the links of each page, until ``most`` pages are known.
+    :param folder: where a static site is written as well.
+    :param pause: waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        isr: ISR,
+        site: Site,
+        *,
+        jobs: int | None = None,
+        force: bool = False,
+        crawl: bool = False,
+        most: int = 100_000,
+        folder: Folder | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._rules = isr.configuration.rules
+        self._maker = Maker(isr, site)
+        self.here = self._maker.here
+        self._jobs_at_once = jobs or max(2, _processors())
+        self._force = force
+        self._crawl = crawl
+        self._most = most
+        self._folder = folder
+        self._progress: Progress = lambda done, total, path: None
+        self._pause = pause
+        self._monotonic = isr.begin().monotonic
+        self._pool = Pool(self._work, self._drop, self._jobs_at_once, sys.maxsize)
+        # Plain, and not an Event: it is set by a signal's handler, which may have interrupted anything.
+        self._stopping = False
+        self._began = self._monotonic()
+        # Everything below changes under this.
+        self._changed = threading.Condition()
+        self._jobs: list[_Job] = []
+        self._seen: dict[str, _Job | None] = {}
+        self._by_page: dict[str, _Job] = {}
+        self._assets_seen: set[str] = set()
+        self._waiting = 0
+        self._running: dict[_Job, None] = {}
+        self._later: list[_Job] = []
+        self._hung = 0
+        self._skipped: list[Problem] = []
+        self._failed: list[Problem] = []
+        self._left = 0
+        self._beyond = 0
+
+    # From outside ------------------------------------------------------------------------------------
+
+    def run(self, paths: Iterable[str] = (), sitemaps: Iterable[str] = (), progress: Progress | None = None) -> Report:
+        """Render the pages at ``paths``, those that the rules list, those in ``sitemaps`` (files, or paths of the
+        site), and with ``crawl`` those that they link to. ``progress`` is called in this thread."""
+        self._progress = progress or self._progress
+        paths, sitemaps = list(paths), list(sitemaps)
+        try:
+            for path in paths:
+                self._add(path)
+            self._add_listed()
+            for sitemap in sitemaps:
+                self._add_sitemap(sitemap)
+            if self._crawl:
+                self._add(spelled(self.here.mount + "/"))
+            if self._folder is not None:
+                self._write_not_found(self._folder)
+            self._watch()
+        finally:
+            self._pool.stop(0)
+        if self._folder is not None:
+            try:
+                sources = json.dumps([sorted(paths), sorted(sitemaps), self._crawl])
+                self._folder.finish(self.report().ok, sources)
+            except OSError as error:
+                self._problem(NOTES, f"export: {shown(error)}")
+        return self.report()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether :meth:`stop` was called."""
+        return self._stopping
+
+    def stop(self) -> None:
+        """Begin no more renders; those under way come to their end. May be called by a signal's handler."""
+        self._stopping = True
+
+    def report(self) -> Report:
+        """What it came to so far."""
+        folder = self._folder
+        lost = dict(folder.lost) if folder is not None else {}
+        with self._changed:
+            words: dict[str, list[_Job]] = defaultdict(list)
+            for job in self._jobs:
+                words["lost" if job.path in lost else job.word].append(job)
+            failed = [*self._failed, *(job.problem for job in words["failed"])]
+            failed += [Problem(loser, f"export: its file is that of {winner}") for loser, winner in lost.items()]
+            return Report(
+                site=self.here.at(self.here.mount),
+                rendered=len(words["rendered"]),
+                there=len(words["there"]),
+                skipped=tuple(sorted([*self._skipped, *(job.problem for job in words["skipped"])])),
+                failed=tuple(sorted(failed)),
+                left=len(words[""]),
+                beyond=self._beyond,
+                interrupted=self._stopping,
+                seconds=self._monotonic() - self._began,
+                assets=len(words["asset"]),
+                written=folder.written if folder is not None else 0,
+                unchanged=folder.unchanged if folder is not None else 0,
+                removed=folder.removed if folder is not None else 0,
+            )
+
+    # Sources -----------------------------------------------------------------------------------------
+
+    def _add_listed(self) -> None:
+        for policy in self._rules.policies.values():
+            if policy.paths is None or self._stopping:
+                continue
+            try:
+                listed = self._rules.listed(policy)
+            except Exception as error:
+                # Whatever an app's callable raises. One query that fails is no reason to leave out all other pages.
+                said = str(error) if isinstance(error, ConfigError) else shown(error)
+                self._problem(f"rule {policy.name!r}: paths", said)
+                continue
+            for path, query in listed if not self._stopping else ():
+                self._add(spelled_out(self.here.mount + path) + (f"?{query}" if query else ""))
+
+    def _add_sitemap(self, given: str) -> None:
+        found = pages_of_sitemap(given, self._maker)
+        for path, sitemap in found.paths.items():
+            self._add(path, linked=f"sitemap {sitemap}")
+        for sitemap, reason in found.problems:
+            self._problem(f"sitemap {sitemap}", reason)
+
+    def _add(self, path: str, linked: str | None = None, crawled: bool = False) -> None:
+        """Take a page on, once, however it is spelled. What a crawl finds and is not for the cache is nobody's
+        mistake, and not spoken of."""
+        with self._changed:
+            if path in self._seen:
+                _note_link(self._seen[path], linked)
+                return
+            self._seen[path] = None
+        try:
+            page = self._maker.page_at(path)
+        except RefreshError as error:
+            if error.reason == "not-listed":
+                self._problem(path, error.reason, *([linked] if linked else []))
+            elif not crawled:
+                with self._changed:
+                    self._skipped.append(Problem(path, error.reason))
+            return
+        except Exception as error:  # a path that is none; or a callable of a rule
+            if not crawled:
+                self._problem(path, str(error) if isinstance(error, ISRError) else shown(error))
+            return
+        with self._changed:
+            job = self._by_page.get(page.task.page)
+            if job is None:
+                if crawled and len(self._by_page) >= self._most:
+                    self._beyond += 1
+                    return
+                job = self._by_page[page.task.page] = _Job(url_of(page), page)
+                self._begin(job)
+            _note_link(job, linked)
+            self._seen[path] = job
+
+    def _add_asset(self, path: str, linked: str) -> None:
+        with self._changed:
+            if path in self._assets_seen:
+                return
+            self._assets_seen.add(path)
+            self._begin(_Job(path, None, [linked]))
+
+    def _problem(self, what: str, reason: str, *linked: str) -> None:
+        with self._changed:
+            self._failed.append(Problem(what, reason, linked))
+
+    # The run -----------------------------------------------------------------------------------------
+
+    def _begin(self, job: _Job) -> None:
+        """With the lock held."""
+        job.number = str(len(self._jobs)).encode()
+        self._jobs.append(job)
+        self._submit(job)
+
+    def _submit(self, job: _Job) -> None:
+        """With the lock held."""
+        self._waiting += 1
+        if not self._pool.submit(job.number):
+            self._waiting -= 1
+            self._left += 1
+
+    def _watch(self) -> None:
+        """Until everything is done, or what runs has come to its end after :meth:`stop`."""
+        while True:
+            if self._stopping:
+                self._pool.stop(0)  # drops what waits; nothing more is taken
+            with self._changed:
+                busy = bool(self._waiting or self._running)
+                if not busy and (self._stopping or not self._later):
+                    break
+                if busy:
+                    self._changed.wait(TICK)
+                late = [job for job in self._running if self._monotonic() >= job.due]
+            for job in late:
+                self._give_up(job)
+            if not busy:
+                self._again()
+            self._tell()
+        self._tell()
+
+    def _again(self) -> None:
+        """At the end, once more what was not to be had, until each has been waited for long enough."""
+        self._pause(AGAIN)
+        with self._changed:
+            again, self._later = self._later, []
+            for job in again:
+                self._submit(job)
+
+    def _tell(self) -> None:
+        with self._changed:
+            total = len(self._jobs)
+            done = total - self._waiting - len(self._running) - len(self._later) - self._left
+            job = next(iter(self._running), None)
+        self._progress(done, total, job.path if job is not None else "")
+
+    def _give_up(self, job: _Job) -> None:
+        """A render hangs, past its timeout: another thread takes the place of its thread."""
+        with self._changed:
+            if job not in self._running:
+                return  # it came back just now
+            del self._running[job]
+            job.word, job.reason = "failed", "timeout"
+            self._hung += 1
+            all_hang = self._hung >= 2 * self._jobs_at_once  # the pool has no more threads to put in their place
+        if job.thread is not None:
+            self._pool.write_off(job.thread)
+        if all_hang:
+            self._problem("everything", f"{self._hung} renders hang; the rest was not tried")
+            self.stop()
+
+    def _drop(self, job: bytes) -> None:
+        with self._changed:
+            self._waiting -= 1
+            self._left += 1
+            self._changed.notify_all()
+
+    def _work(self, number: bytes) -> None:
+        """One job, in a thread of the pool."""
+        with self._changed:
+            job = self._jobs[int(number)]
+            self._waiting -= 1
+            if self._stopping:
+                self._left += 1
+                self._changed.notify_all()
+                return
+            job.thread = threading.current_thread()
+            self._running[job] = None
+        outcome: BaseException | str
+        try:
+            outcome = self._export_asset(job) if job.page is None else self._make(job, job.page)
+        except BaseException as error:  # whatever an app raises, its page is done with
+            outcome = error
+        self._end(job, outcome)
+
+    def _end(self, job: _Job, outcome: BaseException | str) -> None:
+        with self._changed:
+            self._running.pop(job, None)
+            if job.word:
+                self._hung -= 1  # its thread had been given up
+            elif isinstance(outcome, Later) and self._waits_for(job):
+                self._later.append(job)
+            else:
+                job.word, job.reason = _said(outcome)
+            self._changed.notify_all()
+
+    def _waits_for(self, job: _Job) -> bool:
+        """Whether it is tried once more: as long as a render elsewhere, or a back-off, may take."""
+        now = self._monotonic()
+        if job.until is None:
+            task = job.page.task if job.page is not None else None
+            job.until = now + max(BACK_OFF[1] * 1.25, task.timeout + task.lease if task is not None else 0.0)
+        return now < job.until
+
+    # One page ----------------------------------------------------------------------------------------
+
+    def _make(self, job: _Job, page: Page) -> str:
+        """Returns ``rendered`` or ``there``; raises what else it came to."""
+        # A refresh lets an older render of this process come to its end first.
+        job.due = self._monotonic() + page.task.timeout + (page.task.wait if self._force else 0.0) + GRACE
+        rendered, content = self._maker.renew(page) if self._force else self._maker.get(page)
+        job.due = float("inf")
+        if int(content.status[:3]) >= 400:
+            raise Fail(f"status-{content.status[:3]}")
+        answer = Answer(int(content.status[:3]), content.headers, content.body)
+        self._follow(job.path, answer)
+        if self._folder is not None:
+            self._folder.put(job.path, answer)
+        return "rendered" if rendered else "there"
+
+    def _follow(self, path: str, answer: Answer) -> None:
+        """Take on what a page refers to, before it counts as done."""
+        if not self._crawl and self._folder is None:
+            return
+        url = self.here.at(path)
+        try:
+            found = self._refers_to(url, answer)
+        except NoFile:
+            return  # packed in a way that cannot be undone; its export says so
+        for link in found.links if self._crawl else ():
+            if (linked := self._maker.own_path(link)) is not None:
+                self._add(linked, linked=path, crawled=True)
+        for asset in found.assets if self._folder is not None else ():
+            if (needed := self._maker.own_path(asset)) is not None:
+                self._add_asset(needed, path)
+
+    @staticmethod
+    def _refers_to(url: str, answer: Answer) -> links.Found:
+        if 300 <= answer.code < 400:
+            return links.Found((urljoin(url, answer.header("location")),), ())
+        if answer.is_html:
+            body = answer.unpacked()
+            return links.in_html(links.decoded_html(body, answer.header("content-type"))[0], url)
+        if answer.is_css:
+            return links.Found((), links.in_css(answer.unpacked().decode("utf-8", "replace"), url))
+        return links.Found((), ())
+
+    # Files that pages need ---------------------------------------------------------------------------
+
+    def _export_asset(self, job: _Job) -> str:
+        """Whether a rule covers it or not, and whatever its query: that only says which version it is of."""
+        assert self._folder is not None
+        path, name = job.path, job.path.partition("?")[0]
+        with self._changed:
+            page = self._seen.get(name)
+        if page is not None and name == path:
+            return "page"  # of this run as well
+        times = self._rules.policies["*"]
+        job.due = self._monotonic() + 2 * times.render_timeout + times.lock_timeout + GRACE
+        answer = self._maker.ask(path)
+        for _ in range(5):
+            if not 300 <= answer.code < 400:
+                break
+            there = self._maker.own_path(urljoin(self.here.at(path), answer.header("location")))
+            if there is None:
+                raise Skip("it redirects to another site")
+            path = there
+            answer = self._maker.ask(path)
+        job.due = float("inf")
+        if answer.code not in (200, 203):
+            raise Fail(f"status-{answer.code}")
+        self._follow(path, answer)
+        self._folder.put(name, answer)
+        return "asset"
+
+    def _write_not_found(self, folder: Folder) -> None:
+        """The page that the app shows for what is not there."""
+        path = spelled(self.here.mount + "/404.html")
+        try:
+            answer = self._maker.ask(path)
+            if answer.code in (200, 404):
+                folder.put_not_found(answer)
+                self._follow(path, answer)
+        except Exception as error:
+            self._problem(path, f"export: {error if isinstance(error, (NoFile, Fail)) else shown(error)}")
+
+
+def _said(outcome: BaseException | str) -> tuple[str, str]:
+    """What a job came to, in one word, and why."""
+    if isinstance(outcome, str):
+        return outcome, ""
+    if isinstance(outcome, Later):
+        return "failed", "another process still renders it, or its last render failed a moment ago"
+    if isinstance(outcome, Skip):
+        return "skipped", str(outcome)
+    if isinstance(outcome, NoFile):
+        return "failed" if outcome.failed else "skipped", f"export: {outcome}"
+    return "failed", str(outcome) if isinstance(outcome, (Fail, ISRError)) else shown(outcome)
+
+
+def _processors() -> int:
+    # Those that this process may use, where the system tells.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def _note_link(job: _Job | None, linked: str | None) -> None:
+    if job is not None and linked is not None and linked not in job.linked and len(job.linked) < LINKERS:
+        job.linked.append(linked)

@@ -1,0 +1,189 @@
+"""Pages of one site without visitors, made in the way in which they are made for visitors."""
+
+from __future__ import annotations
+
+from urllib.parse import urlencode
+
+from werkzeug.test import run_wsgi_app
+
+from ..cache.entry import Content, Entry, Refusal
+from ..cache.keyspace import PageKey, Site, canonical, path_tag, site_of_url
+from ..cache.task import Failed, PassedOn, Served
+from ..config import options as o
+from ..config.settings import HOST
+from ..errors import ConfigError, ISRError, StoreError
+from ..middleware import ISR
+from ..pages.resolver import Page
+from . import html_links as links
+from .html_links import Here, spelled
+from .static_site import Answer
+
+
+class Skip(Exception):
+    """The page is not for the cache, or not for the export."""
+
+
+class Fail(Exception):
+    """The page could not be made."""
+
+
+class Later(Exception):
+    """Another process renders it, or its last render failed a moment ago."""
+
+
+def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
+    """The site that pages are made for, and whether somebody has said which: ``url``, or the app's ``canonical_url``.
+
+    :param url: scheme and host, and the mount point if there is one.
+    :raises ConfigError: it is not; or the app renders for another one.
+    """
+    canonical_url = isr.configuration.settings.canonical_url
+    fixed = site_of_url(canonical_url) if canonical_url else None
+    if url is None:
+        known = isr._pages.sites.known()
+        if len({site[:2] for site in known}) > 1:
+            hosts = ", ".join(sorted({f"{site.scheme}://{site.host}" for site in known}))
+            raise ConfigError("--url", f"visitors come to several sites: {hosts}", "say for which one")
+        return known[0], fixed is not None
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme not in ("http", "https") or not HOST.match(host.lower()):
+        raise ConfigError("--url", f"{url!r} is not scheme and host", "write it like https://example.com")
+    named = site_of_url(f"{scheme}://{host}")
+    mount = o.parse_path(slash + path, "--url").rstrip("/") if slash else ""
+    if fixed is not None and named != fixed:
+        raise ConfigError("--url", f"the app renders for {canonical_url} only", "leave it out, or name that one")
+    return named._replace(script=mount.encode().decode("latin-1")), True
+
+
+def check_shared(isr: ISR) -> None:
+    """:raises ConfigError: what is stored from here, no other process would see."""
+    if isr._development is not None:
+        problem = f"{isr._development.what}, so that nothing is cached"
+        raise ConfigError("development", problem, "set WSGI_ISR_DEVELOPMENT=cache, as the servers have it")
+    if not (isr._store.keeps and isr._store.shared):
+        kind = "memory://" if isr._store.keeps else "null://"
+        raise ConfigError("store", f"{kind} is seen by no other process", "set WSGI_ISR_STORE as the servers have it")
+
+
+class Maker:
+    """Makes the pages of ``site``. Its methods may be called from several threads, and hang where a render does."""
+
+    def __init__(self, isr: ISR, site: Site) -> None:
+        self._isr = isr
+        self._site = site
+        live = isr.begin()
+        self._fill, self._keeps, self._codec = live.fill, live.keeps, live.codec
+        self.here = here_of(site)
+
+    def own_path(self, url: str) -> str | None:
+        """The path of a URL of this site, absolute or not; ``None`` for any other."""
+        absolute = links.absolute(url, self.here.at("/"))
+        return self.here.path_of(absolute) if absolute else None
+
+    def page_at(self, path: str) -> Page:
+        """The page at a public path. :raises RefreshError: it is not for the cache. :raises ConfigError: no path."""
+        return self._isr._pages.at(path, self._site)
+
+    def get(self, page: Page) -> tuple[bool, Content]:
+        """The page, proven to be fresh, and whether it was rendered now.
+
+        :raises Skip: it is not for the cache. :raises Fail: it cannot be made.
+        :raises Later: another process renders it, or its last render failed a moment ago.
+        """
+        # Without a wait: while another process renders this page, the caller has others to render. And what has just
+        # failed rests, as for anybody.
+        task = page.task._replace(wait=0.0, anyway=False)
+        answer, tried = self._fill.get(task, fresh=True), False
+        if isinstance(answer, PassedOn) and not answer.missed and self._fill.landed(task):
+            # It was known not to be for the cache, and has been tried again in the background.
+            answer, tried = self._fill.get(task, fresh=True), True
+        if isinstance(answer, PassedOn):
+            raise Later if answer.missed else Skip(answer.reason)
+        if isinstance(answer, Failed):
+            raise Fail(_why(answer))
+        assert isinstance(answer, Served)
+        entry = answer.slot.entry
+        assert isinstance(entry.content, Content)
+        if answer.label == "DEGRADED":
+            raise Fail("a node of the store cannot be asked, so that nobody can prove the page")
+        if answer.hit or answer.collapsed:
+            return tried, entry.content
+        if not answer.stored:
+            self._check_kept(page, entry)
+        return answer.stored or not self._keeps, entry.content
+
+    def renew(self, page: Page) -> tuple[bool, Content]:
+        """The same, with all that is read from now on, whatever there is."""
+        made = self._fill.refresh(page.task, path_tag(page.path), here=True)
+        if isinstance(made, Failed):
+            raise Fail(_why(made))
+        entry = made.slot.entry
+        if isinstance(entry.content, Refusal):
+            raise Skip(entry.content.reason)
+        assert isinstance(entry.content, Content)
+        if not made.stored:
+            self._check_kept(page, entry)
+        return True, entry.content
+
+    def _check_kept(self, page: Page, entry: Entry) -> None:
+        """Ours was not stored. :raises Fail: and it should have been: the store has none that is as new."""
+        if not self._keeps:
+            return
+        if len(self._codec.pack(entry)) > self._isr._store.max_value:
+            raise Fail("it is larger than what the store takes")
+        try:
+            kept = self._fill.kept(page.task)
+        except StoreError as error:
+            raise Fail(f"the store cannot be asked: {error}") from error
+        if kept is None or kept.started < entry.started:
+            raise Fail("the store did not keep it")
+
+    def ask(self, path: str) -> Answer:
+        """What a visitor gets at a path of whom nothing is known: the page that is kept, renewed if need be, or what
+        the app says.
+
+        :raises Fail: the page cannot be made. Whatever the app raises goes through.
+        """
+        try:
+            page = self.page_at(path)
+        except ISRError:
+            page = None
+        if page is not None:
+            found = self._fill.get(page.task, fresh=True)
+            if isinstance(found, Failed):
+                raise Fail(_why(found))
+            if isinstance(found, Served) and isinstance(content := found.slot.entry.content, Content):
+                return Answer(int(content.status[:3]), content.headers, content.body)
+        plain, _, query = path.partition("?")
+        below = o.parse_path(plain, "path").removeprefix(self.here.mount)
+        environ = canonical(PageKey(*self._site, below.encode("utf-8").decode("latin-1")))
+        environ["QUERY_STRING"] = query
+        body, status, headers = run_wsgi_app(self._isr, environ, buffered=True)
+        return Answer(int(status[:3]), tuple(headers), b"".join(body))
+
+
+def here_of(site: Site) -> Here:
+    """A site as links see it."""
+    return Here(site.scheme, site.host, site.script.encode("latin-1").decode("utf-8"))
+
+
+def spelled_out(path: str) -> str:
+    """A decoded path as it is written in a URL."""
+    return spelled(path.replace("%", "%25"))
+
+
+def url_of(page: Page) -> str:
+    """The path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
+    query = urlencode(page.key.query, encoding="latin-1")
+    return spelled_out(page.path) + (f"?{query}" if query else "")
+
+
+def _why(failed: Failed) -> str:
+    return f"{failed.reason}: {shown(failed.error)}" if failed.error is not None else failed.reason
+
+
+def shown(error: BaseException) -> str:
+    """An exception in one short line."""
+    text = " ".join(f"{error!r}".split())
+    return text if len(text) <= 200 else text[:199] + "…"

@@ -1,0 +1,86 @@
+"""The pages of a sitemap, wherever it and those that it names are."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from . import html_links as links
+from .site_client import Fail, Maker, shown
+from .static_site import NoFile
+
+#: Sitemaps of sitemaps, and so on.
+DEPTH = 4
+
+
+class Pages(NamedTuple):
+    """Paths of the site, each with the sitemap that names it; and sitemaps that came to nothing, and why."""
+
+    paths: dict[str, str]
+    problems: list[tuple[str, str]]
+
+
+def pages_of_sitemap(given: str, maker: Maker) -> Pages:
+    """What a sitemap, and those that it names, list of the site. ``given`` is a file, or a path of the site."""
+    pages = Pages({}, [])
+    first = _Sitemap(given, os.path.isfile(given))
+    todo, seen, elsewhere = deque([(first, DEPTH)]), {first}, ""
+    while todo:
+        sitemap, depth = todo.popleft()
+        name = sitemap.name
+        try:
+            found = links.read_sitemap(_read(sitemap, maker))
+        except Exception as error:  # of the app as well, where it makes the sitemap
+            known = isinstance(error, (ValueError, Fail, NoFile))
+            pages.problems.append((name, getattr(error, "strerror", None) or (str(error) if known else shown(error))))
+            continue
+        for url in found.pages:
+            if (path := maker.own_path(url)) is None:
+                elsewhere = elsewhere or url
+            else:
+                pages.paths.setdefault(path, name)
+        for url in found.maps:
+            if (nested := _nested(sitemap, url, maker)) is None:
+                elsewhere = elsewhere or url
+            elif nested not in seen and depth > 1:
+                seen.add(nested)
+                todo.append((nested, depth - 1))
+    if elsewhere and not pages.paths:
+        # Of another host altogether: that is the wrong site, and not a link to somewhere else.
+        other = urlsplit(elsewhere)
+        said = f"names no page of {maker.here.at(maker.here.mount)}, but {elsewhere}"
+        pages.problems.append((given, f"{said}: give --url {other.scheme}://{other.netloc}"))
+    return pages
+
+
+class _Sitemap(NamedTuple):
+    """A file, or a path of the site. The site must not name files of this machine."""
+
+    name: str
+    is_file: bool
+
+
+def _nested(index: _Sitemap, url: str, maker: Maker) -> _Sitemap | None:
+    """Return a sitemap that an index names: the file beside it, where the index is one."""
+    if index.is_file:
+        beside = os.path.join(os.path.dirname(index.name), os.path.basename(urlsplit(url).path))
+        if os.path.isfile(beside):
+            return _Sitemap(beside, True)
+    path = maker.own_path(url)
+    return None if path is None else _Sitemap(path, False)
+
+
+def _read(sitemap: _Sitemap, maker: Maker) -> bytes:
+    if sitemap.is_file:
+        with open(sitemap.name, "rb") as file:
+            return file.read(links.LARGEST_SITEMAP + 1)
+    name = sitemap.name
+    path = maker.own_path(name) if name.startswith(("/", "http://", "https://")) else None
+    if path is None:
+        raise Fail("there is no such file; name one, or a path of the site like /sitemap.xml")
+    answer = maker.ask(path)
+    if answer.code != 200:
+        raise Fail(f"status-{answer.code}")
+    return answer.unpacked()

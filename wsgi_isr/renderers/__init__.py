@@ -1,0 +1,1 @@
+"""Processes that render in the background, and their supervisor."""

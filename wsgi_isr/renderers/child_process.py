@@ -1,0 +1,165 @@
+"""Processes that are forked to serve nobody: how they begin, are asked to stop, and notice that they are orphans."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from ..cache.courier import courier
+
+#: What asks a process to stop.
+_ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+#: What a server's master does things on that are not for its children.
+_NOT_FOR_US = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+_log = logging.getLogger("wsgi_isr")
+
+
+def fork(name: str, main: Callable[[], int]) -> int:
+    """The process id of a child that is called ``name``, runs ``main`` and exits with what it returns.
+
+    A signal that asks it to stop ends it at once, until it makes a :class:`Stopping`.
+    """
+    # One that came between the fork and the child's first line would be heard by its parent's handler, and be lost.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+    me = os.getpid()
+    try:
+        with courier.off():  # for the child's whole life: what it does is not to deliver journals
+            pid = os.fork()
+            if pid == 0:
+                _run(name, main, before, me)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals], parent: int) -> NoReturn:
+    """The whole life of a child: whatever happens, it does not return into its parent's code."""
+    code = 1
+    try:
+        for number in _ASKING[:2]:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # its default would dump the core
+        for ignored in _NOT_FOR_US:
+            signal.signal(getattr(signal, ignored), signal.SIG_IGN)
+        for plain in (signal.SIGABRT, signal.SIGCHLD):
+            signal.signal(plain, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        _call_it(name)
+        die_with(parent)
+        code = main()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+        _log.exception("%s ended", name)
+    finally:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        os._exit(code)
+
+
+def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
+    """Get a signal when the parent ends, where the kernel sees to that (prctl(2), PR_SET_PDEATHSIG): whoever hangs, or
+    was stopped, does not notice by itself. To be called again after a change of the user, which undoes it."""
+    if _prctl(_PR_SET_PDEATHSIG, by) and os.getppid() != parent:
+        os._exit(1)  # it was gone before that
+
+
+def _call_it(name: str) -> None:
+    """Set the name that ``ps -o comm`` and ``top`` show; Linux has room for 15 characters."""
+    # Not by /proc/self/comm: after a change of the user, root owns that file (proc(5), dumpable).
+    _prctl(_PR_SET_NAME, name.encode())
+
+
+def _prctl(option: int, value: int | bytes) -> bool:
+    """Call prctl(2); ``False`` where the system has none."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes  # only where a process is forked to be ours
+
+    ctypes.CDLL(None).prctl(option, value)
+    return True
+
+
+def ask_to_stop(pid: int) -> None:
+    """Even if it was stopped in the other sense (SIGSTOP)."""
+    os.kill(pid, signal.SIGTERM)
+    os.kill(pid, signal.SIGCONT)
+
+
+def status_of(pid: int) -> int | None:
+    """How a child has ended, which can be asked once; ``None`` while it is alive. By its id: there may be other
+    children, of the app."""
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # somebody else has asked
+        return 0
+    return status if found == pid else None
+
+
+def wait_for(pid: int, timeout: float) -> None:
+    """Return once a child has ended, which is killed after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while status_of(pid) is None:
+        if time.monotonic() >= deadline:
+            os.kill(pid, signal.SIGKILL)
+            deadline = float("inf")
+        time.sleep(0.02)
+
+
+class Stopping:
+    """Whether this process was asked to stop, or has lost its parent, and a way to wait for that.
+
+    :param parent: the process that it must not outlive. :param others: sockets that are waited for as well.
+    """
+
+    def __init__(self, parent: int, *others: socket.socket) -> None:
+        self._asked = False
+        self._parent = parent
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        for one in others:
+            self._selector.register(one, selectors.EVENT_READ, one)
+        for number in _ASKING:
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGCHLD, self._nudge)  # a child that ends wakes up who waits
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the parent is gone."""
+        return os.getppid() != self._parent
+
+    def __bool__(self) -> bool:
+        return self._asked or self.orphaned
+
+    def wait(self, seconds: float) -> list[socket.socket]:
+        """At most so long; those of ``others`` that somebody connects to."""
+        ready: list[socket.socket | None] = [key.data for key, _ in self._selector.select(seconds)]
+        with contextlib.suppress(BlockingIOError):
+            while None in ready and self._woken.recv(64):
+                pass
+        return [one for one in ready if one is not None]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        self._nudge(number, frame)
+
+    def _nudge(self, _number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(OSError):
+            self._wake.send(b".")

@@ -1,0 +1,259 @@
+"""``memcached://host[:port],host[:port]...``: the cluster.
+
+Keys of pages and data are looked for on the next node of their ranking (:mod:`.ring`) while theirs is
+down, for reading and writing alike; the worst that can come of it is a page rendered twice. Control keys
+(:func:`~.base.route`) never move: a node that comes back with old ones would revive old pages.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+from ...errors import ConfigError, StoreUnavailable, ValueTooLarge
+from ..base import Many, Store, Token, Versioned, route
+from ..fork_hooks import ForkAware, watch
+from ..urls import take_apart
+from .addresses import Address, addresses
+from .chunks import MARK, NO_MARK, Manifest, unpack
+from .commands import Found, NumberedToken, Writing, add, bury, cas, delete, get, get_many, gets, set_, was_added
+from .connection import USUAL, Settings
+from .node import Node, NodeDown
+from .rendezvous import Ring
+from .tls import TLS_OPTIONS, tls_context
+
+_log = logging.getLogger("wsgi_isr.store")
+
+_Answer = TypeVar("_Answer")
+
+#: What may follow the ``?`` of the URL: see :class:`~.wire.Settings`, :class:`MemcachedStore` and :mod:`.tls`.
+OPTIONS = ("timeout", "connect_timeout", "deadline", "pool", "max_value", *TLS_OPTIONS)
+
+_KEY = re.compile(r"[!-~]{1,200}\Z")
+
+
+class MemcachedStore(ForkAware, Store):
+    """Bytes on memcached nodes, shared by every process that names the same ones, in any order.
+
+    :param nodes: their addresses. None needs to be there when the store is opened, and one that goes away
+        costs speed only.
+    :param settings: timeouts, connections, TLS.
+    :param max_value: bytes; what is above a node's item limit is split (:mod:`.parts`).
+
+    A ttl is rounded up to what memcached can count: what should be gone after ``ttl`` seconds is gone less
+    than 2 s later (less than 1 s for whole ones). See :func:`~.items.expiry`.
+
+    A value of which a part was evicted is missing; what is left of it is removed by the verb that finds
+    out, so that the next ``add`` succeeds. So is an item that another program, or another version of this
+    one, wrote under one of our keys.
+    """
+
+    remote = True
+    scheme = "memcached"
+
+    def __init__(
+        self, nodes: Sequence[Address], settings: Settings = USUAL, *, max_value: int = Store.max_value
+    ) -> None:
+        self.max_value = max_value
+        self._clock = settings.clock
+        self._deadline = settings.deadline
+        self._ring = Ring(address.name for address in nodes)
+        self.nodes = self._ring.names
+        self._nodes = {address.name: Node(address, settings) for address in nodes}
+        self._places = lru_cache(4096)(self._find_places)  # otherwise a third of the time of a read
+        watch(self)
+
+    @classmethod
+    def from_url(cls, url: str) -> MemcachedStore:
+        """``memcached://host[:port],host...[?option=value&...]``, with :data:`OPTIONS`."""
+        parts = take_apart(url, OPTIONS)
+        if parts.path.strip("/"):
+            raise ConfigError("store", "the memcached URL takes no path", "write memcached://host:port,host:port")
+        for name in ("pool", "max_value"):
+            if parts.whole(name, 1) < 1:
+                raise parts.bad(name, "is below 1", f"leave {name} out, or write more")
+        settings = Settings(
+            timeout=parts.seconds("timeout", USUAL.timeout),
+            connect_timeout=parts.seconds("connect_timeout", USUAL.connect_timeout),
+            deadline=parts.seconds("deadline", USUAL.deadline),
+            pool=parts.whole("pool", USUAL.pool),
+            tls=tls_context(parts),
+        )
+        return cls(addresses(parts.host), settings, max_value=parts.whole("max_value", Store.max_value))
+
+    def node_of(self, key: str) -> str:
+        where = route(key)
+        return where.node or self._ring.ranking(where.text)[0]
+
+    def is_displaced(self, key: str) -> bool:
+        return self._places(key)[0].breaker.cause is not None
+
+    def get(self, key: str) -> bytes | None:
+        return self._try(key, self._get)
+
+    def gets(self, key: str) -> Versioned | None:
+        return self._try(key, self._gets)
+
+    def get_many(self, keys: Sequence[str]) -> Many:
+        deadline = self._clock() + self._deadline
+        many = Many({}, {})
+        asked = dict.fromkeys(keys, 0)  # each key, and how many of its nodes were found to be down
+        while asked:
+            groups: dict[Node, list[str]] = defaultdict(list)
+            later = {}
+            for key, tried in asked.items():
+                try:
+                    groups[self._places(key)[tried]].append(key)
+                except StoreUnavailable as error:
+                    many.unreachable[key] = error
+            for node, group in groups.items():
+                try:
+                    many.values.update(self._get_group(node, deadline, group))
+                except StoreUnavailable as error:
+                    elsewhere = isinstance(error, NodeDown) and self._clock() < deadline
+                    for key in group:
+                        if elsewhere and asked[key] + 1 < len(self._places(key)):
+                            later[key] = asked[key] + 1
+                        else:
+                            many.unreachable[key] = error
+            asked = later
+        return many
+
+    def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        self._refuse_large(key, value)
+        self._try(key, self._set, Writing(key, value, ttl, NO_MARK))
+
+    def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
+        self._refuse_large(key, value)
+        return self._try(key, self._add, Writing(key, value, ttl, os.urandom(MARK)))
+
+    def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
+        self._refuse_large(key, value)
+        return self._try(key, self._cas, Writing(key, value, ttl, NO_MARK), token)
+
+    def delete(self, key: str) -> bool:
+        """Parts stay until they expire or are evicted; without their manifest nobody finds them."""
+        return self._try(key, self._delete)
+
+    def close(self) -> None:
+        for node in self._nodes.values():
+            node.close()
+
+    def after_fork_in_child(self) -> None:
+        for node in self._nodes.values():
+            node.forget()
+
+    def _find_places(self, key: str) -> tuple[Node, ...]:
+        """The nodes that may hold a key, in the order in which they are asked."""
+        if not _KEY.match(key):
+            raise ValueError(f"{key!r} is no key: 1 to 200 printable ASCII characters without spaces")
+        where = route(key)
+        if where.node is not None:
+            if where.node not in self._nodes:
+                raise StoreUnavailable(where.node, "it is not among the nodes of this store")
+            return (self._nodes[where.node],)
+        names = self._ring.ranking(where.text)
+        return tuple(self._nodes[name] for name in (names[:1] if where.control else names))
+
+    def _try(self, key: str, verb: Callable[..., _Answer], *args: object) -> _Answer:
+        """The answer of ``verb(node, deadline, key, *args)`` from the first node that is not down."""
+        deadline = self._clock() + self._deadline
+        first: NodeDown | None = None
+        for node in self._places(key):
+            try:
+                return verb(node, deadline, key, *args)
+            except NodeDown as error:
+                first = first or error
+                if self._clock() >= deadline:
+                    break
+        assert first is not None  # there is no key without a node
+        try:
+            raise first
+        finally:
+            del first  # it would keep this frame alive, which keeps it alive
+
+    @staticmethod
+    def _set(node: Node, deadline: float, key: str, writing: Writing) -> None:
+        node.write(deadline, set_, writing)
+
+    @staticmethod
+    def _delete(node: Node, deadline: float, key: str) -> bool:
+        return node.write(deadline, delete, key)
+
+    @staticmethod
+    def _add(node: Node, deadline: float, key: str, writing: Writing) -> bool:
+        try:
+            return node.write(deadline, add, writing, doubt=was_added)
+        except NodeDown as error:
+            if error.sent and not route(key).control:
+                # The next node is asked. A lock that this one adds late would be nobody's, and keep everybody out
+                # until it lapses: visitors who have no page would wait for that long once the node is back.
+                node.regret(bury, key, writing.item)
+            raise
+
+    @staticmethod
+    def _cas(node: Node, deadline: float, key: str, writing: Writing, token: NumberedToken) -> bool:
+        if token.node != node.name:
+            # Read elsewhere, while the key was there. Still, only the node where it is now can tell.
+            if node.breaker.cause is not None:
+                raise NodeDown(node.name, node.breaker.cause)
+            return False
+        try:
+            return node.write(deadline, cas, writing, token)
+        except NodeDown as error:
+            if error.sent:  # it may be written, so no other node can say that it is not
+                raise StoreUnavailable(error.node, error.cause) from error
+            raise
+
+    def _get(self, node: Node, deadline: float, key: str) -> bytes | None:
+        item = node.read(deadline, get, key)
+        if item is None:
+            return None
+        value = unpack(item)
+        if isinstance(value, bytes):
+            return value
+        whole = self._whole(node, deadline, key, Found(item, None))
+        return whole and whole.value
+
+    def _gets(self, node: Node, deadline: float, key: str) -> Versioned | None:
+        found = node.read(deadline, gets, key)
+        return found and self._whole(node, deadline, key, found)
+
+    def _get_group(self, node: Node, deadline: float, keys: list[str]) -> dict[str, bytes]:
+        values = {}
+        for key, item in node.read(deadline, get_many, keys).items():
+            value = unpack(item)
+            if not isinstance(value, bytes):
+                whole = self._whole(node, deadline, key, Found(item, None))
+                if whole is None:
+                    continue
+                value = whole.value
+            values[key] = value
+        return values
+
+    def _whole(self, node: Node, deadline: float, key: str, found: Found) -> Versioned | None:
+        """The value of an item, joined from its parts where it is split; they are on the same node."""
+        text = route(key).text
+        again: Found | None = found
+        for _ in range(3):  # somebody may write faster than we read, but hardly for ever
+            if again is None:
+                break
+            found = again
+            value = unpack(found.item)
+            if value is None:
+                _log.warning("what is under %s on %s was not written by this version; it is removed", key, node.name)
+            elif isinstance(value, Manifest):
+                value = value.join(node.read(deadline, get_many, value.keys(text)), text)
+            if value is not None:
+                return Versioned(value, found.token)
+            again = node.write(deadline, bury, key, found.item)
+        return None
+
+    def _refuse_large(self, key: str, value: bytes) -> None:
+        if len(value) > self.max_value:
+            raise ValueTooLarge(key, len(value), self.max_value)

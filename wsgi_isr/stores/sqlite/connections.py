@@ -1,0 +1,338 @@
+"""Connections to one SQLite file: opened lazily, kept for reuse, let go of around ``fork``.
+
+A pool, not a connection per thread: under gevent each request is a "thread" of its own and would open
+the file anew, while here the greenlets of a worker share one connection (no switch happens inside a
+statement). Threads get as many as are in use at once.
+
+**Fork.** SQLite's own word is never to carry a connection across (sqlite.org/howtocorrupt.html, 2.6),
+and leaving the inherited ones alone in the child is not enough. POSIX locks are not inherited, but
+SQLite's table of the locks held by this process is: as long as the parent has a connection open, a *new*
+connection of the child takes it that the file is locked already, and holds no lock at all (seen in
+/proc/locks, SQLite 3.40). The last other process to close the file would then delete the write-ahead log
+under the child. So all connections are closed in the parent before it forks, and opened again on demand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...errors import StoreUnavailable
+from ..files import check_link, check_writable, this_user
+from ..fork_hooks import ForkAware, watch
+
+#: Run on each new connection. NORMAL: in WAL mode a killed process loses nothing, a power cut may lose
+#: the last writes but damages nothing. No mmap: a file cut short would be a SIGBUS instead of an error.
+PRAGMAS = ("PRAGMA synchronous = NORMAL", f"PRAGMA journal_size_limit = {16 * 1024 * 1024}")
+
+#: Seconds between two looks whether the path still leads to the file that is open.
+LOOK_EVERY = 1.0
+
+
+class FileBroken(Exception):
+    """The file cannot be used, and waiting does not help.
+
+    :param problem: what is wrong. :param remedy: what the operator can do.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(problem)
+
+
+class NotOurs(FileBroken):
+    """The file is somebody else's; we must not write into it."""
+
+
+# By message, not by code: Python 3.10 does not tell the code. sqlite3_errstr() has had these for decades.
+_DAMAGED = "the file is damaged"
+_PERMIT = "make {directory} a directory that {user} can write to, with all files in it"
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_TROUBLES = (
+    ("malformed", _DAMAGED, ""),
+    ("not a database", _DAMAGED, ""),
+    ("readonly", "the file is read-only", _PERMIT),
+    ("full", "the disk is full", "make room on the disk"),
+    ("disk i/o", "reading or writing it fails", "look at the disk and the system's log"),
+    ("unable to open", "it cannot be opened", f"look at the permissions ({_PERMIT}), and at the number of open files"),
+)
+
+
+def diagnose(path: str, error: sqlite3.Error | OSError) -> StoreUnavailable | FileBroken:
+    """What an error means: somebody else has the lock for too long, or the file cannot be used."""
+    text = str(error).lower()
+    if isinstance(error, sqlite3.Error) and "malformed" not in text and "lock" in text:
+        return StoreUnavailable(path, error)
+    permit = _permit(path)
+    if isinstance(error, OSError):
+        remedy = permit if error.errno in _FORBIDDEN else "look at the disk and the permissions"
+        return FileBroken(f"it cannot be created ({error.strerror}: {error.filename})", remedy)
+    for fragment, problem, remedy in _TROUBLES:
+        if fragment in text:
+            return FileBroken(f"{problem} ({error})", remedy.replace(_PERMIT, permit))
+    return FileBroken(f"it is not as we made it ({error})", "")
+
+
+def _permit(path: str) -> str:
+    return _PERMIT.format(directory=os.path.dirname(path), user=this_user())
+
+
+def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
+    """Call ``check`` with a connection to the file as it is, if there is one. Nothing is made, written or locked.
+
+    Without locks, a checkpoint of another process may be read half-way. So only the first bytes of the file count.
+
+    :raises FileBroken: it is no database, or closed to this user.
+    """
+    try:
+        check_writable(path)
+    except OSError as error:
+        raise FileBroken(f"{error.filename} is not writable", _permit(path)) from error
+    if not os.path.exists(path):
+        return
+    try:
+        # immutable: without -wal and -shm, which a connection that only reads makes as well (sqlite.org/wal.html, 5).
+        uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            connection.execute("BEGIN")  # what check() reads comes from one copy of the first page
+            check(connection)
+    except sqlite3.Error as error:
+        if "not a database" in str(error):
+            raise diagnose(path, error) from error
+
+
+class Connection(sqlite3.Connection):
+    """A connection that knows to which opening of the file it belongs."""
+
+    generation = 0
+
+
+class DatabaseFile(ForkAware):
+    """The connections of this process to the file at ``path``, each used by one thread at a time.
+
+    :param timeout: seconds to wait for a lock that another process holds.
+    :param prepare: called with each new connection, before its first use.
+    """
+
+    def __init__(self, path: str, timeout: float, prepare: Callable[[Connection], None]) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._prepare = prepare
+        self._pid = os.getpid()
+        self._state = threading.Condition()  # guards what follows; no statement runs under it
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._forking = False
+        self._generation = 0
+        self._inode: tuple[int, int] | None = None
+        self._look_at = 0.0
+        weakref.finalize(self, _close_own, self._idle, self._pid)
+        watch(self)
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A connection in autocommit mode, for one statement or one transaction.
+
+        :raises StoreUnavailable: a lock was not to be had in time.
+        :raises FileBroken: the file cannot be used.
+        """
+        try:
+            connection = self._take()
+        except (sqlite3.Error, OSError) as error:
+            raise diagnose(self.path, error) from error
+        try:
+            yield connection
+        except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            raise  # such as a parameter of a wrong type: the caller's fault, not the file's
+        except sqlite3.Error as error:
+            raise diagnose(self.path, error) from error
+        finally:
+            self._give_back(connection)
+
+    @contextmanager
+    def transaction(self, wait: bool = True) -> Iterator[Connection]:
+        """A connection that may write, alone; committed at the end, undone on any exception.
+
+        :param wait: ``False`` gives up at once where another process is writing.
+        """
+        with self.connection() as connection:
+            if not wait:
+                connection.execute("PRAGMA busy_timeout = 0")
+            try:
+                # IMMEDIATE: a transaction that reads first and then finds that somebody else wrote
+                # meanwhile fails without waiting (SQLITE_BUSY_SNAPSHOT).
+                connection.execute("BEGIN IMMEDIATE")
+            finally:
+                if not wait:
+                    connection.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
+            yield connection
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Close what is idle now, and what is in use when it comes back."""
+        self._notice_fork()
+        with self._state:
+            self._let_go()
+
+    # Taking and giving back
+
+    def _take(self) -> Connection:
+        self._notice_fork()
+        with self._state:
+            while self._forking:
+                self._state.wait()
+            if time.monotonic() >= self._look_at:
+                self._look_again()
+            if self._idle:
+                connection = self._idle.pop()
+                self._busy.add(connection)
+                return connection
+        return self._open()
+
+    def _give_back(self, connection: Connection, reusable: bool = True) -> None:
+        if connection.in_transaction:
+            try:
+                connection.rollback()
+            except sqlite3.Error:
+                reusable = False
+        with self._state:
+            self._busy.discard(connection)
+            if reusable and connection.generation == self._generation:
+                self._idle.append(connection)
+            else:
+                connection.close()
+            self._state.notify_all()
+
+    def _look_again(self) -> None:
+        """Whoever deletes the file to empty the cache expects just that, not that we go on with a file
+        which only we can see."""
+        self._look_at = time.monotonic() + LOOK_EVERY
+        if self._inode is not None and self._inode != _inode(self.path):
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._generation += 1
+        self._inode = None
+        while self._idle:
+            self._idle.pop().close()
+
+    def _open(self) -> Connection:
+        deadline = time.monotonic() + self.timeout
+        while True:
+            try:
+                return self._try_to_open()
+            except sqlite3.OperationalError as error:
+                # Two processes that create one file: turning WAL on does not wait for a lock.
+                if "lock" not in str(error) or time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.005)
+
+    def _try_to_open(self) -> Connection:
+        with self._state:
+            # Under the lock, since closing any descriptor of the file would drop every lock that this
+            # process has on it (fcntl(2)); nobody of us has it open before it exists.
+            _create(self.path)
+            connection = sqlite3.connect(
+                self.path,
+                timeout=self.timeout,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=Connection,
+            )
+            connection.generation = self._generation
+            self._busy.add(connection)
+            if self._inode is None:
+                self._inode = _inode(self.path)
+        try:
+            for pragma in PRAGMAS:
+                connection.execute(pragma)
+            self._prepare(connection)
+        except BaseException:
+            self._give_back(connection, reusable=False)
+            raise
+        return connection
+
+    # Around a fork
+
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():  # by C code that calls no hooks
+            self.after_fork_in_child()
+
+    def before_fork(self) -> None:
+        self._notice_fork()
+        self._state.acquire()
+        self._forking = True
+        # Each use is short. Should one hang (a dead disk), its connection is abandoned in the child.
+        self._state.wait_for(lambda: not self._busy, timeout=self.timeout + 4)
+        self._let_go()
+
+    def after_fork_in_parent(self) -> None:
+        self._forking = False
+        self._state.notify_all()
+        self._state.release()
+
+    def after_fork_in_child(self) -> None:
+        for connection in (*self._idle, *self._busy):
+            _abandon(connection)
+        self._idle.clear()
+        self._busy = set()
+        self._state = threading.Condition()
+        self._forking = False
+        self._generation += 1
+        self._inode = None
+        self._pid = os.getpid()
+        weakref.finalize(self, _close_own, self._idle, self._pid)
+
+
+def _create(path: str) -> None:
+    """The file and the directories above it, where missing, for this user only: pages may be private.
+
+    :raises OSError: it cannot be made, or root would follow a link of another user.
+    """
+    check_link(path)
+    if os.path.exists(path):
+        return
+    missing = []
+    directory = os.path.dirname(path)
+    while not os.path.exists(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    for directory in reversed(missing):
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:  # another process was faster
+            pass
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        pass
+
+
+def _inode(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _close_own(connections: list[Connection], pid: int) -> None:
+    if pid == os.getpid():
+        while connections:
+            connections.pop().close()
+
+
+def _abandon(connection: Connection) -> None:
+    """Make it immortal: not even its destructor may run in a process that did not open it."""
+    import ctypes  # only ever needed by a child of a process that forks without announcing it
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
