@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from wsgi_isr.cache.keyspace import PageKey
 from wsgi_isr.events import Event, Invalidated, Rendered
+from wsgi_isr.pages.request_key import PageKey
 
 from .state import INVALIDATIONS, append
 

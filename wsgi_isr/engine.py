@@ -20,7 +20,7 @@ from .cache.app_records import Presence, Registry
 from .cache.entry import Codec, Refusal
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
-from .cache.keyspace import Keyspace, PageKey, tags_of_page
+from .cache.keyspace import Keyspace
 from .cache.lease import Leases
 from .cache.local_cache import Local, Slot
 from .cache.lookup import Fill
@@ -37,6 +37,7 @@ from .data.isolation import Isolation, NoThread, Overdue, is_importing
 from .events import Events
 from .pages.draft import Drafts, Visitor, answering
 from .pages.own_writes import Writes
+from .pages.request_key import PageKey, tags_of_page
 from .pages.respond import Ready
 from .stores.base import Store
 

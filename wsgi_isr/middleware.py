@@ -17,11 +17,12 @@ from .cache.courier import courier
 from .cache.entry import Content, Entry, Refusal
 from .cache.invalidation import Receipt, tag_names
 from .cache.journal import journal_for
-from .cache.keyspace import UNSAFE, Site, path_tag, shown_url
+from .cache.keyspace import path_tag
 from .cache.task import Answer, Coming, Failed, PassedOn, Served
 from .cache.verdict import Asked
 from .config.development import Found, development_of, is_served_by
 from .config.identity import name_of
+from .config.origin import Site
 from .config.settings import Config
 from .config.wrapping import Wrapper, advise, caller, check_app, configured, site_of
 from .data.cached import at_home
@@ -36,6 +37,7 @@ from .pages.capture import produce_page
 from .pages.compression import chosen
 from .pages.draft import Visitor, answering
 from .pages.listed_paths import Absent
+from .pages.request_key import UNSAFE, shown_url
 from .pages.resolver import Page, Pages
 from .pages.respond import (
     ABSENT_HEADERS,

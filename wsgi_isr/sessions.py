@@ -22,7 +22,7 @@ from typing import Any
 
 from werkzeug.http import parse_cookie
 
-from .cache.keyspace import cookie_pairs
+from .pages.request_key import cookie_pairs
 
 __all__ = ["Anonymous", "django", "flask", "signed_cookie"]
 

@@ -18,8 +18,9 @@ from werkzeug.middleware.lint import LintMiddleware
 
 from tests.behaviour.origin import DEADLINE, Environ
 from wsgi_isr import ISR
-from wsgi_isr.cache.entry import Content, Lifetime
+from wsgi_isr.cache.entry import Content
 from wsgi_isr.cache.thread_pool import Pool
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.events import Event
 from wsgi_isr.pages.resolver import Page
 from wsgi_isr.stores.memory import MemoryStore

@@ -24,7 +24,8 @@ from tests.benchmarks.paths import answer
 from tests.benchmarks.report import Budget, CannotRun, Report, Table, ratio
 from wsgi_isr import ISR, Rule
 from wsgi_isr.cache.entry import Codec, Content, Entry
-from wsgi_isr.cache.keyspace import Keyspace, PageKey
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.pages.request_key import PageKey
 from wsgi_isr.stores.memcached.chunks import pack
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.cluster import Cluster
 from tests.support.memcached import Memcached
-from wsgi_isr.cache.keyspace import Keyspace, PageKey, tags_of_page
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.tag_versions import Mode, Stamps
 from wsgi_isr.cache.verdict import Standing
 from wsgi_isr.config.settings import Config
+from wsgi_isr.pages.request_key import PageKey, tags_of_page
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memcached.rendezvous import Ring
 

@@ -19,7 +19,8 @@ from tests.live.support.visitor import SITE, Answer, ask
 from tests.live.support.waiting import until
 from tests.support.numbered import APP, RENEWED, Numbered, tag
 from wsgi_isr import invalidate
-from wsgi_isr.cache.keyspace import Keyspace, PageKey
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.pages.request_key import PageKey
 
 REVALIDATE = 4.0
 PAGES = [RENEWED % number for number in range(8)]

@@ -23,7 +23,8 @@ from tests.live.support.waiting import until
 from tests.support.numbered import APP, KEPT, RARE, RENEWED, Numbered, tag, version_of
 from wsgi_isr import InvalidationError, invalidate, replay
 from wsgi_isr.cache.invalidation import tag_names
-from wsgi_isr.cache.keyspace import Keyspace, PageKey
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.pages.request_key import PageKey
 from wsgi_isr.stores import open_store
 from wsgi_isr.stores.memcached.connection import USUAL
 

@@ -14,7 +14,7 @@ from tests.model.explorer import System
 from tests.model.gate import Gate, Program
 from tests.model.protocol import PAGE, epoch_key, on_two_nodes, tag_key
 from tests.model.protocol import show as show_model
-from wsgi_isr.cache.entry import Codec, Content, Entry, Lifetime, Refusal, Value
+from wsgi_isr.cache.entry import Codec, Content, Entry, Refusal, Value
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import Leases
 from wsgi_isr.cache.local_cache import Local, Slot
@@ -22,6 +22,7 @@ from wsgi_isr.cache.lookup import Fill
 from wsgi_isr.cache.tag_versions import Mode, Stamps
 from wsgi_isr.cache.task import Answer, Made, PassedOn, Product, Served, Task
 from wsgi_isr.cache.verdict import Asked, Failure, Storable
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, Event, Events
 from wsgi_isr.stores.base import Store

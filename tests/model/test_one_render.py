@@ -21,7 +21,7 @@ from tests.model.turns import Actor, Killed, Stage
 from wsgi_isr.cache import lease as leases
 from wsgi_isr.cache import single_flight as flight
 from wsgi_isr.cache import tag_versions as stamps
-from wsgi_isr.cache.entry import Codec, Content, Entry, Lifetime
+from wsgi_isr.cache.entry import Codec, Content, Entry
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import BACK_OFF, Lease, Leases
 from wsgi_isr.cache.local_cache import Local
@@ -29,6 +29,7 @@ from wsgi_isr.cache.lookup import LOOK_AGAIN, Fill
 from wsgi_isr.cache.tag_versions import Stamps
 from wsgi_isr.cache.task import Failed, PassedOn, Product, Served, Task
 from wsgi_isr.cache.verdict import Storable
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.events import Events
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 from wsgi_isr.stores.memory import MemoryStore

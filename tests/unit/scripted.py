@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from wsgi_isr.cache.entry import Codec, Content, Lifetime
+from wsgi_isr.cache.entry import Codec, Content
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import Leases
 from wsgi_isr.cache.local_cache import Local
@@ -18,6 +18,7 @@ from wsgi_isr.cache.releases import Releases
 from wsgi_isr.cache.tag_versions import Stamps
 from wsgi_isr.cache.task import Answer, Product, Served, Task
 from wsgi_isr.cache.verdict import Storable
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events
 from wsgi_isr.stores.base import Many, Store, Token, Versioned

@@ -18,7 +18,7 @@ from cluster.plot import Plot, _ticks
 from cluster.renders import Crowded, Render, Windows
 from cluster.report import Bucket, Report, Spell, buckets, made_of, percentiles, spells
 from cluster.state import Directory, State, append
-from wsgi_isr.cache.keyspace import PageKey
+from wsgi_isr.pages.request_key import PageKey
 
 
 def samples(*answers: tuple[float, float, int, str]) -> Samples:

@@ -11,8 +11,9 @@ import pytest
 from cluster.renders import Crowded, Recorder, Render, Windows, crowded, lifetimes, read, windows
 from cluster.report import invalidated
 from cluster.state import Directory
-from wsgi_isr.cache.keyspace import Keyspace, PageKey
+from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.events import Invalidated, Rendered, Served
+from wsgi_isr.pages.request_key import PageKey
 
 LIFETIME = {"a": 5.0}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from wsgi_isr.cache.entry import Lifetime
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.config.rules import RULE_OPTIONS
 from wsgi_isr.config.settings import ENV_PREFIX, OPTIONS, SITE_OPTIONS, Config, option_table
 from wsgi_isr.errors import ConfigError

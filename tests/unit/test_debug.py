@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.keyspace import PageKey
 from wsgi_isr.events import BackgroundFull, Event, Invalidated, Refused, Rendered, RenderFailed, Served, Used
 from wsgi_isr.observe.debug import line_of
+from wsgi_isr.pages.request_key import PageKey
 
 KEY = PageKey("https", "example.org", "/app", "/caf\xc3\xa9", (("q", "a b"),), (("x-lang", "de"),)).text
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.entry import SCHEMA, Codec, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry, Value
+from wsgi_isr.cache.entry import SCHEMA, Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
+from wsgi_isr.config.lifetime import Lifetime
 
 CODEC = Codec()
 NAMES = st.text("!#$%&'*+-.^_`|~019AZaz", min_size=1, max_size=20)

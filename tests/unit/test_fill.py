@@ -24,13 +24,14 @@ from tests.unit.scripted import (
     task_of,
     unavailable,
 )
-from wsgi_isr.cache.entry import Codec, Content, Entry, Lifetime, Refusal
+from wsgi_isr.cache.entry import Codec, Content, Entry, Refusal
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import RESTING
 from wsgi_isr.cache.lookup import LOOK_AGAIN
 from wsgi_isr.cache.tag_versions import Mode
 from wsgi_isr.cache.task import Failed, PassedOn, Served, Task
 from wsgi_isr.cache.verdict import Failure, Storable
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import StoreUnavailable, ValueTooLarge
 from wsgi_isr.events import BackgroundFull, LeaseLost, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from wsgi_isr.stores.base import Store

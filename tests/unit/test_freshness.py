@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.entry import Content, Entry, Lifetime, Refusal
+from wsgi_isr.cache.entry import Content, Entry, Refusal
 from wsgi_isr.cache.verdict import (
     Asked,
     Expired,
@@ -22,11 +22,11 @@ from wsgi_isr.cache.verdict import (
     Storable,
     Uncacheable,
     Verdict,
-    admit,
     judge,
-    refuse,
 )
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.config.rules import Policy, Rule, RuleSet
+from wsgi_isr.pages.admission import admit, refuse
 from wsgi_isr.pages.response_headers import ASK_EACH_TIME
 
 PAGE = Content("200 OK", (), b"", "")

@@ -13,23 +13,19 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from werkzeug.http import parse_cookie
 
-from wsgi_isr.cache.keyspace import (
-    MAX_HOST,
+from wsgi_isr.cache.keyspace import SLOTS, Keyspace, prefix_tag, stored_tag
+from wsgi_isr.cache.verdict import Bypass
+from wsgi_isr.config.origin import MAX_HOST, MAX_URL
+from wsgi_isr.config.rules import Policy, Rule, RuleSet
+from wsgi_isr.pages.request_key import (
     MAX_PARAMETERS,
     MAX_SEGMENTS,
-    MAX_URL,
-    SLOTS,
-    Keyspace,
     Matcher,
     PageKey,
     _is_tracking,
     canonical,
-    prefix_tag,
-    stored_tag,
     tags_of_page,
 )
-from wsgi_isr.cache.verdict import Bypass
-from wsgi_isr.config.rules import Policy, Rule, RuleSet
 from wsgi_isr.stores.base import route
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.keyspace import PageKey
 from wsgi_isr.config.rules import Rule, RuleSet
 from wsgi_isr.events import Refused, Unsaid
 from wsgi_isr.observe.log import log_events
+from wsgi_isr.pages.request_key import PageKey
 
 
 def refused(path: str, rule: str = "*", reason: str = "set-cookie") -> Refused:

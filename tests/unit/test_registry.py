@@ -21,7 +21,8 @@ from wsgi_isr.cache.app_records import (
     kept_pattern,
 )
 from wsgi_isr.cache.entry import Codec
-from wsgi_isr.cache.keyspace import Keyspace, Site
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.config.origin import Site
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.stores.base import Many
 from wsgi_isr.stores.memory import MemoryStore

@@ -19,10 +19,11 @@ from wsgi_isr.cache.entry import Codec, Content
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import BackingOff, Lease
 from wsgi_isr.cache.lookup import Fill
-from wsgi_isr.cache.renderer_pool import LATER, MAX_JOB, SITE_BYTES, URGENT, Remote
+from wsgi_isr.cache.renderer_pool import LATER, MAX_JOB, URGENT, Remote
 from wsgi_isr.cache.tag_versions import Mode
 from wsgi_isr.cache.task import Failed, Made, Served, Task, Unknown
 from wsgi_isr.cache.verdict import Failure
+from wsgi_isr.config.wrapping import SITE_BYTES
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import Broken, RenderFailed, StoreFailed
 

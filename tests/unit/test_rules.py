@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.entry import Lifetime
+from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.config.rules import PROFILES, RULE_DEFAULTS, RULE_OPTIONS, Rule, RuleSet, tags_of
 from wsgi_isr.errors import ConfigError
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from ..config.origin import MAX_HOST, MAX_URL, Site
 from ..errors import StoreError, listed
 from ..stores.base import Store
 from .entry import Codec
-from .keyspace import MAX_HOST, MAX_URL, Keyspace, Site, route_tag
+from .keyspace import Keyspace, route_tag
 
 _log = logging.getLogger("wsgi_isr")
 

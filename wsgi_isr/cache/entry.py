@@ -66,21 +66,6 @@ class Refusal(NamedTuple):
     reason: str
 
 
-class Lifetime(NamedTuple):
-    """``revalidate`` and ``expire`` as ages in seconds; ``None`` for never."""
-
-    revalidate: float | None
-    expire: float | None
-
-    def lowest(self, revalidate: float | None = None, expire: float | None = None) -> Lifetime:
-        """The lower of each, where ``None`` is the longest. Lowest wins, as in Next.js."""
-        return Lifetime(_lower(self.revalidate, revalidate), _lower(self.expire, expire))
-
-
-def _lower(one: float | None, other: float | None) -> float | None:
-    return other if one is None else one if other is None else min(one, other)
-
-
 class Proof(NamedTuple):
     """An entry's tags with the stamps from before its render, and the epochs of their nodes at which these
     were the stamps of the moment (empty where that is not known)."""

@@ -13,10 +13,11 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import NamedTuple
 
+from ..config.lifetime import Lifetime
 from ..errors import InvalidationError, StoreError
 from ..events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from ..stores.base import Store, Token
-from .entry import Codec, Content, Entry, Lifetime, Proof, Refusal, UnreadableEntry
+from .entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry
 from .keyspace import is_given, stored_tag
 from .lease import BackingOff, Busy, Keeper, Lease, Leases
 from .local_cache import Local, Slot

@@ -24,8 +24,6 @@ MADE, FOUND, BUSY, RESTING, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"res
 #: The names of the two sockets in their folder: what a visitor waits for goes first.
 URGENT, LATER = "urgent", "later"
 
-#: How many bytes of a job say whose it is.
-SITE_BYTES = 16
 #: The largest job, in bytes: it has to fit into the buffer of a socket that nobody reads yet.
 MAX_JOB = 64 * 1024
 #: Seconds in which a renderer has to accept a job, one that a visitor waits for and another one.

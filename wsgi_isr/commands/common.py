@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..cache.courier import courier
-from ..cache.keyspace import Site
+from ..config.origin import Site
 from ..errors import ConfigError, InvalidationError
 from ..loading import wrapped
 from ..middleware import ISR

@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ..cache.invalidation import Receipt
-from ..cache.keyspace import Site
 from ..config import options as o
+from ..config.origin import Site
 from ..errors import ConfigError, ISRError, listed
 from ..middleware import ISR
 from ..prerender.site_client import check_shared

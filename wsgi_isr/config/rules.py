@@ -12,9 +12,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map, RequestRedirect
 from werkzeug.routing import Rule as Route
 
-from ..cache.entry import Lifetime
 from ..errors import ConfigError
 from . import options as o
+from .lifetime import Lifetime
 from .patterns import spelling
 
 #: The ``revalidate`` of pages whose own headers say how long they live.

@@ -14,13 +14,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from ..cache.renderer_pool import SITE_BYTES
 from ..errors import ConfigError
 from .frameworks import is_flask
 from .settings import Config
 from .source import release_of, state_folder
 
 _log = logging.getLogger("wsgi_isr")
+
+#: The bytes that name a site in a job for renderer processes.
+SITE_BYTES = 16
 
 
 def check_app(app: Any, option: str = "app", called: str = "") -> None:

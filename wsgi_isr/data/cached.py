@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from ..cache.context import Frame, current, rendering
-from ..cache.entry import Entry, Lifetime, Refusal, Value
+from ..cache.entry import Entry, Refusal, Value
 from ..cache.invalidation import Invalidator, Receipt
 from ..cache.keyspace import EVERYTHING, Keyspace, stored_tag, tag_name
 from ..cache.lookup import Fill
@@ -30,6 +30,7 @@ from ..cache.task import Answer, Failed, Made, PassedOn, Product, Served, Task
 from ..cache.verdict import Asked, Failure, Standing, Storable
 from ..config import options as o
 from ..config.frameworks import personal
+from ..config.lifetime import Lifetime
 from ..config.rules import PROFILES, Rule, RuleSet, check_templates
 from ..errors import ConfigError, RefreshError
 from ..events import Events, Used

@@ -14,8 +14,8 @@ import json
 import logging
 from typing import Any
 
-from ..cache.keyspace import PageKey, decoded
 from ..events import Event, Invalidated, Refused, Rendered, RenderFailed, Served, Subscriber, Unsaid, Used
+from ..pages.request_key import PageKey, decoded
 
 _log = logging.getLogger("wsgi_isr.debug")
 

@@ -9,7 +9,6 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from ..cache.keyspace import PageKey, decoded
 from ..config.patterns import spelling
 from ..errors import listed
 from ..events import (
@@ -29,6 +28,7 @@ from ..events import (
     Unsaid,
     Used,
 )
+from ..pages.request_key import PageKey, decoded
 
 _log = logging.getLogger("wsgi_isr")
 

@@ -15,12 +15,14 @@ from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from ..cache.context import rendering
 from ..cache.entry import Content, Refusal
-from ..cache.keyspace import PageKey, canonical, tag_name
+from ..cache.keyspace import tag_name
 from ..cache.task import Product, Task
-from ..cache.verdict import Asked, Failure, Personal, Storable, admit, refuse, varies
+from ..cache.verdict import Asked, Failure, Personal, Storable
 from ..config.rules import Policy, RuleSet
 from ..events import Broken, Unsaid
+from .admission import admit, refuse, varies
 from .compression import encoded
+from .request_key import PageKey, canonical
 from .undeclared_vary import WATCHED, depends_on_client, watched
 
 if TYPE_CHECKING:

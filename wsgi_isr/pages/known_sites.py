@@ -16,10 +16,11 @@ from typing import Any
 import msgpack
 
 from ..cache.entry import Codec
-from ..cache.keyspace import MAX_HOST, MAX_URL, Site, decoded, site_of, site_of_url
+from ..config.origin import MAX_HOST, MAX_URL, Site, site_of_url
 from ..config.settings import HOST, Settings
 from ..errors import StoreError
 from ..stores.base import Store
+from .request_key import decoded, site_of
 
 _log = logging.getLogger("wsgi_isr")
 

@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..cache.keyspace import EVERYTHING, MAX_SEGMENTS, PageKey, decoded, route_tag, tags_of_page
+from ..cache.keyspace import EVERYTHING, route_tag
 from ..config.rules import Policy, RuleSet
 from ..events import Broken, Events
+from .request_key import MAX_SEGMENTS, PageKey, decoded, tags_of_page
 
 #: Seconds for which a list counts after an invalidation of something else.
 ELSEWHERE = 1.0

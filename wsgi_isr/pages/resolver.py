@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..cache.entry import Codec, Content
-from ..cache.keyspace import Keyspace, Matcher, PageKey, Site, canonical, decoded, public_path, query_string
+from ..cache.keyspace import Keyspace
 from ..cache.task import PassedOn, Task
 from ..cache.verdict import Bypass
 from ..config import options as o
+from ..config.origin import Site
 from ..config.rules import Policy
 from ..config.settings import Config
 from ..errors import RefreshError
@@ -18,6 +19,7 @@ from ..events import Events
 from ..stores.base import Store
 from .known_sites import Sites
 from .listed_paths import Absent, Listings, Stamps
+from .request_key import Matcher, PageKey, canonical, decoded, public_path, query_string
 
 
 class Page(NamedTuple):

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from ..cache.keyspace import Site
 from ..cache.lease import BACK_OFF
 from ..cache.thread_pool import Pool
+from ..config.origin import Site
 from ..errors import ConfigError, ISRError, RefreshError
 from ..middleware import ISR
 from ..pages.resolver import Page

@@ -7,12 +7,14 @@ from urllib.parse import urlencode
 from werkzeug.test import run_wsgi_app
 
 from ..cache.entry import Content, Entry, Refusal
-from ..cache.keyspace import PageKey, Site, canonical, path_tag, site_of_url
+from ..cache.keyspace import path_tag
 from ..cache.task import Failed, PassedOn, Served
 from ..config import options as o
+from ..config.origin import Site, site_of_url
 from ..config.settings import HOST
 from ..errors import ConfigError, ISRError, StoreError
 from ..middleware import ISR
+from ..pages.request_key import PageKey, canonical
 from ..pages.resolver import Page
 from . import html_links as links
 from .html_links import Here, spelled

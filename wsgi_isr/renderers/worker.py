@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ..cache.renderer_pool import ACCEPTED, FAILED, MAX_JOB, SITE_BYTES, UNKNOWN
+from ..cache.renderer_pool import ACCEPTED, FAILED, MAX_JOB, UNKNOWN
 from ..cache.task import Task
+from ..config.wrapping import SITE_BYTES
 from ..middleware import ISR
 from ..process import close_all
 from .child_process import Stopping

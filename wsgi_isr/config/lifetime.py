@@ -1,0 +1,20 @@
+"""The lifetime of a page or of data."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Lifetime(NamedTuple):
+    """``revalidate`` and ``expire`` as ages in seconds; ``None`` for never."""
+
+    revalidate: float | None
+    expire: float | None
+
+    def lowest(self, revalidate: float | None = None, expire: float | None = None) -> Lifetime:
+        """The lower of each, where ``None`` is the longest. Lowest wins, as in Next.js."""
+        return Lifetime(_lower(self.revalidate, revalidate), _lower(self.expire, expire))
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)

@@ -1,0 +1,176 @@
+"""Which answers of an app may be stored, and for how long (RFC 9111, RFC 5861, RFC 9213)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import reduce
+
+from ..cache.entry import Content, Refusal
+from ..cache.verdict import _TARGETED, _TOKEN, FAILED_STATUSES, NEGATIVE_STATUSES, Asked, Failure, Storable
+from ..config.lifetime import Lifetime
+from ..config.rules import Policy
+from .response_headers import date_of, is_for_caches, is_of_one_answer, kept, strong_etag
+
+
+def admit(
+    status: str,
+    headers: Sequence[tuple[str, str]],
+    body: bytes,
+    policy: Policy,
+    asked: Asked | None = None,
+    *,
+    now: float,
+) -> Storable | Refusal | Failure:
+    """Return what becomes of an app's complete answer to a canonical request.
+
+    :param now: seconds of Unix time.
+    """
+    asked = asked or Asked()
+    lower = [(name.lower(), value) for name, value in headers]
+    code = int(status[:3])
+    # Several visitors may wait for one failure.
+    known = [(name, value) for name, value in headers if not is_of_one_answer(name)]
+    if code in FAILED_STATUSES:
+        # With a Set-Cookie it is one visitor's answer, not to be handed to those who joined the wait.
+        shareable = not any(name == "set-cookie" for name, _ in lower)
+        return Failure(f"status-{code}", Content(status, tuple(known), body, "") if shareable else None)
+    if reason := refuse(code, headers, policy):
+        return Refusal(reason)
+    for name, value in lower:
+        if name == "content-length" and value.strip() != str(len(body)):
+            return Failure("content-length")
+    if asked.no_store:
+        return Refusal("no-store")
+    if asked.failed:
+        # Whatever the app says of how long it may be kept: it did not know.
+        known = [(name, value) for name, value in known if not is_for_caches(name)]
+        return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
+    in_headers = _asked(lower) or (_for_everybody(lower, now) if policy.lifetime is None else None)
+    if policy.lifetime is None and in_headers is None and not asked.asks:
+        return Refusal("not-asked")
+    lifetime = _lowest(policy.lifetime, asked.lifetime, in_headers)
+    assert lifetime is not None
+    if policy.lifetime is None and policy.expire is not None:
+        lifetime = lifetime.lowest(policy.expire, policy.expire)
+    if not _directives(lower).keys().isdisjoint(("must-revalidate", "proxy-revalidate")):
+        # RFC 9111, 4.2.4: then not even for a moment may it be served stale.
+        lifetime = lifetime.lowest(None, lifetime.revalidate)
+    keep = None
+    if code in NEGATIVE_STATUSES:
+        # What is not there may be there in a moment: no second of grace, and no place in the store.
+        lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
+        keep = policy.negative_ttl + 60
+    if lifetime.revalidate == 0:
+        return Refusal("revalidate-0")
+    fields = kept(headers)
+    varies = _list(lower, "vary")
+    # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).
+    if undeclared := [name for name in policy.declares if name.lower() not in varies]:
+        fields.append(("Vary", ", ".join(undeclared)))
+    etag = strong_etag(headers) or hashlib.blake2b(body, digest_size=12).hexdigest()
+    content = Content(status, tuple(fields), body, etag, "cookie" in varies)
+    named = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
+    tags = dict.fromkeys([*asked.tags, *filter(None, named)])
+    carried = tuple(asked.carried.items())
+    return Storable(content, lifetime, keep, tuple(tags), carried, is_negative=keep is not None)
+
+
+def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:
+    """Why an answer with this head may not be stored, as a token; empty where it may, or where it is a
+    failure. Known as soon as the app has called ``start_response``, before it has sent its body."""
+    lower = [(name.lower(), value) for name, value in headers]
+    if code in FAILED_STATUSES:
+        return ""
+    # First, because it is the reason to be told about, whatever else there is.
+    if any(name == "set-cookie" for name, _ in lower):
+        return "set-cookie"
+    if code not in policy.statuses:
+        return f"status-{code}"
+    # RFC 9213, 2.2: where the targeted field is present, it is the one that counts for a shared cache.
+    directives = _directives(lower).keys()
+    # RFC 9111, 5.2.2.4, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
+    # worth the risk to take it apart.
+    for directive in ("no-store", "private", "no-cache"):
+        if directive in directives:
+            return directive
+    for header in _list(lower, "vary"):
+        if header not in policy.varies_on and header not in ("accept-encoding", "cookie"):
+            return f"vary-{header}" if _TOKEN.fullmatch(header) and header != "*" else "vary-any"
+    for name, value in lower:
+        if name == "content-type" and value.lower().startswith("text/event-stream"):
+            return "event-stream"  # it has no end
+        if name == "content-security-policy" and "'nonce-" in value.lower():
+            return "csp-nonce"  # good for one answer (CSP 3, 7.1): whoever knows it may run scripts in the next one
+        if name == "content-length" and (_delta(value) or 0) > policy.max_body:
+            return "max-body"
+    return ""
+
+
+def varies(headers: Sequence[tuple[str, str]]) -> set[str]:
+    """The lower-case names of the request headers by which an answer is said to vary."""
+    return set(_list([(name.lower(), value) for name, value in headers], "vary"))
+
+
+def _lowest(*lifetimes: Lifetime | None) -> Lifetime | None:
+    given = [lifetime for lifetime in lifetimes if lifetime is not None]
+    if not given:
+        return None
+    return reduce(lambda one, other: one.lowest(other.revalidate, other.expire), given)
+
+
+def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
+    """Return the lifetime that an app asks a shared cache for.
+
+    ``CDN-Cache-Control`` (RFC 9213) before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) with
+    ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers: a rule is not shortened by it.
+    """
+    for header, names in ((_TARGETED, ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
+        directives = _directives_of(lower, header)
+        for name in names:
+            seconds = _delta(directives.get(name))
+            if seconds is not None:
+                window = _delta(directives.get("stale-while-revalidate"))
+                return Lifetime(seconds, None if window is None else seconds + window)
+    return None
+
+
+def _for_everybody(lower: Sequence[tuple[str, str]], now: float) -> Lifetime | None:
+    """Return the lifetime that an answer has for any cache: ``max-age``, or else ``Expires`` (RFC 9111, 4.2.1). None is
+    ever guessed (4.2.2)."""
+    directives = _directives_of(lower, "cache-control")
+    seconds = _delta(directives.get("max-age"))
+    window = _delta(directives.get("stale-while-revalidate"))
+    header = dict(lower)
+    if seconds is None and "expires" in header:
+        # 5.3: what is no date has expired.
+        expires, date = date_of(header["expires"]), date_of(header.get("date"))
+        seconds = expires.timestamp() - (date.timestamp() if date else now) if expires else 0.0
+    if seconds is None:
+        return None
+    seconds = max(0.0, seconds - (_delta(header.get("age")) or 0.0))
+    return Lifetime(seconds, None if window is None else seconds + window)
+
+
+def _directives(lower: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """What a shared cache is told. RFC 9213, 2.2: where the targeted field is present and can be read, it is the
+    one that counts."""
+    return _directives_of(lower, _TARGETED) or _directives_of(lower, "cache-control")
+
+
+def _directives_of(lower: Sequence[tuple[str, str]], header: str) -> dict[str, str]:
+    parts = [part.partition("=") for part in _list(lower, header)]
+    directives = {name.strip(): value for name, _, value in parts}
+    readable = all(map(_TOKEN.fullmatch, directives))
+    return directives if readable or header != _TARGETED else {}
+
+
+def _delta(text: str | None) -> float | None:
+    text = (text or "").strip().strip('"')
+    # RFC 9111, 1.2.2: beyond 2**31 counts as 2**31. isdigit() alone would let other scripts' digits in, and
+    # int() refuses more of them than anybody can mean.
+    return float(min(int(text.lstrip("0")[:12] or "0"), 2**31)) if text.isascii() and text.isdigit() else None
+
+
+def _list(lower: Sequence[tuple[str, str]], field: str) -> list[str]:
+    return [part.strip().lower() for name, value in lower if name == field for part in value.split(",") if part.strip()]
