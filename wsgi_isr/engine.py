@@ -17,19 +17,19 @@ from typing import Any, NamedTuple
 
 from .cache import renderer_pool as remote
 from .cache.app_records import Presence, Registry
-from .cache.entry import Codec, Refusal
+from .cache.entry import Codec, HitForMiss
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
 from .cache.keyspace import Keyspace
 from .cache.lease import Leases
-from .cache.local_cache import Local, Slot
-from .cache.lookup import Fill
+from .cache.local_cache import CachedEntry, Local
+from .cache.lookup import Cache
 from .cache.releases import Releases
 from .cache.renderer_pool import Done, Remote
 from .cache.single_flight import Flight, leading, led
-from .cache.tag_versions import Stamps
+from .cache.tag_versions import TagVersions
 from .cache.task import Product, Task, Unknown
-from .cache.verdict import Failure, Standing
+from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
 from .data.cached import app_of, at_home, inside, produce_data, tags_of_data
@@ -38,7 +38,7 @@ from .events import Events
 from .pages.draft import Drafts, Visitor, answering
 from .pages.own_writes import Writes
 from .pages.request_key import PageKey, tags_of_page
-from .pages.respond import Ready
+from .pages.respond import PreparedResponse
 from .stores.base import Store
 
 _log = logging.getLogger("wsgi_isr")
@@ -126,7 +126,7 @@ class Engine:
             if store.keeps and (store.shared or isinstance(settings.store, Store))
             else None
         )
-        self.stamps = Stamps(
+        self.stamps = TagVersions(
             store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
         )
 
@@ -147,7 +147,7 @@ class Engine:
 
         def make_page(flights: tuple[Flight[Any], ...], task: Task, client: Mapping[str, Any] | None) -> Product:
             with leading(*flights), at_home(self), answering(Visitor(self.drafts)):
-                return produce_page(task, client) if produce_page is not None else Refusal("no-app")
+                return produce_page(task, client) if produce_page is not None else HitForMiss("no-app")
 
         def make_data(task: Task, surroundings: Surroundings) -> Product:
             with at_home(self), answering(Visitor(self.drafts)), surroundings():
@@ -161,7 +161,7 @@ class Engine:
                     raise Unknown(task.rule)
                 return tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules)
 
-        self.fill = Fill(
+        self.fill = Cache(
             produce,
             tags_of,
             store,
@@ -199,7 +199,7 @@ class Engine:
         return self._application.active()
 
     def work(self, task: Task) -> bytes:
-        """Do what another process has asked for (:meth:`.Fill.work`)."""
+        """Do what another process has asked for (:meth:`.Cache.work`)."""
         if task.data and not self._application.knows(app_of(task)):
             return remote.UNKNOWN  # of several apps, the one that it is for is not here
         return self.fill.work(task)
@@ -221,7 +221,7 @@ class Engine:
         """Return whether this process made it. A server that forks in C may not have told Python."""
         return self._pid == os.getpid()
 
-    def still_valid(self, slot: Slot, answer: Ready) -> bool:
+    def still_valid(self, slot: CachedEntry, answer: PreparedResponse) -> bool:
         """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
         if not self.is_here:
             return False
@@ -230,7 +230,7 @@ class Engine:
         except Exception:
             return False  # a store that raises what it should not: the way below says so, and passes on
         checked = slot.checked
-        if checked is None or checked[1] is not Standing.VALID or checked[0] != polled.epochs:
+        if checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
             return False
         answer.until = min(answer.over, polled.lapses_at)
         return True

@@ -33,7 +33,7 @@ class Served(NamedTuple):
     seconds: float = 0.0
 
 
-class Used(NamedTuple):
+class DataServed(NamedTuple):
     """Cached data was asked for, of the function ``name``, under ``key`` (text that holds the arguments).
 
     ``label`` is that of a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` where it was not looked for, or
@@ -74,7 +74,7 @@ class Refused(NamedTuple):
     text: str = ""
 
 
-class Unsaid(NamedTuple):
+class UndeclaredVary(NamedTuple):
     """While it rendered, an app has looked for request ``headers`` (names in lower case) that neither its ``Vary`` nor
     the rule names: everybody gets the page of a visitor who sends none of them."""
 
@@ -147,7 +147,7 @@ class Delivered(NamedTuple):
     journal: str
 
 
-class Broken(NamedTuple):
+class InternalError(NamedTuple):
     """``where`` is the part of the cache, or the callable of a rule, that raised ``cause``.
 
     ``outcome`` says what follows from that, for people; empty where nothing is known of it.
@@ -160,10 +160,10 @@ class Broken(NamedTuple):
 
 Event = (
     Served
-    | Used
+    | DataServed
     | Rendered
     | Refused
-    | Unsaid
+    | UndeclaredVary
     | RenderFailed
     | LeaseLost
     | StoreFailed
@@ -171,7 +171,7 @@ Event = (
     | BackgroundFull
     | Invalidated
     | Delivered
-    | Broken
+    | InternalError
 )
 Subscriber = Callable[[Event], None]
 

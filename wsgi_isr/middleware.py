@@ -12,14 +12,14 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from . import engine
-from .cache.context import Frame, within
+from .cache.context import RenderContext, within
 from .cache.courier import courier
-from .cache.entry import Content, Entry, Refusal
+from .cache.entry import Content, Entry, HitForMiss
 from .cache.invalidation import Receipt, tag_names
 from .cache.journal import journal_for
 from .cache.keyspace import path_tag
-from .cache.task import Answer, Coming, Failed, PassedOn, Served
-from .cache.verdict import Asked
+from .cache.task import Answer, Failed, Passed, Pending, Served
+from .cache.verdict import CacheDirectives
 from .config.development import Found, development_of, is_served_by
 from .config.identity import name_of
 from .config.origin import Site
@@ -28,7 +28,7 @@ from .config.wrapping import Wrapper, advise, caller, check_app, configured, sit
 from .data.cached import at_home
 from .engine import Engine, on_behalf_of
 from .errors import ISRError, RefreshError
-from .events import Broken, Events, Subscriber
+from .events import Events, InternalError, Subscriber
 from .events import Served as ServedEvent
 from .observe.debug import log_decisions
 from .observe.log import log_events
@@ -45,9 +45,9 @@ from .pages.respond import (
     NOT_FOUND,
     NOT_MODIFIED,
     SHELL_HEADERS,
-    Lazy,
-    Own,
-    Ready,
+    PreparedResponse,
+    StreamingBody,
+    Synthetic,
     cache_status,
     headers_of,
     own_files,
@@ -200,35 +200,35 @@ class ISR(Wrapper):
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
-            self._events.emit(Broken("the cache", error, "the app answers the request itself"))
-            page = found = PassedOn("internal-error", draft=draft)
+            self._events.emit(InternalError("the cache", error, "the app answers the request itself"))
+            page = found = Passed("internal-error", draft=draft)
         if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
             # It failed for somebody without cookies. That says nothing about who has some.
-            found = PassedOn("cookie")
+            found = Passed("cookie")
         self._note(environ, page, found, live.monotonic() - began)
         if isinstance(found, Served) and isinstance(page, Page):
             return self._serve(environ, start_response, live, page, probe, found)
-        if isinstance(found, PassedOn):
+        if isinstance(found, Passed):
             return self._pass_on(environ, start_response, found)
         if isinstance(found, Failed):
             return self._fail(environ, start_response, found)
         if isinstance(found, Absent):
             return send_own(environ, start_response, NOT_FOUND, ABSENT_HEADERS)
-        assert isinstance(found, Own)
+        assert isinstance(found, Synthetic)
         return send_own(environ, start_response, found, SHELL_HEADERS)
 
-    def _find(self, environ: dict[str, Any], live: Engine, page: Page) -> Answer | Own:
+    def _find(self, environ: dict[str, Any], live: Engine, page: Page) -> Answer | Synthetic:
         """The page for this visitor, made first if need be, or what there is to see until it is."""
         policy = page.policy
         if policy.has_shell and not is_crawler(environ.get("HTTP_USER_AGENT", "")):
             found = live.fill.get(page.task, page.suits, waits=False)
-            if not isinstance(found, Coming):
+            if not isinstance(found, Pending):
                 return found
             try:
                 return shell_of(policy.fallback, environ)
             except Exception as error:
                 outcome = "the visitor waits for the page"
-                self._events.emit(Broken(f"rule {policy.name!r}: fallback", error, outcome))
+                self._events.emit(InternalError(f"rule {policy.name!r}: fallback", error, outcome))
         with nullcontext() if page.personal else on_behalf_of(self._pages.without_ignored_cookies(page, environ)):
             found = live.fill.get(page.task, page.suits)
         if isinstance(found, Served):
@@ -261,26 +261,28 @@ class ISR(Wrapper):
             # A condition that does not match comes here beside a prepared answer, which stays for the others.
             monotonic, ready = live.monotonic(), found.slot.ready
             if ready is None or monotonic >= ready.over:
-                found.slot.ready = Ready(entry, content, now, monotonic)
+                found.slot.ready = PreparedResponse(entry, content, now, monotonic)
             live.local.lead(probe, page.task.page, found.slot)
         if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
             content = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
         status = cache_status(found, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
 
-    def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: PassedOn) -> Iterable[bytes]:
+    def _pass_on(self, environ: dict[str, Any], start_response: StartResponse, found: Passed) -> Iterable[bytes]:
         label = "MISS" if found.missed else "BYPASS"
         status = f'{NAME}; fwd={"uri-miss" if found.missed else "bypass"}; detail="{found.reason}"'
         if found.personal is not None:
             return send_as_is(environ, start_response, found.personal.content, status, label)
         if found.draft:
-            frame = Frame(Asked(), self.configuration.rules.profiles, stored=False, draft=True)
+            frame = RenderContext(CacheDirectives(), self.configuration.rules.profiles, stored=False, draft=True)
             app = self._app_here(environ, frame)
             return pass_on(
                 app, environ, start_response, status, label, self._after_write(environ, found.written), private=True
             )
         # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
-        app = self._app_here(environ, Frame(Asked(), self.configuration.rules.profiles) if found.missed else None)
+        app = self._app_here(
+            environ, RenderContext(CacheDirectives(), self.configuration.rules.profiles) if found.missed else None
+        )
         return pass_on(app, environ, start_response, status, label, self._after_write(environ, found.written))
 
     def _after_write(self, environ: dict[str, Any], written: str | None) -> Callable[[], list[tuple[str, str]]] | None:
@@ -297,7 +299,7 @@ class ISR(Wrapper):
                 except Exception as error:
                     # The write has happened and must be answered; the journal, if any, has the rest.
                     outcome = "the write is answered, and the cached page may be the one from before it"
-                    self._events.emit(Broken(f"invalidating {written!r} after a write", error, outcome))
+                    self._events.emit(InternalError(f"invalidating {written!r} after a write", error, outcome))
             return live.writes.cookie(environ)
 
         return after_write
@@ -309,9 +311,9 @@ class ISR(Wrapper):
             return send_as_is(environ, start_response, found.content, status, "MISS")
         if found.error is not None:
             raise found.error
-        return self._pass_on(environ, start_response, PassedOn(found.reason, missed=True))
+        return self._pass_on(environ, start_response, Passed(found.reason, missed=True))
 
-    def _app_here(self, environ: dict[str, Any], frame: Frame | None) -> WSGIApplication:
+    def _app_here(self, environ: dict[str, Any], frame: RenderContext | None) -> WSGIApplication:
         """Return the app, for one request. What it caches while it answers belongs to this ISR, and goes into
         ``frame``, and so does what it caches while a lazy body is made."""
         live = self.begin()
@@ -332,7 +334,7 @@ class ISR(Wrapper):
             files = own_files(environ)
             with enter():
                 body = self.app(environ, start_response)
-            return body if isinstance(body, (list, tuple)) or body in files else Lazy(body, enter)
+            return body if isinstance(body, (list, tuple)) or body in files else StreamingBody(body, enter)
 
         return call
 
@@ -344,7 +346,7 @@ class ISR(Wrapper):
         if isinstance(found, Served):
             label, age = found.label, found.slot.entry.age(self._clock())
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
-        elif isinstance(found, PassedOn):
+        elif isinstance(found, Passed):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
         elif isinstance(found, Absent):
             label, reason = "HIT", "not-listed"
@@ -403,7 +405,7 @@ class ISR(Wrapper):
             raise RefreshError(path, outcome.reason) from outcome.error
         content = outcome.slot.entry.content
         if not isinstance(content, Content):
-            raise RefreshError(path, content.reason if isinstance(content, Refusal) else "unreadable")
+            raise RefreshError(path, content.reason if isinstance(content, HitForMiss) else "unreadable")
         old = before.content if before is not None else None
         # An app may give one entity tag to different bytes.
         new = (content.status, content.etag, content.body)

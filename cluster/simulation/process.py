@@ -1,6 +1,6 @@
 """One worker process: what it keeps and has seen, with the real L1 and the real control plane.
 
-The way of a request is that of :class:`wsgi_isr.cache.lookup.Fill`, whose methods are named here; Fill itself would
+The way of a request is that of :class:`wsgi_isr.cache.lookup.Cache`, whose methods are named here; Cache itself would
 wait, and time is not to pass in here.
 """
 
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from wsgi_isr.cache.local_cache import Local, Slot
-from wsgi_isr.cache.tag_versions import Epochs, Polled, Stamps
-from wsgi_isr.cache.verdict import Standing, Verdict, judge
+from wsgi_isr.cache.local_cache import CachedEntry, Local
+from wsgi_isr.cache.tag_versions import Epochs, Polled, TagVersions
+from wsgi_isr.cache.verdict import Validity, Verdict, judge
 from wsgi_isr.stores.base import Store
 
 from .site import epoch_key, tag_key
@@ -19,7 +19,7 @@ from .site import epoch_key, tag_key
 class Waiting:
     """Visitors of one process who wait for a page, and when each of them came; none, for a background render.
 
-    ``alone``: they have an old page to fall back on, and look again each for themselves (``Fill._obtain``).
+    ``alone``: they have an old page to fall back on, and look again each for themselves (``Cache._obtain``).
     """
 
     __slots__ = ("alone", "anyway", "pause", "visitors")
@@ -41,20 +41,20 @@ class Process:
     ) -> None:
         self.number = number
         self.local = Local(local_cache_bytes)
-        self.stamps = Stamps(store, tag_key, epoch_key, coherence=coherence, monotonic=clock)
+        self.stamps = TagVersions(store, tag_key, epoch_key, coherence=coherence, monotonic=clock)
         self.polled: Polled | None = None
         self.seen = 0
         self.flights: dict[int, Waiting] = {}
 
-    def judge(self, slot: Slot, epochs: Epochs, now: float) -> Verdict:
-        """``Fill._judge``: stamps are compared once for each vector of epochs."""
+    def judge(self, slot: CachedEntry, epochs: Epochs, now: float) -> Verdict:
+        """``Cache._judge``: stamps are compared once for each vector of epochs."""
         checked = slot.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
-            standing: Standing = checked[1]
+            standing: Validity = checked[1]
         else:
-            since = checked[0] if checked is not None and checked[1] is Standing.VALID else {}
+            since = checked[0] if checked is not None and checked[1] is Validity.VALID else {}
             standing = self.stamps.standing(slot.entry.proof, epochs, since)
-            if checked is not None and checked[1] >= Standing.HARD:
+            if checked is not None and checked[1] >= Validity.EXPIRED:
                 standing = max(standing, checked[1])
             slot.checked = (epochs, standing)
         return judge(slot.entry, standing, now)

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from wsgi_isr.cache.entry import Entry
 from wsgi_isr.cache.keyspace import Keyspace, tag_name
 from wsgi_isr.cache.lease import BackingOff, Busy, Lease, Leases
-from wsgi_isr.cache.local_cache import Slot
+from wsgi_isr.cache.local_cache import CachedEntry
 from wsgi_isr.cache.lookup import LOOK_AGAIN, WAIT_PAUSE
-from wsgi_isr.cache.tag_versions import Capture, Stamps
+from wsgi_isr.cache.tag_versions import Capture, TagVersions
 from wsgi_isr.cache.verdict import Expired, Fresh, Missing, Stale
 from wsgi_isr.events import Events
 
@@ -91,7 +91,7 @@ class _Run:
         self._by_process, self._by_render, self._by_invalidation, self._by_nobody = (Tally(p.nodes) for _ in range(4))
         self._nodes.tally = self._by_nobody
         self._leases = Leases(self._nodes, Keyspace.lock, Keyspace.failures, Events())
-        self._invalidator = Stamps(self._nodes, tag_key, epoch_key, coherence=0, monotonic=self._clock)
+        self._invalidator = TagVersions(self._nodes, tag_key, epoch_key, coherence=0, monotonic=self._clock)
         self._site = Site(p, self._nodes, self._invalidator, self._rng)
         make = (self._nodes, p.local_cache_bytes, p.coherence, self._clock)
         self._processes = [Process(number, *make) for number in range(p.followed)]
@@ -160,7 +160,7 @@ class _Run:
         self._records.tick(self._by_process, self._by_render)
         self._progress(self.now)
 
-    # A request of a followed process: Fill.get, _look_up and _answer ----------------------------------
+    # A request of a followed process: Cache.get, _look_up and _answer ----------------------------------
 
     def _request(self, process: Process, page: Page) -> None:
         self._nodes.tally = self._by_process
@@ -231,16 +231,16 @@ class _Run:
         invalidated = self._invalidated[page.tag]
         return not invalidated or entry.started > invalidated[-1]
 
-    # Stale: Fill._renew. Expired, Missing: Fill._obtain and _fly ---------------------------------------
+    # Stale: Cache._renew. Expired, Missing: Cache._obtain and _fly ---------------------------------------
 
-    def _renew(self, process: Process, page: Page, slot: Slot) -> None:
+    def _renew(self, process: Process, page: Page, slot: CachedEntry) -> None:
         if self.now < slot.look_at:
             return
         slot.look_at = self.now + LOOK_AGAIN * self._rng.uniform(0.5, 1.0)
         if page.number not in process.flights:
             self._regenerate(process, page, Waiting([], 0.0, alone=False, anyway=False))
 
-    def _obtain(self, process: Process, page: Page, old: Slot | None) -> None:
+    def _obtain(self, process: Process, page: Page, old: CachedEntry | None) -> None:
         self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, anyway=old is None))
 
     def _try(self, process: Process, page: Page, waiting: Waiting) -> None:
@@ -277,13 +277,13 @@ class _Run:
         if not waiting.visitors:
             return
         self._records.waits.extend(self.now - came for came in waiting.visitors)
-        # Fill._landed: what was waited for is judged once more.
+        # Cache._landed: what was waited for is judged once more.
         slot = process.local.get(page.key)
         if slot is not None:
             self._nodes.tally = self._by_process
             process.judge(slot, process.stamps.epochs(), self.now)
 
-    # The one render: Fill.regenerate and _render -------------------------------------------------------
+    # The one render: Cache.regenerate and _render -------------------------------------------------------
 
     def _regenerate(self, process: Process, page: Page, waiting: Waiting) -> _Outcome:
         nodes, lock = self._nodes, Keyspace.lock(page.key)
@@ -327,7 +327,7 @@ class _Run:
         return _Outcome.RENDERING
 
     def _is_outdated(self, page: Page) -> bool:
-        """Fill._past_back_off: what failed was the page from before an invalidation."""
+        """Cache._past_back_off: what failed was the page from before an invalidation."""
         invalidated = self._invalidated[page.tag]
         return bool(invalidated) and invalidated[-1] > page.failed
 
@@ -355,7 +355,7 @@ class _Run:
         else:
             proof = process.stamps.prove(render.capture, page.tags)
             self._nodes.write_page(page.place)
-            # Fill._put: a late writer loses.
+            # Cache._put: a late writer loses.
             if page.version == render.version or (page.entry is not None and page.entry.started < render.started):
                 page.entry = self._site.entry(page, render.started, self.now, proof)
                 page.version += 1

@@ -10,9 +10,9 @@ import random
 from array import array
 from collections.abc import Sequence
 
-from wsgi_isr.cache.entry import Content, Entry, Proof
+from wsgi_isr.cache.entry import Content, Entry, TagSnapshot
 from wsgi_isr.cache.keyspace import EVERYTHING, path_tag, prefix_tag, route_tag, stored_tag, tag_name
-from wsgi_isr.cache.tag_versions import Stamp, Stamps
+from wsgi_isr.cache.tag_versions import TagVersion, TagVersions
 
 from .nodes import Nodes, Place, Tally
 from .parameters import Parameters
@@ -82,7 +82,7 @@ class Page:
 class Site:
     """All pages; each is one Python object from the first time it is looked at."""
 
-    def __init__(self, parameters: Parameters, nodes: Nodes, stamps: Stamps, rng: random.Random) -> None:
+    def __init__(self, parameters: Parameters, nodes: Nodes, stamps: TagVersions, rng: random.Random) -> None:
         self._p = parameters
         self._nodes = nodes
         self.popularity = Popularity(parameters.pages, parameters.zipf)
@@ -116,7 +116,7 @@ class Site:
         """The numbers of all pages with one tag: popular ones and others."""
         return range(tag, self._p.pages, self._p.tags)
 
-    def entry(self, page: Page, started: float, created: float, proof: Proof) -> Entry:
+    def entry(self, page: Page, started: float, created: float, proof: TagSnapshot) -> Entry:
         """What a render makes of a page."""
         return Entry(page.key, self._content, started, created, self._p.revalidate, self._p.expire, proof)
 
@@ -133,18 +133,18 @@ class Site:
             page.entry = self.entry(page, created - self._p.render, created, self._proof(tags))
         return page
 
-    def _proof(self, tags: tuple[str, ...]) -> Proof:
+    def _proof(self, tags: tuple[str, ...]) -> TagSnapshot:
         tally, self._nodes.tally = self._nodes.tally, Tally(len(self._nodes.nodes))
         stamped = []
         for tag in tags:
             stamp = self._first.get(tag)
             if stamp is None:  # of its path, which is not invalidated here
-                value = Stamp.fresh(tag)
+                value = TagVersion.fresh(tag)
                 self._nodes.add(tag_key(tag), value)
                 stamp = self._first[tag] = value.nonces
             stamped.append((tag, stamp))
         self._nodes.tally = tally
-        return Proof(tuple(stamped), self._epochs)
+        return TagSnapshot(tuple(stamped), self._epochs)
 
     def _age(self, rng: random.Random, asked: float) -> float:
         """How old a page is, at some moment of a life that has always been like this: young for ``revalidate``,

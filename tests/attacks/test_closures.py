@@ -786,7 +786,7 @@ def test_the_warning_names_what_a_function_closes_over(
 
 
 SCRIPT = """
-from wsgi_isr.functions import closure_of
+from wsgi_isr.data.registry import closure_of
 
 def make(n):
     def helper(x=(1, "a", None), *, y=frozenset({3, 4})):

@@ -18,7 +18,7 @@ from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Site
 from wsgi_isr.prerender.run import Prerender, Report
 from wsgi_isr.prerender.site_client import here_of, site_at
-from wsgi_isr.prerender.static_site import NOTES, Folder
+from wsgi_isr.prerender.static_site import NOTES, StaticSite
 
 URL = "http://example.org"
 SECRET = "what is in a file outside of the folder"
@@ -136,13 +136,13 @@ LOCATIONS = [
 ]
 
 
-def export(site: Site, folder: Folder, *paths: str, sitemaps: tuple[str, ...] = ()) -> Report:
+def export(site: Site, folder: StaticSite, *paths: str, sitemaps: tuple[str, ...] = ()) -> Report:
     work = Prerender(site.isr, site_at(site.isr, URL)[0], pause=site.clock.pause, folder=folder, crawl=True)
     return work.run(paths, sitemaps)
 
 
-def folder_of(site: Site, root: Path) -> Folder:
-    return Folder(str(root), here_of(site_at(site.isr, URL)[0]))
+def folder_of(site: Site, root: Path) -> StaticSite:
+    return StaticSite(str(root), here_of(site_at(site.isr, URL)[0]))
 
 
 def tree(root: Path, without: Path) -> dict[str, Any]:

@@ -22,14 +22,14 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
 from wsgi_isr import cached
-from wsgi_isr.cache.entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
-from wsgi_isr.cache.local_cache import Slot
+from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss, TagSnapshot, UnreadableEntry, Value
+from wsgi_isr.cache.local_cache import CachedEntry
 from wsgi_isr.cache.task import Served
 from wsgi_isr.config.rules import Policy
 from wsgi_isr.data import codec as values
 from wsgi_isr.events import Rendered, Unreadable
 from wsgi_isr.pages.compression import chosen
-from wsgi_isr.pages.respond import Ready, cache_status, headers_of, send_page
+from wsgi_isr.pages.respond import PreparedResponse, cache_status, headers_of, send_page
 from wsgi_isr.stores.memory import MemoryStore
 
 CODEC = Codec()
@@ -195,11 +195,11 @@ PAGE = Entry(
     1_700_000_001.5,
     60,
     600.0,
-    Proof((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
+    TagSnapshot((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
 )
 PACKED = {kind: CODEC.pack(PAGE) for kind in ("page",)} | {
     "value": CODEC.pack(Entry("k", Value(b"\xc0"), 1.0, 2.0, None, None)),
-    "refusal": CODEC.pack(Entry("k", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)),
+    "refusal": CODEC.pack(Entry("k", HitForMiss("set-cookie"), 1.0, 2.0, 60.0, None)),
 }
 ANY = st.recursive(
     st.none()
@@ -254,7 +254,7 @@ def test_an_entry_with_any_change_is_unreadable_or_can_be_served(data: bytes, is
         assert not is_data
         for environ in (make_environ(), *(make_environ(headers=headers) for headers in REQUESTS)):
             serve(entry, entry.content, environ, now)
-    elif isinstance(entry.content, Refusal):
+    elif isinstance(entry.content, HitForMiss):
         assert re.fullmatch(r"[!#-'*+.0-9A-Z^_`a-z|~-]+", entry.content.reason)
     else:
         assert is_data
@@ -272,7 +272,7 @@ REQUESTS = [
 
 def serve(entry: Entry, content: Content, environ: Environ, now: float) -> None:
     """Send a page as the middleware does, to a server that takes nothing that is wrong."""
-    prepared = Ready(entry, content, now, 0.0).variant(environ.get("HTTP_ACCEPT_ENCODING"))
+    prepared = PreparedResponse(entry, content, now, 0.0).variant(environ.get("HTTP_ACCEPT_ENCODING"))
     assert prepared[1] == chosen(content, environ.get("HTTP_ACCEPT_ENCODING", "")).body
     for label, hit in (("HIT", True), ("STALE", True), ("STALE-IF-ERROR", True), ("MISS", False), ("DEGRADED", True)):
 
@@ -280,7 +280,7 @@ def serve(entry: Entry, content: Content, environ: Environ, now: float) -> None:
             sent = content
             if "HTTP_RANGE" not in environ:
                 sent = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
-            status = cache_status(Served(Slot(entry), label, hit=hit), now)
+            status = cache_status(Served(CachedEntry(entry), label, hit=hit), now)
             return send_page(environ, start_response, sent, headers_of(entry, sent, label, status, now))
 
         told = Conversation(validator(app) if is_usual(content) else app, dict(environ))
@@ -508,7 +508,7 @@ def shape_of_a_page() -> Sample:
 def write_data(site: Site, function: Any, data: bytes) -> None:
     """Put ``data`` where a process looks for the result of ``function``, with a right checksum."""
     task = function._task(site.isr.begin(), (), {})
-    entry = Entry(task.text, Value(data), site.clock(), site.clock(), None, None, Proof())
+    entry = Entry(task.text, Value(data), site.clock(), site.clock(), None, None, TagSnapshot())
     site.store.set(task.page, CODEC.pack(entry))
 
 

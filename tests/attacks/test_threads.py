@@ -19,7 +19,7 @@ from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.upstream import Reply, Upstream
 from tests.behaviour.visitor import Conversation, Site, make_environ
 from wsgi_isr import CachedSession, cached
-from wsgi_isr.events import Used
+from wsgi_isr.events import DataServed
 from wsgi_isr.stores.memory import MemoryStore
 
 Run = Callable[[Callable[[], str]], str]
@@ -108,7 +108,7 @@ def made_by_a_factory(connection: object, calls: list[int]) -> Any:
 
 
 def used(site: Site) -> list[tuple[str, str]]:
-    return [(event.label, event.reason) for event in site.happened(Used)]
+    return [(event.label, event.reason) for event in site.happened(DataServed)]
 
 
 def test_outside_of_requests_a_function_that_holds_an_object_is_called_each_time(make_site: MakeSite) -> None:

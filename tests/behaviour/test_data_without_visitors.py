@@ -23,7 +23,7 @@ from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr import PersonalDataError, cached
 from wsgi_isr.cache import renderer_pool as remote
-from wsgi_isr.events import Used
+from wsgi_isr.events import DataServed
 from wsgi_isr.stores.memory import MemoryStore
 
 MakeData = Callable[..., Any]
@@ -330,7 +330,7 @@ def test_data_of_an_app_that_is_not_known_is_made_each_time(make_site: MakeSite)
     tenants = Tenants(make_site, mounted=False)
     assert [tenants.texts() for _ in range(2)] == [tenants.names] * 2
     assert tenants.calls == ["ACME", "GLOBEX", "GLOBEX"]
-    reasons = [(event.label, event.reason) for event in tenants.site.happened(Used)]
+    reasons = [(event.label, event.reason) for event in tenants.site.happened(DataServed)]
     assert reasons[1::2] == [("SKIP", "unknown-app")] * 2
 
 
@@ -477,7 +477,7 @@ def test_a_function_that_needs_what_the_view_holds_is_called_by_the_view_once_it
     origin.on("/", answer(view))
     site = make_site({"/": 0})
     assert site.start_visit("/").result().text == "title True"
-    assert [(event.label, event.reason) for event in site.happened(Used)] == [("SKIP", "timeout")]
+    assert [(event.label, event.reason) for event in site.happened(DataServed)] == [("SKIP", "timeout")]
 
 
 def test_a_function_that_a_module_calls_while_it_is_imported_may_import_that_module(
@@ -499,7 +499,7 @@ def test_a_function_that_a_module_calls_while_it_is_imported_may_import_that_mod
     importing.join(DEADLINE)
     assert not importing.is_alive()
     assert sys.modules["calls_itself"].SETTINGS == {"title": "Kept Pages"}
-    assert [event.label for event in site.happened(Used)] == ["MISS"]
+    assert [event.label for event in site.happened(DataServed)] == ["MISS"]
 
 
 def test_without_a_thread_the_function_is_called_and_nothing_is_kept(

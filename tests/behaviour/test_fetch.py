@@ -28,13 +28,13 @@ from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.upstream import Reply, Request, Upstream
 from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import CachedSession, ConfigError, cached
-from wsgi_isr.cache.context import Frame, within
-from wsgi_isr.cache.verdict import Asked
+from wsgi_isr.cache.context import RenderContext, within
+from wsgi_isr.cache.verdict import CacheDirectives
 from wsgi_isr.data import codec as values
 from wsgi_isr.data import http_session as fetch
 from wsgi_isr.data.cached import at_home
 from wsgi_isr.data.http_session import Answer, _Site
-from wsgi_isr.events import Refused, RenderFailed, Used
+from wsgi_isr.events import DataServed, Refused, RenderFailed
 from wsgi_isr.observe.debug import line_of
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -81,7 +81,7 @@ def page(show: Callable[[], Any]) -> Any:
 
 def used(site: Site) -> list[str]:
     """The line of each fetch so far, without the time it took."""
-    lines = [line_of(event) or "" for event in site.happened(Used)]
+    lines = [line_of(event) or "" for event in site.happened(DataServed)]
     return [line.rpartition(" ms=")[0].removeprefix("data verdict=") for line in lines]
 
 
@@ -248,7 +248,7 @@ def test_a_call_may_have_its_own_lifetime(
     session.get(url, revalidate=10)
     session.get(url, revalidate=False)
     session.get(url, expire=70)
-    labels = [event.label for event in site.happened(Used)]
+    labels = [event.label for event in site.happened(DataServed)]
     assert labels == ["MISS"] * 4 + ["STALE", "STALE", "HIT", "EXPIRED"]
     site.settle()
 
@@ -423,7 +423,7 @@ def test_that_there_is_nothing_is_kept_for_ten_seconds(
     assert upstream.calls["/a"] == 1
     upstream.mend("/a")
     clock.advance(10)
-    (*_, last) = site.happened(Used)
+    (*_, last) = site.happened(DataServed)
     assert site.store.get(site.isr.begin().keyspace.data(last.key)) is not None
     assert session.get(f"{upstream.url}/a").status_code == 200
     clock.advance(61)
@@ -436,7 +436,7 @@ def test_that_there_is_nothing_does_not_fill_the_store(
     upstream.on("/a", Reply(404))
     for path in ("/a", "/b"):
         session.get(upstream.url + path)
-    names = [site.isr.begin().keyspace.data(event.key) for event in site.happened(Used)]
+    names = [site.isr.begin().keyspace.data(event.key) for event in site.happened(DataServed)]
     clock.advance(71)
     assert [site.store.get(name) is None for name in names] == [True, False]
 
@@ -548,7 +548,7 @@ def test_an_expired_answer_is_better_than_an_accident(
     upstream.on("/a", Reply(None))
     clock.advance(90)
     assert session.get(url).text == "/a v1"
-    assert [event.label for event in site.happened(Used)] == ["MISS", "STALE-IF-ERROR"]
+    assert [event.label for event in site.happened(DataServed)] == ["MISS", "STALE-IF-ERROR"]
     site.isr.invalidate(tags=["a"], mode="purge")
     with pytest.raises(requests.ConnectionError):
         session.get(url)
@@ -849,7 +849,7 @@ def test_an_accident_of_a_fetch_that_is_not_for_the_cache_counts_for_the_page(
 
 def test_in_a_draft_everything_is_fetched(site: Site, session: CachedSession, upstream: Upstream) -> None:
     session.get(f"{upstream.url}/a")
-    with within(Frame(Asked(), {}, stored=False, draft=True)):
+    with within(RenderContext(CacheDirectives(), {}, stored=False, draft=True)):
         assert session.get(f"{upstream.url}/a", revalidate=False).text == "/a v2"
         upstream.on("/a", Reply(503, b"oh"))
         assert session.get(f"{upstream.url}/a", revalidate=False).text == "oh"
@@ -899,7 +899,7 @@ def test_the_sessions_credentials_are_sent_and_nowhere_kept_in_clear(
         assert secret not in kept
     assert "s3cr3t" not in caplog.text
     # The key is text of base 85; what is in it is not in clear there either.
-    entries = [event.key for event in site.happened(Used)]
+    entries = [event.key for event in site.happened(DataServed)]
     assert all(b"s3cr3t" not in base64.b85decode(json.loads(key)[2]) for key in entries)
 
 

@@ -17,7 +17,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule
-from wsgi_isr.events import Event, Unsaid
+from wsgi_isr.events import Event, UndeclaredVary
 from wsgi_isr.observe.debug import line_of
 
 
@@ -30,7 +30,7 @@ def looked(site: Site, path: str = "/a") -> list[tuple[str, ...]]:
     seen: list[Event] = []
     site.isr.subscribe(seen.append)
     assert site.visit(path, cookie="user=alice", headers={"Accept-Language": "de"}).code == 200
-    return [event.headers for event in seen if isinstance(event, Unsaid)]
+    return [event.headers for event in seen if isinstance(event, UndeclaredVary)]
 
 
 LOOKS: dict[str, Callable[[Environ], str]] = {
@@ -183,7 +183,7 @@ def test_frameworks_themselves_look_at_none_of_these(make_site: MakeSite, caplog
 
 
 def test_the_line_in_the_log_says_what_is_missing() -> None:
-    line = line_of(Unsaid("isr3:p:1", "/a", ("accept-language", "cookie"), "/a"))
+    line = line_of(UndeclaredVary("isr3:p:1", "/a", ("accept-language", "cookie"), "/a"))
     assert line is not None
     assert "UNSAID" in line
     assert "looked for accept-language, cookie" in line

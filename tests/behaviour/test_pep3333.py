@@ -15,7 +15,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import DEADLINE, HTML, Body, Boom, Environ, Gate, Handler, Origin, answer
 from tests.behaviour.visitor import Clock, Errors, make_environ
 from wsgi_isr import cache_life
-from wsgi_isr.events import Broken, RenderFailed
+from wsgi_isr.events import InternalError, RenderFailed
 from wsgi_isr.pages import capture
 
 #: How a request may reach the app: rendered for the cache, or straight through.
@@ -430,7 +430,7 @@ def test_a_close_that_fails_is_reported(make_site: MakeSite, origin: Origin, cap
     origin.on("/a", unclosable(b"one"))
     site = make_site(revalidate=60)
     site.visit("/a")
-    (event,) = site.happened(Broken)
+    (event,) = site.happened(InternalError)
     assert isinstance(event.cause, Unclosed)
     assert "rule '*': close() of the body failed; the outcome of the render stands" in caplog.text
     assert "Unclosed" in caplog.text
@@ -441,7 +441,7 @@ def test_an_error_while_a_page_is_made_is_not_hidden_by_one_of_its_close(make_si
     site = make_site(revalidate=60)
     with pytest.raises(Boom):
         site.visit("/a")
-    assert [type(event.cause) for event in site.happened(Broken)] == [Unclosed]
+    assert [type(event.cause) for event in site.happened(InternalError)] == [Unclosed]
 
 
 def test_an_error_in_the_background_is_that_of_the_page_and_not_that_of_its_close(
@@ -476,7 +476,7 @@ def test_on_bypass_the_server_gets_the_error_of_its_own_close(make_site: MakeSit
     assert [talk.read_part(), talk.read_part()] == [b"one", None]
     with pytest.raises(Unclosed):
         talk.close()
-    assert site.happened(Broken) == []
+    assert site.happened(InternalError) == []
 
 
 def test_a_page_that_asks_to_be_kept_is_kept_though_its_close_fails(make_site: MakeSite, origin: Origin) -> None:
@@ -488,7 +488,7 @@ def test_a_page_that_asks_to_be_kept_is_kept_though_its_close_fails(make_site: M
     origin.on("/a", handler)
     site = make_site()
     assert [site.visit("/a").label for _ in range(2)] == ["MISS", "HIT"]
-    assert len(site.happened(Broken)) == 1
+    assert len(site.happened(InternalError)) == 1
 
 
 def test_what_stops_the_process_is_not_swallowed_where_it_comes_during_close(

@@ -17,7 +17,7 @@ from wsgi_isr import ConfigError, Rule
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.prerender.run import Prerender, Problem, Report
 from wsgi_isr.prerender.site_client import here_of, site_at
-from wsgi_isr.prerender.static_site import NOTES, Folder
+from wsgi_isr.prerender.static_site import NOTES, StaticSite
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.stores.null import NullStore
 
@@ -480,7 +480,7 @@ def test_a_page_that_the_store_does_not_take_is_a_failure(make_site: MakeSite, o
 
 def export(site: Site, root: Path, *paths: str, url: str = "http://example.org", **how: Any) -> Report:
     running_at = here_of(site_at(site.isr, url)[0])
-    return prerender(site, *paths, url=url, folder=Folder(str(root), running_at), **how)
+    return prerender(site, *paths, url=url, folder=StaticSite(str(root), running_at), **how)
 
 
 def files_in(root: Path) -> dict[str, str]:

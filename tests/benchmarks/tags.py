@@ -38,7 +38,7 @@ class Size(NamedTuple):
 FULL, QUICK = Size(), Size(requests=3, rounds=2)
 
 #: To each node the `get`s of one request, in order, with a letter for each key: an epoch, a tag, a page.
-Asked = list[list[str]]
+CacheDirectives = list[list[str]]
 
 
 def run(size: Size) -> Report:
@@ -111,7 +111,7 @@ class _Page:
         """:raises AssertionError: the answer is not ``label``, or not the page."""
         paths.prove(self.isr, self._environ, label)
 
-    def count(self, wires: Wires, requests: int, elsewhere: bool) -> Asked:
+    def count(self, wires: Wires, requests: int, elsewhere: bool) -> CacheDirectives:
         """What each of some requests asked.
 
         :param elsewhere: before each of them, pages that have none of its tags were invalidated, on every node.
@@ -158,12 +158,12 @@ def _start_response(status: str, headers: list[tuple[str, str]], exc_info: Any =
     """Takes what it gets."""
 
 
-def _beyond_epochs(asked: Asked) -> int:
+def _beyond_epochs(asked: CacheDirectives) -> int:
     """The most round trips that one node was asked for anything else."""
     return max(sum(planes != "e" for planes in node) for node in asked)
 
 
-def _text(asked: Asked) -> str:
+def _text(asked: CacheDirectives) -> str:
     names = {"e": "epoch", "t": "tag", "p": "page"}
 
     def text(planes: str) -> str:

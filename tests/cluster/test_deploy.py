@@ -34,7 +34,7 @@ from wsgi_isr.config.settings import Config
 from wsgi_isr.renderers.supervisor import NICENESS
 from wsgi_isr.stores.memcached.connection import USUAL
 from wsgi_isr.stores.memcached.store import MemcachedStore
-from wsgi_isr.stores.urls import take_apart
+from wsgi_isr.stores.urls import parse_store_url
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "cluster" / "deploy"
@@ -269,7 +269,7 @@ def test_the_options_are_options(environment: Callable[[], dict[str, str]]) -> N
 
 def test_the_nodes_of_compose_are_its_services() -> None:
     services = compose()["services"]
-    nodes = take_apart(compose_environment()["WSGI_ISR_STORE"]).host.split(",")
+    nodes = parse_store_url(compose_environment()["WSGI_ISR_STORE"]).host.split(",")
     assert nodes == [f"{name}:11211" for name in services if name.startswith("memcached")]
     upstream = (DEPLOY / "nginx" / "upstream.compose.conf").read_text()
     assert re.findall(r"server (\S+):8000", upstream) == [name for name in services if name.startswith("app")]
@@ -278,7 +278,7 @@ def test_the_nodes_of_compose_are_its_services() -> None:
 def test_the_nodes_of_kubernetes_are_the_pods_of_its_statefulset() -> None:
     nodes = manifests()["StatefulSet", "memcached"]["spec"]
     names = [f"memcached-{number}.{nodes['serviceName']}:11211" for number in range(nodes["replicas"])]
-    assert take_apart(kubernetes_environment()["WSGI_ISR_STORE"]).host.split(",") == names
+    assert parse_store_url(kubernetes_environment()["WSGI_ISR_STORE"]).host.split(",") == names
     service = manifests()["Service", nodes["serviceName"]]["spec"]
     assert service["clusterIP"] == "None"
 

@@ -12,8 +12,8 @@ import pytest
 from tests.support.cluster import Cluster
 from tests.support.memcached import Memcached
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.tag_versions import Mode, Stamps
-from wsgi_isr.cache.verdict import Standing
+from wsgi_isr.cache.tag_versions import Mode, TagVersions
+from wsgi_isr.cache.verdict import Validity
 from wsgi_isr.config.settings import Config
 from wsgi_isr.pages.request_key import PageKey, tags_of_page
 from wsgi_isr.stores.base import Store
@@ -28,9 +28,9 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(stack)
 
 
-def stamps(store: Store) -> Stamps:
+def stamps(store: Store) -> TagVersions:
     """The control plane of a process that asks each time."""
-    return Stamps(store, KEYS.tag, KEYS.epoch, coherence=0, monotonic=time.monotonic)
+    return TagVersions(store, KEYS.tag, KEYS.epoch, coherence=0, monotonic=time.monotonic)
 
 
 def tag_that_moves_to(store: Store, node: Memcached) -> str:
@@ -44,9 +44,9 @@ def test_a_tag_that_moves_to_a_new_node_counts_as_purged(cluster: Cluster) -> No
     before, after = stamps(cluster.store(old, other)), cluster.store(old, other, new)
     tag = tag_that_moves_to(after, new)
     proof = before.prove(before.capture([tag]), [tag])
-    assert before.standing(proof, before.epochs()) is Standing.VALID
+    assert before.standing(proof, before.epochs()) is Validity.VALID
     seen = stamps(after)
-    assert seen.standing(proof, seen.epochs()) is Standing.PURGED
+    assert seen.standing(proof, seen.epochs()) is Validity.PURGED
 
 
 def test_processes_with_different_lists_do_not_see_each_others_invalidations(cluster: Cluster) -> None:
@@ -59,10 +59,10 @@ def test_processes_with_different_lists_do_not_see_each_others_invalidations(clu
 
     # Acknowledged by a process that still has the old list, and seen by nobody who has the new one ...
     assert before.invalidate([tag], Mode.EXPIRE) == {}
-    assert after.standing(proof, after.epochs()) is Standing.VALID
+    assert after.standing(proof, after.epochs()) is Validity.VALID
     # ... until somebody with the new list invalidates everything, which is what the guide ends with.
     assert after.invalidate([everything], Mode.STALE) == {}
-    assert after.standing(proof, after.epochs()) is Standing.SOFT
+    assert after.standing(proof, after.epochs()) is Validity.STALE
 
 
 def test_a_node_that_is_replaced_under_its_name_begins_with_nothing(cluster: Cluster) -> None:
@@ -79,8 +79,8 @@ def test_a_node_that_is_replaced_under_its_name_begins_with_nothing(cluster: Clu
     deadline = time.monotonic() + 20
     while not came_back():
         assert time.monotonic() < deadline
-    assert process.standing(on_it, process.epochs()) is Standing.PURGED
-    assert process.standing(elsewhere, process.epochs()) is Standing.VALID
+    assert process.standing(on_it, process.epochs()) is Validity.PURGED
+    assert process.standing(elsewhere, process.epochs()) is Validity.VALID
     # Invalidations are delivered again, and seen by everybody with the same list.
     assert process.invalidate([here, there], Mode.EXPIRE) == {}
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 HEADERS = (REFERENCE / "headers.md").read_text("utf-8")
 #: Values with a reason that ends up in ``Cache-Status``.
-WITH_REASON = {"Bypass", "Failed", "Failure", "PassedOn", "Personal", "Refusal"}
+WITH_REASON = {"Bypass", "Failed", "Failure", "HitForMiss", "Passed", "Personal"}
 #: Reasons of data alone: no answer carries them.
 OF_DATA = {"closure", "unencodable"}
 

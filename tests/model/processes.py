@@ -1,4 +1,4 @@
-"""Programs for the explorer that are the real thing: ``Fill``, ``Stamps``, ``Leases`` and the codec, put
+"""Programs for the explorer that are the real thing: ``Cache``, ``TagVersions``, ``Leases`` and the codec, put
 together as in a process of a cluster. Only time, randomness and the keeper's thread are stood in for."""
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from tests.model.explorer import System
 from tests.model.gate import Gate, Program
 from tests.model.protocol import PAGE, epoch_key, on_two_nodes, tag_key
 from tests.model.protocol import show as show_model
-from wsgi_isr.cache.entry import Codec, Content, Entry, Refusal, Value
+from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss, Value
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import Leases
-from wsgi_isr.cache.local_cache import Local, Slot
-from wsgi_isr.cache.lookup import Fill
-from wsgi_isr.cache.tag_versions import Mode, Stamps
-from wsgi_isr.cache.task import Answer, Made, PassedOn, Product, Served, Task
-from wsgi_isr.cache.verdict import Asked, Failure, Storable
+from wsgi_isr.cache.local_cache import CachedEntry, Local
+from wsgi_isr.cache.lookup import Cache
+from wsgi_isr.cache.tag_versions import Mode, TagVersions
+from wsgi_isr.cache.task import Answer, Passed, Product, Regenerated, Served, Task
+from wsgi_isr.cache.verdict import CacheDirectives, Failure, Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import InvalidationError
-from wsgi_isr.events import Broken, Event, Events
+from wsgi_isr.events import Event, Events, InternalError
 from wsgi_isr.stores.base import Store
 
 DATA = "isr:model:d:data"
@@ -41,7 +41,7 @@ _SERVED = {
 }
 
 
-class TimedFill(Fill):
+class TimedFill(Cache):
     """Pages do not age here, so that only a render need look at the time: it is held against others."""
 
     time: Callable[[], float]
@@ -57,7 +57,7 @@ class TimedFill(Fill):
 class Parts:
     """What a process is made of: the parts as they are. A variant that leaves a rule out replaces some."""
 
-    stamps: type[Stamps] = Stamps
+    stamps: type[TagVersions] = TagVersions
     fill: type[TimedFill] = TimedFill
     control_keys_move = False
 
@@ -112,7 +112,7 @@ class Process:
         self.fill._keeper._thread = threading.current_thread()  # so that it begins none
 
     def _hear(self, event: Event) -> None:
-        if isinstance(event, Broken):
+        if isinstance(event, InternalError):
             self.troubles.append(event)
 
     def _produce(self, task: Task) -> Product:
@@ -120,7 +120,7 @@ class Process:
             return Failure("status-500")
         if task.data:
             return Storable(Value(str(self._gate.read()).encode()), Lifetime(None, None))
-        asked = Asked()
+        asked = CacheDirectives()
         version = self._gate.read()
         if self._uses_data:
             answer = self.fill.get(DATA_TASK, fresh=True)
@@ -141,8 +141,8 @@ class Process:
     def only_look(self) -> None:
         """From now on nothing is rendered: a visitor gets what they would if that failed."""
 
-        def obtain(task: Task, old: Slot | None, *_: Any, **__: Any) -> Answer:
-            return Served(old, "STALE-IF-ERROR") if old is not None else PassedOn("lock-timeout")
+        def obtain(task: Task, old: CachedEntry | None, *_: Any, **__: Any) -> Answer:
+            return Served(old, "STALE-IF-ERROR") if old is not None else Passed("lock-timeout")
 
         self.fill._obtain = obtain  # type: ignore[method-assign]
 
@@ -163,7 +163,7 @@ class Process:
 
 def _version(entry: Entry) -> int:
     content = entry.content
-    assert not isinstance(content, Refusal)
+    assert not isinstance(content, HitForMiss)
     return int(content.data if isinstance(content, Value) else content.body)
 
 
@@ -243,7 +243,7 @@ def refresher(*tags: str, **options: Any) -> Maker:
         except InvalidationError:
             return
         assert not process.troubles, process.troubles
-        if isinstance(outcome, Made):
+        if isinstance(outcome, Regenerated):
             gate.acknowledge("stale", version)
 
     return Maker(run, renders=True)

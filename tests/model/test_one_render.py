@@ -1,6 +1,6 @@
 """One render in the cluster, searched: several processes on one store, in every order that Hypothesis finds.
 
-Each process is a real :class:`Fill`; only threads and time are the test's (:mod:`tests.model.turns`). Steps
+Each process is a real :class:`Cache`; only threads and time are the test's (:mod:`tests.model.turns`). Steps
 take no time; renders and pauses do, and time passes only when nobody can go on. A process that is *killed*
 ends between two of its steps and never releases its lease; one that is *frozen* stands still while time
 passes for the others, and then goes on as if nothing had been.
@@ -25,9 +25,9 @@ from wsgi_isr.cache.entry import Codec, Content, Entry
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import BACK_OFF, Lease, Leases
 from wsgi_isr.cache.local_cache import Local
-from wsgi_isr.cache.lookup import LOOK_AGAIN, Fill
-from wsgi_isr.cache.tag_versions import Stamps
-from wsgi_isr.cache.task import Failed, PassedOn, Product, Served, Task
+from wsgi_isr.cache.lookup import LOOK_AGAIN, Cache
+from wsgi_isr.cache.tag_versions import TagVersions
+from wsgi_isr.cache.task import Failed, Passed, Product, Served, Task
 from wsgi_isr.cache.verdict import Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.events import Events
@@ -109,13 +109,13 @@ class Process:
         store = SharedStore(world, self)
         events = Events()
         keys = Keyspace("site")
-        self.fill = Fill(
+        self.fill = Cache(
             lambda task: world.produce(self),
             lambda task: ["all"],
             store,
             Local(1 << 20),
             Leases(store, Keyspace.lock, Keyspace.failures, events),
-            Stamps(store, keys.tag, keys.epoch, coherence=0.1, monotonic=world.clock),
+            TagVersions(store, keys.tag, keys.epoch, coherence=0.1, monotonic=world.clock),
             events,
             threads=4,
             queue=64,
@@ -492,7 +492,7 @@ class Everything(Cluster):
 
     @invariant()
     def nobody_gets_an_error_of_ours(self) -> None:
-        assert all(isinstance(answer, (Served, PassedOn, Failed)) for answer in self.world.answers)
+        assert all(isinstance(answer, (Served, Passed, Failed)) for answer in self.world.answers)
 
     def a_visit_has_a_stale_page_rendered(self, which: int) -> None:
         """Not promised here: a frozen process may hold a lease, and go on renewing it when it thaws."""
@@ -531,7 +531,7 @@ def no_lock(leases: Leases, page: str, ttl: float, owner: bytes = b"") -> Lease:
     return Lease(leases, page, ttl, owner)
 
 
-def no_second_look(fill: Fill, task: Task) -> tuple[None, Token | None]:
+def no_second_look(fill: Cache, task: Task) -> tuple[None, Token | None]:
     held = fill._store.gets(task.page)
     return None, held and held.token
 
@@ -542,7 +542,7 @@ def no_renewal(lease: Lease) -> bool:
 
 @pytest.mark.parametrize(
     ("where", "name", "without"),
-    [(Leases, "acquire", no_lock), (Fill, "_gets", no_second_look), (Lease, "renew", no_renewal)],
+    [(Leases, "acquire", no_lock), (Cache, "_gets", no_second_look), (Lease, "renew", no_renewal)],
     ids=["lock", "second look", "renewal"],
 )
 def test_each_part_of_the_protocol_is_needed(where: type, name: str, without: Callable[..., Any]) -> None:

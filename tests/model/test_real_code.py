@@ -1,4 +1,4 @@
-"""The same searches with the real ``Stamps``, ``Fill``, ``Leases`` and codec as the programs: what runs in
+"""The same searches with the real ``TagVersions``, ``Cache``, ``Leases`` and codec as the programs: what runs in
 production is what is explored, at every one of its operations on the store."""
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from tests.model.gate import Gate
 from tests.model.processes import Parts, TimedFill
 from tests.model.protocol import Rule
 from wsgi_isr.cache import tag_versions as stamps_module
-from wsgi_isr.cache.entry import Entry, Proof
-from wsgi_isr.cache.local_cache import Slot
-from wsgi_isr.cache.tag_versions import Capture, Epochs, Mode, Stamp, Stamps
-from wsgi_isr.cache.verdict import Standing
+from wsgi_isr.cache.entry import Entry, TagSnapshot
+from wsgi_isr.cache.local_cache import CachedEntry
+from wsgi_isr.cache.tag_versions import Capture, Epochs, Mode, TagVersion, TagVersions
+from wsgi_isr.cache.verdict import Validity
 from wsgi_isr.errors import StoreError
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
 
@@ -144,11 +144,11 @@ def _without_cas(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(store=lambda self, gate: BlindWrites(gate))
 
 
-class CapturesLate(Stamps):
+class CapturesLate(TagVersions):
     def capture(self, tags: Iterable[str]) -> Capture:
         return Capture(dict.fromkeys(tags, b""), {})
 
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         return super().prove(super().capture(capture.known), tags, *given)
 
 
@@ -157,7 +157,7 @@ def _without_capture_before(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(stamps=CapturesLate)
 
 
-class Proving(Stamps):
+class Proving(TagVersions):
     """Knows the epochs that a proof was made with."""
 
     kept: Epochs | None = None
@@ -169,7 +169,7 @@ class Proving(Stamps):
 
 
 class EpochsFirst(Proving):
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         self.kept = self._read_epochs()
         try:
             return super().prove(capture, tags, *given)
@@ -189,10 +189,10 @@ class _Whatever(bytes):
     __hash__ = bytes.__hash__
 
 
-class TakesLateTags(Stamps):
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+class TakesLateTags(TagVersions):
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         same = dict.fromkeys(capture.before, _Whatever())
-        return Proof(super().prove(Capture(capture.known, same), tags, *given).tags)
+        return TagSnapshot(super().prove(Capture(capture.known, same), tags, *given).tags)
 
 
 @_variant(Rule.INVALID_WHERE_EPOCHS_DIFFER)
@@ -201,11 +201,11 @@ def _without_invalid_stamps(_: pytest.MonkeyPatch) -> Parts:
 
 
 class ValidAtAnyEpoch(Proving):
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         proof = super().prove(capture, tags, *given)
         if not all(stamp for _, stamp in proof.tags):
             return proof
-        return Proof(proof.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None))
+        return TagSnapshot(proof.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None))
 
 
 @_variant(Rule.VALID_AT_WHERE_EPOCHS_AGREE)
@@ -216,7 +216,7 @@ def _without_agreement(_: pytest.MonkeyPatch) -> Parts:
 class TagsFirst(TimedFill):
     """What was compared is remembered under epochs that were read after it."""
 
-    def _judge(self, slot: Slot, epochs: Epochs) -> Any:
+    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked
         judged = super()._judge(slot, epochs)
         if slot.checked is not None and slot.checked is not before:
@@ -229,21 +229,21 @@ def _without_epochs_first(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TagsFirst)
 
 
-def _count_on(stamp: Stamp, mode: Mode) -> Stamp:
+def _count_on(stamp: TagVersion, mode: Mode) -> TagVersion:
     parts = [int(stamp[place : place + 12]) for place in (0, 12, 24)]
     renewed = {Mode.STALE: 1, Mode.EXPIRE: 2, Mode.PURGE: 3}[mode]
     counted = [part + (place < renewed) for place, part in enumerate(parts)]
-    return Stamp("".join(f"{part:012}" for part in counted).encode() + stamp[36:])
+    return TagVersion("".join(f"{part:012}" for part in counted).encode() + stamp[36:])
 
 
 @_variant(Rule.TAG_NONCES)
 def _with_counters(monkeypatch: pytest.MonkeyPatch) -> Parts:
-    monkeypatch.setattr(Stamp, "fresh", classmethod(lambda cls, tag: cls(b"0" * 36 + tag.encode())))
-    monkeypatch.setattr(Stamp, "renewed", _count_on)
+    monkeypatch.setattr(TagVersion, "fresh", classmethod(lambda cls, tag: cls(b"0" * 36 + tag.encode())))
+    monkeypatch.setattr(TagVersion, "renewed", _count_on)
     return Parts()
 
 
-class FirstEpoch(Stamps):
+class FirstEpoch(TagVersions):
     def _begin_epoch(self, key: str) -> bytes | None:
         first = b"first_epoch_"
         return first if self._store.add(key, first) else self._store.get(key)
@@ -258,7 +258,7 @@ def _with_a_first_epoch(_: pytest.MonkeyPatch) -> Parts:
 def _missing_is_expired(monkeypatch: pytest.MonkeyPatch) -> Parts:
     compare = stamps_module.compare
     monkeypatch.setattr(
-        stamps_module, "compare", lambda then, now: Standing.HARD if now is None else compare(then, now)
+        stamps_module, "compare", lambda then, now: Validity.EXPIRED if now is None else compare(then, now)
     )
     return Parts()
 
@@ -268,14 +268,14 @@ def _with_moving_keys(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(control_keys_move=True)
 
 
-class UnreachableIsAnEpoch(Stamps):
+class UnreachableIsAnEpoch(TagVersions):
     proving = False
 
     def _read_epochs(self) -> Epochs:
         epochs = super()._read_epochs()
         return _named(epochs) if self.proving else epochs
 
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         self.proving = True
         try:
             return super().prove(Capture(capture.known, _named(capture.before)), tags, *given)
@@ -295,10 +295,10 @@ def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
 class TrustsWhatStays(TimedFill):
     """Takes what was compared at an epoch for valid, whatever came of it."""
 
-    def _judge(self, slot: Slot, epochs: Epochs) -> Any:
+    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked
         if before is not None and before[0] != epochs:
-            slot.checked = (before[0], Standing.VALID)
+            slot.checked = (before[0], Validity.VALID)
         return super()._judge(slot, epochs)
 
 
@@ -307,10 +307,10 @@ def _with_whatever_stays(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TrustsWhatStays)
 
 
-class AbsentIsAStamp(Stamps):
+class AbsentIsAStamp(TagVersions):
     def prove(
         self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, mints: Mints = ALL, absent: bytes = b""
-    ) -> Proof:
+    ) -> TagSnapshot:
         return super().prove(capture, tags, carried, mints, stamps_module.ABSENT)
 
 
@@ -320,7 +320,7 @@ def _with_absent_as_a_stamp(_: pytest.MonkeyPatch) -> Parts:
 
 
 class RemembersUnproven(TimedFill):
-    def _judge(self, slot: Slot, epochs: Epochs) -> Any:
+    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         judged = super()._judge(slot, epochs)
         slot.checked = (epochs, judged.standing)
         return judged
@@ -331,7 +331,7 @@ def _with_unproven_remembered(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=RemembersUnproven)
 
 
-class UnreachableIfLostTwice(Stamps):
+class UnreachableIfLostTwice(TagVersions):
     def _begin_epoch(self, key: str) -> bytes | None:
         nonce = os.urandom(12)
         try:
@@ -345,7 +345,7 @@ def _with_an_epoch_that_is_none(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(stamps=UnreachableIfLostTwice)
 
 
-class NeverForgets(Stamps):
+class NeverForgets(TagVersions):
     def forget(self) -> None:
         pass
 
@@ -375,7 +375,7 @@ def _without_marking(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(fill=TellsNobody)
 
 
-class StampsFirst(Stamps):
+class StampsFirst(TagVersions):
     def capture(self, tags: Iterable[str]) -> Capture:
         capture = super().capture(tags)
         return capture._replace(before=self._read_epochs())
@@ -386,12 +386,12 @@ def _with_stamps_first(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(stamps=StampsFirst)
 
 
-class TakesWhatDataCarries(Stamps):
+class TakesWhatDataCarries(TagVersions):
     def prove(
         self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, mints: Mints = ALL, absent: bytes = b""
-    ) -> Proof:
+    ) -> TagSnapshot:
         proof = super().prove(capture, tags, carried, mints, absent)
-        return Proof(tuple((tag, carried.get(tag, stamp)) for tag, stamp in proof.tags))
+        return TagSnapshot(tuple((tag, carried.get(tag, stamp)) for tag, stamp in proof.tags))
 
 
 @_variant(Also.CARRIED_STAMPS)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wsgi_isr.cache.keyspace import SLOTS, Keyspace
-from wsgi_isr.cache.tag_versions import Stamp
+from wsgi_isr.cache.tag_versions import TagVersion
 from wsgi_isr.stores.base import CONTROL_SHARE, Store
 from wsgi_isr.stores.memory import MAX_BYTES, MemoryStore
 from wsgi_isr.stores.sqlite.store import SQLiteStore
@@ -91,6 +91,6 @@ def test_every_slot_fits_into_a_memory_store_of_the_usual_size() -> None:
     store = MemoryStore()
     for number in range(65536):
         tag = f"slot:{number:04x}"
-        store.set(KEYS.tag(tag), Stamp.fresh(tag))
+        store.set(KEYS.tag(tag), TagVersion.fresh(tag))
     assert len(store._control.items) == 65536 == sum(map(len, SLOTS.values()))
     assert store._control.bytes < MAX_BYTES * CONTROL_SHARE

@@ -13,9 +13,9 @@ from wsgi_isr.cache.entry import Codec, Content
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import Leases
 from wsgi_isr.cache.local_cache import Local
-from wsgi_isr.cache.lookup import Fill
+from wsgi_isr.cache.lookup import Cache
 from wsgi_isr.cache.releases import Releases
-from wsgi_isr.cache.tag_versions import Stamps
+from wsgi_isr.cache.tag_versions import TagVersions
 from wsgi_isr.cache.task import Answer, Product, Served, Task
 from wsgi_isr.cache.verdict import Storable
 from wsgi_isr.config.lifetime import Lifetime
@@ -70,7 +70,7 @@ def page(body: str = "v1", revalidate: float | None = 10, expire: float | None =
 
 
 class Origin:
-    """The ``produce`` of a :class:`Fill`: gives the products of ``script`` one after the other, then pages
+    """The ``produce`` of a :class:`Cache`: gives the products of ``script`` one after the other, then pages
     that count on: ``v1`` is the first render. An exception is raised; a :class:`Gate` holds the render."""
 
     def __init__(self, *script: Any, revalidate: float | None = 10, expire: float | None = None) -> None:
@@ -178,7 +178,7 @@ class OneFormer(Releases):
 
 
 class Process:
-    """One process of a cluster: a :class:`Fill` with an L1 of its own, on a store that others share.
+    """One process of a cluster: a :class:`Cache` with an L1 of its own, on a store that others share.
 
     Its keeper has no thread: a test calls :meth:`tick`.
     """
@@ -200,13 +200,13 @@ class Process:
         self.joins = threading.Semaphore(0)
         events = Events(self.seen.append)
         keys = Keyspace("site")
-        self.fill = Fill(
+        self.fill = Cache(
             origin,
             lambda task: ["all"],
             store,
             self.local,
             Leases(store, Keyspace.lock, Keyspace.failures, events),
-            Stamps(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock),
+            TagVersions(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock),
             events,
             releases=None if former is None else OneFormer(former),
             threads=threads,

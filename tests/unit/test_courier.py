@@ -198,8 +198,8 @@ print(names())
 IN_C = """
 import ctypes, os, sys
 from wsgi_isr import ISR
-from wsgi_isr.courier import courier
-from wsgi_isr.stores.forks import ForkAware, watch
+from wsgi_isr.cache.courier import courier
+from wsgi_isr.stores.fork_hooks import ForkAware, watch
 
 class Connections(ForkAware):
     are_inherited = True

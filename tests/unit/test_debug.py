@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.events import BackgroundFull, Event, Invalidated, Refused, Rendered, RenderFailed, Served, Used
+from wsgi_isr.events import BackgroundFull, DataServed, Event, Invalidated, Refused, Rendered, RenderFailed, Served
 from wsgi_isr.observe.debug import line_of
 from wsgi_isr.pages.request_key import PageKey
 
@@ -28,8 +28,8 @@ KEY = PageKey("https", "example.org", "/app", "/caf\xc3\xa9", (("q", "a b"),), (
             Served("", "BYPASS", reason="cookie", text="/a?b=c"),
             "page verdict=BYPASS key=/a?b=c reason=cookie lock=none ms=0.0",
         ),
-        (Used("shop:prices", "HIT", age=3, seconds=0.0001), "data verdict=HIT key=shop:prices age=3.0 ms=0.1"),
-        (Used("shop:prices", "SKIP", reason="draft"), "data verdict=SKIP key=shop:prices reason=draft ms=0.0"),
+        (DataServed("shop:prices", "HIT", age=3, seconds=0.0001), "data verdict=HIT key=shop:prices age=3.0 ms=0.1"),
+        (DataServed("shop:prices", "SKIP", reason="draft"), "data verdict=SKIP key=shop:prices reason=draft ms=0.0"),
         (Rendered("isr:p:1", 0.25, True, "page"), "render verdict=STORED key=page ms=250.0"),
         (Rendered("isr:p:1", 0.25, True, "page", refused=True), None),
         (Rendered("isr:p:1", 0.25, False, "page"), "render verdict=NOT-STORED key=page ms=250.0"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.entry import SCHEMA, Codec, Content, Entry, Proof, Refusal, UnreadableEntry, Value
+from wsgi_isr.cache.entry import SCHEMA, Codec, Content, Entry, HitForMiss, TagSnapshot, UnreadableEntry, Value
 from wsgi_isr.config.lifetime import Lifetime
 
 CODEC = Codec()
@@ -32,12 +32,12 @@ NONCES = st.lists(st.tuples(st.text(max_size=8), st.binary(max_size=12)), max_si
 ENTRIES = st.builds(
     Entry,
     key=st.text(max_size=40),
-    content=CONTENTS | st.builds(Refusal, NAMES) | st.builds(Value, st.binary(max_size=200)),
+    content=CONTENTS | st.builds(HitForMiss, NAMES) | st.builds(Value, st.binary(max_size=200)),
     started=SECONDS,
     created=SECONDS,
     revalidate=st.none() | SECONDS,
     expire=st.none() | SECONDS,
-    proof=st.builds(Proof, tags=NONCES, valid_at=NONCES),
+    proof=st.builds(TagSnapshot, tags=NONCES, valid_at=NONCES),
 )
 
 PAGE = Entry(
@@ -54,10 +54,10 @@ PAGE = Entry(
     1_700_000_001.5,
     60,
     None,
-    Proof((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
+    TagSnapshot((("all", b"stamp"), ("tag:post", b"")), (("node", b"nonce"),)),
 )
 VALUE = Entry("f", Value(b"\x92\x01\x02"), 1.0, 2.0, None, None)
-REFUSED = Entry("[]", Refusal("set-cookie"), 1.0, 2.0, 60.0, None)
+REFUSED = Entry("[]", HitForMiss("set-cookie"), 1.0, 2.0, 60.0, None)
 
 
 @given(ENTRIES)
@@ -166,7 +166,7 @@ def test_data_in_the_place_of_a_page_is_unreadable_and_the_other_way_round() -> 
         PAGE.content._replace(headers=(("X-Name", "a\0"),)),
         PAGE.content._replace(headers=(("X Name", "a"),)),
         PAGE.content._replace(etag='"'),
-        Refusal("two words"),
+        HitForMiss("two words"),
     ],
 )
 def test_nothing_is_packed_that_would_be_unreadable(content: Any) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.prerender.html_links import Here
-from wsgi_isr.prerender.static_site import NOTES, Answer, Folder, NoFile, file_of, redirect_page
+from wsgi_isr.prerender.static_site import NOTES, Answer, NoFile, StaticSite, file_of, redirect_page
 
 HERE = Here("https", "example.org")
 HTML = (("Content-Type", "text/html; charset=utf-8"),)
@@ -29,11 +29,11 @@ def files_in(root: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(str(tmp_path / "out"), HERE)
+def folder(tmp_path: Path) -> StaticSite:
+    return StaticSite(str(tmp_path / "out"), HERE)
 
 
-def out(folder: Folder) -> dict[str, bytes]:
+def out(folder: StaticSite) -> dict[str, bytes]:
     return files_in(Path(folder.root))
 
 
@@ -85,7 +85,7 @@ def test_nothing_is_ever_written_outside_of_the_folder(
     tmp_path_factory: pytest.TempPathFactory, path: str, is_html: bool
 ) -> None:
     above = tmp_path_factory.mktemp("above")
-    folder = Folder(str(above / "in" / "out"), HERE)
+    folder = StaticSite(str(above / "in" / "out"), HERE)
     kind = () if is_html else (("Content-Type", "text/css"),)
     for given_path in (path, "/" + path, quote(path)):
         try:
@@ -95,7 +95,7 @@ def test_nothing_is_ever_written_outside_of_the_folder(
     assert [str(file) for file in files_in(above) if not file.startswith("in/out/")] == []
 
 
-def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path, folder: Folder) -> None:
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path, folder: StaticSite) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "index.html").write_text("theirs")
@@ -108,13 +108,13 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path, fol
     assert not (Path(folder.root) / "b.html").is_symlink()
 
 
-def test_a_file_is_readable_by_the_web_server_and_keeps_its_time_while_it_is_the_same(folder: Folder) -> None:
+def test_a_file_is_readable_by_the_web_server_and_keeps_its_time_while_it_is_the_same(folder: StaticSite) -> None:
     folder.put("/a", page("<p>one"))
     file = Path(folder.root) / "a" / "index.html"
     assert file.stat().st_mode & 0o777 == 0o666 & ~_mask()
     os.utime(file, (1, 1))
 
-    again = Folder(folder.root, HERE)
+    again = StaticSite(folder.root, HERE)
     again.put("/a", page("<p>one"))
     assert (again.written, again.unchanged, file.stat().st_mtime) == (0, 1, 1)
     again.put("/a", page("<p>two"))
@@ -128,7 +128,7 @@ def _mask() -> int:
     return mask
 
 
-def test_a_page_with_relative_urls_gets_a_base_where_a_slash_is_added_and_nowhere_else(folder: Folder) -> None:
+def test_a_page_with_relative_urls_gets_a_base_where_a_slash_is_added_and_nowhere_else(folder: StaticSite) -> None:
     text = '<head><a href="c">ü</a>'
     for path in ("/a/b", "/a/c/", "/a/d.html"):
         folder.put(path, page(text))
@@ -139,7 +139,7 @@ def test_a_page_with_relative_urls_gets_a_base_where_a_slash_is_added_and_nowher
     }
 
 
-def test_a_page_keeps_its_encoding_and_what_is_packed_is_unpacked(folder: Folder) -> None:
+def test_a_page_keeps_its_encoding_and_what_is_packed_is_unpacked(folder: StaticSite) -> None:
     latin = '<head><a href="c">ü</a>'.encode("latin-1")
     folder.put("/a", page(latin, ("Content-Type", "text/html; charset=latin-1")))
     folder.put("/s.js", page(gzip.compress(b"1+1"), ("Content-Type", "text/javascript"), ("Content-Encoding", "gzip")))
@@ -159,7 +159,7 @@ def test_a_page_keeps_its_encoding_and_what_is_packed_is_unpacked(folder: Folder
         ("/x?a=1&b=%22<", "/x?a=1&amp;b=%22&lt;"),
     ],
 )
-def test_a_redirect_is_a_page_that_leads_on(folder: Folder, location: str, target: str) -> None:
+def test_a_redirect_is_a_page_that_leads_on(folder: StaticSite, location: str, target: str) -> None:
     folder.put("/a/old", page(b"", ("Location", location), code=308))
     text = out(folder)["a/old/index.html"].decode()
     assert f'content="0; url={target}"' in text
@@ -167,18 +167,18 @@ def test_a_redirect_is_a_page_that_leads_on(folder: Folder, location: str, targe
 
 
 @pytest.mark.parametrize("location", ["/a/", "/a", "https://example.org/a/", "/a?x=1"])
-def test_a_redirect_that_the_server_of_the_files_does_itself_is_no_file(folder: Folder, location: str) -> None:
+def test_a_redirect_that_the_server_of_the_files_does_itself_is_no_file(folder: StaticSite, location: str) -> None:
     folder.put("/a", page(b"", ("Location", location), code=308))
     assert out(folder) == {}
 
 
-def test_a_redirect_to_no_page_is_refused(folder: Folder) -> None:
+def test_a_redirect_to_no_page_is_refused(folder: StaticSite) -> None:
     with pytest.raises(NoFile):
         folder.put("/a", page(b"", ("Location", "javascript:alert(1)"), code=301))
     assert b"<script>" not in redirect_page("/<script>")
 
 
-def test_a_page_with_a_query_is_left_out_and_an_error_is_no_page(folder: Folder) -> None:
+def test_a_page_with_a_query_is_left_out_and_an_error_is_no_page(folder: StaticSite) -> None:
     with pytest.raises(NoFile) as error:
         folder.put("/a?page=2", page())
     assert not error.value.failed
@@ -189,7 +189,7 @@ def test_a_page_with_a_query_is_left_out_and_an_error_is_no_page(folder: Folder)
 
 
 @pytest.mark.parametrize("order", [("/a", "/a/"), ("/a/", "/a")])
-def test_of_two_pages_for_one_file_the_same_one_wins_in_any_order(folder: Folder, order: tuple[str, str]) -> None:
+def test_of_two_pages_for_one_file_the_same_one_wins_in_any_order(folder: StaticSite, order: tuple[str, str]) -> None:
     refused = []
     for path in order:
         try:
@@ -200,13 +200,13 @@ def test_of_two_pages_for_one_file_the_same_one_wins_in_any_order(folder: Folder
     assert [*refused, *folder.lost] == ["/a/"]
 
 
-def test_two_pages_that_are_the_same_share_a_file(folder: Folder) -> None:
+def test_two_pages_that_are_the_same_share_a_file(folder: StaticSite) -> None:
     folder.put("/", page("<p>home"))
     folder.put("/index.html", page("<p>home"))
     assert (out(folder), folder.lost, folder.written) == ({"index.html": b"<p>home"}, {}, 1)
 
 
-def test_a_file_in_the_way_of_a_folder_is_said(folder: Folder) -> None:
+def test_a_file_in_the_way_of_a_folder_is_said(folder: StaticSite) -> None:
     folder.put("/feed", page(b"<rss>", ("Content-Type", "application/rss+xml")))
     with pytest.raises(NoFile, match="in the way"):
         folder.put("/feed/x", page())
@@ -216,7 +216,7 @@ def test_a_file_in_the_way_of_a_folder_is_said(folder: Folder) -> None:
     assert sorted(out(folder)) == ["b/c/index.html", "feed"]
 
 
-def test_a_path_that_is_too_long_for_the_file_system_is_said(folder: Folder) -> None:
+def test_a_path_that_is_too_long_for_the_file_system_is_said(folder: StaticSite) -> None:
     with pytest.raises(NoFile, match="too long"):
         folder.put("/" + "/".join(["x" * 200] * 30), page())
 
@@ -224,7 +224,7 @@ def test_a_path_that_is_too_long_for_the_file_system_is_said(folder: Folder) -> 
 def test_a_folder_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="--export"):
-        Folder(str(tmp_path / "file" / "x"), HERE)
+        StaticSite(str(tmp_path / "file" / "x"), HERE)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_a_folder_that_cannot_be_made_is_wrong_usage(tmp_path: Path) -> None:
         '{"https://example.org": ["", ["\\u0000", "\\ud800", ""]]}',
     ],
 )
-def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str, folder: Folder) -> None:
+def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str, folder: StaticSite) -> None:
     root = Path(folder.root)
     (root.parent / "outside").write_text("")
     (root.parent / "in").write_text("")
@@ -252,32 +252,32 @@ def test_notes_that_somebody_else_has_written_remove_nothing_outside(notes: str,
 
 
 @pytest.mark.parametrize("path", [f"/{NOTES}", f"/{NOTES}/", f"/{NOTES}/a"])
-def test_no_page_takes_the_place_of_the_notes(path: str, folder: Folder) -> None:
+def test_no_page_takes_the_place_of_the_notes(path: str, folder: StaticSite) -> None:
     with pytest.raises(NoFile, match="notes"):
         folder.put(path, page())
 
 
-def test_notes_that_cannot_be_written_leave_nothing_behind(folder: Folder) -> None:
+def test_notes_that_cannot_be_written_leave_nothing_behind(folder: StaticSite) -> None:
     (Path(folder.root) / NOTES).mkdir()
     with pytest.raises(OSError, match="directory"):
         folder.finish(whole=True)
     assert os.listdir(folder.root) == [NOTES]
 
 
-def test_a_page_that_is_gone_does_not_take_along_one_whose_file_is_the_same(folder: Folder) -> None:
+def test_a_page_that_is_gone_does_not_take_along_one_whose_file_is_the_same(folder: StaticSite) -> None:
     """As where a file system knows no case, and ``/About`` has become ``/about``."""
     root = Path(folder.root)
     folder.put("/About", page())
     folder.finish(whole=True)
     (root / "About").rename(root / "about")
     (root / "About").symlink_to("about")
-    again = Folder(folder.root, HERE)
+    again = StaticSite(folder.root, HERE)
     again.put("/about", page())
     again.finish(whole=True)
     assert (root / "about" / "index.html").exists()
     assert again.removed == 0
 
 
-def test_the_notes_of_an_export_are_no_page(folder: Folder) -> None:
+def test_the_notes_of_an_export_are_no_page(folder: StaticSite) -> None:
     with pytest.raises(NoFile, match="notes"):
         folder.put(f"/{NOTES}", page(b"{}", ("Content-Type", "application/json")))

@@ -24,12 +24,12 @@ from tests.unit.scripted import (
     task_of,
     unavailable,
 )
-from wsgi_isr.cache.entry import Codec, Content, Entry, Refusal
+from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import RESTING
 from wsgi_isr.cache.lookup import LOOK_AGAIN
 from wsgi_isr.cache.tag_versions import Mode
-from wsgi_isr.cache.task import Failed, PassedOn, Served, Task
+from wsgi_isr.cache.task import Failed, Passed, Served, Task
 from wsgi_isr.cache.verdict import Failure, Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import StoreUnavailable, ValueTooLarge
@@ -332,7 +332,7 @@ def test_who_has_waited_as_long_as_they_may_gets_the_apps_own_answer() -> None:
     cluster = Cluster()
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert cluster.process().get() == PassedOn("lock-timeout", missed=True)
+    assert cluster.process().get() == Passed("lock-timeout", missed=True)
     assert cluster.clock.now - begun == pytest.approx(10)
     assert cluster.origin.renders == 0
 
@@ -341,7 +341,7 @@ def test_a_wait_of_zero_is_none_at_all() -> None:
     cluster = Cluster()
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert cluster.process().get(task_of(wait=0.0)) == PassedOn("lock-timeout", missed=True)
+    assert cluster.process().get(task_of(wait=0.0)) == Passed("lock-timeout", missed=True)
     assert cluster.clock.now == begun
 
 
@@ -374,7 +374,7 @@ def test_nobody_waits_longer_than_they_may_even_if_they_first_waited_with_somebo
     second = start(process.get)
     assert process.joined.wait(NEVER)
     gate.open()
-    assert first.result(NEVER) == second.result(NEVER) == PassedOn("lock-timeout", missed=True)
+    assert first.result(NEVER) == second.result(NEVER) == Passed("lock-timeout", missed=True)
     assert cluster.clock.now - bob_until == pytest.approx(0, abs=0.01)
 
 
@@ -392,31 +392,31 @@ def test_the_render_of_a_dead_process_is_taken_over_when_its_lease_lapses() -> N
 
 
 def test_a_page_that_may_not_be_stored_is_remembered_and_nobody_queues_for_it() -> None:
-    cluster = Cluster(Origin(Refusal("set-cookie")))
+    cluster = Cluster(Origin(HitForMiss("set-cookie")))
     process = cluster.process()
     for _ in range(5):
-        assert process.get() == PassedOn("set-cookie")
-    assert cluster.process().get() == PassedOn("set-cookie")
+        assert process.get() == Passed("set-cookie")
+    assert cluster.process().get() == Passed("set-cookie")
     assert cluster.origin.renders == 1
     assert process.events(Refused) == [Refused(TASK.page, "*", "set-cookie", TASK.text)]
 
 
 def test_after_a_while_it_is_tried_again_behind_the_visitors_backs() -> None:
-    cluster = Cluster(Origin(Refusal("set-cookie")))
+    cluster = Cluster(Origin(HitForMiss("set-cookie")))
     process = cluster.process()
     process.get()
     cluster.clock.advance(59)
-    assert process.get() == PassedOn("set-cookie")
+    assert process.get() == Passed("set-cookie")
     assert cluster.origin.renders == 1
     cluster.clock.advance(1)
-    assert process.get() == PassedOn("set-cookie")
+    assert process.get() == Passed("set-cookie")
     process.settle()
     assert shown(process.get()) == ("HIT", "v2")
     assert cluster.origin.renders == 2
 
 
 def test_the_memory_of_a_page_that_nobody_asks_for_again_goes_by_itself() -> None:
-    cluster = Cluster(Origin(Refusal("set-cookie")))
+    cluster = Cluster(Origin(HitForMiss("set-cookie")))
     cluster.process().get()
     cluster.clock.advance(120)
     assert cluster.store.get(TASK.page) is None
@@ -425,21 +425,21 @@ def test_the_memory_of_a_page_that_nobody_asks_for_again_goes_by_itself() -> Non
 def test_a_refusal_of_a_page_that_was_cacheable_takes_its_place_at_once() -> None:
     cluster = Cluster()
     process = filled(cluster, age=10)
-    cluster.origin.script.append(Refusal("status-403"))
+    cluster.origin.script.append(HitForMiss("status-403"))
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
-    assert stored(cluster).content == Refusal("status-403")
+    assert stored(cluster).content == HitForMiss("status-403")
     assert process.events(RenderFailed) == []
-    assert process.get() == PassedOn("status-403")
+    assert process.get() == Passed("status-403")
 
 
 def test_the_refusal_of_a_page_that_may_not_be_served_any_more_is_taken_at_its_word() -> None:
     cluster = Cluster(Origin(expire=20))
     process = filled(cluster, age=20)
-    cluster.origin.script.append(Refusal("private"))
-    assert process.get() == PassedOn("private")
-    assert process.get() == PassedOn("private")
-    assert stored(cluster).content == Refusal("private")
+    cluster.origin.script.append(HitForMiss("private"))
+    assert process.get() == Passed("private")
+    assert process.get() == Passed("private")
+    assert stored(cluster).content == HitForMiss("private")
     assert cluster.origin.renders == 2
 
 
@@ -548,7 +548,7 @@ def test_who_waits_too_long_for_somebody_elses_new_page_gets_the_apps_own_answer
     process = filled(cluster, age=20)
     cluster.store.add(LOCK, b"another process", 60)
     begun = cluster.clock.now
-    assert process.get() == PassedOn("lock-timeout", missed=True)
+    assert process.get() == Passed("lock-timeout", missed=True)
     assert cluster.clock.now - begun == pytest.approx(10)
 
 
@@ -951,8 +951,8 @@ def test_a_write_whose_answer_was_lost_is_not_held_against_the_page() -> None:
         b"",
         b"\x00",
         b"garbage",
-        Codec().pack(Entry(TASK.text, Refusal("x"), 0, 0, 1, None))[:-1],
-        Codec().pack(Entry("another key", Refusal("x"), 0, 0, 1, None)),
+        Codec().pack(Entry(TASK.text, HitForMiss("x"), 0, 0, 1, None))[:-1],
+        Codec().pack(Entry("another key", HitForMiss("x"), 0, 0, 1, None)),
     ],
 )
 def test_an_unreadable_entry_is_said_counts_as_missing_and_is_replaced(damage: bytes) -> None:
@@ -1072,7 +1072,7 @@ def test_a_new_release_serves_the_page_of_the_former_as_stale_and_renders_its_ow
 
 
 def test_what_the_former_release_could_not_store_is_not_adopted() -> None:
-    cluster = Cluster(Origin(Refusal("set-cookie")))
+    cluster = Cluster(Origin(HitForMiss("set-cookie")))
     cluster.process().get()
     assert shown(adopting(cluster).get(NEXT)) == ("MISS", "v2")
 
@@ -1094,7 +1094,7 @@ def test_a_page_that_does_not_suit_the_visitor_is_passed_on_without_a_render_or_
     process = filled(cluster)
     for age in (0, 10, 10):
         cluster.clock.advance(age)
-        assert process.get(suits=suits_nobody) == PassedOn("cookie")
+        assert process.get(suits=suits_nobody) == Passed("cookie")
         process.settle()
     assert cluster.origin.renders == 1
 
@@ -1102,7 +1102,7 @@ def test_a_page_that_does_not_suit_the_visitor_is_passed_on_without_a_render_or_
 def test_the_first_visitor_of_a_page_that_does_not_suit_them_has_it_made_for_others() -> None:
     cluster = Cluster()
     process = cluster.process()
-    assert process.get(suits=suits_nobody) == PassedOn("cookie")
+    assert process.get(suits=suits_nobody) == Passed("cookie")
     assert shown(process.get()) == ("HIT", "v1")
     assert cluster.origin.renders == 1
 

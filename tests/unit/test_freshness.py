@@ -10,17 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from wsgi_isr.cache.entry import Content, Entry, Refusal
+from wsgi_isr.cache.entry import Content, Entry, HitForMiss
 from wsgi_isr.cache.verdict import (
-    Asked,
+    CacheDirectives,
     Expired,
     Failure,
     Fresh,
     Missing,
     Stale,
-    Standing,
     Storable,
     Uncacheable,
+    Validity,
     Verdict,
     judge,
 )
@@ -33,7 +33,7 @@ PAGE = Content("200 OK", (), b"", "")
 
 
 def entry(
-    revalidate: float | None, expire: float | None, content: Content | Refusal = PAGE, created: float = 100
+    revalidate: float | None, expire: float | None, content: Content | HitForMiss = PAGE, created: float = 100
 ) -> Entry:
     return Entry("[]", content, created - 1, created, revalidate, expire)
 
@@ -60,53 +60,53 @@ def entry(
 )
 def test_a_page_is_fresh_then_stale_then_expired(revalidate: Any, expire: Any, now: float, verdict: type) -> None:
     held = entry(revalidate, expire)
-    assert judge(held, Standing.VALID, now) == verdict(held)
-    assert judge(held, Standing.UNPROVEN, now) == verdict(held)
+    assert judge(held, Validity.VALID, now) == verdict(held)
+    assert judge(held, Validity.UNKNOWN, now) == verdict(held)
 
 
 @pytest.mark.parametrize(("now", "due"), [(50, False), (100, False), (159.9, False), (160, True), (1e12, True)])
 def test_a_refused_page_stays_uncacheable_and_is_due_for_another_try_after_its_time(now: float, due: bool) -> None:
-    assert judge(entry(60, None, Refusal("set-cookie")), Standing.VALID, now) == Uncacheable("set-cookie", due=due)
+    assert judge(entry(60, None, HitForMiss("set-cookie")), Validity.VALID, now) == Uncacheable("set-cookie", due=due)
 
 
 def test_nothing_is_missing() -> None:
-    for standing in Standing:
+    for standing in Validity:
         assert judge(None, standing, 100) == Missing()
 
 
 @pytest.mark.parametrize(
     ("standing", "age", "verdict"),
     [
-        (Standing.SOFT, 0, Stale),
-        (Standing.SOFT, 20, Stale),
-        (Standing.SOFT, 30, Expired),
-        (Standing.HARD, 0, Expired),
-        (Standing.HARD, 20, Expired),
-        (Standing.HARD, 30, Expired),
+        (Validity.STALE, 0, Stale),
+        (Validity.STALE, 20, Stale),
+        (Validity.STALE, 30, Expired),
+        (Validity.EXPIRED, 0, Expired),
+        (Validity.EXPIRED, 20, Expired),
+        (Validity.EXPIRED, 30, Expired),
     ],
 )
-def test_a_page_that_was_invalidated_is_no_fresher_than_that(standing: Standing, age: int, verdict: type) -> None:
+def test_a_page_that_was_invalidated_is_no_fresher_than_that(standing: Validity, age: int, verdict: type) -> None:
     held = entry(10, 30)
     assert judge(held, standing, 100 + age) == verdict(held)
 
 
 @pytest.mark.parametrize("age", [0, 20, 30])
 def test_a_page_that_was_purged_is_not_there(age: int) -> None:
-    assert judge(entry(10, 30), Standing.PURGED, 100 + age) == Missing()
+    assert judge(entry(10, 30), Validity.PURGED, 100 + age) == Missing()
 
 
 @pytest.mark.parametrize(
     ("standing", "verdict"),
     [
-        (Standing.VALID, Uncacheable("private", due=False)),
-        (Standing.UNPROVEN, Uncacheable("private", due=False)),
-        (Standing.SOFT, Uncacheable("private", due=True)),
-        (Standing.HARD, Missing()),
-        (Standing.PURGED, Missing()),
+        (Validity.VALID, Uncacheable("private", due=False)),
+        (Validity.UNKNOWN, Uncacheable("private", due=False)),
+        (Validity.STALE, Uncacheable("private", due=True)),
+        (Validity.EXPIRED, Missing()),
+        (Validity.PURGED, Missing()),
     ],
 )
-def test_an_invalidation_is_a_reason_to_try_a_refused_page_again(standing: Standing, verdict: Verdict) -> None:
-    assert judge(entry(60, None, Refusal("private")), standing, 100) == verdict
+def test_an_invalidation_is_a_reason_to_try_a_refused_page_again(standing: Validity, verdict: Verdict) -> None:
+    assert judge(entry(60, None, HitForMiss("private")), standing, 100) == verdict
 
 
 ORDER: dict[type, int] = {Fresh: 0, Stale: 1, Expired: 2, Missing: 3}
@@ -123,11 +123,11 @@ def rank(verdict: Verdict) -> int:
     SECONDS,
     SECONDS,
     SECONDS,
-    st.sampled_from([PAGE, Refusal("private")]),
-    st.lists(st.sampled_from(Standing), min_size=2, max_size=2).map(sorted),
+    st.sampled_from([PAGE, HitForMiss("private")]),
+    st.lists(st.sampled_from(Validity), min_size=2, max_size=2).map(sorted),
 )
 def test_a_verdict_never_gets_fresher_with_time_or_invalidations(
-    revalidate: Any, expire: Any, created: float, now: float, later: float, content: Any, standings: list[Standing]
+    revalidate: Any, expire: Any, created: float, now: float, later: float, content: Any, standings: list[Validity]
 ) -> None:
     held = entry(revalidate, expire, content, created)
     now, later = sorted([now, later])
@@ -144,7 +144,7 @@ def test_a_shorter_lifetime_never_makes_a_page_fresher(
     lowest = lifetime.lowest(lower, more)
     long = entry(lifetime.revalidate, lifetime.expire, created=created)
     short = entry(lowest.revalidate, lowest.expire, created=created)
-    assert rank(judge(long, Standing.VALID, now)) <= rank(judge(short, Standing.VALID, now))
+    assert rank(judge(long, Validity.VALID, now)) <= rank(judge(short, Validity.VALID, now))
 
 
 @given(SECONDS, SECONDS, st.none() | SECONDS, st.none() | SECONDS)
@@ -204,7 +204,7 @@ def verdict(status: str = "200 OK", *headers: tuple[str, str], body: bytes = b"h
     ],
 )
 def test_an_answer_that_may_not_be_shared_is_refused_with_the_reason(status: str, headers: Any, reason: str) -> None:
-    assert verdict(status, *headers) == Refusal(reason)
+    assert verdict(status, *headers) == HitForMiss(reason)
 
 
 def test_an_answer_above_max_body_is_refused_by_its_head() -> None:
@@ -271,11 +271,11 @@ def test_a_page_that_is_not_there_lives_shortly_and_has_no_grace(status: str, re
     assert admitted.lifetime == Lifetime(lives, 10)
     assert admitted.keep == 70
     held = entry(admitted.lifetime.revalidate, admitted.lifetime.expire)
-    assert isinstance(judge(held, Standing.VALID, 110), Expired)
+    assert isinstance(judge(held, Validity.VALID, 110), Expired)
 
 
 def test_where_what_is_not_there_lives_for_no_time_it_is_not_stored() -> None:
-    assert isinstance(verdict("404 Not Found", negative_ttl=0), Refusal)
+    assert isinstance(verdict("404 Not Found", negative_ttl=0), HitForMiss)
 
 
 def test_a_redirect_is_kept_with_its_target() -> None:
@@ -362,7 +362,7 @@ def test_the_etag_is_that_of_the_body() -> None:
 def test_a_page_without_a_rule_is_stored_for_as_long_as_its_headers_say(headers: Any, asked: Lifetime | None) -> None:
     admitted = admit("200 OK", headers, b"", unlisted(), now=NOW)
     if asked is None:
-        assert admitted == Refusal("not-asked")
+        assert admitted == HitForMiss("not-asked")
     else:
         assert isinstance(admitted, Storable)
         assert admitted.lifetime == asked
@@ -379,7 +379,7 @@ def test_a_page_without_a_rule_is_stored_for_as_long_as_its_headers_say(headers:
     ],
 )
 def test_a_page_whose_headers_say_that_it_is_over_is_not_stored(headers: Any) -> None:
-    assert admit("200 OK", headers, b"", unlisted(), now=NOW) == Refusal("revalidate-0")
+    assert admit("200 OK", headers, b"", unlisted(), now=NOW) == HitForMiss("revalidate-0")
 
 
 @pytest.mark.parametrize("header", [("Cache-Control", "max-age=5"), ("Expires", "Tue, 14 Nov 2023 22:13:25 GMT")])
@@ -437,7 +437,7 @@ def test_whatever_an_app_answers_the_decision_is_made(code: int, headers: Any, b
 
 def test_a_head_is_refused_for_the_same_reason_as_the_whole() -> None:
     for headers in ([("Set-Cookie", "a")], [("Vary", "*")], [("Cache-Control", "private")]):
-        assert Refusal(refuse(200, headers, policy())) == verdict("200 OK", *headers)
+        assert HitForMiss(refuse(200, headers, policy())) == verdict("200 OK", *headers)
 
 
 def test_a_failure_is_not_refused_by_its_head() -> None:
@@ -462,7 +462,7 @@ def beside(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, other: Callab
 def test_of_two_lifetimes_that_threads_of_one_page_say_at_once_the_lower_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked = Asked()
+    asked = CacheDirectives()
     over = threading.Event()
     beside(monkeypatch, Lifetime, "lowest", lambda: (asked.limit(5, 9), over.set()))
     asked.limit(60, 600)
@@ -477,19 +477,19 @@ def test_two_stamps_of_one_tag_that_threads_of_one_page_bring_at_once_prove_noth
         def get(self, tag: str, otherwise: Any = None) -> Any:
             return super().get(tag, otherwise)
 
-    asked, over = Asked(carried=Carried()), threading.Event()
-    beside(monkeypatch, Carried, "get", lambda: (asked.take_over(Asked(), {"x": b"old"}), over.set()))
-    asked.take_over(Asked(), {"x": b"new"})
+    asked, over = CacheDirectives(carried=Carried()), threading.Event()
+    beside(monkeypatch, Carried, "get", lambda: (asked.take_over(CacheDirectives(), {"x": b"old"}), over.set()))
+    asked.take_over(CacheDirectives(), {"x": b"new"})
     assert over.wait(20)
     assert asked.carried == {"x": b""}
 
 
 @pytest.mark.parametrize("field", ["no_store", "failed"])
 def test_what_one_thread_of_a_page_says_another_does_not_take_back(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
-    class Inner(Asked):
+    class Inner(CacheDirectives):
         pass
 
-    inner, asked = Inner(), Asked()
+    inner, asked = Inner(), CacheDirectives()
     said: Any = True if field == "no_store" else "fetch-error"
 
     def slow(inner: Any) -> Any:

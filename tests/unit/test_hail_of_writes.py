@@ -11,7 +11,7 @@ from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, page, sho
 from wsgi_isr.cache import renderer_pool as remote
 from wsgi_isr.cache.lease import Busy
 from wsgi_isr.cache.tag_versions import Mode
-from wsgi_isr.cache.task import PassedOn, Served, Task
+from wsgi_isr.cache.task import Passed, Served, Task
 
 TASK = task_of()
 
@@ -112,7 +112,7 @@ def test_a_visitor_whom_no_answer_suffices_pauses_between_two_looks() -> None:
     cluster.clock.advance(15)
     process.fill.elsewhere = elsewhere
     answer = process.get(TASK._replace(wait=10.0))
-    assert answer == PassedOn("lock-timeout", missed=True)
+    assert answer == Passed("lock-timeout", missed=True)
     assert len(jobs) < 100
 
 

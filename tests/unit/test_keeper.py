@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.scripted import NEVER, Clock, Gate, Troubled, start
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import Keeper, Lease, Leases, Watch
+from wsgi_isr.cache.lease import Lease, LeaseKeepAlive, Leases, Watch
 from wsgi_isr.events import Event, Events
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -21,7 +21,7 @@ class World:
         self.seen: list[Event] = []
         self.store = Troubled(MemoryStore(clock=self.clock))
         self.leases = Leases(self.store, Keyspace.lock, Keyspace.failures, Events(self.seen.append))
-        self.keeper = Keeper(self.clock)
+        self.keeper = LeaseKeepAlive(self.clock)
         self.keeper._thread = threading.current_thread()
         self.given_up: list[str] = []
 
@@ -175,12 +175,12 @@ def test_closing_with_nothing_to_watch_is_harmless_and_repeatable(world: World) 
 
 
 @pytest.fixture
-def threaded() -> tuple[Keeper, Clock]:
+def threaded() -> tuple[LeaseKeepAlive, Clock]:
     clock = Clock()
-    return Keeper(clock), clock
+    return LeaseKeepAlive(clock), clock
 
 
-def test_the_thread_begins_with_the_first_render_and_is_the_only_one(threaded: tuple[Keeper, Clock]) -> None:
+def test_the_thread_begins_with_the_first_render_and_is_the_only_one(threaded: tuple[LeaseKeepAlive, Clock]) -> None:
     keeper, _ = threaded
     assert keeper._thread is None
     keeper.finish(keeper.watch(None, 30, lambda: None))
@@ -192,7 +192,7 @@ def test_the_thread_begins_with_the_first_render_and_is_the_only_one(threaded: t
     keeper.close()
 
 
-def test_the_thread_gives_up_a_render_by_itself(threaded: tuple[Keeper, Clock]) -> None:
+def test_the_thread_gives_up_a_render_by_itself(threaded: tuple[LeaseKeepAlive, Clock]) -> None:
     keeper, _ = threaded
     overdue = threading.Event()
     keeper.watch(None, 0, overdue.set)
@@ -200,7 +200,7 @@ def test_the_thread_gives_up_a_render_by_itself(threaded: tuple[Keeper, Clock]) 
     keeper.close()
 
 
-def test_a_later_render_that_is_due_earlier_wakes_the_thread(threaded: tuple[Keeper, Clock]) -> None:
+def test_a_later_render_that_is_due_earlier_wakes_the_thread(threaded: tuple[LeaseKeepAlive, Clock]) -> None:
     keeper, _ = threaded
     overdue = threading.Event()
     later = keeper.watch(None, 3600, lambda: None)
@@ -210,7 +210,7 @@ def test_a_later_render_that_is_due_earlier_wakes_the_thread(threaded: tuple[Kee
     keeper.close()
 
 
-def test_a_render_begins_while_the_thread_is_busy_with_another(threaded: tuple[Keeper, Clock]) -> None:
+def test_a_render_begins_while_the_thread_is_busy_with_another(threaded: tuple[LeaseKeepAlive, Clock]) -> None:
     keeper, _ = threaded
     gate = Gate()
     keeper.watch(None, 0, gate.enter)
@@ -223,7 +223,9 @@ def test_a_render_begins_while_the_thread_is_busy_with_another(threaded: tuple[K
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_an_error_while_giving_up_one_render_does_not_leave_the_others_alone(threaded: tuple[Keeper, Clock]) -> None:
+def test_an_error_while_giving_up_one_render_does_not_leave_the_others_alone(
+    threaded: tuple[LeaseKeepAlive, Clock],
+) -> None:
     keeper, _ = threaded
 
     def broken() -> None:
@@ -236,7 +238,7 @@ def test_an_error_while_giving_up_one_render_does_not_leave_the_others_alone(thr
     keeper.close()
 
 
-def test_the_thread_ends_when_the_keeper_is_closed(threaded: tuple[Keeper, Clock]) -> None:
+def test_the_thread_ends_when_the_keeper_is_closed(threaded: tuple[LeaseKeepAlive, Clock]) -> None:
     keeper, _ = threaded
     keeper.finish(keeper.watch(None, 30, lambda: None))
     thread = keeper._thread

@@ -15,7 +15,7 @@ from tests.unit.scripted import NEVER, Clock, Gate, start
 from wsgi_isr.cache.keyspace import stored_tag
 from wsgi_isr.config.rules import Listed, Rule, RuleSet
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.events import Broken, Event, Events
+from wsgi_isr.events import Event, Events, InternalError
 from wsgi_isr.pages.listed_paths import Absent, Listings
 
 
@@ -235,7 +235,7 @@ def test_a_callable_that_fails_leaves_it_to_the_app_and_is_said_and_not_asked_ag
     world = World(paths)
     assert [world.has("/blog/a") for _ in range(5)] == [True] * 5
     (said,) = world.said
-    assert isinstance(said, Broken)
+    assert isinstance(said, InternalError)
     assert "/blog/<slug>" in said.where
 
 

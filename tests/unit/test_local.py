@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from wsgi_isr.cache.entry import Codec, Content, Entry, Refusal
-from wsgi_isr.cache.local_cache import MAX_PROBES, Local, Slot, _weight
+from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss
+from wsgi_isr.cache.local_cache import MAX_PROBES, CachedEntry, Local, _weight
 from wsgi_isr.pages.compression import LONGEST, encoded
-from wsgi_isr.pages.respond import MOST_VARIANTS, Ready
+from wsgi_isr.pages.respond import MOST_VARIANTS, PreparedResponse
 
 
 def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:
@@ -206,7 +206,7 @@ def test_answers_that_are_prepared_for_whatever_visitors_take_count_as_well(head
         for number in range(200):
             slot = local.put(str(number), Codec().unpack(packed, "/"))
             assert isinstance(slot.entry.content, Content)
-            slot.ready = Ready(slot.entry, slot.entry.content, 3.0, 3.0)
+            slot.ready = PreparedResponse(slot.entry, slot.entry.content, 3.0, 3.0)
             for form in range(2 * MOST_VARIANTS):
                 slot.ready.variant(f"{names[form % 4]}, x{number}.{form}".ljust(LONGEST, "x"))
         gc.collect()
@@ -228,7 +228,7 @@ class LocalMachine(RuleBasedStateMachine):
         super().__init__()
         self.local = Local(self.LIMIT)
         self.known: OrderedDict[str, Entry] = OrderedDict()
-        self.slots: list[tuple[str, Slot]] = []
+        self.slots: list[tuple[str, CachedEntry]] = []
         self.number = 0
 
     def sync(self) -> None:
@@ -241,7 +241,7 @@ class LocalMachine(RuleBasedStateMachine):
         self.number += 1
         new = entry(key, size, self.number)
         if refused:
-            new = Entry(key, Refusal("private"), 1.0, 2.0, 60, None)
+            new = Entry(key, HitForMiss("private"), 1.0, 2.0, 60, None)
         slot = self.local.put(key, new)
         assert slot.entry == new  # and where it is the same as before, so is the slot
         new = slot.entry

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_isr.config.rules import Rule, RuleSet
-from wsgi_isr.events import Refused, Unsaid
+from wsgi_isr.events import Refused, UndeclaredVary
 from wsgi_isr.observe.log import log_events
 from wsgi_isr.pages.request_key import PageKey
 
@@ -81,8 +81,8 @@ def test_a_page_that_has_a_rule_of_its_own_or_another_reason_is_no_warning(
     assert [record.levelno for record in caplog.records] == [logging.INFO]
 
 
-def unsaid(rule: str, *headers: str) -> Unsaid:
-    return Unsaid("isr:p:1", rule, headers, PageKey("https", "example.org", "", "/shop/s3cret").text)
+def unsaid(rule: str, *headers: str) -> UndeclaredVary:
+    return UndeclaredVary("isr:p:1", rule, headers, PageKey("https", "example.org", "", "/shop/s3cret").text)
 
 
 def test_an_app_that_answers_by_a_header_without_saying_so_is_a_warning_once_for_each_rule(

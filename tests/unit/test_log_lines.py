@@ -12,9 +12,9 @@ import pytest
 from tests.unit.scripted import Clock
 from wsgi_isr.cache.invalidation import Invalidator
 from wsgi_isr.cache.journal import Journal
-from wsgi_isr.cache.lease import Keeper
+from wsgi_isr.cache.lease import LeaseKeepAlive
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.events import Broken, Event, Events, RenderFailed, Unreadable
+from wsgi_isr.events import Event, Events, InternalError, RenderFailed, Unreadable
 from wsgi_isr.observe.log import log_events
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
@@ -29,13 +29,16 @@ def line_of(event: Event, caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_an_internal_error_is_logged_with_what_it_led_to(caplog: pytest.LogCaptureFixture) -> None:
-    event = Broken("the cache", LookupError("no such thing"), "the app answers the request")
+    event = InternalError("the cache", LookupError("no such thing"), "the app answers the request")
     assert line_of(event, caplog) == "internal error: the cache failed; the app answers the request"
     assert "no such thing" in caplog.text
 
 
 def test_an_internal_error_without_consequences_claims_none(caplog: pytest.LogCaptureFixture) -> None:
-    assert line_of(Broken("a background render", LookupError()), caplog) == "internal error: a background render failed"
+    assert (
+        line_of(InternalError("a background render", LookupError()), caplog)
+        == "internal error: a background render failed"
+    )
 
 
 def test_a_failed_render_does_not_claim_that_there_is_an_older_page(caplog: pytest.LogCaptureFixture) -> None:
@@ -78,7 +81,7 @@ def test_a_journal_that_cannot_be_read_says_that_its_tags_wait(
 
 def test_an_error_while_a_lease_is_kept_says_that_renders_go_on(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
-    keeper = Keeper(clock, Events(log_events()))
+    keeper = LeaseKeepAlive(clock, Events(log_events()))
     keeper._thread = threading.current_thread()
 
     def fail() -> None:

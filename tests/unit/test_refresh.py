@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled, page, shown, start, task_of
-from wsgi_isr.cache.entry import Refusal
+from wsgi_isr.cache.entry import HitForMiss
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.task import Failed, Made
+from wsgi_isr.cache.task import Failed, Regenerated
 from wsgi_isr.cache.verdict import Failure
 from wsgi_isr.errors import InvalidationError, StoreError
 from wsgi_isr.events import LeaseLost, Rendered, RenderFailed
@@ -18,12 +18,12 @@ TASK = task_of()
 TAG = "all"
 
 
-def refresh(process: Process) -> Made | Failed:
+def refresh(process: Process) -> Regenerated | Failed:
     return process.fill.refresh(TASK, TAG)
 
 
 def body(outcome: Any) -> str:
-    assert isinstance(outcome, Made), outcome
+    assert isinstance(outcome, Regenerated), outcome
     return outcome.slot.entry.content.body.decode()  # type: ignore[union-attr]
 
 
@@ -173,10 +173,10 @@ def test_a_back_off_does_not_hold_it_up_and_its_success_ends_it() -> None:
 
 
 def test_an_answer_that_may_not_be_stored_is_what_it_is() -> None:
-    cluster = Cluster(Origin(Refusal("private")))
+    cluster = Cluster(Origin(HitForMiss("private")))
     outcome = refresh(cluster.process())
-    assert isinstance(outcome, Made)
-    assert outcome.slot.entry.content == Refusal("private")
+    assert isinstance(outcome, Regenerated)
+    assert outcome.slot.entry.content == HitForMiss("private")
 
 
 def test_a_render_past_its_timeout_is_reported_while_it_still_hangs() -> None:

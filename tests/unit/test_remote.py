@@ -18,14 +18,14 @@ from wsgi_isr.cache import renderer_pool as remote
 from wsgi_isr.cache.entry import Codec, Content
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import BackingOff, Lease
-from wsgi_isr.cache.lookup import Fill
+from wsgi_isr.cache.lookup import Cache
 from wsgi_isr.cache.renderer_pool import LATER, MAX_JOB, URGENT, Remote
 from wsgi_isr.cache.tag_versions import Mode
-from wsgi_isr.cache.task import Failed, Made, Served, Task, Unknown
+from wsgi_isr.cache.task import Failed, Regenerated, Served, Task, Unknown
 from wsgi_isr.cache.verdict import Failure
 from wsgi_isr.config.wrapping import SITE_BYTES
 from wsgi_isr.errors import InvalidationError
-from wsgi_isr.events import Broken, RenderFailed, StoreFailed
+from wsgi_isr.events import InternalError, RenderFailed, StoreFailed
 
 SITE = b"s" * SITE_BYTES
 TASK = task_of()
@@ -542,7 +542,7 @@ def test_nor_where_it_raises_what_it_should_not() -> None:
     scene.store.before["get", TASK.page] = breaks
     scene.tell(word)
     assert len(scene.serving.fill._flights) == 0
-    assert [event.where for event in scene.serving.events(Broken)] == ["a render in another process"]
+    assert [event.where for event in scene.serving.events(InternalError)] == ["a render in another process"]
 
 
 def test_two_that_send_the_same_page_to_one_renderer_have_it_rendered_once() -> None:
@@ -576,7 +576,7 @@ def test_a_render_from_before_an_invalidation_does_not_count_for_a_job_that_came
 # On demand ---------------------------------------------------------------------------------------------------
 
 
-def refresh(fill: Fill) -> Made | Failed:
+def refresh(fill: Cache) -> Regenerated | Failed:
     return fill.refresh(TASK, "all")
 
 
@@ -590,7 +590,7 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     assert job._replace(owner=b"") == TASK._replace(refreshes="all")
     scene.tell(scene.do())
     outcome = caller.result(NEVER)
-    assert isinstance(outcome, Made)
+    assert isinstance(outcome, Regenerated)
     content = outcome.slot.entry.content
     assert isinstance(content, Content)
     assert content.body == b"v2"

@@ -52,7 +52,7 @@ def test_a_folder_is_for_this_user_only(temporary: Path) -> None:
 
 
 def test_the_package_changes_the_owner_of_no_file_but_of_a_journal_that_root_has_just_made() -> None:
-    modules = Path(renderers.__file__).parent.rglob("*.py")
+    modules = Path(renderers.__file__).parents[1].rglob("*.py")
     assert [module.name for module in modules if "chown" in module.read_text("utf-8")] == ["journal.py"]
 
 

@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from wsgi_isr.renderers import supervisor as renderers
-from wsgi_isr.renderers.supervisor import Staff
-from wsgi_isr.renderers.worker import LOOK, Board
+from wsgi_isr.renderers.supervisor import ProcessPool
+from wsgi_isr.renderers.worker import LOOK, Heartbeat
 
 KILLED, EXITED = int(signal.SIGKILL), 0
 
@@ -19,7 +19,7 @@ class World:
     """Processes by number. Who is killed has ended at the next look."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.boards: dict[int, Board] = {}
+        self.boards: dict[int, Heartbeat] = {}
         self.ended: dict[int, int] = {}
         self.signals: list[tuple[int, int]] = []
         self.failing: OSError | None = None
@@ -28,7 +28,7 @@ class World:
         monkeypatch.setattr(renderers, "status_of", self.ended.get)
         monkeypatch.setattr("os.kill", self._kill)
 
-    def begin(self, board: Board) -> int:
+    def begin(self, board: Heartbeat) -> int:
         if self.failing is not None:
             raise self.failing
         pid = next(self._pids)
@@ -47,14 +47,14 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def test_as_many_begin_as_there_should_be_and_then_no_more(world: World) -> None:
-    staff = Staff(3, world.begin)
+    staff = ProcessPool(3, world.begin)
     assert staff.turn(1000.0) == LOOK
     staff.turn(1001.0)
     assert list(world.boards) == [101, 102, 103]
 
 
 def test_one_that_dies_is_replaced_at_once_and_it_is_said(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    staff = Staff(2, world.begin)
+    staff = ProcessPool(2, world.begin)
     staff.turn(1000.0)
     world.ended[101] = KILLED
     staff.turn(1010.0)
@@ -63,7 +63,7 @@ def test_one_that_dies_is_replaced_at_once_and_it_is_said(world: World, caplog: 
 
 
 def test_those_that_end_at_once_are_replaced_more_and_more_slowly(world: World) -> None:
-    staff = Staff(1, world.begin)
+    staff = ProcessPool(1, world.begin)
     now, pauses = 1000.0, []
     staff.turn(now)
     for pid in range(101, 108):
@@ -82,7 +82,7 @@ def test_those_that_end_at_once_are_replaced_more_and_more_slowly(world: World) 
 def test_one_that_leaves_is_replaced_before_it_has_ended_and_only_once(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    staff = Staff(1, world.begin)
+    staff = ProcessPool(1, world.begin)
     staff.turn(1000.0)
     world.boards[101].say(1020.0, leaving=True)
     staff.turn(1010.0)
@@ -94,7 +94,7 @@ def test_one_that_leaves_is_replaced_before_it_has_ended_and_only_once(
 
 
 def test_one_that_hangs_as_a_whole_is_killed_and_replaced(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    staff = Staff(1, world.begin)
+    staff = ProcessPool(1, world.begin)
     staff.turn(1000.0)
     world.boards[101].say(1030.0, leaving=False)
     staff.turn(1030.0)
@@ -107,7 +107,7 @@ def test_one_that_hangs_as_a_whole_is_killed_and_replaced(world: World, caplog: 
 
 
 def test_so_is_one_that_does_not_come_to_its_end(world: World) -> None:
-    staff = Staff(1, world.begin)
+    staff = ProcessPool(1, world.begin)
     staff.turn(1000.0)
     world.boards[101].say(1015.0, leaving=True)
     staff.turn(1001.0)
@@ -118,7 +118,7 @@ def test_so_is_one_that_does_not_come_to_its_end(world: World) -> None:
 
 
 def test_one_without_a_job_may_be_idle_for_ever(world: World) -> None:
-    staff = Staff(1, world.begin)
+    staff = ProcessPool(1, world.begin)
     staff.turn(1000.0)
     world.boards[101].say(0.0, leaving=False)
     staff.turn(9_999_999.0)
@@ -126,7 +126,7 @@ def test_one_without_a_job_may_be_idle_for_ever(world: World) -> None:
 
 
 def test_where_none_can_be_forked_it_is_tried_again_in_a_second(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    staff = Staff(1, world.begin)
+    staff = ProcessPool(1, world.begin)
     world.failing = BlockingIOError(11, "Resource temporarily unavailable")
     staff.turn(1000.0)
     world.failing = None
@@ -138,7 +138,7 @@ def test_where_none_can_be_forked_it_is_tried_again_in_a_second(world: World, ca
 
 
 def test_at_the_end_all_are_asked_and_who_does_not_hear_is_killed(world: World) -> None:
-    staff = Staff(3, world.begin)
+    staff = ProcessPool(3, world.begin)
     staff.turn(1000.0)
     world.boards[103].say(1020.0, leaving=True)
     staff.turn(1000.0)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from wsgi_isr.cache.entry import Proof
-from wsgi_isr.cache.tag_versions import ABSENT, Stamps
+from wsgi_isr.cache.entry import TagSnapshot
+from wsgi_isr.cache.tag_versions import ABSENT, TagVersions
 from wsgi_isr.stores.base import Many
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -31,10 +31,10 @@ class Served:
     def __init__(self, tags: int, stamp: bytes = b"stamp") -> None:
         self.now = 0.0
         self.store = Counting()
-        self.stamps = Stamps(
+        self.stamps = TagVersions(
             self.store, lambda tag: tag, lambda node: f"epoch:{node}", coherence=0, monotonic=lambda: self.now
         )
-        self._proof = Proof(tuple((str(number), stamp) for number in range(tags)))
+        self._proof = TagSnapshot(tuple((str(number), stamp) for number in range(tags)))
 
     def reads_in(self, seconds: float) -> set[int]:
         """Return how often each tag was read meanwhile."""

@@ -607,7 +607,7 @@ def test_a_function_without_a_module_of_its_own_allows_nothing(models: ModuleTyp
     assert allowed(function, models) == set()
 
 
-@pytest.mark.parametrize("name", ["Rule", "Settings", "Entry", "Asked"])
+@pytest.mark.parametrize("name", ["Rule", "Settings", "Entry", "CacheDirectives"])
 def test_a_class_of_this_package_is_allowed_only_where_an_annotation_names_it(name: str) -> None:
     import wsgi_isr
     from wsgi_isr.cache import entry

@@ -14,38 +14,38 @@ from typing import NamedTuple
 
 from ..config import options as o
 from ..errors import ConfigError
-from .verdict import Asked
+from .verdict import CacheDirectives
 
 
-class Frame(NamedTuple):
+class RenderContext(NamedTuple):
     """What is being made: a page, or data for one. ``stored``: it will be, so nothing stale may go in. ``draft``: its
     visitor sees what is not published yet, so that nothing cached goes in and nothing of it is kept."""
 
-    asked: Asked
+    asked: CacheDirectives
     profiles: Mapping[str, tuple[float, float]]
     stored: bool = True
     draft: bool = False
 
 
-_current: ContextVar[Frame | None] = ContextVar("wsgi_isr_page", default=None)
+_current: ContextVar[RenderContext | None] = ContextVar("wsgi_isr_page", default=None)
 
 
-def current() -> Frame | None:
+def current() -> RenderContext | None:
     """What is being made here, if anything is."""
     return _current.get()
 
 
 @contextmanager
-def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) -> Iterator[Asked]:
+def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) -> Iterator[CacheDirectives]:
     """In here something is made; what is said of it ends up in the value."""
     outer = _current.get()
-    frame = Frame(Asked(), profiles, stored, outer is not None and outer.draft)
+    frame = RenderContext(CacheDirectives(), profiles, stored, outer is not None and outer.draft)
     with within(frame):
         yield frame.asked
 
 
 @contextmanager
-def within(frame: Frame | None) -> Iterator[None]:
+def within(frame: RenderContext | None) -> Iterator[None]:
     """In here ``frame`` is what is being made: for what is made in several goes, like the body of a generator."""
     token = _current.set(frame)
     try:

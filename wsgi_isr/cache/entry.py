@@ -60,13 +60,13 @@ class Value(NamedTuple):
     data: bytes
 
 
-class Refusal(NamedTuple):
+class HitForMiss(NamedTuple):
     """A page that may not be stored, and the word for why (a token, as in ``Cache-Status``)."""
 
     reason: str
 
 
-class Proof(NamedTuple):
+class TagSnapshot(NamedTuple):
     """An entry's tags with the stamps from before its render, and the epochs of their nodes at which these
     were the stamps of the moment (empty where that is not known)."""
 
@@ -74,7 +74,7 @@ class Proof(NamedTuple):
     valid_at: tuple[tuple[str, bytes], ...] = ()
 
 
-_NO_PROOF = Proof()
+_NO_PROOF = TagSnapshot()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class Entry:
     """
 
     key: str
-    content: Content | Value | Refusal
+    content: Content | Value | HitForMiss
     started: float
     created: float
     revalidate: float | None
     expire: float | None
-    proof: Proof = _NO_PROOF
+    proof: TagSnapshot = _NO_PROOF
     size: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -203,14 +203,16 @@ def _read(packed: bytes | memoryview) -> Entry:
             raise UnreadableEntry("impossible times")
         if not (_are_stamped(tags) and _are_stamped(valid_at)):
             raise UnreadableEntry("impossible tags")
-        return Entry(stored_key, _content(kind, payload), started, created, revalidate, expire, Proof(tags, valid_at))
+        return Entry(
+            stored_key, _content(kind, payload), started, created, revalidate, expire, TagSnapshot(tags, valid_at)
+        )
     except UnreadableEntry:
         raise
     except Exception as error:  # msgpack raises half a dozen kinds; a wrong shape raises more
         raise UnreadableEntry(f"shape: {type(error).__name__}") from error
 
 
-def _content(kind: str, payload: tuple[Any, ...]) -> Content | Value | Refusal:
+def _content(kind: str, payload: tuple[Any, ...]) -> Content | Value | HitForMiss:
     if kind == "page":
         content = Content(*payload)
         if not (_STATUS.fullmatch(content.status) and _ETAG.fullmatch(content.etag) and _are_headers(content.headers)):
@@ -226,7 +228,7 @@ def _content(kind: str, payload: tuple[Any, ...]) -> Content | Value | Refusal:
     if kind == "value" and type(only) is bytes:
         return Value(only)
     if kind == "refusal" and _TOKEN.fullmatch(only):
-        return Refusal(only)
+        return HitForMiss(only)
     raise UnreadableEntry("impossible kind")
 
 

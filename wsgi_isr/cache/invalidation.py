@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from ..config import options as o
 from ..errors import ConfigError, InvalidationError, StoreError
-from ..events import Broken, Delivered, Events, Invalidated
+from ..events import Delivered, Events, InternalError, Invalidated
 from ..stores.base import Store
 from . import keyspace as keys
 from .app_records import Registry, advice
 from .courier import courier
 from .journal import Journal, Kept
 from .keyspace import Keyspace
-from .tag_versions import Mode, Stamps
+from .tag_versions import Mode, TagVersions
 
 #: Tags that are delivered from the journal at once.
 _BATCH = 1000
@@ -145,7 +145,7 @@ class Invalidator:
     ) -> None:
         self._names = Keyspace(namespace)
         # coherence=0: nothing here is answered from polled values.
-        self._stamps = Stamps(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
+        self._stamps = TagVersions(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
         self._store = store
         self._space = namespace
         self.journal = journal
@@ -225,7 +225,7 @@ class Invalidator:
             self.journal.keep(self._space, names, mode, self._store.places, nodes)
         except OSError as error:
             outcome = f"it does not keep the undelivered tags ({self.journal.said(error)})"
-            self._events.emit(Broken(f"writing the journal {self.journal.path}", error, outcome))
+            self._events.emit(InternalError(f"writing the journal {self.journal.path}", error, outcome))
             return None
         courier.start()  # where its thread could not start before
         return self.journal.path
@@ -297,7 +297,7 @@ class Invalidator:
 
     def _cannot_replay(self, error: OSError, outcome: str) -> None:
         assert self.journal is not None
-        self._events.emit(Broken(f"replaying the journal {self.journal.path}", error, outcome))
+        self._events.emit(InternalError(f"replaying the journal {self.journal.path}", error, outcome))
 
     def _replay(self) -> tuple[tuple[str, ...], dict[str, StoreError]]:
         """Return the names that were delivered, and those that were not, and why."""

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import StoreError
-from ..events import Broken, Events, LeaseLost, StoreFailed
+from ..events import Events, InternalError, LeaseLost, StoreFailed
 from ..stores.base import Store
 
 RESTING = b"resting"
@@ -238,7 +238,7 @@ class Watch:
     over: bool = field(default=False, compare=False)
 
 
-class Keeper:
+class LeaseKeepAlive:
     """Renews the leases of renders under way, and gives up those that run past their deadline.
 
     One daemon thread for each process, begun with the first render. Times are monotonic seconds.
@@ -327,7 +327,7 @@ class Keeper:
             except Exception as error:
                 # One lease less is bad; no keeper for all the others would be worse.
                 outcome = "its render goes on, and another process may begin the same one"
-                self._events.emit(Broken("keeping a lease", error, outcome))
+                self._events.emit(InternalError("keeping a lease", error, outcome))
 
     def _next(self, watch: Watch) -> float:
         now = self._clock()

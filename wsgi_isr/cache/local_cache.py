@@ -14,7 +14,7 @@ MAX_PROBES = 4
 _PROBE_BYTES = 600
 
 
-class Slot:
+class CachedEntry:
     """One entry with what this process knows about it.
 
     ``ready`` belongs to the face that serves it (an answer prepared for the next moments); it is only
@@ -63,11 +63,11 @@ class Local:
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
         self._lock = threading.Lock()
-        self._slots: OrderedDict[str, Slot] = OrderedDict()
-        self.probes: dict[tuple[Any, ...], Slot] = {}
+        self._slots: OrderedDict[str, CachedEntry] = OrderedDict()
+        self.probes: dict[tuple[Any, ...], CachedEntry] = {}
         self.bytes = 0
 
-    def get(self, key: str) -> Slot | None:
+    def get(self, key: str) -> CachedEntry | None:
         """The slot of ``key``, now the most recently used."""
         with self._lock:
             slot = self._slots.get(key)
@@ -75,7 +75,7 @@ class Local:
                 self._slots.move_to_end(key)
             return slot
 
-    def put(self, key: str, entry: Entry) -> Slot:
+    def put(self, key: str, entry: Entry) -> CachedEntry:
         """Keep ``entry`` in place of whatever was here. The same one keeps its slot, and what is known of it.
 
         Not even an older one is refused: the store is the only truth, clocks differ, and a copy that a
@@ -87,13 +87,13 @@ class Local:
                 self._slots.move_to_end(key)
                 return old
             self._drop(key)
-            slot = Slot(entry)
+            slot = CachedEntry(entry)
             if entry.size <= self._max:
                 self._slots[key] = slot
                 self._take(entry.size)
             return slot
 
-    def lead(self, probe: tuple[Any, ...], key: str, slot: Slot) -> None:
+    def lead(self, probe: tuple[Any, ...], key: str, slot: CachedEntry) -> None:
         """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``.
 
         It takes the place of the oldest one, if all are taken. Refusing it instead would let one client take all places

@@ -18,19 +18,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from ..errors import InvalidationError, StoreError, StoreUnavailable
-from ..events import BackgroundFull, Broken, Events, RenderFailed, StoreFailed
+from ..events import BackgroundFull, Events, InternalError, RenderFailed, StoreFailed
 from ..stores.base import Store
 from . import renderer_pool as remote
-from .entry import Codec, Content, Entry, Refusal
+from .entry import Codec, Content, Entry, HitForMiss
 from .lease import BackingOff, Busy, Leases
-from .local_cache import Local, Slot
-from .regenerate import Judged, Renders, digest, is_current
+from .local_cache import CachedEntry, Local
+from .regenerate import Judged, Regenerator, digest, is_current
 from .releases import Releases
 from .single_flight import Flight, Flights, leading
-from .tag_versions import Stamps
-from .task import Answer, Coming, Failed, Found, Made, Outcome, PassedOn, Produce, Served, Task, Unknown
+from .tag_versions import TagVersions
+from .task import AlreadyFresh, Answer, Failed, Outcome, Passed, Pending, Produce, Regenerated, Served, Task, Unknown
 from .thread_pool import Pool
-from .verdict import NEGATIVE_STATUSES, Expired, Fresh, Missing, Stale, Standing, Uncacheable
+from .verdict import NEGATIVE_STATUSES, Expired, Fresh, Missing, Stale, Uncacheable, Validity
 
 if sys.version_info >= (3, 11):
     from typing import assert_never
@@ -47,12 +47,12 @@ DEADLY = (1.0, 30.0)
 OLDER_RENDER = 1.0
 
 
-class Fill(Renders):
+class Cache(Regenerator):
     """Look-ups and renders of one process.
 
     :param releases: which release this is, and whose pages it adopts; ``None`` where it adopts none.
     :param threads: of the background. :param queue: jobs that may wait for one.
-    :param pause: waits that many seconds. The others are those of :class:`~.render.Renders`.
+    :param pause: waits that many seconds. The others are those of :class:`~.render.Regenerator`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Fill(Renders):
         store: Store,
         local: Local,
         leases: Leases,
-        stamps: Stamps,
+        stamps: TagVersions,
         events: Events,
         *,
         releases: Releases | None = None,
@@ -102,25 +102,25 @@ class Fill(Renders):
         ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
         and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
         one will do nor one that is kept for errors. ``waits``: where there is nothing yet, the visitor has a page
-        made; otherwise they are told that it is :class:`Coming`.
+        made; otherwise they are told that it is :class:`Pending`.
         """
         slot, judged = self._look_up(task)
         if fresh and not judged.is_proven_fresh:
             slot = None
         if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
-            return PassedOn("cookie")
+            return Passed("cookie")
         if (slot is None or isinstance(judged.verdict, Missing)) and not waits and self._begin(task):
-            return Coming()
+            return Pending()
         answer = self._obtain(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
         if isinstance(answer, Served):
             content = answer.slot.entry.content
-            if isinstance(content, Refusal):
-                return PassedOn(content.reason, personal=answer.personal)
+            if isinstance(content, HitForMiss):
+                return Passed(content.reason, personal=answer.personal)
             if isinstance(content, Content) and not suits(content):
-                return PassedOn("cookie")
+                return Passed("cookie")
         return answer
 
-    def _answer(self, task: Task, slot: Slot, judged: Judged) -> Answer:
+    def _answer(self, task: Task, slot: CachedEntry, judged: Judged) -> Answer:
         verdict = judged.verdict
         if isinstance(verdict, Missing):
             return self._obtain(task, None)
@@ -132,14 +132,14 @@ class Fill(Renders):
         if isinstance(verdict, Uncacheable):
             if verdict.due:
                 self._renew(task, slot)
-            return PassedOn(verdict.reason)
+            return Passed(verdict.reason)
         if isinstance(verdict, Expired):
             if self._monotonic() < max(slot.resting_until, self._rests_until(task)):
                 return Served(slot, "STALE-IF-ERROR")
             return self._obtain(task, slot, judged.standing)
         assert_never(verdict)
 
-    def _look_up(self, task: Task) -> tuple[Slot | None, Judged]:
+    def _look_up(self, task: Task) -> tuple[CachedEntry | None, Judged]:
         """The copy here if it will do, else what the store has, else the copy here all the same.
 
         The epochs come first **[needed]**: whatever is compared after them is at least as new.
@@ -168,7 +168,7 @@ class Fill(Renders):
         if stored is not None:
             slot = self._local.put(task.page, stored)
         if slot is None:
-            return None, Judged(Missing(), Standing.VALID)
+            return None, Judged(Missing(), Validity.VALID)
         judged = self._judge(slot, epochs)
         if is_forgotten and isinstance(judged.verdict, Stale) and not slot.only_here:
             # The store may have had a later answer, a 404 or a refusal, and forgotten that as well. A copy that is
@@ -176,13 +176,13 @@ class Fill(Renders):
             judged = Judged(Expired(slot.entry), judged.standing)
         return slot, judged
 
-    def _adopted(self, task: Task) -> Slot | None:
+    def _adopted(self, task: Task) -> CachedEntry | None:
         """The page of the release before this one, to be served as stale: a new release begins without a
         herd, and without a visitor who waits."""
         if self._releases is None or task.data or (former := self._releases.former_page(task)) is None:
             return None
         entry = self._read(task, self._store.get(former))
-        if entry is None or isinstance(entry.content, Refusal):
+        if entry is None or isinstance(entry.content, HitForMiss):
             return None
         slot = self._local.put(task.page, entry)
         slot.adopted = True
@@ -190,7 +190,7 @@ class Fill(Renders):
 
     def _note_release(self, task: Task, outcome: Outcome) -> None:
         """Note that this release has a page of its own, or has none."""
-        if self._releases is None or task.data or not isinstance(outcome, Made):
+        if self._releases is None or task.data or not isinstance(outcome, Regenerated):
             return
         content = outcome.slot.entry.content
         try:
@@ -203,7 +203,7 @@ class Fill(Renders):
 
     # Stale: nobody waits -----------------------------------------------------------------------------
 
-    def _renew(self, task: Task, slot: Slot) -> None:
+    def _renew(self, task: Task, slot: CachedEntry) -> None:
         """Have the page rendered in the background, unless this process is at it already, or has just
         found that somebody else is."""
         if self._monotonic() < max(slot.look_at, self._rests_until(task)):
@@ -227,7 +227,7 @@ class Fill(Renders):
             try:
                 self._fly(task, flight, pooled=True)
             except Exception as error:  # ours: the app's are outcomes of the flight
-                self._events.emit(Broken("a background render", error))
+                self._events.emit(InternalError("a background render", error))
 
     def work(self, task: Task) -> bytes:
         """Do what another process has asked for; the word for what came of it (:mod:`.remote`)."""
@@ -241,9 +241,9 @@ class Fill(Renders):
             outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
         else:
             outcome = self._work(task)
-        if isinstance(outcome, Made) and outcome.stored:
+        if isinstance(outcome, Regenerated) and outcome.stored:
             return remote.MADE + digest(self._codec.pack(outcome.slot.entry))
-        if isinstance(outcome, (Made, Found)):
+        if isinstance(outcome, (Regenerated, AlreadyFresh)):
             return remote.FOUND + digest(self._codec.pack(outcome.slot.entry))
         if isinstance(outcome, BackingOff):
             return remote.RESTING
@@ -260,7 +260,11 @@ class Fill(Renders):
             if leads and not self._pool.submit(task.pack(), True):
                 flight.land(Busy())
             outcome = flight.wait(max(0.0, until - self._monotonic()))
-            if flight.number > asked or not isinstance(outcome, (Made, Found)) or self._is_proven(outcome.slot):
+            if (
+                flight.number > asked
+                or not isinstance(outcome, (Regenerated, AlreadyFresh))
+                or self._is_proven(outcome.slot)
+            ):
                 return outcome
 
     def worked(self, task: Task, flight: Flight[Outcome], first: bool, word: bytes | None) -> None:
@@ -276,9 +280,9 @@ class Fill(Renders):
                 return
             outcome = self._outcome_of(task, word)
         except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
-            self._events.emit(Broken("a render in another process", error))
+            self._events.emit(InternalError("a render in another process", error))
         # A visitor who could not wait may have begun the same flight here: only a page ends that.
-        if isinstance(outcome, (Made, Found)) or flight.claim():
+        if isinstance(outcome, (Regenerated, AlreadyFresh)) or flight.claim():
             flight.land(outcome)
 
     def _died(self, task: Task) -> Failed:
@@ -325,8 +329,8 @@ class Fill(Renders):
                 slot = self._local.put(task.page, entry)
                 # Only if it is the very page: another node of the store may still have an older one.
                 if word == remote.MADE + digest(data):
-                    return Made(slot, True)
-                return Found(slot, proven=word == remote.FOUND + digest(data))
+                    return Regenerated(slot, True)
+                return AlreadyFresh(slot, proven=word == remote.FOUND + digest(data))
         return Busy()
 
     def _drop(self, job: bytes) -> None:
@@ -350,17 +354,19 @@ class Fill(Renders):
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
 
-    def _obtain(self, task: Task, old: Slot | None, standing: Standing = Standing.VALID, fresh: bool = False) -> Answer:
+    def _obtain(
+        self, task: Task, old: CachedEntry | None, standing: Validity = Validity.VALID, fresh: bool = False
+    ) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
         came, pause, again = self._flights.latest, WAIT_PAUSE[0], False
         # A back-off that began before an invalidation says nothing about the page after it.
-        task = task._replace(outdated=standing is Standing.HARD, anyway=task.anyway and old is None)
+        task = task._replace(outdated=standing is Validity.EXPIRED, anyway=task.anyway and old is None)
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
             if flight.is_led_here:
-                return PassedOn("recursive", missed=True)
+                return Passed("recursive", missed=True)
             if leads and old is not None and self._submit(task._replace(patience=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
@@ -372,7 +378,7 @@ class Fill(Renders):
                 outcome = flight.wait(left)
             # Whatever was invalidated before the visitor came, a flight that began after that knows of it.
             is_new = leads or flight.number > came
-            if isinstance(outcome, (Made, Found)):
+            if isinstance(outcome, (Regenerated, AlreadyFresh)):
                 answer = self._landed(task, outcome, leads, is_new, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
@@ -381,7 +387,7 @@ class Fill(Renders):
             elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
                 break  # it failed, or takes too long
             if self._monotonic() >= until:
-                return PassedOn("lock-timeout", missed=True)
+                return Passed("lock-timeout", missed=True)
             if isinstance(outcome, Busy) or again:
                 self._pause(min(max(0.0, until - self._monotonic()), pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
@@ -394,11 +400,11 @@ class Fill(Renders):
             return Served(old, "STALE-IF-ERROR" if proven else "DEGRADED")
         if isinstance(outcome, Failed):
             return outcome
-        return PassedOn("back-off" if isinstance(outcome, BackingOff) else "lock-timeout", missed=True)
+        return Passed("back-off" if isinstance(outcome, BackingOff) else "lock-timeout", missed=True)
 
     def _is_outdated(self, failed: Failed) -> bool:
         """Whether something was invalidated since a render began of whose failure others would be told."""
-        return self._stamps.standing(failed.proof, self._stamps.ask()) >= Standing.HARD
+        return self._stamps.standing(failed.proof, self._stamps.ask()) >= Validity.EXPIRED
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
@@ -415,7 +421,7 @@ class Fill(Renders):
         return False
 
     def _landed(
-        self, task: Task, outcome: Made | Found, leads: bool, is_new: bool, label: str, fresh: bool
+        self, task: Task, outcome: Regenerated | AlreadyFresh, leads: bool, is_new: bool, label: str, fresh: bool
     ) -> Served | None:
         """What a flight has brought, for one of those who waited for it.
 
@@ -426,27 +432,27 @@ class Fill(Renders):
         """
         judged = self._judge(outcome.slot, self._stamps.epochs())
         verdict = judged.verdict
-        suffices = is_new and (isinstance(outcome, Made) or outcome.proven)
+        suffices = is_new and (isinstance(outcome, Regenerated) or outcome.proven)
         if not suffices and isinstance(verdict, (Expired, Missing)):
             return None
         if not suffices and fresh and not judged.is_proven_fresh:
             return None
-        own = leads and isinstance(outcome, Made)
+        own = leads and isinstance(outcome, Regenerated)
         if not suffices and isinstance(verdict, Stale):
             self._renew(task, outcome.slot)
             return Served(outcome.slot, judged.label("STALE"))
         return Served(
             outcome.slot,
             judged.label(label),
-            stored=own and isinstance(outcome, Made) and outcome.stored,
+            stored=own and isinstance(outcome, Regenerated) and outcome.stored,
             collapsed=not own,
             hit=False,
-            personal=outcome.personal if own and isinstance(outcome, Made) else None,
+            personal=outcome.personal if own and isinstance(outcome, Regenerated) else None,
         )
 
     # On demand ---------------------------------------------------------------------------------------
 
-    def refresh(self, task: Task, tag: str, *, here: bool = False, raises: bool = True) -> Made | Failed:
+    def refresh(self, task: Task, tag: str, *, here: bool = False, raises: bool = True) -> Regenerated | Failed:
         """Render what ``task`` describes, with everything read from now on, and store it.
 
         A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
@@ -476,7 +482,7 @@ class Fill(Renders):
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
-            if isinstance(outcome, Made):
+            if isinstance(outcome, Regenerated):
                 # Not ours, if a later render got in first; but nothing at all, if the store did not take it.
                 return outcome if outcome.stored or self._is_there(task, outcome.slot.entry) else Failed("not-stored")
             if isinstance(outcome, Failed):
@@ -528,7 +534,7 @@ class Fill(Renders):
             if isinstance(outcome, Failed) and outcome.reason == "exit":
                 flight.land(Busy())
             else:
-                flight.land(outcome._replace(personal=None) if isinstance(outcome, Made) else outcome)
+                flight.land(outcome._replace(personal=None) if isinstance(outcome, Regenerated) else outcome)
 
     # The end -----------------------------------------------------------------------------------------
 

@@ -17,13 +17,13 @@ from ..config.lifetime import Lifetime
 from ..errors import InvalidationError, StoreError
 from ..events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
 from ..stores.base import Store, Token
-from .entry import Codec, Content, Entry, Proof, Refusal, UnreadableEntry
+from .entry import Codec, Content, Entry, HitForMiss, TagSnapshot, UnreadableEntry
 from .keyspace import is_given, stored_tag
-from .lease import BackingOff, Busy, Keeper, Lease, Leases
-from .local_cache import Local, Slot
-from .tag_versions import ABSENT, Capture, Epochs, Mode, Stamps
-from .task import Failed, Found, Made, Outcome, Produce, Product, Task
-from .verdict import Failure, Fresh, Personal, Stale, Standing, Storable, Uncacheable, Verdict, judge
+from .lease import BackingOff, Busy, Lease, LeaseKeepAlive, Leases
+from .local_cache import CachedEntry, Local
+from .tag_versions import ABSENT, Capture, Epochs, Mode, TagVersions
+from .task import AlreadyFresh, Failed, Outcome, Produce, Product, Regenerated, Task
+from .verdict import Failure, Fresh, Personal, Stale, Storable, Uncacheable, Validity, Verdict, judge
 
 #: When the tags of a copy that is being served are looked at, whether the epochs have changed or not: in times of the
 #: seconds after which a tag is read again.
@@ -37,19 +37,19 @@ class Judged(NamedTuple):
     copy by other epochs in between."""
 
     verdict: Verdict
-    standing: Standing
+    standing: Validity
 
     @property
     def is_proven_fresh(self) -> bool:
         """Fit to go into something that is stored, and shown as new."""
-        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.standing is not Standing.UNPROVEN
+        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.standing is not Validity.UNKNOWN
 
     def label(self, word: str) -> str:
         """The word for ``X-ISR``, unless the copy could not be proven."""
-        return "DEGRADED" if self.standing is Standing.UNPROVEN else word
+        return "DEGRADED" if self.standing is Validity.UNKNOWN else word
 
 
-class Renders:
+class Regenerator:
     """The renders of one process.
 
     :param produce: renders a task; an exception from it is a failed render.
@@ -66,7 +66,7 @@ class Renders:
         store: Store,
         local: Local,
         leases: Leases,
-        stamps: Stamps,
+        stamps: TagVersions,
         events: Events,
         *,
         uncacheable_ttl: float,
@@ -85,29 +85,29 @@ class Renders:
         self._codec = codec
         self._clock = clock
         self._monotonic = monotonic
-        self._keeper = Keeper(monotonic, events)
+        self._keeper = LeaseKeepAlive(monotonic, events)
         leases.orphaned = self._keeper.let_go
 
-    def _judge(self, slot: Slot, epochs: Epochs) -> Judged:
+    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Judged:
         """What a copy is worth; its stamps are compared once for each vector of epochs."""
         checked = slot.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
-            standing: Standing = checked[1]
+            standing: Validity = checked[1]
         else:
-            since = checked[0] if checked is not None and checked[1] is Standing.VALID else _NEVER
+            since = checked[0] if checked is not None and checked[1] is Validity.VALID else _NEVER
             standing = self._stamps.standing(slot.entry.proof, epochs, since)
-            if checked is not None and checked[1] >= Standing.HARD:
+            if checked is not None and checked[1] >= Validity.EXPIRED:
                 # Nonces are never used again: what was invalid once is so for ever, and stays so when the
                 # node that knew it goes away.
                 standing = max(standing, checked[1])
-            if standing is not Standing.UNPROVEN or not self._stamps.reachable(slot.entry.proof, epochs):
+            if standing is not Validity.UNKNOWN or not self._stamps.reachable(slot.entry.proof, epochs):
                 # One answer that was lost on the way says nothing about the next: that is not remembered.
                 slot.checked = (epochs, standing)
         self._keep_alive(slot)
         verdict = judge(slot.entry, standing, self._clock())
         return Judged(Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict, standing)
 
-    def _keep_alive(self, slot: Slot) -> None:
+    def _keep_alive(self, slot: CachedEntry) -> None:
         now = self._monotonic()
         if now >= slot.read_tags_at:
             self._stamps.keep_alive(slot.entry.proof)
@@ -161,13 +161,13 @@ class Renders:
             if current is not None:
                 slot = self._local.put(task.page, current)
                 if task.refreshes is None and self._is_proven(slot):
-                    return Found(slot)
+                    return AlreadyFresh(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
             if lease is not None:
                 lease.release()
 
-    def _is_proven(self, slot: Slot) -> bool:
+    def _is_proven(self, slot: CachedEntry) -> bool:
         """Return whether a copy is current, with all that was invalidated until now. A copy that cannot be proven is no
         reason not to render.
 
@@ -176,7 +176,7 @@ class Renders:
         """
         for epochs in (self._stamps.epochs, self._stamps.ask):
             judged = self._judge(slot, epochs())
-            if not is_current(judged.verdict) or judged.standing is Standing.UNPROVEN:
+            if not is_current(judged.verdict) or judged.standing is Validity.UNKNOWN:
                 return False
         return True
 
@@ -244,7 +244,7 @@ class Renders:
         if not self._keeper.finish(watch):
             # Too late to be stored, but good enough for a visitor who has waited all the same.
             late = product if isinstance(product, Failure) else Failure("timeout")
-            if isinstance(product, Storable) and not isinstance(product.content, Refusal):
+            if isinstance(product, Storable) and not isinstance(product.content, HitForMiss):
                 late = Failure("timeout", product.content, product.said)
             return _failed(late._replace(reason="timeout"), error, known, capture)
         if error is not None and not isinstance(error, Exception):
@@ -255,8 +255,8 @@ class Renders:
             return _failed(product, error, known, capture)
         personal = product if isinstance(product, Personal) else None
         if isinstance(product, Personal):
-            product = Refusal(product.reason)
-        if isinstance(product, Refusal):
+            product = HitForMiss(product.reason)
+        if isinstance(product, HitForMiss):
             self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
             product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
         lifetime = product.lifetime
@@ -274,14 +274,14 @@ class Renders:
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
         over = self._monotonic()
-        refused = isinstance(product.content, Refusal)
+        refused = isinstance(product.content, HitForMiss)
         self._events.emit(
             Rendered(task.page, over - began, stored, task.text, over - made, lifetime.revalidate, refused)
         )
         self._leases.forget_failures(task.page)
         slot = self._local.put(task.page, winner)
         slot.only_here = winner is entry and not stored
-        return Made(slot, stored, personal)
+        return Regenerated(slot, stored, personal)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
         epochs = self._stamps.epochs()
@@ -324,7 +324,7 @@ def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bo
     since a tag may have been evicted after an invalidation. A refusal shows nothing old: it is held against the tag,
     should that come into being.
     """
-    if isinstance(product.content, Refusal):
+    if isinstance(product.content, HitForMiss):
         return lambda tag: False, ABSENT
     if not product.is_negative:
         return lambda tag: True, b""
@@ -345,7 +345,9 @@ def _failed(failure: Failure, error: BaseException | None, known: Sequence[str],
     """With the proof from before: what it has to show, or what is made of its failure, may be from before an
     invalidation."""
     shows = failure.content is not None or failure.said is not None
-    return Failed(failure.reason, error, failure.content, failure.said, capture.proof(known) if shows else Proof())
+    return Failed(
+        failure.reason, error, failure.content, failure.said, capture.proof(known) if shows else TagSnapshot()
+    )
 
 
 def is_current(verdict: Verdict) -> bool:

@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 from ..errors import StoreError
 from ..stores.base import Store
-from .entry import Proof
-from .verdict import Standing
+from .entry import TagSnapshot
+from .verdict import Validity
 
 _NONCE = 12
 _NONCES = 3 * _NONCE
@@ -55,7 +55,7 @@ ABSENT = b"-"
 """The stamp of a tag that did not exist. It is valid as long as the tag does not."""
 
 
-class Stamp(bytes):
+class TagVersion(bytes):
     """A tag's value in the store: its three nonces, and its name, so that a collision of hashed keys is seen.
 
     Entries carry the nonces alone. ``b""`` is the stamp that nothing equals: of a tag that turned up while an
@@ -65,14 +65,14 @@ class Stamp(bytes):
     __slots__ = ()
 
     @classmethod
-    def fresh(cls, tag: str) -> Stamp:
+    def fresh(cls, tag: str) -> TagVersion:
         """Three new nonces."""
         return cls(os.urandom(3 * _NONCE) + tag.encode("utf-8", "surrogatepass"))
 
-    def renewed(self, mode: Mode) -> Stamp:
+    def renewed(self, mode: Mode) -> TagVersion:
         """What stays stays; the rest is new."""
         new = {Mode.STALE: _NONCE, Mode.EXPIRE: 2 * _NONCE, Mode.PURGE: 3 * _NONCE}[mode]
-        return Stamp(os.urandom(new) + self[new:])
+        return TagVersion(os.urandom(new) + self[new:])
 
     def belongs_to(self, tag: str) -> bool:
         """Whether these bytes are a stamp of ``tag``."""
@@ -84,21 +84,21 @@ class Stamp(bytes):
         return bytes(self[:_NONCES])
 
 
-def compare(then: bytes, now: bytes | None) -> Standing:
+def compare(then: bytes, now: bytes | None) -> Validity:
     """Return what became of one tag, from the stamp that an entry carries and the tag's value in the store.
 
     A tag that is missing now was invalidated in the strongest way for all that is known, and counts so.
     """
     if then == ABSENT:
-        return Standing.VALID if now is None else Standing.PURGED
+        return Validity.VALID if now is None else Validity.PURGED
     if not then or now is None or len(now) < _NONCES:
-        return Standing.PURGED
+        return Validity.PURGED
     now = now[:_NONCES]
     if then == now:
-        return Standing.VALID
+        return Validity.VALID
     if then[2 * _NONCE :] != now[2 * _NONCE :]:
-        return Standing.PURGED
-    return Standing.HARD if then[_NONCE : 2 * _NONCE] != now[_NONCE : 2 * _NONCE] else Standing.SOFT
+        return Validity.PURGED
+    return Validity.EXPIRED if then[_NONCE : 2 * _NONCE] != now[_NONCE : 2 * _NONCE] else Validity.STALE
 
 
 class Capture(NamedTuple):
@@ -107,16 +107,16 @@ class Capture(NamedTuple):
     known: dict[str, bytes]
     before: Epochs
 
-    def proof(self, tags: Iterable[str]) -> Proof:
+    def proof(self, tags: Iterable[str]) -> TagSnapshot:
         """Return a proof for what was read after the capture, but may not be stored.
 
         It lasts as long as the epochs stay, and as the stamps of all ``tags`` do.
         """
         stamps = tuple((tag, self.known.get(tag, b"")) for tag in tags)
-        return Proof(stamps, tuple((node, nonce) for node, nonce in self.before.items() if nonce is not None))
+        return TagSnapshot(stamps, tuple((node, nonce) for node, nonce in self.before.items() if nonce is not None))
 
 
-def claims(proof: Proof) -> dict[str, bytes]:
+def claims(proof: TagSnapshot) -> dict[str, bytes]:
     """Return the tags of data that is not kept, for the page that it goes into. Where the data has no stamp, that of
     the page counts."""
     return {tag: stamp or ABSENT for tag, stamp in proof.tags}
@@ -129,7 +129,7 @@ class Polled(NamedTuple):
     lapses_at: float
 
 
-class Stamps:
+class TagVersions:
     """The control plane of one process.
 
     :param tag_key: the name of a tag's key. :param epoch_key: the name of a node's epoch.
@@ -208,7 +208,7 @@ class Stamps:
         """Return the seconds after which a tag that is in use is read again. They grow with the number of tags."""
         return min(max(len(self._read_at) / _READS, READ_AGAIN[0]), READ_AGAIN[1])
 
-    def keep_alive(self, proof: Proof) -> None:
+    def keep_alive(self, proof: TagSnapshot) -> None:
         """Have the tags of a copy that is served without being compared read along with the next epochs.
 
         A store takes keys that no process reads for unused, and evicts them: the copy would be missing at the next
@@ -277,7 +277,7 @@ class Stamps:
         carried: Mapping[str, bytes] = MappingProxyType({}),
         mints: Callable[[str], bool] = lambda tag: True,
         absent: bytes = b"",
-    ) -> Proof:
+    ) -> TagSnapshot:
         """After the data was read: stamps for all ``tags``, those included that turned up meanwhile.
 
         :param carried: tags of cached data that went in, with the stamps that it carries. Where one is not the
@@ -314,7 +314,7 @@ class Stamps:
             stamped.append((tag, stamp))
         nodes = {self._node(tag) for tag, _ in stamped}
         valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)
-        return Proof(tuple(stamped), valid_at if proven else ())
+        return TagSnapshot(tuple(stamped), valid_at if proven else ())
 
     def _stamps_of(self, tags: Sequence[str]) -> dict[str, bytes]:
         """The stamps now of those that exist; ``b""`` where the node cannot be asked."""
@@ -325,26 +325,26 @@ class Stamps:
             value = found.values.get(key)
             if key in found.unreachable:
                 stamps[tag] = b""
-            elif value is not None and Stamp(value).belongs_to(tag):
-                stamps[tag] = Stamp(value).nonces
+            elif value is not None and TagVersion(value).belongs_to(tag):
+                stamps[tag] = TagVersion(value).nonces
         return stamps
 
     def _begin_tag(self, tag: str, key: str) -> bytes:
         """New nonces for a tag that is missing or damaged, unless another process is faster."""
-        stamp = Stamp.fresh(tag)
+        stamp = TagVersion.fresh(tag)
         try:
             if self._store.add(key, stamp):
                 return stamp.nonces
             held = self._store.gets(key)
-            if held is not None and Stamp(held.value).belongs_to(tag):
-                return Stamp(held.value).nonces
+            if held is not None and TagVersion(held.value).belongs_to(tag):
+                return TagVersion(held.value).nonces
             return stamp.nonces if held is not None and self._store.cas(key, stamp, held.token) else b""
         except StoreError:
             return b""
 
     # Looking up --------------------------------------------------------------------------------------
 
-    def standing(self, proof: Proof, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Standing:
+    def standing(self, proof: TagSnapshot, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Validity:
         """What has happened to an entry, as of ``epochs``, which were read before this is called
         **[needed]**: what is compared is then at least as new as what it is remembered under.
 
@@ -360,9 +360,9 @@ class Stamps:
         }
         changed = [(tag, then) for tag, then in proof.tags if homes[tag] not in quiet]
         if not changed:
-            return Standing.VALID
+            return Validity.VALID
         found = self._store.get_many([keys[tag] for tag, _ in changed])
-        worst, proven = Standing.VALID, True
+        worst, proven = Validity.VALID, True
         for tag, then in changed:
             if keys[tag] in found.unreachable:
                 proven = False
@@ -371,9 +371,9 @@ class Stamps:
                 proven = proven and epochs.get(homes[tag]) is not None
         # What is known to be invalid is so, whatever else cannot be asked. Known to be soft is not enough: what
         # cannot be asked may be worse, and the answer must say so.
-        return worst if proven or worst >= Standing.HARD else Standing.UNPROVEN
+        return worst if proven or worst >= Validity.EXPIRED else Validity.UNKNOWN
 
-    def reachable(self, proof: Proof, epochs: Epochs) -> bool:
+    def reachable(self, proof: TagSnapshot, epochs: Epochs) -> bool:
         """Whether every node that holds one of the tags could be asked for its epoch."""
         return all(epochs.get(self._node(tag)) is not None for tag, _ in proof.tags)
 
@@ -414,18 +414,18 @@ class Stamps:
     def _renew(self, tag: str, mode: Mode) -> None:
         key = self._tag_key(tag)
         if mode is Mode.PURGE:
-            self._store.set(key, Stamp.fresh(tag))  # nothing has to stay
+            self._store.set(key, TagVersion.fresh(tag))  # nothing has to stay
             return
         while True:
             held = self._store.gets(key)
-            if held is None or not Stamp(held.value).belongs_to(tag):
+            if held is None or not TagVersion(held.value).belongs_to(tag):
                 # Lost knowledge counts as the strongest: all three are new.
                 if held is not None:
-                    self._store.set(key, Stamp.fresh(tag))
+                    self._store.set(key, TagVersion.fresh(tag))
                     return
-                if self._store.add(key, Stamp.fresh(tag)):
+                if self._store.add(key, TagVersion.fresh(tag)):
                     return
             # **[needed]** What stays is written back only if nobody changed it since: a blind soft write
             # would undo a concurrent hard one.
-            elif self._store.cas(key, Stamp(held.value).renewed(mode), held.token):
+            elif self._store.cas(key, TagVersion(held.value).renewed(mode), held.token):
                 return

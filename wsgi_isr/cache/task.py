@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import msgpack
 
-from .entry import Content, Proof, Refusal, Value
+from .entry import Content, HitForMiss, TagSnapshot, Value
 from .lease import BackingOff, Busy
-from .local_cache import Slot
-from .verdict import Asked, Failure, Personal, Storable
+from .local_cache import CachedEntry
+from .verdict import CacheDirectives, Failure, Personal, Storable
 
 
 class Unknown(LookupError):
@@ -60,26 +60,26 @@ class Task(NamedTuple):
         return cls(*msgpack.unpackb(job))
 
 
-Product = Storable | Refusal | Personal | Failure
+Product = Storable | HitForMiss | Personal | Failure
 Produce = Callable[[Task], Product]
 
 
 # How a flight ends -----------------------------------------------------------------------------------
 
 
-class Made(NamedTuple):
+class Regenerated(NamedTuple):
     """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first). ``personal`` is
     what the app answered, where that is for one visitor."""
 
-    slot: Slot
+    slot: CachedEntry
     stored: bool
     personal: Personal | None = None
 
 
-class Found(NamedTuple):
+class AlreadyFresh(NamedTuple):
     """Another process had rendered in the meantime. ``proven``: the page was current after the flight had begun."""
 
-    slot: Slot
+    slot: CachedEntry
     proven: bool = True
 
 
@@ -93,11 +93,11 @@ class Failed(NamedTuple):
     reason: str
     error: BaseException | None = None
     content: Content | Value | None = None
-    said: Asked | None = None
-    proof: Proof = Proof()
+    said: CacheDirectives | None = None
+    proof: TagSnapshot = TagSnapshot()
 
 
-Outcome = Made | Found | Failed | Busy | BackingOff
+Outcome = Regenerated | AlreadyFresh | Failed | Busy | BackingOff
 
 
 # What a visitor gets ---------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class Served(NamedTuple):
     ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now;
     ``personal``: the app's answer to this request alone, where it refuses to have one for others."""
 
-    slot: Slot
+    slot: CachedEntry
     label: str
     stored: bool = False
     collapsed: bool = False
@@ -116,7 +116,7 @@ class Served(NamedTuple):
     personal: Personal | None = None
 
 
-class PassedOn(NamedTuple):
+class Passed(NamedTuple):
     """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
     ``written`` is the tag that the request invalidates if it succeeds; ``draft``: it is of a client who sees drafts.
     ``personal`` is the answer, where the app has given it already."""
@@ -128,8 +128,8 @@ class PassedOn(NamedTuple):
     personal: Personal | None = None
 
 
-class Coming(NamedTuple):
+class Pending(NamedTuple):
     """Nothing yet: it is being made in the background, and the visitor is somebody who does not wait."""
 
 
-Answer = Served | PassedOn | Failed | Coming
+Answer = Served | Passed | Failed | Pending

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..config.lifetime import Lifetime
-from .entry import Content, Entry, Refusal, Value
+from .entry import Content, Entry, HitForMiss, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,30 +63,30 @@ Verdict = Fresh | Stale | Expired | Missing | Uncacheable
 """How a look-up ends. (:class:`Bypass` is decided before there is anything to look up.)"""
 
 
-class Standing(enum.IntEnum):
+class Validity(enum.IntEnum):
     """What has happened to an entry's tags since before its render; the higher, the stronger."""
 
     VALID = 1
-    UNPROVEN = 2
+    UNKNOWN = 2
     """A node that holds one of its tags cannot be asked. Time alone decides, and the answer is marked."""
-    SOFT = 3
-    HARD = 4
+    STALE = 3
+    EXPIRED = 4
     PURGED = 5
 
 
-def judge(entry: Entry | None, standing: Standing, now: float) -> Verdict:
+def judge(entry: Entry | None, standing: Validity, now: float) -> Verdict:
     """What ``entry`` is worth at ``now`` (seconds of Unix time)."""
-    if entry is None or standing is Standing.PURGED:
+    if entry is None or standing is Validity.PURGED:
         return Missing()
     age = entry.age(now)
-    if isinstance(entry.content, Refusal):
-        if standing is Standing.HARD:
+    if isinstance(entry.content, HitForMiss):
+        if standing is Validity.EXPIRED:
             return Missing()
-        due = standing is Standing.SOFT or (entry.revalidate is not None and age >= entry.revalidate)
+        due = standing is Validity.STALE or (entry.revalidate is not None and age >= entry.revalidate)
         return Uncacheable(entry.content.reason, due)
-    if standing is Standing.HARD or (entry.expire is not None and age >= entry.expire):
+    if standing is Validity.EXPIRED or (entry.expire is not None and age >= entry.expire):
         return Expired(entry)
-    if standing is Standing.SOFT or (entry.revalidate is not None and age >= entry.revalidate):
+    if standing is Validity.STALE or (entry.revalidate is not None and age >= entry.revalidate):
         return Stale(entry)
     return Fresh(entry)
 
@@ -101,12 +101,12 @@ class Storable(NamedTuple):
     that there is nothing goes by itself, or random URLs would fill the store.
     """
 
-    content: Content | Value | Refusal
+    content: Content | Value | HitForMiss
     lifetime: Lifetime
     keep: float | None = None
     tags: tuple[str, ...] = ()
     carried: tuple[tuple[str, bytes], ...] = ()
-    said: Asked | None = None
+    said: CacheDirectives | None = None
     is_negative: bool = False
 
 
@@ -119,7 +119,7 @@ class Failure(NamedTuple):
 
     reason: str
     content: Content | Value | None = None
-    said: Asked | None = None
+    said: CacheDirectives | None = None
     error: Exception | None = None
 
 
@@ -139,7 +139,7 @@ NEGATIVE_STATUSES = frozenset({404, 410})
 
 
 @dataclass(slots=True)
-class Asked:
+class CacheDirectives:
     """What the code that makes a page has said about it while it did, and the data that it used.
 
     ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
@@ -164,7 +164,7 @@ class Asked:
         self.limit(*left)
         self._carry(entry.proof.tags)
 
-    def take_over(self, inner: Asked, carried: Mapping[str, bytes]) -> None:
+    def take_over(self, inner: CacheDirectives, carried: Mapping[str, bytes]) -> None:
         """Something went in that was made for it alone: all that was said of that, and the tags that it would have
         been kept under."""
         self.tags += inner.tags

@@ -20,7 +20,7 @@ from ..errors import ConfigError
 from .common import reported
 
 if TYPE_CHECKING:
-    from ..renderers.child_process import Stopping
+    from ..renderers.child_process import StopSignal
     from .demo_site.server import Server
     from .demo_site.story import Step
 
@@ -65,15 +65,15 @@ class _Demo:
         self._check = check
         self._opens = opens
         self._as_json = as_json
-        self._stopping: Stopping
+        self._stopping: StopSignal
         self._steps: list[Step] = []
 
     def run(self, port: int) -> int:
         """Return the exit code."""
-        from ..renderers.child_process import Stopping  # these take longer to import than other commands take to run
+        from ..renderers.child_process import StopSignal  # these take longer to import than other commands take to run
         from .demo_site.server import Server, ServerDied, listen
 
-        self._stopping = Stopping(os.getppid())
+        self._stopping = StopSignal(os.getppid())
         signal.signal(signal.SIGHUP, _end)  # a terminal that is closed
         try:
             listener = listen(port)

@@ -18,7 +18,7 @@ from ..errors import ConfigError
 from ..middleware import ISR
 from ..prerender.run import Prerender, Progress, Report
 from ..prerender.site_client import check_shared, here_of
-from ..prerender.static_site import Folder
+from ..prerender.static_site import StaticSite
 from .common import app_of, json_option, reported, say, site_of, url_option
 from .refresh import check_paths
 
@@ -87,7 +87,7 @@ def _set_up(
             raise
         shared = False
     site = site_of(isr, url, quiet=quiet or not shared)
-    return Prerender(isr, site, folder=Folder(folder, here_of(site)) if folder is not None else None, **how)
+    return Prerender(isr, site, folder=StaticSite(folder, here_of(site)) if folder is not None else None, **how)
 
 
 # While it runs ---------------------------------------------------------------------------------------

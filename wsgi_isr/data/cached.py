@@ -20,20 +20,20 @@ from math import inf
 from types import ModuleType
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from ..cache.context import Frame, current, rendering
-from ..cache.entry import Entry, Refusal, Value
+from ..cache.context import RenderContext, current, rendering
+from ..cache.entry import Entry, HitForMiss, Value
 from ..cache.invalidation import Invalidator, Receipt
 from ..cache.keyspace import EVERYTHING, Keyspace, stored_tag, tag_name
-from ..cache.lookup import Fill
-from ..cache.tag_versions import Stamps, claims
-from ..cache.task import Answer, Failed, Made, PassedOn, Product, Served, Task
-from ..cache.verdict import Asked, Failure, Standing, Storable
+from ..cache.lookup import Cache
+from ..cache.tag_versions import TagVersions, claims
+from ..cache.task import Answer, Failed, Passed, Product, Regenerated, Served, Task
+from ..cache.verdict import CacheDirectives, Failure, Storable, Validity
 from ..config import options as o
 from ..config.frameworks import personal
 from ..config.lifetime import Lifetime
 from ..config.rules import PROFILES, Rule, RuleSet, check_templates
 from ..errors import ConfigError, RefreshError
-from ..events import Events, Used
+from ..events import DataServed, Events
 from . import codec as values
 from .isolation import is_importing
 from .registry import Functions, Known, closure_of
@@ -50,13 +50,13 @@ _log = logging.getLogger("wsgi_isr.data")
 class Home(Protocol):
     """Where data is kept: one process's share of a store (:class:`~.engine.Engine`)."""
 
-    fill: Fill
+    fill: Cache
     events: Events
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     keyspace: Keyspace
     invalidator: Invalidator
-    stamps: Stamps
+    stamps: TagVersions
     profiles: Mapping[str, tuple[float, float]]
     keeps: bool
 
@@ -156,20 +156,20 @@ class Cached(Known, Generic[P, R]):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
-        found: Answer | Made = home.fill.get(task, fresh=frame is not None and frame.stored)
+        found: Answer | Regenerated = home.fill.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
             label, age = found.label, found.slot.entry.age(home.clock())
             if (read := self._read(found.slot.entry, home, frame)) is None:
                 # Another version of the code has kept it: as good as missing, and made here, as if it were.
                 found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
-                read = self._read(found.slot.entry, home, frame) if isinstance(found, Made) else None
+                read = self._read(found.slot.entry, home, frame) if isinstance(found, Regenerated) else None
             if read is not None:
                 seconds = home.monotonic() - began
-                home.events.emit(Used(self.name, label, task.text, age, seconds=seconds, shown=shown))
+                home.events.emit(DataServed(self.name, label, task.text, age, seconds=seconds, shown=shown))
                 return read[0]
-        reason = found.reason if isinstance(found, (Failed, PassedOn)) else "unreadable"
+        reason = found.reason if isinstance(found, (Failed, Passed)) else "unreadable"
         seconds = home.monotonic() - began
-        home.events.emit(Used(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
+        home.events.emit(DataServed(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
         if isinstance(found, Failed):
             if found.error is not None:
                 self._carry(found, home, frame)
@@ -179,7 +179,7 @@ class Cached(Known, Generic[P, R]):
         # Nobody else's result came in time, or there is none that could be kept.
         return self._own(home, frame, tags_of_data(task), args, kwargs)
 
-    def _own(self, home: Home, frame: Frame | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
+    def _own(self, home: Home, frame: RenderContext | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
         """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
         carried = {} if frame is None else claims(home.stamps.capture(tags).proof(tags))
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
@@ -190,7 +190,7 @@ class Cached(Known, Generic[P, R]):
                     frame.asked.take_over(asked, carried)
                     frame.asked.limit(*self._lifetime(home.profiles))
 
-    def _skips(self, home: Home, frame: Frame | None) -> str:
+    def _skips(self, home: Home, frame: RenderContext | None) -> str:
         """Why nothing is looked for; empty where it is."""
         if not home.keeps:
             return "store-disabled"
@@ -222,39 +222,39 @@ class Cached(Known, Generic[P, R]):
             )
         return True
 
-    def _unkept(self, frame: Frame | None, reason: str, args: Any, kwargs: Any) -> R:
+    def _unkept(self, frame: RenderContext | None, reason: str, args: Any, kwargs: Any) -> R:
         """The function's own result, for want of a place or the right to keep it."""
         if reason == "revalidate-0" and frame is not None:
             frame.asked.no_store = True
         if (home := here()) is not None:
-            home.events.emit(Used(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
+            home.events.emit(DataServed(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
             if reason in ("closure", "unknown-app"):
                 tags = list(map(tag_name, self._given_tags(self._bind(args, kwargs))))
                 return self._own(home, frame, tags, args, kwargs)
         return self._function(*args, **kwargs)
 
-    def _read(self, entry: Entry, home: Home, frame: Frame | None) -> tuple[R] | None:
+    def _read(self, entry: Entry, home: Home, frame: RenderContext | None) -> tuple[R] | None:
         """What is kept (which may be None), now used by what is being made here; ``None`` where it cannot be read."""
         read = self._decoded(entry.content)
         if read is not None and frame is not None:
             frame.asked.use(entry, home.clock())
         return read
 
-    def _read_unkept(self, found: Failed, home: Home, frame: Frame | None) -> tuple[R] | None:
+    def _read_unkept(self, found: Failed, home: Home, frame: RenderContext | None) -> tuple[R] | None:
         """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
         none, or where something was invalidated since: whoever came after that must not get it."""
-        if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Standing.HARD:
+        if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Validity.EXPIRED:
             return None
         read = self._decoded(found.content)
         if read is not None:
             self._carry(found, home, frame)
         return read
 
-    def _carry(self, failed: Failed, home: Home, frame: Frame | None) -> None:
+    def _carry(self, failed: Failed, home: Home, frame: RenderContext | None) -> None:
         """A call failed, and what is made here may be made of that (a page that says that there is no such post):
         then it has the tags and the lifetime that the result would have had."""
         if frame is not None:
-            frame.asked.take_over(failed.said or Asked(), claims(failed.proof))
+            frame.asked.take_over(failed.said or CacheDirectives(), claims(failed.proof))
             frame.asked.limit(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
@@ -308,7 +308,7 @@ class Cached(Known, Generic[P, R]):
             self._carry(outcome, home, frame)
             raise outcome.error or RefreshError(self.name, outcome.reason)
         entry = outcome.slot.entry
-        if isinstance(entry.content, Refusal):
+        if isinstance(entry.content, HitForMiss):
             raise RefreshError(self.name, entry.content.reason)
         read = self._read(entry, home, frame)
         # Another process has made it of types that this one does not know.
@@ -472,12 +472,12 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
         return Failure("closure")
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
-        return Refusal("revalidate-0")
+        return HitForMiss("revalidate-0")
     try:
         data = values.encode(value)
     except values.Unencodable as error:
         _log.warning("%s is not kept: %s", function.name, error)
-        return Refusal("unencodable")
+        return HitForMiss("unencodable")
     if unkept := unkept or asked.failed:
         return Failure(unkept, Value(data), asked)
     lifetime = function._lifetime(profiles)

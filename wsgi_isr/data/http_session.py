@@ -33,7 +33,7 @@ from ..cache.verdict import NEGATIVE_STATUSES
 from ..config import options as o
 from ..config.rules import Rule
 from ..errors import ConfigError
-from ..events import Used
+from ..events import DataServed
 from . import codec as values
 from .cached import Cached, here, inside, is_among_visitors
 from .isolation import is_importing
@@ -221,7 +221,7 @@ class CachedSession(requests.Session):
                 _say_of_status(status)
             if home is not None:
                 seconds, shown = home.monotonic() - began, f"{method} {_without_user(url)}"
-                home.events.emit(Used(self._site.name, "SKIP", reason=reason, seconds=seconds, shown=shown))
+                home.events.emit(DataServed(self._site.name, "SKIP", reason=reason, seconds=seconds, shown=shown))
 
     def _remembered(self) -> str:
         """The digest under which the session as it is now is known; empty where it has none."""

@@ -14,7 +14,7 @@ import json
 import logging
 from typing import Any
 
-from ..events import Event, Invalidated, Refused, Rendered, RenderFailed, Served, Subscriber, Unsaid, Used
+from ..events import DataServed, Event, Invalidated, Refused, Rendered, RenderFailed, Served, Subscriber, UndeclaredVary
 from ..pages.request_key import PageKey, decoded
 
 _log = logging.getLogger("wsgi_isr.debug")
@@ -40,7 +40,7 @@ def line_of(event: Event) -> str | None:
     """The line for an event; ``None`` for those that are no decisions."""
     if isinstance(event, Served):
         return _line("page", event.label, event.text, event.age, event.reason, event.lock, event.seconds)
-    if isinstance(event, Used):
+    if isinstance(event, DataServed):
         return _line("data", event.label, event.shown or event.name, event.age, event.reason, "", event.seconds)
     if isinstance(event, Rendered):
         if event.refused:
@@ -50,7 +50,7 @@ def line_of(event: Event) -> str | None:
         return _line("render", "FAILED", event.text, reason=event.reason) + f" retry_in={event.retry_in:.1f}"
     if isinstance(event, Refused):
         return _line("render", "REFUSED", event.text, reason=event.reason)
-    if isinstance(event, Unsaid):
+    if isinstance(event, UndeclaredVary):
         looked = f"the app looked for {', '.join(event.headers)}; neither its Vary nor the rule says so"
         return _line("render", "UNSAID", event.text, reason=looked)
     if isinstance(event, Invalidated):

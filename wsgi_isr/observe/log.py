@@ -13,9 +13,10 @@ from ..config.patterns import spelling
 from ..errors import listed
 from ..events import (
     BackgroundFull,
-    Broken,
+    DataServed,
     Delivered,
     Event,
+    InternalError,
     Invalidated,
     LeaseLost,
     Refused,
@@ -24,9 +25,8 @@ from ..events import (
     Served,
     StoreFailed,
     Subscriber,
+    UndeclaredVary,
     Unreadable,
-    Unsaid,
-    Used,
 )
 from ..pages.request_key import PageKey, decoded
 
@@ -64,7 +64,7 @@ def log_events() -> Subscriber:
         return True
 
     def log(event: Event) -> None:
-        if isinstance(event, (Served, Used, Rendered)):
+        if isinstance(event, (Served, DataServed, Rendered)):
             return
         if isinstance(event, Refused):
             if event.reason == "set-cookie" and _is_blanket(event.rule):
@@ -82,7 +82,7 @@ def log_events() -> Subscriber:
             elif (event.rule, event.reason) not in refused:
                 refused.add((event.rule, event.reason))
                 _log.info("pages of the rule %r are not stored: %s", event.rule, event.reason)
-        elif isinstance(event, Unsaid):
+        elif isinstance(event, UndeclaredVary):
             names = [_TELLING[header] for header in event.headers if header in _TELLING]
             if names and event.rule not in unsaid:
                 unsaid.add(event.rule)
@@ -137,7 +137,7 @@ def log_events() -> Subscriber:
             if event.waiting and is_due(f"journal: {event.journal}"):
                 number, shown = len(event.waiting), listed(event.waiting[:_SHOWN])
                 _log.warning("%d invalidations wait in %s for a node: %s", number, event.journal, shown)
-        elif isinstance(event, Broken):
+        elif isinstance(event, InternalError):
             cause = event.cause
             outcome = f"; {event.outcome}" if event.outcome else ""
             traceback = (type(cause), cause, cause.__traceback__)

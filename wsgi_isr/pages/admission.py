@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from functools import reduce
 
-from ..cache.entry import Content, Refusal
-from ..cache.verdict import _TARGETED, _TOKEN, FAILED_STATUSES, NEGATIVE_STATUSES, Asked, Failure, Storable
+from ..cache.entry import Content, HitForMiss
+from ..cache.verdict import _TARGETED, _TOKEN, FAILED_STATUSES, NEGATIVE_STATUSES, CacheDirectives, Failure, Storable
 from ..config.lifetime import Lifetime
 from ..config.rules import Policy
 from .response_headers import date_of, is_for_caches, is_of_one_answer, kept, strong_etag
@@ -18,15 +18,15 @@ def admit(
     headers: Sequence[tuple[str, str]],
     body: bytes,
     policy: Policy,
-    asked: Asked | None = None,
+    asked: CacheDirectives | None = None,
     *,
     now: float,
-) -> Storable | Refusal | Failure:
+) -> Storable | HitForMiss | Failure:
     """Return what becomes of an app's complete answer to a canonical request.
 
     :param now: seconds of Unix time.
     """
-    asked = asked or Asked()
+    asked = asked or CacheDirectives()
     lower = [(name.lower(), value) for name, value in headers]
     code = int(status[:3])
     # Several visitors may wait for one failure.
@@ -36,19 +36,19 @@ def admit(
         shareable = not any(name == "set-cookie" for name, _ in lower)
         return Failure(f"status-{code}", Content(status, tuple(known), body, "") if shareable else None)
     if reason := refuse(code, headers, policy):
-        return Refusal(reason)
+        return HitForMiss(reason)
     for name, value in lower:
         if name == "content-length" and value.strip() != str(len(body)):
             return Failure("content-length")
     if asked.no_store:
-        return Refusal("no-store")
+        return HitForMiss("no-store")
     if asked.failed:
         # Whatever the app says of how long it may be kept: it did not know.
         known = [(name, value) for name, value in known if not is_for_caches(name)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     in_headers = _asked(lower) or (_for_everybody(lower, now) if policy.lifetime is None else None)
     if policy.lifetime is None and in_headers is None and not asked.asks:
-        return Refusal("not-asked")
+        return HitForMiss("not-asked")
     lifetime = _lowest(policy.lifetime, asked.lifetime, in_headers)
     assert lifetime is not None
     if policy.lifetime is None and policy.expire is not None:
@@ -62,7 +62,7 @@ def admit(
         lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
         keep = policy.negative_ttl + 60
     if lifetime.revalidate == 0:
-        return Refusal("revalidate-0")
+        return HitForMiss("revalidate-0")
     fields = kept(headers)
     varies = _list(lower, "vary")
     # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).

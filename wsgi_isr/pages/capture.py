@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
 
 from ..cache.context import rendering
-from ..cache.entry import Content, Refusal
+from ..cache.entry import Content, HitForMiss
 from ..cache.keyspace import tag_name
 from ..cache.task import Product, Task
-from ..cache.verdict import Asked, Failure, Personal, Storable
+from ..cache.verdict import CacheDirectives, Failure, Personal, Storable
 from ..config.rules import Policy, RuleSet
-from ..events import Broken, Unsaid
+from ..events import InternalError, UndeclaredVary
 from .admission import admit, refuse, varies
 from .compression import encoded
 from .request_key import PageKey, canonical
@@ -52,8 +52,8 @@ class Misbehaved(Exception):
 def produce_page(
     app: WSGIApplication,
     rules: RuleSet,
-    report: Callable[[Broken], None],
-    notice: Callable[[Unsaid], None] | None = None,
+    report: Callable[[InternalError], None],
+    notice: Callable[[UndeclaredVary], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Callable[[Task, Mapping[str, Any] | None], Product]:
     """Return the ``produce`` of pages: the app, called with the canonical request of a task's key, on behalf of the
@@ -70,10 +70,10 @@ def produce_page(
         with watched(canonical(key)) as (environ, looks), rendering(rules.profiles) as asked:
             product = run(app, environ, policy, asked, deadline, report, clock)
         if notice is not None and (unsaid := _unsaid(looks, product)):
-            notice(Unsaid(task.page, task.rule, unsaid, task.text))
+            notice(UndeclaredVary(task.page, task.rule, unsaid, task.text))
         if isinstance(product, Personal):
             suits = client is not None and _suits(product.content, looks, canonical(key), client)
-            return product if suits else Refusal(product.reason)
+            return product if suits else HitForMiss(product.reason)
         return product
 
     return produce
@@ -91,9 +91,9 @@ def run(
     app: WSGIApplication,
     environ: dict[str, Any],
     policy: Policy,
-    asked: Asked,
+    asked: CacheDirectives,
     deadline: float,
-    report: Callable[[Broken], None],
+    report: Callable[[InternalError], None],
     clock: Callable[[], float] = time.time,
 ) -> Product:
     """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
@@ -143,7 +143,7 @@ def run(
             if head is not judged:
                 reason = refuse(int(head[0][:3]), head[1], policy)
                 if reason and not _is_short(head[1]):
-                    return Refusal(reason)
+                    return HitForMiss(reason)
                 if reason:
                     personal, most = reason, min(most, MOST_PERSONAL)
                     deadline = min(deadline, time.monotonic() + PERSONAL_TIME)
@@ -151,21 +151,23 @@ def run(
             take(chunk)
     except _Enough:
         if personal:
-            return Refusal(personal)
-        return Refusal("max-body") if size > policy.max_body else Failure("timeout")
+            return HitForMiss(personal)
+        return HitForMiss("max-body") if size > policy.max_body else Failure("timeout")
     finally:
         try:
             if hasattr(body, "close"):
                 body.close()
         except Exception as error:  # it must not take the place of one that the body itself has raised
-            report(Broken(f"rule {policy.name!r}: close() of the body", error, "the outcome of the render stands"))
+            report(
+                InternalError(f"rule {policy.name!r}: close() of the body", error, "the outcome of the render stands")
+            )
     if head is None:
         raise Misbehaved("the app never called start_response")
     if _leads_back(head, here):
-        return Refusal("self-redirect")
+        return HitForMiss("self-redirect")
     if reason := refuse(int(head[0][:3]), head[1], policy):
         whole = Content(head[0], tuple(head[1]), b"".join(chunks), "")
-        return Personal(reason, whole) if reason == "set-cookie" else Refusal(reason)
+        return Personal(reason, whole) if reason == "set-cookie" else HitForMiss(reason)
     product = admit(*head, b"".join(chunks), policy, asked, now=clock())
     if not isinstance(product, Storable):
         return product

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from ..cache.keyspace import EVERYTHING, route_tag
 from ..config.rules import Policy, RuleSet
-from ..events import Broken, Events
+from ..events import Events, InternalError
 from .request_key import MAX_SEGMENTS, PageKey, decoded, tags_of_page
 
 #: Seconds for which a list counts after an invalidation of something else.
@@ -31,7 +31,7 @@ SHARE = 10
 #: Stamps that are remembered for each rule.
 MOST_STAMPS = 4096
 
-Stamps = Mapping[str, bytes | None]
+TagVersions = Mapping[str, bytes | None]
 """From a tag to its stamp; ``None`` where the store has none. Tags that cannot be asked for are left out."""
 
 
@@ -66,7 +66,7 @@ class Listings:
         rules: RuleSet,
         events: Events,
         monotonic: Callable[[], float] = time.monotonic,
-        stamps: Callable[[Sequence[str]], Stamps] | None = None,
+        stamps: Callable[[Sequence[str]], TagVersions] | None = None,
     ) -> None:
         self._rules = rules
         self._events = events
@@ -125,7 +125,7 @@ class Listings:
         finally:
             asking.release()
 
-    def _counts(self, policy: Policy, known: _Known | None, epochs: Any, stamps: Callable[[], Stamps]) -> bool:
+    def _counts(self, policy: Policy, known: _Known | None, epochs: Any, stamps: Callable[[], TagVersions]) -> bool:
         if known is None or epochs is None:
             return known is not None and known.paths is not None and not callable(policy.paths)
         if known.paths is not None and not callable(policy.paths):
@@ -133,7 +133,7 @@ class Listings:
         ttl = policy.negative_ttl if known.epochs == epochs else min(ELSEWHERE, policy.negative_ttl)
         return self._monotonic() < known.asked + ttl and not self._is_outdated(known, epochs, stamps)
 
-    def _is_outdated(self, known: _Known, epochs: Any, stamps: Callable[[], Stamps]) -> bool:
+    def _is_outdated(self, known: _Known, epochs: Any, stamps: Callable[[], TagVersions]) -> bool:
         """Return whether a path or its rule may have been invalidated since the list was asked for.
 
         A tag that is missing and that the list never saw was not invalidated, unless the store has lost it since:
@@ -150,7 +150,7 @@ class Listings:
             return True
         return bool(changed) and self._monotonic() >= known.asked + min(ELSEWHERE, SHARE * known.took)
 
-    def _read(self, policy: Policy, script: str, path: str) -> Stamps:
+    def _read(self, policy: Policy, script: str, path: str) -> TagVersions:
         """Return the stamps of the tags that a page has, whether there is such a page or not."""
         if self._stamps is None:
             return {}
@@ -171,13 +171,13 @@ class Listings:
         except Exception as error:
             # Not asked again at once: it may have taken its time to fail.
             outcome = "the last known list counts; without one, the app answers for every path"
-            self._events.emit(Broken(f"rule {policy.name!r}: paths", error, outcome))
+            self._events.emit(InternalError(f"rule {policy.name!r}: paths", error, outcome))
             paths = known.paths if known is not None else None
         now = self._monotonic()
         return _Known(paths, now, epochs, took=now - began)
 
 
-def _seen(known: _Known | None, stamps: Stamps) -> Mapping[str, bytes]:
+def _seen(known: _Known | None, stamps: TagVersions) -> Mapping[str, bytes]:
     """Return what a new list is newer than: these stamps, and those of the list before. The oldest are forgotten."""
     kept = {tag: stamp for tag, stamp in known.seen.items() if tag not in stamps} if known is not None else {}
     kept.update((tag, stamp) for tag, stamp in stamps.items() if stamp is not None)

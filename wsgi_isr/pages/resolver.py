@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..cache.entry import Codec, Content
 from ..cache.keyspace import Keyspace
-from ..cache.task import PassedOn, Task
+from ..cache.task import Passed, Task
 from ..cache.verdict import Bypass
 from ..config import options as o
 from ..config.origin import Site
@@ -18,7 +18,7 @@ from ..errors import RefreshError
 from ..events import Events
 from ..stores.base import Store
 from .known_sites import Sites
-from .listed_paths import Absent, Listings, Stamps
+from .listed_paths import Absent, Listings, TagVersions
 from .request_key import Matcher, PageKey, canonical, decoded, public_path, query_string
 
 
@@ -90,13 +90,13 @@ class Pages:
         stamps = self._stamps if self._store.keeps else None
         self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
 
-    def _stamps(self, tags: Sequence[str]) -> Stamps:
+    def _stamps(self, tags: Sequence[str]) -> TagVersions:
         """Return the stamps of tags as the store has them. It is only read: random paths must mint no tags."""
         keys = {tag: self._names.tag(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))
         return {tag: found.values.get(key) for tag, key in keys.items() if key not in found.unreachable}
 
-    def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | PassedOn | Absent:
+    def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | Passed | Absent:
         """The page that the request is for, or why it is not for the cache.
 
         :param epochs: as of now, for lists of pages. :param draft: for somebody who sees drafts.
@@ -108,14 +108,14 @@ class Pages:
             if absent is not None:
                 return absent
         if not self._store.keeps:
-            return PassedOn(self._off, draft=draft)
+            return Passed(self._off, draft=draft)
         match = self._matcher.match(environ)
         if isinstance(match, Bypass):
             written = self._matcher.written(environ) if self._on_write else None
-            return PassedOn(match.reason, written=written, draft=draft)
+            return Passed(match.reason, written=written, draft=draft)
         policy, key = match
         if draft:
-            return PassedOn("draft", draft=True)
+            return Passed("draft", draft=True)
         return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
 
     def without_ignored_cookies(self, page: Page, environ: dict[str, Any]) -> dict[str, Any]:

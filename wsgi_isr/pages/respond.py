@@ -1,7 +1,7 @@
 """From an answer to WSGI: status, headers, conditional requests, HEAD.
 
 Everything about an entry that does not depend on the request is prepared once and kept beside its copy
-(:class:`Ready`), until the second of its age, or the entry, is over.
+(:class:`PreparedResponse`), until the second of its age, or the entry, is over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _IN_304 = frozenset(
 _OLD = frozenset({"STALE", "STALE-IF-ERROR", "DEGRADED"})
 
 
-class Own(NamedTuple):
+class Synthetic(NamedTuple):
     """An answer of our own."""
 
     status: str
@@ -46,7 +46,7 @@ class Own(NamedTuple):
     body: bytes
 
 
-NOT_FOUND = Own(
+NOT_FOUND = Synthetic(
     "404 Not Found",
     "text/html; charset=utf-8",
     b"<!doctype html>\n<html lang=en><title>404 Not Found</title><h1>Not Found</h1>\n",
@@ -70,18 +70,18 @@ ABSENT_HEADERS = [
 ]
 
 
-def shell_of(fallback: Any, environ: dict[str, Any]) -> Own:
+def shell_of(fallback: Any, environ: dict[str, Any]) -> Synthetic:
     """What the ``fallback`` of a rule comes to for one visitor. Whatever a callable raises goes through.
 
     :raises TypeError: it returned no page.
     """
     made = fallback(environ) if callable(fallback) else fallback
     if isinstance(made, Shell):
-        return Own("200 OK", made.content_type, made.body)
+        return Synthetic("200 OK", made.content_type, made.body)
     body = made.encode() if isinstance(made, str) else made
     if not isinstance(body, bytes):
         raise TypeError(f"the fallback returned {type(made).__name__}, not bytes")
-    return Own("200 OK", "text/html; charset=utf-8", body)
+    return Synthetic("200 OK", "text/html; charset=utf-8", body)
 
 
 #: Values of ``Accept-Encoding`` for which an answer is prepared.
@@ -99,7 +99,7 @@ class Variant(NamedTuple):
     unchanged: list[tuple[str, str]]
 
 
-class Ready:
+class PreparedResponse:
     """An answer to a plain GET, prepared: ``variants`` by ``Accept-Encoding``.
 
     Times are monotonic seconds: ``over`` is when its ``Age`` or its entry is over; until ``until`` it may be sent
@@ -262,7 +262,7 @@ def send_as_is(
 
 
 def send_own(
-    environ: dict[str, Any], start_response: StartResponse, own: Own, headers: list[tuple[str, str]]
+    environ: dict[str, Any], start_response: StartResponse, own: Synthetic, headers: list[tuple[str, str]]
 ) -> Iterable[bytes]:
     """An answer that is neither a page nor the app's."""
     own_headers = [("Content-Type", own.content_type), ("Content-Length", str(len(own.body)))]
@@ -331,7 +331,7 @@ def own_files(environ: dict[str, Any]) -> Container[Any]:
     return made
 
 
-class Lazy:
+class StreamingBody:
     """A body whose parts the app makes one by one, each of them inside of ``enter()``."""
 
     def __init__(self, body: Iterable[bytes], enter: Callable[[], AbstractContextManager[None]]) -> None:

@@ -26,9 +26,9 @@ from ..middleware import ISR
 from ..pages.resolver import Page
 from . import html_links as links
 from .html_links import spelled
-from .site_client import Fail, Later, Maker, Skip, shown, spelled_out, url_of
+from .site_client import Fail, Later, SiteClient, Skip, shown, spelled_out, url_of
 from .sitemaps import pages_of_sitemap
-from .static_site import NOTES, Answer, Folder, NoFile
+from .static_site import NOTES, Answer, NoFile, StaticSite
 
 #: Seconds between two looks at what runs too long, and two calls of ``progress``.
 TICK = 0.1
@@ -117,11 +117,11 @@ class Prerender:
         force: bool = False,
         crawl: bool = False,
         most: int = 100_000,
-        folder: Folder | None = None,
+        folder: StaticSite | None = None,
         pause: Callable[[float], object] = time.sleep,
     ) -> None:
         self._rules = isr.configuration.rules
-        self._maker = Maker(isr, site)
+        self._maker = SiteClient(isr, site)
         self.here = self._maker.here
         self._jobs_at_once = jobs or max(2, _processors())
         self._force = force
@@ -457,7 +457,7 @@ class Prerender:
         self._folder.put(name, answer)
         return "asset"
 
-    def _write_not_found(self, folder: Folder) -> None:
+    def _write_not_found(self, folder: StaticSite) -> None:
         """The page that the app shows for what is not there."""
         path = spelled(self.here.mount + "/404.html")
         try:

@@ -6,9 +6,9 @@ from urllib.parse import urlencode
 
 from werkzeug.test import run_wsgi_app
 
-from ..cache.entry import Content, Entry, Refusal
+from ..cache.entry import Content, Entry, HitForMiss
 from ..cache.keyspace import path_tag
-from ..cache.task import Failed, PassedOn, Served
+from ..cache.task import Failed, Passed, Served
 from ..config import options as o
 from ..config.origin import Site, site_of_url
 from ..config.settings import HOST
@@ -68,7 +68,7 @@ def check_shared(isr: ISR) -> None:
         raise ConfigError("store", f"{kind} is seen by no other process", "set WSGI_ISR_STORE as the servers have it")
 
 
-class Maker:
+class SiteClient:
     """Makes the pages of ``site``. Its methods may be called from several threads, and hang where a render does."""
 
     def __init__(self, isr: ISR, site: Site) -> None:
@@ -97,10 +97,10 @@ class Maker:
         # failed rests, as for anybody.
         task = page.task._replace(wait=0.0, anyway=False)
         answer, tried = self._fill.get(task, fresh=True), False
-        if isinstance(answer, PassedOn) and not answer.missed and self._fill.landed(task):
+        if isinstance(answer, Passed) and not answer.missed and self._fill.landed(task):
             # It was known not to be for the cache, and has been tried again in the background.
             answer, tried = self._fill.get(task, fresh=True), True
-        if isinstance(answer, PassedOn):
+        if isinstance(answer, Passed):
             raise Later if answer.missed else Skip(answer.reason)
         if isinstance(answer, Failed):
             raise Fail(_why(answer))
@@ -121,7 +121,7 @@ class Maker:
         if isinstance(made, Failed):
             raise Fail(_why(made))
         entry = made.slot.entry
-        if isinstance(entry.content, Refusal):
+        if isinstance(entry.content, HitForMiss):
             raise Skip(entry.content.reason)
         assert isinstance(entry.content, Content)
         if not made.stored:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from . import html_links as links
-from .site_client import Fail, Maker, shown
+from .site_client import Fail, SiteClient, shown
 from .static_site import NoFile
 
 #: Sitemaps of sitemaps, and so on.
@@ -22,7 +22,7 @@ class Pages(NamedTuple):
     problems: list[tuple[str, str]]
 
 
-def pages_of_sitemap(given: str, maker: Maker) -> Pages:
+def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
     """What a sitemap, and those that it names, list of the site. ``given`` is a file, or a path of the site."""
     pages = Pages({}, [])
     first = _Sitemap(given, os.path.isfile(given))
@@ -62,7 +62,7 @@ class _Sitemap(NamedTuple):
     is_file: bool
 
 
-def _nested(index: _Sitemap, url: str, maker: Maker) -> _Sitemap | None:
+def _nested(index: _Sitemap, url: str, maker: SiteClient) -> _Sitemap | None:
     """Return a sitemap that an index names: the file beside it, where the index is one."""
     if index.is_file:
         beside = os.path.join(os.path.dirname(index.name), os.path.basename(urlsplit(url).path))
@@ -72,7 +72,7 @@ def _nested(index: _Sitemap, url: str, maker: Maker) -> _Sitemap | None:
     return None if path is None else _Sitemap(path, False)
 
 
-def _read(sitemap: _Sitemap, maker: Maker) -> bytes:
+def _read(sitemap: _Sitemap, maker: SiteClient) -> bytes:
     if sitemap.is_file:
         with open(sitemap.name, "rb") as file:
             return file.read(links.LARGEST_SITEMAP + 1)

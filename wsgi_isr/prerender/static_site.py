@@ -109,7 +109,7 @@ def redirect_page(target: str) -> bytes:
     ).encode()
 
 
-class Folder:
+class StaticSite:
     """Where a static site is written. Its methods may be called from several threads.
 
     :param root: made if it is not there. :param here: the site that the pages are of.

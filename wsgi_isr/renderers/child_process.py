@@ -29,7 +29,7 @@ _log = logging.getLogger("wsgi_isr")
 def fork(name: str, main: Callable[[], int]) -> int:
     """The process id of a child that is called ``name``, runs ``main`` and exits with what it returns.
 
-    A signal that asks it to stop ends it at once, until it makes a :class:`Stopping`.
+    A signal that asks it to stop ends it at once, until it makes a :class:`StopSignal`.
     """
     # One that came between the fork and the child's first line would be heard by its parent's handler, and be lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
@@ -120,7 +120,7 @@ def wait_for(pid: int, timeout: float) -> None:
         time.sleep(0.02)
 
 
-class Stopping:
+class StopSignal:
     """Whether this process was asked to stop, or has lost its parent, and a way to wait for that.
 
     :param parent: the process that it must not outlive. :param others: sockets that are waited for as well.

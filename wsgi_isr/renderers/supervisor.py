@@ -31,8 +31,8 @@ from typing import NamedTuple
 from ..cache import renderer_pool as remote
 from ..cache.renderer_pool import LATER, URGENT
 from ..middleware import instances
-from .child_process import Stopping, ask_to_stop, die_with, fork, status_of, wait_for
-from .worker import LOOK, Board, Sockets, render
+from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
+from .worker import LOOK, Heartbeat, Sockets, render
 
 #: How much nicer than the processes that serve.
 NICENESS = 10
@@ -249,7 +249,7 @@ def _watch(
     tell: socket.socket,
 ) -> int:
     """Have one supervisor after the other."""
-    stopping = Stopping(parent)
+    stopping = StopSignal(parent)
     remote.folder = None  # who renders for others asks nobody else
     prepare()
     # Only to wake it up: it has to clean up behind the others. Once more, because it may be another user now.
@@ -262,7 +262,7 @@ def _watch(
             return 0
         tell.sendall(os.fsencode(folder))
     sockets: Sockets | None = first
-    me, again = os.getpid(), _Again()
+    me, again = os.getpid(), _RestartBackoff()
     has_loaded = False
     while not stopping:
         began = time.monotonic()
@@ -311,7 +311,7 @@ def _settle(folder: str | None, server: int) -> tuple[str, Sockets]:
         raise
 
 
-class _Again:
+class _RestartBackoff:
     """How long to wait before something begins again that has ended."""
 
     def __init__(self) -> None:
@@ -339,14 +339,14 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
     if not sites:
         return 0
     # Only now is there something to come to an end, and the app may have had handlers of its own.
-    stopping = Stopping(parent)
+    stopping = StopSignal(parent)
     settings = [isr.configuration.settings for isr in sites.values()]
     me, drain = os.getpid(), max(each.drain_timeout for each in settings)
 
-    def begin(board: Board) -> int:
+    def begin(board: Heartbeat) -> int:
         return fork("isr-renderer", lambda: render(sockets, sites, board, me))
 
-    staff = Staff(max(each.renderers for each in settings), begin)
+    staff = ProcessPool(max(each.renderers for each in settings), begin)
     while not stopping:
         stopping.wait(staff.turn(time.monotonic()))
     sockets.close()
@@ -357,21 +357,21 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
 
 class _Renderer(NamedTuple):
     began: float
-    board: Board
+    board: Heartbeat
 
 
-class Staff:
+class ProcessPool:
     """As many renderers as there should be.
 
     :param begin: forks one that writes on a board, and returns its process id.
     """
 
-    def __init__(self, number: int, begin: Callable[[Board], int]) -> None:
+    def __init__(self, number: int, begin: Callable[[Heartbeat], int]) -> None:
         self._begin = begin
         self._working: dict[int, _Renderer] = {}
         self._leaving: dict[int, _Renderer] = {}
         self._due = [0.0] * number
-        self._again = _Again()
+        self._again = _RestartBackoff()
 
     def turn(self, now: float) -> float:
         """Do what is due; at most so many seconds until there is more to do."""
@@ -379,7 +379,7 @@ class Staff:
         for at in [at for at in self._due if at <= now]:
             board = None
             try:
-                board = Board()
+                board = Heartbeat()
                 self._working[self._begin(board)] = _Renderer(now, board)
             except OSError as error:  # no more processes, or no memory
                 if board is not None:

@@ -21,7 +21,7 @@ from ..cache.task import Task
 from ..config.wrapping import SITE_BYTES
 from ..middleware import ISR
 from ..process import close_all
-from .child_process import Stopping
+from .child_process import StopSignal
 
 #: Seconds between two looks at what nobody tells: a parent that is gone, a renderer that hangs.
 LOOK = 0.5
@@ -45,7 +45,7 @@ class Sockets(NamedTuple):
         self.later.close()
 
 
-class Board:
+class Heartbeat:
     """What a renderer tells its supervisor, in memory that both share: it works even where the renderer hangs in C
     code and no thread of it has a turn."""
 
@@ -74,12 +74,12 @@ class Board:
         self._shared.close()
 
 
-def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Board, parent: int) -> int:
+def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Heartbeat, parent: int) -> int:
     """The whole life of a renderer."""
-    stopping = Stopping(parent, *sockets)
+    stopping = StopSignal(parent, *sockets)
     settings = [isr.configuration.settings for isr in sites.values()]
     drain, left = max(each.drain_timeout for each in settings), max(each.max_renders for each in settings)
-    desk = _Desk(sites, min(each.background_threads for each in settings), board)
+    desk = _JobRunner(sites, min(each.background_threads for each in settings), board)
     while left > 0 and not stopping and not desk.hangs:
         if not desk.is_free(LOOK):
             continue
@@ -110,10 +110,10 @@ def _accept(listener: socket.socket) -> socket.socket | None:
     return connection
 
 
-class _Desk:
+class _JobRunner:
     """The jobs that a renderer has taken."""
 
-    def __init__(self, sites: Mapping[bytes, ISR], threads: int, board: Board) -> None:
+    def __init__(self, sites: Mapping[bytes, ISR], threads: int, board: Heartbeat) -> None:
         self._sites = sites
         self._changed = threading.Condition()
         self._threads = threads

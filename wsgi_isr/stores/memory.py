@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..errors import ConfigError, ValueTooLarge
 from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from .fork_hooks import ForkAware, watch
-from .urls import take_apart
+from .urls import parse_store_url
 
 #: Bytes that CPython needs for an item beside the bytes of key and value (objects, table slots);
 #: measured with tracemalloc, rounded up. A test holds it against the real figure.
@@ -95,7 +95,7 @@ class MemoryStore(ForkAware, Store):
     @classmethod
     def from_url(cls, url: str) -> MemoryStore:
         """``memory://``, with ``?max_bytes=`` or without."""
-        parts = take_apart(url, options=("max_bytes",))
+        parts = parse_store_url(url, options=("max_bytes",))
         if parts.host or parts.path:
             raise ConfigError("store", "memory:// takes neither host nor path", "write memory://")
         return cls(parts.whole("max_bytes", MAX_BYTES))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..errors import ConfigError, ValueTooLarge
 from .base import Many, Store, Token, Versioned
-from .urls import take_apart
+from .urls import parse_store_url
 
 
 class NullStore(Store):
@@ -20,7 +20,7 @@ class NullStore(Store):
     @classmethod
     def from_url(cls, url: str) -> NullStore:
         """``null://``, and nothing after it."""
-        parts = take_apart(url)
+        parts = parse_store_url(url)
         if parts.host or parts.path:
             raise ConfigError("store", "null:// takes neither host nor path", "write null://")
         return cls()

@@ -66,7 +66,7 @@ def scheme_of(url: str) -> str:
     return scheme.lower()
 
 
-def take_apart(url: str, options: Sequence[str] = ()) -> StoreURL:
+def parse_store_url(url: str, options: Sequence[str] = ()) -> StoreURL:
     """The parts of ``url``.
 
     :param options: every query option that this store knows.

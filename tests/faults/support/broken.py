@@ -11,25 +11,25 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
-from wsgi_isr.cache.entry import Proof
-from wsgi_isr.cache.tag_versions import Capture, Mode, Stamp, Stamps
+from wsgi_isr.cache.entry import TagSnapshot
+from wsgi_isr.cache.tag_versions import Capture, Mode, TagVersion, TagVersions
 from wsgi_isr.errors import StoreError
 from wsgi_isr.stores.memcached.node import Node
 from wsgi_isr.stores.memcached.store import MemcachedStore
 
 
-class CapturesAfterwards(Stamps):
+class CapturesAfterwards(TagVersions):
     """Render 4: the stamps of the tags are read when the data was."""
 
     def capture(self, tags: Iterable[str]) -> Capture:
         return Capture({}, {})
 
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         every = list(tags)
         return super().prove(super().capture(every), every, *given)
 
 
-class RenewsOneEpoch(Stamps):
+class RenewsOneEpoch(TagVersions):
     """Invalidate 3: the epochs are not renewed a second time."""
 
     def invalidate(self, tags: Iterable[str], mode: Mode) -> dict[str, StoreError]:
@@ -45,32 +45,32 @@ class RenewsOneEpoch(Stamps):
         return {}
 
 
-class TrustsLateTags(Stamps):
+class TrustsLateTags(TagVersions):
     """Render 7: a tag that turned up while rendering is stamped whatever went on meanwhile."""
 
-    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> Proof:
+    def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         every = list(tags)
         late = self._stamps_of([tag for tag in every if tag not in capture.known])
-        return Proof(tuple((tag, capture.known.get(tag) or late[tag]) for tag in every), ())
+        return TagSnapshot(tuple((tag, capture.known.get(tag) or late[tag]) for tag in every), ())
 
 
-class WritesSoftlyBlind(Stamps):
+class WritesSoftlyBlind(TagVersions):
     """Invalidate 2: what stays of a tag is written back, whoever has changed it since it was read."""
 
     def _renew(self, tag: str, mode: Mode) -> None:
         if mode is Mode.STALE and (held := self._store.gets(self._tag_key(tag))) is not None:
-            self._store.set(self._tag_key(tag), Stamp(held.value).renewed(mode))
+            self._store.set(self._tag_key(tag), TagVersion(held.value).renewed(mode))
         else:
             super()._renew(tag, mode)
 
 
-def _use(stamps: type[Stamps]) -> None:
+def _use(stamps: type[TagVersions]) -> None:
     import_module("wsgi_isr.middleware")  # and with it whoever makes some
-    names = [name for name, module in sys.modules.items() if getattr(module, "Stamps", None) is Stamps]
+    names = [name for name, module in sys.modules.items() if getattr(module, "TagVersions", None) is TagVersions]
     users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.cache.tag_versions"}
-    assert users > {"wsgi_isr.invalidate"}, f"who looks up is not among {users}"
+    assert users > {"wsgi_isr.cache.invalidation"}, f"who looks up is not among {users}"
     for name in users:
-        sys.modules[name].Stamps = stamps  # type: ignore[attr-defined]
+        sys.modules[name].TagVersions = stamps  # type: ignore[attr-defined]
 
 
 def _move_control_keys() -> None:

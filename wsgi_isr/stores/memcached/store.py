@@ -18,7 +18,7 @@ from typing import TypeVar
 from ...errors import ConfigError, StoreUnavailable, ValueTooLarge
 from ..base import Many, Store, Token, Versioned, route
 from ..fork_hooks import ForkAware, watch
-from ..urls import take_apart
+from ..urls import parse_store_url
 from .addresses import Address, addresses
 from .chunks import MARK, NO_MARK, Manifest, unpack
 from .commands import Found, NumberedToken, Writing, add, bury, cas, delete, get, get_many, gets, set_, was_added
@@ -71,7 +71,7 @@ class MemcachedStore(ForkAware, Store):
     @classmethod
     def from_url(cls, url: str) -> MemcachedStore:
         """``memcached://host[:port],host...[?option=value&...]``, with :data:`OPTIONS`."""
-        parts = take_apart(url, OPTIONS)
+        parts = parse_store_url(url, OPTIONS)
         if parts.path.strip("/"):
             raise ConfigError("store", "the memcached URL takes no path", "write memcached://host:port,host:port")
         for name in ("pool", "max_value"):

@@ -21,7 +21,7 @@ from ..base import Many, Store, Token, Versioned, route
 from ..files import check_link
 from ..fork_hooks import ForkAware, watch
 from ..memory import MAX_BYTES, SMALLEST, MemoryStore
-from ..urls import take_apart
+from ..urls import parse_store_url
 from .connections import FileBroken, NotOurs
 from .table import SQLiteTable
 
@@ -84,7 +84,7 @@ class SQLiteStore(ForkAware, Store):
     @classmethod
     def from_url(cls, url: str) -> SQLiteStore:
         """``sqlite:///path[?max_bytes=N&timeout=SECONDS]``."""
-        parts = take_apart(url, options=("max_bytes", "timeout"))
+        parts = parse_store_url(url, options=("max_bytes", "timeout"))
         if parts.host:
             remedy = "three slashes before a relative path, four before an absolute one"
             raise ConfigError("store", f"{parts.host!r} in the sqlite URL is in the place of a host", remedy)
