@@ -15,13 +15,13 @@ from wsgi_isr.cache.journal import Journal
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
-from . import processes
 from .errors import ClusterError
-from .parts import importing
-from .ports import HOST
-from .request import Answer, fetch
-from .state import Directory, PartState, State
-from .topology import DEFAULT_APP
+from .load.request import Answer, fetch
+from .parts import processes
+from .parts.part import importing
+from .parts.ports import HOST
+from .supervisor.state import Directory, PartState, State
+from .supervisor.topology import DEFAULT_APP
 
 #: Seconds that anything may take which is done in a tenth of that.
 PATIENCE = 30.0

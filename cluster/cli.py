@@ -18,12 +18,13 @@ from typing import Any, BinaryIO
 
 import click
 
-from . import control, keeper, processes
 from .errors import CannotStart, ClusterError, Down, NoSuchPart
-from .simulate import simulate
-from .state import DEFAULT, UP_LOG, Directory, State
-from .stopping import Stopped, stoppable
-from .topology import DEFAULT_APP, Topology, uncached
+from .parts import processes
+from .simulation.command import simulate
+from .supervisor import control, keeper
+from .supervisor.state import DEFAULT, UP_LOG, Directory, State
+from .supervisor.stopping import Stopped, stoppable
+from .supervisor.topology import DEFAULT_APP, Topology, uncached
 
 # What only some commands need is imported there: a terminal that asks for the status waits for nothing else.
 
@@ -122,8 +123,8 @@ def up(directory: Directory, /, detach: bool, **options: Any) -> None:
 
 
 def _supervise(topology: Topology, directory: Directory) -> int:
-    from .faults import carry_out
-    from .supervise import Cluster, serve
+    from .chaos.faults import carry_out
+    from .supervisor.supervise import Cluster, serve
 
     try:
         with reported(), Cluster(topology, directory, _say) as cluster:
@@ -337,7 +338,7 @@ def slow_command(directory: Directory, /, **arguments: Any) -> None:
 
 
 def _plot_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
-    from . import plot
+    from .load import plot
 
     if path is not None and path.suffix not in (".svg", ".png"):
         raise click.BadParameter("a plot is a .svg or a .png file")
@@ -379,7 +380,8 @@ def load_command(
 
     It asks the cluster that runs. What is done to that from another terminal is in the report.
     """
-    from . import load, plot, report
+    from .load import generator as load
+    from .load import plot, report
 
     if wrong := [path for path in paths if not path.startswith("/")]:
         raise click.BadParameter(f"{wrong[0]!r} does not begin with /", param_hint="--path")
@@ -419,7 +421,8 @@ def chaos_command(
 
 
 def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: Path) -> int:
-    from . import chaos, plot
+    from .chaos import run as chaos
+    from .load import plot
 
     say = (lambda _line: None) if as_json else click.echo
     with reported():

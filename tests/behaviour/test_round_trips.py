@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from cluster.proxy import Proxy
+from cluster.parts.proxy import Proxy
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin
 from tests.behaviour.visitor import Clock, Jobs

@@ -19,14 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster import faults, load
+from cluster.chaos import faults
 from cluster.errors import CannotStart
-from cluster.load import Samples
-from cluster.nodes import Node
-from cluster.request import fetch
-from cluster.state import Directory
-from cluster.supervise import Cluster
-from cluster.topology import Topology
+from cluster.load import generator as load
+from cluster.load.generator import Samples
+from cluster.load.request import fetch
+from cluster.parts.memcached import Node
+from cluster.supervisor.state import Directory
+from cluster.supervisor.supervise import Cluster
+from cluster.supervisor.topology import Topology
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table
 from tests.support.numbered import APP, KEPT, RARE, RENEWED, Numbered, tag, version_of
 from wsgi_isr import InvalidationError, invalidate, replay

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 from pymemcache.client.base import Client
 
-from cluster.proxy import Proxy
+from cluster.parts.proxy import Proxy
 from tests.benchmarks.report import CannotRun
 from tests.support.memcached import HOST, Memcached
 

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.request import fetch
+from cluster.load.request import fetch
 from tests.benchmarks import gunicorns
 from tests.benchmarks.cores import cores
 from tests.benchmarks.posted import COSTS, FOLDER_VARIABLE, Counts, shown_by

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.proxy import Proxy
+from cluster.parts.proxy import Proxy
 from tests.benchmarks import paths
 from tests.benchmarks.apps import LIFETIME, Site, bare, environ_of
 from tests.benchmarks.measure import PASSING, Batch, interleaved, noise, noise_note

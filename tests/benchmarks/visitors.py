@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from cluster.request import fetch
+from cluster.load.request import fetch
 from tests.benchmarks import gunicorns
 from tests.benchmarks.cores import cores
 from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT

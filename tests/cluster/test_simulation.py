@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.growth import rows, shown
-from cluster.simulate import simulate as command
+from cluster.simulation.command import simulate as command
 from cluster.simulation.figures import Figures
+from cluster.simulation.growth import rows, shown
 from cluster.simulation.parameters import LEASE, BadParameter, Parameters
 from cluster.simulation.run import simulate
 from cluster.simulation.site import Popularity

@@ -6,17 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.history import (
-    Attempt,
-    Circumstances,
-    Invalidation,
-    Outage,
-    Read,
-    Violation,
-    check,
-    figures,
-    written,
-)
+from cluster.chaos.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, written
 
 EXACT = Circumstances(coherence=0.0)
 POLLED = Circumstances(coherence=0.1)

@@ -1,6 +1,6 @@
 """No acknowledged invalidation is lost: not by what is evicted, flushed, restarted, cut off or killed.
 
-Each test makes a history and has it checked (:mod:`cluster.history`). How long a history is, for each
+Each test makes a history and has it checked (:mod:`cluster.chaos.history`). How long a history is, for each
 fault and coherence: ``FAULTS_READS`` and ``FAULTS_INVALIDATIONS``; ``python -m tests.faults.run`` makes long ones.
 """
 

@@ -17,7 +17,7 @@ from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
 
 PAGE = "/about"
-SERVED = "cluster.workload.served:application"
+SERVED = "cluster.chaos.workload.served:application"
 FAILURES = ["raise", "500 Internal Server Error", "503 Service Unavailable"]
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.proxy import Proxy
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
+from cluster.parts.proxy import Proxy
 from tests.faults.support.scripted import Scripted, everywhere, seen, warm
 from tests.live.support.server import Gunicorn
 from tests.live.support.waiting import until
@@ -25,7 +25,7 @@ from wsgi_isr import InvalidationError, invalidate
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
-SERVED = "cluster.workload.served:application"
+SERVED = "cluster.chaos.workload.served:application"
 #: Two pages, what selects them, and the stored names of the tags that this comes to.
 CUT, KEPT = "/about", "/shop/x"
 CUT_TAG, KEPT_TAG = "path:/about", "route:/shop/<name>"

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from cluster.request import fetch
+from cluster.load.request import fetch
 from tests.live.support.browsed import APP, Front, Numbers
 from tests.live.support.server import Gunicorn
 from tests.live.support.waiting import until

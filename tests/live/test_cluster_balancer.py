@@ -1,4 +1,4 @@
-"""nginx with the configuration that :mod:`cluster.balancer` writes, before an instance that lets go of connections."""
+"""nginx with the configuration that :mod:`cluster.parts.nginx` writes, before an instance that lets go of connections."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.balancer import Balancer
-from cluster.request import fetch
+from cluster.load.request import fetch
+from cluster.parts.nginx import Balancer
 
 
 class Instance:

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.ports import answers
-from cluster.renders import read, windows
+from cluster.load.renders import read, windows
+from cluster.parts.ports import answers
 from tests.live.support.command import Command
 from tests.live.support.visitor import SITE, Answer, ask
 from tests.live.support.waiting import until

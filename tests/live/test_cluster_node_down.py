@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from cluster import load
-from cluster.load import Samples
-from cluster.request import fetch
-from cluster.state import State
+from cluster.load import generator as load
+from cluster.load.generator import Samples
+from cluster.load.request import fetch
+from cluster.supervisor.state import State
 from tests.live.support.command import Command
 from tests.live.support.waiting import until
 from tests.support.numbered import APP, KEPT, RARE, RENEWED, Numbered, tag, version_of

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import processes
-from cluster.request import fetch
-from cluster.state import State
+from cluster.load.request import fetch
+from cluster.parts import processes
+from cluster.supervisor.state import State
 from tests.live.support.command import ROOT, SMALL, Command, left
 from tests.live.support.waiting import until
 

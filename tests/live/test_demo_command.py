@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import processes
+from cluster.parts import processes
 from tests.live.support.waiting import until
 from tests.support.browsers import Browser, Chromium
 from wsgi_isr.commands.demo_site.site import PRIVATE

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
 from examples.blog_flask.browser import Answer, Browser
 from tests.live.support.server import ROOT, Gunicorn
 from tests.live.support.waiting import until

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster import ports
-from cluster.parts import TETHER
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
+from cluster.parts import ports
+from cluster.parts.part import TETHER
 from examples.blog_flask.browser import Answer, Browser
 from tests.live.support.server import ROOT
 from tests.live.support.waiting import until

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import processes
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
+from cluster.parts import processes
 from examples.blog_flask.browser import Answer, Browser
 from tests.live.support.server import ROOT, Gunicorn
 from tests.live.support.visitor import SITE

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 
-from cluster import processes
+from cluster.parts import processes
 from examples.blog_flask.browser import Browser
 from tests.live.support.server import FROM_OUTSIDE, ROOT, Gunicorn
 from tests.live.support.waiting import until

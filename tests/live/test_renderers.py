@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import processes
+from cluster.parts import processes
 from tests.live.support.origin import Origin
 from tests.live.support.server import ROOT, SUPERVISOR, WATCHER, Gunicorn
 from tests.live.support.visitor import Answer, Crowd, ask

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster import processes
+from cluster.parts import processes
 from tests.live.support.origin import Origin
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import Answer, Crowd, ask

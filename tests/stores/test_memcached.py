@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.proxy import Proxy
+from cluster.parts.proxy import Proxy
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import ConfigError, StoreUnavailable, ValueTooLarge
 from wsgi_isr.stores.base import Many, Store

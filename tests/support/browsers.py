@@ -14,8 +14,8 @@ from typing import Any
 
 from selenium import webdriver
 
-from cluster import ports
-from cluster.parts import Part, program
+from cluster.parts import ports
+from cluster.parts.part import Part, program
 from tests.support.marionette import Marionette
 
 #: Firefox sets more by itself once it is driven (its ``RecommendedPreferences``). These hold from its start.

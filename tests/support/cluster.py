@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 
-from cluster.proxy import Proxy
+from cluster.parts.proxy import Proxy
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import StoreError
 from wsgi_isr.stores.memcached.addresses import Address

@@ -1,11 +1,11 @@
-"""A memcached node for a test: one of :mod:`cluster.nodes` that runs as soon as it is made."""
+"""A memcached node for a test: one of :mod:`cluster.parts.memcached` that runs as soon as it is made."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cluster.nodes import Node
-from cluster.ports import HOST
+from cluster.parts.memcached import Node
+from cluster.parts.ports import HOST
 
 __all__ = ["HOST", "Memcached"]
 

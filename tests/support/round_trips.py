@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cluster.proxy import Proxy
+from cluster.parts.proxy import Proxy
 from wsgi_isr.stores.base import route
 
 

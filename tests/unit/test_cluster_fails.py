@@ -17,18 +17,21 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from cluster import chaos, cli, faults, striking
 from cluster import check as checks
-from cluster.chaos import CURRENT, calm, never_struck
+from cluster import cli
+from cluster.chaos import faults
+from cluster.chaos import nemesis as striking
+from cluster.chaos import run as chaos
+from cluster.chaos.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, refused
+from cluster.chaos.nemesis import ALL_START, LOST
+from cluster.chaos.run import CURRENT, calm, never_struck
+from cluster.chaos.schedule import Strike
+from cluster.chaos.workload import readers
 from cluster.errors import CannotStart, ClusterError, Down, NotHere
-from cluster.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, refused
-from cluster.report import Spell
-from cluster.request import Answer
-from cluster.schedule import Strike
-from cluster.state import Directory, State
-from cluster.striking import ALL_START, LOST
-from cluster.topology import uncached
-from cluster.workload import readers
+from cluster.load.report import Spell
+from cluster.load.request import Answer
+from cluster.supervisor.state import Directory, State
+from cluster.supervisor.topology import uncached
 
 # Readers
 

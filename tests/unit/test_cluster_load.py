@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import load
-from cluster.request import Answer
+from cluster.load import generator as load
+from cluster.load.request import Answer
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import plot
 from cluster.errors import ClusterError
-from cluster.load import CUT, Samples, popularity
-from cluster.plot import Plot, _ticks
-from cluster.renders import Crowded, Render, Windows
-from cluster.report import Bucket, Report, Spell, buckets, made_of, percentiles, spells
-from cluster.state import Directory, State, append
+from cluster.load import plot
+from cluster.load.generator import CUT, Samples, popularity
+from cluster.load.plot import Plot, _ticks
+from cluster.load.renders import Crowded, Render, Windows
+from cluster.load.report import Bucket, Report, Spell, buckets, made_of, percentiles, spells
+from cluster.supervisor.state import Directory, State, append
 from wsgi_isr.pages.request_key import PageKey
 
 

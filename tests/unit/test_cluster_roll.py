@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from cluster.faults import roll, set_release
-from cluster.instances import Instance, Served
-from cluster.report import Spell, spells
+from cluster.chaos.faults import roll, set_release
+from cluster.load.report import Spell, spells
+from cluster.parts.gunicorn import Instance, Served
 
 if TYPE_CHECKING:
-    from cluster.supervise import Cluster
+    from cluster.supervisor.supervise import Cluster
 
 
 @pytest.fixture

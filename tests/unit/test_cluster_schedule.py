@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.schedule import (
+from cluster.chaos.nemesis import Striker
+from cluster.chaos.schedule import (
     BALANCER,
     EVERY_INSTANCE,
     EVERY_NODE,
@@ -20,7 +21,6 @@ from cluster.schedule import (
     draw,
     may_strike,
 )
-from cluster.striking import Striker
 
 NODES, INSTANCES = ["node-1", "node-2", "node-3"], ["instance-1", "instance-2", "instance-3"]
 

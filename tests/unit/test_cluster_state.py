@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster import control, faults, parts, ports, processes, topology
-from cluster.balancer import Balancer
+from cluster.chaos import faults
+from cluster.chaos.history import Circumstances, Read, check
 from cluster.errors import CannotStart, ClusterError, Down, NoSuchPart
-from cluster.history import Circumstances, Read, check
-from cluster.nodes import Node
-from cluster.state import Directory, PartState, State
-from cluster.supervise import Cluster
+from cluster.parts import part as parts
+from cluster.parts import ports, processes
+from cluster.parts.memcached import Node
+from cluster.parts.nginx import Balancer
+from cluster.supervisor import control, topology
+from cluster.supervisor.state import Directory, PartState, State
+from cluster.supervisor.supervise import Cluster
 from wsgi_isr import ISR
 from wsgi_isr.loading import find_isr
 

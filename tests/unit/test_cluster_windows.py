@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.renders import Crowded, Recorder, Render, Windows, crowded, lifetimes, read, windows
-from cluster.report import invalidated
-from cluster.state import Directory
+from cluster.load.renders import Crowded, Recorder, Render, Windows, crowded, lifetimes, read, windows
+from cluster.load.report import invalidated
+from cluster.supervisor.state import Directory
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.events import Invalidated, Rendered, Served
 from wsgi_isr.pages.request_key import PageKey

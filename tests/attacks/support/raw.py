@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from socket import create_connection
 
-from cluster.ports import HOST
+from cluster.parts.ports import HOST
 from tests.live.support.waiting import PATIENCE
 
 

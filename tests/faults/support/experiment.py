@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.history import Circumstances, Figures, Invalidation, Read, Violation, check, figures
-from cluster.workload.site import PAGES, ROWS, Database, tag_of
-from cluster.workload.tethered import Tethered
+from cluster.chaos.history import Circumstances, Figures, Invalidation, Read, Violation, check, figures
+from cluster.chaos.workload.site import PAGES, ROWS, Database, tag_of
+from cluster.chaos.workload.tethered import Tethered
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import SITE, Answer, ask
 from tests.live.support.waiting import until
@@ -20,7 +20,7 @@ from wsgi_isr.stores import open_store
 
 from .faults import Fault, Target
 
-SERVED = "cluster.workload.served:application"
+SERVED = "cluster.chaos.workload.served:application"
 #: Visitors, and the longest pause that each makes; admins, and the mean of their pauses, in seconds.
 READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE = 24, 0.01, 2, 0.12
 #: Seconds that a render takes at most.
@@ -73,7 +73,7 @@ def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str
         ]
         if fault.small:
             filling = {"CLUSTER_NODES": ",".join(str(node.port) for node in nodes), "CLUSTER_RATE": str(PRESSURE)}
-            stack.enter_context(Tethered("pressure", "cluster.workload.pressure", directory, filling, bytes))
+            stack.enter_context(Tethered("pressure", "cluster.chaos.workload.pressure", directory, filling, bytes))
         target = Target(nodes, servers)
         reads, invalidations = _watch(directory, fault, target, env, plan, coherence)
         if not broken:
@@ -114,10 +114,10 @@ def _watch(
     }
     administering = {**env, "CLUSTER_PAUSE": str(ADMINS_PAUSE)}
     with ExitStack() as stack:
-        readers = Tethered("readers", "cluster.workload.readers", directory, visiting, Read.parse)
+        readers = Tethered("readers", "cluster.chaos.workload.readers", directory, visiting, Read.parse)
         stack.enter_context(readers)
         admins = [
-            Tethered(f"admin{n}", "cluster.workload.admin", directory, administering, Invalidation.parse)
+            Tethered(f"admin{n}", "cluster.chaos.workload.admin", directory, administering, Invalidation.parse)
             for n in range(ADMINS)
         ]
         with ExitStack() as inner:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from cluster.history import Outage
-from cluster.workload.site import ROWS, tag_of
+from cluster.chaos.history import Outage
+from cluster.chaos.workload.site import ROWS, tag_of
 from tests.live.support.server import Gunicorn
 from tests.support.memcached import Memcached
 from wsgi_isr.cache.keyspace import Keyspace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.workload.site import Database
+from cluster.chaos.workload.site import Database
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import Answer, ask
 from tests.live.support.waiting import until

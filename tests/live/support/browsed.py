@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.balancer import Balancer
-from cluster.request import fetch
+from cluster.load.request import fetch
+from cluster.parts.nginx import Balancer
 from wsgi_isr import ISR, Rule
 
 from .waiting import until

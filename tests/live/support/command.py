@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster import processes
-from cluster.processes import Process
-from cluster.state import Directory, State
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
+from cluster.parts import processes
+from cluster.parts.processes import Process
+from cluster.supervisor.state import Directory, State
 
 from .waiting import until
 

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.parts import TETHER
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
+from cluster.parts.part import TETHER
 
 from .server import ROOT
 from .waiting import PATIENCE, until

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from cluster import instances, processes
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
 from cluster.errors import CannotStart
-from cluster.instances import SUPERVISOR, WATCHER
-from cluster.workload.tethered import FROM_OUTSIDE
+from cluster.parts import gunicorn as instances
+from cluster.parts import processes
+from cluster.parts.gunicorn import SUPERVISOR, WATCHER
 
 from .waiting import PATIENCE, until
 
@@ -60,7 +61,7 @@ class _Process(instances.Gunicorn):
 class Gunicorn:
     """``with Gunicorn(...) as server:`` a server that answers, until the block ends.
 
-    To be entered in a thread that outlives the block: the server dies with it (see :mod:`cluster.tether`).
+    To be entered in a thread that outlives the block: the server dies with it (see :mod:`cluster.parts.tether`).
 
     :param log: where its output goes, appended.
     :param env: environment variables.

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
+from ..errors import CannotStart, ClusterError
 from . import ports
-from .errors import CannotStart, ClusterError
-from .parts import Part, importing
+from .part import Part, importing
 
 
 class Link(Part):
@@ -28,7 +28,7 @@ class Link(Part):
         self._control: socket.socket | None = None
 
     def command(self) -> Sequence[str]:
-        return [sys.executable, "-m", "cluster.proxy", str(self.port), str(self._behind)]
+        return [sys.executable, "-m", "cluster.parts.proxy", str(self.port), str(self._behind)]
 
     def environment(self) -> Mapping[str, str]:
         return importing()

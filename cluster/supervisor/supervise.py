@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from . import control, keeper, processes
-from .balancer import Balancer
-from .errors import NoSuchPart
-from .instances import Instance, Served
-from .network import Link
-from .nodes import Node
-from .parts import Part, program
+from ..chaos.workload.tethered import Tethered
+from ..errors import NoSuchPart
+from ..parts import processes
+from ..parts.gunicorn import Instance, Served
+from ..parts.link import Link
+from ..parts.memcached import Node
+from ..parts.nginx import Balancer
+from ..parts.part import Part, program
+from . import control, keeper
 from .state import Directory, PartState, State
 from .topology import Topology, uncached
-from .workload.tethered import Tethered
 
 _PartT = TypeVar("_PartT", bound=Part)
 

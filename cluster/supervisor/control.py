@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import ClusterError, Down, NoSuchPart
+from ..errors import ClusterError, Down, NoSuchPart
 
 Order = Mapping[str, Any]
 #: Seconds that whoever connects may take to say what they want; and that an order may take.

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from wsgi_isr.events import Event, Invalidated, Rendered
 from wsgi_isr.pages.request_key import PageKey
 
-from .state import INVALIDATIONS, append
+from ..supervisor.state import INVALIDATIONS, append
 
 #: Seconds by which a page may seem to be stale too early, seen from outside.
 NOISE = 0.05

@@ -17,9 +17,9 @@ import time
 import traceback
 from collections.abc import Callable
 
-from . import processes
+from ..parts import processes
+from ..parts.tether import tether
 from .stopping import ASKING, Stopped, stoppable
-from .tether import tether
 
 PR_SET_CHILD_SUBREAPER = 36
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)

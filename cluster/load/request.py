@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .ports import HOST
+from ..parts.ports import HOST
 
 
 @dataclass(frozen=True)

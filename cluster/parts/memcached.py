@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import unquote
 
-from .errors import ClusterError
-from .parts import PATIENCE, Part, program
+from ..errors import ClusterError
+from .part import PATIENCE, Part, program
 from .ports import HOST
 
 

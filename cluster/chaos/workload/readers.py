@@ -17,8 +17,8 @@ import time
 import traceback
 from collections.abc import Sequence
 
+from ...parts.ports import HOST
 from ..history import written
-from ..ports import HOST
 from .site import PAGES
 from .tethered import until_told
 

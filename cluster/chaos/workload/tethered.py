@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Generic, TypeVar
 
-from ..parts import ROOT
+from ...parts.part import ROOT
 
 #: Variables that would change what a history is about, and are not passed on.
 FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "CLUSTER_", "PYTHONWARN")

@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, ClassVar
 
+from ..errors import CannotStart, ClusterError
 from . import ports, processes
-from .errors import CannotStart, ClusterError
 from .processes import Process
 
 TETHER = Path(__file__).with_name("tether.py")
 #: Where this package is imported from; children find it, and ``wsgi_isr``, there.
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 #: Seconds for a process to start or to end.
 PATIENCE = 20.0
 #: Programs that Debian keeps in directories which are not on everybody's PATH.

@@ -1,4 +1,4 @@
-"""``python -m cluster.growth``: the tables of ``PLAN.md``, which say what grows when a cluster does.
+"""``python -m cluster.simulation.growth``: the tables of ``PLAN.md``, which say what grows when a cluster does.
 
 One parameter at a time is multiplied, then all of them together.
 """
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from .simulation.figures import Figures
-from .simulation.parameters import Parameters
-from .simulation.run import simulate
+from .figures import Figures
+from .parameters import Parameters
+from .run import simulate
 
 #: A site of some size: 100 requests per second for each instance, one change per second that touches 100 pages.
 BASE: dict[str, Any] = {

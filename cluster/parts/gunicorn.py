@@ -13,15 +13,15 @@ from typing import ClassVar
 
 from gunicorn.config import make_settings
 
+from ..errors import CannotStart, ClusterError
+from ..load.request import fetch
 from . import ports, processes
-from .errors import CannotStart, ClusterError
-from .parts import Part, importing
-from .request import fetch
+from .part import Part, importing
 
 #: What the processes beside its workers are called (:mod:`wsgi_isr.gunicorn`).
 WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
 #: Imports the app as an instance does, and says whether it is cached.
-CHECK = "from cluster.observed import isr; print('cached' if isr else 'not cached')"
+CHECK = "from cluster.parts.observed import isr; print('cached' if isr else 'not cached')"
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Instance(Gunicorn):
         if served.preload:
             arguments += ["--preload"]
         super().__init__(
-            name, log, [*arguments, "cluster.observed:application"], served.directory, served.workers, port
+            name, log, [*arguments, "cluster.parts.observed:application"], served.directory, served.workers, port
         )
 
     def environment(self) -> Mapping[str, str]:

@@ -1,7 +1,7 @@
 """A TCP proxy on loopback that does to a connection what a script says, at a chosen byte.
 
-``python -m cluster.proxy PORT BEHIND CONTROL`` runs one for :mod:`.network`: what is to be done to all connections
-comes by the socket with the number ``CONTROL``.
+``python -m cluster.parts.proxy PORT BEHIND CONTROL`` runs one for :mod:`.link`. Orders for all connections come by the
+socket with the number ``CONTROL``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 
-from .errors import CannotStart
+from ..errors import CannotStart
 
 HOST = "127.0.0.1"
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 
 from werkzeug.urls import iri_to_uri
 
-from .errors import ClusterError
-from .ports import HOST
+from ..errors import ClusterError
+from ..parts.ports import HOST
 from .request import fetch
 
 #: What the samples call an answer that has no verdict: no complete answer, and one that no ISR has labelled.

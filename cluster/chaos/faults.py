@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .control import Order
-from .errors import ClusterError, NotHere
-from .instances import Instance
-from .supervise import Cluster
+from ..errors import ClusterError, NotHere
+from ..parts.gunicorn import Instance
+from ..supervisor.control import Order
+from ..supervisor.supervise import Cluster
 from .workload.tethered import Tethered
 
 #: Where Debian has the library that shifts a process's clock; other systems' are not looked for.
@@ -104,7 +104,7 @@ def press(cluster: Cluster, rate: int = 10_000) -> str:
     if cluster.pressure is not None:
         raise ClusterError("the nodes are under pressure already")
     env = {"CLUSTER_NODES": ",".join(str(node.port) for node in cluster.nodes), "CLUSTER_RATE": str(rate)}
-    pressure = Tethered("pressure", "cluster.workload.pressure", cluster.directory.logs, env, bytes)
+    pressure = Tethered("pressure", "cluster.chaos.workload.pressure", cluster.directory.logs, env, bytes)
     cluster.pressure = pressure.__enter__()
     return f"every node gets {rate} small keys in a second"
 

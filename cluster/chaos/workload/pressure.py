@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 
-from ..ports import HOST
+from ...parts.ports import HOST
 from .tethered import until_told
 
 #: Keys in one go, and the size of their values.

@@ -15,9 +15,9 @@ from typing import Any
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
+from ..parts.link import Link
+from ..supervisor.supervise import Cluster
 from .history import Circumstances, Invalidation, Outage, Read, Violation, check, refused
-from .network import Link
-from .supervise import Cluster
 from .workload.site import ROWS, RULES, tag_of
 from .workload.tethered import Tethered
 
@@ -70,9 +70,9 @@ class Witnesses:
             "WSGI_ISR_STORE": cluster.store,
             "WSGI_ISR_JOURNAL": str(site / "journal"),
         }
-        self._readers = Tethered("readers", "cluster.workload.readers", site, visiting, Read.parse)
+        self._readers = Tethered("readers", "cluster.chaos.workload.readers", site, visiting, Read.parse)
         self._admins = [
-            Tethered(f"admin{number}", "cluster.workload.admin", site, administering, Invalidation.parse)
+            Tethered(f"admin{number}", "cluster.chaos.workload.admin", site, administering, Invalidation.parse)
             for number in range(ADMINS)
         ]
 

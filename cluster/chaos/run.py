@@ -15,23 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import plot, renders, schedule
-from .errors import CannotStart, ClusterError
+from ..errors import CannotStart, ClusterError
+from ..load import plot, renders
+from ..load.generator import CUT, Samples
+from ..load.renders import Render
+from ..load.report import Spell, buckets
+from ..load.request import fetch
+from ..supervisor.state import Directory
+from ..supervisor.supervise import Cluster
+from ..supervisor.topology import Topology
+from . import schedule
 from .history import Figures, Read, Violation, figures
-from .load import CUT, Samples
-from .renders import Render
-from .report import Spell, buckets
-from .request import fetch
+from .nemesis import ALL_START, Striker
+from .observers import HOST, PATIENCE_WITH_NODES, SLOW, WAIT, Witnesses
 from .schedule import Strike
-from .state import Directory
-from .striking import ALL_START, Striker
-from .supervise import Cluster
-from .topology import Topology
-from .witnesses import HOST, PATIENCE_WITH_NODES, SLOW, WAIT, Witnesses
 from .workload.site import PAGES, Database
 from .workload.tethered import FROM_OUTSIDE
 
-SERVED = "cluster.workload.served:application"
+SERVED = "cluster.chaos.workload.served:application"
 #: Seconds for everything to be current again when all is quiet.
 PATIENCE = 20.0
 CURRENT = f"every page is current after {PATIENCE:g} s of quiet"

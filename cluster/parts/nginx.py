@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from ..errors import ClusterError
 from . import ports, processes
-from .errors import ClusterError
-from .parts import PATIENCE, Part, program
+from .part import PATIENCE, Part, program
 
 CONFIGURATION = """\
 # nginx in front of several instances of one app. Written by `python -m cluster up`; a change is lost with the next one.

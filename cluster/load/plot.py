@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from .errors import ClusterError
-from .load import CUT, UNLABELLED
+from ..errors import ClusterError
+from .generator import CUT, UNLABELLED
 from .renders import Render
 from .report import Bucket, Report, Spell, buckets
 

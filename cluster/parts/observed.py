@@ -13,7 +13,7 @@ from gunicorn.util import import_app
 
 from wsgi_isr.loading import find_isr
 
-from .renders import Recorder
+from ..load.renders import Recorder
 from .tether import tether
 
 if TYPE_CHECKING:

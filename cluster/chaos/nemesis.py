@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
+from ..errors import CannotStart, ClusterError, NotHere
+from ..load.report import Spell
+from ..parts.part import Part
+from ..supervisor.supervise import Cluster
 from . import faults, schedule
-from .errors import CannotStart, ClusterError, NotHere
 from .history import Violation
-from .parts import Part
-from .report import Spell
+from .observers import Witnesses
 from .schedule import Strike
-from .supervise import Cluster
-from .witnesses import Witnesses
 
 #: Seconds for which a render is lost after whoever did it was killed or hung: until its lock lapses, and one tries.
 LOST = 6.0

@@ -1,4 +1,4 @@
-"""``simulate``: what a cluster of any size does, without starting one (``python -m cluster.simulate``)."""
+"""``simulate``: what a cluster of any size does, without starting one (``python -m cluster.simulation.command``)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import click
 
 from wsgi_isr.cache.tag_versions import Mode
 
-from .simulation.figures import Figures, Spread
-from .simulation.parameters import BadParameter, Parameters
-from .simulation.plot import plot
-from .simulation.run import simulate as run
+from .figures import Figures, Spread
+from .parameters import BadParameter, Parameters
+from .plot import plot
+from .run import simulate as run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

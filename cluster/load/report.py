@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import load, renders
-from .load import Samples
+from ..supervisor.state import Directory
+from . import generator as load
+from . import renders
+from .generator import Samples
 from .renders import Crowded, Render, Windows
-from .state import Directory
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
 #: What begins a spell of a part, and what ends it.

@@ -27,8 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from . import processes
-from .errors import CannotStart, Down, NoSuchPart
+from ..errors import CannotStart, Down, NoSuchPart
+from ..parts import processes
 
 DEFAULT = ".cluster"
 #: The file in which instances note what was invalidated from them.

@@ -1,0 +1,1 @@
+"""A bounded load on a site, and a report of it."""

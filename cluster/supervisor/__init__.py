@@ -1,0 +1,1 @@
+"""Start and end the parts in order, and carry out orders meanwhile."""
