@@ -244,4 +244,9 @@ class Engine:
         """Drain the background within ``timeout`` seconds, by default the ``drain_timeout`` option."""
         if self._remote is not None:
             self._remote.close()
-        return self.fill.stop(self.drain if timeout is None else timeout)
+        timeout = self.drain if timeout is None else timeout
+        until = self.monotonic() + timeout
+        is_drained = self.fill.stop(timeout)
+        if self.presence is not None:
+            self.presence.close(max(0.0, until - self.monotonic()))
+        return is_drained

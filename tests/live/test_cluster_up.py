@@ -305,7 +305,7 @@ def test_ctrl_c_ends_what_is_started_in_the_background(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_before_anything_is_there_is_no_traceback() -> None:
-    interrupted = "import os, signal, sys; from cluster import keeper\n"
+    interrupted = "import os, signal, sys; from cluster.supervisor import keeper\n"
     interrupted += "sys.exit(keeper.keep(lambda: os.kill(os.getpid(), signal.SIGINT)))"
     run = subprocess.run([sys.executable, "-c", interrupted], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (1, "stopped before its end; nothing is left\n")

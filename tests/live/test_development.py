@@ -232,7 +232,10 @@ def check_not_cached(project: Path, server: Server) -> None:
 
 def save_until_seen(server: Server, path: Path, text: str, words: str) -> None:
     """Save a file; again every 3 s. A reloader that has just begun takes the new file for the old one, and each save
-    ends a server that is still starting."""
+    ends a server that is still starting.
+
+    Look only once a second: Bottle's reloader interrupts the main thread, and wsgiref swallows that in a request.
+    """
     saved = 0.0
 
     def saved_and_seen() -> bool:
@@ -242,7 +245,7 @@ def save_until_seen(server: Server, path: Path, text: str, words: str) -> None:
             saved = time.monotonic()
         return server.shows(words)
 
-    until(saved_and_seen, words)
+    until(saved_and_seen, words, every=1.0)
 
 
 @pytest.mark.parametrize(("command", "env", "reads_templates"), RELOADING.values(), ids=RELOADING)

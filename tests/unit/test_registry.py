@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import msgpack
 import pytest
 
-from tests.unit.scripted import Clock
+from tests.unit.scripted import NEVER, Clock, Gate
 from wsgi_isr.cache.app_records import (
     MAX_APPS,
     MAX_MOUNTS,
@@ -160,6 +161,34 @@ def test_a_record_is_written_in_the_background_after_the_first_page(monkeypatch:
     assert scene.registry.apps() == NONE
     now = scene.clock()
     assert scene.look() == record(since=now, last=now)
+
+
+def test_an_app_that_is_closed_waits_for_the_look_in_progress_and_begins_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = Scene(monkeypatch)
+    scene.serve()
+    gate, looks = Gate(), scene.looks.pop()
+    monkeypatch.setattr(scene.presence, "look", gate.enter)
+    look = threading.Thread(target=looks)
+    look.start()
+    gate.reached()
+    over = threading.Event()
+    closing = threading.Thread(target=lambda: (scene.presence.close(NEVER), over.set()))
+    closing.start()
+    assert not over.wait(0.01)
+    gate.open()
+    closing.join(NEVER)
+    look.join(NEVER)
+    assert over.is_set()
+    scene.serve("other.example.com")
+    assert scene.looks == []
+
+
+def test_an_app_that_is_closed_waits_no_longer_than_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(monkeypatch)
+    scene.serve()  # and the look never begins
+    scene.presence.close(0.0)
 
 
 def test_it_is_looked_at_once_a_minute_and_renewed_every_ten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -192,10 +192,12 @@ class Presence:
         self._namespace = namespace
         self._clock = clock
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._mounts: dict[tuple[str, str], None] = {}
         self._due = float("-inf")
         self._looking = False
+        self._is_closed = False
+        self._changed = threading.Condition(self._lock)
         self._warned: set[str] = set()
 
     def served(self, site: Site) -> None:
@@ -211,24 +213,36 @@ class Presence:
             elif self._monotonic() < self._due:
                 return
             self._due = self._monotonic() + LOOK
-            if self._looking:
+            if self._looking or self._is_closed:
                 return
             self._looking = True
         if not in_thread(self._look):
-            self._looking = False
+            self._rest()
+
+    def close(self, timeout: float) -> None:
+        """Begin no look any more. Return once the one in progress has ended, within ``timeout`` seconds: files of the
+        store may be gone afterwards."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.wait_for(lambda: not self._looking, timeout)
 
     def came(self, site: Site) -> None:
         """Note, at once, that pages of ``site`` are made without a visitor: by a command, say."""
         self._mounts[(site.host, site.script)] = None
         self.look_quietly()
 
+    def _rest(self) -> None:
+        with self._changed:
+            self._looking = False
+            self._changed.notify_all()
+
     def _look(self) -> None:
         while True:
             seen = len(self._mounts)
             self.look_quietly()
             with self._lock:
-                if seen == len(self._mounts):
-                    self._looking = False
+                if seen == len(self._mounts) or self._is_closed:
+                    self._rest()
                     return
 
     def look_quietly(self) -> None:
