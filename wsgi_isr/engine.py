@@ -32,7 +32,7 @@ from .cache.task import Product, Task, Unknown
 from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
-from .data.cached import app_of, at_home, inside, produce_data, tags_of_data
+from .data.cached import activate, app_of, inside, produce_data, tags_of_data
 from .data.isolation import Isolation, NoThread, Overdue, is_importing
 from .events import Events
 from .pages.draft import Drafts, Visitor, answering
@@ -146,15 +146,15 @@ class Engine:
                 return Failure("timeout")
 
         def make_page(flights: tuple[Flight[Any], ...], task: Task, client: Mapping[str, Any] | None) -> Product:
-            with leading(*flights), at_home(self), answering(Visitor(self.drafts)):
+            with leading(*flights), activate(self), answering(Visitor(self.drafts)):
                 return produce_page(task, client) if produce_page is not None else HitForMiss("no-app")
 
         def make_data(task: Task, surroundings: Surroundings) -> Product:
-            with at_home(self), answering(Visitor(self.drafts)), surroundings():
+            with activate(self), answering(Visitor(self.drafts)), surroundings():
                 return produce_data(task, rules.profiles)
 
         def tags_of(task: Task) -> list[str]:
-            with at_home(self):
+            with activate(self):
                 if task.data:
                     return tags_of_data(task)
                 if task.rule not in rules.policies:
@@ -204,10 +204,10 @@ class Engine:
             return remote.UNKNOWN  # of several apps, the one that it is for is not here
         return self.fill.work(task)
 
-    def _hand_over(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
+    def _hand_over(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
         assert self._remote is not None
         if self._is_alone():
-            return self._remote.submit(job, first, patience, done)
+            return self._remote.submit(job, first, max_lease_wait, done)
         if not self._is_confused:
             self._is_confused = True
             _log.warning(
@@ -238,7 +238,7 @@ class Engine:
     def forget(self) -> None:
         """This process has invalidated something itself: it does not wait to see that."""
         self.stamps.forget()
-        self.local.unready()
+        self.local.drop_prepared()
 
     def close(self, timeout: float | None = None) -> bool:
         """Drain the background within ``timeout`` seconds, by default the ``drain_timeout`` option."""

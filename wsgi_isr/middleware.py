@@ -25,7 +25,7 @@ from .config.identity import name_of
 from .config.origin import Site
 from .config.settings import Config
 from .config.wrapping import Wrapper, advise, caller, check_app, configured, site_of
-from .data.cached import at_home
+from .data.cached import activate
 from .engine import Engine, on_behalf_of
 from .errors import ISRError, RefreshError
 from .events import Events, InternalError, Subscriber
@@ -192,7 +192,7 @@ class ISR(Wrapper):
         began, draft = live.monotonic(), False
         self._is_serving = True
         try:
-            with at_home(live):
+            with activate(live):
                 if live.writes.wrote(environ):
                     live.stamps.ask()
                 draft = live.drafts.holds(environ)
@@ -221,7 +221,7 @@ class ISR(Wrapper):
         """The page for this visitor, made first if need be, or what there is to see until it is."""
         policy = page.policy
         if policy.has_shell and not is_crawler(environ.get("HTTP_USER_AGENT", "")):
-            found = live.fill.get(page.task, page.suits, waits=False)
+            found = live.fill.get(page.task, page.may_serve, waits=False)
             if not isinstance(found, Pending):
                 return found
             try:
@@ -230,7 +230,7 @@ class ISR(Wrapper):
                 outcome = "the visitor waits for the page"
                 self._events.emit(InternalError(f"rule {policy.name!r}: fallback", error, outcome))
         with nullcontext() if page.personal else on_behalf_of(self._pages.without_ignored_cookies(page, environ)):
-            found = live.fill.get(page.task, page.suits)
+            found = live.fill.get(page.task, page.may_serve)
         if isinstance(found, Served):
             content = found.slot.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
@@ -327,7 +327,7 @@ class ISR(Wrapper):
         @contextmanager
         def enter() -> Iterator[None]:
             around = within(frame) if frame is not None else nullcontext()
-            with at_home(live), answering(visitor), sites.answering(site), around:
+            with activate(live), answering(visitor), sites.answering(site), around:
                 yield
 
         def call(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -524,13 +524,13 @@ class ISR(Wrapper):
 
         return restore
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
         self._beginning = {}
         self._forget_parent()
 
     def _forget_parent(self) -> None:
-        self._pages.begin_anew()
+        self._pages.reset_after_fork()
         self._live = None
         self._is_serving = False
 

@@ -23,7 +23,7 @@ from .config.identity import module_name
 from .config.settings import Config
 from .config.source import state_folder
 from .config.wrapping import configured
-from .data.cached import inside, live_in
+from .data.cached import inside, set_engine_lookup
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
@@ -79,7 +79,7 @@ def exchange_alone(other: Engine | None) -> Engine | None:
     return alone
 
 
-live_in(_homes, lambda: any(isr.is_serving for isr in instances))
+set_engine_lookup(_homes, lambda: any(isr.is_serving for isr in instances))
 
 
 def _after_fork() -> None:
@@ -88,7 +88,7 @@ def _after_fork() -> None:
     _beginning = {}
     _alone = None
     for isr in instances:
-        isr.begin_anew()
+        isr.reset_after_fork()
     courier.after_fork_in_child()
 
 

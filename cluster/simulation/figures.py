@@ -57,7 +57,7 @@ class Records:
         self.seconds: list[Second] = []
         self._last = Second(0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def outdated(self, seconds: float) -> None:
+    def invalidated_since_failure(self, seconds: float) -> None:
         """A page was served as fresh so long after it was invalidated."""
         self.outdated_hits += 1
         self.outdated_longest = max(self.outdated_longest, seconds)

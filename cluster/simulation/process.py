@@ -22,13 +22,13 @@ class Waiting:
     ``alone``: they have an old page to fall back on, and look again each for themselves (``Cache._obtain``).
     """
 
-    __slots__ = ("alone", "anyway", "pause", "visitors")
+    __slots__ = ("alone", "ignore_backoff", "pause", "visitors")
 
-    def __init__(self, visitors: list[float], pause: float, alone: bool, anyway: bool) -> None:
+    def __init__(self, visitors: list[float], pause: float, alone: bool, ignore_backoff: bool) -> None:
         self.visitors = visitors
         self.pause = pause
         self.alone = alone
-        self.anyway = anyway
+        self.ignore_backoff = ignore_backoff
 
 
 class Process:

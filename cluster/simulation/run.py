@@ -202,7 +202,7 @@ class _Run:
         elif isinstance(verdict, Expired) and slot is not None and now < slot.resting_until:
             records.retained += 1
         else:
-            self._obtain(process, page, slot if isinstance(verdict, Expired) else None)
+            self._load(process, page, slot if isinstance(verdict, Expired) else None)
 
     def _notice(self, process: Process) -> None:
         """It has asked for the epochs, and sees every invalidation there was."""
@@ -216,7 +216,7 @@ class _Run:
         invalidated = self._invalidated[page.tag]
         if invalidated and invalidated[-1] > entry.started:
             first = invalidated[bisect.bisect_right(invalidated, entry.started)]
-            self._records.outdated(self.now - first)
+            self._records.invalidated_since_failure(self.now - first)
 
     def _stale(self, entry: Entry) -> None:
         self._records.stale += 1
@@ -238,10 +238,10 @@ class _Run:
             return
         slot.look_at = self.now + LOOK_AGAIN * self._rng.uniform(0.5, 1.0)
         if page.number not in process.flights:
-            self._regenerate(process, page, Waiting([], 0.0, alone=False, anyway=False))
+            self._regenerate(process, page, Waiting([], 0.0, alone=False, ignore_backoff=False))
 
-    def _obtain(self, process: Process, page: Page, old: CachedEntry | None) -> None:
-        self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, anyway=old is None))
+    def _load(self, process: Process, page: Page, old: CachedEntry | None) -> None:
+        self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, ignore_backoff=old is None))
 
     def _try(self, process: Process, page: Page, waiting: Waiting) -> None:
         """Visitors want a page: whoever renders it here is joined, else it is our turn to try."""
@@ -298,7 +298,7 @@ class _Run:
                 held = self._leases.take_over(page.key, LEASE)
             if isinstance(held, Busy):
                 return _Outcome.BUSY
-            if isinstance(held, BackingOff) and not waiting.anyway:
+            if isinstance(held, BackingOff) and not waiting.ignore_backoff:
                 return _Outcome.BACKING_OFF
             lease = held if isinstance(held, Lease) else None
             nodes.read_page(page.place, page.entry is not None)
@@ -407,7 +407,7 @@ class _Run:
         self._nodes.tally = self._by_nobody
         self._rest.stamps.forget()
         self._rest.stamps.epochs()
-        outcome = self._regenerate(self._rest, page, Waiting([], 0.0, alone=False, anyway=page.entry is None))
+        outcome = self._regenerate(self._rest, page, Waiting([], 0.0, alone=False, ignore_backoff=page.entry is None))
         if outcome is _Outcome.BACKING_OFF and expires is not None:
             self._expect(number, expires)
 

@@ -32,7 +32,7 @@ from wsgi_isr.cache.context import RenderContext, within
 from wsgi_isr.cache.verdict import CacheDirectives
 from wsgi_isr.data import codec as values
 from wsgi_isr.data import http_session as fetch
-from wsgi_isr.data.cached import at_home
+from wsgi_isr.data.cached import activate
 from wsgi_isr.data.http_session import Answer, _Site
 from wsgi_isr.events import DataServed, Refused, RenderFailed
 from wsgi_isr.observe.debug import line_of
@@ -612,7 +612,7 @@ def test_an_exception_goes_through_after_one_request_and_keeps_the_last_good_pag
         session.get(f"{upstream.url}/b")
     assert broken.calls == 1
     clock.advance(61)
-    with at_home(site.isr.begin()):  # as in a request
+    with activate(site.isr.begin()):  # as in a request
         assert session.get(f"{upstream.url}/a").text == "/a v1"
     site.settle()
     assert site.visit_and_settle("/a").text == site.visit("/a").text == "/a v1"
@@ -1174,7 +1174,7 @@ def test_a_hook_of_the_session_is_run_on_the_real_answer_and_what_it_makes_of_it
 
     session.hooks["response"].append(hook)
     for _ in range(2):
-        with at_home(site.isr.begin()):  # as in a request
+        with activate(site.isr.begin()):  # as in a request
             assert session.get(f"{upstream.url}/a").headers["X-Hook"] == "was here: /a v1"
     assert len(calls) == 1
     upstream.on("/b", Reply(404))

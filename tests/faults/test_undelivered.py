@@ -78,11 +78,11 @@ def cluster(nodes: Sequence[Memcached], tmp_path: Path) -> Iterator[Cluster]:
     store = f"memcached://{','.join(names)}?timeout=1&connect_timeout=1"
     opened = open_store(store)
 
-    def suits(namespace: str) -> bool:
+    def may_serve(namespace: str) -> bool:
         return [opened.node_of(Keyspace(namespace).tag(tag)) for tag in (CUT_TAG, KEPT_TAG)] == names
 
     # Which node a tag belongs on depends on their ports, which are others each time.
-    namespace = next(filter(suits, (f"site{number}" for number in count())))
+    namespace = next(filter(may_serve, (f"site{number}" for number in count())))
     opened.close()
     yield Cluster(nodes, proxies, store, namespace, tmp_path / "journal")
     for proxy in proxies:

@@ -1,4 +1,4 @@
-"""nginx with the configuration that :mod:`cluster.parts.nginx` writes, before an instance that lets go of connections."""
+"""nginx with the configuration of :mod:`cluster.parts.nginx`, before an instance that lets go of connections."""
 
 from __future__ import annotations
 

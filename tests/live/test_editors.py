@@ -68,12 +68,12 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
         store = f"memcached://{first.name},{second.name}"
         opened = open_store(store)
 
-        def suits(namespace: str) -> bool:
+        def may_serve(namespace: str) -> bool:
             return {opened.node_of(Keyspace(namespace).tag(f"tag:{tag}")) for tag in ("posts", "events")} == {
                 first.name
             }
 
-        namespace = next(filter(suits, (f"site{number}" for number in count())))
+        namespace = next(filter(may_serve, (f"site{number}" for number in count())))
         opened.close()
         yield Nodes(first, second, store, namespace, tmp_path / "journal")
     finally:

@@ -144,7 +144,7 @@ class Process:
         def obtain(task: Task, old: CachedEntry | None, *_: Any, **__: Any) -> Answer:
             return Served(old, "STALE-IF-ERROR") if old is not None else Passed("lock-timeout")
 
-        self.fill._obtain = obtain  # type: ignore[method-assign]
+        self.fill._load = obtain  # type: ignore[method-assign]
 
     def visit(self) -> None:
         """A visitor asks for the page and is served."""
@@ -219,7 +219,7 @@ def renderer(known: Sequence[str] = (), late: Sequence[str] = (), **options: Any
     return Maker(run, renders=True)
 
 
-def outdated(*tags: str, mode: str = "expire", **options: Any) -> Maker:
+def invalidated_since_failure(*tags: str, mode: str = "expire", **options: Any) -> Maker:
     """For a setup: the page is rendered, then new data committed, and ``tags`` invalidated."""
 
     def run(parts: Parts, gate: Gate) -> None:

@@ -9,7 +9,15 @@ import pytest
 
 from tests.model import processes
 from tests.model.gate import FRESH, RETAINED, STALE, UNPROVEN
-from tests.model.processes import invalidator, outdated, own_invalidator, reader, refresher, renderer, visitors
+from tests.model.processes import (
+    invalidated_since_failure,
+    invalidator,
+    own_invalidator,
+    reader,
+    refresher,
+    renderer,
+    visitors,
+)
 from tests.model.protocol import Rule
 from tests.model.situations import DEPTH, SHOWS_IN, SITUATIONS, search
 from tests.model.variants import VARIANTS, Also
@@ -92,7 +100,7 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
     "a page is refreshed beside an older render": (
         {
             "programs": {"job": refresher("a"), "renderer": renderer(["a"]), "reader": reader()},
-            "setup": outdated("a", mode="stale"),
+            "setup": invalidated_since_failure("a", mode="stale"),
             "losses": 1,
         },
         {("reader", FRESH, False), ("reader", STALE, True)},
@@ -134,7 +142,7 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
                 "ahead": renderer(["a"], skew=10.0),
                 "visitors": visitors(1, ["a"]),
             },
-            "setup": outdated("a", mode="stale"),
+            "setup": invalidated_since_failure("a", mode="stale"),
             **_LOCK,
         },
         {("visitors", FRESH, False), ("visitors", STALE, True)},
@@ -160,7 +168,7 @@ REAL: dict[str, tuple[dict[str, Any], set[tuple[str, str, bool]]]] = {
     "a page is made with old data while a node is cut off": (
         {
             "programs": {"renderer": renderer(["a"], uses_data=True), "reader": reader()},
-            "setup": outdated("a", uses_data=True),
+            "setup": invalidated_since_failure("a", uses_data=True),
             "cuts": 1,
         },
         {("reader", FRESH, False), ("reader", UNPROVEN, True)},
@@ -171,7 +179,7 @@ if DEPTH:
     REAL["a page is made with cached data while a node is cut off"] = (
         {
             "programs": {"job": invalidator("a"), "renderer": renderer(["a"], uses_data=True), "reader": reader()},
-            "setup": outdated("a", mode="stale", uses_data=True),
+            "setup": invalidated_since_failure("a", mode="stale", uses_data=True),
             "cuts": 1,
         },
         {("reader", FRESH, False), ("reader", STALE, True), ("reader", RETAINED, True), ("reader", UNPROVEN, True)},

@@ -91,7 +91,7 @@ def _later_by_earlier(key: str, old: Any, new: Any) -> str | None:
 
 def _real(situation: str, parts: Parts | None = None) -> System:
     programs = {name: processes.renderer(["a"]) for name in ("one", "two", "three")}
-    setup: processes.Maker | None = processes.outdated("a", mode="stale")
+    setup: processes.Maker | None = processes.invalidated_since_failure("a", mode="stale")
     if situation == P4:
         programs["three"] = processes.committer()
     if situation == P1_COLD:

@@ -136,9 +136,9 @@ def test_a_node_that_hangs_costs_one_timeout_and_no_more(cluster, monkeypatch):
     node = store._nodes[store.nodes[0]]
     in_threads(4, lambda _: [store.get(key) for key in itertools.islice(keys(), 100)])  # several connections
     waited = []
-    blame = node._blame
+    blame = node._classify_failure
     # Each wait for the node ends here. (A request may also be slow because the machine is busy.)
-    monkeypatch.setattr(node, "_blame", lambda *cause: waited.append(cause[1]) or blame(*cause))
+    monkeypatch.setattr(node, "_classify_failure", lambda *cause: waited.append(cause[1]) or blame(*cause))
     with cluster.nodes[node.name].paused():
         took = [seconds(store.get, key) for key in itertools.islice(keys(), 5000)]
         assert [type(error) for error in waited] == [TimeoutError]  # a third of the keys was concerned

@@ -26,7 +26,7 @@ from tests.unit.scripted import (
 )
 from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import RESTING
+from wsgi_isr.cache.lease import BACKOFF
 from wsgi_isr.cache.lookup import LOOK_AGAIN
 from wsgi_isr.cache.tag_versions import Mode
 from wsgi_isr.cache.task import Failed, Passed, Served, Task
@@ -614,7 +614,7 @@ def test_a_visitor_who_has_nothing_gets_a_render_even_during_a_back_off() -> Non
     cluster = Cluster(Origin(RuntimeError()))
     process = cluster.process()
     process.get()
-    assert cluster.store.get(LOCK) == RESTING
+    assert cluster.store.get(LOCK) == BACKOFF
     assert shown(process.get()) == ("MISS", "v2")
     assert cluster.store.get(LOCK) is None  # its success ends the back-off
     assert shown(cluster.process().get()) == ("HIT", "v2")
@@ -679,7 +679,7 @@ def test_a_page_that_cannot_be_packed_is_a_failed_render_with_a_back_off() -> No
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
     assert len(process.events(RenderFailed)) == 1
-    assert cluster.store.get(LOCK) == RESTING
+    assert cluster.store.get(LOCK) == BACKOFF
     cluster.clock.advance(2)
     process.get()
     process.settle()
@@ -781,7 +781,7 @@ def test_a_background_render_past_its_timeout_is_given_up_and_its_page_not_store
         process.tick()
     process.settle()
     assert [event.reason for event in process.events(RenderFailed)] == ["timeout"]
-    assert cluster.store.get(LOCK) == RESTING
+    assert cluster.store.get(LOCK) == BACKOFF
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
     cluster.clock.advance(2)
@@ -1094,7 +1094,7 @@ def test_a_page_that_does_not_suit_the_visitor_is_passed_on_without_a_render_or_
     process = filled(cluster)
     for age in (0, 10, 10):
         cluster.clock.advance(age)
-        assert process.get(suits=suits_nobody) == Passed("cookie")
+        assert process.get(may_serve=suits_nobody) == Passed("cookie")
         process.settle()
     assert cluster.origin.renders == 1
 
@@ -1102,7 +1102,7 @@ def test_a_page_that_does_not_suit_the_visitor_is_passed_on_without_a_render_or_
 def test_the_first_visitor_of_a_page_that_does_not_suit_them_has_it_made_for_others() -> None:
     cluster = Cluster()
     process = cluster.process()
-    assert process.get(suits=suits_nobody) == Passed("cookie")
+    assert process.get(may_serve=suits_nobody) == Passed("cookie")
     assert shown(process.get()) == ("HIT", "v1")
     assert cluster.origin.renders == 1
 
@@ -1242,8 +1242,8 @@ def test_a_render_that_outlives_the_stop_gives_its_lease_to_others_and_is_not_st
         timeout=st.floats(0, 1e6) | st.integers(0, 100),
         wait=st.floats(0, 1e6),
         lease=st.floats(3, 10),
-        patience=st.floats(0, 1e6),
-        anyway=st.booleans(),
+        max_lease_wait=st.floats(0, 1e6),
+        ignore_backoff=st.booleans(),
     )
 )
 def test_a_task_is_bytes_and_back(task: Task) -> None:

@@ -41,7 +41,7 @@ def test_who_comes_after_the_landing_leads_a_new_flight() -> None:
     second, leads = flights.board("a")
     assert leads
     assert second is not first
-    assert (first.landed, second.landed) == (True, False)
+    assert (first.done, second.done) == (True, False)
 
 
 def test_a_flight_is_claimed_once() -> None:
@@ -73,7 +73,7 @@ def test_a_late_landing_does_not_touch_the_flight_that_took_its_place() -> None:
     new, _ = flights.board("a")
     old.land("late")
     assert flights.get("a") is new
-    assert not new.landed
+    assert not new.done
 
 
 def test_who_waits_longer_than_they_may_gets_nothing() -> None:

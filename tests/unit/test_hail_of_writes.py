@@ -29,7 +29,7 @@ class Renderer:
         self._rendering = rendering
         serving.fill.elsewhere = self
 
-    def __call__(self, job: bytes, first: bool, patience: float, done: Any) -> bool:
+    def __call__(self, job: bytes, first: bool, max_lease_wait: float, done: Any) -> bool:
         def work() -> None:
             self.words.append(self._rendering.fill.work(Task.unpack(job)))
             done(self.words[-1])
@@ -57,7 +57,7 @@ def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None
     write(serving)
     assert shown(third.get()) == ("EXPIRED", "v2")
     serving.fill._look_up(TASK)
-    answer = serving.fill._obtain(TASK, serving.local.get(TASK.page))
+    answer = serving.fill._load(TASK, serving.local.get(TASK.page))
     assert shown(answer) == ("EXPIRED", "v2")
     assert [word[:5] for word in renderer.words] == [remote.FOUND]
     assert cluster.origin.renders == 2
@@ -104,7 +104,7 @@ def test_a_visitor_whom_no_answer_suffices_pauses_between_two_looks() -> None:
     process.get()
     jobs: list[bytes] = []
 
-    def elsewhere(job: bytes, first: bool, patience: float, done: Any) -> bool:
+    def elsewhere(job: bytes, first: bool, max_lease_wait: float, done: Any) -> bool:
         jobs.append(job)
         done(remote.FOUND + b"another page")
         return True

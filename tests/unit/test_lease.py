@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.scripted import NEVER, Clock, Troubled, start, unavailable
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import BACK_OFF, RESTING, BackingOff, Busy, Lease, Leases
+from wsgi_isr.cache.lease import BACK_OFF, BACKOFF, BackingOff, Busy, Lease, Leases
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events, LeaseLost, StoreFailed
 from wsgi_isr.stores.base import Store
@@ -206,7 +206,7 @@ def test_releasing_after_going_to_rest_changes_nothing(world: World) -> None:
     lease = world.take()
     lease.rest()
     lease.release()
-    assert world.memory.get(LOCK) == RESTING
+    assert world.memory.get(LOCK) == BACKOFF
     assert world.seen == []
 
 

@@ -151,7 +151,7 @@ def test_an_invalidation_takes_every_prepared_answer_back_but_keeps_the_copies()
     slot = local.put("a", entry())
     local.lead(("probe",), "a", slot)
     slot.ready = "prepared"
-    local.unready()
+    local.drop_prepared()
     assert slot.ready is None
     assert local.probes == {("probe",): slot}
 

@@ -174,8 +174,8 @@ def test_a_renderer_that_says_two_things_at_once_is_understood(renderers: Render
     assert client.submit(b"job", False, 30, heard)
     connection, _ = renderers.listeners[LATER].accept()
     with connection:
-        connection.sendall(remote.ACCEPTED + remote.RESTING)
-    assert heard.word() == remote.RESTING
+        connection.sendall(remote.ACCEPTED + remote.BACKOFF)
+    assert heard.word() == remote.BACKOFF
 
 
 def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
@@ -326,7 +326,7 @@ class Sent:
         self.jobs: list[tuple[Task, bool, Callable[[bytes | None], object]]] = []
         process.fill.elsewhere = self
 
-    def __call__(self, job: bytes, first: bool, patience: float, done: Callable[[bytes | None], object]) -> bool:
+    def __call__(self, job: bytes, first: bool, max_lease_wait: float, done: Callable[[bytes | None], object]) -> bool:
         if self.takes:
             self.jobs.append((Task.unpack(job), first, done))
         return self.takes
@@ -444,8 +444,8 @@ def test_a_failure_is_heard_of_with_its_reason_and_then_the_page_rests() -> None
     scene = Scene(None, ValueError("no"))
     scene.serving.get()
     assert scene.do() == remote.FAILED + b"exception"
-    assert scene.rendering.fill.work(TASK._replace(anyway=False)) == remote.RESTING
-    scene.tell(remote.RESTING)
+    assert scene.rendering.fill.work(TASK._replace(ignore_backoff=False)) == remote.BACKOFF
+    scene.tell(remote.BACKOFF)
     assert shown(scene.serving.get()) == ("STALE", "v1")
 
 
@@ -512,13 +512,13 @@ def test_a_word_is_not_taken_for_a_flight_that_began_later() -> None:
     flight = scene.serving.fill._flights.get(TASK.page)
     assert flight is not None
     assert flight.claim()
-    scene.serving.fill._fly(TASK, flight)
+    scene.serving.fill._lead(TASK, flight)
     assert len(scene.serving.fill._flights) == 0
 
     later, leads = scene.serving.fill._flights.board(TASK.page)
     assert leads
     first(word)
-    assert not later.landed
+    assert not later.done
 
 
 def test_a_store_that_fails_meanwhile_is_reported_and_nobody_waits_for_ever() -> None:
@@ -587,7 +587,7 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     job, first = scene.sent.jobs[0][:2]
     assert first
     assert job.owner
-    assert job._replace(owner=b"") == TASK._replace(refreshes="all")
+    assert job._replace(owner=b"") == TASK._replace(refresh_tag="all")
     scene.tell(scene.do())
     outcome = caller.result(NEVER)
     assert isinstance(outcome, Regenerated)
@@ -625,7 +625,7 @@ def test_what_a_function_raises_is_for_its_caller_so_that_data_is_refreshed_here
 
 
 def test_a_task_is_the_same_after_its_way() -> None:
-    task = TASK._replace(patience=2.5, anyway=False, data=True, refreshes="tag")
+    task = TASK._replace(max_lease_wait=2.5, ignore_backoff=False, data=True, refresh_tag="tag")
     assert Task.unpack(task.pack()) == task
     assert Keyspace.lock(task.page) != task.page
     entry = Cluster()
@@ -719,7 +719,7 @@ def test_what_renderers_die_of_is_left_alone_by_every_process_until_it_is_invali
 
         renderer = Process(cluster.clock, cluster.store, die)
         if isinstance(renderer.fill.regenerate(Task.unpack(job)), BackingOff):
-            done(remote.RESTING)
+            done(remote.BACKOFF)
         return True
 
     for process in processes:

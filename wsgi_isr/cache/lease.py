@@ -20,7 +20,7 @@ from ..errors import StoreError
 from ..events import Events, InternalError, LeaseLost, StoreFailed
 from ..stores.base import Store
 
-RESTING = b"resting"
+BACKOFF = b"resting"
 _FREE = b"free"
 
 #: Seconds: the first pause after a failed render, and the longest.
@@ -91,7 +91,7 @@ class Lease:
                 return 0.0
             failures = self._leases.count_failure(self.page, of)
             pause = min(BACK_OFF[0] * 2.0 ** min(failures - 1, 10), BACK_OFF[1]) * random.uniform(1.0, 1.25)
-            self._swap(RESTING, pause)
+            self._swap(BACKOFF, pause)
             self.over = True
             return pause
 
@@ -156,11 +156,11 @@ class Leases:
         if doubt is not None:
             self.orphaned(lease)
             raise doubt
-        return BackingOff() if held == RESTING else Busy()
+        return BackingOff() if held == BACKOFF else Busy()
 
-    def resting(self, page: str) -> bool:
+    def in_backoff(self, page: str) -> bool:
         """Whether nobody may render because the last render failed. :raises StoreError: it cannot be asked."""
-        return self.store.get(self.keyed(page)) == RESTING
+        return self.store.get(self.keyed(page)) == BACKOFF
 
     def of(self, page: str, owner: bytes) -> Lease | None:
         """The lease that ``owner`` has, for whoever knows that it died with it.
@@ -181,7 +181,7 @@ class Leases:
         """
         lease, lock = Lease(self, page, ttl, owner), self.keyed(page)
         held = self.store.gets(lock)
-        if held is None or held.value != RESTING:
+        if held is None or held.value != BACKOFF:
             return Busy()  # whoever tries again finds it free, or somebody rendering
         try:
             return lease if self.store.cas(lock, lease.token, held.token, ttl) else Busy()
@@ -219,7 +219,7 @@ class Leases:
                 return
             self.store.delete(self._counted(page))
             lock = self.store.gets(self.keyed(page))
-            if lock is not None and lock.value == RESTING:
+            if lock is not None and lock.value == BACKOFF:
                 self.store.cas(self.keyed(page), _FREE, lock.token, 0)
         except StoreError:
             pass  # both lapse by themselves

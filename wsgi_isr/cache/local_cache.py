@@ -110,7 +110,7 @@ class Local:
             self.probes[probe] = slot
             self._take(_weight(probe))
 
-    def unready(self) -> None:
+    def drop_prepared(self) -> None:
         """Take back every prepared answer: this process knows of an invalidation."""
         with self._lock:
             for slot in self.probes.values():

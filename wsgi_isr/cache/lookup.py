@@ -3,7 +3,7 @@
 It knows neither HTTP nor functions. What is to be rendered is a :class:`~.task.Task`, which is bytes on
 demand; how, is the ``produce`` that it was given.
 
-``get`` looks up and judges; ``_renew`` has a stale page rendered behind the visitor's back; ``_obtain`` makes the
+``get`` looks up and judges; ``_renew`` has a stale page rendered behind the visitor's back; ``_load`` makes the
 visitor wait for the one render; ``refresh`` has one made whatever there is. :mod:`.render` is that render.
 """
 
@@ -81,7 +81,7 @@ class Cache(Regenerator):
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
         #: Pages that renderers died of: the last pause, and its end in monotonic seconds.
-        self._deadly: dict[str, tuple[float, float]] = {}
+        self._crash_backoff: dict[str, tuple[float, float]] = {}
         self._pool = Pool(self._run, self._drop, threads, queue)
         #: Another process that takes jobs, if there is one: called with a job, whether it goes first, how many
         #: seconds it may take, and what is to be called with the word for what came of it (:mod:`.remote`).
@@ -92,14 +92,14 @@ class Cache(Regenerator):
     def get(
         self,
         task: Task,
-        suits: Callable[[Content], bool] = lambda content: True,
+        may_serve: Callable[[Content], bool] = lambda content: True,
         *,
         fresh: bool = False,
         waits: bool = True,
     ) -> Answer:
         """What the visitor who asks for ``task`` gets.
 
-        ``suits`` says whether a page is for this visitor at all; where it is not, nothing is rendered
+        ``may_serve`` says whether a page is for this visitor at all; where it is not, nothing is rendered
         and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
         one will do nor one that is kept for errors. ``waits``: where there is nothing yet, the visitor has a page
         made; otherwise they are told that it is :class:`Pending`.
@@ -107,23 +107,23 @@ class Cache(Regenerator):
         slot, judged = self._look_up(task)
         if fresh and not judged.is_proven_fresh:
             slot = None
-        if slot is not None and isinstance(slot.entry.content, Content) and not suits(slot.entry.content):
+        if slot is not None and isinstance(slot.entry.content, Content) and not may_serve(slot.entry.content):
             return Passed("cookie")
         if (slot is None or isinstance(judged.verdict, Missing)) and not waits and self._begin(task):
             return Pending()
-        answer = self._obtain(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
+        answer = self._load(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
         if isinstance(answer, Served):
             content = answer.slot.entry.content
             if isinstance(content, HitForMiss):
                 return Passed(content.reason, personal=answer.personal)
-            if isinstance(content, Content) and not suits(content):
+            if isinstance(content, Content) and not may_serve(content):
                 return Passed("cookie")
         return answer
 
     def _answer(self, task: Task, slot: CachedEntry, judged: Judged) -> Answer:
         verdict = judged.verdict
         if isinstance(verdict, Missing):
-            return self._obtain(task, None)
+            return self._load(task, None)
         if isinstance(verdict, Fresh):
             return Served(slot, judged.label("HIT"))
         if isinstance(verdict, Stale):
@@ -136,7 +136,7 @@ class Cache(Regenerator):
         if isinstance(verdict, Expired):
             if self._monotonic() < max(slot.resting_until, self._rests_until(task)):
                 return Served(slot, "STALE-IF-ERROR")
-            return self._obtain(task, slot, judged.standing)
+            return self._load(task, slot, judged.standing)
         assert_never(verdict)
 
     def _look_up(self, task: Task) -> tuple[CachedEntry | None, Judged]:
@@ -214,7 +214,7 @@ class Cache(Regenerator):
     def _send_off(self, task: Task) -> bool:
         """Whether a render of the page is under way in this process, or waits for its turn."""
         flight, leads = self._flights.board(task.page)
-        if leads and not self._submit(task._replace(patience=0.0, anyway=False), flight):
+        if leads and not self._submit(task._replace(max_lease_wait=0.0, ignore_backoff=False), flight):
             flight.land(Busy())
             return False
         return True
@@ -225,7 +225,7 @@ class Cache(Regenerator):
         flight = self._flights.get(task.flight)
         if flight is not None and flight.claim():
             try:
-                self._fly(task, flight, pooled=True)
+                self._lead(task, flight, pooled=True)
             except Exception as error:  # ours: the app's are outcomes of the flight
                 self._events.emit(InternalError("a background render", error))
 
@@ -237,8 +237,8 @@ class Cache(Regenerator):
             return remote.UNKNOWN
         except Exception:
             pass  # a rule's own callable: the render will find out, and have it recorded
-        if task.refreshes is not None:
-            outcome: Outcome | None = self.refresh(task, task.refreshes, raises=False)
+        if task.refresh_tag is not None:
+            outcome: Outcome | None = self.refresh(task, task.refresh_tag, raises=False)
         else:
             outcome = self._work(task)
         if isinstance(outcome, Regenerated) and outcome.stored:
@@ -246,7 +246,7 @@ class Cache(Regenerator):
         if isinstance(outcome, (Regenerated, AlreadyFresh)):
             return remote.FOUND + digest(self._codec.pack(outcome.slot.entry))
         if isinstance(outcome, BackingOff):
-            return remote.RESTING
+            return remote.BACKOFF
         if isinstance(outcome, Failed):
             return remote.FAILED + outcome.reason.encode()
         return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
@@ -276,7 +276,7 @@ class Cache(Regenerator):
         """
         outcome: Outcome = Busy()
         try:
-            if word == remote.UNKNOWN and not flight.landed and self._pool.submit(task.pack(), first):
+            if word == remote.UNKNOWN and not flight.done and self._pool.submit(task.pack(), first):
                 return
             outcome = self._outcome_of(task, word)
         except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
@@ -288,10 +288,10 @@ class Cache(Regenerator):
     def _died(self, task: Task) -> Failed:
         """A renderer has died of a page. It is not tried at once again, nor in a process that serves: it would die as
         well. The lock of the dead tells all others; here it holds even where the store is away."""
-        if len(self._deadly) >= 1024:
-            self._deadly.clear()
-        pause = min(2 * self._deadly.get(task.page, (DEADLY[0] / 2, 0.0))[0], DEADLY[1])
-        self._deadly[task.page] = (pause, self._monotonic() + pause)
+        if len(self._crash_backoff) >= 1024:
+            self._crash_backoff.clear()
+        pause = min(2 * self._crash_backoff.get(task.page, (DEADLY[0] / 2, 0.0))[0], DEADLY[1])
+        self._crash_backoff[task.page] = (pause, self._monotonic() + pause)
         try:
             if (lease := self._leases.of(task.page, task.owner)) is not None:
                 lease.rest(self._told_now(task))
@@ -301,25 +301,25 @@ class Cache(Regenerator):
         return Failed("renderer-died")
 
     def _rests_until(self, task: Task) -> float:
-        return self._deadly.get(task.page, (0.0, 0.0))[1]
+        return self._crash_backoff.get(task.page, (0.0, 0.0))[1]
 
     def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
         if word == remote.DIED:
             return self._died(task)
-        if task.refreshes is not None:
+        if task.refresh_tag is not None:
             self._stamps.forget()
-            self._local.unready()
-        if word == remote.RESTING:
+            self._local.drop_prepared()
+        if word == remote.BACKOFF:
             return BackingOff()
         if word is not None and word.startswith(remote.FAILED):
             reason = word.removeprefix(remote.FAILED).decode()
             error = None
             if reason == "undelivered":
                 cause = StoreUnavailable("the renderer", "it could not tell other processes")
-                error = InvalidationError((), {task.refreshes or task.page: cause})
+                error = InvalidationError((), {task.refresh_tag or task.page: cause})
             return Failed(reason, error)
         if word is not None and word.startswith((remote.MADE, remote.FOUND)):
-            self._deadly.pop(task.page, None)
+            self._crash_backoff.pop(task.page, None)
             try:
                 data = self._store.get(task.page)
             except StoreError as raised:
@@ -348,32 +348,34 @@ class Cache(Regenerator):
         if len(self._flights) >= self._most_coming:
             return False
         try:
-            return not self._leases.resting(task.page) and self._send_off(task)
+            return not self._leases.in_backoff(task.page) and self._send_off(task)
         except StoreError:
             return False
 
     # Expired, Missing: the visitor waits for the one render -------------------------------------------
 
-    def _obtain(
+    def _load(
         self, task: Task, old: CachedEntry | None, standing: Validity = Validity.VALID, fresh: bool = False
     ) -> Answer:
         """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
         until = self._monotonic() + task.wait
         came, pause, again = self._flights.latest, WAIT_PAUSE[0], False
         # A back-off that began before an invalidation says nothing about the page after it.
-        task = task._replace(outdated=standing is Validity.EXPIRED, anyway=task.anyway and old is None)
+        task = task._replace(
+            invalidated_since_failure=standing is Validity.EXPIRED, ignore_backoff=task.ignore_backoff and old is None
+        )
         while True:
             left = max(0.0, until - self._monotonic())
             flight, leads = self._flights.board(task.page)
             if flight.is_led_here:
                 return Passed("recursive", missed=True)
-            if leads and old is not None and self._submit(task._replace(patience=0.0), flight, first=True):
+            if leads and old is not None and self._submit(task._replace(max_lease_wait=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
                 # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
                 # exception of the app takes its natural way to the server.
                 leads = True
-                outcome = self._fly(task._replace(patience=left), flight)
+                outcome = self._lead(task._replace(max_lease_wait=left), flight)
             else:
                 outcome = flight.wait(left)
             # Whatever was invalidated before the visitor came, a flight that began after that knows of it.
@@ -409,7 +411,7 @@ class Cache(Regenerator):
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Whether the background has taken a task whose flight was boarded."""
         # What a function raises when it is refreshed is for whoever called; it does not come out of another process.
-        if self.elsewhere is not None and not (task.data and task.refreshes is not None):
+        if self.elsewhere is not None and not (task.data and task.refresh_tag is not None):
             handed = task._replace(owner=os.urandom(12))
             done = functools.partial(self.worked, handed, flight, first)
             if self.elsewhere(handed.pack(), first, task.timeout + task.wait, done):
@@ -463,10 +465,10 @@ class Cache(Regenerator):
         :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
         """
         for way in (None, "", tag):
-            under_way = self._flights.get(task._replace(refreshes=way).flight)
+            under_way = self._flights.get(task._replace(refresh_tag=way).flight)
             if under_way is not None and under_way.is_led_here:
                 return Failed("recursive")
-        task = task._replace(refreshes=tag, patience=0.0, anyway=True)
+        task = task._replace(refresh_tag=tag, max_lease_wait=0.0, ignore_backoff=True)
         until = self._monotonic() + task.timeout + task.wait
         older: Flight[Outcome] | None = None
         while True:
@@ -478,7 +480,7 @@ class Cache(Regenerator):
                 continue
             # In a thread of the pool: it may hang, and the caller is to hear of that after `timeout`.
             if leads and (here or not self._submit(task, flight, first=True)) and flight.claim():
-                self._fly(task, flight)
+                self._lead(task, flight)
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
@@ -496,7 +498,7 @@ class Cache(Regenerator):
         kept = self.kept(task)
         return kept is not None and (kept == entry or kept.started > entry.started)
 
-    def landed(self, task: Task) -> bool:
+    def done(self, task: Task) -> bool:
         """Wait for the render of a page that is under way in this process; whether there was one, and it came to its
         end."""
         flight = self._flights.get(task.flight)
@@ -504,9 +506,9 @@ class Cache(Regenerator):
 
     # The one render ----------------------------------------------------------------------------------
 
-    def _fly(self, task: Task, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
+    def _lead(self, task: Task, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
         """Lead ``flight`` to its outcome, waiting for another process's render as the task allows."""
-        until = self._monotonic() + task.patience
+        until = self._monotonic() + task.max_lease_wait
         pause = WAIT_PAUSE[0]
         thread = threading.current_thread()
 

@@ -140,27 +140,27 @@ class Regenerator:
             self._events.emit(StoreFailed("add", task.page, error))
             lease = None
         if isinstance(lease, Busy):
-            if task.refreshes is None:
+            if task.refresh_tag is None:
                 return lease
             lease = None
         if isinstance(lease, BackingOff):
-            if task.outdated and (taken := self._past_back_off(task)) is not None:
+            if task.invalidated_since_failure and (taken := self._past_back_off(task)) is not None:
                 lease = taken
-            elif not task.anyway:
+            elif not task.ignore_backoff:
                 return lease
             else:
                 lease = None
         if isinstance(lease, Busy):
             return lease
         try:
-            if task.refreshes and (undelivered := self._mark(task.refreshes)):
+            if task.refresh_tag and (undelivered := self._mark(task.refresh_tag)):
                 return Failed("undelivered", InvalidationError((), undelivered))
             # Look again. We saw a stale page; another worker rendered, stored and released; then we got
             # the lock. Without this look we would render a second time in one window.
             current, token = self._gets(task)
             if current is not None:
                 slot = self._local.put(task.page, current)
-                if task.refreshes is None and self._is_proven(slot):
+                if task.refresh_tag is None and self._is_proven(slot):
                     return AlreadyFresh(slot)
             return self._render(task, lease, current, token, overdue)
         finally:
@@ -203,7 +203,7 @@ class Regenerator:
         """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
         that nobody renders for it meanwhile. Returns what could not be delivered."""
         undelivered = self._stamps.invalidate([stored_tag(tag)], Mode.STALE)
-        self._local.unready()
+        self._local.drop_prepared()
         self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
         return undelivered
 

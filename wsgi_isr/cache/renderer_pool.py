@@ -19,7 +19,7 @@ ACCEPTED = b"+"
 #: In place of a word: whoever had accepted the job has died of it, for all that is known.
 DIED = b"died"
 #: Words that come back. The first is followed by a digest of what was stored, the last by the reason.
-MADE, FOUND, BUSY, RESTING, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"resting", b"unknown", b"failed:"
+MADE, FOUND, BUSY, BACKOFF, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"resting", b"unknown", b"failed:"
 
 #: The names of the two sockets in their folder: what a visitor waits for goes first.
 URGENT, LATER = "urgent", "later"
@@ -44,10 +44,10 @@ _log = logging.getLogger("wsgi_isr")
 class _Sent:
     """A job that was sent: until when it has to be accepted, and until when its word has to come."""
 
-    def __init__(self, done: Done, accept_in: float, patience: float) -> None:
+    def __init__(self, done: Done, accept_in: float, max_lease_wait: float) -> None:
         now = time.monotonic()
         self.done = done
-        self.until = now + patience
+        self.until = now + max_lease_wait
         self.accepted = False
         self._accept_by = now + accept_in
 
@@ -89,7 +89,7 @@ class Remote:
         self._warned_at: float | None = None
         self._well = True
 
-    def submit(self, job: bytes, first: bool, patience: float, done: Done) -> bool:
+    def submit(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
         """Whether a renderer takes the job.
 
         :param first: before those that nobody waits for. :param patience: how long its word may take, in seconds.
@@ -107,7 +107,7 @@ class Remote:
             if self._closed or not self._is_listening():
                 connection.close()
                 return False
-            self._sent[connection] = _Sent(done, ACCEPT_IN[0] if first else ACCEPT_IN[1], patience)
+            self._sent[connection] = _Sent(done, ACCEPT_IN[0] if first else ACCEPT_IN[1], max_lease_wait)
             self._well = True
             self._nudge()
         return True
@@ -204,8 +204,8 @@ class Remote:
         known: dict[socket.socket, _Sent] = {}
         while True:
             soonest = min((sent.due for sent in known.values()), default=None)
-            patience = None if soonest is None else max(0.0, soonest - time.monotonic())
-            ready = {key.fileobj for key, _ in selector.select(patience)}
+            max_lease_wait = None if soonest is None else max(0.0, soonest - time.monotonic())
+            ready = {key.fileobj for key, _ in selector.select(max_lease_wait)}
             if woken in ready:
                 woken.recv(4096)
             with self._lock:

@@ -71,10 +71,10 @@ class Flight(Generic[T]):
     @property
     def is_led_here(self) -> bool:
         """Return whether the caller is called by this very render, and would wait for itself."""
-        return self in _led.get() and not self.landed
+        return self in _led.get() and not self.done
 
     @property
-    def landed(self) -> bool:
+    def done(self) -> bool:
         """Whether there is an outcome."""
         return self._done.is_set()
 

@@ -18,16 +18,21 @@ class Unknown(LookupError):
 
 
 class Task(NamedTuple):
-    """What to render, described by bytes, so that a thread or another process can do it as well.
+    """A render to be done, described by bytes, so that a thread or another process can do it as well.
 
-    ``page`` is the name in the store, ``text`` the key's text, ``rule`` the policy's name, or for data the
-    function's (``data`` tells which); ``timeout``,
-    ``wait`` and ``lease`` are its seconds. ``patience``: how long to wait for somebody else's render,
-    0 in the background. ``anyway``: where there is nothing to serve, render even during a back-off.
-    ``refreshes``: a tag that is marked as stale once the lock is held, so that no copy anywhere is taken for new (empty
-    where that was done already); then it is rendered whatever there is, and whoever else is at it. ``outdated``: the
-    page was invalidated, and a back-off from before that does not hold up a render. ``owner``: begins the token in the
-    lock, where another process renders: whoever handed the task over knows its lock when it dies.
+    :param page: the name in the store.
+    :param text: the text of the key.
+    :param rule: the name of the policy, or of the function where the task is one for ``data``.
+    :param timeout: seconds for the render.
+    :param wait: seconds for which a visitor waits for a render.
+    :param lease: seconds for which the lock is kept after its owner's last sign of life.
+    :param max_lease_wait: seconds to wait for another process's render; 0 in the background.
+    :param ignore_backoff: where there is nothing to serve, render even during a back-off.
+    :param refresh_tag: render whatever is stored, and whoever else renders. The tag is marked as stale once the lock is
+        held, so that no copy anywhere is taken for new. Empty where that was done already; ``None`` for no refresh.
+    :param invalidated_since_failure: the page was invalidated, and a back-off from before that holds up no render.
+    :param owner: begins the token in the lock, where another process renders. The process that hands the task over
+        finds the lock by it when the other one dies.
     """
 
     page: str
@@ -36,18 +41,18 @@ class Task(NamedTuple):
     timeout: float
     wait: float
     lease: float
-    patience: float = 0.0
-    anyway: bool = True
+    max_lease_wait: float = 0.0
+    ignore_backoff: bool = True
     data: bool = False
-    refreshes: str | None = None
-    outdated: bool = False
+    refresh_tag: str | None = None
+    invalidated_since_failure: bool = False
     owner: bytes = b""
 
     @property
     def flight(self) -> str:
         """What it is called among the flights of a process. Nobody joins a refresh who does not want one: it is
         a render more."""
-        return self.page if self.refreshes is None else f"{self.page}:refresh{':marks' * bool(self.refreshes)}"
+        return self.page if self.refresh_tag is None else f"{self.page}:refresh{':marks' * bool(self.refresh_tag)}"
 
     def pack(self) -> bytes:
         """The task as bytes."""

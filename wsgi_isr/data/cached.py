@@ -47,7 +47,7 @@ NOTHING_KEPT = 600.0
 _log = logging.getLogger("wsgi_isr.data")
 
 
-class Home(Protocol):
+class DataEngine(Protocol):
     """Where data is kept: one process's share of a store (:class:`~.engine.Engine`)."""
 
     fill: Cache
@@ -64,13 +64,13 @@ class Home(Protocol):
         """Return which of several apps is active here; ``None`` for one that is not known."""
 
 
-_here: ContextVar[Home | None] = ContextVar("wsgi_isr_home", default=None)
-_elsewhere: Callable[[], Sequence[Home]] = tuple
+_here: ContextVar[DataEngine | None] = ContextVar("wsgi_isr_home", default=None)
+_elsewhere: Callable[[], Sequence[DataEngine]] = tuple
 _is_serving: Callable[[], bool] = bool
 
 
 @contextmanager
-def at_home(home: Home) -> Iterator[None]:
+def activate(home: DataEngine) -> Iterator[None]:
     """In here data belongs to ``home``; the wiring says so around everything that it calls."""
     token = _here.set(home)
     try:
@@ -79,7 +79,7 @@ def at_home(home: Home) -> Iterator[None]:
         _here.reset(token)
 
 
-def live_in(find_homes: Callable[[], Sequence[Home]], is_serving: Callable[[], bool]) -> None:
+def set_engine_lookup(find_homes: Callable[[], Sequence[DataEngine]], is_serving: Callable[[], bool]) -> None:
     """Say where data may be kept that is used outside of any app: in a script, or a thread of its own.
 
     :param is_serving: whether this process answers requests.
@@ -88,7 +88,7 @@ def live_in(find_homes: Callable[[], Sequence[Home]], is_serving: Callable[[], b
     _elsewhere, _is_serving = find_homes, is_serving
 
 
-def inside() -> Home | None:
+def inside() -> DataEngine | None:
     """Where data is kept in the app that is called here, if one is."""
     return _here.get()
 
@@ -102,7 +102,7 @@ def is_among_visitors() -> bool:
     return inside() is not None or (_is_serving() and not is_importing())
 
 
-def here() -> Home | None:
+def here() -> DataEngine | None:
     """Where data is kept that is used here. Outside of all apps that is where there is one place only: of several, one
     may be another tenant's."""
     if (home := _here.get()) is not None:
@@ -111,7 +111,7 @@ def here() -> Home | None:
     return homes[0] if len(homes) == 1 else None
 
 
-def _everywhere() -> Sequence[Home]:
+def _everywhere() -> Sequence[DataEngine]:
     """Every place where data of this function may be kept."""
     return (home,) if (home := _here.get()) is not None else _elsewhere()
 
@@ -179,7 +179,7 @@ class Cached(Known, Generic[P, R]):
         # Nobody else's result came in time, or there is none that could be kept.
         return self._own(home, frame, tags_of_data(task), args, kwargs)
 
-    def _own(self, home: Home, frame: RenderContext | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
+    def _own(self, home: DataEngine, frame: RenderContext | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
         """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
         carried = {} if frame is None else claims(home.stamps.capture(tags).proof(tags))
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
@@ -190,7 +190,7 @@ class Cached(Known, Generic[P, R]):
                     frame.asked.take_over(asked, carried)
                     frame.asked.limit(*self._lifetime(home.profiles))
 
-    def _skips(self, home: Home, frame: RenderContext | None) -> str:
+    def _skips(self, home: DataEngine, frame: RenderContext | None) -> str:
         """Why nothing is looked for; empty where it is."""
         if not home.keeps:
             return "store-disabled"
@@ -233,14 +233,14 @@ class Cached(Known, Generic[P, R]):
                 return self._own(home, frame, tags, args, kwargs)
         return self._function(*args, **kwargs)
 
-    def _read(self, entry: Entry, home: Home, frame: RenderContext | None) -> tuple[R] | None:
+    def _read(self, entry: Entry, home: DataEngine, frame: RenderContext | None) -> tuple[R] | None:
         """What is kept (which may be None), now used by what is being made here; ``None`` where it cannot be read."""
         read = self._decoded(entry.content)
         if read is not None and frame is not None:
             frame.asked.use(entry, home.clock())
         return read
 
-    def _read_unkept(self, found: Failed, home: Home, frame: RenderContext | None) -> tuple[R] | None:
+    def _read_unkept(self, found: Failed, home: DataEngine, frame: RenderContext | None) -> tuple[R] | None:
         """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
         none, or where something was invalidated since: whoever came after that must not get it."""
         if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Validity.EXPIRED:
@@ -250,7 +250,7 @@ class Cached(Known, Generic[P, R]):
             self._carry(found, home, frame)
         return read
 
-    def _carry(self, failed: Failed, home: Home, frame: RenderContext | None) -> None:
+    def _carry(self, failed: Failed, home: DataEngine, frame: RenderContext | None) -> None:
         """A call failed, and what is made here may be made of that (a page that says that there is no such post):
         then it has the tags and the lifetime that the result would have had."""
         if frame is not None:
@@ -327,7 +327,7 @@ class Cached(Known, Generic[P, R]):
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
         return _joined([self.name, self._version, arguments, self.around, app])
 
-    def _task(self, home: Home, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
+    def _task(self, home: DataEngine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
         text, rule = self._text(args, kwargs, home.active_app() or ""), self._rule
         _functions.use(self)
         timeout, wait = rule.render_timeout or 30.0, 10.0 if rule.lock_timeout is None else rule.lock_timeout

@@ -72,8 +72,8 @@ def produce_page(
         if notice is not None and (unsaid := _unsaid(looks, product)):
             notice(UndeclaredVary(task.page, task.rule, unsaid, task.text))
         if isinstance(product, Personal):
-            suits = client is not None and _suits(product.content, looks, canonical(key), client)
-            return product if suits else HitForMiss(product.reason)
+            may_serve = client is not None and _suits(product.content, looks, canonical(key), client)
+            return product if may_serve else HitForMiss(product.reason)
         return product
 
     return produce

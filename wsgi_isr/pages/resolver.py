@@ -48,7 +48,7 @@ class Page(NamedTuple):
         """
         return sorted((query or "").split("&")) == sorted(query_string(self.key).split("&"))
 
-    def suits(self, content: Content) -> bool:
+    def may_serve(self, content: Content) -> bool:
         """A page whose app looks at cookies is for visitors who send none."""
         return not (self.personal and content.reads_cookies)
 
@@ -79,9 +79,9 @@ class Pages:
         )
         self._on_write = settings.invalidate_on_write
         self._settings = settings
-        self.begin_anew()
+        self.reset_after_fork()
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """After a fork: locks of the parent do not exist here."""
         #: For whom pages are made.
         settings = self._settings
@@ -173,7 +173,7 @@ class Pages:
     def _page(self, policy: Policy, key: PageKey, personal: bool = False) -> Page:
         text = key.text
         times = policy.render_timeout, policy.lock_timeout, policy.lease
-        task = Task(self._names.page(text), text, policy.name, *times, anyway=not personal)
+        task = Task(self._names.page(text), text, policy.name, *times, ignore_backoff=not personal)
         return Page(policy, key, task, personal)
 
 

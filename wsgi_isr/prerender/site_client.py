@@ -95,9 +95,9 @@ class SiteClient:
         """
         # Without a wait: while another process renders this page, the caller has others to render. And what has just
         # failed rests, as for anybody.
-        task = page.task._replace(wait=0.0, anyway=False)
+        task = page.task._replace(wait=0.0, ignore_backoff=False)
         answer, tried = self._fill.get(task, fresh=True), False
-        if isinstance(answer, Passed) and not answer.missed and self._fill.landed(task):
+        if isinstance(answer, Passed) and not answer.missed and self._fill.done(task):
             # It was known not to be for the cache, and has been tried again in the background.
             answer, tried = self._fill.get(task, fresh=True), True
         if isinstance(answer, Passed):

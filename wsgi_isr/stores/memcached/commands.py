@@ -132,7 +132,7 @@ def delete(connection: Connection, key: str) -> bool:
     return bool(connection.delete(key))
 
 
-def bury(connection: Connection, key: str, item: bytes) -> Found | None:
+def delete_if_unchanged(connection: Connection, key: str, item: bytes) -> Found | None:
     """Remove an item that is of no use, unless there is another one by now: that is returned."""
     found = gets(connection, key)
     if found is not None and found.item == item and found.token is not None:

@@ -85,7 +85,7 @@ class Node:
             connection.wire.unanswered = False
             return answer
         except _BROKEN as error:
-            raise self._blame(connection, error, False) from error
+            raise self._classify_failure(connection, error, False) from error
         finally:
             self._give_back(connection)
 
@@ -120,11 +120,11 @@ class Node:
             connection.wire.unanswered = False
             return answer
         except _BROKEN as error:
-            raise self._blame(connection, error, sent) from error
+            raise self._classify_failure(connection, error, sent) from error
         finally:
             self._give_back(connection)
 
-    def regret(self, work: Callable[..., object], *args: Any) -> None:
+    def compensate(self, work: Callable[..., object], *args: Any) -> None:
         """Before the node is used again, do ``work(connection, *args)``: what was sent to one that hangs is carried out
         when it goes on."""
         self._regrets.append((work, args))
@@ -208,7 +208,7 @@ class Node:
             connection.close()
         self._give_back(*idle)
 
-    def _blame(self, connection: Connection, error: BaseException, sent: bool) -> StoreUnavailable:
+    def _classify_failure(self, connection: Connection, error: BaseException, sent: bool) -> StoreUnavailable:
         """What to raise for a failure; and the node is left alone from now on, if it is to blame."""
         connection.close()
         if _is_answer(error) or (isinstance(error, TimeoutError) and connection.wire.short_of_time()):

@@ -21,7 +21,20 @@ from ..fork_hooks import ForkAware, watch
 from ..urls import parse_store_url
 from .addresses import Address, addresses
 from .chunks import MARK, NO_MARK, Manifest, unpack
-from .commands import Found, NumberedToken, Writing, add, bury, cas, delete, get, get_many, gets, set_, was_added
+from .commands import (
+    Found,
+    NumberedToken,
+    Writing,
+    add,
+    cas,
+    delete,
+    delete_if_unchanged,
+    get,
+    get_many,
+    gets,
+    set_,
+    was_added,
+)
 from .connection import USUAL, Settings
 from .node import Node, NodeDown
 from .rendezvous import Ring
@@ -193,7 +206,7 @@ class MemcachedStore(ForkAware, Store):
             if error.sent and not route(key).control:
                 # The next node is asked. A lock that this one adds late would be nobody's, and keep everybody out
                 # until it lapses: visitors who have no page would wait for that long once the node is back.
-                node.regret(bury, key, writing.item)
+                node.compensate(delete_if_unchanged, key, writing.item)
             raise
 
     @staticmethod
@@ -251,7 +264,7 @@ class MemcachedStore(ForkAware, Store):
                 value = value.join(node.read(deadline, get_many, value.keys(text)), text)
             if value is not None:
                 return Versioned(value, found.token)
-            again = node.write(deadline, bury, key, found.item)
+            again = node.write(deadline, delete_if_unchanged, key, found.item)
         return None
 
     def _refuse_large(self, key: str, value: bytes) -> None:
