@@ -62,6 +62,7 @@ else
 	$(BIN)/ruff format --check .
 endif
 	$(BIN)/mypy $(wildcard wsgi_isr cluster)
+	$(BIN)/python tests/language.py
 
 servers: $(VENV)/pyvenv.cfg
 	@$(BIN)/python tests/ensure_servers.py
