@@ -167,7 +167,7 @@ class ISR(Wrapper):
         self._pages = Pages(self.configuration, self._store, self._events, self._monotonic, off)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        live = self._live or self.begin(environ)
+        live = self._live or self._begin(environ)
         probe = _probe(environ)
         # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
         # the benchmark "hotpath" shows that matching, keys and headers would cost twenty times as much.
@@ -186,9 +186,9 @@ class ISR(Wrapper):
                     return []
 
         if not live.is_here:
-            live = self.begin(environ)
+            live = self._begin(environ)
         if live.keeps and is_served_by(environ):
-            live = self.begin(environ, again=True)
+            live = self._begin(environ, again=True)
         began, draft = live.monotonic(), False
         self._is_serving = True
         try:
@@ -292,7 +292,7 @@ class ISR(Wrapper):
             return None
 
         def after_write() -> list[tuple[str, str]]:
-            live = self.begin()
+            live = self._engine
             if written is not None:
                 try:
                     live.invalidator.invalidate([written])
@@ -316,7 +316,7 @@ class ISR(Wrapper):
     def _app_here(self, environ: dict[str, Any], frame: RenderContext | None) -> WSGIApplication:
         """Return the app, for one request. What it caches while it answers belongs to this ISR, and goes into
         ``frame``, and so does what it caches while a lazy body is made."""
-        live = self.begin()
+        live = self._engine
         draft = frame is not None and frame.draft
         # Behind a proxy that ends TLS, only the canonical URL knows of it.
         scheme = (self.configuration.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
@@ -370,7 +370,7 @@ class ISR(Wrapper):
         :raises StoreError: the store cannot be asked.
         :raises ConfigError: ``path`` is no path.
         """
-        live = self.begin()
+        live = self._engine
         if not live.keeps:
             return False
         pages = self._pages.everywhere(path, site)
@@ -384,7 +384,7 @@ class ISR(Wrapper):
             calls.append(functools.partial(self._refresh, path, pages[0], None))
         return any_of(calls)
 
-    def has(self, path: str) -> bool:
+    def _has(self, path: str) -> bool:
         """Whether a page is kept at a public path, for any site.
 
         :raises StoreError: the store cannot be asked.
@@ -395,12 +395,12 @@ class ISR(Wrapper):
             return False
 
     def _kept(self, page: Page) -> Entry | None:
-        entry = self.begin().fill.kept(page.task)
+        entry = self._engine.fill.kept(page.task)
         return entry if entry is not None and isinstance(entry.content, Content) else None
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
         tag = path_tag(page.path) if marks else ""
-        outcome = self.begin().fill.refresh(page.task, tag)
+        outcome = self._engine.fill.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error
         content = outcome.slot.entry.content
@@ -413,7 +413,12 @@ class ISR(Wrapper):
 
     # A process and its end -----------------------------------------------------------------------------
 
-    def begin(self, environ: Mapping[str, Any] | None = None, again: bool = False) -> Engine:
+    @property
+    def _engine(self) -> Engine:
+        """Return the engine of this process."""
+        return self._begin()
+
+    def _begin(self, environ: Mapping[str, Any] | None = None, again: bool = False) -> Engine:
         """What a process has of its own; made by its first request, after every fork and every patch.
 
         :param environ: of that request, whose server may be one for development.
@@ -452,8 +457,8 @@ class ISR(Wrapper):
                     clock=self._clock,
                     monotonic=self._monotonic,
                     pause=self._pause,
-                    site=self._site if self.renders_elsewhere else None,
-                    is_alone=lambda: self.is_alone,
+                    site=self._site if self._renders_elsewhere else None,
+                    is_alone=lambda: self._is_alone,
                     journal=self._journal,
                     name=self.app_name,
                     is_serving=lambda: self._is_serving,
@@ -475,17 +480,17 @@ class ISR(Wrapper):
     ) -> Receipt:
         """:func:`wsgi_isr.invalidate` for the pages of this app."""
         names = tag_names(tags, paths, routes, prefixes, everything, set(self.configuration.rules.policies))
-        return self.begin().invalidator.invalidate(names, mode)
+        return self._engine.invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
         """Deliver what the journal has kept.
 
         :raises InvalidationError: some could not be delivered.
         """
-        return self.begin().invalidator.replay()
+        return self._engine.invalidator.replay()
 
     @property
-    def has_journal(self) -> bool:
+    def _has_journal(self) -> bool:
         """Whether a file keeps what cannot be delivered."""
         return self._journal is not None
 
@@ -493,23 +498,23 @@ class ISR(Wrapper):
         """Deliver what the journal has kept, in the background; return whether anything is left."""
         if self._journal is None or self._journal.is_empty():
             return False
-        return self.begin().invalidator.deliver_kept()
+        return self._engine.invalidator.deliver_kept()
 
     @property
-    def renders_elsewhere(self) -> bool:
+    def _renders_elsewhere(self) -> bool:
         """Whether pages may be rendered in other processes: they have to find them in the store."""
         return self.configuration.settings.background == "auto" and self._store.keeps and self._store.shared
 
     @property
-    def is_alone(self) -> bool:
+    def _is_alone(self) -> bool:
         """Whether no other :class:`ISR` of this process has the same ``_site``."""
         return not any(other._site == self._site for other in list(instances) if other is not self)
 
-    def is_at(self, home: object) -> bool:
+    def _is_at(self, home: object) -> bool:
         """Whether data that is kept at ``home`` is this app's."""
         return self._live is not None and self._live is home
 
-    def begin_with_stand_in(self) -> Callable[[], None]:
+    def _begin_with_stand_in(self) -> Callable[[], None]:
         """Begin with what tests have put in the place of the store, or with the store itself where there is nothing.
 
         :returns: a function that puts back what there was before.
@@ -524,7 +529,7 @@ class ISR(Wrapper):
 
         return restore
 
-    def reset_after_fork(self) -> None:
+    def _reset_after_fork(self) -> None:
         """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
         self._beginning = {}
         self._forget_parent()

@@ -46,7 +46,7 @@ _alone: Engine | None = None
 def _homes() -> list[Engine]:
     """Where data is kept that is used outside of any app: as many as there are places."""
     if instances:
-        return list({_place(isr): isr.begin() for isr in list(instances)}.values())
+        return list({_place(isr): isr._engine for isr in list(instances)}.values())
     global _alone
     with _beginning.setdefault(os.getpid(), threading.Lock()):
         if is_new := _alone is None:
@@ -88,7 +88,7 @@ def _after_fork() -> None:
     _beginning = {}
     _alone = None
     for isr in instances:
-        isr.reset_after_fork()
+        isr._reset_after_fork()
     courier.after_fork_in_child()
 
 
@@ -156,7 +156,7 @@ def invalidate(
     names = tag_names(tags, paths, routes, prefixes, everything, rules)
     check_mode(mode)
     if here:
-        return _in_all({_place(isr): isr.begin().invalidator for isr in here}.values(), names, mode)
+        return _in_all({_place(isr): isr._engine.invalidator for isr in here}.values(), names, mode)
     given = _given(store, namespace, journal)
     if (note := _unseen(given)) is not None:
         location, space = str(given.settings.store), given.settings.namespace
@@ -177,11 +177,11 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
     """
     home = inside()
     here = list(apps_here())
-    own = [isr for isr in here if isr.is_at(home)] or here
+    own = [isr for isr in here if isr._is_at(home)] or here
     if not own:
         raise ConfigError("refresh", "no app is wrapped in this process", "use `wsgi-isr refresh`, or invalidate()")
     # Of several apps, a page is that of those who have it.
-    having = [isr for isr in own if len(own) > 1 and isr.has(path)]
+    having = [isr for isr in own if len(own) > 1 and isr._has(path)]
     return any_of(functools.partial(isr.refresh, path, only_if_cached=only_if_cached) for isr in having or own)
 
 
@@ -195,7 +195,7 @@ def replay(
     :raises ConfigError: no store or no journal is known.
     """
     here = list(apps_here()) if store is None and namespace is None and journal is None else []
-    if own := [isr for isr in here if isr.has_journal]:
+    if own := [isr for isr in here if isr._has_journal]:
         return _replayed(isr.replay for isr in {_place(isr): isr for isr in own}.values())
     given = _given(store, namespace, journal)
     if _unseen(given) is not None:

@@ -143,7 +143,7 @@ def site(make_site: MakeSite, origin: Origin) -> Site:
 def test_no_cookie_that_was_not_issued_here_opens_drafts(
     site: Site, origin: Origin, clock: Clock, attack: Attack
 ) -> None:
-    drafts = site.isr.begin().drafts
+    drafts = site.isr._engine.drafts
     once = drafts.issue(30)
     assert site.visit("/a", cookie=f"{COOKIE}={once}").body == DRAFT, "a genuine cookie opens nothing: no attack"
     clock.advance(30)
@@ -161,7 +161,7 @@ def test_no_cookie_that_was_not_issued_here_opens_drafts(
 def test_nothing_that_an_editor_sees_is_left_for_a_stranger(
     site: Site, origin: Origin, clock: Clock, attack: Attack
 ) -> None:
-    cookie = f"{COOKIE}={site.isr.begin().drafts.issue(10**7)}"
+    cookie = f"{COOKIE}={site.isr._engine.drafts.issue(10**7)}"
     chance = dice("editors")
     paths = [f"/{number}" for number in range(10)]
     for path in paths:

@@ -174,7 +174,7 @@ def test_data_of_another_kind_is_missing_and_made_anew(make_site: MakeSite, cloc
     packed = store.get(rendered.key)
     assert packed is not None
     fields = fields_of(packed)
-    first.isr.reset_after_fork()  # a process without a copy of its own
+    first.isr._reset_after_fork()  # a process without a copy of its own
     store.set(rendered.key, sealed([fields[0], *content, *fields[3:]], packed))
     assert (load(), len(calls)) == ("mine", 2)
 
@@ -414,7 +414,7 @@ def test_processes_with_different_keys_take_each_other_s_entries_for_missing_wit
     origin.on("/data", answer(lambda environ: str(load()).encode()))
     sites = [make_site(revalidate=60, store=store, **key) for key in (KEY, OTHER_KEY, {})]
     for number, site in enumerate(sites * 2):
-        site.isr.reset_after_fork()
+        site.isr._reset_after_fork()
         seen, data = site.visit("/a"), site.visit("/data")
         assert (seen.code, seen.label, seen.text) == (200, "MISS", f"/a v{number + 1}")
         assert (data.code, data.label, data.text) == (200, "MISS", str(number + 1))
@@ -436,7 +436,7 @@ def test_data_that_the_site_did_not_sign_is_missing(make_site: MakeSite, clock: 
     assert own is not None
     text, _, _, *rest = msgpack.unpackb(own[1 + 32 :])
     store.set(rendered.key, sealed([text, "value", [values.encode("forged")], *rest], own))
-    site.isr.reset_after_fork()
+    site.isr._reset_after_fork()
     assert load() == "the site's own"
     assert {event.reason for event in site.happened(Unreadable)} == {"signature"}
 
@@ -457,7 +457,7 @@ def test_a_page_that_another_namespace_signed_with_the_same_key_is_missing(
     one, other = (make_site(revalidate=60, store=store, namespace=name, **KEY) for name in ("one", "other"))
     (_, theirs), (key, _) = stored_by(one, "/a"), stored_by(other, "/a")
     store.set(key, theirs)
-    other.isr.reset_after_fork()
+    other.isr._reset_after_fork()
     assert (other.visit("/a").label, origin.calls["/a"]) == ("MISS", 3)
 
 
@@ -467,7 +467,7 @@ def test_a_page_without_room_for_its_codings_is_stored_and_signed(make_site: Mak
     origin.on("/a", answer(body))
     site = make_site(revalidate=60, store=store, **KEY)
     assert (site.visit("/a").label, site.visit("/a").label) == ("MISS", "HIT")
-    site.isr.reset_after_fork()
+    site.isr._reset_after_fork()
     assert site.visit("/a").label == "HIT"
 
 
@@ -507,7 +507,7 @@ def shape_of_a_page() -> Sample:
 
 def write_data(site: Site, function: Any, data: bytes) -> None:
     """Put ``data`` where a process looks for the result of ``function``, with a right checksum."""
-    task = function._task(site.isr.begin(), (), {})
+    task = function._task(site.isr._engine, (), {})
     entry = Entry(task.text, Value(data), site.clock(), site.clock(), None, None, TagSnapshot())
     site.store.set(task.page, CODEC.pack(entry))
 

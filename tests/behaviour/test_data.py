@@ -134,8 +134,8 @@ def test_that_there_is_nothing_for_an_argument_leaves_the_store_after_ten_minute
         return None
 
     def kept() -> list[bool]:
-        tasks = [post._task(site.isr.begin(), (0,), {}), post._task(site.isr.begin(), (1,), {})]
-        tasks.append(news._task(site.isr.begin(), (), {}))
+        tasks = [post._task(site.isr._engine, (0,), {}), post._task(site.isr._engine, (1,), {})]
+        tasks.append(news._task(site.isr._engine, (), {}))
         return [store.get(task.page) is not None for task in tasks]
 
     assert [post(0), post(1), news()] == [None, "a post", None]

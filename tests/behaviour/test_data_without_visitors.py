@@ -227,10 +227,10 @@ def test_of_several_apps_a_renderer_takes_the_one_that_has_called(make_site: Mak
         return flask.current_app.name
 
     both = DispatcherMiddleware(apps[0].wsgi_app, {"/two": apps[1].wsgi_app})
-    engine = make_site(app=both, watcher="nobody").isr.begin()
+    engine = make_site(app=both, watcher="nobody").isr._engine
     with apps[1].app_context():
-        task = name._task(engine, (), {})._replace(patience=0.0)
-    renderer = make_site(app=both, watcher="nobody").isr.begin()
+        task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
+    renderer = make_site(app=both, watcher="nobody").isr._engine
     assert renderer.work(task)[:5] == remote.MADE
     entry = renderer.fill.kept(task)
     assert entry is not None
@@ -247,11 +247,11 @@ def test_of_several_apps_a_renderer_that_does_not_have_it_leaves_it_to_the_proce
         return flask.current_app.name
 
     mounts = {f"/{app.name}": app.wsgi_app for app in apps}
-    engine = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr.begin()
+    engine = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr._engine
     with apps[2].app_context():
-        task = name._task(engine, (), {})._replace(patience=0.0)
+        task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
     del mounts["/three"]
-    renderer = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr.begin()
+    renderer = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr._engine
     assert renderer.work(task) == remote.UNKNOWN
     assert engine.work(task)[:5] == remote.MADE
 

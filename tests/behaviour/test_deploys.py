@@ -128,7 +128,7 @@ def test_after_a_release_that_was_taken_back_the_next_one_begins_as_the_one_that
 
 def test_a_release_that_served_nothing_does_not_stand_between_two_others(releases: Releases) -> None:
     shown(releases.begin("1"))
-    releases.begin("2").isr.begin()
+    assert releases.begin("2").isr._engine
     assert shown(releases.begin("3")) == ("STALE", "made by 1")
 
 

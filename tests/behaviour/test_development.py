@@ -53,7 +53,7 @@ def test_the_store_is_asked_for_nothing(make_site: MakeSite, origin: Origin) -> 
         site.visit("/a", extra=DEV, method=method)
     site.isr.invalidate(tags=["a"])
     assert site.isr.refresh("/a") is False
-    assert site.isr.has("/a") is False
+    assert site.isr._has("/a") is False
     assert site.isr.replay() == ()
     assert store.asked == []
 
@@ -174,6 +174,6 @@ def test_jobs_that_make_pages_for_others_are_told(make_site: MakeSite) -> None:
 
 def test_renderer_processes_have_nothing_to_do(tmp_path: Path, origin: Origin) -> None:
     url = f"sqlite:///{tmp_path}/store.db"
-    assert ISR(origin, store=url, revalidate=60).renders_elsewhere
-    assert not ISR(origin, store=url, revalidate=60, development="bypass").renders_elsewhere
+    assert ISR(origin, store=url, revalidate=60)._renders_elsewhere
+    assert not ISR(origin, store=url, revalidate=60, development="bypass")._renders_elsewhere
     assert list(tmp_path.iterdir()) == []

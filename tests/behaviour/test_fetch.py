@@ -424,7 +424,7 @@ def test_that_there_is_nothing_is_kept_for_ten_seconds(
     upstream.mend("/a")
     clock.advance(10)
     (*_, last) = site.happened(DataServed)
-    assert site.store.get(site.isr.begin().keyspace.data(last.key)) is not None
+    assert site.store.get(site.isr._engine.keyspace.data(last.key)) is not None
     assert session.get(f"{upstream.url}/a").status_code == 200
     clock.advance(61)
     assert site.visit("/a").text == "200"
@@ -436,7 +436,7 @@ def test_that_there_is_nothing_does_not_fill_the_store(
     upstream.on("/a", Reply(404))
     for path in ("/a", "/b"):
         session.get(upstream.url + path)
-    names = [site.isr.begin().keyspace.data(event.key) for event in site.happened(DataServed)]
+    names = [site.isr._engine.keyspace.data(event.key) for event in site.happened(DataServed)]
     clock.advance(71)
     assert [site.store.get(name) is None for name in names] == [True, False]
 
@@ -566,7 +566,7 @@ def test_those_who_wait_for_an_accident_each_get_a_response_of_their_own(
     for thread in threads:
         thread.start()
     gate.wait_until_entered()
-    flights = site.isr.begin().fill._flights
+    flights = site.isr._engine.fill._flights
     assert len(flights) == 1
     gate.open()
     for thread in threads:
@@ -612,7 +612,7 @@ def test_an_exception_goes_through_after_one_request_and_keeps_the_last_good_pag
         session.get(f"{upstream.url}/b")
     assert broken.calls == 1
     clock.advance(61)
-    with activate(site.isr.begin()):  # as in a request
+    with activate(site.isr._engine):  # as in a request
         assert session.get(f"{upstream.url}/a").text == "/a v1"
     site.settle()
     assert site.visit_and_settle("/a").text == site.visit("/a").text == "/a v1"
@@ -1174,7 +1174,7 @@ def test_a_hook_of_the_session_is_run_on_the_real_answer_and_what_it_makes_of_it
 
     session.hooks["response"].append(hook)
     for _ in range(2):
-        with activate(site.isr.begin()):  # as in a request
+        with activate(site.isr._engine):  # as in a request
             assert session.get(f"{upstream.url}/a").headers["X-Hook"] == "was here: /a v1"
     assert len(calls) == 1
     upstream.on("/b", Reply(404))
@@ -1217,7 +1217,7 @@ def test_a_process_that_was_never_asked_can_renew_for_one_that_was(
     site.settle()
     session._site._known.clear()  # as in a process that has just begun
     clock.advance(61)
-    task = session._fetch._task(site.isr.begin(), ("", "", {}, {}, 1, None, ()), {})
+    task = session._fetch._task(site.isr._engine, ("", "", {}, {}, 1, None, ()), {})
     assert task.rule == "CachedSession:renewing"
     digest, _ = session.configuration()
     assert session._site._session(digest).headers["Authorization"] == "one"

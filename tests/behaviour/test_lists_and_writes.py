@@ -159,7 +159,7 @@ def test_tags_that_the_store_has_lost_count_as_invalidated_once(
     site.visit("/blog/new")
     site.visit("/blog/new")
     posts.slugs.append("new")
-    names = site.isr.begin().keyspace
+    names = site.isr._engine.keyspace
     site.isr._store.delete(names.tag("tag:posts"))
     site.visit("/form", method="POST")
     assert site.visit("/blog/new").code == 200

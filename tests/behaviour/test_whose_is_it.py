@@ -24,7 +24,7 @@ def shows(show: Callable[[Environ], Any]) -> Any:
 
 
 def draft_cookie(site: Site) -> str:
-    return f"{COOKIE}={site.isr.begin().drafts.issue(60)}"
+    return f"{COOKIE}={site.isr._engine.drafts.issue(60)}"
 
 
 # Closures ------------------------------------------------------------------------------------------------

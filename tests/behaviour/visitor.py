@@ -335,7 +335,7 @@ class Site:
 
     def lifetime(self, path: str = "/", **request: Any) -> Lifetime:
         """Return for how long the stored page is fresh, and when it expires, as ages in seconds."""
-        live = self.isr.begin()
+        live = self.isr._engine
         page = self.isr._pages.match(make_environ(path, **request), live.stamps.epochs, False)
         assert isinstance(page, Page), page
         entry = live.fill.kept(page.task)

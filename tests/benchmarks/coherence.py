@@ -99,7 +99,7 @@ class _Hit:
         self.isr = ISR(
             bare(Site()), store=url_of(nodes), revalidate=LIFETIME, coherence=coherence, namespace=self._namespace
         )
-        self.isr.begin().presence = None  # what it asks once a minute, in the background, is not counted here
+        self.isr._engine.presence = None  # what it asks once a minute, in the background, is not counted here
         for label in ("MISS", "HIT", "HIT"):
             paths.prove(self.isr, self.environ, label)
 

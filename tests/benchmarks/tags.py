@@ -103,7 +103,7 @@ class _Page:
         self.isr = ISR(bare(Site()), rules, store=url, namespace=namespace, coherence=coherence, clock=clock)
         self._environ = environ_of(SLUG)
         self._epochs = [Keyspace(namespace).epoch(node) for node in self.isr._store.nodes]
-        self.isr.begin().presence = None  # what it asks once a minute, in the background, is not counted here
+        self.isr._engine.presence = None  # what it asks once a minute, in the background, is not counted here
         for label in ("MISS", "HIT", "HIT"):
             self.prove(label)
 

@@ -211,20 +211,20 @@ watch(connections := Connections())
 def app(environ, start_response): ...
 isr = ISR(app, store="memcached://127.0.0.1:1", journal="{journal}", development="cache")
 fork = ctypes.PyDLL(None).fork  # as uWSGI does, unless py-call-osafterfork is set
-engine = isr.begin()
+engine = isr._engine
 courier._own.lock.acquire()  # a thread of the parent may hold any lock
 isr._beginning[os.getpid()].acquire()
 child = fork()
 if child == 0:
     isr._is_serving = False
-    begun = isr.begin()
+    begun = isr._engine
     thread = courier._own.thread
-    print(begun is not engine, isr.begin() is begun, thread.name, thread.is_alive(), connections.are_inherited)
+    print(begun is not engine, isr._engine is begun, thread.name, thread.is_alive(), connections.are_inherited)
     sys.stdout.flush()
     os._exit(0)
 os.waitpid(child, 0)
 courier._own.lock.release()
-print(isr.begin() is engine)
+print(isr._engine is engine)
 """
 
 

@@ -70,7 +70,7 @@ def app_of(target: str) -> Iterator[ISR]:
 def site_of(isr: ISR, url: str | None, quiet: bool = False) -> Site:
     """The site that pages are made for; said, where it is nobody's. :raises ConfigError: ``url`` is none."""
     site, named = site_at(isr, url)
-    if (presence := isr.begin().presence) is not None:
+    if (presence := isr._engine.presence) is not None:
         presence.came(site)
     if not named and not quiet:
         click.echo(

@@ -130,7 +130,7 @@ class Prerender:
         self._folder = folder
         self._progress: Progress = lambda done, total, path: None
         self._pause = pause
-        self._monotonic = isr.begin().monotonic
+        self._monotonic = isr._engine.monotonic
         self._pool = Pool(self._work, self._drop, self._jobs_at_once, sys.maxsize)
         # Plain, and not an Event: it is set by a signal's handler, which may have interrupted anything.
         self._stopping = False

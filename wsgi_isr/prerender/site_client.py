@@ -74,7 +74,7 @@ class SiteClient:
     def __init__(self, isr: ISR, site: Site) -> None:
         self._isr = isr
         self._site = site
-        live = isr.begin()
+        live = isr._engine
         self._fill, self._keeps, self._codec = live.fill, live.keeps, live.codec
         self.here = here_of(site)
 

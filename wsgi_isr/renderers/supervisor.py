@@ -335,7 +335,7 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
         _log.exception("the app does not import in the supervisor of the renderer processes")
         return _NO_APP
     # Of several that cannot be told apart none is served: a job might be another tenant's.
-    sites = {isr._site: isr for isr in instances if isr.renders_elsewhere and isr.is_alone}
+    sites = {isr._site: isr for isr in instances if isr._renders_elsewhere and isr._is_alone}
     if not sites:
         return 0
     # Only now is there something to come to an end, and the app may have had handlers of its own.

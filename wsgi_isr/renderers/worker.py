@@ -166,7 +166,7 @@ class _JobRunner:
         except Exception:  # of another version of this package
             return UNKNOWN
         with self._limited(task.timeout + task.wait + GRACE):
-            word = isr.begin().work(task)
+            word = isr._engine.work(task)
         if word == FAILED + b"timeout":
             self.hangs = True
         return word

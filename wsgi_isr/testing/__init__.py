@@ -68,7 +68,7 @@ def fresh_cache() -> Iterator[None]:
 def _in_place_of_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
     outer, engine.stand_in = engine.stand_in, StandIn(store_of)
     alone = process.exchange_alone(None)
-    restore = {isr: isr.begin_with_stand_in() for isr in list(middleware.instances)}
+    restore = {isr: isr._begin_with_stand_in() for isr in list(middleware.instances)}
     try:
         with _kept_connections():
             yield
@@ -81,7 +81,7 @@ def _in_place_of_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
                 restore[isr]()
             else:  # made meanwhile, as its module was imported
                 isr.close()
-                isr.begin_with_stand_in()
+                isr._begin_with_stand_in()
 
 
 def _kept_connections() -> AbstractContextManager[None]:
