@@ -186,6 +186,8 @@ def started(project: Path, command: Sequence[str], env: Mapping[str, str]) -> It
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # Ignored by jobs in the background of a shell. Bottle's reloader cannot end the server then.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         try:
             until(lambda: process.poll() is not None or server.shows("tea"), "an answer")
@@ -234,7 +236,7 @@ def save_until_seen(server: Server, path: Path, text: str, words: str) -> None:
     """Save a file; again every 3 s. A reloader that has just begun takes the new file for the old one, and each save
     ends a server that is still starting.
 
-    Look only once a second: Bottle's reloader interrupts the main thread, and wsgiref swallows that in a request.
+    Look only twice a second: Bottle's reloader interrupts the main thread, and wsgiref swallows that in a request.
     """
     saved = 0.0
 
@@ -245,7 +247,7 @@ def save_until_seen(server: Server, path: Path, text: str, words: str) -> None:
             saved = time.monotonic()
         return server.shows(words)
 
-    until(saved_and_seen, words, every=1.0)
+    until(saved_and_seen, words, every=0.5)
 
 
 @pytest.mark.parametrize(("command", "env", "reads_templates"), RELOADING.values(), ids=RELOADING)

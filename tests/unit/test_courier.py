@@ -48,11 +48,13 @@ class Broken(App):
 
 @pytest.fixture
 def courier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Courier]:
-    """One that is in no hurry, but for its first round."""
+    """Yield one that is in no hurry, but for its first round, and that has the only thread of its kind."""
     monkeypatch.setattr(module, "FIRST", 0.0)
     courier = Courier()
+    module.courier.before_fork()  # ends the thread for apps of other tests
     yield courier
-    courier.before_fork()  # ends its thread
+    courier.before_fork()
+    module.courier.after_fork_in_parent()
 
 
 def threads() -> list[str]:

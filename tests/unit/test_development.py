@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import bottle
+import django
 import flask
 import pytest
 
@@ -109,6 +110,7 @@ def test_gunicorn_s_reloader_is_known_by_its_hooks_and_by_its_thread(monkeypatch
 
 @pytest.mark.parametrize("argv", [["manage.py", "runserver", "--noreload"], ["django-admin", "runserver"]])
 def test_django_s_command_is_known_without_its_reloader(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+    monkeypatch.setitem(sys.modules, "django", django)
     monkeypatch.setattr(sys, "argv", argv)
     assert of(app) == "manage.py runserver is running"
 

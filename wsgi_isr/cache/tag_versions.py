@@ -32,7 +32,7 @@ _NONCES = 3 * _NONCE
 
 #: Seconds after which a tag that is in use is read again, for the store not to take it for unused: the least, the most,
 #: and how many tags are read in a second in between. A client can fill a store within the most.
-READ_AGAIN, _READS = (2.0, 20.0), 200
+READ_AGAIN, _READS = (5.0, 20.0), 200
 #: Tags of which that is known, those that wait to be read along with epochs, and the least of these read at once.
 _MAX_KNOWN, _MAX_UNREAD, _READ_ALONG = 131072, 16384, 64
 
