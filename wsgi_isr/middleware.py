@@ -510,7 +510,7 @@ class ISR(Wrapper):
 
     @property
     def renders_elsewhere(self) -> bool:
-        """Return whether other processes may render pages. These pages must be visible to all processes in the store."""
+        """Return whether other processes may render pages. They need a store that all processes share."""
         return self.configuration.settings.background == "auto" and self._store.keeps and self._store.shared
 
     @property
