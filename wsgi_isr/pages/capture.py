@@ -195,7 +195,7 @@ def _suits(content: Content, looks: set[str], asked: Mapping[str, Any], client: 
 
 
 def _is_short(headers: list[tuple[str, str]]) -> bool:
-    """Return whether an answer sets a cookie and has a declared length."""
+    """Return whether an answer sets a cookie, declares its length, and is no event stream."""
     names = {name.lower() for name, _ in headers}
     kind = next((value for name, value in headers if name.lower() == "content-type"), "")
     return {"set-cookie", "content-length"} <= names and not kind.lower().startswith("text/event-stream")

@@ -84,7 +84,7 @@ def chosen(content: Content, accepted: str) -> Content:
 def _best(accepted: str, offered: tuple[str, ...]) -> str:
     """Return the coding with the highest quality, the first offered of several; empty for none.
 
-    A coding that the header does not name has quality 0.
+    A coding that the header does not name has the quality of ``*``, or 0.
     """
     header = parse_accept_header(accepted)
     liked = {name: header.quality(name) for name in offered}
