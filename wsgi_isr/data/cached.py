@@ -105,8 +105,8 @@ def is_among_visitors() -> bool:
 def here() -> DataEngine | None:
     """Return the engine for data used here.
 
-    Outside of all apps it is the only engine. Of several engines, one may belong to another tenant, so the result is
-    ``None``.
+    Outside of all apps it is the only engine. With several engines the result is ``None``: each may belong to another
+    tenant.
     """
     if (home := _here.get()) is not None:
         return home
