@@ -69,7 +69,7 @@ class _Renderers:
         remote.folder = None
         try:
             wait_for(fork("isr-cleaner", self._clean), _CLEANING)
-        except OSError as error:  # no more processes
+        except OSError as error:  # the system can start no process
             _log.debug("a folder of sockets stays: %s", error)
 
     def _clean(self) -> int:

@@ -253,7 +253,7 @@ def apps_here() -> Collection[ISR]:
 
 
 def _django_application() -> str | None:
-    """Return the application of the Django site whose settings this process has loaded, as ``module:attribute``."""
+    """Return the application of the Django site whose settings are loaded, as ``module:attribute``."""
     conf = sys.modules.get("django.conf")
     if conf is None or not (conf.settings.configured or os.environ.get("DJANGO_SETTINGS_MODULE")):
         return None

@@ -64,7 +64,7 @@ class CachedSession(requests.Session):
     to the session's, and ``no_store=True`` fetches anew. A page that uses ``no_store`` is not stored.
 
     A kept answer is a :class:`requests.Response` like any other, except for ``raw``. The statuses 200, 203, 204, 300,
-    301 and 308 are kept, and 404 and 410 for at most 10 s, whatever the server says about caching. An exception or
+    301 and 308 are kept, and 404 and 410 for at most 10 s. The server's caching headers are ignored. An exception or
     another status is passed on and not kept. Then the kept answer stays, and so does the last good version of a page
     that uses it. Retries and adapters work. Hooks of the session run on real answers, not on kept ones.
 

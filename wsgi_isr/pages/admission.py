@@ -101,7 +101,7 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
             return f"vary-{header}" if _TOKEN.fullmatch(header) and header != "*" else "vary-any"
     for name, value in lower:
         if name == "content-type" and value.lower().startswith("text/event-stream"):
-            return "event-stream"  # it has no end
+            return "event-stream"  # an event stream does not end
         if name == "content-security-policy" and "'nonce-" in value.lower():
             return "csp-nonce"  # valid for one answer (CSP 3, 7.1): a client that knows it may run scripts in the next
         if name == "content-length" and (_delta(value) or 0) > policy.max_body:

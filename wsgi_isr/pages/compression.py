@@ -1,8 +1,8 @@
 """Content codings: a body is compressed once, when it is stored, and sent in the coding that the client prefers.
 
 gzip (RFC 9110, 8.4.1.3) is always there; br (RFC 7932) and zstd (RFC 8878) need their libraries. A stored body is the
-same for all clients, or for all with the same values of the headers, cookies and parameters that a rule declares. So
-no secret of one client is compressed together with the input of another, which could leak the secret.
+same for all clients with equal values of the parts of a request that its rule declares. So no secret of one client is
+compressed together with the input of another, which could leak the secret.
 """
 
 from __future__ import annotations
