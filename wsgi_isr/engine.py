@@ -229,8 +229,10 @@ class Engine:
         return self._pid == os.getpid()
 
     def still_valid(self, slot: CachedEntry, answer: PreparedResponse) -> bool:
-        """Return whether nothing was invalidated since the copy was checked; if so, allow sending it until the next
-        poll."""
+        """Return whether nothing was invalidated since the copy was checked.
+
+        If so, the response may be sent until the next poll.
+        """
         if not self.is_here:
             return False
         try:

@@ -312,8 +312,10 @@ class ISR(Wrapper):
         return after_write
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
-        """Answer for a failed render without a stale page: send the app's error response, or raise the app's
-        exception."""
+        """Answer for a failed render without a stale page.
+
+        The answer is the app's error response, or the app's exception is raised.
+        """
         if isinstance(found.content, Content):
             status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
             return send_as_is(environ, start_response, found.content, status, "MISS")
@@ -426,11 +428,12 @@ class ISR(Wrapper):
     # A process and its end -----------------------------------------------------------------------------
 
     def begin(self, environ: Mapping[str, Any] | None = None, again: bool = False) -> Engine:
-        """Return the engine of this process; make it with the first request, and again after every fork and gevent
-        patch.
+        """Return the engine of this process.
+
+        The first request makes it, and so does the first one after every fork and gevent patch.
 
         :param environ: the request, whose server may be a development server.
-        :param again: look again for a development server, because the engine was made without a request.
+        :param again: look again for a development server, because the engine was made before its server was known.
         """
         live = self._live
         if live is not None and live.is_here and not again:

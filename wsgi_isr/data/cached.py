@@ -331,8 +331,10 @@ class Cached(Known, Generic[P, R]):
         return dict(bound.arguments)
 
     def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any], app: str = "") -> str:
-        """Return the key: module, qualified name, version, arguments by name, closure data, and the app if there are
-        several."""
+        """Return the key of a call, unambiguously.
+
+        It has module, qualified name, version, arguments by name, closure data, and the app if there are several.
+        """
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
         return _joined([self.name, self._version, arguments, self.around, app])
 

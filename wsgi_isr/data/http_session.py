@@ -121,8 +121,7 @@ class CachedSession(requests.Session):
         raise TypeError("a CachedSession is not copied or pickled; make another one")
 
     def get(self, url: Any, params: Any = None, **kwargs: Any) -> requests.Response:
-        """Send a GET; see :class:`requests.Session`, and the class for ``revalidate``, ``expire``, ``tags``,
-        ``no_store``."""
+        """Send a GET; see :class:`requests.Session`, and the class for the further arguments."""
         return self.request("GET", url, params=params, **kwargs)
 
     def request(

@@ -241,8 +241,10 @@ class Functions(Generic[K]):
         self._known: OrderedDict[tuple[str, str, str], K] = OrderedDict()
 
     def add(self, function: K) -> None:
-        """Add a function. It replaces one of the same name, as everywhere in Python: a module may have been
-        reloaded."""
+        """Add a function, in place of one with the same identity.
+
+        The latest counts, as everywhere in Python: a module may have been reloaded.
+        """
         with self._lock:
             self._known[function.told] = function
             if len(self._known) > self._most:

@@ -21,8 +21,10 @@ _CRAWLERS = (
 
 
 def is_crawler(user_agent: str) -> bool:
-    """Return whether this ``User-Agent`` (RFC 9110, 10.1.5) is that of a crawler. An empty one counts: browsers send
-    one."""
+    """Return whether this ``User-Agent`` (RFC 9110, 10.1.5) is that of a crawler.
+
+    An empty one counts as a crawler: browsers send one.
+    """
     return not user_agent or _pattern().search(user_agent) is not None
 
 

@@ -83,10 +83,10 @@ class Sites:
             _answering.reset(token)
 
     def known(self) -> list[Site]:
-        """Return every site that a page was rendered for in any process; without one, the canonical site or a
-        fallback.
+        """Return every site that a page was rendered for, in any process.
 
-        The first is the site of the current request, if there is one.
+        The first is the site of the current request, if there is one. Without any, the only one is the canonical site
+        or a fallback.
         """
         owner, own = _answering.get()
         first = [own] if own is not None and owner is self else []

@@ -64,8 +64,9 @@ class PageKey(NamedTuple):
 
 
 def public_path(script: str, path: str) -> str:
-    """Return the path for people: with the mount point, and without percent-encoding. An empty path is ``/`` (RFC
-    9110, 4.2.3).
+    """Return the path for people: with the mount point, and without percent-encoding.
+
+    An empty path is ``/`` (RFC 9110, 4.2.3).
 
     :raises UnicodeError: it is not UTF-8.
     """
@@ -116,8 +117,10 @@ class Matcher:
         return (self._site is None or self._site == site[:2]) and (self._is_own is None or self._is_own(site.host))
 
     def match(self, environ: dict[str, Any]) -> tuple[Policy, PageKey] | Bypass:
-        """Return the policy and the key of a request's page, without the client's identity; or why the cache is
-        bypassed."""
+        """Return the policy and the key of a request's page, or why the cache is bypassed.
+
+        The key has no part of the client's identity.
+        """
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return Bypass("method")
         # REMOTE_USER and AUTH_TYPE: the server has authenticated the user (RFC 3875, 4.1.1 and 4.1.11).

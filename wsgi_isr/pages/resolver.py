@@ -51,8 +51,10 @@ class Page(NamedTuple):
         return sorted((query or "").split("&")) == sorted(query_string(self.key).split("&"))
 
     def may_serve(self, content: Content) -> bool:
-        """Return whether this client may get the page: a page that reads cookies is for clients without personal
-        cookies."""
+        """Return whether this client may get the page.
+
+        A page whose app reads cookies is for clients without personal cookies.
+        """
         return not (self.personal and content.reads_cookies)
 
 
