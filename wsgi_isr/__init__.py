@@ -29,7 +29,7 @@ from .process import invalidate, refresh, replay
 if TYPE_CHECKING:
     from .data.http_session import CachedSession as CachedSession
 
-# Without CachedSession, so that "import *" asks for no extra.
+# CachedSession is left out, so that "import *" needs no extra.
 __all__ = [
     "ISR",
     "ConfigError",
@@ -57,7 +57,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "CachedSession":
-        # requests takes longer to import than all the rest, is optional, and few fetch.
+        # requests is optional, few apps fetch, and it takes longer to import than this package.
         try:
             from .data.http_session import CachedSession
         except ModuleNotFoundError as error:
@@ -65,7 +65,7 @@ def __getattr__(name: str) -> Any:
                 raise
             raise ConfigError(name, "requests is not installed", "pip install wsgi_isr[requests]") from error
         return CachedSession
-    # Reading package metadata takes longer than importing this package, and few ask for the version.
+    # Reading package metadata takes longer than importing this package, and few programs ask for the version.
     if name == "__version__":
         from importlib.metadata import version
 

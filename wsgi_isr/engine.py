@@ -1,6 +1,6 @@
-"""One process's share of a store: its copies, flights, leases and background, wired together.
+"""The engine: one process's share of a store, with its copies, flights, leases and background.
 
-An :class:`~wsgi_isr.ISR` has one; a script that only uses cached functions gets one of its own.
+Each :class:`~wsgi_isr.ISR` has an engine. A script that only uses cached functions gets its own.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _log = logging.getLogger("wsgi_isr")
 
 
 class StandIn(NamedTuple):
-    """What tests have put in the place of every store of this process (:mod:`.testing`).
+    """The replacement, made by tests, of every store of this process (:mod:`.testing`).
 
-    :param store_of: from a configured store, or its URL, to the one in its place.
+    :param store_of: returns the replacement of a configured store or its URL.
     """
 
     store_of: Callable[[Any], Store]
@@ -60,7 +60,10 @@ _client: ContextVar[Mapping[str, Any] | None] = ContextVar("wsgi_isr_client", de
 
 @contextmanager
 def on_behalf_of(client: Mapping[str, Any]) -> Iterator[None]:
-    """In here pages are rendered for everybody, and their refusals answered to the client with this request."""
+    """Render pages in this context for all clients, but send an answer that may not be stored to this client.
+
+    :param client: the environ of the client's request.
+    """
     token = _client.set(client)
     try:
         yield
@@ -69,15 +72,18 @@ def on_behalf_of(client: Mapping[str, Any]) -> Iterator[None]:
 
 
 class Engine:
-    """Made by a process's first request, after every fork and every patch: nothing of it is inherited.
+    """The state of one process, made by its first request, and again after every fork and gevent patch.
 
-    :param produce_page: renders the task of a page; ``None`` where there is no app.
-    :param app: the app, for what data needs of its framework.
-    :param site: tells renderer processes whose jobs it hands to them; ``None`` where it hands them none.
-    :param inline: whether everything is done in the thread that asks for it, as tests want it.
-    :param is_alone: whether that is true: with two of the same site, a page might be made by the other one's app.
-    :param journal: keeps what cannot be delivered. :param name: the app's, in the records of the store.
-    :param is_serving: whether this process answers requests for the app.
+    A child process inherits nothing of it.
+
+    :param produce_page: renders the task of a page; ``None`` if there is no app.
+    :param app: the app, for data that needs its framework.
+    :param site: the digest that names the app to renderer processes; ``None`` if jobs stay in this process.
+    :param is_alone: returns whether ``site`` is unique in this process. Otherwise another app might render the page.
+    :param journal: keeps undelivered invalidations.
+    :param name: the app's name in the records of the store.
+    :param is_serving: returns whether this process answers requests for the app.
+    :param inline: run everything in the calling thread, as tests need.
     """
 
     def __init__(
@@ -109,7 +115,7 @@ class Engine:
         self.drain = settings.drain_timeout
         release = settings.release or ""
         self.keyspace = Keyspace(settings.namespace, release)
-        # Looked up now, not when a module was loaded: gevent may have patched them in between.
+        # Looked up now: gevent may have patched the functions since the module was loaded.
         self.clock = clock or time.time
         self.monotonic = monotonic or time.monotonic
         self.drafts = Drafts(settings.secret, settings.namespace, self.clock)
@@ -120,7 +126,7 @@ class Engine:
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
         )
-        #: ``None`` where no other process can be in the same store.
+        #: ``None`` if no other process can use the same store.
         self.presence = (
             Presence(registry, store, settings.namespace, name, rules.policies, self.clock, self.monotonic)
             if store.keeps and (store.shared or isinstance(settings.store, Store))
@@ -132,11 +138,12 @@ class Engine:
 
         def produce(task: Task) -> Product:
             if not task.data:
-                # A cold page is rendered in a visitor's thread. What code around us has noted about the visitor there
-                # (a user, a language, a tenant) must not be found by the app.
+                # A cold page is rendered in a client's thread. A new context hides the client's user, language and
+                # tenant, which the surrounding code may have set.
                 return Context().run(make_page, led(), task, _client.get())
             make = functools.partial(make_data, task, self._application.surroundings(app_of(task)))
-            # A module that calls a function holds the lock of its import. The function may import that module.
+            # A module that calls a function at import holds its import lock. The function may import that module, so
+            # another thread would deadlock.
             is_locked = inside() is None and is_importing()
             try:
                 return self._isolation.run(make, task.timeout, here=is_locked)
@@ -187,7 +194,7 @@ class Engine:
 
     @cached_property
     def _application(self) -> Application:
-        """What data is made in. Looked for with the first data: by then the app is complete."""
+        """Return the framework context of data. It is looked up with the first data: the app is complete by then."""
         return Application(self._app, inline=self._inline)
 
     @cached_property
@@ -195,13 +202,13 @@ class Engine:
         return Isolation(self._application.at_end, inline=self._inline)
 
     def active_app(self) -> str | None:
-        """Return the name of the app that is active here (:meth:`.Application.active`)."""
+        """Return the name of the active app (:meth:`.Application.active`)."""
         return self._application.active()
 
     def work(self, task: Task) -> bytes:
-        """Do what another process has asked for (:meth:`.Cache.work`)."""
+        """Do a job that another process has submitted (:meth:`.Cache.work`)."""
         if task.data and not self._application.knows(app_of(task)):
-            return remote.UNKNOWN  # of several apps, the one that it is for is not here
+            return remote.UNKNOWN  # the job is for an app that this process does not have
         return self.fill.work(task)
 
     def _hand_over(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
@@ -218,17 +225,20 @@ class Engine:
 
     @property
     def is_here(self) -> bool:
-        """Return whether this process made it. A server that forks in C may not have told Python."""
+        """Return whether this process made the engine. A server that forks in C may not have told Python."""
         return self._pid == os.getpid()
 
     def still_valid(self, slot: CachedEntry, answer: PreparedResponse) -> bool:
-        """Whether nothing was invalidated since the copy was checked; then it may be sent until asked again."""
+        """Return whether nothing was invalidated since the copy was checked.
+
+        If so, the response may be sent until the next poll.
+        """
         if not self.is_here:
             return False
         try:
             polled = self.stamps.polled()
         except Exception:
-            return False  # a store that raises what it should not: the way below says so, and passes on
+            return False  # The slow path reports an unexpected exception of the store, and the app answers.
         checked = slot.checked
         if checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
             return False
@@ -236,12 +246,15 @@ class Engine:
         return True
 
     def forget(self) -> None:
-        """This process has invalidated something itself: it does not wait to see that."""
+        """Drop this process's tag versions and prepared responses, so that its own invalidations show at once."""
         self.stamps.forget()
         self.local.drop_prepared()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Drain the background within ``timeout`` seconds, by default the ``drain_timeout`` option."""
+        """Drain the background within ``timeout`` seconds and return whether it finished.
+
+        :param timeout: seconds; by default the ``drain_timeout`` option.
+        """
         if self._remote is not None:
             self._remote.close()
         timeout = self.drain if timeout is None else timeout

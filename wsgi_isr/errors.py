@@ -1,7 +1,7 @@
 """Every error that leaves this package, under one base.
 
-Each class says whose fault it is and keeps the evidence (option, key, node, cause); none of them
-ever carries the body of a page.
+Each class names the party at fault and keeps the evidence (option, key, node, cause). No error carries the body of a
+page.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class ISRError(Exception):
 
 
 class ConfigError(ISRError, ValueError):
-    """The operator's fault, found at start: names the option and says what to do.
+    """A mistake of the operator, found at start. The message names the option and says what to write.
 
     :param option: the option, rule or environment variable at fault.
     :param problem: what is wrong with it.
@@ -32,14 +32,14 @@ class ConfigError(ISRError, ValueError):
 
 
 class StoreError(ISRError):
-    """The base of what a store may raise once it is open."""
+    """The base of all errors that an open store may raise."""
 
 
 class StoreUnavailable(StoreError):
-    """A node did not answer: not the same as a missing key.
+    """A node did not answer. A missing key is no error.
 
     :param node: the node's name (its address, or the file).
-    :param cause: what the operating system or the client library said.
+    :param cause: the error of the operating system or the client library.
     """
 
     def __init__(self, node: str, cause: BaseException | str) -> None:
@@ -52,10 +52,10 @@ class StoreUnavailable(StoreError):
 
 
 class ValueTooLarge(StoreError):
-    """A value above the store's limit; refused before it is sent, so the old one stays.
+    """A value exceeds the store's limit. It is refused before it is sent, so the old value stays.
 
     :param size: bytes of the value.
-    :param limit: bytes the store takes.
+    :param limit: bytes that the store takes.
     """
 
     def __init__(self, key: str, size: int, limit: int) -> None:
@@ -66,11 +66,11 @@ class ValueTooLarge(StoreError):
 
 
 class InvalidationError(ISRError):
-    """An invalidation that was not, or not entirely, delivered. Repeating it is always safe.
+    """An invalidation was not delivered completely. Repeating it is always safe.
 
-    :param delivered: the names of the tags that were.
-    :param undelivered: those that were not, and why.
-    :param journal: the file that keeps the rest until it is delivered; ``None`` where nothing keeps it.
+    :param delivered: the names of the delivered tags.
+    :param undelivered: from the name of each other tag to the cause.
+    :param journal: the file that keeps the rest until it is delivered; ``None`` if the rest is lost.
     """
 
     def __init__(
@@ -96,15 +96,15 @@ class InvalidationError(ISRError):
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message. A visitor's path may be among them: nothing in it makes a line of its own in a log."""
+    """Return names for a message. A client's path may be among them, so no name can begin a new line in a log."""
     return ", ".join(name if name.isprintable() else repr(name) for name in names) or "none"
 
 
 class PersonalDataError(ISRError, RuntimeError):
-    """A cached function looks at the visitor who is being answered; its result would be everybody's.
+    """A cached function reads the current visitor's data, but its result is shared by all visitors.
 
     :param function: the function's name.
-    :param looked_at: what it looks at.
+    :param looked_at: the data that the function reads.
     :param remedy: what to write instead.
     """
 
@@ -119,7 +119,7 @@ class PersonalDataError(ISRError, RuntimeError):
 
 
 class RefreshError(ISRError):
-    """Nothing new was made of what was to be refreshed; the last good one stays.
+    """A refresh produced nothing new; the last good version stays.
 
     :param what: the path, or the function's name.
     :param reason: why, as in ``Cache-Status``.

@@ -1,8 +1,8 @@
-"""What happened, as frozen values. Logs and metrics are subscribers.
+"""Events: frozen values that say what happened. Logs and metrics are subscribers.
 
-The core emits and never looks back: a subscriber that raises is reported once, and the request goes on.
-Like most values of this package they are named tuples: generating a frozen dataclass costs seven times as
-much at import.
+The core emits events and ignores the subscribers' results. A subscriber that raises is reported once, and the request
+goes on. Events are named tuples, like most values of this package: a frozen dataclass costs seven times as much at
+import.
 """
 
 from __future__ import annotations
@@ -15,13 +15,16 @@ _log = logging.getLogger("wsgi_isr")
 
 
 class Served(NamedTuple):
-    """An answer left. ``label`` is the word of the ``X-ISR`` header; ``age`` is in seconds.
+    """The cache answered a request.
 
-    Not emitted for each of the plain hits that are answered from what was prepared a moment before: there
-    is about one for each page and second, or ``coherence``; with ``debug`` there is one for each request.
-    ``text`` is the text of the page's key, or the URL of a request that is not for a page; ``lock`` is ``held`` where
-    this request rendered the page, ``waited`` where it waited for another's render; ``seconds`` is how long the cache
-    took, renders included.
+    Plain hits from a prepared response emit about one event for each page and second, or ``coherence``. With
+    ``debug``, each request emits an event.
+
+    :param label: the value of the ``X-ISR`` header.
+    :param age: seconds.
+    :param text: the text of the page's key, or the URL of a request that is not for a page.
+    :param lock: ``held`` if this request rendered the page, ``waited`` if it waited for another render, else ``none``.
+    :param seconds: time in the cache, renders included.
     """
 
     key: str
@@ -34,11 +37,16 @@ class Served(NamedTuple):
 
 
 class DataServed(NamedTuple):
-    """Cached data was asked for, of the function ``name``, under ``key`` (text that holds the arguments).
+    """A cached function was called.
 
-    ``label`` is that of a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` where it was not looked for, or
-    could not be kept, for ``reason``. ``shown`` is what it is for people, where the name alone does not tell: of a
-    fetch, its method and URL.
+    :param name: the function's name.
+    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` if the cache was not used or could not
+        keep the result.
+    :param key: the text that holds the arguments.
+    :param age: seconds.
+    :param reason: why the label is ``SKIP``.
+    :param seconds: time in the cache, the call included.
+    :param shown: text for people if the name alone is too little: the method and URL of a fetch.
     """
 
     name: str
@@ -51,10 +59,15 @@ class DataServed(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """The app made a page. ``seconds`` is how long it took; ``stored`` whether the store took it; ``text`` is the text
-    of the page's key; ``storing`` is how many of the seconds have passed since the page was made, from when its age
-    counts; ``revalidate`` is the age at which it is due again, in seconds, ``None`` for never; ``refused``: the answer
-    is not for everybody, and what was stored is that alone."""
+    """The app rendered a page.
+
+    :param seconds: duration of the render.
+    :param stored: whether the store took the page.
+    :param text: the text of the page's key.
+    :param storing: the part of ``seconds`` after the page was complete. The age of the page counts from its start.
+    :param revalidate: age in seconds at which the page becomes stale; ``None`` for never.
+    :param refused: the answer may not be shared, so a hit-for-miss was stored.
+    """
 
     key: str
     seconds: float
@@ -66,7 +79,11 @@ class Rendered(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An answer may not be stored; ``rule`` is its pattern, ``reason`` the word in ``Cache-Status``."""
+    """An answer may not be stored.
+
+    :param rule: the pattern of the rule.
+    :param reason: the reason as in ``Cache-Status``.
+    """
 
     key: str
     rule: str
@@ -75,8 +92,12 @@ class Refused(NamedTuple):
 
 
 class UndeclaredVary(NamedTuple):
-    """While it rendered, an app has looked for request ``headers`` (names in lower case) that neither its ``Vary`` nor
-    the rule names: everybody gets the page of a visitor who sends none of them."""
+    """The app read request headers that neither its ``Vary`` nor the rule names.
+
+    Every client gets the page for a client that sends none of these headers.
+
+    :param headers: the names in lower case.
+    """
 
     key: str
     rule: str
@@ -85,7 +106,10 @@ class UndeclaredVary(NamedTuple):
 
 
 class RenderFailed(NamedTuple):
-    """A render raised, answered 5xx or 429, or ran past its timeout. Next try in ``retry_in`` seconds."""
+    """A render raised, answered 5xx or 429, or ran past its timeout.
+
+    :param retry_in: seconds until the next attempt.
+    """
 
     key: str
     rule: str
@@ -96,13 +120,13 @@ class RenderFailed(NamedTuple):
 
 
 class LeaseLost(NamedTuple):
-    """A lock was not ours any more when we came to renew or release it."""
+    """A lease had another owner when this process came to renew or release it."""
 
     key: str
 
 
 class StoreFailed(NamedTuple):
-    """A verb of the store did not work; the visitor was served without it."""
+    """An operation of the store failed; the request was served without it."""
 
     verb: str
     key: str
@@ -110,23 +134,25 @@ class StoreFailed(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A stored value was damaged, forged, of another schema, or another key's; it counts as missing."""
+    """A stored value was damaged, forged, of another schema, or of another key. It counts as missing."""
 
     key: str
     reason: str
 
 
 class BackgroundFull(NamedTuple):
-    """A background render found no room; the stale page stays until a later request tries again."""
+    """The background queue was full; the stale page stays until a later request tries again."""
 
     key: str
 
 
 class Invalidated(NamedTuple):
-    """Tags were invalidated from this process; ``undelivered`` are those whose node could not be reached, and
-    ``journal`` is the file that keeps them (``None``: they are lost).
+    """Tags were invalidated from this process.
 
-    ``warnings`` say why it may have reached nothing; ``hints`` the same, where that is usual.
+    :param undelivered: the tags whose node could not be reached.
+    :param journal: the file that keeps ``undelivered``; ``None``: these tags are lost.
+    :param warnings: why the invalidation may have reached nothing.
+    :param hints: the same, if that is usual.
     """
 
     tags: tuple[str, ...]
@@ -140,7 +166,11 @@ class Invalidated(NamedTuple):
 
 
 class Delivered(NamedTuple):
-    """Tags that a ``journal`` had kept were invalidated; ``waiting`` are those whose node still cannot be reached."""
+    """Tags from a journal were invalidated.
+
+    :param waiting: the tags whose node still cannot be reached.
+    :param journal: the file.
+    """
 
     tags: tuple[str, ...]
     waiting: tuple[str, ...]
@@ -148,9 +178,11 @@ class Delivered(NamedTuple):
 
 
 class InternalError(NamedTuple):
-    """``where`` is the part of the cache, or the callable of a rule, that raised ``cause``.
+    """A part of the cache, or a callable of a rule, raised an error.
 
-    ``outcome`` says what follows from that, for people; empty where nothing is known of it.
+    :param where: the part or the callable.
+    :param cause: the error.
+    :param outcome: the consequence, for people; empty if it is unknown.
     """
 
     where: str
@@ -187,7 +219,7 @@ class Events:
         return bool(self._subscribers)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call ``subscriber`` with every event from now on, in the thread in which it happened."""
+        """Call ``subscriber`` with every later event, in the thread that emits it."""
         self._subscribers = (*self._subscribers, subscriber)
 
     def emit(self, event: Event) -> None:

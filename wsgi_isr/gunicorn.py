@@ -1,8 +1,8 @@
-"""gunicorn hooks: ``gunicorn -c python:wsgi_isr.gunicorn myapp:app``, or imported into a config file of your own.
+"""gunicorn hooks: ``gunicorn -c python:wsgi_isr.gunicorn myapp:app``, or imported into your own config file.
 
-They start the renderer processes of the instance (:mod:`.renderers`) before its workers and stop them after these. A
-worker that stops drains its background renders first. Nothing else is needed: an :class:`~wsgi_isr.ISR` starts its
-threads and connections with its first request, so with ``--preload`` none is inherited.
+The hooks start the renderer processes of the instance (:mod:`.renderers`) before its workers and stop them after the
+workers. A worker that stops drains its background renders first. Nothing else is needed: an :class:`~wsgi_isr.ISR`
+starts its threads and connections with its first request. So ``--preload`` inherits none.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .process import close_all
 from .renderers.child_process import fork, wait_for
 from .renderers.supervisor import Watcher, remove_folder
 
-# What `from wsgi_isr.gunicorn import *` brings into a config file.
+# The names that `from wsgi_isr.gunicorn import *` brings into a config file.
 __all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready", "worker_exit"]
 
-#: Seconds, beyond those that renders get to their end (``drain_timeout``, which only the supervisor knows).
+#: Seconds beyond the drain of renders (``drain_timeout``, which only the supervisor knows).
 _STOPPING = 30.0
 #: Seconds for removing two sockets.
 _CLEANING = 5.0
@@ -31,7 +31,7 @@ _log = logging.getLogger("wsgi_isr")
 
 
 class _Renderers:
-    """Those of one instance, as its master sees them."""
+    """The renderer processes of one instance, as its master sees them."""
 
     def __init__(self, server: Any) -> None:
         self._owner = os.getpid()
@@ -41,16 +41,19 @@ class _Renderers:
         self.begin(server)
 
     def begin(self, server: Any) -> None:
-        """With the code of now. Those before end what they do."""
+        """Start renderers with the current code. Earlier renderers finish their jobs."""
         new = Watcher(self._folder, server.app.wsgi, lambda: _become_child(server))
         for watcher in self._watchers:
-            if watcher.pid not in server.WORKERS:  # it is long gone, and its id somebody else's
+            if watcher.pid not in server.WORKERS:  # the process has ended, and its id may belong to a worker now
                 watcher.stop()
         self._watchers = [*(watcher for watcher in self._watchers if watcher.alive), new]
         self._folder = remote.folder = new.folder
 
     def look_after(self, server: Any) -> None:
-        """The watcher may have been killed. Nobody tells the master, so it has a look when it gets the chance."""
+        """Start new renderers if the watcher was killed.
+
+        The master is not told of that, so it looks before each fork of a worker.
+        """
         watcher = self._watchers[-1]
         if not watcher.alive and not watcher.content:
             self.begin(server)
@@ -66,21 +69,21 @@ class _Renderers:
         remote.folder = None
         try:
             wait_for(fork("isr-cleaner", self._clean), _CLEANING)
-        except OSError as error:  # no more processes
+        except OSError as error:  # the system can start no process
             _log.debug("a folder of sockets stays: %s", error)
 
     def _clean(self) -> int:
-        """Remove the folder, as the user that owns it: that user may have put anything into its place."""
+        """Remove the folder as the user that owns it: that user may have put any file in its place."""
         _become_child(self._server)
         remove_folder(str(self._folder))
         return 0
 
 
 def when_ready(server: Any) -> None:
-    """Called by gunicorn in its master, before there are workers."""
+    """Start the renderers; gunicorn calls this in its master, before there are workers."""
     if server.cfg.reload:
         development.has_reloader = True
-        return  # a worker begins anew when the code changes; renderers would go on with the old one
+        return  # a worker restarts when the code changes; renderers would keep the old code
     try:
         server.wsgi_isr = _Renderers(server)
     except OSError as error:
@@ -88,7 +91,7 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """Called by gunicorn in its master on SIGHUP, once the configuration was read anew."""
+    """Replace the renderers; gunicorn calls this in its master on SIGHUP, after it has read the configuration."""
     renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
     if renderers is None:
         when_ready(server)
@@ -100,7 +103,7 @@ def on_reload(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Called by gunicorn in its master, before it forks a worker."""
+    """Replace killed renderers; gunicorn calls this in its master, before it forks a worker."""
     renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
     if renderers is not None:
         try:
@@ -110,23 +113,23 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Called by gunicorn in a worker that is about to serve."""
+    """Start the courier; gunicorn calls this in a worker that is about to serve."""
     courier.start()  # a gevent worker of --preload is patched by now
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Called by gunicorn in a worker that has served its last request."""
+    """Drain the worker; gunicorn calls this in a worker that has served its last request."""
     close_all()
 
 
 def on_exit(server: Any) -> None:
-    """Called by gunicorn in its master, after the last worker."""
+    """Stop the renderers; gunicorn calls this in its master, after the last worker."""
     if (renderers := getattr(server, "wsgi_isr", None)) is not None:
         renderers.end()
 
 
 def _become_child(server: Any) -> None:
-    """In a child that serves nobody: what gunicorn does in its own children, besides serving."""
+    """Do in a child that does not serve what gunicorn does in its workers: close listeners and set the user."""
     from gunicorn import util
 
     for listener in server.LISTENERS:

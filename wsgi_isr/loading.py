@@ -1,4 +1,4 @@
-"""Apps by name: ``module:attribute``, as servers and commands are told them."""
+"""Loading of apps by name: ``module:attribute``, as servers and commands take it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def load(target: str, option: str) -> Any:
-    """What ``target`` names: ``module:attribute``; with ``()`` behind it, what a factory returns.
+    """Return the object that ``target`` names: ``module:attribute``; with ``()`` at its end, the result of a factory.
 
-    :param option: what errors name as their place.
-    :raises ConfigError: it does not import, or is no WSGI app.
+    :param option: the option that errors name.
+    :raises ConfigError: the module does not import, or the object is no WSGI app.
     """
     module_name, colon, attribute = target.partition(":")
     if not module_name or not colon or not attribute:
@@ -45,15 +45,17 @@ def load(target: str, option: str) -> Any:
 def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
     """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
 
-    :param target: ``module:attribute``; with ``()`` behind it, a factory that is called.
-    :raises ConfigError: it does not import, or is no WSGI app.
+    :param target: ``module:attribute``; with ``()`` at its end, a factory to call.
+    :raises ConfigError: the module does not import, or the object is no WSGI app.
     """
     return ISR(load(target, f"wrap({target!r})"), rules, import_name=target.partition(":")[0], **options)
 
 
 def wrapped(target: str) -> ISR:
-    """The :class:`ISR` of the app that ``target`` names: the app itself, or one that is found inside of it (Flask's
-    ``wsgi_app``, or below other middlewares). An app without one is wrapped, as the environment says.
+    """Return the :class:`ISR` of the app that ``target`` names.
+
+    The :class:`ISR` is the app itself, or is inside the app (Flask's ``wsgi_app``, or below other middlewares). An app
+    without one is wrapped, configured by the environment.
 
     :raises ConfigError: see :func:`load`.
     """
@@ -62,8 +64,9 @@ def wrapped(target: str) -> ISR:
 
 
 def served(target: str) -> WSGIApplication:
-    """What a server is to call: the app that ``target`` names, wrapped as the environment says if there is no
-    :class:`ISR` in it; what ``wsgi-isr serve`` runs.
+    """Return the WSGI callable of ``wsgi-isr serve``: the app that ``target`` names.
+
+    An app without an :class:`ISR` is wrapped, configured by the environment.
 
     :raises ConfigError: see :func:`load`.
     """

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 
 instances: weakref.WeakSet[ISR] = weakref.WeakSet()
-"""Every one of this process."""
+"""Every :class:`ISR` of this process."""
 
 
 class ISR(Wrapper):
@@ -78,14 +78,15 @@ class ISR(Wrapper):
         ISR(app, {"/": 10, "/blog/<slug>": Rule(revalidate=3600, query=["page"])}, store="sqlite:///cache.db")
 
     :param app: any WSGI application (PEP 3333). Attributes that an ISR does not have are the app's (``isr.route``).
-    :param rules: from werkzeug URL pattern to :class:`~wsgi_isr.Rule`, number of seconds, or mapping of
-        options; the most specific pattern wins. ``revalidate=`` is the rule for everything not listed.
-    :param import_name: name of the module or package that the app comes from; by default the one that calls.
-    :param clock: Unix time in seconds; a fake one makes tests exact.
-    :param monotonic: the same for durations.
+    :param rules: from werkzeug URL pattern to :class:`~wsgi_isr.Rule`, number of seconds, or mapping of options. The
+        most specific pattern wins. ``revalidate=`` is the rule for everything not listed.
+    :param import_name: the module or package that the app comes from; by default the calling one.
+    :param clock: Unix time in seconds; a fake clock makes tests exact.
+    :param monotonic: monotonic time in seconds, for durations; by default ``clock``, if that is given.
     :param pause: waits that many seconds.
-    :param options: see the option table in docs/reference/options.md; also from ``WSGI_ISR_*`` and ``WSGI_ISR_CONFIG``.
-    :raises ConfigError: at once, for whatever is wrong with any of these.
+    :param options: see the option table in docs/reference/options.md; also from ``WSGI_ISR_*`` and
+        ``WSGI_ISR_CONFIG``.
+    :raises ConfigError: an argument, option or rule is wrong. It is raised at once.
     """
 
     def __init__(
@@ -100,14 +101,14 @@ class ISR(Wrapper):
         **options: Any,
     ) -> None:
         check_app(app)
-        if import_name is None:  # in the app's own module, where the flask command looks for the app
+        if import_name is None:  # The flask command looks for the app in the app's own module.
             advise(app)
         self._configuration: Config = configured(app, rules, options, import_name or caller())
         settings = self.configuration.settings
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
         self._events = Events(log_events())
         self._clock = clock or time.time
-        # A fake clock alone is meant for both.
+        # A fake clock alone replaces both clocks.
         self._monotonic = monotonic or clock
         self._pause = pause
         if settings.debug:
@@ -115,10 +116,10 @@ class ISR(Wrapper):
         self._beginning: dict[int, threading.Lock] = {}
         self._is_serving = False
         self._name = name_of(app)
-        #: Tells it from others, in every process that runs the same code; unless it is not :attr:`is_alone`.
+        #: The digest of this app, the same in every process that runs the same code. It is unique if :attr:`is_alone`.
         self._site = site_of(self.configuration, app)
         self._settle(self._look_for_development(app))
-        self._app = app  # last: what is set after it, and is the app's, is set there
+        self._app = app  # Last: attributes set from here on go to the app, unless the ISR has them.
         instances.add(self)
         if self._journal is not None:
             courier.attend(self)
@@ -135,8 +136,10 @@ class ISR(Wrapper):
 
     @property
     def app_name(self) -> str:
-        """Return the name of the app, as warnings and the records of the store have it: the same in each process and
-        each release."""
+        """Return the name of the app for warnings and the records of the store.
+
+        The name is the same in each process and each release.
+        """
         return self._name
 
     @property
@@ -150,10 +153,10 @@ class ISR(Wrapper):
         return development_of(self.configuration.settings.development, app, environ)
 
     def _settle(self, development: Found | None) -> None:
-        """Use the configured store, or what tests have put in its place; none where the app is being developed."""
+        """Use the configured store, the store that tests put in its place, or no store during development."""
         given = self.configuration.settings
         self._live: Engine | None = None
-        #: What tells that the app is being developed, so that nothing is cached.
+        #: The sign that the app is being developed, which turns caching off.
         self._development = development
         if development is not None and development.serves:
             development.announce()
@@ -169,8 +172,8 @@ class ISR(Wrapper):
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         live = self._live or self._begin(environ)
         probe = _probe(environ)
-        # The hot path: what a plain request led to a moment ago, prepared. It may be less pretty, because
-        # the benchmark "hotpath" shows that matching, keys and headers would cost twenty times as much.
+        # The hot path: send the response that was prepared for a plain request. Its code is inlined because the
+        # benchmark "hotpath" shows that matching, keys and headers would take twenty times as long.
         slot = live.local.probes.get(probe)
         if slot is not None and (answer := slot.ready) is not None:
             now = live.monotonic()
@@ -181,7 +184,7 @@ class ISR(Wrapper):
                 if condition is None:
                     start_response(answer.status, headers.copy())
                     return [body]
-                if condition == etag:  # as browsers send it; other forms are read below
+                if condition == etag:  # The form that browsers send; the code below reads other forms.
                     start_response(NOT_MODIFIED, unchanged.copy())
                     return []
 
@@ -199,11 +202,11 @@ class ISR(Wrapper):
                 page = self._pages.match(environ, live.stamps.epochs, draft)
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
-            # The cache's own trouble costs speed, never an error. (What the app raises is an outcome.)
+            # An error of the cache costs speed and never fails a request. (An exception of the app is an outcome.)
             self._events.emit(InternalError("the cache", error, "the app answers the request itself"))
             page = found = Passed("internal-error", draft=draft)
         if isinstance(found, Failed) and isinstance(page, Page) and page.personal:
-            # It failed for somebody without cookies. That says nothing about who has some.
+            # This render was anonymous. Its failure says nothing about requests with cookies, so the app answers.
             found = Passed("cookie")
         self._note(environ, page, found, live.monotonic() - began)
         if isinstance(found, Served) and isinstance(page, Page):
@@ -218,7 +221,7 @@ class ISR(Wrapper):
         return send_own(environ, start_response, found, SHELL_HEADERS)
 
     def _find(self, environ: dict[str, Any], live: Engine, page: Page) -> Answer | Synthetic:
-        """The page for this visitor, made first if need be, or what there is to see until it is."""
+        """Return the page for this client, rendered first if necessary, or the shell that is shown until then."""
         policy = page.policy
         if policy.has_shell and not is_crawler(environ.get("HTTP_USER_AGENT", "")):
             found = live.fill.get(page.task, page.may_serve, waits=False)
@@ -241,7 +244,7 @@ class ISR(Wrapper):
                     self._pages.sites.tell(page.site)
         return found
 
-    # What a visitor gets -----------------------------------------------------------------------------
+    # Responses -----------------------------------------------------------------------------------------
 
     def _serve(
         self,
@@ -258,12 +261,12 @@ class ISR(Wrapper):
         is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
         is_plain = is_plain and not self.configuration.settings.debug
         if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]):
-            # A condition that does not match comes here beside a prepared answer, which stays for the others.
+            # A condition that does not match comes here although a response is prepared. Keep that response.
             monotonic, ready = live.monotonic(), found.slot.ready
             if ready is None or monotonic >= ready.over:
                 found.slot.ready = PreparedResponse(entry, content, now, monotonic)
             live.local.lead(probe, page.task.page, found.slot)
-        if "HTTP_RANGE" not in environ:  # parts are those of the page as it is
+        if "HTTP_RANGE" not in environ:  # Ranges count bytes of the uncompressed page.
             content = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
         status = cache_status(found, now)
         return send_page(environ, start_response, content, headers_of(entry, content, found.label, status, now))
@@ -279,15 +282,18 @@ class ISR(Wrapper):
             return pass_on(
                 app, environ, start_response, status, label, self._after_write(environ, found.written), private=True
             )
-        # For want of a page, what the app makes is shown as new, so nothing stale goes into it.
+        # No page could be stored, so the app's answer is shown as a new page. Stale data must not go into it.
         app = self._app_here(
             environ, RenderContext(CacheDirectives(), self.configuration.rules.profiles) if found.missed else None
         )
         return pass_on(app, environ, start_response, status, label, self._after_write(environ, found.written))
 
     def _after_write(self, environ: dict[str, Any], written: str | None) -> Callable[[], list[tuple[str, str]]] | None:
-        """What follows the success of an unsafe request, before its visitor hears of it: the page at its URL is
-        invalidated (RFC 9111, 4.4), and this visitor sees the effect with the next request."""
+        """Return a callback for the success of an unsafe request; ``None`` for a safe request.
+
+        The callback runs before the client gets the response. It invalidates the page at the URL (RFC 9111, 4.4) and
+        returns the cookie that lets this client read its own write.
+        """
         if environ["REQUEST_METHOD"] not in UNSAFE:
             return None
 
@@ -297,7 +303,8 @@ class ISR(Wrapper):
                 try:
                     live.invalidator.invalidate([written])
                 except Exception as error:
-                    # The write has happened and must be answered; the journal, if any, has the rest.
+                    # The write has happened and must be answered. The journal, if there is one, keeps the undelivered
+                    # tags.
                     outcome = "the write is answered, and the cached page may be the one from before it"
                     self._events.emit(InternalError(f"invalidating {written!r} after a write", error, outcome))
             return live.writes.cookie(environ)
@@ -305,7 +312,10 @@ class ISR(Wrapper):
         return after_write
 
     def _fail(self, environ: dict[str, Any], start_response: StartResponse, found: Failed) -> Iterable[bytes]:
-        """Nothing to serve, and the render failed: what the app had to say of it."""
+        """Answer for a failed render without a stale page.
+
+        The answer is the app's error response, or the app's exception is raised.
+        """
         if isinstance(found.content, Content):
             status = f'{NAME}; fwd=uri-miss; detail="{found.reason}"'
             return send_as_is(environ, start_response, found.content, status, "MISS")
@@ -314,11 +324,13 @@ class ISR(Wrapper):
         return self._pass_on(environ, start_response, Passed(found.reason, missed=True))
 
     def _app_here(self, environ: dict[str, Any], frame: RenderContext | None) -> WSGIApplication:
-        """Return the app, for one request. What it caches while it answers belongs to this ISR, and goes into
-        ``frame``, and so does what it caches while a lazy body is made."""
+        """Return the app, for one request, with this ISR as the place of its cached data.
+
+        Data that the app uses while it answers goes into ``frame``. So does data used while a lazy body is produced.
+        """
         live = self._engine
         draft = frame is not None and frame.draft
-        # Behind a proxy that ends TLS, only the canonical URL knows of it.
+        # Behind a proxy that ends TLS, only the canonical URL tells the scheme.
         scheme = (self.configuration.settings.canonical_url or environ.get("wsgi.url_scheme", "")).partition(":")[0]
         visitor = Visitor(live.drafts, draft, secure=scheme == "https")
         sites = self._pages.sites
@@ -339,7 +351,7 @@ class ISR(Wrapper):
         return call
 
     def _note(self, environ: dict[str, Any], page: Any, found: Any, seconds: float) -> None:
-        """Say what this request came to."""
+        """Emit the outcome of this request as an event."""
         text = page.task.text if isinstance(page, Page) else shown_url(environ)
         name = page.task.page if isinstance(page, Page) else ""
         label, age, reason, lock = "MISS", 0.0, "", "none"
@@ -357,12 +369,14 @@ class ISR(Wrapper):
     # On demand -----------------------------------------------------------------------------------------
 
     def refresh(self, path: str, *, only_if_cached: bool = False, site: Site | None = None) -> bool:
-        """Render the page at a public path now and store it, with everything that is read from now on: a render that
-        began earlier does not do for it. Variants of the page (by query, host or cookie) become stale.
+        """Render the page at a public path now, store it, and return whether it has changed.
 
-        :param only_if_cached: do nothing for a page that nobody asked for yet.
-        :param site: of this one only; by default of every one that is known here, that of the request which is being
-            answered first. Where clients can invent hosts, of four at most; the pages of the others become stale.
+        Renders already in progress are not reused. Variants of the page (by query, host or cookie) become stale.
+
+        :param only_if_cached: do nothing for a page that is not in the cache.
+        :param site: refresh the page of this site only. By default the page is refreshed for every known site, the
+            site of the current request first. If clients can invent hosts, at most four sites are rendered; the other
+            pages become stale.
         :returns: whether the page has changed.
         :raises RefreshError: the render failed or took too long, or the page is not for the cache; the last good page
             stays.
@@ -377,15 +391,15 @@ class ISR(Wrapper):
         calls: list[Callable[[], bool]] = []
         for page in pages:
             if len(calls) < self._pages.sites.most_refreshed and (entry := self._kept(page)) is not None:
-                # The first marks all variants of the page as stale, those of the other sites included.
+                # The first call marks all variants of the page as stale, on all sites.
                 calls.append(functools.partial(self._refresh, path, page, entry, marks=not calls))
         if not calls and not only_if_cached:
-            # Nobody has asked for it yet.
+            # The page is not in the cache yet.
             calls.append(functools.partial(self._refresh, path, pages[0], None))
         return any_of(calls)
 
     def _has(self, path: str) -> bool:
-        """Whether a page is kept at a public path, for any site.
+        """Return whether a page is kept at a public path, for any site.
 
         :raises StoreError: the store cannot be asked.
         """
@@ -407,7 +421,7 @@ class ISR(Wrapper):
         if not isinstance(content, Content):
             raise RefreshError(path, content.reason if isinstance(content, HitForMiss) else "unreadable")
         old = before.content if before is not None else None
-        # An app may give one entity tag to different bytes.
+        # An app may give one entity tag to different bodies.
         new = (content.status, content.etag, content.body)
         return not isinstance(old, Content) or (old.status, old.etag, old.body) != new
 
@@ -419,16 +433,18 @@ class ISR(Wrapper):
         return self._begin()
 
     def _begin(self, environ: Mapping[str, Any] | None = None, again: bool = False) -> Engine:
-        """What a process has of its own; made by its first request, after every fork and every patch.
+        """Return the engine of this process.
 
-        :param environ: of that request, whose server may be one for development.
-        :param again: whether that was not known when it was made.
+        The first request makes it, and so does the first one after every fork and gevent patch.
+
+        :param environ: the request, whose server may be a development server.
+        :param again: look again for a development server, because the engine was made before its server was known.
         """
         live = self._live
         if live is not None and live.is_here and not again:
             return live
-        # The lock is made here, where gevent has patched the process. One from before the patch would stop all
-        # greenlets, once one of them yields while it holds the lock.
+        # The lock is made after gevent has patched the process. A lock from before the patch would block all greenlets
+        # once a greenlet yields while it holds the lock.
         with self._beginning.setdefault(os.getpid(), threading.Lock()):
             look_for_fork()
             if self._live is not None and not self._live.is_here:
@@ -466,7 +482,7 @@ class ISR(Wrapper):
                 )
                 is_new = True
         if is_new and self._journal is not None:
-            courier.attend(self)  # outside of the lock: starting a thread yields under gevent
+            courier.attend(self)  # Outside the lock: starting a thread yields under gevent.
         return live
 
     def invalidate(
@@ -478,12 +494,12 @@ class ISR(Wrapper):
         everything: bool = False,
         mode: str = "expire",
     ) -> Receipt:
-        """:func:`wsgi_isr.invalidate` for the pages of this app."""
+        """Invalidate pages of this app and return the receipt; see :func:`wsgi_isr.invalidate`."""
         names = tag_names(tags, paths, routes, prefixes, everything, set(self.configuration.rules.policies))
         return self._engine.invalidator.invalidate(names, mode)
 
     def replay(self) -> tuple[str, ...]:
-        """Deliver what the journal has kept.
+        """Deliver the journal's invalidations and return the stored names of the delivered tags.
 
         :raises InvalidationError: some could not be delivered.
         """
@@ -491,33 +507,33 @@ class ISR(Wrapper):
 
     @property
     def _has_journal(self) -> bool:
-        """Whether a file keeps what cannot be delivered."""
+        """Return whether a journal keeps undelivered invalidations."""
         return self._journal is not None
 
     def deliver_kept(self) -> bool:
-        """Deliver what the journal has kept, in the background; return whether anything is left."""
+        """Deliver the journal's invalidations in the background; return whether any are left."""
         if self._journal is None or self._journal.is_empty():
             return False
         return self._engine.invalidator.deliver_kept()
 
     @property
     def _renders_elsewhere(self) -> bool:
-        """Whether pages may be rendered in other processes: they have to find them in the store."""
+        """Return whether other processes may render pages. They need a store that all processes share."""
         return self.configuration.settings.background == "auto" and self._store.keeps and self._store.shared
 
     @property
     def _is_alone(self) -> bool:
-        """Whether no other :class:`ISR` of this process has the same ``_site``."""
+        """Return whether no other :class:`ISR` of this process has the same ``_site``."""
         return not any(other._site == self._site for other in list(instances) if other is not self)
 
     def _is_at(self, home: object) -> bool:
-        """Whether data that is kept at ``home`` is this app's."""
+        """Return whether ``home`` is the engine of this app."""
         return self._live is not None and self._live is home
 
     def _begin_with_stand_in(self) -> Callable[[], None]:
-        """Begin with what tests have put in the place of the store, or with the store itself where there is nothing.
+        """Begin with the store that tests put in the place of the configured one, or with the configured store.
 
-        :returns: a function that puts back what there was before.
+        :returns: a function that restores the state before the call.
         """
         before = self._store, self._journal, self._pages, self._live, self._development
         self._settle(self._look_for_development(self.app))
@@ -530,7 +546,7 @@ class ISR(Wrapper):
         return restore
 
     def _reset_after_fork(self) -> None:
-        """After a fork: threads, flights and locks of the parent do not exist here, and L1 begins empty."""
+        """Reset the child after a fork: drop the parent's threads, flights and locks, and begin with an empty L1."""
         self._beginning = {}
         self._forget_parent()
 
@@ -544,10 +560,10 @@ class ISR(Wrapper):
         self._events.subscribe(subscriber)
 
     def close(self, timeout: float | None = None) -> bool:
-        """Drain the background and let go of the store; a later request begins anew.
+        """Drain the background and close the store; a later request begins again.
 
-        :param timeout: seconds; the ``drain_timeout`` option by default.
-        :returns: whether everything that ran came to its end in time.
+        :param timeout: seconds; by default the ``drain_timeout`` option.
+        :returns: whether all background work finished in time.
         """
         if self._journal is not None:
             courier.dismiss(self, self.configuration.settings.drain_timeout if timeout is None else timeout)
@@ -560,8 +576,10 @@ class ISR(Wrapper):
 
 
 def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
-    """Whether any of several refreshes has changed something. Each is made, whatever becomes of those before it. The
-    first is the one that counts: its error is raised, that of another only if all fail."""
+    """Call several refreshes and return whether any of them changed something.
+
+    Every call is made, even after an error. An error of the first call is raised. Errors of other calls are dropped.
+    """
     done: list[bool | ISRError] = []
     for call in calls:
         try:
@@ -573,7 +591,7 @@ def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
     return any(changed is True for changed in done)
 
 
-# The request as the hot path sees it: the URL, then what a plain request must have, or not have.
+# The fingerprint of a request: its URL, then the fields that a plain request must have or must not have.
 _QUERY, _HOST = 1, 2
 _PLAIN = 5
 _PLAIN_VALUES = ("GET", *(None,) * 7)

@@ -1,4 +1,4 @@
-"""All of one process: every :class:`~wsgi_isr.ISR` in it, and the helpers that speak to all of them."""
+"""The functions that act on every :class:`~wsgi_isr.ISR` of a process."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from .stores.null import NullStore
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-# By process id: each lock is made where it is first needed, after gevent has patched the process.
+# By process id. Each lock is made when it is first needed, after gevent has patched the process.
 _beginning: dict[int, threading.Lock] = {}
-# For scripts that only use cached functions: as the environment says, like ISR() itself.
+# The engine of scripts that only use cached functions, configured by the environment like ``ISR()``.
 _alone: Engine | None = None
 
 
 def _homes() -> list[Engine]:
-    """Where data is kept that is used outside of any app: as many as there are places."""
+    """Return the engines that may keep data used outside of any app, one for each store, namespace and release."""
     if instances:
         return list({_place(isr): isr._engine for isr in list(instances)}.values())
     global _alone
@@ -53,7 +53,7 @@ def _homes() -> list[Engine]:
             _alone = _begin_alone()
         alone = _alone
     if is_new and alone.presence is not None and engine.stand_in is None:
-        # Here: a script may be over before a thread has had its turn. Outside of the lock: it asks the store.
+        # In this thread: a script may end before a thread runs. Outside the lock: the call asks the store.
         alone.presence.look_quietly()
     return [alone]
 
@@ -73,7 +73,7 @@ def _begin_alone() -> Engine:
 
 
 def exchange_alone(other: Engine | None) -> Engine | None:
-    """Put another engine in the place of the one for data outside of any app, and return that."""
+    """Replace the engine for data outside of any app, and return the replaced engine."""
     global _alone
     alone, _alone = _alone, other
     return alone
@@ -83,7 +83,7 @@ set_engine_lookup(_homes, lambda: any(isr.is_serving for isr in instances))
 
 
 def _after_fork() -> None:
-    # Threads, flights and locks of the parent do not exist here; L1 begins empty.
+    # The child has no threads, flights and locks of the parent, and begins with an empty L1.
     global _alone, _beginning
     _beginning = {}
     _alone = None
@@ -98,15 +98,15 @@ os.register_at_fork(
 
 
 def close_all(timeout: float | None = None) -> None:
-    """Drain every :class:`ISR` of this process; what the gunicorn hooks call.
+    """Drain every :class:`ISR` of this process; the gunicorn hooks call this.
 
-    :param timeout: seconds for all together; the ``drain_timeout`` of each by default.
+    :param timeout: seconds for all together; by default the ``drain_timeout`` of each.
     """
     global _alone
     began = time.monotonic()
 
     def left(drain: float) -> float:
-        # The drains run out together, not one after the other.
+        # All drains share one start time; they do not add up.
         return max(0.0, began + (drain if timeout is None else timeout) - time.monotonic())
 
     for isr in list(instances):
@@ -117,7 +117,7 @@ def close_all(timeout: float | None = None) -> None:
         alone.store.close()
 
 
-# For servers without hooks. gunicorn's hook has done it by then, and there is nothing left to do.
+# For servers without hooks. With gunicorn, the hook has already drained everything.
 atexit.register(close_all)
 
 
@@ -133,23 +133,24 @@ def invalidate(
     namespace: str | None = None,
     journal: str | bool | None = None,
 ) -> Receipt:
-    """Invalidate pages, from the app or from any job that knows the store. Commit your data first.
+    """Invalidate pages, from the app or from any job that knows the store, and return the receipt.
 
-    What is named is taken together: everything with one of the ``tags``; the pages at ``paths`` (public, with or
-    without percent-encoding; a trailing slash matters); the pages of the rules ``routes``; everything at and
+    Commit your data first. The arguments add up: everything with one of the ``tags``; the pages at ``paths`` (public,
+    with or without percent-encoding; a trailing slash matters); the pages of the rules ``routes``; everything at and
     below ``prefixes``; or ``everything``.
 
-    :param mode: ``"stale"``: the old page is served once more while it is renewed. ``"expire"``: nobody gets it, unless
-        rendering fails. ``"purge"``: nobody ever gets it again, even then.
-    :param store: a store or its URL. Without it: every :class:`ISR` of this process; else that of the Django site whose
+    :param mode: ``"stale"``: the old page is served once more while it is regenerated. ``"expire"``: the old page is
+        served only if rendering fails. ``"purge"``: the old page is never served again.
+    :param store: a store or its URL. By default every :class:`ISR` of this process; else the Django site whose
         settings this process has loaded; else ``WSGI_ISR_STORE``. With ``null://``, and with the ``memory://`` of
-        another process, there is nothing to invalidate: the receipt says so.
+        another process, there is nothing to invalidate, and the receipt says so.
     :param namespace: with ``store``, the option of the same name.
-    :param journal: a file that keeps what cannot be delivered, or ``False`` for none; by default that of the app in the
-        current folder, where there is one already.
-    :returns: once every node that it concerns has acknowledged it, or the journal keeps the rest (``Receipt.pending``).
-    :raises InvalidationError: something was not delivered, and nothing keeps it; repeating is always safe.
-    :raises ConfigError: nothing was named, or no store is known.
+    :param journal: a file that keeps undelivered invalidations, or ``False`` for none. By default the journal of the
+        app in the current folder, if it exists.
+    :returns: the receipt, once every node concerned has acknowledged, or the journal keeps the rest
+        (``Receipt.pending``).
+    :raises InvalidationError: some tags were not delivered, and no journal keeps them; repeating is always safe.
+    :raises ConfigError: no argument names anything, or no store is known.
     """
     here = list(apps_here()) if store is None and namespace is None and journal is None else []
     rules = {pattern for isr in here for pattern in isr.configuration.rules.policies} if here else None
@@ -170,17 +171,19 @@ def invalidate(
 
 
 def refresh(path: str, *, only_if_cached: bool = False) -> bool:
-    """Render the page at ``path`` now; see :meth:`wsgi_isr.ISR.refresh`. In a view it is that of the app around it;
-    elsewhere that of every app of this process.
+    """Render the page at ``path`` now and return whether it has changed; see :meth:`wsgi_isr.ISR.refresh`.
 
-    :raises ConfigError: there is none.
+    In a view, the app around the view renders the page. Elsewhere every app of this process renders it.
+
+    :param only_if_cached: do nothing for a page that is not in the cache.
+    :raises ConfigError: no app is wrapped in this process.
     """
     home = inside()
     here = list(apps_here())
     own = [isr for isr in here if isr._is_at(home)] or here
     if not own:
         raise ConfigError("refresh", "no app is wrapped in this process", "use `wsgi-isr refresh`, or invalidate()")
-    # Of several apps, a page is that of those who have it.
+    # With several apps, only apps that have the page render it.
     having = [isr for isr in own if len(own) > 1 and isr._has(path)]
     return any_of(functools.partial(isr.refresh, path, only_if_cached=only_if_cached) for isr in having or own)
 
@@ -188,10 +191,12 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
 def replay(
     *, store: str | Store | None = None, namespace: str | None = None, journal: str | None = None
 ) -> tuple[str, ...]:
-    """Deliver what the journal has kept, now; the arguments are those of :func:`invalidate`.
+    """Deliver the journal's invalidations now and return the stored names of the delivered tags.
+
+    The arguments are those of :func:`invalidate`.
 
     :returns: the stored names of the tags that were delivered.
-    :raises InvalidationError: some still cannot be.
+    :raises InvalidationError: some still cannot be delivered.
     :raises ConfigError: no store or no journal is known.
     """
     here = list(apps_here()) if store is None and namespace is None and journal is None else []
@@ -207,7 +212,10 @@ def replay(
 
 
 def _replayed(replays: Iterable[Callable[[], tuple[str, ...]]]) -> tuple[str, ...]:
-    """Each is called, whatever the others come to. :raises InvalidationError: for all of them together."""
+    """Call every replay, even after an error, and return the names of all delivered tags.
+
+    :raises InvalidationError: for all failures together.
+    """
     delivered: list[str] = []
     failed: dict[str, StoreError] = {}
     journal = None
@@ -230,7 +238,7 @@ def apps_here() -> Collection[ISR]:
     A command of Django (``manage.py shell``) has loaded the settings and models of its site, but not the application.
     The application knows the store, so it is imported.
 
-    :raises ConfigError: it does not import.
+    :raises ConfigError: the application does not import.
     """
     if instances or (target := _django_application()) is None:
         return instances
@@ -245,11 +253,11 @@ def apps_here() -> Collection[ISR]:
 
 
 def _django_application() -> str | None:
-    """Return the application of the Django site whose settings this process has loaded, as ``module:attribute``."""
+    """Return the application of the Django site whose settings are loaded, as ``module:attribute``."""
     conf = sys.modules.get("django.conf")
     if conf is None or not (conf.settings.configured or os.environ.get("DJANGO_SETTINGS_MODULE")):
         return None
-    # Tests and commands that set these want no cache: nothing has to be found out.
+    # Tests and commands that set these want no cache, so the application is not needed.
     if _is_unseen(os.environ.get("WSGI_ISR_STORE")):
         return None
     module, dot, attribute = (getattr(conf.settings, "WSGI_APPLICATION", None) or "").rpartition(".")
@@ -257,14 +265,17 @@ def _django_application() -> str | None:
 
 
 def _given(store: str | Store | None, namespace: str | None, journal: str | bool | None) -> Config:
-    """Return what is named, or configured by the environment. :raises ConfigError: that is no store."""
+    """Return the configuration from the arguments, or else from the environment.
+
+    :raises ConfigError: no store is named.
+    """
     if store is None and (stand_in := engine.stand_in) is not None:
         config = configured(None, None, {"namespace": namespace}, "")
         settings = replace(config.settings, store=stand_in.store_of(config.settings.store), journal=False)
         return replace(config, settings=settings)
     given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
     if not given.names_store:
-        # The default is a path relative to the app's folder: a job that runs elsewhere would invalidate nothing.
+        # The default is a path relative to the app's folder. A job in another folder would invalidate nothing.
         remedy = (
             "give store=, set WSGI_ISR_STORE as the app has it (null:// for none), or import the module that wraps the "
             "app in ISR"
@@ -274,7 +285,7 @@ def _given(store: str | Store | None, namespace: str | None, journal: str | bool
 
 
 def _unseen(given: Config) -> str | None:
-    """Return why there is nothing to invalidate, where that is so."""
+    """Return why there is nothing to invalidate; ``None`` if there may be something."""
     store = given.settings.store
     if not _is_unseen(store):
         return None
@@ -288,7 +299,10 @@ def _is_unseen(store: object) -> TypeGuard[str]:
 
 @contextmanager
 def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
-    """An invalidator for a store that is in no app of this process. :param begins: see :func:`journal_for`."""
+    """Yield an invalidator for a store that no app of this process uses.
+
+    :param begins: see :func:`journal_for`.
+    """
     settings = given.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
@@ -305,7 +319,10 @@ def _place(isr: ISR) -> tuple[int, str, str | None]:
 
 
 def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
-    """Each is asked, whatever the others come to; together they have one receipt, or one error."""
+    """Call every invalidator, even after an error, and return one receipt for all.
+
+    :raises InvalidationError: for all failures together.
+    """
     receipts: list[Receipt] = []
     failures: list[InvalidationError] = []
     for invalidator in invalidators:
@@ -319,7 +336,7 @@ def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) ->
     for failure in failures:
         undelivered |= failure.undelivered
     if failures:
-        # Without a journal, whatever others have kept: of something, nothing is kept.
+        # No journal is named: an invalidator that failed has kept nothing.
         raise InvalidationError(tuple(name for name in names if name not in undelivered), undelivered)
 
     def all_of(field: str) -> tuple[str, ...]:

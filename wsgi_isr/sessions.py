@@ -1,18 +1,20 @@
-"""Visitors who carry a session and are nobody in particular: ready functions for the option ``anonymous``.
+"""Ready functions for the option ``anonymous``: they recognise visitors whose session identifies no user.
 
-A form with a token against forgery begins a session for each visitor. From then on they carry a cookie, and pages that
-look at cookies are passed on to the app. These functions find out that the session says nothing of them:
+A form with a token against forgery begins a session for each visitor. From then on the visitor carries a cookie, and
+pages that read cookies are passed on to the app. These functions find out that the session says nothing about the
+visitor:
 
 >>> from flask import Flask
 >>> from wsgi_isr import ISR, sessions
 >>> app = Flask(__name__)
 >>> app.wsgi_app = ISR(app.wsgi_app, revalidate=60, store="memory://", anonymous=sessions.flask(app))
 
-Each answers for its own cookies alone: a visitor with any other one is not anonymous. What pages show of a session
-besides, a cart say, is named by ``personal``. A page with a token in it is never stored, whoever asks.
+Each function judges its own cookies alone: a visitor with any other cookie is not anonymous. ``personal`` names other
+session keys that pages show, such as a cart. A page with a token in it is never stored, not even for anonymous
+visitors.
 
-The functions get an environ whose ``HTTP_COOKIE`` has only the cookies in question: neither those that no page looks at
-nor those that are part of the page's key.
+The functions get an environ with a reduced ``HTTP_COOKIE``. It lacks the cookies that all pages ignore and those in
+the page's key.
 """
 
 from __future__ import annotations
@@ -30,13 +32,13 @@ Anonymous = Callable[[Mapping[str, Any]], bool]
 
 
 def flask(app: Any, *, personal: Collection[str] = ()) -> Anonymous:
-    """Return an ``anonymous`` for a Flask app, with Flask-Login and Flask-WTF or without.
+    """Return an ``anonymous`` for a Flask app, with or without Flask-Login and Flask-WTF.
 
-    A session without ``_user_id`` and without flashes is nobody's, and so is none at all. A cookie by which Flask-Login
-    remembers users is somebody's.
+    A visitor without a session is anonymous. So is a session without ``_user_id`` and without flashes. A visitor with
+    Flask-Login's remember cookie is not anonymous.
 
-    :param app: the Flask app, whatever its session interface.
-    :param personal: more keys of its sessions that make a visitor somebody.
+    :param app: the Flask app, with any session interface.
+    :param personal: further session keys that make a visitor not anonymous.
     """
     keys = {"_user_id", "user_id", "_flashes", *personal}
 
@@ -51,11 +53,11 @@ def flask(app: Any, *, personal: Collection[str] = ()) -> Anonymous:
 
 
 def django(*, personal: Collection[str] = ()) -> Anonymous:
-    """Return an ``anonymous`` for a Django site: a session without ``_auth_user_id`` and without messages is nobody's.
+    """Return an ``anonymous`` for a Django site: sessions without ``_auth_user_id`` and messages are anonymous.
 
-    With a session engine that keeps sessions in a database, each such request asks it.
+    A session engine with a database asks the database for each such request.
 
-    :param personal: more keys of its sessions that make a visitor somebody.
+    :param personal: further session keys that make a visitor not anonymous.
     """
     keys = {"_auth_user_id", "_messages", *personal}
 
@@ -64,7 +66,8 @@ def django(*, personal: Collection[str] = ()) -> Anonymous:
 
         from django.conf import settings
 
-        # Without the cookies of Django's messages and languages: who has one of them is to see it.
+        # The cookies of Django's messages and languages are not in this list: their visitors must see them take
+        # effect.
         if not _only(environ, {settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME}):
             return False
         sent = _cookies(environ).get(settings.SESSION_COOKIE_NAME)
@@ -83,11 +86,11 @@ def signed_cookie(
 ) -> Anonymous:
     """Return an ``anonymous`` for sessions that are JSON in a cookie, signed by ``itsdangerous``.
 
-    :param name: of the cookie.
-    :param secret: the key that signs it.
-    :param salt: the salt of that.
-    :param personal: keys of a session that make a visitor somebody.
-    :param max_age: whole seconds for which a signature is good.
+    :param name: the name of the cookie.
+    :param secret: the key that signs the cookie.
+    :param salt: the salt of the signature.
+    :param personal: session keys that make a visitor not anonymous.
+    :param max_age: whole seconds for which a signature is valid.
     """
     from itsdangerous import BadData, URLSafeTimedSerializer
 
@@ -114,6 +117,6 @@ def _cookies(environ: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def _only(environ: Mapping[str, Any], names: Collection[str]) -> bool:
-    """Return whether a visitor sends no cookies but these, each at most once: of two, an app may read the other one."""
+    """Return whether a visitor sends no cookies but these, each at most once: of two, an app may read the other."""
     sent = [name for name, _ in cookie_pairs(environ.get("HTTP_COOKIE", ""))]
     return len(sent) == len(set(sent)) and set(sent) <= set(names)

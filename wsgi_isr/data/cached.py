@@ -1,9 +1,8 @@
-"""The data cache: functions whose results are kept in the same store, by the same protocol, under the same
-tags as pages.
+"""The data cache: functions whose results are kept in the same store, protocol and tags as pages.
 
-A page takes over every tag of the data that it used, with the stamps that the data carries, and the lowest
-remaining lifetime. Inside a render that will be stored, stale data is renewed at once; anywhere else it is
-handed out and renewed in the background.
+A page takes over every tag of the data that it used, with the tag versions of the data, and the lowest remaining
+lifetime. Inside a render that will be stored, stale data is regenerated at once. Elsewhere stale data is returned and
+regenerated in the background.
 """
 
 from __future__ import annotations
@@ -41,14 +40,14 @@ from .registry import Functions, Known, closure_of
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds that a store keeps a result of None for arguments.
+#: Seconds for which a store keeps None as the result for arguments.
 NOTHING_KEPT = 600.0
 
 _log = logging.getLogger("wsgi_isr.data")
 
 
 class DataEngine(Protocol):
-    """Where data is kept: one process's share of a store (:class:`~.engine.Engine`)."""
+    """The engine that keeps data: one process's share of a store (:class:`~.engine.Engine`)."""
 
     fill: Cache
     events: Events
@@ -61,7 +60,7 @@ class DataEngine(Protocol):
     keeps: bool
 
     def active_app(self) -> str | None:
-        """Return which of several apps is active here; ``None`` for one that is not known."""
+        """Return the name of the active app; ``None`` if it is not known."""
 
 
 _here: ContextVar[DataEngine | None] = ContextVar("wsgi_isr_home", default=None)
@@ -71,7 +70,7 @@ _is_serving: Callable[[], bool] = bool
 
 @contextmanager
 def activate(home: DataEngine) -> Iterator[None]:
-    """In here data belongs to ``home``; the wiring says so around everything that it calls."""
+    """Make ``home`` the engine of all data in this context. The wiring does so around all code that it calls."""
     token = _here.set(home)
     try:
         yield
@@ -80,31 +79,35 @@ def activate(home: DataEngine) -> Iterator[None]:
 
 
 def set_engine_lookup(find_homes: Callable[[], Sequence[DataEngine]], is_serving: Callable[[], bool]) -> None:
-    """Say where data may be kept that is used outside of any app: in a script, or a thread of its own.
+    """Set the engines for data outside of any app: in a script, or in a thread that the app started.
 
-    :param is_serving: whether this process answers requests.
+    :param find_homes: returns the engines.
+    :param is_serving: returns whether this process answers requests.
     """
     global _elsewhere, _is_serving
     _elsewhere, _is_serving = find_homes, is_serving
 
 
 def inside() -> DataEngine | None:
-    """Where data is kept in the app that is called here, if one is."""
+    """Return the engine of the app around this call, if there is one."""
     return _here.get()
 
 
 def is_among_visitors() -> bool:
-    """Return whether a visitor may be answered here.
+    """Return whether this code may run for one client.
 
-    Threads that an app starts, and middlewares around an ISR, have no context that tells. So any code of a process that
-    answers requests counts, apart from an import.
+    Threads that an app starts, and middlewares around an ISR, have no context that tells. So any code of a process
+    that answers requests counts, except an import.
     """
     return inside() is not None or (_is_serving() and not is_importing())
 
 
 def here() -> DataEngine | None:
-    """Where data is kept that is used here. Outside of all apps that is where there is one place only: of several, one
-    may be another tenant's."""
+    """Return the engine for data used here.
+
+    Outside of all apps it is the only engine. With several engines the result is ``None``: each may belong to another
+    tenant.
+    """
     if (home := _here.get()) is not None:
         return home
     homes = _elsewhere()
@@ -112,12 +115,12 @@ def here() -> DataEngine | None:
 
 
 def _everywhere() -> Sequence[DataEngine]:
-    """Every place where data of this function may be kept."""
+    """Return every engine that may keep data of this function."""
     return (home,) if (home := _here.get()) is not None else _elsewhere()
 
 
 class Cached(Known, Generic[P, R]):
-    """A function with a memory; made by :func:`cached`."""
+    """A function whose results are kept; made by :func:`cached`."""
 
     _has_warned = False
 
@@ -129,12 +132,12 @@ class Cached(Known, Generic[P, R]):
         self._types = values.Types(function)
         self._rule = rule
         self._tags = tags
-        # Two functions that one factory makes have one name. What tells them apart is the data that they close over.
+        # Functions of one factory share a name. The data in their closures tells them apart.
         closure = closure_of(function)
         self.around = closure.digest
         self.code = getattr(function, "__code__", None)
         self._version = version
-        #: What tells it from others of this process.
+        #: The identity of the function in this process.
         self.told = self.name, json.dumps(version), self.around
         self._untold = ""
         if is_among_visitors():
@@ -147,9 +150,9 @@ class Cached(Known, Generic[P, R]):
         return self if instance is None else _Bound(self, instance)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The kept result, or a new one.
+        """Return the kept result, or a new one.
 
-        :raises Unencodable: an argument cannot be part of a key. Whatever the function raises goes through.
+        :raises Unencodable: an argument cannot be part of a key. Exceptions of the function pass through.
         """
         frame, home = current(), here()
         if home is None or (skip := self._skips(home, frame) or "closure" * self.is_personal()):
@@ -160,7 +163,7 @@ class Cached(Known, Generic[P, R]):
         if isinstance(found, Served):
             label, age = found.label, found.slot.entry.age(home.clock())
             if (read := self._read(found.slot.entry, home, frame)) is None:
-                # Another version of the code has kept it: as good as missing, and made here, as if it were.
+                # Another version of the code has stored it. Treat it as missing and call the function here.
                 found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
                 read = self._read(found.slot.entry, home, frame) if isinstance(found, Regenerated) else None
             if read is not None:
@@ -176,11 +179,11 @@ class Cached(Known, Generic[P, R]):
                 raise found.error
             if (unkept := self._read_unkept(found, home, frame)) is not None:
                 return unkept[0]
-        # Nobody else's result came in time, or there is none that could be kept.
+        # No result of another call came in time, or no result could be kept.
         return self._own(home, frame, tags_of_data(task), args, kwargs)
 
     def _own(self, home: DataEngine, frame: RenderContext | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
-        """The function's own result, for one caller: what it goes into has its ``tags`` and lifetime all the same."""
+        """Return a new result for one caller. The page that uses it still takes over its ``tags`` and lifetime."""
         carried = {} if frame is None else claims(home.stamps.capture(tags).proof(tags))
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
             try:
@@ -191,7 +194,7 @@ class Cached(Known, Generic[P, R]):
                     frame.asked.limit(*self._lifetime(home.profiles))
 
     def _skips(self, home: DataEngine, frame: RenderContext | None) -> str:
-        """Why nothing is looked for; empty where it is."""
+        """Return why the cache is not used; empty if it is."""
         if not home.keeps:
             return "store-disabled"
         if self._rule.revalidate == 0 and self._rule.revalidate is not False:
@@ -203,11 +206,10 @@ class Cached(Known, Generic[P, R]):
         return "closure" if super().is_personal() else ""
 
     def is_personal(self) -> bool:
-        """Return whether it may hold something of one visitor that is no part of its key.
+        """Return whether the function may hold data of one visitor that is not in its key.
 
-        Outside of the requests that are known, that holds for each function with an object in its closure, but for
-        those of a module. An app's factory may have made it, or a middleware around an ISR that answers its first
-        request.
+        Outside of known requests, every function with an object in its closure counts, except the functions of a
+        module. An app's factory may have made it, or a middleware around an ISR that answers its first request.
         """
         if super().is_personal():
             return True
@@ -223,7 +225,7 @@ class Cached(Known, Generic[P, R]):
         return True
 
     def _unkept(self, frame: RenderContext | None, reason: str, args: Any, kwargs: Any) -> R:
-        """The function's own result, for want of a place or the right to keep it."""
+        """Return a new result that is not kept, because there is no engine or it may not be kept."""
         if reason == "revalidate-0" and frame is not None:
             frame.asked.no_store = True
         if (home := here()) is not None:
@@ -234,15 +236,17 @@ class Cached(Known, Generic[P, R]):
         return self._function(*args, **kwargs)
 
     def _read(self, entry: Entry, home: DataEngine, frame: RenderContext | None) -> tuple[R] | None:
-        """What is kept (which may be None), now used by what is being made here; ``None`` where it cannot be read."""
+        """Return the kept result (which may be None) and note its use; ``None`` if it cannot be read."""
         read = self._decoded(entry.content)
         if read is not None and frame is not None:
             frame.asked.use(entry, home.clock())
         return read
 
     def _read_unkept(self, found: Failed, home: DataEngine, frame: RenderContext | None) -> tuple[R] | None:
-        """The result of a call that others waited for as well, although it may not be kept; ``None`` where there is
-        none, or where something was invalidated since: whoever came after that must not get it."""
+        """Return the result of a shared call that may not be kept; ``None`` if there is none.
+
+        A result from before an invalidation is not returned: this caller may have arrived after the invalidation.
+        """
         if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Validity.EXPIRED:
             return None
         read = self._decoded(found.content)
@@ -251,8 +255,10 @@ class Cached(Known, Generic[P, R]):
         return read
 
     def _carry(self, failed: Failed, home: DataEngine, frame: RenderContext | None) -> None:
-        """A call failed, and what is made here may be made of that (a page that says that there is no such post):
-        then it has the tags and the lifetime that the result would have had."""
+        """Give the page the tags and the lifetime of a result whose call failed.
+
+        The page may depend on the failure (such as a page that says that there is no such post).
+        """
         if frame is not None:
             frame.asked.take_over(failed.said or CacheDirectives(), claims(failed.proof))
             frame.asked.limit(*self._lifetime(home.profiles))
@@ -267,24 +273,27 @@ class Cached(Known, Generic[P, R]):
             return None
         return (value,)
 
-    # For functions that know more about their results than others do (.fetch) ------------------------------
+    # Hooks for functions that know more about their results (.http_session) --------------------------------
 
     def _shown(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """What a call is for people; empty where the function's name says it."""
+        """Return a call's text for people; empty if the function's name is enough."""
         return ""
 
     def _unkept_because(self, value: R) -> str:
-        """Why a result must not be kept: then it is a failure, but whoever waits for it gets it. Empty otherwise."""
+        """Return why a result must not be kept; empty if it may be.
+
+        Such a result is a failure, but all callers that wait for it get it.
+        """
         return ""
 
     def _kept_for(self, value: R) -> float | None:
-        """Seconds after which the store may forget a result, ``None`` for never."""
+        """Return the seconds after which the store may forget a result; ``None`` for never."""
         return None
 
     def invalidate(self, *args: P.args, **kwargs: P.kwargs) -> Receipt | None:
-        """Nobody gets the kept result of these arguments any more, in whichever app of this process; ``None`` where no
-        data is kept at all.
+        """Invalidate the kept result of these arguments, in every app of this process.
 
+        :returns: the receipt; ``None`` if no data is kept at all.
         :raises InvalidationError: it could not be delivered.
         """
         names = [_own_tag(self._text(args, kwargs))]
@@ -292,12 +301,12 @@ class Cached(Known, Generic[P, R]):
         return receipts[0] if receipts else None
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function now, keep the result, and return it. A call that began earlier does not do for it.
+        """Call the function now, keep the result, and return it. Calls already in progress are not reused.
 
-        Until then, and where it fails, the kept result stays what it was: a stale one.
+        Until then, and after a failure, the kept result is stale.
 
-        :raises RefreshError: it took longer than its ``timeout``, or what it returned cannot be kept.
-        :raises InvalidationError: other processes could not be told. Whatever the function raises goes through.
+        :raises RefreshError: the call took longer than its ``timeout``, or its result cannot be kept.
+        :raises InvalidationError: other processes could not be told. Exceptions of the function pass through.
         """
         frame, home = current(), here()
         if home is None or self._skips(home, frame):
@@ -311,10 +320,10 @@ class Cached(Known, Generic[P, R]):
         if isinstance(entry.content, HitForMiss):
             raise RefreshError(self.name, entry.content.reason)
         read = self._read(entry, home, frame)
-        # Another process has made it of types that this one does not know.
+        # Another process made the result, of types that this process does not know.
         return self(*args, **kwargs) if read is None else read[0]
 
-    # What a task is made of ----------------------------------------------------------------------------
+    # Tasks ---------------------------------------------------------------------------------------------
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         bound = self._signature.bind(*args, **kwargs)
@@ -322,8 +331,10 @@ class Cached(Known, Generic[P, R]):
         return dict(bound.arguments)
 
     def _text(self, args: tuple[Any, ...], kwargs: dict[str, Any], app: str = "") -> str:
-        """The key: module, qualified name, version, every argument by name, the data that the function closes over, and
-        which of several apps it is called in, unambiguously."""
+        """Return the key of a call, unambiguously.
+
+        It has module, qualified name, version, arguments by name, closure data, and the app if there are several.
+        """
         arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
         return _joined([self.name, self._version, arguments, self.around, app])
 
@@ -353,7 +364,7 @@ _functions: Functions[Cached[Any, Any]] = Functions()
 
 
 class _Bound(Generic[P, R]):
-    """A cached method of one object, which is an argument like any other."""
+    """A cached method of one object; the object is one of the arguments."""
 
     def __init__(self, method: Cached[P, R], instance: Any) -> None:
         self._method = method
@@ -394,28 +405,29 @@ def cached(
     timeout: float | None = None,
     lock_timeout: float | None = None,
 ) -> Any:
-    """Keep what a function or method returns, like Next.js's ``unstable_cache``.
+    """Keep the results of a function or method, like Next.js's ``unstable_cache``.
 
-    The key is module, qualified name, ``version`` and all arguments (of a method, the object too), which are
-    made of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses; so is
-    the result, and it comes back as what it was (dataclasses: those of :class:`.values.Types`). Such values in the
-    function's closure, as they are when it is made, are part of the key as well; anything else there is not. A function
-    that is made in a view and holds something else (an object of the visitor, perhaps) is called each time. So is one
-    that is called outside of requests, unless its module makes it while it is imported. Of two
-    functions of a module with one name (lambdas, say) and other code, one raises ``ConfigError`` when it is called.
+    The key is module, qualified name, ``version`` and all arguments (for a method, the object too). Arguments and
+    results consist of None, numbers, text, bytes, lists, tuples, dicts, sets, dates, Decimal, UUID and dataclasses. A
+    result keeps its type (for dataclasses, see :class:`.codec.Types`). Such values in the function's closure, as they
+    are when it is made, are part of the key as well; other values there are not.
+
+    A function that is made in a view and holds another value (an object of the visitor, perhaps) is called each time.
+    So is such a function that is called outside of requests, unless its module makes it while it is imported. If two
+    functions of a module share a name (lambdas, say) but not their code, one raises ``ConfigError`` when it is called.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either.
-    :param expire: seconds past which it is not handed out while a new one is made.
+    :param expire: seconds past which a result is no longer returned while a new one is made.
     :param tags: a list, with ``{argument}`` filled in, or a callable that gets the arguments as a dict.
     :param version: change it when the meaning of the result changes.
     :param timeout: seconds for the longest call.
-    :param lock_timeout: seconds to wait for another process's.
+    :param lock_timeout: seconds to wait for another process's call.
     :raises ConfigError: a value is impossible.
     """
 
     def decorate(function: Callable[P, R]) -> Cached[P, R]:
-        # An object, or what it is bound to, would be no part of the key; a class is no argument that has bytes.
+        # An object, or the object of a bound method, would not be in the key; a class is no argument that has bytes.
         owner = getattr(function, "__self__", None)
         named = callable(function) and isinstance(getattr(function, "__qualname__", None), str)
         if not named or not (owner is None or isinstance(owner, ModuleType)):
@@ -425,7 +437,7 @@ def cached(
         if any(is_kind(function) for is_kind in kinds):
             raise ConfigError("cached", f"{function.__qualname__} returns no data", "cache a plain function")
         rule = Rule(revalidate=revalidate, expire=expire, render_timeout=timeout, lock_timeout=lock_timeout)
-        # The same checks as for a page's. Which profiles there are is known where it is used.
+        # The same checks as for pages. Profiles are checked on use.
         RuleSet({"/": rule}, Rule(), {revalidate: (0.0, inf)} if isinstance(revalidate, str) else PROFILES)
         checked = o.TAGS.check("cached: tags", tags)
         if not callable(checked):
@@ -437,30 +449,30 @@ def cached(
 
 
 def tags_of_data(task: Task) -> list[str]:
-    """All tags that data has before it is made."""
+    """Return all tags that data has before it is made."""
     given = _functions.find(task)._given_tags(_arguments(task))
     return [EVERYTHING, stored_tag(_own_tag(task.text)), *map(tag_name, given)]
 
 
 def app_of(task: Task) -> str:
-    """Return the name of the app that data was asked for in; empty where there is one app."""
+    """Return the name of the app that data was requested in; empty if there is one app."""
     return str((*json.loads(task.text), "", "")[4])
 
 
 def _own_tag(text: str) -> str:
-    """The tag of one key alone, in all apps."""
+    """Return the tag of one key alone, in all apps."""
     return f"data:{_joined(json.loads(text)[:4])}"
 
 
 def _joined(parts: list[Any]) -> str:
-    """Return the parts of a key as text, without the last ones where they are empty."""
+    """Return the parts of a key as text, without trailing empty parts."""
     while parts[-1] == "":
         parts = parts[:-1]
     return json.dumps(parts)
 
 
 def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFILES) -> Product:
-    """The ``produce`` of data: the function, called with the arguments in a task's key."""
+    """Return the result of the function of a task, called with the arguments in the task's key."""
     function = _functions.find(task)
     with rendering(profiles) as asked:
         arguments = _arguments(task)
@@ -468,7 +480,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
             value = function._function(*_positional(function, arguments), **_named(function, arguments))
         except Exception as error:
             return Failure("exception", None, asked, personal(error, function.name))
-    if function.is_personal():  # since it was called: its result is that of one visitor
+    if function.is_personal():  # the function may have changed during the call
         return Failure("closure")
     unkept = function._unkept_because(value)
     if asked.no_store and not unkept:
@@ -485,8 +497,8 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
         lifetime = lifetime.lowest(asked.lifetime.revalidate, asked.lifetime.expire)
     tags = tuple(map(tag_name, dict.fromkeys(asked.tags)))
     keep = function._kept_for(value)
-    # For arguments that a client makes up there is nothing. As for a 404, no tags come into being, and the store may
-    # forget it.
+    # Clients can invent arguments that have no result. As for a 404, no tags are created, and the store may forget the
+    # result.
     is_nothing = value is None and bool(arguments)
     is_negative = keep is not None or is_nothing
     if is_nothing:

@@ -1,10 +1,10 @@
-"""Python values as bytes and back, without pickle: msgpack, with types of its own for what it lacks.
+"""Encoding of Python values as bytes and back, without pickle: msgpack, with extension types.
 
-With ``key=True`` equal values have equal bytes (mappings are sorted), so that they serve as keys as well. A
-value of an unknown type is an error that names the type; nothing comes back as something else.
+With ``key=True`` equal values have equal bytes (mappings are sorted), so the bytes serve as keys. A value of an
+unknown type is an error that names the type. No value is decoded as another type.
 
-A dataclass is stored by its name, and who can write to a store can write any name. So it is made without a call of its
-constructor, from its fields, and only where the function expects it (:class:`Types`).
+A dataclass is stored by its name, and a program that can write to a store can write any name. So a dataclass is made
+from its fields, without a call of its constructor, and only if the function expects it (:class:`Types`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from typing import Any
 
 import msgpack
 
-_MAX = 64  # levels of nesting; deeper is a cycle, or no data
-_UNICODE = "surrogatepass"  # a file name may be text that no UTF-8 has
+_MAX = 64  # levels of nesting; deeper values are cycles, or no data
+_UNICODE = "surrogatepass"  # a file name may hold surrogates, which UTF-8 lacks
 
 
 class Unencodable(TypeError):
-    """A value that has no bytes; the message names its type."""
+    """A value cannot be encoded; the message names its type."""
 
 
 def encode(value: Any, *, key: bool = False, whole: bool = False) -> bytes:
-    """The bytes of a value made of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, date,
-    time, datetime, timedelta, Decimal, UUID and dataclasses.
+    """Return the bytes of a value.
+
+    The value consists of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, date, time, datetime,
+    timedelta, Decimal, UUID and dataclasses.
 
     :param key: for comparison: the order of a mapping's keys does not count.
-    :param whole: whether a dataclass may have nothing but its fields. Otherwise, other attributes are left out.
-    :raises Unencodable: it holds something else.
+    :param whole: refuse a dataclass with attributes that are no fields. By default these attributes are left out.
+    :raises Unencodable: it holds another type.
     """
     return _pack(_plain(value, 0, key, whole))
 
@@ -44,24 +46,23 @@ Allows = Callable[[type], bool]
 
 
 def decode(data: bytes, allows: Allows) -> Any:
-    """The reverse of :func:`encode`. No code of a dataclass is called to make it.
+    """Return the value of :func:`encode`'s bytes. No code of a dataclass is called to make it.
 
-    :param allows: whether a dataclass may be made: :meth:`Types.allows`, or :func:`every` where the bytes have never
+    :param allows: whether a dataclass may be made: :meth:`Types.allows`, or :func:`every` for bytes that have never
         been in a store.
-    :raises ValueError: damage, or a dataclass that this process does not have (any more), or has with other fields, or
-        that is not allowed.
+    :raises ValueError: damage, or a dataclass that is missing in this process, has other fields, or is not allowed.
     """
     return _unpack(data, 0, allows)
 
 
 def every(kind: type) -> bool:
-    """Allow all dataclasses of this process: for bytes from a process of this site."""
+    """Allow all dataclasses: for bytes from a process of this site."""
     return True
 
 
 def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
     if depth > _MAX + 1:
-        raise ValueError("nested too deeply")  # damage may nest until the stack of C is full
+        raise ValueError("nested too deeply")  # damaged bytes may overflow the stack of C
 
     def restore(code: int, inner: bytes) -> Any:
         return _restore(code, _unpack(inner, depth + 1, allows), allows)
@@ -75,7 +76,7 @@ def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
 
 
 def _plain(value: Any, depth: int, key: bool, whole: bool) -> Any:
-    """The value in msgpack's own types; exact types only, so that a subclass does not lose what it adds."""
+    """Return the value in msgpack's own types. Only exact types are accepted: a subclass would lose its additions."""
     if depth > _MAX:
         raise Unencodable("nested too deeply, or in a cycle")
 
@@ -90,7 +91,7 @@ def _plain(value: Any, depth: int, key: bool, whole: bool) -> Any:
     if kind is list:
         return [inside(item) for item in value]
     if kind is dict:
-        # As pairs: msgpack's own maps cannot have all keys that a dict can.
+        # As pairs: keys of msgpack's maps cannot have all types of a dict's keys.
         pairs = [[inside(name), inside(item)] for name, item in value.items()]
         return msgpack.ExtType(_DICT, _pack(sorted(pairs, key=lambda pair: _pack(pair[0])) if key else pairs))
     if kind in (set, frozenset):
@@ -118,7 +119,7 @@ _INT, _DICT, _SET, _FROZENSET, _DATACLASS = range(1, 6)
 
 
 def _zone(zone: Any) -> Any:
-    """What a time zone is made of; its offset at the moment alone would make another one of it."""
+    """Return the arguments that make a time zone. Its current offset would make another zone."""
     if zone is None:
         return None
     if type(zone) is dt.timezone:
@@ -138,7 +139,7 @@ def _zone_of(made_of: Any) -> dt.tzinfo | None:
     return None if made_of is None else dt.timezone(*made_of)
 
 
-# `fold` is not part of the ISO text, and decides between the two times that a clock shows twice.
+# `fold` is not part of the ISO text, and tells apart the two times that a clock shows twice.
 def _split(value: Any) -> Any:
     return [value.replace(tzinfo=None).isoformat(), value.fold, _zone(value.tzinfo)]
 
@@ -149,7 +150,7 @@ def _joined(kind: Any) -> Callable[[Any], Any]:
 
 @functools.cache
 def _types() -> dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]]:
-    # These take long to import, and not everybody keeps data.
+    # These modules take long to import, and not all apps keep data.
     import decimal
     import uuid
 
@@ -191,7 +192,7 @@ def _name(kind: type) -> str:
 
 @functools.lru_cache(256)
 def _fields(kind: Any) -> tuple[str, ...]:
-    """The fields of a dataclass that can be made again from them.
+    """Return the fields of a dataclass that can be made again from them.
 
     :raises Unencodable: it cannot.
     """
@@ -201,7 +202,7 @@ def _fields(kind: Any) -> tuple[str, ...]:
     if special or set(inspect.signature(kind).parameters) != {f.name for f in fields if f.init}:
         raise Unencodable(f"{_name(kind)} cannot be kept: it is not made of its fields alone")
     for f in fields:
-        # Setting it would call code of the class, such as a property's, with a value from the store.
+        # A setter (a property's, say) would run code of the class with a value from the store.
         setter = inspect.getattr_static(kind, f.name, None)
         if hasattr(type(setter), "__set__") and not inspect.ismemberdescriptor(setter):
             raise Unencodable(f"{_name(kind)} cannot be kept: its field {f.name} is a {type(setter).__name__}")
@@ -211,7 +212,7 @@ def _fields(kind: Any) -> tuple[str, ...]:
 
 
 def _attributes(value: Any) -> set[str]:
-    """The names of all attributes that an object has of its own, in a ``__dict__`` or in slots."""
+    """Return the names of all attributes of an object itself, in a ``__dict__`` or in slots."""
     held = set(getattr(value, "__dict__", ()))
     for base in type(value).__mro__:
         for name, slot in vars(base).items():
@@ -229,26 +230,26 @@ def _dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
         raise ValueError(f"{name} is not allowed: {problem}; annotate the result, such as -> {kind.__qualname__}")
     made = object.__new__(kind)
     for field, value in values.items():
-        object.__setattr__(made, field, value)  # as it was, also where it is frozen or not for the constructor
+        object.__setattr__(made, field, value)  # also if it is frozen, or no argument of the constructor
     return made
 
 
 def _class(name: str) -> Any:
-    """A dataclass of this process, or None. See :func:`found`."""
+    """Return a dataclass of this process, or None. See :func:`found`."""
     module, _, qualname = name.partition(":")
     kind = found(module, qualname)
     return kind if issubclass(type(kind), type) and dataclasses.is_dataclass(kind) else None
 
 
 def found(module: str, qualname: str) -> Any:
-    """What a module of this process has by that name, or None.
+    """Return the object of that name in a module of this process, or None.
 
-    Nothing is imported for it, and no code is run, such as a module's or a proxy's ``__getattr__``: names come from the
+    Nothing is imported, and no code is run (such as a module's or a proxy's ``__getattr__``): names come from the
     store.
     """
     inner: Any = sys.modules.get(module)
     for part in qualname.split("."):
-        # isinstance() would ask a proxy what it stands for.
+        # isinstance() would run a proxy's code.
         if issubclass(type(inner), ModuleType):
             inner = object.__getattribute__(inner, "__dict__").get(part)
         elif issubclass(type(inner), type):
@@ -259,24 +260,28 @@ def found(module: str, qualname: str) -> Any:
 
 
 class Types:
-    """The dataclasses that stored results of a function may have in them.
+    """The dataclasses that stored results of a function may contain.
 
-    These are allowed: a dataclass that an annotation of the function names, alone or inside of others (``list[Post]``),
-    its subclasses, and those in its fields' annotations; one that the function's module defines, or imports by its name
-    or with its module; and one that this process has encoded. Those of this package are allowed only where an
-    annotation names them.
+    These are allowed:
+
+    - a dataclass in an annotation of the function, alone or nested (``list[Post]``), its subclasses, and those in its
+      fields' annotations;
+    - a dataclass that the function's module defines, or imports by its name or with its module;
+    - a dataclass that this process has encoded.
+
+    Dataclasses of this package are allowed only if an annotation names them.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        # Where a decorator has wrapped it: names in annotations are those of its own module.
+        # The unwrapped function: names in annotations are those of its module.
         self._function = inspect.unwrap(function)
         self._allowed: set[type] = set()
 
     def allows(self, kind: type) -> bool:
-        """Whether ``kind`` may be made of a stored result."""
+        """Return whether ``kind`` may be made from a stored result."""
         if kind in self._allowed:
             return True
-        # Each time anew: a module may not have been complete when the function was defined.
+        # Check each time: a module may have been incomplete when the function was defined.
         if _is_named(kind, self._function) or _is_known(kind, self._function):
             self._allowed.add(kind)
             return True
@@ -304,18 +309,18 @@ def _is_named(kind: type, function: Any) -> bool:
 
 
 def _walk(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
-    """Note every class in an annotation, and in those of the fields of a dataclass or TypedDict in it."""
+    """Note every class in an annotation, and in the annotations of a dataclass's or TypedDict's fields."""
     if isinstance(hint, typing.ForwardRef):
         hint = hint.__forward_arg__
     if isinstance(hint, str):
-        if (hint, id(names)) in seen:  # an alias that is made of itself
+        if (hint, id(names)) in seen:  # a recursive alias
             return
         seen.add((hint, id(names)))
         try:
-            # As typing.get_type_hints() does, which fails for all if it fails for one.
+            # Not typing.get_type_hints(), which fails for all annotations if it fails for one.
             evaluated = eval(hint, names)
         except Exception:
-            return  # imported for type checkers only, say
+            return  # may be imported for type checkers only
         _walk(evaluated, names, seen)
         return
     origin = typing.get_origin(hint)

@@ -1,8 +1,8 @@
-"""Fetches that are kept like data: a ``requests`` session whose GETs go through the data cache.
+"""Cached fetches: a ``requests`` session whose GETs go through the data cache.
 
-What is kept is an :class:`Answer`, made by one cached function for each place in the code that makes sessions. All that
-tells one request from another is an argument of it, so that any process that runs the same code can renew it.
-The session's own headers and credentials are in the key as a digest only; whoever renews uses their own copy of them.
+The cache keeps an :class:`Answer`, made by one cached function for each call site of :class:`CachedSession`. All that
+identifies a request is an argument of that function, so any process with the same code can regenerate the answer. The
+session's own headers and credentials are in the key as a digest only; a process regenerates with its own copy.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from . import codec as values
 from .cached import Cached, here, inside, is_among_visitors
 from .isolation import is_importing
 
-#: What is kept; anything else is an accident, or belongs to one request.
+#: Statuses that are kept; others are errors, or belong to one request.
 KEPT_STATUSES = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
-#: Seconds that "there is nothing" is kept, at most.
+#: Seconds for which a 404 or 410 is kept, at most.
 NEGATIVE_TTL = 10.0
-#: Bytes; larger bodies are handed out and not kept.
+#: Bytes; larger bodies are returned and not kept.
 MAX_BODY = 8 << 20
 
-_SCHEMA = 1  # of Answer: goes up when its fields or their meaning change
+_SCHEMA = 1  # of Answer: increase it when its fields or their meaning change
 _TIMEOUT = 30.0
 _COOKIES = ("set-cookie", "set-cookie2")
-#: Headers that say who somebody is. Given with a call, they may be a visitor's.
+#: Headers that identify a user. In a call they may be a visitor's.
 _PERSONAL = re.compile(r"auth|cookie|token|secret|session|passw|credential|signature|key$", re.IGNORECASE)
 
 
@@ -60,30 +60,30 @@ class CachedSession(requests.Session):
 
     Make it once, in a module, like any other session.
 
-    Each call takes three arguments more: ``revalidate`` (with ``expire``) replaces the session's, ``tags`` are added to
-    the session's, and ``no_store=True`` fetches anew. A page that uses ``no_store`` is not stored.
+    Each call takes three more arguments: ``revalidate`` (with ``expire``) replaces the session's, ``tags`` are added
+    to the session's, and ``no_store=True`` fetches anew. A page that uses ``no_store`` is not stored.
 
-    A kept answer is a :class:`requests.Response` like any other, but for ``raw``. Kept are the statuses 200, 203, 204,
-    300, 301, 308, and for at most 10 s 404 and 410, whatever the server says about caching. An exception or another
-    status is handed on and not kept; what was kept before stays, and so does the last good version of a page that uses
-    it. Retries and adapters work; hooks of the session are run on real answers, not on kept ones.
+    A kept answer is a :class:`requests.Response` like any other, except for ``raw``. The statuses 200, 203, 204, 300,
+    301 and 308 are kept, and 404 and 410 for at most 10 s. The server's caching headers are ignored. An exception or
+    another status is passed on and not kept. Then the kept answer stays, and so does the last good version of a page
+    that uses it. Retries and adapters work. Hooks of the session run on real answers, not on kept ones.
 
-    A GET through the cache neither sends the session's cookies nor collects any. Its key is all that the call says, as
-    it says it (the order of parameters counts), and a digest of the session's own headers, credentials and
-    settings. A URL is in the log and in the store as it is: secrets belong into the session's headers or ``auth``.
+    A GET through the cache neither sends the session's cookies nor collects any. Its key is the call's arguments as
+    given (the order of parameters counts), and a digest of the session's own headers, credentials and settings. URLs
+    are in the log and in the store as they are: secrets belong in the session's headers or ``auth``.
 
-    These go past the cache: other methods; a body, ``stream=True``, ``hooks=`` and ``proxies=`` of a call; and its
-    credentials (``auth=``, ``cookies=``, ``cert=``, a user in the URL, headers like ``Authorization``). They may be one
-    visitor's. Where such a GET goes into a page, its tags and lifetime count all the same.
+    These requests bypass the cache: other methods; a body, ``stream=True``, ``hooks=`` and ``proxies=`` of a call; and
+    credentials of a call (``auth=``, ``cookies=``, ``cert=``, a user in the URL, headers like ``Authorization``),
+    which may be one visitor's. A page that uses such a GET still takes over its tags and lifetime.
 
     :param revalidate: seconds, a profile, ``False`` for until invalidated, ``0`` for never kept: then a page that uses
         it is not stored either.
-    :param expire: seconds past which an answer is not handed out while a new one is made.
-    :param tags: of everything that the session fetches.
-    :param version: change it when the meaning of what is fetched changes.
-    :param timeout: seconds for the longest fetch, and for a call that has no ``timeout`` of its own; 30 by default.
+    :param expire: seconds past which an answer is no longer returned while a new one is made.
+    :param tags: the tags of everything that the session fetches.
+    :param version: change it when the meaning of the fetched data changes.
+    :param timeout: seconds for the longest fetch, and for a call without its own ``timeout``; 30 by default.
     :param lock_timeout: seconds to wait for another process's fetch.
-    :param name: what the session is called in logs and keys; by default the module and function that calls this.
+    :param name: the session's name in logs and keys; by default the module and function of the call site.
     :raises ConfigError: a value is impossible.
     """
 
@@ -103,25 +103,25 @@ class CachedSession(requests.Session):
         self._lifetime = _checked_lifetime(where, revalidate, expire)
         self._tags = _checked_tags(where, tags)
         rule = Rule(
-            revalidate=False,  # each fetch says its own
+            revalidate=False,  # each fetch has its own
             render_timeout=None if timeout is None else o.PERIOD.check(where + "timeout", timeout),
             lock_timeout=None if lock_timeout is None else o.SECONDS.check(where + "lock_timeout", lock_timeout),
         )
         self._timeout = rule.render_timeout or _TIMEOUT
         place = _place() if name is None else f"CachedSession:{o.TEXT.check(where + 'name', name)}"
         self._site = _sites.setdefault(place, _Site(place))
-        # One that is made while a visitor is answered may be made for them.
+        # A session made while a request is answered may be the visitor's.
         self._is_personal = is_among_visitors()
         self._is_of_module = not self._is_personal and is_importing()
         self._fetch = _Fetch(self._site.fetch, rule, _given_tags, f"{version}.{_SCHEMA}", self._site.name)
         self._site.join(self)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # requests' own way would make one that knows nothing of where its answers are kept.
+        # The copy of requests would not know where its answers are kept.
         raise TypeError("a CachedSession is not copied or pickled; make another one")
 
     def get(self, url: Any, params: Any = None, **kwargs: Any) -> requests.Response:
-        """See :class:`requests.Session`; and ``revalidate``, ``expire``, ``tags``, ``no_store``."""
+        """Send a GET; see :class:`requests.Session`, and the class for the further arguments."""
         return self.request("GET", url, params=params, **kwargs)
 
     def request(
@@ -148,9 +148,9 @@ class CachedSession(requests.Session):
         tags: Iterable[str] = (),
         no_store: bool = False,
     ) -> requests.Response:
-        """See :class:`requests.Session`, and the class for the four arguments more.
+        """Send a request; see :class:`requests.Session`, and the class for the further arguments.
 
-        :raises ConfigError: one of these is impossible. Whatever ``requests`` raises goes through.
+        :raises ConfigError: one of these arguments is impossible. Exceptions of ``requests`` pass through.
         """
         method = method.upper()
         where = f"{method.lower()}: "
@@ -193,7 +193,7 @@ class CachedSession(requests.Session):
         try:
             answer = self._fetch(configuration, full_url, given, how, *lifetime, every_tag)
         except Exception:
-            # Even if the app copes with it: a page without the prices is no page for the next hour.
+            # Even if the app handles the error: a page without the prices must not be kept for an hour.
             fail("fetch-error")
             raise
         return answer.response()
@@ -202,8 +202,10 @@ class CachedSession(requests.Session):
     def _noted(
         self, reason: str, method: str, url: str, lifetime: tuple[Any, float | None], tags: tuple[str, ...]
     ) -> Iterator[Callable[[requests.Response], requests.Response]]:
-        """Around a request that is not for the cache: what it means for the page that uses it, and its line in the
-        log. It hands out a function that is told of the response."""
+        """Run a request that bypasses the cache: apply its tags and lifetime to the page, and emit its event.
+
+        It yields a function that takes the response and returns it.
+        """
         home, status = here(), 0
         began = home.monotonic() if home is not None else 0.0
 
@@ -224,16 +226,18 @@ class CachedSession(requests.Session):
                 home.events.emit(DataServed(self._site.name, "SKIP", reason=reason, seconds=seconds, shown=shown))
 
     def _remembered(self) -> str:
-        """The digest under which the session as it is now is known; empty where it has none."""
+        """Return the digest of the session's current configuration, and remember it; empty if there is none."""
         configuration, state = self.configuration()
         if configuration:
             self._site.know(configuration, state)
         return configuration
 
     def configuration(self) -> tuple[str, dict[str, Any]]:
-        """A digest of what the session adds to every request, and a copy of it; no digest where the session
-        signs its requests in a way that nobody could tell from another."""
-        # requests' own list of what a session consists of. Adapters stay those of the session: connections are shared.
+        """Return a digest of the session's part of every request, and a copy of that part.
+
+        The digest is empty if the session signs its requests in a way that cannot be identified.
+        """
+        # requests' own list of a session's state. Adapters are shared, and so are their connections.
         state = self.__getstate__() | {
             "headers": CaseInsensitiveDict(self.headers or {}),
             "auth": copy.copy(self.auth),
@@ -257,17 +261,20 @@ class CachedSession(requests.Session):
             return "", state
 
     def _is_plain(self) -> bool:
-        """Whether nothing but requests' own code has a hand in what is sent and received."""
+        """Return whether only code of requests takes part in sending and receiving."""
         adapters = all(type(adapter) is HTTPAdapter for adapter in self.adapters.values())
         return adapters and not any(self.hooks.values())
 
 
-# What is kept -------------------------------------------------------------------------------------------
+# Answers ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response, as data. ``history``: the answers on the way to it, without their bodies."""
+    """A response as data.
+
+    :param history: the redirects that led to it, without their bodies.
+    """
 
     status: int
     reason: Any
@@ -280,7 +287,7 @@ class Answer:
 
     @classmethod
     def of(cls, response: requests.Response, in_full: bool = True) -> Answer:
-        """What there is to keep of a response. Cookies are somebody's, and not part of it."""
+        """Return the part of a response that can be kept. Cookies are personal, and left out."""
         return cls(
             response.status_code,
             response.reason,
@@ -293,11 +300,11 @@ class Answer:
         )
 
     def response(self) -> requests.Response:
-        """A new response, for one caller."""
+        """Return a new response, for one caller."""
         request = requests.PreparedRequest()
         request.method, request.url, request.headers = "GET", self.url, CaseInsensitiveDict()
         response = requests.Response()
-        # As requests itself makes one of what was kept (pickled, elsewhere).
+        # As requests itself restores a pickled response.
         response.__setstate__(
             {
                 "_content": self.body,
@@ -316,7 +323,7 @@ class Answer:
 
 
 class _Fetch(Cached[..., Answer]):
-    """The data cache, for answers."""
+    """The cached function of fetches."""
 
     def _shown(self, _configuration: str, url: str, *_rest: Any) -> str:
         return f"GET {url}"
@@ -327,7 +334,7 @@ class _Fetch(Cached[..., Answer]):
         return "max-body" if len(answer.body) > MAX_BODY else ""
 
     def _kept_for(self, answer: Answer) -> float | None:
-        # As for pages: what only says that there is nothing goes by itself, or random URLs would fill the store.
+        # As for pages: answers without content expire by themselves, or random URLs would fill the store.
         return NEGATIVE_TTL + 60 if answer.status in NEGATIVE_STATUSES else None
 
 
@@ -337,7 +344,7 @@ def _given_tags(arguments: dict[str, Any]) -> Iterable[str]:
 
 
 def _say_of_page(reason: str, lifetime: tuple[Any, float | None], tags: tuple[str, ...]) -> None:
-    """What a fetch that is not for the cache means for a page that uses it."""
+    """Apply a fetch that bypasses the cache to the page that uses it."""
     if reason in ("no-store", "revalidate-0"):
         no_store()
     else:
@@ -346,7 +353,10 @@ def _say_of_page(reason: str, lifetime: tuple[Any, float | None], tags: tuple[st
 
 
 def _say_of_status(status: int) -> None:
-    """What an answer means for what is made of it. 0: there was none."""
+    """Apply the status of an answer to the page that uses it.
+
+    :param status: 0 if there was no answer.
+    """
     if status in NEGATIVE_STATUSES:
         cache_life(NEGATIVE_TTL, NEGATIVE_TTL)
     elif status in KEPT_STATUSES:
@@ -354,19 +364,19 @@ def _say_of_status(status: int) -> None:
     elif 0 < status < 400:
         no_store()
     else:
-        # Not no_store(): for a page that is past its time that would count, and the last good one would be lost.
+        # Not no_store(): that would replace an expired page and lose the last good one.
         fail(f"fetch-{status or 'error'}")
 
 
-# Where a fetch is made ----------------------------------------------------------------------------------
+# Call sites ---------------------------------------------------------------------------------------------
 
 
 class _Site:
-    """A place in the code that makes sessions, of the same name in every process that runs that code.
+    """A call site of :class:`CachedSession`, with the same name in every process that runs the code.
 
-    It remembers what its sessions were when they asked, by digest: a fetch is renewed as it was asked for, whatever
-    became of the session, and never by another session's credentials. Bounded, because a session may be another one
-    with each request.
+    It remembers the configurations of its sessions by digest. So a fetch is regenerated with its original
+    configuration, even if the session has changed, and never with another session's credentials. The number is
+    bounded, because a session may have a new configuration in each request.
     """
 
     def __init__(self, name: str, most: int = 1024) -> None:
@@ -377,12 +387,12 @@ class _Site:
         self._known: OrderedDict[str, dict[str, Any]] = OrderedDict()
 
     def join(self, session: CachedSession) -> None:
-        """Another session of this place."""
+        """Add a session."""
         with self._lock:
             self._sessions.add(session)
 
     def know(self, configuration: str, state: dict[str, Any]) -> None:
-        """Remember what a session consists of."""
+        """Remember a session's configuration."""
         with self._lock:
             self._known[configuration] = state
             self._known.move_to_end(configuration)
@@ -399,9 +409,9 @@ class _Site:
         expire: float | None,
         tags: tuple[str, ...],
     ) -> Answer:
-        """The real request, from nothing but bytes.
+        """Send the real request and return its answer; all arguments are plain data.
 
-        :raises LookupError: no session of this process is configured like that.
+        :raises LookupError: no session of this process has this configuration.
         """
         cache_life(revalidate, expire)
         answer = Answer.of(self._session(configuration).request("GET", url, headers=headers, **how))
@@ -409,10 +419,10 @@ class _Site:
         return answer
 
     def _session(self, configuration: str) -> requests.Session:
-        """A session as it was, with a cookie jar that nobody else looks into."""
+        """Return a session with this configuration and a cookie jar of its own."""
         state = self._known.get(configuration)
         if state is None:
-            # Another process has asked for this, and nobody here yet.
+            # Another process has sent this request, and this process has not yet.
             with self._lock:
                 sessions = list(self._sessions)
             told = (session.configuration() for session in sessions)
@@ -425,15 +435,17 @@ class _Site:
         return session
 
 
-# Weak, for names that are made up at run time; the cached functions of this process, which are bounded, hold their own.
+# Weak, because names may be made at run time. The cached functions of this process are bounded, and hold their own.
 _sites: weakref.WeakValueDictionary[str, _Site] = weakref.WeakValueDictionary()
 _calls: dict[tuple[str, str], list[int]] = {}
 _counting = threading.Lock()
 
 
 def _place() -> str:
-    """Return the name of the place that calls :class:`CachedSession`: its module and function, and the number of the
-    call, where there are several. A line number would change with each edit."""
+    """Return the name of the call site: its module and function, and its number if there are several.
+
+    A line number would change with each edit.
+    """
     frame = sys._getframe(2)
     code = frame.f_code
     scope = str(frame.f_globals.get("__name__", "?")), str(getattr(code, "co_qualname", code.co_name))
@@ -446,7 +458,7 @@ def _place() -> str:
     return f"{scope[0]}{function}:CachedSession" + (f":{number + 1}" if number else "")
 
 
-# What is asked ------------------------------------------------------------------------------------------
+# Arguments ----------------------------------------------------------------------------------------------
 
 
 def _checked_lifetime(where: str, revalidate: Any, expire: Any) -> tuple[Any, float | None]:
@@ -490,13 +502,13 @@ def _is_data(value: Any) -> bool:
 
 
 def _told_of(auth: Any) -> Any:
-    """What tells one way to sign requests from another.
+    """Return the identity of a way to sign requests.
 
-    :raises Unencodable: nobody knows: it may sign for whoever is asking just now.
+    :raises Unencodable: it has none: it may sign for the current visitor.
     """
     if auth is None or isinstance(auth, tuple):
-        return auth  # of None: what is in a .netrc belongs to the machine, like the addresses of hosts
+        return auth  # with None, a .netrc may apply, which belongs to the machine, like host addresses
     if type(auth) not in (HTTPBasicAuth, HTTPProxyAuth, HTTPDigestAuth):
-        # Whatever it says about itself, it may look up who is asking when it signs.
-        raise values.Unencodable(f"{type(auth).__qualname__} may sign for whoever is asking")
+        # A custom class may look up the current visitor when it signs.
+        raise values.Unencodable(f"{type(auth).__qualname__} may sign for the current visitor")
     return [type(auth).__qualname__, auth.username, auth.password]

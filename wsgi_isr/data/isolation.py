@@ -1,7 +1,7 @@
-"""Where data is made that is kept for everybody: in a thread and a context that no visitor has touched.
+"""Isolation of shared data: its functions run in a thread and a context that serve no client.
 
-Context variables and thread-locals hold what middlewares, frameworks and the app have noted about the visitor who is
-being answered: a user, a session, a host, a language. A function whose result is kept must find none of it.
+Context variables and thread-locals hold data of the current request: a user, a session, a host, a language.
+Middlewares, frameworks and the app set them. A function whose result is kept must find none of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Seconds after which a thread ends that has nothing to do, and with it the database connections that are its own.
+#: Seconds after which an idle thread ends, and its database connections with it.
 IDLE = 1.0
 
 #: The file name of the import machinery's own code.
@@ -31,7 +31,7 @@ _is_isolated: ContextVar[bool] = ContextVar("wsgi_isr_isolated", default=False)
 
 
 def is_importing() -> bool:
-    """Return whether the caller runs because a module is being imported: once in a process, for all visitors."""
+    """Return whether the caller runs during the import of a module: once in a process, for all visitors."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename == _IMPORTS:
@@ -41,20 +41,19 @@ def is_importing() -> bool:
 
 
 class NoThread(RuntimeError):
-    """The system has no thread left, or the interpreter is shutting down."""
+    """The system can start no thread, or the interpreter is shutting down."""
 
 
 class Overdue(RuntimeError):
-    """A function has not returned in time: it may wait for a lock that its caller holds."""
+    """A function has not returned in time. It may wait for a lock that its caller holds."""
 
 
 class Isolation:
-    """Threads that answer no visitor. Each caller waits for its function, so there are as many threads as callers.
+    """Threads that serve no client. Each caller waits for its function, so there are as many threads as callers.
 
-    :param at_end: called in a thread before it ends. With it, a thread runs several functions, one after the other:
-        that spares thread-local database connections, and is right only where something sees to it that each function
-        has ended the transactions that it had begun.
-    :param inline: run all in the thread that calls, whose transaction a test has begun.
+    :param at_end: called in a thread before it ends. With it, a thread runs several functions in turn, which saves
+        thread-local database connections. This is right only if each function's transactions are ended after it.
+    :param inline: run all functions in the calling thread, whose transaction a test has begun.
     """
 
     def __init__(self, at_end: Callable[[], None] | None = None, inline: bool = False) -> None:
@@ -64,12 +63,14 @@ class Isolation:
         self._idle: list[queue.SimpleQueue[_Job]] = []
 
     def run(self, function: Callable[[], T], timeout: float, here: bool = False) -> T:
-        """Return what ``function`` returns in a thread and a context of its own, or raise what it raises there.
+        """Return the result of ``function`` in a thread and a context of its own, or raise its exception.
 
-        In such a thread it runs where it is called, in another context.
+        A call inside such a thread stays in the thread, in another context.
 
-        :param timeout: seconds to wait for the thread, which goes on. :param here: run in the thread that calls.
-        :raises NoThread: there is no thread for it. :raises Overdue: it takes longer.
+        :param timeout: seconds to wait; the thread goes on after that.
+        :param here: run in the calling thread.
+        :raises NoThread: no thread can be started.
+        :raises Overdue: the function takes longer than ``timeout``.
         """
         job = _Job(functools.partial(Context().run, _enter, led(), function))
         if here or self._inline or _is_isolated.get():
@@ -86,7 +87,7 @@ class Isolation:
         return result
 
     def _begin(self) -> queue.SimpleQueue[_Job]:
-        import queue  # for those who keep data
+        import queue  # only apps that keep data need it
 
         inbox: queue.SimpleQueue[_Job] = queue.SimpleQueue()
         try:
@@ -102,7 +103,7 @@ class Isolation:
         while True:
             job.run()
             if self._at_end is not None:
-                self._idle.append(inbox)  # before the caller goes on: the next call finds this thread
+                self._idle.append(inbox)  # before the caller goes on, so that its next call finds this thread
             job.over.set()
             del job
             if self._at_end is None:
@@ -112,7 +113,7 @@ class Isolation:
             except Empty:
                 try:
                     self._idle.remove(inbox)
-                except ValueError:  # a caller has taken it in this moment
+                except ValueError:  # a caller has just taken this thread
                     job = inbox.get()
                 else:
                     self._at_end()
@@ -120,7 +121,7 @@ class Isolation:
 
 
 class _Job:
-    """A function, and what came of it once it is ``over``."""
+    """A function, and its result or exception once it is ``over``."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         self.over = threading.Event()
@@ -131,7 +132,7 @@ class _Job:
     def run(self) -> None:
         try:
             self._returned = self._function()
-        except BaseException as error:  # it is the caller's
+        except BaseException as error:  # the caller raises it
             self._raised = error
 
     def result(self) -> Any:
@@ -140,11 +141,11 @@ class _Job:
         try:
             raise self._raised
         finally:
-            self._raised = None  # it would keep this frame alive, which keeps it alive
+            self._raised = None  # the exception and this frame would keep each other alive
 
 
 def _enter(flights: tuple[Flight[Any], ...], function: Callable[[], T]) -> T:
-    """Run in a context in which nothing is known but the renders that wait for this one."""
+    """Run a function in a context that knows only the flights that wait for it."""
     _is_isolated.set(True)
     with leading(*flights):
         return function()

@@ -1,4 +1,4 @@
-"""The cached functions of a process: what tells them apart, and which one a task was made for."""
+"""The cached functions of a process: their identity, and the function of a task."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ from . import codec as values
 
 _log = logging.getLogger("wsgi_isr.data")
 
-#: Functions in functions that are looked into.
+#: Levels of nested functions that are examined.
 _DEEPEST = 8
 #: Methods of classes in C, not bound to an object.
 _OF_CLASSES = (MethodDescriptorType, WrapperDescriptorType, ClassMethodDescriptorType)
 
 
 class Known:
-    """A cached function, as others of its process know it: its ``name``, what it is ``told`` by (the name, the version
-    and what it closes over), and its ``code``, if that can be seen."""
+    """A cached function in the registry.
+
+    ``told`` is its identity: name, version and a digest of its closure. ``code`` is its code, if it has any in Python.
+    """
 
     name: str
     told: tuple[str, str, str]
@@ -45,9 +47,9 @@ class Known:
     _watched: tuple[Any, Closure] | None = None
 
     def watch(self, function: Any, closure: Closure) -> None:
-        """Note that ``function`` may be made while a visitor is answered, and hold something of that visitor.
+        """Note that ``function`` may be made while a request is answered, and may hold the visitor's data.
 
-        :param closure: of the function, now.
+        :param closure: the function's closure as it is now.
         """
         self._watched = function, closure
         if closure.untold:
@@ -56,9 +58,9 @@ class Known:
             )
 
     def is_personal(self) -> bool:
-        """Return whether it may hold something of one visitor that is no part of its key.
+        """Return whether the function may hold data of one visitor that is not in its key.
 
-        This is asked for each call: a view may fill a dict, or bind a name, after it has made the function.
+        Each call checks that: a view may fill a dict, or bind a name, after it has made the function.
         """
         if self._watched is None:
             return False
@@ -77,26 +79,31 @@ K = TypeVar("K", bound=Known)
 
 
 class Closure(NamedTuple):
-    """What a function holds besides its code: a digest, and the first thing that cannot be told by data and names,
-    as words for people. Both are empty where there is none."""
+    """The data that a function holds besides its code.
+
+    :param digest: of that data; empty without data.
+    :param untold: the first value that has no identity, in words for people; empty if all have one.
+    """
 
     digest: str
     untold: str
 
 
 def closure_of(function: Any) -> Closure:
-    """Return what a function holds: the variables that it closes over, its defaults and its attributes.
+    """Return the closure of a function: its variables, its defaults and its attributes.
 
-    Values that an argument could have are told by their data. A module's function or class is the same for everybody,
-    and told by its name. A function or method that no module has by its name is told by its code and by what it holds
-    itself; and so is ``function``, where it is made inside of another one. Nothing else is told.
+    - A value that may be an argument is identified by its data.
+    - A module's function or class is the same for all visitors, and identified by its name.
+    - Another function or method is identified by its code and by its own closure. So is ``function`` if it is nested.
+    - Other objects have no identity.
     """
     teller = _Teller()
     inner = function.__func__ if type(function) is MethodType else function
     if type(inner) is FunctionType:
         held = teller.held_by(inner, "")
         if inner.__code__.co_flags & inspect.CO_NESTED:
-            # Its name is not its own: a view may make one of two, by who asks. A module has one function of a name.
+            # A nested function's name is not unique: a view may make one of two, by visitor. In a module a name is
+            # unique.
             held["()"] = _told_of(inner.__code__)
         return Closure(_digest(held) if held else "", teller.untold)
     teller.tell(inner, "its function")
@@ -104,7 +111,7 @@ def closure_of(function: Any) -> Closure:
 
 
 class _Teller:
-    """Tells what functions hold, as data, in one walk: a function that is met again is told by its number."""
+    """Describes closures as data in one walk. A function that is met again is described by its number."""
 
     def __init__(self) -> None:
         self.untold = ""
@@ -112,7 +119,7 @@ class _Teller:
         self._depth = 0
 
     def held_by(self, function: Any, path: str) -> dict[str, Any]:
-        """Return what a function holds, by name, but for what is not told."""
+        """Return the closure of a function, by name, without values that have no identity."""
         module = sys.modules.get(function.__globals__.get("__name__"))
         if getattr(module, "__dict__", None) is not function.__globals__:
             self._miss(f"{path}globals", "which are those of no module")
@@ -125,7 +132,7 @@ class _Teller:
             try:
                 content = cell.cell_contents
             except ValueError:
-                if name != own:  # its own name is bound once it is made
+                if name != own:  # a recursive function's name is bound after it is made
                     self._miss(path + name, "which is not defined yet")
                 continue
             if not (name == own and issubclass(type(content), Known) and content.code is code):
@@ -139,12 +146,12 @@ class _Teller:
             yield f".{name}", content
 
     def tell(self, content: Any, path: str) -> list[Any] | None:
-        """Return what tells this thing from others, as data; ``None`` where nothing does."""
+        """Return the identity of a value as data; ``None`` if it has none."""
         try:
             return ["data", values.encode(content, key=True, whole=True)]
         except (values.Unencodable, ValueError):
             pass
-        # isinstance() would ask a proxy what it stands for, and that may be another thing for each visitor.
+        # isinstance() would run a proxy's code, which may return a different result for each visitor.
         kind = type(content)
         told: list[Any] | None = None
         if issubclass(kind, Known):
@@ -169,7 +176,7 @@ class _Teller:
             return ["function", name, _told_of(content.__code__), self.held_by(content, f"{path}: ")]
         if kind is MethodType:
             return ["method", self.tell(content.__func__, path), self.tell(content.__self__, f"the object of {path}")]
-        if kind is BuiltinFunctionType:  # a bound one, too: that of a dict, say
+        if kind is BuiltinFunctionType:  # also a bound one, such as a dict's
             return ["builtin", content.__qualname__, self.tell(content.__self__, f"the object of {path}")]
         if kind is functools.partial and not vars(content):
             parts = [self.tell(part, path) for part in (content.func, *content.args, *content.keywords.values())]
@@ -181,7 +188,7 @@ class _Teller:
 
 
 def _global_name(content: Any) -> str | None:
-    """Return the name by which every process finds this very thing in one of its modules; ``None`` without one."""
+    """Return the name by which every process finds this very object in a module; ``None`` without one."""
     kind = type(content)
     if issubclass(kind, ModuleType):
         name = object.__getattribute__(content, "__dict__").get("__name__")
@@ -199,7 +206,7 @@ def _global_name(content: Any) -> str | None:
 
 @functools.lru_cache(1024)
 def _told_of(code: CodeType | None) -> str:
-    """Return what tells code from other code, in every process of one version of Python."""
+    """Return a digest of code, the same in every process of one version of Python."""
     if code is None:
         return ""
     names = [[*code.co_names], [*code.co_varnames], [*code.co_freevars], [*code.co_cellvars]]
@@ -213,7 +220,7 @@ def _told_of_constant(constant: Any) -> Any:
     if isinstance(constant, tuple):
         return [_told_of_constant(part) for part in constant]
     if isinstance(constant, frozenset):
-        return sorted(map(repr, constant))  # their order is another one in each process
+        return sorted(map(repr, constant))  # their order differs between processes
     return f"{type(constant).__name__} {constant!r}"
 
 
@@ -222,10 +229,10 @@ def _digest(told: Any) -> str:
 
 
 class Functions(Generic[K]):
-    """The cached functions of this process, so that a task finds the one that it was made for.
+    """The cached functions of this process, by which a task finds its function.
 
-    By name, version and what a function closes over: those that one factory makes have a name in common. Bounded,
-    because a function that is defined in a view is another one with each request.
+    The key is name, version and closure, since the functions of one factory share a name. The number is bounded,
+    because a function in a view is a new one with each request.
     """
 
     def __init__(self, most: int = 4096) -> None:
@@ -234,17 +241,20 @@ class Functions(Generic[K]):
         self._known: OrderedDict[tuple[str, str, str], K] = OrderedDict()
 
     def add(self, function: K) -> None:
-        """Of several of one name the latest counts, as everywhere in Python: a module may have been loaded anew."""
+        """Add a function, in place of one with the same identity.
+
+        The latest counts, as everywhere in Python: a module may have been reloaded.
+        """
         with self._lock:
             self._known[function.told] = function
             if len(self._known) > self._most:
                 self._known.popitem(last=False)
 
     def use(self, function: K) -> None:
-        """It is about to be called: it has to be found.
+        """Add a function that is about to be called, so that its tasks find it.
 
-        :raises ConfigError: another one is, and is not the same code: two lambdas of one module, say. They would get
-            each other's results.
+        :raises ConfigError: a function with the same name has other code (two lambdas of one module, say). Each would
+            get the other's results.
         """
         known = self._known.get(function.told)
         if known is function:
@@ -255,7 +265,10 @@ class Functions(Generic[K]):
         self.add(function)
 
     def find(self, task: Task) -> K:
-        """:raises Unknown: this process does not have the function."""
+        """Return the function of a task.
+
+        :raises Unknown: this process does not have the function.
+        """
         _, version, _, around = (*json.loads(task.text), "")[:4]
         found = self._known.get((task.rule, json.dumps(version), around))
         if found is None:

@@ -1,4 +1,4 @@
-"""One line for each decision of the cache, for people who build a site (``debug``, or ``WSGI_ISR_DEBUG=1``).
+"""Debug lines: one line for each decision of the cache (``debug``, or ``WSGI_ISR_DEBUG=1``).
 
 The lines are ``name=value`` pairs, on the logger ``wsgi_isr.debug``::
 
@@ -21,8 +21,10 @@ _log = logging.getLogger("wsgi_isr.debug")
 
 
 def log_decisions() -> Subscriber:
-    """A subscriber that writes the lines: to standard error, where nobody has set up logging (as development servers
-    do not)."""
+    """Return a subscriber that writes the lines.
+
+    If logging is not configured (as in development servers), the lines go to standard error.
+    """
     _log.setLevel(logging.DEBUG)
     if not _log.hasHandlers():
         handler = logging.StreamHandler()
@@ -37,7 +39,7 @@ def log_decisions() -> Subscriber:
 
 
 def line_of(event: Event) -> str | None:
-    """The line for an event; ``None`` for those that are no decisions."""
+    """Return the line for an event; ``None`` if the event is no decision."""
     if isinstance(event, Served):
         return _line("page", event.label, event.text, event.age, event.reason, event.lock, event.seconds)
     if isinstance(event, DataServed):
@@ -82,7 +84,7 @@ def _line(
 
 
 def _quoted(text: str) -> str:
-    # What visitors send ends up here: nothing of it may look like another pair, or another line.
+    # Clients choose parts of the text. No part may look like another pair or another line.
     return text if text.isprintable() and not any(mark in text for mark in ' "\\') else json.dumps(text)
 
 
@@ -91,13 +93,13 @@ def _digest(value: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """The URL of a page's key; anything else as it is."""
+    """Return the URL of a page's key; any other text unchanged."""
     try:
         key = PageKey.parse(text)
         path = decoded(key.script) + decoded(key.path)
     except (ValueError, TypeError):
         return text
     query = "&".join(f"{name}={value}" for name, value in key.query)
-    # Of what else makes the page a different one, not the values: a session may be among them.
+    # Headers and cookies of the key appear as digests: a session may be among them.
     varied = "".join(f" {name}={_digest(value)}" for name, value in (*key.headers, *key.cookies))
     return f"{key.scheme}://{key.host}{path}{'?' if query else ''}{query}{varied}"

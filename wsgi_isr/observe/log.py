@@ -1,4 +1,4 @@
-"""Events as log lines, on the logger ``wsgi_isr``."""
+"""Log lines for events, on the logger ``wsgi_isr``."""
 
 from __future__ import annotations
 
@@ -33,22 +33,25 @@ from ..pages.request_key import PageKey, decoded
 _log = logging.getLogger("wsgi_isr")
 
 _LONGEST_PATH = 200
-#: So many kinds of pages are named that set cookies: clients can ask for any.
+#: The number of kinds of pages that are named for setting cookies: clients can ask for any.
 _MOST_PATTERNS = 16
-#: Kinds of trouble whose last line is remembered.
+#: The number of kinds of trouble whose last line is remembered.
 _MAX_KINDS = 1000
-#: Names in a line that may be about thousands.
+#: The number of names in a line that may be about thousands.
 _SHOWN = 8
-#: Says who delivers a journal that no app of this process has.
+#: The process that delivers a journal, if no app of this process has it.
 _BY_OTHERS = "by an app with journal= this file, or by wsgi-isr replay, once the node is back"
-#: Request headers that an app has hardly another reason to look at than to answer by them, by their lower-case names.
-#: Cookies and languages are looked at for other reasons as well: those are for ``debug``.
+#: Request headers that an app reads mostly to answer by them, by their lower-case names. Cookies and languages are
+#: read for other reasons as well, so they are for ``debug``.
 _TELLING = {"accept": "Accept", "hx-request": "HX-Request", "x-requested-with": "X-Requested-With"}
 
 
 def log_events() -> Subscriber:
-    """A subscriber that says each thing once where once is enough: a refusal for each rule and reason,
-    a page that sets cookies for each kind of pages, each kind of trouble with the store once a minute."""
+    """Return a subscriber that does not repeat itself.
+
+    It logs a refusal once for each rule and reason, and a page that sets cookies once for each kind of pages. It logs
+    each kind of store trouble once a minute.
+    """
     refused: set[tuple[str, str]] = set()
     signing_in: set[tuple[str, str]] = set()
     unsaid: set[str] = set()
@@ -110,7 +113,7 @@ def log_events() -> Subscriber:
         elif isinstance(event, LeaseLost):
             _log.warning("a render took longer than its lease was kept: %s", event.key)
         elif isinstance(event, Unreadable):
-            # Another program, or another version of this one, may have written thousands.
+            # Another program or version may have written thousands.
             if is_due(f"unreadable: {event.reason}"):
                 _log.warning("a stored value is unreadable (%s) and counts as missing: %s", event.reason, event.key)
         elif isinstance(event, Invalidated):
@@ -149,14 +152,14 @@ def log_events() -> Subscriber:
 
 
 def _is_blanket(rule: str) -> bool:
-    """Return whether a rule covers pages of several kinds."""
+    """Return whether a rule covers several kinds of pages."""
     return rule == "*" or "<path:" in rule
 
 
 def _pattern_of(text: str) -> str:
     """Return a rule for pages like the one with this key.
 
-    The last segment may be the secret of a link that still works, so it becomes ``<token>``.
+    The last segment may be the secret of a valid link, so it becomes ``<token>``.
     """
     try:
         path = decoded(PageKey.parse(text).path)
@@ -169,9 +172,9 @@ def _pattern_of(text: str) -> str:
 
 
 def _written(path: str) -> str:
-    """Return a client's path such that it can stand in a rule, and in one line of a log."""
+    """Return a client's path for use in a rule and in one line of a log."""
     written = "".join(c if c.isprintable() and c not in '<>"\\' else quote(c) for c in path[:_LONGEST_PATH])
-    # What a rule is refused for, since it is another framework's way to write a pattern.
+    # Quote characters that make a rule invalid because another framework's patterns use them.
     return written if spelling(written) == written else re.sub(r"[^\w/%~.-]", lambda c: quote(c[0], ""), written)
 
 

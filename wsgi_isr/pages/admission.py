@@ -1,4 +1,4 @@
-"""Which answers of an app may be stored, and for how long (RFC 9111, RFC 5861, RFC 9213)."""
+"""Admission: which answers of an app may be stored, and for how long (RFC 9111, RFC 5861, RFC 9213)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def admit(
     *,
     now: float,
 ) -> Storable | HitForMiss | Failure:
-    """Return what becomes of an app's complete answer to a canonical request.
+    """Return the result of an app's complete answer to a canonical request: storable, hit-for-miss or failure.
 
-    :param now: seconds of Unix time.
+    :param now: Unix time in seconds.
     """
     asked = asked or CacheDirectives()
     lower = [(name.lower(), value) for name, value in headers]
     code = int(status[:3])
-    # Several visitors may wait for one failure.
+    # Several requests may wait for one failure.
     known = [(name, value) for name, value in headers if not is_of_one_answer(name)]
     if code in FAILED_STATUSES:
-        # With a Set-Cookie it is one visitor's answer, not to be handed to those who joined the wait.
+        # An answer with Set-Cookie is for one client. Requests that joined the flight must not get it.
         shareable = not any(name == "set-cookie" for name, _ in lower)
         return Failure(f"status-{code}", Content(status, tuple(known), body, "") if shareable else None)
     if reason := refuse(code, headers, policy):
@@ -43,7 +43,7 @@ def admit(
     if asked.no_store:
         return HitForMiss("no-store")
     if asked.failed:
-        # Whatever the app says of how long it may be kept: it did not know.
+        # The app's lifetime is dropped: the app did not know of the failure.
         known = [(name, value) for name, value in known if not is_for_caches(name)]
         return Failure(asked.failed, Content(status, (*known, ("Cache-Control", "no-store")), body, ""))
     in_headers = _asked(lower) or (_for_everybody(lower, now) if policy.lifetime is None else None)
@@ -54,18 +54,18 @@ def admit(
     if policy.lifetime is None and policy.expire is not None:
         lifetime = lifetime.lowest(policy.expire, policy.expire)
     if not _directives(lower).keys().isdisjoint(("must-revalidate", "proxy-revalidate")):
-        # RFC 9111, 4.2.4: then not even for a moment may it be served stale.
+        # RFC 9111, 4.2.4: such an answer may never be served stale.
         lifetime = lifetime.lowest(None, lifetime.revalidate)
     keep = None
     if code in NEGATIVE_STATUSES:
-        # What is not there may be there in a moment: no second of grace, and no place in the store.
+        # A missing page may exist in a moment: no grace, and no long place in the store.
         lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
         keep = policy.negative_ttl + 60
     if lifetime.revalidate == 0:
         return HitForMiss("revalidate-0")
     fields = kept(headers)
     varies = _list(lower, "vary")
-    # What makes a different page here does so for every cache downstream (RFC 9110, 12.5.5).
+    # A header that selects a page here does so for every downstream cache (RFC 9110, 12.5.5).
     if undeclared := [name for name in policy.declares if name.lower() not in varies]:
         fields.append(("Vary", ", ".join(undeclared)))
     etag = strong_etag(headers) or hashlib.blake2b(body, digest_size=12).hexdigest()
@@ -77,20 +77,22 @@ def admit(
 
 
 def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:
-    """Why an answer with this head may not be stored, as a token; empty where it may, or where it is a
-    failure. Known as soon as the app has called ``start_response``, before it has sent its body."""
+    """Return why an answer with this head may not be stored, as a token; empty if it may, or if it is a failure.
+
+    The reason is known as soon as the app has called ``start_response``, before it has sent its body.
+    """
     lower = [(name.lower(), value) for name, value in headers]
     if code in FAILED_STATUSES:
         return ""
-    # First, because it is the reason to be told about, whatever else there is.
+    # Set-Cookie comes first: operators must learn of it, whatever other reasons there are.
     if any(name == "set-cookie" for name, _ in lower):
         return "set-cookie"
     if code not in policy.statuses:
         return f"status-{code}"
-    # RFC 9213, 2.2: where the targeted field is present, it is the one that counts for a shared cache.
+    # RFC 9213, 2.2: a targeted field, if present, replaces Cache-Control for a shared cache.
     directives = _directives(lower).keys()
-    # RFC 9111, 5.2.2.4, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole: it is never
-    # worth the risk to take it apart.
+    # RFC 9111, 5.2.2.4, 5.2.2.5 and 5.2.2.7. A field list ("private=X-Name") refuses the whole answer: storing parts
+    # of an answer is not worth the risk.
     for directive in ("no-store", "private", "no-cache"):
         if directive in directives:
             return directive
@@ -99,16 +101,16 @@ def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str
             return f"vary-{header}" if _TOKEN.fullmatch(header) and header != "*" else "vary-any"
     for name, value in lower:
         if name == "content-type" and value.lower().startswith("text/event-stream"):
-            return "event-stream"  # it has no end
+            return "event-stream"  # an event stream does not end
         if name == "content-security-policy" and "'nonce-" in value.lower():
-            return "csp-nonce"  # good for one answer (CSP 3, 7.1): whoever knows it may run scripts in the next one
+            return "csp-nonce"  # valid for one answer (CSP 3, 7.1): a client that knows it may run scripts in the next
         if name == "content-length" and (_delta(value) or 0) > policy.max_body:
             return "max-body"
     return ""
 
 
 def varies(headers: Sequence[tuple[str, str]]) -> set[str]:
-    """The lower-case names of the request headers by which an answer is said to vary."""
+    """Return the lower-case names of the request headers in an answer's ``Vary``."""
     return set(_list([(name.lower(), value) for name, value in headers], "vary"))
 
 
@@ -122,8 +124,8 @@ def _lowest(*lifetimes: Lifetime | None) -> Lifetime | None:
 def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
     """Return the lifetime that an app asks a shared cache for.
 
-    ``CDN-Cache-Control`` (RFC 9213) before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) with
-    ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers: a rule is not shortened by it.
+    ``CDN-Cache-Control`` (RFC 9213) comes before ``Cache-Control``; ``s-maxage`` (RFC 9111, 5.2.2.10) goes with
+    ``stale-while-revalidate`` (RFC 5861, 3). ``max-age`` alone speaks to browsers and does not shorten a rule.
     """
     for header, names in ((_TARGETED, ("s-maxage", "max-age")), ("cache-control", ("s-maxage",))):
         directives = _directives_of(lower, header)
@@ -136,14 +138,16 @@ def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:
 
 
 def _for_everybody(lower: Sequence[tuple[str, str]], now: float) -> Lifetime | None:
-    """Return the lifetime that an answer has for any cache: ``max-age``, or else ``Expires`` (RFC 9111, 4.2.1). None is
-    ever guessed (4.2.2)."""
+    """Return the lifetime that an answer has for any cache: ``max-age``, or else ``Expires`` (RFC 9111, 4.2.1).
+
+    A lifetime is never guessed (4.2.2).
+    """
     directives = _directives_of(lower, "cache-control")
     seconds = _delta(directives.get("max-age"))
     window = _delta(directives.get("stale-while-revalidate"))
     header = dict(lower)
     if seconds is None and "expires" in header:
-        # 5.3: what is no date has expired.
+        # 5.3: an invalid date counts as expired.
         expires, date = date_of(header["expires"]), date_of(header.get("date"))
         seconds = expires.timestamp() - (date.timestamp() if date else now) if expires else 0.0
     if seconds is None:
@@ -153,8 +157,10 @@ def _for_everybody(lower: Sequence[tuple[str, str]], now: float) -> Lifetime | N
 
 
 def _directives(lower: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """What a shared cache is told. RFC 9213, 2.2: where the targeted field is present and can be read, it is the
-    one that counts."""
+    """Return the directives for a shared cache.
+
+    RFC 9213, 2.2: the targeted field, if present and readable, replaces ``Cache-Control``.
+    """
     return _directives_of(lower, _TARGETED) or _directives_of(lower, "cache-control")
 
 
@@ -167,8 +173,8 @@ def _directives_of(lower: Sequence[tuple[str, str]], header: str) -> dict[str, s
 
 def _delta(text: str | None) -> float | None:
     text = (text or "").strip().strip('"')
-    # RFC 9111, 1.2.2: beyond 2**31 counts as 2**31. isdigit() alone would let other scripts' digits in, and
-    # int() refuses more of them than anybody can mean.
+    # RFC 9111, 1.2.2: values beyond 2**31 count as 2**31. isdigit() alone would accept digits of other scripts, and
+    # int() refuses very long numbers.
     return float(min(int(text.lstrip("0")[:12] or "0"), 2**31)) if text.isascii() and text.isdigit() else None
 
 

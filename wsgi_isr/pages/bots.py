@@ -1,6 +1,6 @@
-"""Who reads pages for others: crawlers, and services that make previews of links, by their published user agents.
+"""Recognition of crawlers and link previews by their published user agents.
 
-They do not come back a moment later, so that they always get the whole page.
+They do not come back for the page, so they always get the whole page instead of a shell.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import re
 
-# Words that most of them have in common ("+http" is how a bot names the page about itself; Cubot makes telephones),
-# and those without any.
+# Words that most bots share ("+http" begins the URL that a bot gives for itself; Cubot makes telephones), then bots
+# without such a word.
 _CRAWLERS = (
     r"(?<!cu)bot\b|(?<!cu)bot[/;_-]|crawl|spider|slurp|\+https?://"
     r"|facebookexternalhit|facebookcatalog|meta-externalagent|meta-externalfetcher|whatsapp|skypeuripreview"
@@ -21,10 +21,13 @@ _CRAWLERS = (
 
 
 def is_crawler(user_agent: str) -> bool:
-    """Whether this ``User-Agent`` (RFC 9110, 10.1.5) is one of those; whoever sends none has no browser."""
+    """Return whether this ``User-Agent`` (RFC 9110, 10.1.5) is that of a crawler.
+
+    An empty one counts as a crawler: browsers send one.
+    """
     return not user_agent or _pattern().search(user_agent) is not None
 
 
 @functools.cache
 def _pattern() -> re.Pattern[str]:
-    return re.compile(_CRAWLERS, re.IGNORECASE)  # half a millisecond, for those who have a shell
+    return re.compile(_CRAWLERS, re.IGNORECASE)  # half a millisecond, spent only by apps with a shell

@@ -1,7 +1,7 @@
-"""Running the app for the cache: from a task to what becomes of the app's answer.
+"""The call of the app for the cache: from a task to the result of the app's answer.
 
-The capture keeps to PEP 3333 as a server does: ``write()``, a late ``start_response``, ``exc_info``,
-generators, ``close()`` exactly once.
+The capture follows PEP 3333 as a server does: ``write()``, a late ``start_response``, ``exc_info``, generators,
+``close()`` exactly once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
-#: The largest answer that is kept for one visitor, in bytes, and the seconds that its body may take.
+#: The limits of an answer for one client: bytes, and seconds that the body may take.
 MOST_PERSONAL, PERSONAL_TIME = 65536, 0.1
 
-# PEP 3333, "Unicode Issues"; and no control characters that would begin another header.
+# PEP 3333, "Unicode Issues". Line breaks would begin another header.
 _LATIN_LINE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
 
 
@@ -42,11 +42,11 @@ _OF_THE_URL = ("wsgi.url_scheme", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "QUER
 
 
 class _Enough(BaseException):
-    """Leaves an app that writes more than would be stored; not an Exception, which it might swallow."""
+    """Leave an app that writes more than may be stored. It is no Exception, because the app might swallow one."""
 
 
 class Misbehaved(Exception):
-    """The app broke PEP 3333, so that there is no answer to speak of; the message says how."""
+    """The app broke PEP 3333, so there is no usable answer; the message says how."""
 
 
 def produce_page(
@@ -56,11 +56,13 @@ def produce_page(
     notice: Callable[[UndeclaredVary], None] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Callable[[Task, Mapping[str, Any] | None], Product]:
-    """Return the ``produce`` of pages: the app, called with the canonical request of a task's key, on behalf of the
-    client with a given request, if there is one.
+    """Return the ``produce`` of pages: it calls the app with the canonical request of a task's key.
 
-    :param report: is told of a body that could not be closed.
-    :param notice: is told of what the app looked at and did not say. :param clock: Unix time in seconds.
+    The returned function takes the task and the environ of the client who waits, if there is one.
+
+    :param report: gets the error of a body that could not be closed.
+    :param notice: gets the request headers that the app read and did not declare.
+    :param clock: Unix time in seconds.
     """
 
     def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
@@ -80,7 +82,7 @@ def produce_page(
 
 
 def _unsaid(looks: set[str], product: Product) -> tuple[str, ...]:
-    """What a page that will be everybody's was made with a look at, without saying so."""
+    """Return the request headers that the app read for a shared page without naming them in ``Vary``."""
     if not isinstance(product, Storable) or not isinstance(product.content, Content):
         return ()
     headers = {header for name, header in WATCHED.items() if name in looks}
@@ -96,16 +98,17 @@ def run(
     report: Callable[[InternalError], None],
     clock: Callable[[], float] = time.time,
 ) -> Product:
-    """Call ``app`` and judge its answer; ``deadline`` is in monotonic seconds.
+    """Call ``app`` and return the result of its answer.
 
-    An answer that may not be stored is dropped as soon as that is known: the visitor will get the app's
-    answer to their own request, and an endless one would never be complete. A short one that sets a cookie is kept for
-    the visitor, since a link may work only once. An error of ``close()`` is reported, and changes nothing: a server has
-    sent the answer by then.
+    An answer that may not be stored is dropped as soon as that is known. The app then answers the client's own
+    request, and an endless answer would never be complete. A short answer that sets a cookie is kept for the client,
+    since a link may work only once. An error of ``close()`` is reported and changes nothing: a server has sent the
+    answer by then.
 
-    :raises Misbehaved: the app did not keep to PEP 3333. Whatever the app raises goes through.
+    :param deadline: monotonic seconds.
+    :raises Misbehaved: the app broke PEP 3333. Exceptions of the app pass through.
     """
-    here = _url(environ)  # the app may change what it was given
+    here = _url(environ)  # the app may change the environ
     head: tuple[str, list[tuple[str, str]]] | None = None
     chunks: list[bytes] = []
     size = 0
@@ -117,8 +120,8 @@ def run(
         nonlocal head, size
         if head is not None and exc_info is None:
             raise Misbehaved("start_response was called twice without exc_info")
-        # Nothing has been sent, so a second call may replace the first (PEP 3333, "Error Handling"), and
-        # with it what there was of the body.
+        # Nothing has been sent, so a second call may replace the first (PEP 3333, "Error Handling") and its part of
+        # the body.
         head = _checked(status, headers)
         chunks.clear()
         size = 0
@@ -134,7 +137,7 @@ def run(
         chunks.append(chunk)
 
     body: Iterable[bytes] = ()
-    judged = None  # once, and not for each of what may be thousands of parts
+    judged = None  # judge each head once, not for each of thousands of chunks
     try:
         body = app(environ, start_response)
         for chunk in body:
@@ -157,7 +160,7 @@ def run(
         try:
             if hasattr(body, "close"):
                 body.close()
-        except Exception as error:  # it must not take the place of one that the body itself has raised
+        except Exception as error:  # it must not replace an exception of the body itself
             report(
                 InternalError(f"rule {policy.name!r}: close() of the body", error, "the outcome of the render stands")
             )
@@ -176,11 +179,11 @@ def run(
 
 
 def _suits(content: Content, looks: set[str], asked: Mapping[str, Any], client: Mapping[str, Any]) -> bool:
-    """Return whether an answer to the canonical request ``asked`` is one to this client as well (RFC 9110, 12.5.5).
+    """Return whether an answer to the canonical request ``asked`` also fits this client's request (RFC 9110, 12.5.5).
 
-    It is if the app would have been asked for the same URL, and has looked at nothing that the client sent. That is
-    known as far as it can be watched (:mod:`.looks`): werkzeug's request object takes the client's address of every
-    request, and what an app does with that attribute is not seen.
+    It fits if both URLs are the same, and the app has read nothing that the client sent. Not all reads can be watched
+    (:mod:`.undeclared_vary`): werkzeug's request object reads the client's address for every request. The app's use of
+    that attribute is not seen.
     """
     same = all(client.get(name) == asked[name] for name in _OF_THE_URL)
     named = (f"HTTP_{name.upper().replace('-', '_')}" for name in varies(content.headers))
@@ -192,17 +195,17 @@ def _suits(content: Content, looks: set[str], asked: Mapping[str, Any], client: 
 
 
 def _is_short(headers: list[tuple[str, str]]) -> bool:
-    """Return whether an answer sets a cookie, and comes whole in a moment."""
+    """Return whether an answer sets a cookie, declares its length, and is no event stream."""
     names = {name.lower() for name, _ in headers}
     kind = next((value for name, value in headers if name.lower() == "content-type"), "")
     return {"set-cookie", "content-length"} <= names and not kind.lower().startswith("text/event-stream")
 
 
 def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:
-    """Whether the answer is a redirect to the page itself, at another scheme or host.
+    """Return whether the answer redirects to the page itself, at another scheme or host.
 
-    That is what an app says that sends everybody to https, to a render that cannot know that its visitors are
-    there already (a proxy in front ended their TLS). Stored, it would be a loop for all of them.
+    An app that sends all clients to https answers so. Its render cannot know that a proxy in front ended TLS. A stored
+    redirect would be a loop for all clients.
     """
     target = next((value for name, value in head[1] if name.lower() == "location"), "")
     if head[0][:1] != "3" or not target:
@@ -210,12 +213,12 @@ def _leads_back(head: tuple[str, list[tuple[str, str]]], here: str) -> bool:
     try:
         there = urlsplit(urljoin(here, target))
     except ValueError:
-        return False  # no URL at all: nobody will get anywhere by it
+        return False  # no URL, so it cannot lead back
     return _where(there) == _where(urlsplit(here))
 
 
 def _where(url: SplitResult) -> tuple[bytes, bytes]:
-    """Path and query, however they are quoted. Of a host alone the path is ``/`` (RFC 9110, 4.2.3)."""
+    """Return path and query, without percent-encoding. A URL without a path has the path ``/`` (RFC 9110, 4.2.3)."""
     path, query = (unquote_to_bytes(part.encode("latin-1", "replace")) for part in (url.path, url.query))
     return path or b"/", query.replace(b"+", b" ")
 
@@ -226,7 +229,10 @@ def _url(environ: dict[str, Any]) -> str:
 
 
 def _checked(status: str, headers: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
-    """The head, fit to be stored and sent again (PEP 3333, "The start_response() Callable")."""
+    """Return the head if it can be stored and sent again (PEP 3333, "The start_response() Callable").
+
+    :raises Misbehaved: it cannot.
+    """
     if not isinstance(status, str) or len(status) < 3 or not status[:3].isdigit() or not status[:3].isascii():
         raise Misbehaved(f"{status!r} is not a status")
     for name, value in headers:

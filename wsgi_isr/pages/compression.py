@@ -1,8 +1,8 @@
-"""Content codings: a body is compressed once, when it is stored, and sent in the coding that its visitor takes best.
+"""Content codings: a body is compressed once, when it is stored, and sent in the coding that the client prefers.
 
-gzip (RFC 9110, 8.4.1.3) always; br (RFC 7932) and zstd (RFC 8878) where the libraries are installed. What is stored is
-for everybody, or for all who send the same values of what a rule declares: there is no secret of one visitor beside the
-input of another, which compression could give away.
+gzip (RFC 9110, 8.4.1.3) is always there; br (RFC 7932) and zstd (RFC 8878) need their libraries. A stored body is the
+same for all clients with equal values of the parts of a request that its rule declares. So no secret of one client is
+compressed together with the input of another, which could leak the secret.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from werkzeug.http import parse_accept_header
 
 from ..cache.entry import Content
 
-#: A smaller body is sent in one packet anyhow.
+#: A smaller body fits one packet anyway.
 SMALLEST = 500
-#: It pays if so much of the body is left at the most.
+#: The largest part of the body that may be left for a coding to pay.
 _PAYS = 0.9
-#: What is like text, though it is not called so: all else is compressed already, or not worth trying.
+#: Types like text whose name does not say so. Other types are compressed already or not worth trying.
 _LIKE_TEXT = frozenset(
     f"{kind}/{name}"
     for kind, names in {
@@ -30,18 +30,18 @@ _LIKE_TEXT = frozenset(
     }.items()
     for name in names.split()
 )
-#: Headers that are about the bytes as they are.
+#: Headers about the exact bytes.
 _OF_THESE_BYTES = frozenset({"content-encoding", "content-md5", "content-digest", "digest", "repr-digest"})
-#: Accept-Encoding is the same for most visitors; nothing is remembered of a longer one.
+#: Most clients send one of few short values of Accept-Encoding; longer values are not cached.
 LONGEST = 80
-#: Longer ones count as absent (RFC 9110, 12.5.3): 8 KB of them take milliseconds to be read.
+#: Longer values count as absent (RFC 9110, 12.5.3): parsing 8 KB takes milliseconds.
 LONGEST_READ = 1024
 
 
 def encoded(content: Content, sent: Sequence[tuple[str, str]]) -> Content:
-    """The page with its body in every coding that pays, the smallest first.
+    """Return the page with its body in every coding that pays, the smallest first.
 
-    :param sent: the headers that its app has sent, ``Cache-Control`` included.
+    :param sent: the headers that the app has sent, ``Cache-Control`` included.
     """
     if len(content.body) < SMALLEST or not _may_be_coded(sent):
         return content
@@ -66,9 +66,9 @@ def _may_be_coded(headers: Sequence[tuple[str, str]]) -> bool:
 
 
 def chosen(content: Content, accepted: str) -> Content:
-    """The page as it goes to a visitor with this ``Accept-Encoding`` (RFC 9110, 12.5.3).
+    """Return the page as sent to a client with this ``Accept-Encoding`` (RFC 9110, 12.5.3).
 
-    Each coding is a representation of its own, with a strong tag of its own (RFC 9110, 8.8.3.3).
+    Each coding is a representation with its own strong entity tag (RFC 9110, 8.8.3.3).
     """
     if not content.coded or not accepted or len(accepted) > LONGEST_READ:
         return content
@@ -82,7 +82,10 @@ def chosen(content: Content, accepted: str) -> Content:
 
 @functools.lru_cache(256)
 def _best(accepted: str, offered: tuple[str, ...]) -> str:
-    """The coding that is liked most, of those the first offered; empty for none. What is not named is liked least."""
+    """Return the coding with the highest quality, the first offered of several; empty for none.
+
+    A coding that the header does not name has the quality of ``*``, or 0.
+    """
     header = parse_accept_header(accepted)
     liked = {name: header.quality(name) for name in offered}
     if "gzip" in liked:
@@ -94,14 +97,14 @@ def _best(accepted: str, offered: tuple[str, ...]) -> str:
 
 @functools.cache
 def _coders() -> Mapping[str, Callable[[bytes], bytes]]:
-    """Those that there are. Looked for with the first page, so that importing this package costs nothing."""
+    """Return the installed coders. They are imported with the first page, to keep the import of this package cheap."""
     coders: dict[str, Callable[[bytes], bytes]] = {"gzip": _gzip}
     try:
         import brotli
     except ImportError:
         pass
     else:
-        # A visitor may be waiting: higher ones take ten times as long for a tenth less.
+        # A client may be waiting: higher levels take ten times as long and save a tenth more.
         coders["br"] = lambda body: bytes(brotli.compress(body, quality=5))
     try:
         import zstandard
@@ -118,7 +121,7 @@ def _gzip(body: bytes) -> bytes:
 
 
 def _zstd(zstandard: Any, body: bytes) -> bytes:
-    # Nobody has to have a window of more than 8 MiB (RFC 9659, 3).
+    # Decoders need not support a window of more than 8 MiB (RFC 9659, 3).
     window = {"window_log": 23} if len(body) > 1 << 23 else {}
     parameters = zstandard.ZstdCompressionParameters.from_level(9, source_size=len(body), **window)
     return bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(body))

@@ -1,8 +1,8 @@
-"""Draft mode: who writes a page sees it before everybody else does.
+"""Draft mode: an author sees a page before it is published.
 
-A signed, expiring cookie that scripts cannot read. Its holder gets the app's own, uncached answers, cached data
-included, and nothing of them is stored. The cookie is made *with* the secret, not *of* it: who has one can look at
-drafts until it expires, and can do nothing else.
+A signed, expiring cookie, which scripts cannot read, marks the author. Its holder gets the app's own, uncached
+answers, with uncached data, and nothing of them is stored. The cookie is signed *with* the secret and does not contain
+it. A holder can look at drafts until the cookie expires, and can do nothing else.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ..config import options as o
 from ..errors import ConfigError
 
 COOKIE = "wsgi_isr_draft"
-#: Cookies of this name that are looked at in one request.
+#: The number of cookies of this name that are checked in one request.
 MAX_COOKIES = 4
 
 
 class Drafts:
-    """Issues and recognises the cookies of one site.
+    """Issues and recognises the draft cookies of one site.
 
     :param secret: the option of this name; without it there is no draft mode.
-    :param site: the namespace: a cookie of one site is worth nothing to another one with the same secret.
+    :param site: the namespace: a cookie of one site is not valid at another site with the same secret.
     :param clock: Unix time in seconds.
     """
 
@@ -38,7 +38,10 @@ class Drafts:
         self._clock = clock
 
     def issue(self, max_age: float) -> str:
-        """A cookie's value, good for ``max_age`` seconds. :raises ConfigError: there is no secret."""
+        """Return a cookie's value, valid for ``max_age`` seconds.
+
+        :raises ConfigError: there is no secret.
+        """
         if not self._secret:
             raise ConfigError(
                 "secret", "draft mode needs one to sign its cookie", "set WSGI_ISR_SECRET, or give secret="
@@ -46,17 +49,18 @@ class Drafts:
         return str(self._signer().sign(str(int(self._clock() + max_age))).decode())
 
     def holds(self, environ: dict[str, Any]) -> bool:
-        """Whether the request carries a cookie of ours that has not expired."""
+        """Return whether the request carries a valid draft cookie that has not expired."""
         sent = environ.get("HTTP_COOKIE")
         if not self._secret or not sent or COOKIE not in sent:
             return False
-        from itsdangerous import BadSignature  # not worth a millisecond of the start of those without drafts
+        from itsdangerous import BadSignature  # apps without drafts save a millisecond at start
 
         try:
             values = parse_cookie(sent).getlist(COOKIE)
-        except UnicodeError:  # bytes that are no text
+        except UnicodeError:  # bytes that are no UTF-8
             return False
-        # It may be sent twice, by a page of another path: any of them will do. Each costs a signature.
+        # A browser may send two cookies, one of another path. One valid cookie is enough; each check costs a
+        # signature.
         for value in values[:MAX_COOKIES]:
             try:
                 expires = int(self._signer().unsign(value))
@@ -75,8 +79,10 @@ class Drafts:
 
 
 class Visitor(NamedTuple):
-    """Who the app answers: whether they hold a draft cookie, and whether they came over TLS. Who is nobody in
-    particular does neither."""
+    """The client that the app answers: whether it is in draft mode, and whether it came over TLS.
+
+    Both are false for a render that is not for one client.
+    """
 
     drafts: Drafts
     draft: bool = False
@@ -88,7 +94,7 @@ _visitor: ContextVar[Visitor | None] = ContextVar("wsgi_isr_visitor", default=No
 
 @contextmanager
 def answering(visitor: Visitor) -> Iterator[None]:
-    """In here the app answers ``visitor``."""
+    """Run the app in this context as an answer to ``visitor``."""
     token = _visitor.set(visitor)
     try:
         yield
@@ -97,16 +103,16 @@ def answering(visitor: Visitor) -> Iterator[None]:
 
 
 def is_draft() -> bool:
-    """Whether the visitor who is being answered is in draft mode: show what is not published yet."""
+    """Return whether the current visitor is in draft mode: then show unpublished content."""
     visitor = _visitor.get()
     return visitor is not None and visitor.draft
 
 
 def enable_draft(response: Any, *, max_age: float = 3600) -> None:
-    """Let the visitor who gets ``response`` see drafts for ``max_age`` seconds. Find out first who they are.
+    """Let the visitor who gets ``response`` see drafts for ``max_age`` seconds. Authenticate the visitor first.
 
-    :param response: anything with a ``set_cookie`` like that of Flask, werkzeug, Django or Bottle, or a list of
-        WSGI headers.
+    :param response: any object with a ``set_cookie`` like that of Flask, werkzeug, Django or Bottle, or a list of WSGI
+        headers.
     :raises ConfigError: there is no ``secret``, or no visitor; or ``max_age`` is below a second.
     :raises TypeError: no cookie can be set on ``response``.
     """
@@ -119,7 +125,7 @@ def enable_draft(response: Any, *, max_age: float = 3600) -> None:
 
 
 def disable_draft(response: Any) -> None:
-    """Let the visitor who gets ``response`` see what everybody sees.
+    """End draft mode for the visitor who gets ``response``.
 
     :raises TypeError: see :func:`enable_draft`.
     """

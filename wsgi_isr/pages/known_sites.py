@@ -1,7 +1,7 @@
-"""For whom pages are made: the hosts and mount points that visitors ask for.
+"""Known sites: the hosts and mount points that clients ask for, and for which pages are rendered.
 
-A page belongs to one of them, and is also made without a request: by a refresh, or before anybody asks. A job that
-does so serves nobody, and a process may not have been asked for this host yet; so the store remembers them for all.
+A page belongs to one site. A refresh or a prerender has no request that names the site, and its process may not have
+served this host yet. So the store remembers the sites for all processes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from .request_key import decoded, site_of
 
 _log = logging.getLogger("wsgi_isr")
 
-#: For whom, where nobody has said for whom.
+#: The site if no request and no option names one.
 NOBODY = Site("http", "localhost")
-#: Sites that a refresh renders for, where clients can invent them.
+#: The number of sites that a refresh renders for if clients can invent hosts.
 MOST_INVENTED = 4
-#: Hosts that a warning names, and the length of each in it.
+#: The number of hosts in a warning, and the length of each.
 SHOWN, SHOWN_LENGTH = 4, 80
 
 
 class Sites:
-    """A few sites, the first of which is taken for the site itself. Where there is room for no more, newcomers are left
-    out: whoever sends many hosts wants to push the real one out.
+    """A few sites; the first is the main one. If the list is full, new sites are left out.
 
-    :param is_own: whether there are pages for a site. :param key: where the store keeps them. :param codec: how.
+    A client that sends many hosts must not push out the real one.
+
+    :param is_own: whether there are pages for a site.
+    :param key: the key in the store.
+    :param codec: seals the stored value.
     """
 
     def __init__(
@@ -51,28 +54,28 @@ class Sites:
         self._codec = codec
         self._most = most
         is_fixed = self._canonical is not None or (bool(exact) and len(exact) == len(settings.hosts))
-        #: For how many of them a refresh renders.
+        #: The number of sites that a refresh renders for.
         self.most_refreshed = most if is_fixed else MOST_INVENTED
         self._told_here: dict[Site, None] = {}
         self._asked: Site | None = None
-        # Hosts that got a page; None where more of them are not worth a warning, or not any more.
+        # Hosts that got a page; None if a second host needs no warning, or after the warning.
         self._hosts: dict[str, None] | None = None if self._canonical or settings.hosts else {}
         self._noting = threading.Lock()
 
     def of(self, environ: dict[str, Any]) -> Site | None:
-        """Return the site that a request is for; ``None`` where there are no pages for it."""
+        """Return the site of a request; ``None`` if there are no pages for it."""
         found = self._canonical or site_of(environ)
         site = Site(*found[:2], environ.get("SCRIPT_NAME", "")) if found is not None else None
         return site if site is not None and self._is_own(site) else None
 
     def note(self, environ: dict[str, Any]) -> None:
-        """A request came in: better than nothing, where nobody knows of any site."""
+        """Note the site of a request, as a fallback while no site is known."""
         if self._asked is None:
             self._asked = self.of(environ)
 
     @contextmanager
     def answering(self, site: Site | None) -> Iterator[None]:
-        """In here the app answers a request for ``site``, which is the first one that it speaks of."""
+        """Make ``site`` the first known site in this context, because the app answers a request for it."""
         token = _answering.set((self, site))
         try:
             yield
@@ -80,9 +83,10 @@ class Sites:
             _answering.reset(token)
 
     def known(self) -> list[Site]:
-        """Return every one that a page was made for by a visitor of any process; the canonical one where there is none.
+        """Return every site that a page was rendered for, in any process.
 
-        The first is that of the request that the app answers here, if it answers one.
+        The first is the site of the current request, if there is one. Without any, the only one is the canonical site
+        or a fallback.
         """
         owner, own = _answering.get()
         first = [own] if own is not None and owner is self else []
@@ -97,11 +101,11 @@ class Sites:
         return [site for site in told if self._is_own(site)]
 
     def served(self, host: str) -> None:
-        """Note that a visitor got a page. Where no option says which hosts there are, a second one is a warning."""
+        """Note that a client got a page. Warn of a second host if no option names the hosts."""
         hosts = self._hosts
         if hosts is None or host in hosts:
             return
-        # A process that has just begun does not know what others have seen.
+        # A new process does not know which hosts others have seen.
         told = [] if hosts else [site.host for site in self._told()]
         with self._noting:
             if self._hosts is None:
@@ -113,9 +117,9 @@ class Sites:
         _warn_of(list(hosts))
 
     def tell(self, site: Site) -> None:
-        """A page was made for a visitor of ``site``: whoever makes pages for others is to know of it.
+        """Tell other processes, through the store, that a page was rendered for ``site``.
 
-        Best effort: without it, a refresh by a process that never saw the site makes its page stale, and no more.
+        This is best effort. Without it, a refresh in a process that never saw the site only makes its page stale.
         """
         if site in self._told_here or len(self._told_here) >= self._most:
             return
@@ -137,7 +141,7 @@ class Sites:
             pass
 
     def _read(self, data: bytes | None) -> list[Site]:
-        """Return the sites in ``data``. One that no visitor can have come to is left out; damaged bytes hold none."""
+        """Return the sites in ``data``. Sites that no request can have are left out; damaged bytes hold none."""
         if data is None:
             return []
         try:
@@ -151,7 +155,7 @@ _answering: ContextVar[tuple[Sites | None, Site | None]] = ContextVar("wsgi_isr_
 
 
 def _is_site(site: Any) -> bool:
-    """Return whether this is a scheme, a host and a mount point, as a request has them: pages are rendered for it."""
+    """Return whether this is a scheme, a host and a mount point that a request can have: pages are rendered for it."""
     if type(site) is not tuple or len(site) != 3 or not all(type(part) is str for part in site):
         return False
     scheme, host, script = site
@@ -164,7 +168,7 @@ def _is_site(site: Any) -> bool:
 
 
 def _warn_of(hosts: list[str]) -> None:
-    # What a client has sent ends up here: ascii() leaves one line of it.
+    # Clients invent hosts, so ascii() keeps the text in one line of the log.
     more = f" and {len(hosts) - SHOWN} more" if len(hosts) > SHOWN else ""
     _log.warning(
         "pages are kept for several hosts (%s%s), and each client can invent more, which a refresh renders for: write "

@@ -1,13 +1,13 @@
-"""Which pages exist: what ``paths`` lists, where ``dynamic_params=False`` makes that the whole truth.
+"""Lists of existing pages: ``paths`` of a rule with ``dynamic_params=False`` is complete.
 
-A list is what it is. A callable (a query, say) is asked again for a path that it did not list:
+A fixed list never changes. A callable (a query, say) is asked again for a path that it did not list:
 
-- at once after an invalidation that concerns the path or its rule, as long as asking takes up no more than a tenth of
-  the time: random paths have stamps that are new to a process, and might have been invalidated as well;
-- after any other invalidation, which each anonymous POST may be, once a second at most;
-- otherwise every ``negative_ttl`` seconds at most, as soon as a 404 of the app itself would be gone.
+- at once after an invalidation of the path or its rule, if asking takes at most a tenth of the time: random paths have
+  tag versions that are new to a process, and they might have been invalidated as well;
+- after any other invalidation, at most once a second: each anonymous POST may be one;
+- otherwise at most every ``negative_ttl`` seconds, as long as a 404 of the app would be kept.
 
-Who would have to wait for it for longer than ``lock_timeout`` is left to the app.
+If the list takes longer than ``lock_timeout``, the app answers.
 """
 
 from __future__ import annotations
@@ -24,27 +24,33 @@ from ..config.rules import Policy, RuleSet
 from ..events import Events, InternalError
 from .request_key import MAX_SEGMENTS, PageKey, decoded, tags_of_page
 
-#: Seconds for which a list counts after an invalidation of something else.
+#: Seconds for which a list stays valid after an invalidation of something else.
 ELSEWHERE = 1.0
-#: A list counts for so many times the time that it took to ask for it, whatever may have been invalidated.
+#: A list stays valid for this many times the time that it took to load, despite invalidations.
 SHARE = 10
-#: Stamps that are remembered for each rule.
+#: The number of tag versions kept for each rule.
 MOST_STAMPS = 4096
 
 TagVersions = Mapping[str, bytes | None]
-"""From a tag to its stamp; ``None`` where the store has none. Tags that cannot be asked for are left out."""
+"""From a tag to its version; ``None`` if the store has none. Tags on unreachable nodes are left out."""
 
 
 class Absent(NamedTuple):
-    """The rule lists its pages, and this is none of them; ``ttl`` is how long that holds, in seconds."""
+    """The rule lists its pages, and this page is not listed.
+
+    :param ttl: seconds for which that is valid.
+    """
 
     ttl: float
 
 
 class _Known(NamedTuple):
-    """What was listed, when it was asked for, and the epochs of then. ``paths`` is ``None`` where asking failed.
+    """A loaded list, with the time and the epochs of its loading.
 
-    ``seen`` are stamps that were read before it was asked for: the list is newer than they are. ``took``: seconds.
+    :param paths: ``None`` if loading failed.
+    :param asked: monotonic seconds.
+    :param seen: tag versions that were read before the list was loaded: the list is newer.
+    :param took: seconds that loading took.
     """
 
     paths: frozenset[str] | None
@@ -57,8 +63,8 @@ class _Known(NamedTuple):
 class Listings:
     """The lists of all rules, as one process knows them.
 
-    :param monotonic: seconds.
-    :param stamps: reads the stamps of tags, and writes none; without it, every invalidation concerns every rule.
+    :param monotonic: monotonic time in seconds.
+    :param stamps: reads tag versions and writes none; without it, every invalidation concerns every rule.
     """
 
     def __init__(
@@ -73,16 +79,16 @@ class Listings:
         self._monotonic = monotonic
         self._stamps = stamps
         self._known: dict[str, _Known] = {}
-        # One each: a query that takes long holds up no other rule's pages.
-        # Made where it is first needed: gevent has patched the process by then, and lists are asked for under it.
+        # One lock for each rule: a slow query delays no other rule's pages. A lock is made when it is first needed,
+        # after gevent has patched the process, because lists are loaded while it is held.
         self._asking: dict[str, threading.Lock] = {}
         self._strict = any(policy.lists_all for policy in rules.policies.values())
 
     def absent(self, environ: dict[str, Any], epochs: Callable[[], Any] | None = None) -> Absent | None:
-        """The answer to a request for a page that does not exist, whoever asks.
+        """Return the answer to a request for a page that does not exist; ``None`` if it may exist.
 
-        :param epochs: as of now: while they stay, nothing was invalidated. Without it, nothing that was listed before
-            counts.
+        :param epochs: returns the current epochs: while they stay, nothing was invalidated. Without it, no earlier
+            list is used.
         """
         if not self._strict or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return None
@@ -95,8 +101,8 @@ class Listings:
             return None
         known = self._listed(policy, path, environ.get("SCRIPT_NAME", ""), epochs)
         if known.paths is None or path in known.paths:
-            return None  # where it cannot be found out, the app will know
-        # A list that is given stays; a callable is asked again, and may list it then.
+            return None  # without a list the app decides
+        # A fixed list stays. A callable is asked again and may list the path then.
         age = self._monotonic() - known.asked if callable(policy.paths) else 0.0
         return Absent(max(0.0, policy.negative_ttl - age))
 
@@ -104,13 +110,13 @@ class Listings:
         known = self._known.get(policy.name)
         if known is not None and known.paths is not None and path in known.paths and epochs is not None:
             return known
-        # The epochs first: stamps that are read after them are at least as new.
+        # Read the epochs first: tag versions that are read later are at least as new.
         now = epochs() if epochs is not None else None
         stamps = functools.cache(lambda: self._read(policy, script, path))
         if self._counts(policy, known, now, stamps):
             assert known is not None
             return known
-        # One asks. Meanwhile the others go by what there is, unless it was invalidated since: then they wait.
+        # One thread loads the list. Other threads use the known list, or wait if it was invalidated since.
         is_due = known is not None and epochs is not None and not self._is_outdated(known, now, stamps)
         asking = self._asking.setdefault(policy.name, threading.Lock())
         if not asking.acquire(timeout=0 if is_due else policy.lock_timeout):
@@ -118,7 +124,7 @@ class Listings:
         try:
             known = self._known.get(policy.name)
             if not self._counts(policy, known, now, stamps):
-                seen = _seen(known, stamps())  # before the list is asked for: then it is newer
+                seen = _seen(known, stamps())  # before loading, so that the list is newer
                 known = self._known[policy.name] = self._ask(policy, known, now)._replace(seen=seen)
             assert known is not None
             return known
@@ -134,12 +140,12 @@ class Listings:
         return self._monotonic() < known.asked + ttl and not self._is_outdated(known, epochs, stamps)
 
     def _is_outdated(self, known: _Known, epochs: Any, stamps: Callable[[], TagVersions]) -> bool:
-        """Return whether a path or its rule may have been invalidated since the list was asked for.
+        """Return whether a path or its rule may have been invalidated since the list was loaded.
 
-        A tag that is missing and that the list never saw was not invalidated, unless the store has lost it since:
-        then the list counts for a second more. Anything else would let random paths have it asked for each time. A
-        tag that the list did see and that is missing now was lost, and counts as invalidated, once. One that is there
-        and that the list never saw may have been invalidated, or be that of a path which nobody had asked for here.
+        - A version that is missing and that the list never saw: not invalidated, unless the store has lost it since.
+          In that case the list is used for a second more. Otherwise each random path would cause a load.
+        - A version that the list saw and that is missing now: lost, and counts as invalidated, once.
+        - A version that exists and that the list never saw: invalidated, or that of a path new to this process.
         """
         if known.epochs == epochs:
             return False
@@ -151,7 +157,7 @@ class Listings:
         return bool(changed) and self._monotonic() >= known.asked + min(ELSEWHERE, SHARE * known.took)
 
     def _read(self, policy: Policy, script: str, path: str) -> TagVersions:
-        """Return the stamps of the tags that a page has, whether there is such a page or not."""
+        """Return the versions of a page's tags, whether the page exists or not."""
         if self._stamps is None:
             return {}
         tags = [EVERYTHING, route_tag(policy.name)]
@@ -160,7 +166,7 @@ class Listings:
             try:
                 tags = tags_of_page(key, policy, self._rules)
             except Exception:
-                pass  # a rule's own callable, for a page that does not exist
+                pass  # a rule's callable failed for a page that does not exist
         return self._stamps(tags)
 
     def _ask(self, policy: Policy, known: _Known | None, epochs: Any) -> _Known:
@@ -169,7 +175,7 @@ class Listings:
         try:
             paths = frozenset(listed.path for listed in self._rules.listed(policy))
         except Exception as error:
-            # Not asked again at once: it may have taken its time to fail.
+            # Do not load again at once: a load may be slow to fail.
             outcome = "the last known list counts; without one, the app answers for every path"
             self._events.emit(InternalError(f"rule {policy.name!r}: paths", error, outcome))
             paths = known.paths if known is not None else None
@@ -178,7 +184,7 @@ class Listings:
 
 
 def _seen(known: _Known | None, stamps: TagVersions) -> Mapping[str, bytes]:
-    """Return what a new list is newer than: these stamps, and those of the list before. The oldest are forgotten."""
+    """Return the versions that a new list is newer than: these, and those of the list before. Drop the oldest."""
     kept = {tag: stamp for tag, stamp in known.seen.items() if tag not in stamps} if known is not None else {}
     kept.update((tag, stamp) for tag, stamp in stamps.items() if stamp is not None)
     return dict(list(kept.items())[-MOST_STAMPS:])

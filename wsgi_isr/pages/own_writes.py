@@ -1,8 +1,8 @@
-"""Read your own writes: who has changed something sees it with the next request, through any process.
+"""Read your own writes: a client that has changed something sees it with its next request, in any process.
 
-Processes may answer from copies for ``coherence`` seconds before they hear of an invalidation. A visitor whose unsafe
-request has succeeded gets a cookie for as long, and the process that receives it asks for invalidations first. The
-cookie says nothing and opens nothing: a client that makes it up costs one look at the store, as ``coherence=0`` does.
+Processes may serve copies for ``coherence`` seconds before they see an invalidation. A client whose unsafe request has
+succeeded gets a cookie for that time. A process that receives the cookie asks the store for invalidations first. The
+cookie carries no information and no rights: a forged one costs one look at the store, as ``coherence=0`` does.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from typing import Any
 
 from werkzeug.http import dump_cookie
 
-#: Its name is in :data:`~wsgi_isr.config.rules.IGNORED_COOKIES`: it is no part of a visitor's identity.
+#: The name is in :data:`~wsgi_isr.config.rules.IGNORED_COOKIES`: the cookie does not identify a visitor.
 COOKIE = "wsgi_isr_wrote"
-#: Seconds beyond ``coherence``: browsers count whole seconds, and requests are under way for a while.
+#: Seconds beyond ``coherence``: browsers count whole seconds, and requests take time.
 GRACE = 1
 
 
 class Writes:
     """The cookie of one site.
 
-    :param coherence: for how many seconds a process may not know of an invalidation by another one; 0 where each does.
+    :param coherence: seconds for which a process may miss an invalidation by another process; 0 if none may.
     """
 
     def __init__(self, coherence: float) -> None:
         self._seconds = math.ceil(coherence) + GRACE if coherence > 0 else 0
 
     def wrote(self, environ: Mapping[str, Any]) -> bool:
-        """Return whether the visitor has changed something a moment ago."""
+        """Return whether the client has just changed something."""
         return COOKIE in environ.get("HTTP_COOKIE", "") and self._seconds > 0
 
     def cookie(self, environ: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Return the header that says so from now on; nothing where every process knows at once."""
+        """Return the header that sets the cookie; empty if every process sees invalidations at once."""
         if not self._seconds:
             return []
         secure = environ.get("wsgi.url_scheme") == "https"

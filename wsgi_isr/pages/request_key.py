@@ -1,4 +1,4 @@
-"""From a request to the key of its page, and back to the canonical request."""
+"""The key of a request's page, and the canonical request of a key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..config.settings import HOST
 MAX_SEGMENTS = 32
 
 
-#: Thousands of them take a few milliseconds to be read, more than many a page takes to be rendered.
+#: Parsing thousands of parameters takes milliseconds, longer than many renders.
 MAX_PARAMETERS = 256
 
 
@@ -32,14 +32,16 @@ MAX_PARAMETERS = 256
 UNSAFE = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 
-#: The environ variable that only a render has. No client can set it: a request header becomes ``HTTP_...``
-#: (RFC 3875, 4.1.18).
+#: The environ variable that only a render has. A client cannot set it: a request header becomes ``HTTP_...`` (RFC
+#: 3875, 4.1.18).
 RENDER = "wsgi_isr.render"
 
 
 class PageKey(NamedTuple):
-    """Everything that a render may see. ``path``, ``script`` and ``query`` are bytes held as latin-1
-    text, as in WSGI (PEP 3333, "Unicode Issues")."""
+    """Everything that a render may see of a request.
+
+    ``path``, ``script`` and ``query`` are bytes held as latin-1 text, as in WSGI (PEP 3333, "Unicode Issues").
+    """
 
     scheme: str
     host: str
@@ -51,25 +53,31 @@ class PageKey(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The key as ASCII text: readable, and unambiguous because it is JSON."""
+        """Return the key as ASCII text: readable, and unambiguous because it is JSON."""
         return json.dumps(self, separators=(",", ":"))
 
     @classmethod
     def parse(cls, text: str) -> PageKey:
-        """The reverse of :attr:`text`."""
+        """Return the key of a :attr:`text`."""
         scheme, host, script, path, *pairs = json.loads(text)
         return cls(scheme, host, script, path, *(tuple((name, value) for name, value in part) for part in pairs))
 
 
 def public_path(script: str, path: str) -> str:
-    """The path as people write it, mount point included, percent-encoding undone; an empty one is ``/`` (RFC 9110,
-    4.2.3). :raises UnicodeError: it is not UTF-8."""
+    """Return the path for people: with the mount point, and without percent-encoding.
+
+    An empty path is ``/`` (RFC 9110, 4.2.3).
+
+    :raises UnicodeError: it is not UTF-8.
+    """
     return decoded(script) + decoded(path) or "/"
 
 
 def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
-    """Return the stored tags that a page has before it is rendered: of its path, each ancestor, its rule, everything,
-    and those of its rule."""
+    """Return the stored tags that a page has before its render.
+
+    They are the tags of its path, each ancestor, its rule and everything, and the tags that the rule gives.
+    """
     path = public_path(key.script, key.path)
     segments = path.strip("/").split("/")
     ancestors = ["/" + "/".join(segments[:n]) for n in range(len(segments) + 1)]
@@ -80,7 +88,7 @@ def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
 
 
 class Matcher:
-    """From an environ to the policy and the key of its page, or the reason why it has none."""
+    """Finds the policy and the key of a request's page, or the reason why there is none."""
 
     def __init__(
         self,
@@ -98,7 +106,7 @@ class Matcher:
         self._is_own = _any_of((*hosts, *own)) if hosts else None
 
     def is_here(self, environ: dict[str, Any]) -> bool:
-        """Return whether there are pages for the host that a request names."""
+        """Return whether there are pages for the host of a request."""
         if self._is_own is None:
             return True
         named = site_of(environ)
@@ -109,10 +117,13 @@ class Matcher:
         return (self._site is None or self._site == site[:2]) and (self._is_own is None or self._is_own(site.host))
 
     def match(self, environ: dict[str, Any]) -> tuple[Policy, PageKey] | Bypass:
-        """The page that a request is for; the visitor's identity and whims are left behind here."""
+        """Return the policy and the key of a request's page, or why the cache is bypassed.
+
+        The key has no part of the client's identity.
+        """
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return Bypass("method")
-        # REMOTE_USER and AUTH_TYPE: the server has found out who this is (RFC 3875, 4.1.1 and 4.1.11).
+        # REMOTE_USER and AUTH_TYPE: the server has authenticated the user (RFC 3875, 4.1.1 and 4.1.11).
         if "HTTP_AUTHORIZATION" in environ or environ.get("REMOTE_USER") or environ.get("AUTH_TYPE"):
             return Bypass("authorization")
         if "HTTP_UPGRADE" in environ:
@@ -163,8 +174,10 @@ class Matcher:
             return None
 
     def personal_cookies(self, policy: Policy, environ: dict[str, Any]) -> bool:
-        """Return whether the request carries a cookie that is neither ignored nor part of the key, unless the site
-        says that its visitor is anonymous."""
+        """Return whether the request carries a personal cookie: neither ignored nor part of the key.
+
+        The option ``anonymous`` may declare these cookies anonymous.
+        """
         header = environ.get("HTTP_COOKIE")
         if not header:
             return False
@@ -174,7 +187,7 @@ class Matcher:
         return self._anonymous is None or not self._anonymous({**environ, "HTTP_COOKIE": ";".join(own)})
 
     def without_ignored_cookies(self, policy: Policy, environ: dict[str, Any]) -> dict[str, Any]:
-        """Return the request, without its cookies where each of them is ignored and none is part of the key."""
+        """Return the request. Remove its cookies if all are ignored and none is part of the key."""
         header = environ.get("HTTP_COOKIE")
         if header is None or any(name in policy.cookies or not self._ignored(name) for name, _ in cookie_pairs(header)):
             return environ
@@ -182,7 +195,7 @@ class Matcher:
 
 
 def cookie_pairs(header: str) -> Iterator[tuple[str, str]]:
-    """Yield the cookies of a ``Cookie`` header (RFC 6265, 4.2.1): their names, and name and value as they were sent."""
+    """Yield each name of a ``Cookie`` header (RFC 6265, 4.2.1), with the pair of name and value as sent."""
     for part in header.split(";"):
         name = part.split("=", 1)[0].strip()
         if name:
@@ -190,12 +203,15 @@ def cookie_pairs(header: str) -> Iterator[tuple[str, str]]:
 
 
 def decoded(path: str) -> str:
-    """A path of an environ as text. :raises UnicodeError: it is not UTF-8 (PEP 3333, "Unicode Issues")."""
+    """Return a path of an environ as text.
+
+    :raises UnicodeError: it is not UTF-8 (PEP 3333, "Unicode Issues").
+    """
     return path.encode("latin-1").decode("utf-8")
 
 
 def site_of(environ: dict[str, Any]) -> tuple[str, str] | None:
-    """Scheme and host that a request names; ``None`` where that is no host."""
+    """Return the scheme and host that a request names; ``None`` if the host is not valid."""
     scheme = environ.get("wsgi.url_scheme", "http")
     host = environ.get("HTTP_HOST")
     if host is None:
@@ -217,11 +233,11 @@ _is_tracking = _any_of(TRACKING)
 
 
 def _canonical_query(policy: Policy, query: str) -> tuple[tuple[str, str], ...] | None:
-    """The parameters that are part of the key, sorted by name; ``None`` where the request is to bypass."""
+    """Return the parameters that are part of the key, sorted by name; ``None`` if the request bypasses the cache."""
     if not query:
         return ()
     kept = []
-    # latin-1 lets any byte through and back, so that two spellings of one value are one page.
+    # latin-1 keeps any byte, so that two spellings of one value are one page.
     for name, value in parse_qsl(query, keep_blank_values=True, encoding="latin-1"):
         if name in policy.query or (policy.other_query == "key" and not _is_tracking(name)):
             kept.append((name, value))
@@ -255,7 +271,7 @@ def _environ_name(header: str) -> str:
 
 
 def shown_url(environ: dict[str, Any]) -> str:
-    """The path and query of a request, to be read by people."""
+    """Return the path and query of a request, for people."""
     query = environ.get("QUERY_STRING", "")
     return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}{'?' if query else ''}{query}"
 
@@ -266,7 +282,7 @@ def query_string(key: PageKey) -> str:
 
 
 def canonical(key: PageKey) -> dict[str, Any]:
-    """The environ that renders a page: a GET made of its key alone (PEP 3333, "environ Variables")."""
+    """Return the environ that renders a page: a GET made of its key alone (PEP 3333, "environ Variables")."""
     host, _, port = key.host.rpartition(":") if re.search(r":[0-9]+\Z", key.host) else (key.host, "", "")
     environ: dict[str, Any] = {
         "REQUEST_METHOD": "GET",
@@ -276,7 +292,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
         "SERVER_NAME": host,
         "SERVER_PORT": port or ("443" if key.scheme == "https" else "80"),
         "SERVER_PROTOCOL": "HTTP/1.1",
-        # An address of nobody (RFC 5737): apps trust loopback, and would show strangers what is not for them.
+        # A documentation address (RFC 5737): apps trust loopback, and would show strangers private content.
         "REMOTE_ADDR": "192.0.2.1",
         "HTTP_HOST": key.host,
         "wsgi.version": (1, 0),
@@ -291,7 +307,7 @@ def canonical(key: PageKey) -> dict[str, Any]:
     for header, value in key.headers:
         environ[_environ_name(header)] = value
     if key.cookies:
-        # parse_cookie undid the quoting; what the app gets must parse to the same values again.
+        # parse_cookie undid the quoting; the app's parser must get the same values.
         environ["HTTP_COOKIE"] = "; ".join(
             dump_cookie(name, value, path=None, max_size=0).split(";")[0] for name, value in key.cookies
         )

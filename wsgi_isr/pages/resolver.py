@@ -1,4 +1,4 @@
-"""Which page a request is for, and whose."""
+"""Resolution of a request: its page, and whether the client carries personal cookies."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from .request_key import Matcher, PageKey, canonical, decoded, public_path, quer
 
 
 class Page(NamedTuple):
-    """What a request is for: the policy, the key, what is to be rendered, and whether the visitor carries cookies
-    that are not part of the key."""
+    """The page of a request: the policy, the key and the task.
+
+    :param personal: whether the client carries cookies that are neither ignored nor part of the key.
+    """
 
     policy: Policy
     key: PageKey
@@ -33,30 +35,34 @@ class Page(NamedTuple):
 
     @property
     def site(self) -> Site:
-        """Where it is."""
+        """Return the site of the page."""
         return Site(*self.key[:3])
 
     @property
     def path(self) -> str:
-        """Its public path, as people write it."""
+        """Return the public path, for people."""
         return public_path(self.key.script, self.key.path)
 
     def is_spelled(self, query: str | None) -> bool:
         """Return whether a raw query is that of the key, spelled as a render sees it; the order may differ.
 
-        One page has few such queries, and any number of others: campaigns add to them.
+        A page has few such queries, but any number of others: campaigns add parameters.
         """
         return sorted((query or "").split("&")) == sorted(query_string(self.key).split("&"))
 
     def may_serve(self, content: Content) -> bool:
-        """A page whose app looks at cookies is for visitors who send none."""
+        """Return whether this client may get the page.
+
+        A page whose app reads cookies is for clients without personal cookies.
+        """
         return not (self.personal and content.reads_cookies)
 
 
 class Pages:
     """The pages of one :class:`~wsgi_isr.ISR`.
 
-    :param monotonic: seconds. :param off: why nothing is kept, where the store keeps nothing.
+    :param monotonic: monotonic time in seconds.
+    :param off: why nothing is kept, for a store that keeps nothing.
     """
 
     def __init__(
@@ -82,8 +88,8 @@ class Pages:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """After a fork: locks of the parent do not exist here."""
-        #: For whom pages are made.
+        """Make new locks after a fork: the parent's locks may be held forever in the child."""
+        #: The known sites, for which pages are rendered.
         settings = self._settings
         codec = Codec(settings.signing_key, settings.namespace)
         self.sites = Sites(settings, self._matcher.is_own, self._store, Keyspace(settings.namespace).sites, codec)
@@ -91,19 +97,20 @@ class Pages:
         self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
 
     def _stamps(self, tags: Sequence[str]) -> TagVersions:
-        """Return the stamps of tags as the store has them. It is only read: random paths must mint no tags."""
+        """Return the versions of tags in the store. The store is only read: random paths must not create tags."""
         keys = {tag: self._names.tag(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))
         return {tag: found.values.get(key) for tag, key in keys.items() if key not in found.unreachable}
 
     def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | Passed | Absent:
-        """The page that the request is for, or why it is not for the cache.
+        """Return the page of a request, or why it is not for the cache.
 
-        :param epochs: as of now, for lists of pages. :param draft: for somebody who sees drafts.
+        :param epochs: returns the current epochs, for lists of pages.
+        :param draft: whether the client is in draft mode.
         """
         self.sites.note(environ)
         if not draft and self._matcher.is_here(environ):
-            # What is being written just now may be in a list that was asked for a moment ago.
+            # In development the list is always loaded again, because its pages are being edited.
             absent = self._listings.absent(environ, None if self._off == "development" else epochs)
             if absent is not None:
                 return absent
@@ -119,22 +126,24 @@ class Pages:
         return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
 
     def without_ignored_cookies(self, page: Page, environ: dict[str, Any]) -> dict[str, Any]:
-        """Return the request for a page, without its cookies where they say nothing about its visitor."""
+        """Return the request for a page, without its cookies if all of them are ignored."""
         return self._matcher.without_ignored_cookies(page.policy, environ)
 
     def at(self, path: str, site: Site | None = None) -> Page:
-        """The page at a public path, which may have a query, for a visitor without cookies.
+        """Return the page at a public path, which may have a query, for a client without cookies.
 
-        :param site: which one, where several hosts are served; by default the first one known.
-        :raises ConfigError: ``path`` is no path. :raises RefreshError: it is not for the cache; says why.
+        :param site: the site, if several hosts are served; by default the first known one.
+        :raises ConfigError: ``path`` is no path.
+        :raises RefreshError: the page is not for the cache; the error says why.
         """
         return self._at(path, site or self.sites_of(path)[0], {})
 
     def everywhere(self, path: str, site: Site | None = None) -> list[Page]:
-        """Return the pages at a public path, one for each known site that has one there.
+        """Return the pages at a public path, one for each known site that has a page there.
 
-        :param site: of this one only. :raises ConfigError: ``path`` is no path.
-        :raises RefreshError: it is for the cache at none of them; says why it is not at the first one.
+        :param site: look at this site only.
+        :raises ConfigError: ``path`` is no path.
+        :raises RefreshError: no site has a page for the cache there; the error gives the first site's reason.
         """
         pages: list[Page] = []
         refused: list[RefreshError] = []
@@ -149,10 +158,13 @@ class Pages:
         return pages
 
     def _at(self, path: str, site: Site, absent: dict[str, Absent | None]) -> Page:
-        """:param absent: what was found out, by path: lists of pages are asked once, however many sites there are."""
+        """Return the page at a path of a site.
+
+        :param absent: results by path, so that each list of pages is asked once for all sites.
+        """
         public, query = _public(path)
         below = _below(public, site)
-        # A path without the mount point will do as well.
+        # A path without the mount point is accepted, too.
         environ = canonical(PageKey(*site, (public if below is None else below).encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
         if environ["PATH_INFO"] not in absent:
@@ -163,7 +175,7 @@ class Pages:
         return self._page(*match)
 
     def sites_of(self, path: str) -> list[Site]:
-        """Those of the known sites that a public path is of; the first one, where it is below no mount point.
+        """Return the known sites whose mount point a public path is below; the first known site if there is none.
 
         :raises ConfigError: ``path`` is no path.
         """
@@ -178,12 +190,15 @@ class Pages:
 
 
 def _public(path: str) -> tuple[str, str]:
-    """A public path, and its query. :raises ConfigError: it is no path."""
+    """Return a public path and its query.
+
+    :raises ConfigError: it is no path.
+    """
     plain, _, query = path.partition("?") if isinstance(path, str) else (path, "", "")
     return o.parse_path(plain, "path"), query
 
 
 def _below(public: str, site: Site) -> str | None:
-    """What is left of a public path below the mount point of a site; ``None`` where it is elsewhere."""
+    """Return the rest of a public path below the mount point of a site; ``None`` if it is not below it."""
     script = decoded(site.script)
     return public[len(script) :] if not script or public == script or public.startswith(script + "/") else None

@@ -1,7 +1,7 @@
-"""From an answer to WSGI: status, headers, conditional requests, HEAD.
+"""Responses to WSGI from stored pages: status, headers, conditional requests, HEAD.
 
 Everything about an entry that does not depend on the request is prepared once and kept beside its copy
-(:class:`PreparedResponse`), until the second of its age, or the entry, is over.
+(:class:`PreparedResponse`). It is valid for the current second of the page's age, and not beyond the entry's lifetime.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from .response_headers import ASK_EACH_TIME, ask_each_time, is_for_caches
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
-#: RFC 9211: our name in ``Cache-Status``.
+#: RFC 9211: the cache's name in ``Cache-Status``.
 NAME = "wsgi-isr"
 
 NOT_MODIFIED = "304 Not Modified"
-# A 304 repeats these of the answer that it stands for (RFC 9110, 15.4.5), and our own headers.
+# A 304 repeats these headers of the 200 (RFC 9110, 15.4.5), and the cache's own.
 _IN_304 = frozenset(
     {
         *("cache-control", "content-location", "etag", "expires", "last-modified", "vary"),
         *("age", "cache-status", "x-isr"),
     }
 )
-#: A page under one of these labels is old already, or cannot be proven to be current.
+#: Labels of pages that are stale, or not proven to be fresh.
 _OLD = frozenset({"STALE", "STALE-IF-ERROR", "DEGRADED"})
 
 
 class Synthetic(NamedTuple):
-    """An answer of our own."""
+    """A response that the cache makes itself."""
 
     status: str
     content_type: str
@@ -53,7 +53,7 @@ NOT_FOUND = Synthetic(
 )
 
 
-#: Of the shell that a visitor sees while a page is made: the browser asks for the page in a second.
+#: Headers of the shell that a client sees during a render: the browser asks for the page in a second.
 SHELL_HEADERS = [
     ("Cache-Control", "no-store"),
     ("Refresh", "1"),
@@ -62,7 +62,7 @@ SHELL_HEADERS = [
 ]
 
 
-#: Headers of the 404 for a page that its rule does not list. The page may be there in a moment.
+#: Headers of the 404 for a page that its rule does not list. The page may exist in a moment.
 ABSENT_HEADERS = [
     ("Cache-Control", ASK_EACH_TIME),
     ("Cache-Status", f"{NAME}; hit; detail=not-listed"),
@@ -71,9 +71,9 @@ ABSENT_HEADERS = [
 
 
 def shell_of(fallback: Any, environ: dict[str, Any]) -> Synthetic:
-    """What the ``fallback`` of a rule comes to for one visitor. Whatever a callable raises goes through.
+    """Return the ``fallback`` of a rule for one client. Exceptions of a callable pass through.
 
-    :raises TypeError: it returned no page.
+    :raises TypeError: the callable returned no page.
     """
     made = fallback(environ) if callable(fallback) else fallback
     if isinstance(made, Shell):
@@ -84,13 +84,15 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Synthetic:
     return Synthetic("200 OK", "text/html; charset=utf-8", body)
 
 
-#: Values of ``Accept-Encoding`` for which an answer is prepared.
+#: The number of values of ``Accept-Encoding`` for which a response is prepared.
 MOST_VARIANTS = 8
 
 
 class Variant(NamedTuple):
-    """An answer in one coding, prepared. A client whose ``If-None-Match`` is ``etag`` gets a 304 with the headers
-    ``unchanged``; ``etag`` is ``None`` where no 304 may be sent.
+    """A prepared response in one coding.
+
+    :param etag: a client whose ``If-None-Match`` equals it gets a 304; ``None`` if no 304 may be sent.
+    :param unchanged: the headers of the 304.
     """
 
     headers: list[tuple[str, str]]
@@ -100,10 +102,10 @@ class Variant(NamedTuple):
 
 
 class PreparedResponse:
-    """An answer to a plain GET, prepared: ``variants`` by ``Accept-Encoding``.
+    """A prepared response to a plain GET: ``variants`` by ``Accept-Encoding``.
 
-    Times are monotonic seconds: ``over`` is when its ``Age`` or its entry is over; until ``until`` it may be sent
-    without asking whether it was invalidated.
+    Times are monotonic seconds. At ``over`` its ``Age`` or its entry has expired. Until ``until`` it may be sent
+    without asking for invalidations.
     """
 
     __slots__ = ("_entry", "_made", "_now", "over", "status", "until", "variants")
@@ -120,7 +122,7 @@ class PreparedResponse:
         self.until = float("-inf")
 
     def variant(self, accepted: str | None) -> Variant:
-        """That for one ``Accept-Encoding``, prepared when it is first asked for."""
+        """Return the response for one ``Accept-Encoding``; prepare it on first use."""
         assert isinstance(self._entry.content, Content)
         content = chosen(self._entry.content, accepted or "")
         made = self._made.get(content.etag)
@@ -136,8 +138,8 @@ class PreparedResponse:
 def headers_of(entry: Entry, content: Content, label: str, cache_status: str, now: float) -> list[tuple[str, str]]:
     """Return all headers of a stored page.
 
-    With a true ``Age``, the ``max-age`` that an app gives browsers counts from the render (RFC 9111, 4.2.3). An answer
-    that is old already carries no lifetime, so that staleness never adds up.
+    ``Age`` is true, so the ``max-age`` that an app gives browsers counts from the render (RFC 9111, 4.2.3). A stale
+    answer carries no lifetime, so that staleness never adds up.
     """
     return [
         *(ask_each_time(content.headers) if label in _OLD else content.headers),
@@ -150,7 +152,7 @@ def headers_of(entry: Entry, content: Content, label: str, cache_status: str, no
 
 
 def cache_status(found: Served, now: float) -> str:
-    """The ``Cache-Status`` of a page that we serve (RFC 9211, 2)."""
+    """Return the ``Cache-Status`` of a page from the cache (RFC 9211, 2)."""
     entry, label = found.slot.entry, found.label
     if label == "HIT":
         return f"{NAME}; hit"
@@ -171,8 +173,7 @@ def send_page(
     content: Content,
     headers: list[tuple[str, str]],
 ) -> Iterable[bytes]:
-    """A page, or 304 where the visitor has it (RFC 9110, 13.2.2), or the part that was asked for; without a body for
-    HEAD."""
+    """Send a page, a 304 if the client has it (RFC 9110, 13.2.2), or the requested range; for HEAD, without a body."""
     if _has_it(environ, content):
         start_response(NOT_MODIFIED, _unchanged(headers))
         return []
@@ -184,7 +185,7 @@ def send_page(
         part = asked.range_for_length(length)
         others = [pair for pair in headers if pair[0] != "Content-Length"]
         if part is None:
-            # A cache that kept it would give it to everybody, whatever they ask for: Range is no matter of Vary.
+            # A cache that kept the 416 would send it to all clients: Vary does not cover Range.
             said = [pair for pair in others if not is_for_caches(pair[0])]
             own = [("Content-Length", "0"), ("Content-Range", f"bytes */{length}"), ("Cache-Control", "no-store")]
             start_response("416 Range Not Satisfiable", said + own)
@@ -198,17 +199,17 @@ def send_page(
 
 
 def _range(environ: dict[str, Any], content: Content) -> Range | None:
-    """The part of a page that is asked for; ``None`` where the whole page is the answer (RFC 9110, 14.2).
+    """Return the requested range of a page; ``None`` if the whole page is the answer (RFC 9110, 14.2).
 
-    Only of what the app itself gives in parts: a player refuses a film that does not come so, a download goes on where
-    it was cut off. Nobody needs a part of a page.
+    Ranges are served for content that the app itself serves in ranges, and for video and audio. Players refuse a film
+    without ranges, and downloads resume. Other pages are always sent whole.
     """
     headers = {name.lower(): value for name, value in content.headers}
     in_parts = headers.get("accept-ranges") == "bytes"
     if not content.status.startswith("200") or not (in_parts or headers.get("content-type", "")[:6] in _PLAYED):
         return None
     if "HTTP_IF_RANGE" in environ:
-        # 13.1.5: the very same page, by a strong tag or to the second.
+        # 13.1.5: the same representation, by a strong tag or by an exact date.
         valid = (quote_etag(content.etag), headers.get("last-modified"))
         if environ["HTTP_IF_RANGE"].strip() not in valid:
             return None
@@ -216,11 +217,11 @@ def _range(environ: dict[str, Any], content: Content) -> Range | None:
         asked = parse_range_header(environ["HTTP_RANGE"])
     except ValueError:
         return None
-    # Several parts in one answer are a form of their own that few understand.
+    # Several ranges need multipart/byteranges, which few clients understand.
     if asked is None or asked.units != "bytes" or len(asked.ranges) != 1:
         return None
     start, stop = asked.ranges[0]
-    # 14.1.2: of a page that is shorter, the last so many bytes are all of it.
+    # 14.1.2: a suffix longer than the page selects all of it.
     return Range("bytes", [(max(start, -len(content.body)), stop)])
 
 
@@ -243,14 +244,14 @@ def _has_it(environ: dict[str, Any], content: Content) -> bool:
     modified = next((value for name, value in content.headers if name.lower() == "last-modified"), None)
     try:
         return not is_resource_modified(environ, quote_etag(content.etag), last_modified=modified)
-    except (ValueError, OverflowError):  # a date that no calendar has, from a visitor or from the app
+    except (ValueError, OverflowError):  # an impossible date, from a client or from the app
         return False
 
 
 def send_as_is(
     environ: dict[str, Any], start_response: StartResponse, content: Content, status: str, label: str
 ) -> Iterable[bytes]:
-    """What the app has answered, untouched but for our two headers."""
+    """Send the app's answer unchanged, except for the cache's two headers."""
     headers = [
         *(pair for pair in content.headers if pair[0].lower() != "content-length"),
         ("Content-Length", str(len(content.body))),
@@ -264,7 +265,7 @@ def send_as_is(
 def send_own(
     environ: dict[str, Any], start_response: StartResponse, own: Synthetic, headers: list[tuple[str, str]]
 ) -> Iterable[bytes]:
-    """An answer that is neither a page nor the app's."""
+    """Send a response that the cache made itself."""
     own_headers = [("Content-Type", own.content_type), ("Content-Length", str(len(own.body)))]
     start_response(own.status, own_headers + headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [own.body]
@@ -279,11 +280,13 @@ def pass_on(
     on_success: Callable[[], list[tuple[str, str]]] | None = None,
     private: bool = False,
 ) -> Iterable[bytes]:
-    """The app itself, with the visitor's own environ; its answer goes to the server as it comes, so that ``close()``,
-    ``wsgi.file_wrapper`` and streaming are between the two of them.
+    """Call the app with the client's own environ and return the app's body.
 
-    :param on_success: is called when the app says that the request has succeeded, before the server hears of that;
-        returns more headers. :param private: no cache keeps the answer, whatever the app says of it.
+    The body goes to the server unchanged, so ``close()``, ``wsgi.file_wrapper`` and streaming work as without the
+    cache.
+
+    :param on_success: called when the app reports success, before the server gets the response; returns more headers.
+    :param private: forbid all caches to keep the answer, whatever the app says.
     """
 
     def own_start_response(status_line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
@@ -299,14 +302,14 @@ def pass_on(
 
 
 class _Files:
-    """Instances of a class, or single things: by identity, since they may compare as they like."""
+    """Instances of a class, or single objects by identity, since their ``__eq__`` may do anything."""
 
     def __init__(self, kind: type | None) -> None:
         self._kind = kind
         self._single: list[Any] = []
 
     def add(self, file: Any) -> None:
-        """One more."""
+        """Add an object."""
         self._single.append(file)
 
     def __contains__(self, item: object) -> bool:
@@ -316,8 +319,11 @@ class _Files:
 
 
 def own_files(environ: dict[str, Any]) -> Container[Any]:
-    """What the server's ``wsgi.file_wrapper`` makes for the app from now on: the server sends these itself, if it gets
-    the very thing back (PEP 3333, "Optional Platform-Specific File Handling")."""
+    """Return the objects that the server's ``wsgi.file_wrapper`` makes for the app from now on.
+
+    The server sends such an object itself if it gets back the same object (PEP 3333, "Optional Platform-Specific File
+    Handling").
+    """
     wrapper = environ.get("wsgi.file_wrapper")
     made = _Files(wrapper if isinstance(wrapper, type) else None)
     if wrapper is not None and not isinstance(wrapper, type):
@@ -332,7 +338,7 @@ def own_files(environ: dict[str, Any]) -> Container[Any]:
 
 
 class StreamingBody:
-    """A body whose parts the app makes one by one, each of them inside of ``enter()``."""
+    """A body whose parts the app makes one by one, each inside ``enter()``."""
 
     def __init__(self, body: Iterable[bytes], enter: Callable[[], AbstractContextManager[None]]) -> None:
         self._body = body
@@ -349,7 +355,7 @@ class StreamingBody:
             return next(self._parts)
 
     def close(self) -> None:
-        """PEP 3333, "Specification Details": the app's own is called whenever the server's call is."""
+        """Call the app's ``close()`` whenever the server calls this one (PEP 3333, "Specification Details")."""
         if hasattr(self._body, "close"):
             with self._enter():
                 self._body.close()

@@ -1,7 +1,7 @@
-"""Header fields of an app's answer: which ones a stored page keeps, by those they speak to.
+"""Header fields of an app's answer, and the ones that a stored page keeps.
 
-Browsers get the app's own words to them. Words to shared caches are taken as said to this cache, and go no further.
-Fields of one single answer would be wrong in every other one.
+Directives for browsers are kept as the app sent them. Directives for shared caches apply to this cache and are not
+sent on. Fields about one single answer would be wrong in all others, so they are dropped.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from werkzeug.http import parse_date
 
-#: Cache-Control of an answer that every cache and browser asks for each time. A 304 costs no body.
+#: Cache-Control for revalidation at each request. A 304 has no body.
 ASK_EACH_TIME = "max-age=0, must-revalidate"
 
-#: Fields of one single answer: of its request, its trace or its time. The README has this list; ``*`` stands for any
+#: Fields about one single answer: its request, its trace or its time. The README has this list; ``*`` stands for any
 #: end.
 OF_ONE_ANSWER = (
     *("X-Request-ID", "X-Correlation-ID", "Request-Id", "X-Amz-Request-Id", "X-Amzn-RequestId", "X-Ms-Request-Id"),
@@ -27,7 +27,7 @@ OF_ONE_ANSWER = (
     *("CF-Ray", "X-Amz-Cf-Id", "Fly-Request-Id", "X-Vercel-Id"),
 )
 
-# A lifetime or a tag for shared caches alone: RFC 9213 (each may have a field of its own), the Edge Architecture, and
+# Lifetimes and tags for shared caches alone: RFC 9213 (each cache may have its own field), the Edge Architecture, and
 # fields that one product reads before Cache-Control.
 _FOR_SHARED_CACHES = frozenset(
     {
@@ -37,7 +37,8 @@ _FOR_SHARED_CACHES = frozenset(
 )
 _FOR_ALL_CACHES = frozenset({"cache-control", "expires", "pragma"})
 
-# Made anew for each answer, or about one connection (RFC 9110, 7.6.1). Cache-Control and ETag are kept in parts only.
+# Fields that each response gets anew, and fields about one connection (RFC 9110, 7.6.1). Only parts of Cache-Control
+# and ETag are kept.
 _MADE_ANEW = frozenset(
     {
         *("age", "cache-control", "cache-status", "content-length", "etag", "pragma", "x-isr"),
@@ -51,23 +52,23 @@ _SINGLE_BEGINS = tuple(name[:-1].lower() for name in OF_ONE_ANSWER if name.endsw
 # RFC 9111, 5.2: a directive is a token, and may have a token or a quoted string as its value.
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _DIRECTIVE = re.compile(rf'({_TOKEN})\s*(?:=\s*({_TOKEN}|"(?:[^"\\]|\\.)*"))?')
-# Between commas; a quoted string may contain some.
+# A part between commas; a quoted string may contain commas.
 _MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+')
 
 _TO_SHARED_CACHES = frozenset({"s-maxage", "proxy-revalidate"})
-#: Any of these leaves a browser nothing to guess.
+#: With any of these a browser need not guess a lifetime.
 _SAY_HOW_LONG = frozenset({"max-age", "no-store", "no-cache"})
-#: They qualify a lifetime, and mean nothing without one (RFC 8246, 2; RFC 5861, 3 and 4).
+#: These qualify a lifetime and mean nothing without one (RFC 8246, 2; RFC 5861, 3 and 4).
 _QUALIFY = frozenset({"immutable", "stale-while-revalidate", "stale-if-error"})
 
-# RFC 9110, 8.8.3; W/ would mark a weak one.
+# RFC 9110, 8.8.3; W/ marks a weak tag.
 _STRONG_ETAG = re.compile(r'"([!#-~\x80-\xff]+)"')
 
 Headers = Sequence[tuple[str, str]]
 
 
 def is_for_shared_caches(name: str) -> bool:
-    """Return whether a field speaks to shared caches alone."""
+    """Return whether a field is for shared caches alone."""
     lower = name.lower()
     return lower in _FOR_SHARED_CACHES or lower.endswith("cdn-cache-control")
 
@@ -78,13 +79,13 @@ def is_for_caches(name: str) -> bool:
 
 
 def is_of_one_answer(name: str) -> bool:
-    """Return whether a field is true of one single answer (:data:`OF_ONE_ANSWER`)."""
+    """Return whether a field is about one single answer (:data:`OF_ONE_ANSWER`)."""
     lower = name.lower()
     return lower in _SINGLE or lower.startswith(_SINGLE_BEGINS)
 
 
 def kept(headers: Headers) -> list[tuple[str, str]]:
-    """Return the fields that a stored page keeps, with the ``Cache-Control`` for browsers as the last one."""
+    """Return the fields that a stored page keeps; ``Cache-Control`` for browsers is the last."""
     said: list[str] = []
     expires, fields = False, []
     for name, value in headers:
@@ -94,7 +95,7 @@ def kept(headers: Headers) -> list[tuple[str, str]]:
         elif lower in _MADE_ANEW or is_for_shared_caches(name) or is_of_one_answer(name):
             continue
         else:
-            # RFC 9111, 5.3: what is no date is in the past. Not all caches know that, so it says nothing.
+            # RFC 9111, 5.3: an invalid date is in the past. Not all caches know that, so it counts as no lifetime.
             expires = expires or (lower == "expires" and date_of(value) is not None)
             fields.append((name, value))
     if cache_control := for_browsers(", ".join(said), expires):
@@ -103,10 +104,11 @@ def kept(headers: Headers) -> list[tuple[str, str]]:
 
 
 def for_browsers(cache_control: str, expires: bool = False) -> str:
-    """Return the ``Cache-Control`` that goes to browsers, in place of the app's; empty for none.
+    """Return the ``Cache-Control`` for browsers, in place of the app's; empty for none.
 
-    Directives to browsers and unknown ones are kept as they are; unreadable ones are dropped. Without a lifetime a
-    browser would guess one (RFC 9111, 4.2.2), or trust ``stale-while-revalidate``, so it is told to ask each time.
+    Directives for browsers and unknown ones are kept as sent; unreadable ones are dropped. Without a lifetime a
+    browser would guess one (RFC 9111, 4.2.2), or trust ``stale-while-revalidate``. So it is told to revalidate each
+    time.
 
     :param expires: whether the app's ``Expires`` gives a lifetime.
     """
@@ -117,9 +119,10 @@ def for_browsers(cache_control: str, expires: bool = False) -> str:
 
 
 def ask_each_time(headers: Headers) -> list[tuple[str, str]]:
-    """Return the fields of a stored page that is old by now, without any lifetime for browsers.
+    """Return the fields of a stale page, without any lifetime for browsers.
 
-    RFC 9111, 5.3: ``max-age`` makes ``Expires`` void. A cache that knows ``Expires`` alone would obey it.
+    ``max-age`` overrides ``Expires`` (RFC 9111, 5.3). A cache that knows ``Expires`` alone would use it, so it is
+    dropped.
     """
     fields, said = [], ""
     for name, value in headers:
@@ -132,7 +135,7 @@ def ask_each_time(headers: Headers) -> list[tuple[str, str]]:
 
 
 def strong_etag(headers: Headers) -> str:
-    """Return the app's entity tag without its quotes, if it is a strong one; empty for none."""
+    """Return the app's entity tag without quotes; empty if there is no strong one."""
     given = [value.strip() for name, value in headers if name.lower() == "etag"]
     found = _STRONG_ETAG.fullmatch(given[0]) if len(given) == 1 else None
     return found[1] if found else ""
@@ -150,7 +153,7 @@ def _directives(cache_control: str) -> Iterable[_Directive]:
         text = member.strip()
         if found := _DIRECTIVE.fullmatch(text):
             name, value = found[1].lower(), found[2] or ""
-            # Browsers differ about a lifetime that is no number (RFC 9111, 4.2.1): one guesses, another asks.
+            # Browsers differ about a lifetime that is no number (RFC 9111, 4.2.1): some guess, others revalidate.
             if name != "max-age" or (value.isascii() and value.isdigit()):
                 yield _Directive(name, text)
 
@@ -166,8 +169,8 @@ def _asking(directives: Iterable[_Directive]) -> str:
 
 
 def date_of(value: str | None) -> datetime | None:
-    """Return the time that a header names, or ``None`` where it is no date (RFC 9110, 5.6.7)."""
+    """Return the time in a header; ``None`` if it is no date (RFC 9110, 5.6.7)."""
     try:
         return parse_date(value)
-    except OverflowError:  # a year that no calendar has
+    except OverflowError:  # an impossible year
         return None

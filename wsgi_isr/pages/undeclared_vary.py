@@ -1,12 +1,11 @@
-"""What an app looks at in its request without saying so by ``Vary``.
+"""Detection of request headers that an app reads without declaring them in ``Vary``.
 
-People who build a site are told (``debug``), because everybody gets a page that was made for somebody who had sent
-nothing of the kind. An answer that sets a cookie is for the first visitor where the app has looked at nothing that this
-visitor has sent.
+Site authors are told of them (``debug``): all clients get a page that was rendered for a request without these
+headers. An answer that sets a cookie may go to the first client, if the app has read nothing that this client sent.
 
-A dict compares the name that is looked up with every key of the same hash. So a key that has the hash of a name and
-equals none is asked whenever somebody looks for that name, and the environ remains the builtin dict that PEP 3333
-demands. That holds for CPython's dicts.
+A dict compares the key of a lookup with every key of the same hash. So a key with the hash of a name, but equal to
+none, is called whenever that name is looked up. The environ remains the builtin dict that PEP 3333 demands. This
+relies on CPython's dicts.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from itertools import islice
 from types import FrameType
 from typing import Any
 
-#: Who looks at these has hardly another reason than to answer differently. What is logged about visitors
-#: (``User-Agent``) is not among them.
+#: An app that reads these headers most likely answers differently by them. Headers that apps log (``User-Agent``) are
+#: left out.
 WATCHED = {
     "HTTP_COOKIE": "cookie",
     "HTTP_ACCEPT_LANGUAGE": "accept-language",
@@ -29,9 +28,9 @@ WATCHED = {
     "HTTP_X_REQUESTED_WITH": "x-requested-with",
 }
 
-#: These modules look at a variable of every request, whether the app needs it or not: at cookies in case that the
-#: session or the token will be wanted, for which they say ``Vary: Cookie``; at the rest for the attributes of a request
-#: object, and for settings that are mostly empty.
+#: These modules read a variable of every request, whether the app needs it or not. Some read cookies for a session or
+#: token, and send ``Vary: Cookie`` once that is used. The others fill attributes of a request object, or check
+#: settings that are mostly empty.
 _AT_ALL = {
     "HTTP_COOKIE": frozenset(
         {"flask.sessions", "flask_session.base", "django.contrib.sessions.middleware", "django.middleware.csrf"}
@@ -40,8 +39,8 @@ _AT_ALL = {
     "REMOTE_ADDR": frozenset({"werkzeug.wrappers.request"}),
 }
 
-#: By these an answer could be for one client alone: the usual headers of browsers, proxies and traces, the address, and
-#: what test clients add. It is a fixed list: the names of headers that a client makes up must not reach a render.
+#: Headers that may differ between clients: those of browsers, proxies and traces, the address, and those of test
+#: clients. The list is fixed: names of headers that a client invents must not reach a render.
 _OF_A_CLIENT = frozenset(
     {
         *WATCHED,
@@ -67,7 +66,7 @@ _OF_A_CLIENT = frozenset(
         ),
     }
 )
-#: What a render has as well, and what answers do not depend on, or a cache sees to itself.
+#: Variables that a render has, too, that no answer depends on, or that the cache handles.
 _OF_EVERY_REQUEST = frozenset(
     {
         *("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI"),
@@ -76,15 +75,17 @@ _OF_EVERY_REQUEST = frozenset(
     }
 )
 _OF_THE_SERVER = ("wsgi.", "SERVER_", "gunicorn.", "uwsgi.", "mod_wsgi.")
-#: In place of a variable: the app has gone through all headers.
+#: Stands for all headers: the app has iterated over them.
 ALL = "*"
 
 _looks: ContextVar[set[str] | None] = ContextVar("wsgi_isr_looks", default=None)
 
 
 class _Watch(str):
-    """A key that cannot be found, and notes that ``name`` is looked for. Its own text has a dot, as every key that is
-    the server's own (PEP 3333, "environ Variables")."""
+    """A key that is never found, and notes lookups of ``name``.
+
+    Its text has a dot, like all keys of a server (PEP 3333, "environ Variables").
+    """
 
     __slots__ = ("at_all", "hash", "name")
     name: str
@@ -96,7 +97,7 @@ class _Watch(str):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, _Watch):
-            return str.__eq__(self, other)  # so that one environ still equals another
+            return str.__eq__(self, other)  # one environ must still equal another
         looks = _looks.get() if other == self.name else None
         if looks is not None and not self._is_at_all(sys._getframe(1)):
             looks.add(self.name)
@@ -112,11 +113,11 @@ class _Watch(str):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return str, (str(self),)  # in another process nothing is noted
+        return str, (str(self),)  # another process notes no lookups
 
 
 class _CookieWatch(_Watch):
-    """The same for cookies, which werkzeug, and Flask with it, goes through all headers to find."""
+    """The same for cookies: werkzeug, and so Flask, iterates over all headers to find them."""
 
     __slots__ = ()
 
@@ -144,13 +145,12 @@ _WATCHES: dict[str, Any] = {_watch(name): "" for name in sorted(_OF_A_CLIENT)}
 
 @contextmanager
 def watched(environ: dict[str, Any]) -> Iterator[tuple[dict[str, Any], set[str]]]:
-    """In here, note what is looked for in an environ.
+    """Yield an environ that notes lookups, and the set of the names looked up.
 
-    :returns: the same environ, and the set of the variables that were looked for. :data:`ALL` is in it as well once all
-        headers were.
+    The set also has :data:`ALL` once the app has iterated over all headers.
     """
     looks: set[str] = set()
-    # Before the others: a key that is there ends the search for it.
+    # The watching keys come first: an equal key ends a lookup.
     under_watch = {**_WATCHES, **environ}
     token = _looks.set(looks)
     try:
@@ -160,8 +160,10 @@ def watched(environ: dict[str, Any]) -> Iterator[tuple[dict[str, Any], set[str]]
 
 
 def depends_on_client(looked_at: Set[str], client: Mapping[str, Any]) -> bool:
-    """Return whether an answer may be another one for the client with this environ than for a client that has sent
-    nothing: the app has looked at something that it has, or it has something that is not watched."""
+    """Return whether an answer may differ between this client and a client that sends no headers.
+
+    It may if the app has read a variable that the client has, or if the client has a variable that is not watched.
+    """
     if ALL in looked_at:
         return True
     own = {name for name in client if name not in _OF_EVERY_REQUEST and not name.startswith(_OF_THE_SERVER)}
@@ -169,7 +171,7 @@ def depends_on_client(looked_at: Set[str], client: Mapping[str, Any]) -> bool:
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    """From the one that looks up to where the app was called."""
+    """Yield the frames from the lookup up to the call of the app."""
     while frame is not None and _module(frame) != f"{__package__}.capture":
         yield frame
         frame = frame.f_back
