@@ -1,7 +1,7 @@
 """The names of keys in the store, and the names of tags.
 
-All names are built here. A page is a function of its key: the environ of a render is made from the key alone. So no
-data from one client's request is stored for others.
+All names are built here. A page is a function of its key: :func:`.canonical` makes the environ of a render from the key
+alone. So no data from one client's request is stored for others.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ CONTROL_SCHEMA = 2
 class Keyspace:
     """Names in the store: schema, namespace, kind, and a hash of the key's text.
 
-    Names are hashed because memcached takes 250 bytes and no spaces. The value holds the text itself, which is compared:
-    a collision is a miss. A page belongs to one release. Tags and epochs belong to all, so that an invalidation during
-    a rolling deploy reaches the pages of both releases.
+    Names are hashed because memcached takes 250 bytes and no spaces. The value holds the text itself, which is
+    compared: a collision is a miss. A page belongs to one release. Tags and epochs belong to all releases, so that an
+    invalidation during a rolling deploy reaches the pages of both.
     """
 
     def __init__(self, namespace: str, release: str = "") -> None:
@@ -82,9 +82,9 @@ def _digest(text: str, size: int) -> str:
 EVERYTHING = "all"
 
 #: The control keys for the tags of paths, of prefixes and of single pieces of data. Clients determine the number of
-#: these tags by the URLs that they send. A key for each tag would let a client fill the store, and evict the tags of real
-#: pages. Any client may invalidate a path of its choice by a POST: a path never shares a key with a prefix, which many
-#: pages have.
+#: these tags by the URLs that they send. A key for each tag would let a client fill the store, and evict the tags of
+#: real pages. Any client may invalidate a path of its choice by a POST: a path never shares a key with a prefix, which
+#: many pages have.
 SLOTS = {"path:": range(0x8000), "prefix:": range(0x8000, 0xC000), "data:": range(0xC000, 0x10000)}
 _IN_SLOTS = tuple(SLOTS)
 _SLOT = "slot:"

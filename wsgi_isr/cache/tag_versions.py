@@ -418,8 +418,8 @@ class TagVersions:
         failed: dict[str, StoreError] = {}
         for node, on_node in by_node.items():
             try:
-                # **[needed]** A render may read old data from here on, and the tag versions after they have changed.
-                # That render sees another epoch.
+                # **[needed]** A render may read old data from here on, and then the changed tag versions: the new epoch
+                # tells it so.
                 self._store.set(self._epoch_key(node), os.urandom(_NONCE))
                 for tag in on_node:
                     self._renew(tag, mode)
