@@ -3,7 +3,7 @@
 An invalidation with the wrong store, namespace or spelling of a node succeeds, and reaches no page. Two apps with the
 same namespace and host serve each other's pages. No process sees either error by itself, so each app leaves a record.
 
-The records only lead to warnings. They are written in the background, may be lost at any time, and decide nothing.
+The records only lead to warnings. The background writes them. A lost record does no harm, and no decision uses one.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def in_thread(work: Callable[[], None]) -> bool:
 
 
 class Presence:
-    """One app in one process: write its record, and warn of another app with the same namespace and host.
+    """The record of an app in a process: write it, and warn of another app with the same namespace and host.
 
     :param name: tells the app from others; the same for all of its releases, rules and processes.
     :param patterns: the patterns of its rules.

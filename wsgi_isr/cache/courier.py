@@ -1,7 +1,7 @@
 """Deliver the invalidations in an app's journal from its processes, without a request and without an operator.
 
-Each process has one daemon thread for all journals of its apps. The thread starts with the app, so that the successor
-of a killed worker delivers the lines that the worker kept. An empty journal costs one ``stat`` every :data:`LOOK`
+Each process has one daemon thread for all journals of its apps. The thread starts with the app: the successor of a
+killed worker delivers the lines that the worker kept. An empty journal costs one ``stat`` every :data:`LOOK`
 seconds.
 
 **Fork.** No thread is inherited, and a master of workers (``gunicorn --preload``) has none when it forks. The thread
@@ -29,7 +29,7 @@ from ..stores.base import Store
 
 _log = logging.getLogger("wsgi_isr")
 
-#: Seconds between two looks at an empty journal, between two attempts while a line is kept, and before the first look.
+#: Seconds between looks at an empty journal, between attempts while a line is kept, and before the first look.
 #: Each pause is drawn anew from 0.75 to 1.25 times that, so that processes do not act all at once.
 LOOK, AGAIN, FIRST = 2.0, 1.0, 1.0
 #: Seconds that a fork waits for the thread to end.
@@ -181,8 +181,8 @@ class Courier:
     def after_fork_in_child(self) -> None:
         """Start the thread in the child, where no other thread is left."""
         self._by_process = {}
-        # In a worker that gevent is about to patch, the thread would be a system thread, and its sockets could not be
-        # shared. There a hook of gunicorn or the first request calls start().
+        # gevent is about to patch this worker: the thread would be a system thread, and its sockets of no use to
+        # greenlets. A hook of gunicorn or the first request calls start() in such a worker.
         if "gevent.monkey" not in sys.modules:
             self.start()
 

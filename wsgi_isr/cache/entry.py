@@ -86,7 +86,7 @@ _NO_PROOF = TagSnapshot()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One cache entry: a page, the result of a function, or a hit-for-miss.
+    """A cache entry: a page, the result of a function, or a hit-for-miss.
 
     :param key: the text of the key.
     :param started: the start of the render, in seconds of Unix time.

@@ -33,8 +33,8 @@ class Receipt(NamedTuple):
     """The acknowledgement of an invalidation.
 
     No request that starts from now on gets an older page as fresh. For copies in other processes this holds after
-    ``coherence`` seconds. It does not hold for the ``pending`` names: a node was unreachable, and the journal keeps
-    these names.
+    ``coherence`` seconds. Pages with ``pending`` names are excepted: a node was unreachable, and the journal keeps the
+    names.
 
     :param tags: the stored names of all tags (``tag:posts``, ``path:/blog/a``).
     :param mode: the mode of the invalidation.
@@ -138,13 +138,13 @@ class _Round(NamedTuple):
 
 
 class Invalidator:
-    """Invalidates in one store and namespace.
+    """Invalidate tags in one store and namespace.
 
-    :param journal: keeps what cannot be delivered.
-    :param after: called after each attempt, delivered or not (a process then asks the store again).
+    :param journal: keeps undelivered names.
+    :param after: called after each attempt, delivered or not, so that the process reads its epochs again.
     :param registry: the apps that have used the namespace, for warnings.
     :param is_own: an app of this process has the store and the namespace.
-    :param is_known: whether this process serves that app, so that a warning of a wrong store is needless.
+    :param is_known: returns whether this process serves that app: a warning of a wrong store is needless then.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class Invalidator:
         is_known: Callable[[], bool] = lambda: False,
     ) -> None:
         self._names = Keyspace(namespace)
-        # coherence=0: nothing here is answered from polled values.
+        # coherence=0: no polled epochs are used here.
         self._stamps = TagVersions(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
         self._store = store
         self._space = namespace
@@ -352,7 +352,7 @@ class Invalidator:
 
 
 def _batches(lines: Iterable[Kept]) -> Iterator[list[Kept]]:
-    """Yield runs of lines of one mode, in order. One invalidation delivers a run."""
+    """Yield runs of lines of one mode, in order. A single invalidation delivers a run."""
     batch: list[Kept] = []
     size = 0
     for line in lines:

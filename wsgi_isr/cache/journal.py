@@ -33,7 +33,7 @@ _MODES = [mode.value for mode in Mode]
 
 
 class Kept(NamedTuple):
-    """One line of a journal: tags that a store has missed.
+    """A line of a journal: tags that a store has missed.
 
     :param places: the places of the store.
     :param id: an id of its own for each call. So the end of a delivery never removes a line that was kept meanwhile.
@@ -53,7 +53,7 @@ class Kept(NamedTuple):
 
     @property
     def what(self) -> tuple[object, ...]:
-        """Return all fields but ``id`` and ``since``. One invalidation delivers all lines that have these in common."""
+        """Return all fields but ``id`` and ``since``. An invalidation delivers all lines that share these fields."""
         return (*self[:4], self.nodes)
 
     def settled_by(self, places: Sequence[str], place_of: Callable[[str], str]) -> set[str]:

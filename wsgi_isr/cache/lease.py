@@ -1,8 +1,8 @@
 """Leases: one render of a page in the cluster, and the back-off after a failure.
 
 A lease is a lock in the store with an owner and a deadline. The lock's value is its owner's token, or :data:`BACKOFF`
-after a failed render. A lock is never deleted blindly. Every change is a compare-and-swap on a value that was read and
-recognised, because another process may have acquired a lapsed lock meanwhile.
+after a failed render. A lock is never deleted blindly, since another process may have acquired a lapsed lock. Every
+change is a compare-and-swap on a value that was read and recognised.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Lease:
     def rest(self, of: str = "") -> float:
         """Turn the lock into a back-off for the whole cluster, and return its seconds.
 
-        The seconds are 1, doubled with each failure in a row up to 30, with up to a quarter of jitter. They are 0 where
-        the lock is not ours any more.
+        The first back-off is 1 second. Each failure in a row doubles the seconds up to 30, and jitter adds up to a
+        quarter. Return 0 where the lock is not ours any more.
 
         :param of: the digest of the tag versions of the failed render, for :meth:`Leases.failed`.
         """
@@ -183,7 +183,7 @@ class Leases:
         return lease
 
     def take_over(self, page: str, ttl: float, owner: bytes = b"") -> Lease | Busy:
-        """Return a lease in place of a back-off. One of several callers gets it; the others get :class:`Busy`.
+        """Return a lease in place of a back-off. A single caller gets the lease; all others get :class:`Busy`.
 
         :param ttl: seconds.
         :raises StoreError: the store is unreachable.
@@ -201,8 +201,8 @@ class Leases:
     def count_failure(self, page: str, of: str = "") -> int:
         """Count a failure, and return how many renders in a row have failed.
 
-        The count is approximate where several processes count at once, or where the store is unreachable. It only sets
-        the length of a back-off.
+        The count only sets the length of a back-off. Several processes that count at once, or an unreachable store, make
+        the count approximate.
         """
         try:
             failures = min(self.failures(page), 1000) + 1

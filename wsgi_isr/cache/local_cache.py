@@ -17,8 +17,8 @@ _PROBE_BYTES = 600
 class CachedEntry:
     """An entry with this process's knowledge about it. Times are monotonic seconds.
 
-    :ivar ready: the prepared response, set by the module that serves it. It is only replaced whole, so that the hot
-        path reads it without a lock.
+    :ivar ready: the prepared response, set by the module that serves it; replaced whole, so that the hot path reads it
+        without a lock.
     :ivar look_at: the time before which the store is not asked again about a stale copy.
     :ivar resting_until: the end of the back-off. Until then an expired copy is served.
     :ivar checked: a pair, replaced whole: the epochs at which the tag versions were last compared, and the validity.
@@ -55,8 +55,8 @@ class CachedEntry:
 class Local:
     """A cache that evicts the least recently used entry first.
 
-    ``probes`` maps aliases, which are raw requests, to entries; reading it takes no lock. It never holds a replaced or
-    evicted entry, so that all memory is inside the bound.
+    ``probes`` maps aliases, which are raw requests, to entries; reading ``probes`` takes no lock. No replaced or
+    evicted entry is in ``probes``, so that all memory is inside the bound.
 
     :param max_bytes: the bound; an entry that alone is larger is not kept.
     """

@@ -544,8 +544,8 @@ class Cache(Regenerator):
                 self._pause(min(left, pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
         finally:
-            # The followers share neither the end of the leader's thread (its own timeout, a stopping process), nor an
-            # answer for the leader's client alone.
+            # The end of the leader's thread (its own timeout, a stopping process) does not end the followers. An answer
+            # for the leader's client alone is not shared.
             if isinstance(outcome, Failed) and outcome.reason == "exit":
                 flight.land(Busy())
             else:

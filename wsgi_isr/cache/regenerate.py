@@ -142,7 +142,7 @@ class Regenerator:
         try:
             lease = self._leases.acquire(task.page, task.lease, task.owner)
         except StoreError as error:
-            # Without the store there is no lease. One flight in each process remains.
+            # Without the store there is no lease: the only limit left is one flight in each process.
             self._events.emit(StoreFailed("add", task.page, error))
             lease = None
         if isinstance(lease, Busy):
@@ -333,8 +333,8 @@ def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bo
     """Return which missing tags a result creates, and the version of a tag that it does not create.
 
     Clients can ask for any number of pages that do not exist or are uncacheable: their first result creates no tags. A
-    404 that is rendered again creates the tags whose number is bounded. Other tags of a 404 are proven by the epochs
-    alone, since a tag may have been evicted after an invalidation. A hit-for-miss shows no old data: it is valid until
+    404 that is rendered again creates the tags whose number is bounded. The epochs alone prove the other tags of a 404,
+    since a tag may have been evicted after an invalidation. A hit-for-miss shows no old data: it is valid until
     the tag is created.
     """
     if isinstance(product.content, HitForMiss):

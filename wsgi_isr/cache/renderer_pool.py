@@ -31,8 +31,8 @@ ACCEPT_IN = (0.5, 2.0)
 #: Seconds between two warnings, however often renderers come and go.
 WARN_AGAIN = 60.0
 
-#: The folder of the sockets of this instance's renderers; ``None`` without renderers, and in each renderer. It is set
-#: before processes are forked, and inherited.
+#: The folder of the sockets of this instance's renderers; ``None`` without renderers, and in each renderer. A master
+#: sets the folder before processes are forked.
 folder: str | None = None
 
 #: Called with the reply to a job, with :data:`DIED`, or with ``None`` where the reply takes too long.
@@ -189,7 +189,7 @@ class Remote:
     def _listen(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
         """Wait for replies until :meth:`close`.
 
-        If an error ends the thread before that, all waiting jobs get ``None``, and the next job starts a new thread.
+        If an error ends the thread earlier, all waiting jobs get ``None``. The next job starts a new thread.
         """
         try:
             with selector, woken:

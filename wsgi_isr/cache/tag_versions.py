@@ -32,7 +32,7 @@ _NONCES = 3 * _NONCE
 #: Seconds after which a used tag is read again, so that the store does not evict it: the least and the most. In
 #: between, so many tags are read in a second. A client can fill a store within the most.
 READ_AGAIN, _READS = (2.0, 20.0), 200
-#: The most tags whose last read is known, the most that wait to be read with the epochs, and the least read at once.
+#: The most tags with a known last read; the most that wait to be read with the epochs; the least read at once.
 _MAX_KNOWN, _MAX_UNREAD, _READ_ALONG = 131072, 16384, 64
 
 Epochs = Mapping[str, bytes | None]
@@ -214,7 +214,7 @@ class TagVersions:
 
     @property
     def read_again(self) -> float:
-        """Return the seconds after which a used tag is read again. They grow with the number of tags."""
+        """Return the seconds after which a used tag is read again; more for more tags."""
         return min(max(len(self._read_at) / _READS, READ_AGAIN[0]), READ_AGAIN[1])
 
     def keep_alive(self, proof: TagSnapshot) -> None:
@@ -273,8 +273,8 @@ class TagVersions:
         known = self._stamps_of(names)
         if len(known) < len(names):
             # Missing tags are proven by the epochs alone. An invalidation since the last poll would cost a second
-            # render, so the epochs are read anew. The versions are read anew as well: they must not be older than the
-            # epochs **[needed]**, since data with older versions could go in and pass as valid at newer epochs.
+            # render, so the epochs are read anew. So are the versions, which must not be older than the epochs
+            # **[needed]**: data with older versions could go in and pass as valid at newer epochs.
             before = self._read_epochs()
             known = self._stamps_of(names)
         return Capture(known, before)
@@ -341,10 +341,7 @@ class TagVersions:
         return stamps
 
     def _begin_tag(self, tag: str, key: str) -> bytes:
-        """Create a tag that is missing or damaged, and return its nonces, or those of a faster process.
-
-        Return ``b""`` where neither succeeds.
-        """
+        """Create a missing or damaged tag; return its nonces or those of a faster process, ``b""`` after an error."""
         stamp = TagVersion.fresh(tag)
         try:
             if self._store.add(key, stamp):
@@ -410,7 +407,7 @@ class TagVersions:
     def invalidate(self, tags: Iterable[str], mode: Mode) -> dict[str, StoreError]:
         """Invalidate ``tags``, and return those that were not delivered, each with its error.
 
-        Repeating an invalidation is harmless.
+        Repetition is harmless.
         """
         by_node: dict[str, list[str]] = {}
         for tag in dict.fromkeys(tags):

@@ -18,7 +18,7 @@ class Unknown(LookupError):
 
 
 class Task(NamedTuple):
-    """A render to do. It packs into bytes, so that a thread or another process can do the render.
+    """A render to do. A task packs into bytes, so that a thread or another process can render it.
 
     :param page: the name in the store.
     :param text: the text of the key.

@@ -4,7 +4,7 @@ A job is bytes, as jobs for other processes are. The first job starts a thread (
 are daemons: a non-daemon thread would stall the exit of a gunicorn worker. An executor is no alternative, since it
 refuses work while its process shuts down.
 
-The pool stops in this order. It takes no more jobs. Waiting jobs are dropped: their pages stay stale, and the next
+The pool stops in this order. New jobs are refused. Waiting jobs are dropped: their pages stay stale, and the next
 request starts a render again. Running jobs get until the deadline, and after that end with the process.
 """
 

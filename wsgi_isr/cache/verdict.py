@@ -177,9 +177,9 @@ class CacheDirectives:
         self._carry(entry.proof.tags)
 
     def take_over(self, inner: CacheDirectives, carried: Mapping[str, bytes]) -> None:
-        """Add the directives of data that was rendered for this page alone, and the tags that it would be stored with.
+        """Add the directives and tags of data that was rendered for this page alone.
 
-        :param carried: these tags, with their versions.
+        :param carried: the tags that the data would be stored with, with their versions.
         """
         self.tags += inner.tags
         self._carry([*carried.items(), *inner.carried.items()])
