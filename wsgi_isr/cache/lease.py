@@ -201,8 +201,8 @@ class Leases:
     def count_failure(self, page: str, of: str = "") -> int:
         """Count a failure, and return how many renders in a row have failed.
 
-        The count only sets the length of a back-off. Several processes that count at once, or an unreachable store, make
-        the count approximate.
+        The count only sets the length of a back-off. Several processes that count at once, or an unreachable store,
+        make the count approximate.
         """
         try:
             failures = min(self.failures(page), 1000) + 1

@@ -369,7 +369,7 @@ class Cache(Regenerator):
     def _load(
         self, task: Task, old: CachedEntry | None, standing: Validity = Validity.VALID, fresh: bool = False
     ) -> Answer:
-        """Return a new page; ``old`` if the render fails or takes too long; without ``old``, the failure."""
+        """Return a new page; ``old`` if the render fails or takes too long; else the failure, or :class:`Passed`."""
         until = self._monotonic() + task.wait
         came, pause, again = self._flights.latest, WAIT_PAUSE[0], False
         # A back-off that began before an invalidation says nothing about the page after it.
