@@ -1,1 +1,1 @@
-"""The core: entries, their validity, and one render for many processes. It knows neither HTTP nor functions."""
+"""The core: entries, their validity, and one render in the cluster. The core knows neither HTTP nor functions."""

@@ -1,9 +1,9 @@
-"""Which apps use a store: a small record of each, in the store itself.
+"""Records of the apps that use a store, in the store itself.
 
-An invalidation with the wrong store, namespace or spelling of a node succeeds, and reaches nothing. Two apps with the
-same namespace and host serve each other's pages. No process sees either by itself, so each app leaves its name here.
+An invalidation with the wrong store, namespace or spelling of a node succeeds, and reaches no page. Two apps with the
+same namespace and host serve each other's pages. No process sees either error by itself, so each app leaves a record.
 
-The records only make warnings. They are written in the background, may be lost at any time, and decide nothing.
+The records only lead to warnings. The background writes them. A lost record does no harm, and no decision uses one.
 """
 
 from __future__ import annotations
@@ -24,26 +24,29 @@ from .keyspace import Keyspace, route_tag
 
 _log = logging.getLogger("wsgi_isr")
 
-#: Bounds of what is kept, and of each text in it. A longer pattern is kept as a digest.
+#: The most apps, rules, mounts and namespaces; the most characters of a name and a pattern, and the most nodes. A
+#: longer pattern is stored as a digest.
 MAX_APPS, MAX_RULES, MAX_MOUNTS, MAX_NAMESPACES = 16, 256, 16, 64
 MAX_NAME, MAX_PATTERN, MAX_NODES = 200, 80, 64
-#: Copies on a store of several nodes. A job that spells the nodes in another way may look for a key on another node
-#: than the app has put it on: of two nodes, it finds none of the copies in 1 of 65,536 cases.
+#: The number of copies on a store of several nodes. A job that spells the nodes differently may look for a key on the
+#: wrong node. With two nodes, it misses all copies in 1 of 65,536 cases.
 COPIES = 16
-#: Seconds between two looks at the records of others; between two renewals of the own one; and without a renewal after
-#: which an app is taken for gone.
+#: Seconds between two looks at the records; between two renewals of the own record; and after the last renewal, until
+#: an app counts as gone.
 LOOK, RENEW, GONE = 60.0, 600.0, 3600.0
-#: Names that a warning shows.
+#: The most names in a warning.
 _SHOWN = 8
 
 
 class AppRecord(NamedTuple):
-    """One app.
+    """The record of one app.
 
-    :param rules: its patterns; ``is_complete`` says whether that is all of them.
+    :param rules: the patterns of its rules.
+    :param is_complete: whether ``rules`` has all of them.
     :param nodes: the names of the store's nodes, as the app spells them.
-    :param mounts: hosts and mount points at which it has served pages.
-    :param since: Unix time, in seconds, of its first page. :param last: the same of the last renewal.
+    :param mounts: the hosts and mount points at which the app has served pages.
+    :param since: the time of its first page in seconds of Unix time.
+    :param last: the time of the last renewal in seconds of Unix time.
     """
 
     name: str
@@ -65,7 +68,7 @@ class Apps(NamedTuple):
 class Registry:
     """The records of one namespace.
 
-    :param signing_key: the option of this name.
+    :param signing_key: the option ``signing_key``.
     """
 
     def __init__(self, store: Store, namespace: str, signing_key: str | None = None) -> None:
@@ -77,7 +80,7 @@ class Registry:
         self._index = [Keyspace.namespaces(copy) for copy in copies]
 
     def apps(self) -> Apps | None:
-        """Return what is there; ``None`` where that cannot be told, because a node is away or a record unreadable."""
+        """Return the records; ``None`` where there may be more: a node is unreachable, or a record unreadable."""
         found = self._store.get_many([*self._keys, *self._index])
         records = self._records(found.values)
         unread = any(key in found.values or self._store.is_displaced(key) for key in self._keys)
@@ -86,10 +89,11 @@ class Registry:
         return Apps(tuple(records), tuple(self._namespaces(found.values)))
 
     def write(self, record: AppRecord, known: Apps) -> None:
-        """Put ``record`` in the place of the one of its name. Best effort.
+        """Write ``record`` in place of the app's old one. Best effort.
 
-        :param known: what was there a moment ago. Of two processes that write at the same time, one is overwritten, and
-            writes again at its next look.
+        If two processes write at the same time, one record is overwritten. Its process writes again at its next look.
+
+        :param known: the records of a moment ago.
         """
         others = [other for other in known.records if other.name != record.name][: MAX_APPS - 1]
         self._set(self._keys, self._codec.seal(msgpack.packb([record, *others]), "apps"))
@@ -118,7 +122,7 @@ class Registry:
 
     @staticmethod
     def _read(codec: Codec, data: bytes | None, parse: Callable[[Any], Any]) -> list[Any]:
-        """Return the parts of ``data`` that can be what they should be. Another program may have written it."""
+        """Return the well-formed parts of ``data``: another program may have written it."""
         if data is None:
             return []
         try:
@@ -148,17 +152,17 @@ def _is_mount(mount: Any) -> bool:
 
 
 def kept_pattern(pattern: str) -> str:
-    """Return how a rule's pattern stands in a record."""
+    """Return the form of a rule's pattern in a record."""
     if len(pattern) <= MAX_PATTERN:
         return pattern
     return f"#{hashlib.blake2b(pattern.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
-# What each app does about it --------------------------------------------------------------------------
+# The record of an app in a process --------------------------------------------------------------------
 
 
 def in_thread(work: Callable[[], None]) -> bool:
-    """Do ``work`` in a daemon thread; return whether there is one."""
+    """Run ``work`` in a daemon thread; return whether the thread has started."""
     try:
         threading.Thread(target=work, name="wsgi-isr-apps", daemon=True).start()
     except RuntimeError:  # no more threads, or the interpreter is shutting down
@@ -167,10 +171,12 @@ def in_thread(work: Callable[[], None]) -> bool:
 
 
 class Presence:
-    """One app in one process: it leaves its record, and warns of another app in the same place.
+    """The record of an app in a process: write it, and warn of another app with the same namespace and host.
 
-    :param name: tells the app from others, whatever its release, its rules and the process.
-    :param patterns: of its rules. :param clock: Unix time in seconds. :param monotonic: seconds.
+    :param name: tells the app from others; the same for all of its releases, rules and processes.
+    :param patterns: the patterns of its rules.
+    :param clock: Unix time in seconds.
+    :param monotonic: monotonic seconds.
     """
 
     def __init__(
@@ -201,7 +207,10 @@ class Presence:
         self._warned: set[str] = set()
 
     def served(self, site: Site) -> None:
-        """Note that a visitor got a page of ``site``. Now and then, the records are looked at in the background."""
+        """Note that a client got a page of ``site``.
+
+        Look at the records in the background, at most every :data:`LOOK` seconds.
+        """
         mount = (site.host, site.script)
         if mount in self._mounts and self._monotonic() < self._due:
             return
@@ -220,14 +229,16 @@ class Presence:
             self._rest()
 
     def close(self, timeout: float) -> None:
-        """Begin no look any more. Return once the one in progress has ended, within ``timeout`` seconds: files of the
-        store may be gone afterwards."""
+        """Start no more looks, and wait up to ``timeout`` seconds for the look in progress.
+
+        Files of the store may be gone afterwards.
+        """
         with self._changed:
             self._is_closed = True
             self._changed.wait_for(lambda: not self._looking, timeout)
 
     def came(self, site: Site) -> None:
-        """Note, at once, that pages of ``site`` are made without a visitor: by a command, say."""
+        """Note at once that pages of ``site`` are rendered without a request, by a command, say."""
         self._mounts[(site.host, site.script)] = None
         self.look_quietly()
 
@@ -246,16 +257,16 @@ class Presence:
                     return
 
     def look_quietly(self) -> None:
-        """Look at the records. It may fail: they only make warnings."""
+        """Look at the records, and only log an error: the records lead to nothing but warnings."""
         try:
             self.look()
         except Exception as error:
             _log.debug("the records of apps cannot be looked at: %r", error)
 
     def look(self) -> None:
-        """Renew the record where it is due, and warn of the apps that are in the same place.
+        """Renew the record where it is due, and warn of other apps with the same namespace and host.
 
-        :raises StoreError: the store cannot be asked.
+        :raises StoreError: the store is unreachable.
         """
         known = self._registry.apps()
         if known is None:
@@ -283,11 +294,14 @@ class Presence:
                 )
 
 
-# What an invalidation is told ---------------------------------------------------------------------------
+# Warnings about an invalidation -------------------------------------------------------------------------
 
 
 class Advice(NamedTuple):
-    """A warning about an invalidation; ``is_quiet``: it is usual enough to be no warning in a log."""
+    """A warning about an invalidation.
+
+    :param is_quiet: the situation is usual, and no warning in a log.
+    """
 
     text: str
     is_quiet: bool = False
@@ -301,21 +315,22 @@ def advice(
     namespace: str,
     is_own: bool,
 ) -> Iterator[Advice]:
-    """Yield why an invalidation may have reached nothing, and what to write.
+    """Yield reasons why an invalidation may have reached no page, and what to write.
 
-    :param names: the stored names. :param absent: the tags among them that did not exist.
-    :param apps: the apps that have used the namespace; ``None`` where that is not known, or needs no warning.
+    :param names: the stored names.
+    :param absent: the tags among them that did not exist.
+    :param apps: the apps that have used the namespace; ``None`` where they are unknown, or need no warning.
     :param is_own: an app of this process has the store and the namespace.
     """
     if apps is not None and not apps.records:
-        # The first start of an app may well save something before there is a visitor.
+        # The first start of an app may invalidate a tag before the first request.
         yield Advice(_unused(apps, store, namespace), is_quiet=is_own and not store.relative)
         return
     if apps is not None:
         yield from _other_nodes(apps, store)
         yield from _unknown_routes(apps, names)
     if absent:
-        # A new post has a tag that no page has carried, beside that of its list.
+        # No page has carried the tag of a new post yet, unlike the tag of its list.
         yield Advice(f"no stored page has carried {_shown(absent)} yet", is_quiet=len(absent) < len(names))
 
 
@@ -343,7 +358,7 @@ def _other_nodes(apps: Apps, store: Store) -> Iterator[Advice]:
 
 
 def _unknown_routes(apps: Apps, names: Sequence[str]) -> Iterator[Advice]:
-    from difflib import get_close_matches  # not worth a millisecond of everybody's start
+    from difflib import get_close_matches  # rarely needed, and a millisecond of each start
 
     if not all(record.is_complete for record in apps.records):
         return

@@ -1,8 +1,7 @@
-"""The page that is being rendered: what its code may say about it.
+"""The cache directives that an app's code may give while a page is rendered.
 
-Each function here speaks of the page whose render it is called in, found through a context variable;
-anywhere else it does nothing. A thread that the app starts itself has a context of its own: hand it
-``contextvars.copy_context().run``.
+Each function applies to the page whose render calls it, and does nothing elsewhere. A context variable holds the page.
+A thread that the app starts has a context of its own: run its target by ``contextvars.copy_context().run``.
 """
 
 from __future__ import annotations
@@ -18,8 +17,13 @@ from .verdict import CacheDirectives
 
 
 class RenderContext(NamedTuple):
-    """What is being made: a page, or data for one. ``stored``: it will be, so nothing stale may go in. ``draft``: its
-    visitor sees what is not published yet, so that nothing cached goes in and nothing of it is kept."""
+    """A render in progress: of a page, or of data for a page.
+
+    :param asked: the cache directives so far.
+    :param profiles: the lifetimes by name, each as ``revalidate`` and ``expire`` in seconds.
+    :param stored: the result may be stored, so no stale data may go in.
+    :param draft: the client sees unpublished content. No cached data goes in, and no result is stored.
+    """
 
     asked: CacheDirectives
     profiles: Mapping[str, tuple[float, float]]
@@ -31,13 +35,13 @@ _current: ContextVar[RenderContext | None] = ContextVar("wsgi_isr_page", default
 
 
 def current() -> RenderContext | None:
-    """What is being made here, if anything is."""
+    """Return the render in progress; ``None`` without one."""
     return _current.get()
 
 
 @contextmanager
 def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) -> Iterator[CacheDirectives]:
-    """In here something is made; what is said of it ends up in the value."""
+    """Yield the cache directives of a render that begins here and ends with the block."""
     outer = _current.get()
     frame = RenderContext(CacheDirectives(), profiles, stored, outer is not None and outer.draft)
     with within(frame):
@@ -46,7 +50,7 @@ def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) 
 
 @contextmanager
 def within(frame: RenderContext | None) -> Iterator[None]:
-    """In here ``frame`` is what is being made: for what is made in several goes, like the body of a generator."""
+    """Make ``frame`` the render in progress within the block, for renders in several steps, such as a generator."""
     token = _current.set(frame)
     try:
         yield
@@ -55,10 +59,10 @@ def within(frame: RenderContext | None) -> Iterator[None]:
 
 
 def cache_tag(*tags: str) -> None:
-    """Give the page these tags, by which it can be invalidated. Any non-empty text is a tag.
+    """Add tags to the page, by which it can be invalidated. Any non-empty text is a tag.
 
     :raises TypeError: a tag is no text.
-    :raises ValueError: it is empty.
+    :raises ValueError: a tag is empty.
     """
     for tag in tags:
         if not isinstance(tag, str):
@@ -70,10 +74,11 @@ def cache_tag(*tags: str) -> None:
 
 
 def cache_life(revalidate: float | str | bool, expire: float | None = None) -> None:
-    """Let the page live for ``revalidate`` seconds, or by a profile (``"hours"``), or until invalidated
-    (``False``). The lowest of all that is said wins, the rule included; 0 is :func:`no_store`.
+    """Set the lifetime of the page. The lowest of all given lifetimes wins, the rule's included.
 
-    :param expire: the age in seconds past which it is not served while a new one is made.
+    :param revalidate: the age in seconds from which on the page is stale. A text names a profile (``"hours"``);
+        ``False`` means until invalidated; 0 is :func:`no_store`.
+    :param expire: the age in seconds from which on the page is not served while it is regenerated.
     :raises ConfigError: a value is impossible, or there is no such profile.
     """
     o.LIFETIME.check("cache_life", revalidate)
@@ -92,13 +97,17 @@ def cache_life(revalidate: float | str | bool, expire: float | None = None) -> N
 
 
 def fail(reason: str) -> None:
-    """What is being made here is made of an accident: it is not kept, for ``reason`` (a token), and the last good
-    version stays. Not for apps, which raise, or answer with a 5xx."""
+    """Mark the render in progress as failed: its result is not stored, and the last good entry stays.
+
+    Apps do not call this function: they raise, or respond with a 5xx.
+
+    :param reason: a token.
+    """
     if (page := _current.get()) is not None:
         page.asked.failed = page.asked.failed or reason
 
 
 def no_store() -> None:
-    """Do not store this page: each visitor gets the app's answer to their own request."""
+    """Prevent that the page is stored: the app answers each request itself."""
     if (page := _current.get()) is not None:
         page.asked.no_store = True

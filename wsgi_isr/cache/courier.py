@@ -1,15 +1,16 @@
-"""The processes of an app deliver what its journal keeps, without a request and without an operator.
+"""Deliver the invalidations in an app's journal from its processes, without a request and without an operator.
 
-One daemon thread of a process looks after all journals of its apps. It starts with the app, so that the successor of a
-killed worker delivers what that worker has kept. While a journal is empty, it costs one ``stat`` every :data:`LOOK`
+Each process has one daemon thread for all journals of its apps. The thread starts with the app: the successor of a
+killed worker delivers the lines that the worker kept. An empty journal costs one ``stat`` every :data:`LOOK`
 seconds.
 
 **Fork.** No thread is inherited, and a master of workers (``gunicorn --preload``) has none when it forks. The thread
-ends before each fork and starts again in the child; in the parent it starts again only if that serves requests itself.
-A server that forks in C (uWSGI) may not tell Python. So thread and lock belong to a process id. A child makes its own.
+ends before each fork, and starts again in the child. In the parent the thread starts again only if the parent serves
+requests itself. A server that forks in C (uWSGI) may not tell Python. So thread and lock belong to a process id, and a
+child makes its own.
 
-**gevent.** It patches a worker after the fork. A greenlet that yields while it holds a lock from before the patch stops
-the whole worker. So the lock is made where it is first needed, and no thread starts while it is held.
+**gevent.** gevent patches a worker after the fork. A greenlet that yields while it holds a lock from before the patch
+stops the whole worker. So the lock is made at its first use, and no thread starts while the lock is held.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from ..stores.base import Store
 
 _log = logging.getLogger("wsgi_isr")
 
-#: Seconds between two looks at a journal that was empty, between two attempts while something is kept, and before the
-#: first look. Each is drawn anew from 0.75 to 1.25 times that, so that processes do not come all at once.
+#: Seconds between looks at an empty journal, between attempts while a line is kept, and before the first look.
+#: Each pause is drawn anew from 0.75 to 1.25 times that, so that processes do not act all at once.
 LOOK, AGAIN, FIRST = 2.0, 1.0, 1.0
 #: Seconds that a fork waits for the thread to end.
 _BEFORE_FORK = 0.5
@@ -44,14 +45,14 @@ class Attended(Protocol):
 
     @property
     def is_serving(self) -> bool:
-        """Whether this process answers requests for it."""
+        """Return whether this process answers requests for the app."""
 
     def deliver_kept(self) -> bool:
-        """Deliver what the journal keeps; return whether anything is left."""
+        """Deliver the names that the journal keeps; return whether any name is left."""
 
 
 class _Own:
-    """The thread of one process, and the lock around it. No child inherits them."""
+    """The thread of one process, and the lock that guards it. No child inherits them."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -60,7 +61,7 @@ class _Own:
 
     @property
     def has_thread(self) -> bool:
-        """Whether the thread runs, or is about to."""
+        """Return whether the thread runs, or is about to run."""
         return self.thread is not None and (self.thread.ident is None or self.thread.is_alive())
 
     def end(self) -> threading.Thread | None:
@@ -71,9 +72,9 @@ class _Own:
 
 
 class Courier:
-    """The thread of a process.
+    """The thread that delivers the journals of a process.
 
-    :param spread: draws from a range of factors for a pause.
+    :param spread: draws the factor of each pause.
     """
 
     def __init__(self, spread: random.Random | None = None) -> None:
@@ -96,7 +97,7 @@ class Courier:
         self.start()
 
     def dismiss(self, app: Attended, timeout: float) -> None:
-        """Leave the journal of ``app`` alone; the thread ends with the last one, within ``timeout`` seconds."""
+        """Stop delivering the journal of ``app``. The thread ends with the last app, within ``timeout`` seconds."""
         own = self._own
         with own.lock:
             self._attended.discard(app)
@@ -105,7 +106,7 @@ class Courier:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """In here no thread starts in this process; in a child that is forked in here, none ever starts."""
+        """Prevent the thread within the block; in a child that is forked within the block, for ever."""
         before, self._is_off = self._is_off, True
         try:
             yield
@@ -114,11 +115,11 @@ class Courier:
 
     @property
     def is_at_work(self) -> bool:
-        """Return whether this process delivers journals of its apps by itself."""
+        """Return whether this process delivers the journals of its apps by itself."""
         return not self._is_off and bool(self._attended)
 
     def start(self) -> None:
-        """Start the thread, if there is a journal and no thread that runs."""
+        """Start the thread, if there is a journal and no running thread."""
         own = self._own
         with own.lock:
             if self._is_off or not self._attended or own.has_thread:
@@ -138,7 +139,7 @@ class Courier:
             pause = AGAIN if self.round(stop) else LOOK
 
     def round(self, stop: threading.Event | None = None) -> bool:
-        """Deliver for every app once; return whether anything is left."""
+        """Deliver for every app once; return whether any name is left."""
         left = False
         with self._own.lock:
             apps = list(self._attended)
@@ -157,7 +158,7 @@ class Courier:
     # Around a fork -------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """In the parent, in the thread that is about to fork."""
+        """End the thread. Called in the parent, in the thread that is about to fork."""
         own = self._own
         with own.lock:
             thread = own.end()
@@ -165,21 +166,23 @@ class Courier:
         _join(thread, _BEFORE_FORK)
         for app in apps:
             if thread is not None and not app.is_serving:
-                app._store.close()  # a connection for what was delivered until now would be of no more use
+                app._store.close()  # only the deliveries needed the connection
 
     def after_fork_in_parent(self) -> None:
-        """A master that has loaded the app for its workers serves no request; what it delivered would take a
-        connection that nothing else needs."""
+        """Start the thread in a parent that serves requests.
+
+        A master that has loaded the app for its workers serves none: only deliveries would need a connection there.
+        """
         with self._own.lock:
             serves = any(app.is_serving for app in self._attended)
         if serves:
             self.start()
 
     def after_fork_in_child(self) -> None:
-        """In the child, where no other thread is left."""
+        """Start the thread in the child, where no other thread is left."""
         self._by_process = {}
-        # In a worker that gevent is about to patch, a thread would be one of the system, and its sockets would belong
-        # to it alone. There a hook of gunicorn calls start(), or the first request does.
+        # gevent is about to patch this worker: the thread would be a system thread, and its sockets of no use to
+        # greenlets. A hook of gunicorn or the first request calls start() in such a worker.
         if "gevent.monkey" not in sys.modules:
             self.start()
 
@@ -190,4 +193,4 @@ def _join(thread: threading.Thread | None, timeout: float) -> None:
 
 
 courier = Courier()
-"""That of this process."""
+"""The courier of this process."""

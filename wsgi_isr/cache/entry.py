@@ -1,8 +1,8 @@
-"""What is stored of a page, and its bytes.
+"""Cache entries, and their bytes in the store.
 
 The bytes are ``schema (1) + seal + msgpack``. The seal is a CRC-32 (4), or with a ``signing_key`` an HMAC-SHA-256 (32).
-Damage, a forgery, another schema and another key's value (a collision of hashed names) are told apart from *missing*
-here, and treated like it by the caller.
+Damage, a forgery, another schema and another key's value (a collision of hashed names) each raise
+:class:`UnreadableEntry`. The caller treats all four as missing.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ import msgpack
 
 SCHEMA = 5
 
-_UNICODE = "surrogatepass"  # any text is a tag, that which no UTF-8 has included: a file's name, say
+_UNICODE = "surrogatepass"  # any text is a tag, even text that UTF-8 cannot encode, such as a file name
 
-# A head that a server refuses to send is an error for as long as its entry lives. RFC 9112, 4 (a status line, of those
-# that a rule may store), RFC 9110, 5.6.2 (a token), 5.5 (a field's value, as latin-1), 8.8.3 (between the quotes of an
-# entity tag).
+# A head that a server refuses to send is an error for as long as its entry lives. RFC 9112, 4 (a status line, with a
+# status that a rule may store), RFC 9110, 5.6.2 (a token), 5.5 (a field's value, as latin-1), 8.8.3 (between the quotes
+# of an entity tag).
 _STATUS = re.compile(r"(?!206|304|429)[2-4][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*)?")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ETAG = re.compile(r"[!#-~\x80-\xff]*")
 #: Content codings that :mod:`.coding` makes.
 _CODINGS = frozenset({"br", "gzip", "zstd"})
-#: Statuses whose answer ends with its head (RFC 9110, 15.3.5 and 15.3.6): a body would be read as the next answer.
+#: Statuses without a body (RFC 9110, 15.3.5 and 15.3.6): a client would read a body as the next response.
 _WITHOUT_BODY = frozenset({"204", "205"})
-#: Headers that are made anew for each answer, or that say where it ends: a second one would contradict ours.
+#: Headers that depend on the moment, or delimit the response: a stored one would contradict the server's own.
 _NEVER_STORED = frozenset({"age", "cache-status", "connection", "content-length", "etag", "transfer-encoding", "x-isr"})
-#: Seconds. Nothing is as old, and as a float each whole number below it is exact.
+#: Seconds: the bound of all times. A float represents each whole number below it exactly.
 _LONGEST = 2.0**53
 _NUMBERS = frozenset({float, int})
 
 
 class Content(NamedTuple):
-    """A page as it goes out, without the headers that depend on the moment.
+    """A page as it is sent, without the headers that depend on the moment.
 
-    ``status`` is a status line (``"200 OK"``); ``etag`` is unquoted and strong: the app's, or made from the body;
-    ``reads_cookies`` says that the app answered with ``Vary: Cookie``: this is the page of a visitor
-    without cookies, and nobody else's; ``coded`` is the body in other content codings, by name, smallest first.
+    :param status: the status line (``"200 OK"``).
+    :param etag: the app's entity tag, or one made from the body; strong, without quotes.
+    :param reads_cookies: the app answered with ``Vary: Cookie``. Only clients without cookies get the page.
+    :param coded: the body in other content codings, as pairs of name and bytes, smallest first.
     """
 
     status: str
@@ -55,20 +56,26 @@ class Content(NamedTuple):
 
 
 class Value(NamedTuple):
-    """What a cached function returned, as bytes (:mod:`.values`)."""
+    """The result of a cached function, as bytes (:mod:`.values`)."""
 
     data: bytes
 
 
 class HitForMiss(NamedTuple):
-    """A page that may not be stored, and the word for why (a token, as in ``Cache-Status``)."""
+    """A marker that a page may not be stored.
+
+    :param reason: the reason as a token, as in ``Cache-Status``.
+    """
 
     reason: str
 
 
 class TagSnapshot(NamedTuple):
-    """An entry's tags with the stamps from before its render, and the epochs of their nodes at which these
-    were the stamps of the moment (empty where that is not known)."""
+    """The tag versions that an entry was rendered from.
+
+    :param tags: the entry's tags, each with its version from before the render.
+    :param valid_at: the nodes' epochs at which these versions were current; empty where that is not known.
+    """
 
     tags: tuple[tuple[str, bytes], ...] = ()
     valid_at: tuple[tuple[str, bytes], ...] = ()
@@ -79,10 +86,14 @@ _NO_PROOF = TagSnapshot()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One record of the store: a page, or the memory that there is none to be had.
+    """A cache entry: a page, the result of a function, or a hit-for-miss.
 
-    ``started`` and ``created`` are the begin and the end of its render, in seconds of Unix time; age
-    counts from ``created``. ``revalidate`` and ``expire`` are ages in seconds, ``None`` for never.
+    :param key: the text of the key.
+    :param started: the start of the render, in seconds of Unix time.
+    :param created: the end of the render, in seconds of Unix time. The age counts from it.
+    :param revalidate: the age in seconds from which on the entry is stale; ``None`` for never.
+    :param expire: the age in seconds from which on the entry is expired; ``None`` for never.
+    :param proof: the tag snapshot.
     """
 
     key: str
@@ -95,7 +106,7 @@ class Entry:
     size: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        # What it weighs in memory: its bytes, the objects around them, and an answer prepared from them.
+        # The size in memory: the bytes, the objects around them, and a response prepared from them.
         size = len(self.key) + 3712 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
@@ -105,25 +116,25 @@ class Entry:
         object.__setattr__(self, "size", size)
 
     def age(self, now: float) -> float:
-        """Seconds since the end of the render; never negative, whatever the clocks say."""
+        """Return the seconds since the end of the render. Never negative: the clocks of machines differ."""
         return max(0.0, now - self.created)
 
 
 class UnreadableEntry(ValueError):
-    """Bytes that are no entry of this schema and key; the message says which of these."""
+    """The bytes are no entry of this schema and key; the message gives the reason."""
 
 
 class Codec:
-    """Turns entries and lists into bytes and back, and tells whole bytes from damaged ones.
+    """Convert entries and lists to bytes and back, and reject damaged bytes.
 
-    :param signing_key: the option of this name. With one, bytes that another program wrote are unreadable as well.
-    :param namespace: of the site. The entries of one site are worth nothing to another one with the same key.
+    :param signing_key: the option ``signing_key``. With a key, bytes from another program are rejected as well.
+    :param namespace: the site's namespace. A site rejects the entries of another site with the same signing key.
     """
 
     def __init__(self, signing_key: str | None = None, namespace: str = "") -> None:
         self._keys: dict[str, bytes] | None = None
         if signing_key is not None:
-            # A key for each purpose: an entry is no list of sites, whatever it holds.
+            # Each purpose has a key of its own: a sealed entry never passes as a list of sites.
             key = signing_key.encode("utf-8", _UNICODE)
             purposes = ("entry", "sites", "apps", "releases")
             contexts = {purpose: f"wsgi_isr.{purpose}:{namespace}" for purpose in purposes}
@@ -136,7 +147,7 @@ class Codec:
     def pack(self, entry: Entry) -> bytes:
         """Return the entry as bytes.
 
-        :raises ValueError: it has what :meth:`unpack` does not take, such as a header with a line break.
+        :raises ValueError: :meth:`unpack` would reject the entry, because of a header with a line break, say.
         """
         content = entry.content
         if isinstance(content, Content):
@@ -152,10 +163,10 @@ class Codec:
         return self.seal(packed, "entry")
 
     def unpack(self, data: bytes, key: str, is_data: bool = False) -> Entry:
-        """Return the entry in ``data``. Every field is one that can be served: the bytes may be another program's.
+        """Return the entry in ``data``. Every field is checked, since another program may have written the bytes.
 
-        :param is_data: whether the key is that of a cached function's result, and not that of a page.
-        :raises UnreadableEntry: it is damaged, forged, of another schema, or another key's, or a field is impossible.
+        :param is_data: whether the key is of a cached function's result, and not of a page.
+        :raises UnreadableEntry: the bytes are damaged, forged, of another schema or key, or a field is impossible.
         """
         entry = _read(self.unseal(data, "entry"))
         if entry.key != key:
@@ -165,14 +176,16 @@ class Codec:
         return entry
 
     def seal(self, packed: bytes, purpose: str) -> bytes:
-        """Return ``packed`` behind the schema and the seal for ``purpose``: ``entry``, ``sites``, ``apps`` or
-        ``releases``."""
+        """Return ``packed`` behind the schema and the seal.
+
+        :param purpose: ``entry``, ``sites``, ``apps`` or ``releases``.
+        """
         return b"".join((bytes([SCHEMA]), self._seal(packed, purpose), packed))
 
     def unseal(self, data: bytes, purpose: str) -> memoryview:
-        """Return what was sealed for ``purpose``.
+        """Return the packed bytes that were sealed for ``purpose``.
 
-        :raises UnreadableEntry: it is damaged, forged, or of another schema.
+        :raises UnreadableEntry: the bytes are damaged, forged, or of another schema.
         """
         if len(data) <= self._head:
             raise UnreadableEntry("truncated")
@@ -233,12 +246,12 @@ def _content(kind: str, payload: tuple[Any, ...]) -> Content | Value | HitForMis
 
 
 def _is_time(value: Any) -> bool:
-    # True is an int, and NaN is within no bounds.
+    # The exact type, since a bool is an int. NaN fails the comparison.
     return type(value) in _NUMBERS and 0 <= value < _LONGEST
 
 
 def _are_stamped(pairs: Any) -> bool:
-    """Whether these are pairs of text and bytes."""
+    """Return whether ``pairs`` is a tuple of pairs of text and bytes."""
     if type(pairs) is not tuple:
         return False
     for pair in pairs:
@@ -267,5 +280,5 @@ def _are_headers(headers: Any) -> bool:
 
 @functools.lru_cache(1024)
 def _is_name(name: str) -> bool:
-    """Whether a stored header may have this name. Most pages of a site have the same ones."""
+    """Return whether a stored header may have this name. Cached, as most pages of a site have the same names."""
     return _TOKEN.fullmatch(name) is not None and name.lower() not in _NEVER_STORED

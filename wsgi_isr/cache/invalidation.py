@@ -1,4 +1,4 @@
-"""On demand: the invalidate helper and its receipt."""
+"""Invalidate tags, return a receipt, and deliver what a journal keeps."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .journal import Journal, Kept
 from .keyspace import Keyspace
 from .tag_versions import Mode, TagVersions
 
-#: Tags that are delivered from the journal at once.
+#: The number of tags that are delivered from the journal at once.
 _BATCH = 1000
-#: Seconds after which a process delivers although another one says that it does: that one may have been stopped.
+#: Seconds after which a process delivers although another process has the turn: the other one may be stopped (SIGSTOP).
 _PATIENCE = 3.0
-#: Seconds after which a journal is read again although neither file nor nodes have changed: lines may be due to be
+#: Seconds after which a journal is read again, although neither file nor nodes have changed: old lines may be due to be
 #: dropped.
 _READ_AGAIN = 60.0
 #: Seconds between two reports of a journal that cannot be read.
@@ -30,18 +30,24 @@ _COMPLAINS_EVERY = 60.0
 
 
 class Receipt(NamedTuple):
-    """The acknowledgement: no request that starts from now on is answered, as fresh, with anything older
-    (from copies in other processes: from ``coherence`` seconds on).
+    """The acknowledgement of an invalidation.
 
-    It does not hold for what is ``pending``: a node was away, and the journal has it now.
+    No request that starts from now on gets an older page as fresh. For copies in other processes this holds after
+    ``coherence`` seconds. Pages with ``pending`` names are excepted: a node was unreachable, and the journal keeps the
+    names.
 
-    ``tags`` are the stored names of all that was named (``tag:posts``, ``path:/blog/a``); ``replayed`` those that the
-    journal had kept from earlier calls; ``seconds`` the time that it took.
-    ``store`` and ``namespace`` say where, absolutely; ``nodes`` are those that hold one of the tags, and
-    ``acknowledged`` those of them that have answered.
-    ``failures`` are the pending names, each with the reason; ``journal`` is the file that keeps them.
-    ``warnings`` say why the invalidation may have reached nothing, and what to write; ``notes`` why nothing had to be
-    done.
+    :param tags: the stored names of all tags (``tag:posts``, ``path:/blog/a``).
+    :param mode: the mode of the invalidation.
+    :param seconds: the duration.
+    :param replayed: the names that the journal had kept from earlier calls, and that were delivered now.
+    :param store: the absolute location of the store.
+    :param namespace: the namespace.
+    :param nodes: the nodes that hold one of the tags.
+    :param acknowledged: the nodes among them that have answered.
+    :param failures: the pending names, each with its error.
+    :param journal: the path of the file that keeps the pending names.
+    :param warnings: reasons why the invalidation may have reached no page, and what to write.
+    :param notes: reasons why there was nothing to do.
     """
 
     tags: tuple[str, ...]
@@ -59,14 +65,16 @@ class Receipt(NamedTuple):
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The stored names that a node has missed. The journal keeps them; a process of the app delivers them once the
-        node is back."""
+        """Return the stored names that a node has missed.
+
+        The journal keeps them. A process of the app delivers them once the node is back.
+        """
         return tuple(name for name, _ in self.failures)
 
     def raise_for_pending(self) -> None:
-        """Return where all of it holds.
+        """Return where no name is pending.
 
-        :raises InvalidationError: something is pending; the error names it, and the journal.
+        :raises InvalidationError: a name is pending; the error gives the pending names and the journal.
         """
         if undelivered := dict(self.failures):
             delivered = tuple(name for name in self.tags if name not in undelivered)
@@ -81,10 +89,10 @@ def tag_names(
     everything: bool = False,
     rules: Collection[str] | None = None,
 ) -> list[str]:
-    """The stored names of what is to be invalidated.
+    """Return the stored names of the tags to invalidate.
 
-    :param rules: the patterns to hold ``routes`` against; a job that does not have them names what it likes.
-    :raises ConfigError: nothing is named, or something is not what it should be.
+    :param rules: the patterns that ``routes`` are checked against; ``None`` where the process does not know them.
+    :raises ConfigError: no tag is named, or an option is impossible.
     """
     for option, value in (("tags", tags), ("paths", paths), ("routes", routes), ("prefixes", prefixes)):
         if isinstance(value, (str, bytes)):
@@ -107,15 +115,22 @@ def tag_names(
 
 
 def check_mode(mode: str) -> Mode:
-    """Return the mode of that name. :raises ConfigError: there is none."""
+    """Return the mode of that name.
+
+    :raises ConfigError: there is no such mode.
+    """
     if mode not in {known.value for known in Mode}:
         raise ConfigError("mode", f"{mode!r} is not possible", "one of: stale, expire, purge")
     return Mode(mode)
 
 
 class _Round(NamedTuple):
-    """A delivery: the ``state`` of the journal before it, a key on each node that it did not reach, and the monotonic
-    time from which on the journal is read again in any case."""
+    """The last delivery from a journal.
+
+    :param state: the state of the journal before the delivery.
+    :param keys: a key on each node that the delivery did not reach.
+    :param over: the monotonic time in seconds from which on the journal is read again in any case.
+    """
 
     state: object
     keys: tuple[str, ...]
@@ -123,13 +138,13 @@ class _Round(NamedTuple):
 
 
 class Invalidator:
-    """Invalidates in one store and namespace.
+    """Invalidate tags in one store and namespace.
 
-    :param journal: keeps what cannot be delivered.
-    :param after: called after each attempt, delivered or not (a process then asks the store again).
+    :param journal: keeps undelivered names.
+    :param after: called after each attempt, delivered or not, so that the process reads its epochs again.
     :param registry: the apps that have used the namespace, for warnings.
     :param is_own: an app of this process has the store and the namespace.
-    :param is_known: whether this process serves that app, so that a warning of a wrong store is needless.
+    :param is_known: returns whether this process serves that app: a warning of a wrong store is needless then.
     """
 
     def __init__(
@@ -144,7 +159,7 @@ class Invalidator:
         is_known: Callable[[], bool] = lambda: False,
     ) -> None:
         self._names = Keyspace(namespace)
-        # coherence=0: nothing here is answered from polled values.
+        # coherence=0: no polled epochs are used here.
         self._stamps = TagVersions(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
         self._store = store
         self._space = namespace
@@ -155,17 +170,18 @@ class Invalidator:
         self._is_own = is_own
         self._is_known = is_known
         self._last: _Round | None = None
-        #: The ids of the lines of other node lists that this store was told.
+        #: The ids of lines of other node lists that were delivered to this store.
         self._told: set[str] = set()
-        #: Since when another process has had its turn to deliver; ``None`` where none has.
+        #: The monotonic time since which another process has the turn to deliver; ``None`` where none has.
         self._waits_since: float | None = None
-        #: When a journal that cannot be read is reported again.
+        #: The monotonic time of the next report of a journal that cannot be read.
         self._complains_at = float("-inf")
 
     def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
-        """Return once it is acknowledged, or kept on the disk.
+        """Invalidate tags, and return the receipt once they are acknowledged, or kept on the disk.
 
-        :raises InvalidationError: something was not delivered, and no journal keeps it.
+        :param names: stored names.
+        :raises InvalidationError: a name was not delivered, and no journal keeps it.
         :raises ConfigError: there is no such mode.
         """
         wanted = check_mode(mode)
@@ -176,7 +192,7 @@ class Invalidator:
             self._events.emit(Invalidated(names, mode))
             note = f"{self._store.location} keeps nothing: there is nothing to invalidate"
             return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
-        # Asked before the invalidation, which leaves keys of its own behind.
+        # Read before the invalidation, which creates keys itself.
         apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
         given = [name for name in names if name.startswith(keys.tag_name(""))]
         absent = self._stamps.missing(given) if given else []
@@ -199,7 +215,7 @@ class Invalidator:
             names,
             mode,
             time.monotonic() - began,
-            # Only now, with the store at hand: what earlier calls could not deliver.
+            # The names from earlier calls are delivered last, now that the store is known to be reachable.
             () if undelivered else self._replay_quietly(),
             self._store.location,
             self._space,
@@ -211,13 +227,13 @@ class Invalidator:
         )
 
     def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
-        """Return the names that were not delivered, and why."""
+        """Invalidate tags, and return the names that were not delivered, each with its error."""
         stored = {name: keys.stored_tag(name) for name in names}
         failed = self._stamps.invalidate(stored.values(), mode)
         return {name: failed[tag] for name, tag in stored.items() if tag in failed}
 
     def _keep(self, names: tuple[str, ...], mode: str) -> str | None:
-        """The path of the journal that has them now."""
+        """Write names to the journal, and return its path; ``None`` where no journal keeps them."""
         if self.journal is None:
             return None
         try:
@@ -227,21 +243,22 @@ class Invalidator:
             outcome = f"it does not keep the undelivered tags ({self.journal.said(error)})"
             self._events.emit(InternalError(f"writing the journal {self.journal.path}", error, outcome))
             return None
-        courier.start()  # where its thread could not start before
+        courier.start()  # the thread may not have started before
         return self.journal.path
 
     def _place_of(self, name: str) -> str:
-        """Return the place, among those of the store, that has a tag."""
+        """Return the place of the store that has a tag."""
         place = f"{self._store.scheme}://{self._store.node_of(self._names.tag(name))}"
         return place if place in self._store.places else self._store.places[0]
 
     # The journal ---------------------------------------------------------------------------------------
 
     def replay(self) -> tuple[str, ...]:
-        """Deliver what the journal has kept; what still cannot be stays there.
+        """Deliver the names that the journal keeps. Undelivered names stay there.
 
         :returns: the names of the tags that were delivered.
-        :raises InvalidationError: some were not. :raises OSError: the journal cannot be read or written.
+        :raises InvalidationError: a tag was not delivered.
+        :raises OSError: the journal cannot be read or written.
         """
         delivered, failed = self._replay()
         if failed:
@@ -249,11 +266,11 @@ class Invalidator:
         return delivered
 
     def deliver_kept(self) -> bool:
-        """Deliver what the journal has kept, unless another process of this machine does so already.
+        """Deliver the names that the journal keeps, unless another process of this machine does so already.
 
-        A node that has just come back is not asked by all processes at once.
+        So a node that is back is not asked by all processes at once.
 
-        :returns: whether anything is left.
+        :returns: whether any name is left.
         """
         if self.journal is None or not self._store.keeps or self.journal.is_empty():
             return False
@@ -283,7 +300,10 @@ class Invalidator:
         return not all(map(self._store.is_displaced, last.keys))
 
     def _replay_quietly(self) -> tuple[str, ...]:
-        """Deliver beside an invalidation, unless another process does, or nothing has changed since it failed."""
+        """Deliver kept names after an invalidation, and return them.
+
+        Do nothing where another process delivers, or where nothing has changed since the last failure.
+        """
         if self.journal is None or self.journal.is_empty():
             return ()
         if self._last is not None and not self._has_news(self._last):
@@ -300,7 +320,7 @@ class Invalidator:
         self._events.emit(InternalError(f"replaying the journal {self.journal.path}", error, outcome))
 
     def _replay(self) -> tuple[tuple[str, ...], dict[str, StoreError]]:
-        """Return the names that were delivered, and those that were not, and why."""
+        """Deliver the kept names; return those delivered, and those not delivered, each with its error."""
         if self.journal is None or not self._store.keeps:
             return (), {}
         delivered: dict[str, None] = {}
@@ -309,8 +329,8 @@ class Invalidator:
         places, place_of = self._store.places, functools.cache(self._place_of)
         lines = self.journal.lines(self._space, places)
         own = {line.id: line.settled_by(places, place_of) for line in lines}
-        # A line of another node list is told to this store as well, once. Only a store that has the tags on the node
-        # that missed them may settle it.
+        # A line of another node list is delivered to this store once as well. Only a store that has the tags on the
+        # node that missed them settles the line.
         todo = [line for line in lines if own[line.id] or line.id not in self._told]
         todo = [line.without({*line.tags} - own[line.id]) if line.id in self._told else line for line in todo]
         self._told = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
@@ -332,7 +352,7 @@ class Invalidator:
 
 
 def _batches(lines: Iterable[Kept]) -> Iterator[list[Kept]]:
-    """Yield runs of lines of one mode, in order, which one invalidation delivers together."""
+    """Yield runs of lines of one mode, in order. A single invalidation delivers a run."""
     batch: list[Kept] = []
     size = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""A file of the invalidations that a node has missed, kept until they are delivered."""
+"""The journal: a file that keeps invalidations that a node has missed, until they are delivered."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ _log = logging.getLogger("wsgi_isr")
 
 #: Seconds that a process waits for the lock. A holder that was stopped (SIGSTOP) must not hang a view for ever.
 LOCK_TIMEOUT = 5.0
-#: Bytes: below the first, a new line is compared with those that are there; beyond the second, the lines of a site
-#: become one for all of its pages.
+#: Sizes in bytes. Up to the first, a new line is compared with the present ones. Beyond the second, one line for all
+#: pages replaces the lines of a site.
 SEARCHED, MAX_BYTES = 16 * 1024, 8 * 1024 * 1024
-#: Seconds after which a line is dropped, with a warning: its node was removed for good, or is empty when it comes back.
+#: Seconds after which a line is dropped with a warning: its node was removed for good, or is empty when it is back.
 KEPT_FOR = 7 * 24 * 3600.0
 
 _MODES = [mode.value for mode in Mode]
 
 
 class Kept(NamedTuple):
-    """One line: ``tags`` that the store at ``places`` has missed. Each call writes a line with an ``id`` of its own, so
-    that the end of a delivery never removes what was kept while it went on.
+    """A line of a journal: tags that a store has missed.
 
-    ``nodes`` are the places that missed the tags, one for each tag. A tag is delivered by a store that has it there: a
-    store of another node list may have it elsewhere. Without ``nodes``, a store of the same places delivers the line.
-    ``since`` is the Unix time at which it was kept."""
+    :param places: the places of the store.
+    :param id: an id of its own for each call. So the end of a delivery never removes a line that was kept meanwhile.
+    :param nodes: the places that missed the tags, one for each tag. Only a store that has a tag at that place delivers
+        the tag: a store of another node list may have it elsewhere. Without ``nodes``, a store of the same places
+        delivers the line.
+    :param since: the Unix time in seconds at which the line was kept.
+    """
 
     namespace: str
     tags: tuple[str, ...]
@@ -50,13 +53,13 @@ class Kept(NamedTuple):
 
     @property
     def what(self) -> tuple[object, ...]:
-        """Return all but ``id`` and ``since``: one invalidation delivers two lines that have it in common."""
+        """Return all fields but ``id`` and ``since``. An invalidation delivers all lines that share these fields."""
         return (*self[:4], self.nodes)
 
     def settled_by(self, places: Sequence[str], place_of: Callable[[str], str]) -> set[str]:
         """Return the tags that are delivered once a store has invalidated them.
 
-        :param place_of: from a tag to the place where that store has it.
+        :param place_of: returns the place where that store has a tag.
         """
         if not self.nodes:
             return {*self.tags} if {*places} == {*self.places} else set()
@@ -72,8 +75,8 @@ class Kept(NamedTuple):
 class Journal:
     """A file of JSON lines, locked while it is read or written, and on the disk before a call returns.
 
-    Any number of processes on a machine may share it, and so may several namespaces and several stores. New files have
-    mode 0600, and a new directory 0700.
+    Processes on a machine may share a journal, and so may namespaces and stores. A new file has mode 0600, and a new
+    directory 0700.
     """
 
     def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
@@ -83,9 +86,9 @@ class Journal:
         self._turn = f"{self.path}.turn"
 
     def check(self) -> None:
-        """Return if the file can be written. The check makes no file.
+        """Return if the file can be written. The check creates no file.
 
-        :raises ConfigError: it cannot.
+        :raises ConfigError: the file cannot be written.
         """
         if os.path.islink(self.path):
             target = os.path.realpath(self.path)
@@ -93,13 +96,13 @@ class Journal:
         try:
             for path in (self.path, self._lock, self._turn):
                 check_writable(path)
-                if os.path.islink(path):  # it would not be followed
+                if os.path.islink(path):  # a link is never followed
                     raise OSError(errno.ELOOP, f"{path} is a link", path)
         except OSError as error:
             raise ConfigError("journal", self.said(error), "name a file that can be written") from error
 
     def said(self, error: OSError) -> str:
-        """Return what is wrong with the files, for a message: where one is closed to this user, with its owner."""
+        """Return the error for a message; where this user may not access a file, with the file's owner."""
         text = f"{self.path}: {error.strerror}"
         if isinstance(error, PermissionError):
             place = str(error.filename or self.path)
@@ -107,12 +110,12 @@ class Journal:
         return text
 
     def is_empty(self) -> bool:
-        """Return whether nothing is kept, for any site. It costs one ``stat``."""
+        """Return whether no line is kept, for any site. The check costs one ``stat``."""
         try:
             found = os.lstat(self.path)
         except OSError:
             return True
-        # A directory in its place is not empty: reading it is an error, which is reported.
+        # A directory in place of the file counts as not empty, so that reading it reports the error.
         return found.st_size == 0 or stat.S_ISLNK(found.st_mode)
 
     def state(self) -> tuple[int, int, int] | None:
@@ -124,11 +127,11 @@ class Journal:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def lines(self, namespace: str, places: Sequence[str]) -> list[Kept]:
-        """Return the lines of a site, oldest first: of its namespace, and of a store that shares a place with its own.
+        """Return the lines of a site, oldest first.
 
-        Lines that are older than :data:`KEPT_FOR` are dropped, with a warning, whatever site they are of.
-
-        The lock is not held while they are delivered: that may take a while, and delivering a line twice is harmless.
+        A line is of the site if its namespace is the same, and its store shares a place with ``places``. Lines older
+        than :data:`KEPT_FOR` are dropped with a warning, for all sites. The lock is not held during the delivery, which
+        may take long: delivering a line twice is harmless.
 
         :raises OSError: the file cannot be read.
         """
@@ -140,10 +143,10 @@ class Journal:
     def keep(
         self, namespace: str, tags: Sequence[str], mode: str, places: Sequence[str], nodes: Sequence[str] = ()
     ) -> None:
-        """Add a line, in place of one that says the same.
+        """Add a line, in place of an equal one.
 
-        :param nodes: the places that missed the tags, one for each.
-        :raises OSError: it cannot be written.
+        :param nodes: the places that missed the tags, one for each tag.
+        :raises OSError: the file cannot be written.
         """
         number = os.urandom(8).hex()
         line = Kept(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), self._clock())
@@ -158,7 +161,7 @@ class Journal:
                 return
             is_new = not os.path.lexists(self.path)
             with open(self.path, "ab", opener=_private) as file:
-                # It begins with a line break of its own: an append that a crash cut short spoils one line, not two.
+                # Each append begins with a line break: one that a crash cut short spoils one line, not two.
                 file.write(b"\n" + _line(line))
                 file.flush()
                 os.fsync(file.fileno())
@@ -166,9 +169,9 @@ class Journal:
                 self._sync_folder()
 
     def settle(self, delivered: Mapping[str, Collection[str]]) -> None:
-        """Note that some tags of lines were delivered.
+        """Remove delivered tags from lines. The order of the lines stays.
 
-        :param delivered: id to these tags. The others' order stays.
+        :param delivered: the id of a line to its delivered tags.
         :raises OSError: the file cannot be written.
         """
         with self._locked():
@@ -177,10 +180,11 @@ class Journal:
 
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """In here no other process delivers; ``False`` where another one does already. The kernel ends the turn of a
-        process that is killed.
+        """Take the turn to deliver for the block, and yield whether it was free.
 
-        :raises OSError: there is no lock to be had.
+        The kernel ends the turn of a process that is killed.
+
+        :raises OSError: the lock file cannot be opened or locked.
         """
         with open(self._turn, "ab", opener=_private) as lock:
             try:
@@ -222,9 +226,9 @@ class Journal:
             return []
 
     def _replace(self, lines: Sequence[Kept]) -> None:
-        """Write all of the file anew. A crash leaves the old one, and delivering its lines again is harmless."""
+        """Replace the whole file. A crash leaves the old file, and delivering its lines again is harmless."""
         beside = f"{self.path}.{os.getpid()}"
-        # One that a crash left behind, or a link that another user has put there, is not written to.
+        # A file that a crash left behind, or a link that another user has put there, is not written to.
         with suppress(FileNotFoundError):
             os.unlink(beside)
         with open(beside, "xb", opener=_private) as file:
@@ -235,7 +239,7 @@ class Journal:
         self._sync_folder()
 
     def _sync_folder(self) -> None:
-        """Have the name of a new file on the disk, not only its bytes (fsync(2))."""
+        """Sync the directory, so that the name of a new file is on the disk, not only its bytes (fsync(2))."""
         folder = os.open(os.path.dirname(self.path), os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -244,7 +248,7 @@ class Journal:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # A file of its own: the journal itself is replaced, and a lock on it would go with it.
+        # The lock is a separate file: the journal itself is replaced, and a lock on it would go with it.
         _make_folder(os.path.dirname(self.path))
         deadline = time.monotonic() + LOCK_TIMEOUT
         with open(self._lock, "ab", opener=_private) as lock:
@@ -260,18 +264,18 @@ class Journal:
             try:
                 yield
             finally:
-                # Closing is not enough: a child that was forked meanwhile would hold the lock for as long as it lives.
+                # Closing is not enough: a child that was forked meanwhile would hold the lock until it ends.
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def journal_for(given: str | bool | None, store: Store, folder: str, begins: bool = True) -> Journal | None:
     """Return the journal of a site, checked; ``None`` where it has none.
 
-    :param given: the option ``journal``. By default there is one for stores on other machines.
-    :param folder: where that one is.
-    :param begins: whether the default may be a new file. A job outside of the app may run in another folder, and no
-        process would deliver a file that is there.
-    :raises ConfigError: the file that was named cannot be written.
+    :param given: the option ``journal``. By default, stores on other machines have a journal.
+    :param folder: the folder of the default journal.
+    :param begins: whether the default journal may be a new file. A job outside of the app may run in another folder,
+        and no process would deliver a file there.
+    :raises ConfigError: the named file cannot be written.
     """
     if isinstance(given, str):
         journal = Journal(given)
@@ -285,7 +289,7 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
     try:
         journal.check()
     except ConfigError as error:
-        # The default must not end a server that has run well without it: its file system may be read-only.
+        # The default must not stop a server from starting: its file system may be read-only.
         _log.warning(
             "%s. An invalidation that a node misses will raise InvalidationError: name a file that can be written by "
             "journal= (WSGI_ISR_JOURNAL), or write journal=False",
@@ -295,8 +299,11 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
 
 
 def _condensed(lines: Sequence[Kept]) -> list[Kept]:
-    """Return ``lines`` with one for all pages in place of those of the last line's site. It covers them, and the file
-    stays small. Where the lines of other sites fill the file, each of these sites gets one, too."""
+    """Return ``lines`` with one line for all pages in place of the lines of the last line's site.
+
+    The new line covers the replaced ones, and the file stays small. Where the lines of other sites fill the file, each
+    of these sites gets one such line, too.
+    """
     own = lines[-1]
     left = [line for line in lines if _site_of(line) != _site_of(own)]
     groups = {_site_of(own): [line for line in lines if _site_of(line) == _site_of(own)]}
@@ -306,7 +313,7 @@ def _condensed(lines: Sequence[Kept]) -> list[Kept]:
         left = []
     for group in groups.values():
         hardest = max((line.mode for line in group), key=_MODES.index)
-        # Without nodes: which one has the tag of all pages is known to a store of these places alone.
+        # The line has no nodes: only a store of these places knows which one has the tag of all pages.
         left.append(group[-1]._replace(tags=(keys.EVERYTHING,), mode=hardest, nodes=()))
     return left
 
@@ -320,7 +327,7 @@ def _is_of(line: Kept, namespace: str, places: Sequence[str]) -> bool:
 
 
 def _make_folder(path: str) -> None:
-    """Make a directory for this user only, and those above it; where root makes one, for the owner of that above."""
+    """Create a directory and its parents, for this user only; as root, for the owner of the directory above."""
     if os.path.isdir(path):
         return
     _make_folder(above := os.path.dirname(path))
@@ -332,11 +339,11 @@ def _make_folder(path: str) -> None:
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file that, where it is new, is for this user only: tags and paths may be private, as in the store. A link
-    in its place is not followed.
+    """Open a file, without following a link. A new file is for this user only: tags and paths may be private.
 
-    Root may run a job of an app whose processes are another user's. A file that root makes belongs to the owner of the
-    folder. A file that is there already keeps its owner: it may be a hard link to any."""
+    Root may run a job of an app whose processes run as another user. A file that root creates belongs to the owner of
+    the folder. An existing file keeps its owner, since it may be a hard link to any file.
+    """
     if os.geteuid() == 0 and flags & os.O_CREAT:
         with suppress(FileExistsError):
             file = os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -351,7 +358,10 @@ def _line(line: Kept) -> bytes:
 
 
 def _parse(text: str, now: float) -> Kept | None:
-    """A line cut short by a crash in the middle of an append belongs to a call that was never answered."""
+    """Return a line; ``None`` where it is damaged.
+
+    An append that a crash cut short belongs to a call that never returned.
+    """
     try:
         namespace, tags, mode, places, number, nodes, since = (*json.loads(text), (), now)[:7]
         line = Kept(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), float(since))

@@ -1,8 +1,8 @@
-"""One render in the cluster: a lock with an owner and a deadline, and the back-off after a failure.
+"""Leases: one render of a page in the cluster, and the back-off after a failure.
 
-A lock's value is its owner's token, or :data:`RESTING` while nobody may render because the last
-render failed. It is never deleted blindly: every change is a compare-and-swap on a value that was
-read and recognised, because by then a lock that lapsed may be somebody else's.
+A lease is a lock in the store with an owner and a deadline. The lock's value is its owner's token, or :data:`BACKOFF`
+after a failed render. A lock is never deleted blindly, since another process may have acquired a lapsed lock. Every
+change is a compare-and-swap on a value that was read and recognised.
 """
 
 from __future__ import annotations
@@ -23,49 +23,50 @@ from ..stores.base import Store
 BACKOFF = b"resting"
 _FREE = b"free"
 
-#: Seconds: the first pause after a failed render, and the longest.
+#: Seconds of back-off after a failed render: the first, and the longest.
 BACK_OFF = (1.0, 30.0)
-#: Seconds between two attempts to free a lock that nobody needs.
+#: Seconds between two attempts to free an orphaned lock.
 _FREE_AGAIN = 0.5
-#: A streak of failures is forgotten this long after the last one.
+#: Seconds after the last failure until the count of failures in a row is forgotten.
 _STREAK = 4 * BACK_OFF[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else is rendering."""
+    """Another process is rendering."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackingOff:
-    """The last render failed a moment ago; the next attempt is not due yet."""
+    """The page is in a back-off: the last render failed, and the next attempt is not due yet."""
 
 
 class Lease:
-    """The right to render one page, for ``ttl`` seconds unless it is renewed.
+    """The right to render one page.
 
-    :param owner: begins its token, for :meth:`Leases.of`.
+    :param ttl: seconds until the lease lapses, unless it is renewed.
+    :param owner: the start of its token, for :meth:`Leases.of`.
     """
 
     def __init__(self, leases: Leases, page: str, ttl: float, owner: bytes = b"") -> None:
         self._leases = leases
         self.page = page
         self.ttl = ttl
-        # Each attempt has one of its own: one that was given up may still be freed when the next has the lock.
+        # Each attempt has its own token: an abandoned lease may still be freed while the next one holds the lock.
         self.token = owner + os.urandom(12)
-        #: It was given back, left in place as a back-off, or lost: not ours to change any more.
+        #: The lease was released, turned into a back-off, or lost: the lock must not be changed any more.
         self.over = False
-        # The keeper's thread and the render's own both change the lock in the store. Their swaps take turns,
-        # or a renewal could slip into a release and leave the lock behind for a whole ttl.
+        # The keep-alive thread and the render's thread both swap the lock. Without mutual exclusion, a renewal during
+        # a release could leave the lock behind for a whole ttl.
         self._turn = threading.Lock()
 
     def renew(self) -> bool:
-        """Begin the ttl anew, if the lock is still ours."""
+        """Restart the ttl, and return whether the lock is still ours."""
         with self._turn:
             return not self.over and self._swap(self.token, self.ttl) is True
 
     def release(self) -> None:
-        """Let the next one in, if the lock is still ours."""
+        """Free the lock, if it is still ours."""
         with self._turn:
             if self.over:
                 return
@@ -75,16 +76,17 @@ class Lease:
             self._leases.orphaned(self)
 
     def free(self) -> bool:
-        """The same for a lock that nobody holds any more; ``False`` where the store cannot be asked."""
+        """Free an orphaned lock; return ``False`` where the store is unreachable."""
         with self._turn:
             return self._swap(_FREE, 0, expected=False) is not None
 
     def rest(self, of: str = "") -> float:
-        """After a failure: leave the lock in place as a back-off for the whole cluster. ``of`` says what has failed,
-        for :meth:`Leases.failed`.
+        """Turn the lock into a back-off for the whole cluster, and return its seconds.
 
-        Returns its seconds: 1, doubled with each failure in a row up to 30, with a quarter of jitter; 0
-        where the lock is not ours any more.
+        The first back-off is 1 second. Each failure in a row doubles the seconds up to 30, and jitter adds up to a
+        quarter. Return 0 where the lock is not ours any more.
+
+        :param of: the digest of the tag versions of the failed render, for :meth:`Leases.failed`.
         """
         with self._turn:
             if self.over:
@@ -96,9 +98,9 @@ class Lease:
             return pause
 
     def _swap(self, value: bytes, ttl: float, expected: bool = True) -> bool | None:
-        """Whether the lock was ours and is changed; ``None`` where the store cannot be asked.
+        """Return whether the lock was ours and is changed; ``None`` where the store is unreachable.
 
-        ``expected``: that it is ours; where it is not, the lease was lost.
+        :param expected: the lock should be ours. If it is not, the lease is lost, and an event says so.
         """
         lock = self._leases.keyed(self.page)
         try:
@@ -117,7 +119,8 @@ class Lease:
 class Leases:
     """Locks in a store, one for each page.
 
-    :param keyed: the name of a page's lock. :param counted: the name of its counter of failures.
+    :param keyed: returns the name of a page's lock.
+    :param counted: returns the name of a page's counter of failures.
     """
 
     def __init__(
@@ -127,13 +130,14 @@ class Leases:
         self.keyed = keyed
         self._counted = counted
         self.events = events
-        #: Told of a lease whose lock may be in the store although nobody needs it any more.
+        #: Called with a lease whose lock may still be in the store, although its render is over or never began.
         self.orphaned: Callable[[Lease], None] = lambda lease: None
 
     def acquire(self, page: str, ttl: float, owner: bytes = b"") -> Lease | Busy | BackingOff:
-        """The lease, or who is in the way.
+        """Return the lease, or the reason why there is none.
 
-        :raises StoreError: the store cannot be asked; there is no lease to be had.
+        :param ttl: seconds.
+        :raises StoreError: the store is unreachable.
         """
         lease = Lease(self, page, ttl, owner)
         lock = self.keyed(page)
@@ -147,10 +151,10 @@ class Leases:
             held = self.store.get(lock)
         except StoreError:
             if doubt is not None:
-                # A paused node applies what was queued when it goes on, and this lock would lock out everybody.
+                # A paused node applies the queued add when it resumes: the lock would then block all processes.
                 self.orphaned(lease)
             raise
-        # The answer to an add may be lost, or be the one to its repetition: our token is the proof.
+        # The reply to an add may be lost, or be the reply to its retry: our token in the lock is the proof.
         if held == lease.token:
             return lease
         if doubt is not None:
@@ -159,13 +163,17 @@ class Leases:
         return BackingOff() if held == BACKOFF else Busy()
 
     def in_backoff(self, page: str) -> bool:
-        """Whether nobody may render because the last render failed. :raises StoreError: it cannot be asked."""
+        """Return whether a page is in a back-off.
+
+        :raises StoreError: the store is unreachable.
+        """
         return self.store.get(self.keyed(page)) == BACKOFF
 
     def of(self, page: str, owner: bytes) -> Lease | None:
-        """The lease that ``owner`` has, for whoever knows that it died with it.
+        """Return the lease of a process that has died; ``None`` where it had none.
 
-        :raises StoreError: the store cannot be asked.
+        :param owner: the start of the lease's token.
+        :raises StoreError: the store is unreachable.
         """
         held = self.store.get(self.keyed(page))
         if not owner or held is None or not held.startswith(owner):
@@ -175,14 +183,15 @@ class Leases:
         return lease
 
     def take_over(self, page: str, ttl: float, owner: bytes = b"") -> Lease | Busy:
-        """The lease in place of a back-off; of several who want that, one gets it.
+        """Return a lease in place of a back-off. A single caller gets the lease; all others get :class:`Busy`.
 
-        :raises StoreError: the store cannot be asked.
+        :param ttl: seconds.
+        :raises StoreError: the store is unreachable.
         """
         lease, lock = Lease(self, page, ttl, owner), self.keyed(page)
         held = self.store.gets(lock)
         if held is None or held.value != BACKOFF:
-            return Busy()  # whoever tries again finds it free, or somebody rendering
+            return Busy()  # the next attempt finds the lock free, or another process rendering
         try:
             return lease if self.store.cas(lock, lease.token, held.token, ttl) else Busy()
         except StoreError:
@@ -190,8 +199,11 @@ class Leases:
             raise
 
     def count_failure(self, page: str, of: str = "") -> int:
-        """How many renders in a row failed, this one included. Approximate where several count at
-        once, or where the store is away: it only sets the length of a pause."""
+        """Count a failure, and return how many renders in a row have failed.
+
+        The count only sets the length of a back-off. Several processes that count at once, or an unreachable store,
+        make the count approximate.
+        """
         try:
             failures = min(self.failures(page), 1000) + 1
             self.store.set(self._counted(page), f"{failures} {of}".encode(), _STREAK)
@@ -200,20 +212,25 @@ class Leases:
         return failures
 
     def failures(self, page: str) -> int:
-        """How many renders in a row failed until now. :raises StoreError: the store cannot be asked."""
+        """Return how many renders in a row have failed.
+
+        :raises StoreError: the store is unreachable.
+        """
         count = (self.store.get(self._counted(page)) or b"0").partition(b" ")[0]
         return int(count) if count.isdigit() and len(count) < 10 else 0
 
     def failed(self, page: str) -> str:
-        """What the last one was a render ``of``; empty where it said nothing, or did not fail.
+        """Return the digest that the last failure was recorded with; empty without one.
 
-        :raises StoreError: the store cannot be asked.
+        :raises StoreError: the store is unreachable.
         """
         return (self.store.get(self._counted(page)) or b"").partition(b" ")[2].decode("ascii", "replace")
 
     def forget_failures(self, page: str) -> None:
-        """After a success the next failure is the first again, and a back-off that a visitor without any
-        page to see has rendered through is over."""
+        """Reset the count of failures, and end a back-off, after a successful render.
+
+        A render ignores a back-off where there is no entry to serve.
+        """
         try:
             if self.store.get(self._counted(page)) is None:
                 return
@@ -222,12 +239,12 @@ class Leases:
             if lock is not None and lock.value == BACKOFF:
                 self.store.cas(self.keyed(page), _FREE, lock.token, 0)
         except StoreError:
-            pass  # both lapse by themselves
+            pass  # the count and the back-off lapse by themselves
 
 
 @dataclass(order=True)
 class Watch:
-    """A render under way, as its keeper sees it."""
+    """A render in progress, as the keep-alive thread sees it. Times are monotonic seconds."""
 
     due: float
     order: int
@@ -239,9 +256,9 @@ class Watch:
 
 
 class LeaseKeepAlive:
-    """Renews the leases of renders under way, and gives up those that run past their deadline.
+    """Renew the leases of renders in progress, and abandon renders that run past their deadline.
 
-    One daemon thread for each process, begun with the first render. Times are monotonic seconds.
+    Each process has one daemon thread, started by the first render. Times are monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, events: Events | None = None) -> None:
@@ -253,11 +270,15 @@ class LeaseKeepAlive:
         self._thread: threading.Thread | None = None
 
     def watch(self, lease: Lease | None, timeout: float, overdue: Callable[[], None]) -> Watch:
-        """Look after a render. ``overdue`` is called once, if :meth:`finish` does not come in time."""
+        """Keep the lease of a render alive until :meth:`finish`.
+
+        :param timeout: seconds until the deadline.
+        :param overdue: called once, if :meth:`finish` is not called in time.
+        """
         return self._add(Watch(0, next(self._order), lease, self._clock() + timeout, overdue))
 
     def let_go(self, lease: Lease) -> None:
-        """Free an orphaned lock as soon as the store can be reached, until it would have lapsed anyway."""
+        """Free an orphaned lock as soon as the store is reachable. Give up once the lock has lapsed by itself."""
         self._add(Watch(0, next(self._order), lease, self._clock() + lease.ttl, lambda: None, freeing=True))
 
     def _add(self, watch: Watch) -> Watch:
@@ -270,10 +291,10 @@ class LeaseKeepAlive:
         return watch
 
     def finish(self, watch: Watch) -> bool:
-        """The render is over; ``False`` where it took too long.
+        """Stop watching a render, and return whether it ended in time.
 
-        The clock is asked once more: the keeper's thread may not have had its turn yet, after a render
-        that kept the interpreter to itself, or after the whole process was stopped for a while.
+        The clock is read once more, because the keep-alive thread may not have run yet. The render may have held the
+        interpreter, or the whole process may have been stopped.
         """
         with self._changed:
             if watch.over:
@@ -287,8 +308,10 @@ class LeaseKeepAlive:
         return False
 
     def close(self) -> None:
-        """The process ends: give back the leases of renders that will not come to their end in it, so
-        that others need not wait for them to lapse. What such a render still makes is not stored."""
+        """Release the leases of all renders in progress, because the process ends.
+
+        Other processes then need not wait for the leases to lapse. Results of these renders are not stored.
+        """
         with self._changed:
             watches, self._watches = self._watches, []
             for watch in watches:
@@ -300,7 +323,7 @@ class LeaseKeepAlive:
                 watch.lease.release()
 
     def tick(self) -> float | None:
-        """Do what is due; seconds until there is more to do, ``None`` for nothing in sight."""
+        """Renew, free and abandon what is due. Return the seconds until the next step; ``None`` without one."""
         while True:
             with self._changed:
                 if not self._watches:
@@ -315,7 +338,7 @@ class LeaseKeepAlive:
                 else:
                     watch.due = self._next(watch)
                     heapq.heapreplace(self._watches, watch)
-            # I/O outside the lock. A renewal that comes too late finds another token and says so.
+            # I/O is outside the lock. A renewal that is too late finds another token, and emits an event.
             try:
                 if overdue:
                     watch.overdue()
@@ -325,7 +348,7 @@ class LeaseKeepAlive:
                     elif watch.lease.free():
                         self.finish(watch)
             except Exception as error:
-                # One lease less is bad; no keeper for all the others would be worse.
+                # An error of one lease must not end the thread that keeps all others.
                 outcome = "its render goes on, and another process may begin the same one"
                 self._events.emit(InternalError("keeping a lease", error, outcome))
 
@@ -342,7 +365,7 @@ class LeaseKeepAlive:
         try:
             thread.start()
         except RuntimeError:
-            return  # no thread to be had: leases lapse after their ttl, and finish() finds out what took too long
+            return  # no thread can start: leases lapse after their ttl, and finish() finds overdue renders
         self._thread = thread
 
     def _run(self) -> None:
@@ -350,7 +373,7 @@ class LeaseKeepAlive:
         while True:
             pause = self.tick()
             with self._changed:
-                # Until its starter has said so, it is not yet `self._thread`; the lock sees to the order.
+                # `self._thread` is set after the thread has started, but inside the lock: it is set by now.
                 if self._thread is not me:
                     return
                 if not self._watches or self._watches[0].due > self._clock():

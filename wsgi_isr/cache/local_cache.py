@@ -1,4 +1,4 @@
-"""L1: the copies of entries that a process keeps, bounded by bytes."""
+"""The local cache: the copies of entries in a process, bounded by bytes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from typing import Any
 
 from .entry import Entry
 
-#: Raw requests that lead straight to one copy, at most: spellings of a host are many.
+#: The most aliases of one entry. An alias is a raw request, and a host has many spellings.
 MAX_PROBES = 4
-# What a probe takes besides its strings: the tuple, its places in the dict and in the slot's list.
+# The bytes of an alias besides its strings: the tuple, its places in the dict and in the entry's list.
 _PROBE_BYTES = 600
 
 
 class CachedEntry:
-    """One entry with what this process knows about it.
+    """An entry with this process's knowledge about it. Times are monotonic seconds.
 
-    ``ready`` belongs to the face that serves it (an answer prepared for the next moments); it is only
-    ever replaced whole, so that the hot path can read it without a lock. ``look_at`` is the monotonic
-    time before which the store is not asked again about a stale copy; ``resting_until`` the one before
-    which an expired copy is served because its last render failed. ``checked`` is a pair, replaced whole: the
-    epochs at which the stamps of the copy were compared last, and the standing that came of it.
-    ``adopted``: it belongs to the release before this one, and is stale however fresh it looks.
-    ``only_here``: the store did not take it, and so cannot have forgotten it.
-    ``read_tags_at``: the monotonic time from which on its tags should be read again, for the store not to evict them.
+    :ivar ready: the prepared response, set by the module that serves it; replaced whole, so that the hot path reads it
+        without a lock.
+    :ivar look_at: the time before which the store is not asked again about a stale copy.
+    :ivar resting_until: the end of the back-off. Until then an expired copy is served.
+    :ivar checked: a pair, replaced whole: the epochs at which the tag versions were last compared, and the validity.
+    :ivar adopted: the entry belongs to the previous release, and is stale however fresh it looks.
+    :ivar only_here: the store did not take the entry, and so cannot have evicted it.
+    :ivar read_tags_at: the time from which on the tags should be read again, so that the store does not evict them.
+    :ivar probes: the aliases that lead to the entry.
     """
 
     __slots__ = (
@@ -52,10 +53,10 @@ class CachedEntry:
 
 
 class Local:
-    """The least recently used entries go first.
+    """A cache that evicts the least recently used entry first.
 
-    ``probes`` maps raw requests to slots; reading it takes no lock. It never holds a slot that was
-    replaced or evicted, so the memory it reaches is inside the bound.
+    ``probes`` maps aliases, which are raw requests, to entries; reading ``probes`` takes no lock. No replaced or
+    evicted entry is in ``probes``, so that all memory is inside the bound.
 
     :param max_bytes: the bound; an entry that alone is larger is not kept.
     """
@@ -68,7 +69,7 @@ class Local:
         self.bytes = 0
 
     def get(self, key: str) -> CachedEntry | None:
-        """The slot of ``key``, now the most recently used."""
+        """Return the entry of ``key``, now the most recently used; ``None`` without one."""
         with self._lock:
             slot = self._slots.get(key)
             if slot is not None:
@@ -76,10 +77,10 @@ class Local:
             return slot
 
     def put(self, key: str, entry: Entry) -> CachedEntry:
-        """Keep ``entry`` in place of whatever was here. The same one keeps its slot, and what is known of it.
+        """Keep ``entry`` in place of the present one, and return it. An equal entry keeps its knowledge.
 
-        Not even an older one is refused: the store is the only truth, clocks differ, and a copy that a
-        slow thread puts back over a newer one is stale and looked up again by the next request.
+        Even an older entry is taken: the store alone is authoritative, and clocks differ. A slow thread may put an old
+        copy over a newer one. The old copy is stale, and the next request reads the store again.
         """
         with self._lock:
             old = self._slots.get(key)
@@ -94,10 +95,10 @@ class Local:
             return slot
 
     def lead(self, probe: tuple[Any, ...], key: str, slot: CachedEntry) -> None:
-        """Let the raw request ``probe`` lead straight to ``slot``, while it is the one of ``key``.
+        """Add the alias ``probe``, a raw request, to ``slot``, while that is the entry of ``key``.
 
-        It takes the place of the oldest one, if all are taken. Refusing it instead would let one client take all places
-        for as long as the copy lives.
+        If all places are taken, the oldest alias goes. Refusing the new one instead would let one client take all
+        places for as long as the copy lives.
         """
         with self._lock:
             if self._slots.get(key) is not slot or probe in self.probes:
@@ -111,7 +112,7 @@ class Local:
             self._take(_weight(probe))
 
     def drop_prepared(self) -> None:
-        """Take back every prepared answer: this process knows of an invalidation."""
+        """Drop every prepared response, because this process knows of an invalidation."""
         with self._lock:
             for slot in self.probes.values():
                 slot.ready = None
@@ -133,5 +134,5 @@ class Local:
 
 
 def _weight(probe: tuple[Any, ...]) -> int:
-    # It holds what the client sent, which may be as long as a URL can be.
+    # The strings come from the client, and may be as long as a URL can be.
     return _PROBE_BYTES + sum(len(part) + 60 for part in probe if part is not None)

@@ -1,10 +1,10 @@
-"""The filling core: from a key to something to serve, with one render in the cluster.
+"""Look up entries, and regenerate them with one render in the cluster.
 
-It knows neither HTTP nor functions. What is to be rendered is a :class:`~.task.Task`, which is bytes on
-demand; how, is the ``produce`` that it was given.
+The module knows neither HTTP nor functions. A :class:`~.task.Task` describes a render, and packs into bytes. The
+``produce`` that the cache was given renders it.
 
-``get`` looks up and judges; ``_renew`` has a stale page rendered behind the visitor's back; ``_load`` makes the
-visitor wait for the one render; ``refresh`` has one made whatever there is. :mod:`.render` is that render.
+``get`` looks up and judges. ``_renew`` regenerates a stale entry in the background. ``_load`` makes the client wait for
+the one render. ``refresh`` renders whatever is stored. :mod:`.regenerate` is the render itself.
 """
 
 from __future__ import annotations
@@ -37,22 +37,25 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     from typing_extensions import assert_never
 
-#: Seconds between two looks at the store for a stale copy that somebody else is renewing.
+#: Seconds between two looks at the store for a stale copy that another process is regenerating.
 LOOK_AGAIN = 0.1
-#: Seconds between two looks of a visitor who waits: the first pause, and the longest.
+#: Seconds between two looks of a client that waits: the first pause, and the longest.
 WAIT_PAUSE = (0.01, 0.25)
-#: Seconds for which a page is not rendered again that its renderer has died of: the first pause, and the longest.
+#: Seconds of back-off after a render killed its process: the first pause, and the longest.
 DEADLY = (1.0, 30.0)
-#: Seconds that a refresh gives a render that began before it: those that wait meanwhile share the next one.
+#: Seconds that a refresh waits for a render in progress. Refreshes that arrive meanwhile share the next render.
 OLDER_RENDER = 1.0
 
 
 class Cache(Regenerator):
-    """Look-ups and renders of one process.
+    """The look-ups and renders of one process.
 
-    :param releases: which release this is, and whose pages it adopts; ``None`` where it adopts none.
-    :param threads: of the background. :param queue: jobs that may wait for one.
-    :param pause: waits that many seconds. The others are those of :class:`~.render.Regenerator`.
+    The other parameters are those of :class:`~.regenerate.Regenerator`.
+
+    :param releases: the release of this process, and the one whose pages it adopts; ``None`` where it adopts none.
+    :param threads: the number of background threads.
+    :param queue: the number of jobs that may wait for a thread.
+    :param pause: sleeps for a number of seconds.
     """
 
     def __init__(
@@ -80,11 +83,11 @@ class Cache(Regenerator):
         self._most_coming = max(1, queue // 4)
         self._pause = pause
         self._flights: Flights[Outcome] = Flights()
-        #: Pages that renderers died of: the last pause, and its end in monotonic seconds.
+        #: Pages whose render killed its process: the last pause in seconds, and its end in monotonic seconds.
         self._crash_backoff: dict[str, tuple[float, float]] = {}
         self._pool = Pool(self._run, self._drop, threads, queue)
-        #: Another process that takes jobs, if there is one: called with a job, whether it goes first, how many
-        #: seconds it may take, and what is to be called with the word for what came of it (:mod:`.remote`).
+        #: Hands a job to another process (:mod:`.renderer_pool`); ``None`` where no process takes jobs. Arguments: the
+        #: job, whether it is urgent, the seconds that it may take, and a callback for the reply.
         self.elsewhere: Callable[[bytes, bool, float, remote.Done], bool] | None = None
 
     # Looking up --------------------------------------------------------------------------------------
@@ -97,12 +100,11 @@ class Cache(Regenerator):
         fresh: bool = False,
         waits: bool = True,
     ) -> Answer:
-        """What the visitor who asks for ``task`` gets.
+        """Return the answer for a client that asks for ``task``.
 
-        ``may_serve`` says whether a page is for this visitor at all; where it is not, nothing is rendered
-        and nobody waits. ``fresh``: it goes into something that is stored itself, so that neither a stale
-        one will do nor one that is kept for errors. ``waits``: where there is nothing yet, the visitor has a page
-        made; otherwise they are told that it is :class:`Pending`.
+        :param may_serve: whether this client may get a page. Where it may not, there is neither a render nor a wait.
+        :param fresh: the result goes into a stored entry. A stale copy, or one kept for errors, is not used.
+        :param waits: where nothing is stored, the client waits for a render. Otherwise it gets :class:`Pending`.
         """
         slot, judged = self._look_up(task)
         if fresh and not judged.is_proven_fresh:
@@ -140,9 +142,9 @@ class Cache(Regenerator):
         assert_never(verdict)
 
     def _look_up(self, task: Task) -> tuple[CachedEntry | None, Judged]:
-        """The copy here if it will do, else what the store has, else the copy here all the same.
+        """Return the local copy if it suffices, else the stored entry, else the local copy all the same.
 
-        The epochs come first **[needed]**: whatever is compared after them is at least as new.
+        The epochs are read first **[needed]**: every tag version that is compared later is at least as new.
         """
         epochs = self._stamps.epochs()
         slot = self._local.get(task.page)
@@ -171,14 +173,16 @@ class Cache(Regenerator):
             return None, Judged(Missing(), Validity.VALID)
         judged = self._judge(slot, epochs)
         if is_forgotten and isinstance(judged.verdict, Stale) and not slot.only_here:
-            # The store may have had a later answer, a 404 or a refusal, and forgotten that as well. A copy that is
-            # due says nothing about it, and is a fallback for errors only.
+            # The store may have evicted a later answer as well, a 404 or a hit-for-miss. A stale copy does not rule
+            # that out, and is a fallback for errors only.
             judged = Judged(Expired(slot.entry), judged.standing)
         return slot, judged
 
     def _adopted(self, task: Task) -> CachedEntry | None:
-        """The page of the release before this one, to be served as stale: a new release begins without a
-        herd, and without a visitor who waits."""
+        """Return the page of the previous release, to be served as stale; ``None`` without one.
+
+        A new release thus starts without a thundering herd, and no client waits.
+        """
         if self._releases is None or task.data or (former := self._releases.former_page(task)) is None:
             return None
         entry = self._read(task, self._store.get(former))
@@ -189,7 +193,7 @@ class Cache(Regenerator):
         return slot
 
     def _note_release(self, task: Task, outcome: Outcome) -> None:
-        """Note that this release has a page of its own, or has none."""
+        """Record whether this release has stored a page, or refuses it."""
         if self._releases is None or task.data or not isinstance(outcome, Regenerated):
             return
         content = outcome.slot.entry.content
@@ -201,18 +205,20 @@ class Cache(Regenerator):
         except StoreError as error:
             self._events.emit(StoreFailed("delete", task.page, error))
 
-    # Stale: nobody waits -----------------------------------------------------------------------------
+    # Stale: no client waits --------------------------------------------------------------------------
 
     def _renew(self, task: Task, slot: CachedEntry) -> None:
-        """Have the page rendered in the background, unless this process is at it already, or has just
-        found that somebody else is."""
+        """Regenerate the page in the background.
+
+        Do nothing in a back-off, or where this process has asked for the same a moment ago.
+        """
         if self._monotonic() < max(slot.look_at, self._rests_until(task)):
             return
         slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         self._send_off(task)
 
     def _send_off(self, task: Task) -> bool:
-        """Whether a render of the page is under way in this process, or waits for its turn."""
+        """Start a background render, and return whether this process has one in progress or queued."""
         flight, leads = self._flights.board(task.page)
         if leads and not self._submit(task._replace(max_lease_wait=0.0, ignore_backoff=False), flight):
             flight.land(Busy())
@@ -220,23 +226,23 @@ class Cache(Regenerator):
         return True
 
     def _run(self, job: bytes) -> None:
-        """A job in a thread of the pool."""
+        """Run a job in a thread of the pool."""
         task = Task.unpack(job)
         flight = self._flights.get(task.flight)
         if flight is not None and flight.claim():
             try:
                 self._lead(task, flight, pooled=True)
-            except Exception as error:  # ours: the app's are outcomes of the flight
+            except Exception as error:  # an error of this package: the app's errors are outcomes of the flight
                 self._events.emit(InternalError("a background render", error))
 
     def work(self, task: Task) -> bytes:
-        """Do what another process has asked for; the word for what came of it (:mod:`.remote`)."""
+        """Run the task of another process, and return the reply (:mod:`.renderer_pool`)."""
         try:
             self._tags_of(task)
         except Unknown:
             return remote.UNKNOWN
         except Exception:
-            pass  # a rule's own callable: the render will find out, and have it recorded
+            pass  # raised by a rule's own callable: the render raises it again, and records it
         if task.refresh_tag is not None:
             outcome: Outcome | None = self.refresh(task, task.refresh_tag, raises=False)
         else:
@@ -252,7 +258,7 @@ class Cache(Regenerator):
         return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
 
     def _work(self, task: Task) -> Outcome | None:
-        """What came of a flight that began from now on, or that has led to a page which is still current."""
+        """Return the outcome of a flight that begins from now on, or of one whose page is still current."""
         asked = self._flights.latest
         until = self._monotonic() + task.timeout + 1
         while True:
@@ -268,26 +274,30 @@ class Cache(Regenerator):
                 return outcome
 
     def worked(self, task: Task, flight: Flight[Outcome], first: bool, word: bytes | None) -> None:
-        """Another process has done the job of ``flight``, and this is its word for it; ``None`` where it is too far
-        behind: the lease will lapse, and whoever asks next sees to the page.
+        """Set the result of ``flight`` from the reply of another process.
 
-        The word is for that very flight. One of the same page that began later may be for visitors who came after an
-        invalidation, of which that render knew nothing.
+        The reply is for this flight alone. Clients of a later flight may have arrived after an invalidation that the
+        render missed.
+
+        :param word: the reply; ``None`` where it takes too long. The lease then lapses, and the next request renders.
         """
         outcome: Outcome = Busy()
         try:
             if word == remote.UNKNOWN and not flight.done and self._pool.submit(task.pack(), first):
                 return
             outcome = self._outcome_of(task, word)
-        except Exception as error:  # a store that raises what it should not: whoever waits must hear of it all the same
+        except Exception as error:  # a store raises an undeclared error: the waiting threads still need a result
             self._events.emit(InternalError("a render in another process", error))
-        # A visitor who could not wait may have begun the same flight here: only a page ends that.
+        # A client that could not wait may have claimed the flight in this process: only a page ends such a flight.
         if isinstance(outcome, (Regenerated, AlreadyFresh)) or flight.claim():
             flight.land(outcome)
 
     def _died(self, task: Task) -> Failed:
-        """A renderer has died of a page. It is not tried at once again, nor in a process that serves: it would die as
-        well. The lock of the dead tells all others; here it holds even where the store is away."""
+        """Back off after a render that killed its process, and return the failure.
+
+        No serving process retries the render: it would die as well. The lock of the dead process becomes the back-off
+        of the cluster. In this process the back-off holds even where the store is unreachable.
+        """
         if len(self._crash_backoff) >= 1024:
             self._crash_backoff.clear()
         pause = min(2 * self._crash_backoff.get(task.page, (DEADLY[0] / 2, 0.0))[0], DEADLY[1])
@@ -295,8 +305,8 @@ class Cache(Regenerator):
         try:
             if (lease := self._leases.of(task.page, task.owner)) is not None:
                 lease.rest(self._told_now(task))
-        except Exception:  # the store's trouble, or a rule's own callable
-            pass  # it lapses by itself
+        except Exception:  # raised by the store, or by a rule's own callable
+            pass  # the lock lapses by itself
         self._events.emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
         return Failed("renderer-died")
 
@@ -327,24 +337,26 @@ class Cache(Regenerator):
                 data = None
             if data is not None and (entry := self._read(task, data)) is not None:
                 slot = self._local.put(task.page, entry)
-                # Only if it is the very page: another node of the store may still have an older one.
+                # Only for the same digest: another node of the store may still have an older page.
                 if word == remote.MADE + digest(data):
                     return Regenerated(slot, True)
                 return AlreadyFresh(slot, proven=word == remote.FOUND + digest(data))
         return Busy()
 
     def _drop(self, job: bytes) -> None:
-        """A job that will not be run, because the pool stops."""
+        """Set a busy result for a job that is dropped because the pool stops."""
         flight = self._flights.get(Task.unpack(job).flight)
         if flight is not None and flight.claim():
             flight.land(Busy())
 
-    # Missing, and the visitor does not wait ------------------------------------------------------------
+    # Missing, and the client does not wait ---------------------------------------------------------------
 
     def _begin(self, task: Task) -> bool:
-        """Have the page made in the background, if that can lead to one: after a failure the visitor is to hear
-        of it, and not to be told for ever that there will be something in a moment."""
-        # Whoever does not wait can ask for many: they get a part of the background, so that renewals have the rest.
+        """Start a background render of a missing page, and return whether one is in progress.
+
+        Return ``False`` in a back-off: the client then gets the failure, and not "pending" for ever.
+        """
+        # A client that does not wait can ask for many pages. A part of the queue is left for regenerating stale ones.
         if len(self._flights) >= self._most_coming:
             return False
         try:
@@ -352,12 +364,12 @@ class Cache(Regenerator):
         except StoreError:
             return False
 
-    # Expired, Missing: the visitor waits for the one render -------------------------------------------
+    # Expired, Missing: the client waits for the one render --------------------------------------------
 
     def _load(
         self, task: Task, old: CachedEntry | None, standing: Validity = Validity.VALID, fresh: bool = False
     ) -> Answer:
-        """A new page; ``old`` if that fails or takes too long; else what the app itself has to say."""
+        """Return a new page; ``old`` if the render fails or takes too long; else the failure, or :class:`Passed`."""
         until = self._monotonic() + task.wait
         came, pause, again = self._flights.latest, WAIT_PAUSE[0], False
         # A back-off that began before an invalidation says nothing about the page after it.
@@ -372,22 +384,22 @@ class Cache(Regenerator):
             if leads and old is not None and self._submit(task._replace(max_lease_wait=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
             elif (leads or old is None) and flight.claim():
-                # Nothing to fall back on: rendering in the visitor's own thread loses nothing, and an
-                # exception of the app takes its natural way to the server.
+                # There is no fallback: rendering in the request's own thread loses nothing. An exception of the app
+                # propagates to the server as usual.
                 leads = True
                 outcome = self._lead(task._replace(max_lease_wait=left), flight)
             else:
                 outcome = flight.wait(left)
-            # Whatever was invalidated before the visitor came, a flight that began after that knows of it.
+            # A flight that began after the request arrived has seen every invalidation from before the request.
             is_new = leads or flight.number > came
             if isinstance(outcome, (Regenerated, AlreadyFresh)):
                 answer = self._landed(task, outcome, leads, is_new, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
             elif isinstance(outcome, Failed) and not is_new and self._is_outdated(outcome):
-                pass  # what it says is from before we came: another render is due
+                pass  # the failure is older than an invalidation before this request: render again
             elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
-                break  # it failed, or takes too long
+                break  # the render failed, or takes too long
             if self._monotonic() >= until:
                 return Passed("lock-timeout", missed=True)
             if isinstance(outcome, Busy) or again:
@@ -397,7 +409,7 @@ class Cache(Regenerator):
         epochs = self._stamps.epochs()
         if old is not None and not isinstance(self._judge(old, epochs).verdict, Missing):
             old.resting_until = self._monotonic() + LOOK_AGAIN
-            # With a node away that holds one of its tags, nobody can know that it was not purged meanwhile.
+            # While a node that holds one of the tags is unreachable, a purge of the copy cannot be ruled out.
             proven = self._stamps.reachable(old.entry.proof, epochs)
             return Served(old, "STALE-IF-ERROR" if proven else "DEGRADED")
         if isinstance(outcome, Failed):
@@ -405,12 +417,12 @@ class Cache(Regenerator):
         return Passed("back-off" if isinstance(outcome, BackingOff) else "lock-timeout", missed=True)
 
     def _is_outdated(self, failed: Failed) -> bool:
-        """Whether something was invalidated since a render began of whose failure others would be told."""
+        """Return whether a tag was invalidated since the failed render began: the failure is not shared then."""
         return self._stamps.standing(failed.proof, self._stamps.ask()) >= Validity.EXPIRED
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
-        """Whether the background has taken a task whose flight was boarded."""
-        # What a function raises when it is refreshed is for whoever called; it does not come out of another process.
+        """Hand a task to another process or to the pool, and return whether one of them took it."""
+        # A refreshed function may raise, and its caller needs the exception: no exception crosses processes.
         if self.elsewhere is not None and not (task.data and task.refresh_tag is not None):
             handed = task._replace(owner=os.urandom(12))
             done = functools.partial(self.worked, handed, flight, first)
@@ -425,12 +437,13 @@ class Cache(Regenerator):
     def _landed(
         self, task: Task, outcome: Regenerated | AlreadyFresh, leads: bool, is_new: bool, label: str, fresh: bool
     ) -> Served | None:
-        """What a flight has brought, for one of those who waited for it.
+        """Return the answer for a client that waited for a flight; ``None`` where another render is due.
 
-        ``is_new``: it began after this visitor came. Any other may have begun before an invalidation that this visitor
-        came after: for them it is worth what a look-up would say of it now, which may be nothing. A render that was
-        invalidated since is given to those who came before all the same: under a hail of writes, they would wait for
-        ever for another.
+        An older flight may have begun before an invalidation that this client arrived after. Its result is judged again
+        like a look-up. A client gets the result of a new flight even if an invalidation followed. Under steady writes
+        the client would otherwise wait for ever.
+
+        :param is_new: the flight began after this client arrived.
         """
         judged = self._judge(outcome.slot, self._stamps.epochs())
         verdict = judged.verdict
@@ -455,14 +468,15 @@ class Cache(Regenerator):
     # On demand ---------------------------------------------------------------------------------------
 
     def refresh(self, task: Task, tag: str, *, here: bool = False, raises: bool = True) -> Regenerated | Failed:
-        """Render what ``task`` describes, with everything read from now on, and store it.
+        """Render ``task`` with data read from now on, store the result, and return it.
 
-        A render that began earlier is not enough: it may have read its data before the caller changed them. ``tag``
-        is marked as stale, so that every process looks for the new one (empty: that was done already); where rendering
-        fails, the old one stays.
-        ``here``: in the caller's own thread, which hangs if the render does.
+        Renders already in progress are not reused: they may have read data from before the caller's change. Where
+        rendering fails, the old entry stays.
 
-        :raises InvalidationError: the mark could not be delivered, so that others would go on with the old one.
+        :param tag: marked as stale, so that every process looks for the new entry; empty where it was marked already.
+        :param here: render in the caller's own thread, which hangs if the render does.
+        :param raises: raise an undelivered mark, instead of returning it.
+        :raises InvalidationError: the mark could not be delivered: other processes would keep serving the old entry.
         """
         for way in (None, "", tag):
             under_way = self._flights.get(task._replace(refresh_tag=way).flight)
@@ -474,18 +488,18 @@ class Cache(Regenerator):
         while True:
             flight, leads = self._flights.board(task.flight, instead_of=older)
             if not leads and older is None and flight.begun:
-                # Whoever comes in the meantime shares the next one, instead of rendering beside it.
+                # Refreshes that arrive during this wait share the next render, instead of rendering beside it.
                 flight.wait(min(OLDER_RENDER, task.wait))
                 older = flight
                 continue
-            # In a thread of the pool: it may hang, and the caller is to hear of that after `timeout`.
+            # The pool renders, since a render may hang: the caller gets a result after `timeout` even then.
             if leads and (here or not self._submit(task, flight, first=True)) and flight.claim():
                 self._lead(task, flight)
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
             if isinstance(outcome, Regenerated):
-                # Not ours, if a later render got in first; but nothing at all, if the store did not take it.
+                # Not stored by us: either a later render was stored first, or the store took no entry at all.
                 return outcome if outcome.stored or self._is_there(task, outcome.slot.entry) else Failed("not-stored")
             if isinstance(outcome, Failed):
                 return outcome
@@ -494,20 +508,19 @@ class Cache(Regenerator):
             older = flight
 
     def _is_there(self, task: Task, entry: Entry) -> bool:
-        """Whether the store has ``entry``, or one that is newer."""
+        """Return whether the store has ``entry``, or a newer one."""
         kept = self.kept(task)
         return kept is not None and (kept == entry or kept.started > entry.started)
 
     def done(self, task: Task) -> bool:
-        """Wait for the render of a page that is under way in this process; whether there was one, and it came to its
-        end."""
+        """Wait for the render in progress in this process; return whether there was one and it ended."""
         flight = self._flights.get(task.flight)
         return flight is not None and flight.wait(task.timeout) is not None
 
     # The one render ----------------------------------------------------------------------------------
 
     def _lead(self, task: Task, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
-        """Lead ``flight`` to its outcome, waiting for another process's render as the task allows."""
+        """Set the result of ``flight``, and return it. Wait for another process's render as the task allows."""
         until = self._monotonic() + task.max_lease_wait
         pause = WAIT_PAUSE[0]
         thread = threading.current_thread()
@@ -526,13 +539,13 @@ class Cache(Regenerator):
                 left = until - self._monotonic()
                 if not isinstance(outcome, Busy) or left <= 0:
                     return outcome
-                # Someone else renders. Each further try takes over the lock if it has vanished, and finds
-                # the page if it has come.
+                # Another process renders. Each further try takes the lock if it is gone, and finds the page if it
+                # is stored.
                 self._pause(min(left, pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
         finally:
-            # What ends one visitor's thread (a timeout of their own, a stopping process) is not for the others, and
-            # neither is an answer to that visitor alone.
+            # The end of the leader's thread (its own timeout, a stopping process) does not end the followers. An answer
+            # for the leader's client alone is not shared.
             if isinstance(outcome, Failed) and outcome.reason == "exit":
                 flight.land(Busy())
             else:
@@ -541,7 +554,7 @@ class Cache(Regenerator):
     # The end -----------------------------------------------------------------------------------------
 
     def stop(self, timeout: float) -> bool:
-        """Drain the background within ``timeout`` seconds; ``True`` when nothing is left running."""
+        """Drain the background within ``timeout`` seconds; return whether no job is left running."""
         drained = self._pool.stop(timeout)
         self._keeper.close()
         return drained

@@ -1,6 +1,6 @@
-"""The one render: under the lock, look again, capture, produce, prove, store.
+"""Regenerate an entry: take the lease, look again, capture, produce, prove, store.
 
-In this order: each step is one of the protocol's, and what goes wrong without it is in ``tests/model``.
+The order is the protocol. ``tests/model`` shows the error that each missing step leads to.
 """
 
 from __future__ import annotations
@@ -25,38 +25,41 @@ from .tag_versions import ABSENT, Capture, Epochs, Mode, TagVersions
 from .task import AlreadyFresh, Failed, Outcome, Produce, Product, Regenerated, Task
 from .verdict import Failure, Fresh, Personal, Stale, Storable, Uncacheable, Validity, Verdict, judge
 
-#: When the tags of a copy that is being served are looked at, whether the epochs have changed or not: in times of the
-#: seconds after which a tag is read again.
+#: The tags of a served copy are read even while the epochs stay. The pause is this factor times
+#: :attr:`.TagVersions.read_again`.
 READ_TAGS_EVERY = 1.5
 #: No epochs.
 _NEVER: Epochs = MappingProxyType({})
 
 
 class Judged(NamedTuple):
-    """A verdict, and the standing that led to it. They travel together: another thread may judge the same
-    copy by other epochs in between."""
+    """A verdict, and the validity that led to it.
+
+    Both travel together, because another thread may judge the same copy by other epochs in between.
+    """
 
     verdict: Verdict
     standing: Validity
 
     @property
     def is_proven_fresh(self) -> bool:
-        """Fit to go into something that is stored, and shown as new."""
+        """Return whether the copy may go into a stored entry, which is then served as fresh."""
         return isinstance(self.verdict, (Fresh, Uncacheable)) and self.standing is not Validity.UNKNOWN
 
     def label(self, word: str) -> str:
-        """The word for ``X-ISR``, unless the copy could not be proven."""
+        """Return the value of ``X-ISR``: ``word``, or ``DEGRADED`` where the validity is unknown."""
         return "DEGRADED" if self.standing is Validity.UNKNOWN else word
 
 
 class Regenerator:
     """The renders of one process.
 
-    :param produce: renders a task; an exception from it is a failed render.
-    :param tags_of: the tags that a task's page has before it is rendered.
-    :param uncacheable_ttl: seconds for which it is remembered that a page may not be stored.
-    :param codec: how entries are stored.
-    :param clock: Unix time in seconds, comparable between processes (ages). :param monotonic: seconds for durations.
+    :param produce: renders a task; an exception is a failed render.
+    :param tags_of: returns the tags of a task that are known before its render.
+    :param uncacheable_ttl: the lifetime of a hit-for-miss in seconds.
+    :param codec: packs and unpacks entries.
+    :param clock: Unix time in seconds, comparable between processes (ages).
+    :param monotonic: monotonic seconds, for durations.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Regenerator:
         leases.orphaned = self._keeper.let_go
 
     def _judge(self, slot: CachedEntry, epochs: Epochs) -> Judged:
-        """What a copy is worth; its stamps are compared once for each vector of epochs."""
+        """Return the verdict on a copy. Its tag versions are compared once for each vector of epochs."""
         checked = slot.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
             standing: Validity = checked[1]
@@ -97,11 +100,11 @@ class Regenerator:
             since = checked[0] if checked is not None and checked[1] is Validity.VALID else _NEVER
             standing = self._stamps.standing(slot.entry.proof, epochs, since)
             if checked is not None and checked[1] >= Validity.EXPIRED:
-                # Nonces are never used again: what was invalid once is so for ever, and stays so when the
-                # node that knew it goes away.
+                # Nonces are never reused: an invalid copy stays invalid, even when the node that proved it becomes
+                # unreachable.
                 standing = max(standing, checked[1])
             if standing is not Validity.UNKNOWN or not self._stamps.reachable(slot.entry.proof, epochs):
-                # One answer that was lost on the way says nothing about the next: that is not remembered.
+                # A single lost reply, with all nodes reachable, is not remembered: the next read may succeed.
                 slot.checked = (epochs, standing)
         self._keep_alive(slot)
         verdict = judge(slot.entry, standing, self._clock())
@@ -114,7 +117,7 @@ class Regenerator:
             slot.read_tags_at = now + self._stamps.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
 
     def _read(self, task: Task, data: bytes | None) -> Entry | None:
-        """Unreadable counts as missing, and is said."""
+        """Return the entry in ``data``. Unreadable bytes count as missing, and emit an event."""
         if data is None:
             return None
         try:
@@ -124,19 +127,22 @@ class Regenerator:
             return None
 
     def kept(self, task: Task) -> Entry | None:
-        """What the store has for ``task``, whatever it is worth. :raises StoreError: it cannot be asked."""
+        """Return the stored entry of ``task``, whatever its validity.
+
+        :raises StoreError: the store is unreachable.
+        """
         return self._read(task, self._store.get(task.page))
 
     def regenerate(self, task: Task, overdue: Callable[[], None] = lambda: None) -> Outcome:
-        """Render and store the page, if nobody else does and nobody just did.
+        """Render and store the page, unless another process is rendering it or has just done so.
 
-        ``overdue`` is called once, from another thread, if the render runs past its timeout.
+        :param overdue: called once, from another thread, if the render runs past its timeout.
         """
         lease: Lease | Busy | BackingOff | None
         try:
             lease = self._leases.acquire(task.page, task.lease, task.owner)
         except StoreError as error:
-            # No store, no lock: one flight in each process is what is left.
+            # Without the store there is no lease: the only limit left is one flight in each process.
             self._events.emit(StoreFailed("add", task.page, error))
             lease = None
         if isinstance(lease, Busy):
@@ -155,8 +161,8 @@ class Regenerator:
         try:
             if task.refresh_tag and (undelivered := self._mark(task.refresh_tag)):
                 return Failed("undelivered", InvalidationError((), undelivered))
-            # Look again. We saw a stale page; another worker rendered, stored and released; then we got
-            # the lock. Without this look we would render a second time in one window.
+            # Look again. Race: this worker saw a stale page, another worker rendered, stored and released, then this
+            # worker took the lease. Without this look, the page would be rendered twice in one window.
             current, token = self._gets(task)
             if current is not None:
                 slot = self._local.put(task.page, current)
@@ -168,11 +174,10 @@ class Regenerator:
                 lease.release()
 
     def _is_proven(self, slot: CachedEntry) -> bool:
-        """Return whether a copy is current, with all that was invalidated until now. A copy that cannot be proven is no
-        reason not to render.
+        """Return whether a copy is current, all invalidations until now included.
 
-        Polled epochs may be older than an invalidation that a waiting visitor came after. The copy would not do for
-        that visitor, who would come back at once for another look.
+        A copy of unknown validity does not save a render. The epochs are read anew: polled epochs may be older than an
+        invalidation that a waiting client arrived after. Such a client would reject the copy and ask again at once.
         """
         for epochs in (self._stamps.epochs, self._stamps.ask):
             judged = self._judge(slot, epochs())
@@ -181,27 +186,34 @@ class Regenerator:
         return True
 
     def _past_back_off(self, task: Task) -> Lease | Busy | None:
-        """Where the last failure was one of the page before it was invalidated, the lease in place of the back-off."""
+        """Return the lease in place of the back-off; ``None`` where the back-off counts.
+
+        A back-off counts unless the page was invalidated after the failure that it followed.
+        """
         try:
             if self._leases.failed(task.page) == self._told_now(task):
                 return None
             return self._leases.take_over(task.page, task.lease, task.owner)
-        except Exception as error:  # the store's trouble, or a rule's own callable: then the back-off counts
+        except Exception as error:  # raised by the store or by a rule's own callable: the back-off counts
             self._events.emit(StoreFailed("gets", task.page, error))
             return None
 
     def _told_now(self, task: Task) -> str:
-        """What a render that began now would be one ``of`` if it failed."""
+        """Return the digest that a failure would be recorded with, for a render that began now."""
         current, _ = self._gets(task)
         return _told(self._stamps.capture(self._tags(task, current)).known)
 
     def _tags(self, task: Task, current: Entry | None) -> list[str]:
-        """Those that can be known before a render, those of the last one included."""
+        """Return the tags that are known before a render, those of the current entry included."""
         return [*self._tags_of(task), *(tag for tag, _ in current.proof.tags)] if current else list(self._tags_of(task))
 
     def _mark(self, tag: str) -> dict[str, StoreError]:
-        """Before a refresh captures its stamps: what there is now is stale, in every process. The lock is held, so
-        that nobody renders for it meanwhile. Returns what could not be delivered."""
+        """Mark a tag as stale in every process, before a refresh captures its tag versions.
+
+        The lease is held, so that no other process answers the mark with a render.
+
+        :returns: the tags that were not delivered, each with its error.
+        """
         undelivered = self._stamps.invalidate([stored_tag(tag)], Mode.STALE)
         self._local.drop_prepared()
         self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
@@ -221,10 +233,10 @@ class Regenerator:
         started, began = self._clock(), self._monotonic()
 
         try:
-            # Before any data is read **[needed]**: the stamps of every tag that can be known by now.
+            # Before any data is read **[needed]**: capture the version of every tag that is known by now.
             known = self._tags_of(task)
             capture = self._stamps.capture(self._tags(task, current))
-        except Exception as raised:  # a rule's own callable
+        except Exception as raised:  # raised by a rule's own callable
             self._failed(task, lease, "tags", raised)
             return Failed("tags")
         of = _told(capture.known)
@@ -239,16 +251,16 @@ class Regenerator:
         try:
             product = self._produce(task)
             error = product.error if isinstance(product, Failure) else None
-        except BaseException as raised:  # whatever it is, whoever waits for this flight must hear of it
+        except BaseException as raised:  # of any kind: the threads that wait for this flight need an outcome
             error, product = raised, Failure("exception")
         if not self._keeper.finish(watch):
-            # Too late to be stored, but good enough for a visitor who has waited all the same.
+            # The result is too late to be stored, but a client that has waited may still get it.
             late = product if isinstance(product, Failure) else Failure("timeout")
             if isinstance(product, Storable) and not isinstance(product.content, HitForMiss):
                 late = Failure("timeout", product.content, product.said)
             return _failed(late._replace(reason="timeout"), error, known, capture)
         if error is not None and not isinstance(error, Exception):
-            return Failed("exit", error)  # the process is being stopped; that is not the page's fault
+            return Failed("exit", error)  # the process is stopping: not a failure of the page
         now, made = self._clock(), self._monotonic()
         if isinstance(product, Failure):
             self._failed(task, lease, product.reason, error, of)
@@ -266,10 +278,10 @@ class Regenerator:
             entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
             packed = self._codec.pack(entry)
             if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
-                # There may be room for the page, if not for all its codings.
+                # The page may fit without its other content codings.
                 entry = replace(entry, content=entry.content._replace(coded=()))
                 packed = self._codec.pack(entry)
-        except Exception as raised:  # a header or a tag that is no text after all
+        except Exception as raised:  # a header or a tag is not text
             self._failed(task, lease, "unstorable", raised, of)
             return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
         winner, stored = self._put(task, entry, packed, token, product.keep)
@@ -294,10 +306,11 @@ class Regenerator:
     def _put(
         self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
     ) -> tuple[Entry, bool]:
-        """Store by compare-and-swap; a late writer loses to a page whose render started after its own, unless
-        that one is worse proven.
+        """Store an entry by compare-and-swap.
 
-        Returns what is to be served, and whether our entry was stored.
+        A late writer loses to an entry whose render started later, unless the later entry has the worse validity.
+
+        :returns: the entry to serve, and whether the given entry was stored.
         """
         try:
             for _ in range(8):
@@ -308,7 +321,7 @@ class Regenerator:
                 if done:
                     return entry, True
                 theirs, token = self._gets(task)
-                # Clocks differ between machines: that theirs started later counts unless ours is better proven.
+                # Clocks differ between machines: the later start counts only unless our entry has the better validity.
                 if theirs is not None and theirs.started >= entry.started and not self._is_better(entry, theirs):
                     return theirs, False
         except StoreError as error:
@@ -317,12 +330,12 @@ class Regenerator:
 
 
 def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bool], bytes]:
-    """Return which tags come into being with an answer, and the stamp of those that do not.
+    """Return which missing tags a result creates, and the version of a tag that it does not create.
 
-    Clients can ask for any number of pages that are not there, or not for the cache. Such an answer brings none into
-    being, unless it is one that is asked for again: then those of a fixed number. A 404 is proven by the epochs alone,
-    since a tag may have been evicted after an invalidation. A refusal shows nothing old: it is held against the tag,
-    should that come into being.
+    Clients can ask for any number of pages that do not exist or are uncacheable: their first result creates no tags. A
+    404 that is rendered again creates the tags whose number is bounded. The epochs alone prove the other tags of a 404,
+    since a tag may have been evicted after an invalidation. A hit-for-miss shows no old data: it is valid until
+    the tag is created.
     """
     if isinstance(product.content, HitForMiss):
         return lambda tag: False, ABSENT
@@ -332,18 +345,20 @@ def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bo
 
 
 def _told(stamps: Mapping[str, bytes]) -> str:
-    """What tells a render before an invalidation from one after it."""
+    """Return a digest of tag versions: it differs before and after an invalidation."""
     return digest(b"".join(stamps[tag] for tag in sorted(stamps))).hex()
 
 
 def digest(data: bytes) -> bytes:
-    """What tells one stored page from another."""
+    """Return a digest that tells one stored entry from another."""
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    """With the proof from before: what it has to show, or what is made of its failure, may be from before an
-    invalidation."""
+    """Return a failure with the tag snapshot from before the render.
+
+    The snapshot covers the content of the failure: that may be from before an invalidation.
+    """
     shows = failure.content is not None or failure.said is not None
     return Failed(
         failure.reason, error, failure.content, failure.said, capture.proof(known) if shows else TagSnapshot()
@@ -351,5 +366,5 @@ def _failed(failure: Failure, error: BaseException | None, known: Sequence[str],
 
 
 def is_current(verdict: Verdict) -> bool:
-    """Whether there is nothing to be done about a copy."""
+    """Return whether a copy needs no render."""
     return isinstance(verdict, Fresh) or (isinstance(verdict, Uncacheable) and not verdict.due)

@@ -1,8 +1,8 @@
-"""The releases of an app that have stored pages, as the store remembers them: a new one adopts the pages of the latest.
+"""The releases of an app that have stored pages: a new release adopts the pages of the latest one.
 
-The record is one list for each app of a namespace, in the order in which processes of a release began to store pages,
-latest last. A release that never stored a page is not in it, so that no other one adopts from it. The record is best
-effort: without it, each page of a new release is made while its first visitor waits.
+The record in the store is one list for each app of a namespace. Its order is the order in which releases began to store
+pages, latest last. A release that never stored a page is not in the list, and no other release adopts from it. The
+record is best effort: without it, the first client of each page of a new release waits for a render.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from .entry import Codec
 from .keyspace import Keyspace
 from .task import Task
 
-#: Releases that are remembered.
+#: The most releases in the record.
 MOST = 5
-#: Characters of a name that is remembered.
+#: The most characters of a release's name in the record.
 LONGEST = 1024
-#: Pages that are remembered as refused.
+#: The most pages that a process remembers as refused.
 MOST_REFUSED = 4096
-#: The option's word for: as the record says.
+#: The option's value to adopt from the release that the record names.
 AUTO = "auto"
 
 _UNICODE = "surrogatepass"  # a variable of the environment may hold any bytes
 
 
 class Releases:
-    """Which release a process belongs to, and which one it adopts pages from.
+    """The release of a process, and the release that it adopts pages from.
 
-    :param release: of this process.
+    :param release: the release of this process.
     :param adopt: the release to adopt from, ``"auto"`` for the one that the record names, ``None`` for none.
     :param app: the name of the app, which tells it from others in the same namespace.
     """
@@ -48,21 +48,23 @@ class Releases:
         self._is_noted = False
         #: Whether this release comes after the one that it adopts from.
         self._succeeds = True
-        #: Pages of the other one that are not adopted any more.
+        #: Pages of the other release that are not adopted any more.
         self._refused: set[str] = set()
 
     def former_page(self, task: Task) -> str | None:
-        """Return where the release that is adopted from has a task's page; ``None`` without one."""
+        """Return the name of a task's page in the release that is adopted from; ``None`` without one."""
         if not self._is_settled:
             self._settle()
         return None if self._former is None or task.page in self._refused else self._former.page(task.text)
 
     def refused(self, task: Task) -> None:
-        """Adopt a page no more that this release refuses, or does not have. The refusal is forgotten sooner than the
-        page of the other release, which would then be served again.
+        """Stop adopting a page that this release refuses to cache, or does not have.
 
-        A predecessor's page is deleted. That of a release which may still be serving is left alone, and remembered
-        by this process. :raises StoreError: it cannot be deleted.
+        A hit-for-miss or a 404 lapses sooner than the page of the other release, which would then be served again. The
+        page of a predecessor is deleted. The page of a release that may still be serving stays, and this process
+        remembers it.
+
+        :raises StoreError: the page cannot be deleted.
         """
         former = self.former_page(task)
         if former is None:
@@ -80,20 +82,20 @@ class Releases:
         except StoreError:
             return  # the next look-up asks again
         others = [name for name in known if name != self._release]
-        # Side by side with a later one, or after a return from it, this release leaves the other's pages alone.
+        # Beside a later release, or after a rollback from it, this release does not delete the other's pages.
         self._succeeds = self._release not in known or known[-1] == self._release
         self._former = Keyspace(self._namespace, others[-1]) if others else None
         self._is_settled = True
 
     def stored(self) -> None:
-        """Note that a page of this release was stored: from now on it is the latest."""
+        """Record this release as the latest one, since it has stored a page."""
         if self._is_noted:
             return
         self._is_noted = True
         if len(self._release) > LONGEST:
             return
         if not self._is_settled:
-            self._settle()  # from what was there before
+            self._settle()  # before this release is in the record
         try:
             for _ in range(4):
                 held = self._store.gets(self._key)

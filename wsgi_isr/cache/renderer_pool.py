@@ -1,8 +1,8 @@
-"""Handing background renders to processes beside this one, over a Unix socket.
+"""Hand background renders to renderer processes, over a Unix socket.
 
-A job is one connection: what is to be rendered goes out, one word comes back when it was. The kernel's backlog is the
-queue, so that there is nobody in between: where it is full, or nobody listens, the job is refused at once and rendered
-here, and so it is where nobody accepts it in a moment. A renderer that dies closes its connection.
+A job is one connection: the task goes out, and one reply comes back after the render. The kernel's backlog is the
+queue, so that no broker is needed. Where the backlog is full, or no renderer listens or accepts the job in time, this
+process renders. The connection of a renderer that dies is closed.
 """
 
 from __future__ import annotations
@@ -14,35 +14,39 @@ import threading
 import time
 from collections.abc import Callable
 
-#: Comes back first, from whoever has accepted the job.
+#: The first bytes that come back: a renderer has accepted the job.
 ACCEPTED = b"+"
-#: In place of a word: whoever had accepted the job has died of it, for all that is known.
+#: In place of a reply: the renderer that accepted the job has died, presumably because of it.
 DIED = b"died"
-#: Words that come back. The first is followed by a digest of what was stored, the last by the reason.
+#: The replies. A digest of the stored entry follows the first two, the reason follows the last.
 MADE, FOUND, BUSY, BACKOFF, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"resting", b"unknown", b"failed:"
 
-#: The names of the two sockets in their folder: what a visitor waits for goes first.
+#: The names of the two sockets in their folder. Jobs that a client waits for are urgent, and go first.
 URGENT, LATER = "urgent", "later"
 
-#: The largest job, in bytes: it has to fit into the buffer of a socket that nobody reads yet.
+#: The largest job in bytes: it has to fit into the buffer of a socket that no process reads yet.
 MAX_JOB = 64 * 1024
-#: Seconds in which a renderer has to accept a job, one that a visitor waits for and another one.
+#: Seconds within which a renderer has to accept a job: an urgent one, and any other.
 ACCEPT_IN = (0.5, 2.0)
-#: Seconds in which one warning will do, however often renderers come and go.
+#: Seconds between two warnings, however often renderers come and go.
 WARN_AGAIN = 60.0
 
-#: Where the sockets of this instance's renderers are; ``None`` where there are none, and in each of them. Set before
-#: processes are forked, and inherited.
+#: The folder of the sockets of this instance's renderers; ``None`` without renderers, and in each renderer. A master
+#: sets the folder before processes are forked.
 folder: str | None = None
 
-#: Called with the word for what came of a job, :data:`DIED`, or ``None`` where it takes too long.
+#: Called with the reply to a job, with :data:`DIED`, or with ``None`` where the reply takes too long.
 Done = Callable[[bytes | None], object]
 
 _log = logging.getLogger("wsgi_isr")
 
 
 class _Sent:
-    """A job that was sent: until when it has to be accepted, and until when its word has to come."""
+    """A job that was sent.
+
+    :param accept_in: seconds within which a renderer has to accept it.
+    :param max_lease_wait: seconds within which the reply has to come.
+    """
 
     def __init__(self, done: Done, accept_in: float, max_lease_wait: float) -> None:
         now = time.monotonic()
@@ -53,18 +57,18 @@ class _Sent:
 
     @property
     def due(self) -> float:
-        """When something must have come."""
+        """Return the monotonic time by which the next bytes have to come."""
         return self.until if self.accepted else min(self._accept_by, self.until)
 
     def hear(self, connection: socket.socket) -> tuple[bool, bytes | None]:
-        """What has come, or has not by now: whether it is over, and with which word."""
+        """Read from a connection that is readable or due; return whether the job is over, and its reply."""
         try:
             heard: bytes | None = connection.recv(4096)
         except BlockingIOError:
             heard = None
         except OSError:
             heard = b""
-        if heard is None:  # too late: that of a word is another matter than that of being accepted
+        if heard is None:  # too late: an accepted job has no reply yet, any other is rendered here
             return True, None if self.accepted else UNKNOWN
         if not self.accepted and heard.startswith(ACCEPTED):
             self.accepted, heard = True, heard.removeprefix(ACCEPTED)
@@ -76,7 +80,8 @@ class _Sent:
 class Remote:
     """The renderers of this instance, as a serving process sees them.
 
-    :param folder: where their sockets are. :param site: tells them whose job it is.
+    :param folder: the folder of their sockets.
+    :param site: the start of each message: it tells a renderer which site's job it is.
     """
 
     def __init__(self, folder: str, site: bytes) -> None:
@@ -90,10 +95,11 @@ class Remote:
         self._well = True
 
     def submit(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
-        """Whether a renderer takes the job.
+        """Send a job, and return whether it was sent.
 
-        :param first: before those that nobody waits for. :param patience: how long its word may take, in seconds.
-        :param done: is called with it, once, in another thread; it must not raise.
+        :param first: the job is urgent: a client waits for it.
+        :param max_lease_wait: seconds within which the reply has to come.
+        :param done: called once with the reply, in another thread; it must not raise.
         """
         message = self._site + job
         if len(message) > MAX_JOB:
@@ -113,7 +119,7 @@ class Remote:
         return True
 
     def close(self) -> None:
-        """Nobody waits any more; what was taken is rendered all the same."""
+        """Stop waiting for replies. Accepted jobs are rendered all the same."""
         with self._lock:
             self._closed = True
             sent, self._sent = self._sent, {}
@@ -139,7 +145,7 @@ class Remote:
         return connection
 
     def _warn(self, error: OSError) -> None:
-        """Once when they go, however many jobs that concerns."""
+        """Warn once when the renderers go away, however many jobs fail."""
         now = time.monotonic()
         with self._lock:
             silent = not self._well or (self._warned_at is not None and now - self._warned_at < WARN_AGAIN)
@@ -150,10 +156,10 @@ class Remote:
         why = "are busy" if isinstance(error, BlockingIOError) else f"are gone ({error.strerror})"
         _log.warning("the renderer processes %s: pages are rendered in threads of this process meanwhile", why)
 
-    # The thread that listens for words ---------------------------------------------------------------
+    # The thread that listens for replies -------------------------------------------------------------
 
     def _is_listening(self) -> bool:
-        """Begin it with the first job."""
+        """Return whether a thread listens. The first job starts it."""
         if self._wake is None:
             try:
                 wake, woken = socket.socketpair()
@@ -166,7 +172,7 @@ class Remote:
                 selector.register(woken, selectors.EVENT_READ)
                 parts = woken, selector
                 threading.Thread(target=self._listen, args=parts, name="wsgi-isr-remote", daemon=True).start()
-            except (OSError, RuntimeError):  # nor threads
+            except (OSError, RuntimeError):  # no descriptors or no threads are left
                 wake.close()
                 woken.close()
                 return False
@@ -177,12 +183,14 @@ class Remote:
         if self._wake is not None:
             try:
                 self._wake.send(b"+")
-            except OSError:  # it is behind, and will look at all there is; or at its end, and another one will begin
+            except OSError:  # the thread is behind, and will look at all jobs; or it has ended, and another will start
                 pass
 
     def _listen(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
-        """Wait for words until :meth:`close`. Whatever ends it before that, nobody goes on waiting, and the next job
-        begins another one."""
+        """Wait for replies until :meth:`close`.
+
+        If an error ends the thread earlier, all waiting jobs get ``None``. The next job starts a new thread.
+        """
         try:
             with selector, woken:
                 self._hear(woken, selector)
@@ -218,7 +226,7 @@ class Remote:
                 if not over:
                     continue
                 with self._lock:
-                    if self._sent.pop(connection, None) is None:  # close() has seen to it
+                    if self._sent.pop(connection, None) is None:  # close() has ended the job
                         return
                 selector.unregister(connection)
                 connection.close()

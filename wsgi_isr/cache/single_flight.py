@@ -1,4 +1,4 @@
-"""Single flight: in one process, one render of a page at a time; later callers join it."""
+"""Single flight: one render of a page at a time in a process; later callers join it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _led: ContextVar[tuple[Flight[Any], ...]] = ContextVar("wsgi_isr_flights", defau
 
 
 def led() -> tuple[Flight[Any], ...]:
-    """Return the flights whose renders have called this, the outermost first."""
+    """Return the flights whose renders have called this function, the outermost first."""
     return _led.get()
 
 
 @contextmanager
 def leading(*flights: Flight[Any]) -> Iterator[None]:
-    """In here ``flights`` are led, besides those that are already."""
+    """Add ``flights`` to those that the current context leads, for the duration of the block."""
     token = _led.set((*_led.get(), *flights))
     try:
         yield
@@ -29,7 +29,7 @@ def leading(*flights: Flight[Any]) -> Iterator[None]:
 
 
 class Flight(Generic[T]):
-    """A render that is under way in this process, and its outcome once it has one."""
+    """A render in progress in this process, and its outcome."""
 
     def __init__(self, flights: Flights[T], key: str, number: int) -> None:
         #: Flights made later have higher numbers.
@@ -42,14 +42,16 @@ class Flight(Generic[T]):
         self._sent = False
 
     def claim(self) -> bool:
-        """Begin it. Only the first call gets ``True``: a flight that waits for a thread may be begun by a
-        visitor who cannot wait, and is not begun again by that thread."""
+        """Claim the render, and return whether this call is the first.
+
+        A client that cannot wait may claim a flight that is queued for a thread. The thread then skips the flight.
+        """
         with self._flights._lock:
             first, self._claimed = not self._claimed and not self._done.is_set(), True
             return first
 
     def land(self, outcome: T) -> bool:
-        """Hand ``outcome`` to everybody who waits. Only the first call counts; ``False`` for the others."""
+        """Set the outcome, and wake all waiting threads. Return ``False``, and do nothing, after the first call."""
         with self._flights._lock:
             if self._done.is_set():
                 return False
@@ -60,26 +62,26 @@ class Flight(Generic[T]):
             return True
 
     def send(self) -> None:
-        """Another process has taken it. A visitor of this one who cannot wait may still :meth:`claim` it."""
+        """Note that another process has taken the render. A client that cannot wait may still :meth:`claim` it."""
         self._sent = True
 
     @property
     def begun(self) -> bool:
-        """Whether somebody is at it: what they read may be older than whoever asks."""
+        """Return whether the render has begun: it may have read data from before the caller arrived."""
         return self._claimed or self._sent
 
     @property
     def is_led_here(self) -> bool:
-        """Return whether the caller is called by this very render, and would wait for itself."""
+        """Return whether this render is calling: waiting for the flight would be a deadlock."""
         return self in _led.get() and not self.done
 
     @property
     def done(self) -> bool:
-        """Whether there is an outcome."""
+        """Return whether there is an outcome."""
         return self._done.is_set()
 
     def wait(self, timeout: float) -> T | None:
-        """The outcome, or ``None`` where it takes longer than ``timeout`` seconds."""
+        """Return the outcome; ``None`` where it takes longer than ``timeout`` seconds."""
         return self._outcome if self._done.wait(timeout) else None
 
 
@@ -89,12 +91,16 @@ class Flights(Generic[T]):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._flying: dict[str, Flight[T]] = {}
-        #: The number of the latest one.
+        #: The number of the latest flight.
         self.latest = 0
 
     def board(self, key: str, instead_of: Flight[T] | None = None) -> tuple[Flight[T], bool]:
-        """The flight of ``key``, and whether the caller made it, and must see to it that somebody claims and
-        lands it. ``instead_of`` is one that will not do, and is left to those who are on it."""
+        """Return the flight of ``key``, and whether the caller leads it.
+
+        The leader makes sure that the flight is claimed and its outcome is set.
+
+        :param instead_of: a flight that is too old to join; it keeps its followers.
+        """
         with self._lock:
             flight = self._flying.get(key)
             if flight is not None and flight is not instead_of:
@@ -104,7 +110,7 @@ class Flights(Generic[T]):
             return flight, True
 
     def get(self, key: str) -> Flight[T] | None:
-        """The flight of ``key`` that is under way, if there is one."""
+        """Return the flight of ``key`` that is in progress; ``None`` without one."""
         return self._flying.get(key)
 
     def __len__(self) -> int:

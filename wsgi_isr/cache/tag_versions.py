@@ -1,15 +1,14 @@
-"""Tag stamps and epochs: how an invalidation reaches every copy of a page without touching one.
+"""Tag versions and epochs: an invalidation reaches every copy of a page without touching one.
 
-A tag is a control key with three nonces ``(any, hard, purge)``; an entry carries the stamps that its
-tags had before it was rendered. An epoch is one nonce for each node, renewed by every invalidation
-there: while it stays, nothing on that node was invalidated and nothing needs to be compared.
+A tag is a control key with three nonces ``(any, hard, purge)``. An entry carries the versions that its tags had before
+its render. An epoch is one nonce for each node, which every invalidation there replaces. While an epoch stays, no tag
+on that node was invalidated, and none needs to be compared.
 
-Nonces are compared for equality only, and never reused: there are no counters and no clocks, and a key
-that was lost comes back with a value that nothing was ever stamped with.
+Nonces are compared for equality only, and never reused. There are no counters and no clocks. A lost key comes back with
+a value that no entry carries.
 
-The order of the steps below is the protocol. It was searched exhaustively as a model
-(``tests/model``); each rule marked *needed* was left out in turn, and each time a page older than an
-acknowledged invalidation was served as fresh.
+The order of the steps below is the protocol. A model (``tests/model``) searches it exhaustively. Without any one of the
+rules marked *needed*, the model serves a page older than an acknowledged invalidation as fresh.
 """
 
 from __future__ import annotations
@@ -30,64 +29,67 @@ from .verdict import Validity
 _NONCE = 12
 _NONCES = 3 * _NONCE
 
-#: Seconds after which a tag that is in use is read again, for the store not to take it for unused: the least, the most,
-#: and how many tags are read in a second in between. A client can fill a store within the most.
+#: Seconds after which a used tag is read again, so that the store does not evict it: the least and the most. In
+#: between, so many tags are read in a second. A client can fill a store within the most.
 READ_AGAIN, _READS = (5.0, 20.0), 200
-#: Tags of which that is known, those that wait to be read along with epochs, and the least of these read at once.
+#: The most tags with a known last read; the most that wait to be read with the epochs; the least read at once.
 _MAX_KNOWN, _MAX_UNREAD, _READ_ALONG = 131072, 16384, 64
 
 Epochs = Mapping[str, bytes | None]
-"""Node to nonce; ``None`` for a node that cannot be reached."""
+"""Node to nonce; ``None`` for an unreachable node."""
 
 
 class Mode(str, enum.Enum):
-    """What an invalidation allows to be done with the old page."""
+    """The use of the old page that an invalidation allows."""
 
     STALE = "stale"
-    """Serve it once more while renewing."""
+    """The old page is served while it is regenerated."""
     EXPIRE = "expire"
-    """Nobody gets it, unless rendering fails."""
+    """The old page is served only where rendering fails."""
     PURGE = "purge"
-    """Nobody ever gets it again, even then."""
+    """The old page is never served again, even where rendering fails."""
 
 
 ABSENT = b"-"
-"""The stamp of a tag that did not exist. It is valid as long as the tag does not."""
+"""The version of a tag that does not exist. It is valid until the tag is created."""
 
 
 class TagVersion(bytes):
-    """A tag's value in the store: its three nonces, and its name, so that a collision of hashed keys is seen.
+    """A tag's value in the store: its three nonces, and its name, which reveals a collision of hashed keys.
 
-    Entries carry the nonces alone. ``b""`` is the stamp that nothing equals: of a tag that turned up while an
-    invalidation went on.
+    Entries carry the nonces alone. The version ``b""`` equals no value: it is for a tag that turned up beside an
+    invalidation.
     """
 
     __slots__ = ()
 
     @classmethod
     def fresh(cls, tag: str) -> TagVersion:
-        """Three new nonces."""
+        """Return a version with three new nonces."""
         return cls(os.urandom(3 * _NONCE) + tag.encode("utf-8", "surrogatepass"))
 
     def renewed(self, mode: Mode) -> TagVersion:
-        """What stays stays; the rest is new."""
+        """Return the version after an invalidation. The nonces of stronger modes stay."""
         new = {Mode.STALE: _NONCE, Mode.EXPIRE: 2 * _NONCE, Mode.PURGE: 3 * _NONCE}[mode]
         return TagVersion(os.urandom(new) + self[new:])
 
     def belongs_to(self, tag: str) -> bool:
-        """Whether these bytes are a stamp of ``tag``."""
+        """Return whether these bytes are a version of ``tag``."""
         return self[_NONCES:] == tag.encode("utf-8", "surrogatepass") and len(self) >= _NONCES
 
     @property
     def nonces(self) -> bytes:
-        """What entries carry of it."""
+        """Return the part that entries carry."""
         return bytes(self[:_NONCES])
 
 
 def compare(then: bytes, now: bytes | None) -> Validity:
-    """Return what became of one tag, from the stamp that an entry carries and the tag's value in the store.
+    """Return the validity by one tag.
 
-    A tag that is missing now was invalidated in the strongest way for all that is known, and counts so.
+    A tag that is missing now counts as purged: the lost value may have been.
+
+    :param then: the version that an entry carries.
+    :param now: the tag's value in the store; ``None`` where it is missing.
     """
     if then == ABSENT:
         return Validity.VALID if now is None else Validity.PURGED
@@ -102,28 +104,34 @@ def compare(then: bytes, now: bytes | None) -> Validity:
 
 
 class Capture(NamedTuple):
-    """What was read before a render: the stamps ``known`` (B) of tags that exist, and the epochs ``before`` (E0)."""
+    """The tag versions and epochs from before a render.
+
+    :param known: the versions (B) of the tags that exist.
+    :param before: the epochs (E0).
+    """
 
     known: dict[str, bytes]
     before: Epochs
 
     def proof(self, tags: Iterable[str]) -> TagSnapshot:
-        """Return a proof for what was read after the capture, but may not be stored.
+        """Return a tag snapshot for data that was read after the capture, but may not be stored.
 
-        It lasts as long as the epochs stay, and as the stamps of all ``tags`` do.
+        The snapshot is valid as long as the epochs and the versions of all ``tags`` stay.
         """
         stamps = tuple((tag, self.known.get(tag, b"")) for tag in tags)
         return TagSnapshot(stamps, tuple((node, nonce) for node, nonce in self.before.items() if nonce is not None))
 
 
 def claims(proof: TagSnapshot) -> dict[str, bytes]:
-    """Return the tags of data that is not kept, for the page that it goes into. Where the data has no stamp, that of
-    the page counts."""
+    """Return the tag versions of data that is not stored, for the page that uses the data.
+
+    Where the data has no version of a tag, the version of the page counts.
+    """
     return {tag: stamp or ABSENT for tag, stamp in proof.tags}
 
 
 class Polled(NamedTuple):
-    """Epochs, and the monotonic time from which on they are too old to answer with."""
+    """Epochs, and the monotonic time in seconds at which they are too old to use."""
 
     epochs: Epochs
     lapses_at: float
@@ -132,9 +140,10 @@ class Polled(NamedTuple):
 class TagVersions:
     """The control plane of one process.
 
-    :param tag_key: the name of a tag's key. :param epoch_key: the name of a node's epoch.
-    :param coherence: how old polled epochs may be, in seconds; 0 asks on every request.
-    :param monotonic: seconds, for that.
+    :param tag_key: returns the name of a tag's key.
+    :param epoch_key: returns the name of a node's epoch.
+    :param coherence: the greatest age of polled epochs in seconds; 0 reads them on every request.
+    :param monotonic: monotonic seconds, for that age.
     """
 
     def __init__(
@@ -155,49 +164,49 @@ class TagVersions:
         self._forgets = 0
         self._polling = threading.Lock()
         self._polled = Polled({}, float("-inf"))
-        #: Keys of tags to be read with the next epochs, and when each was last, in monotonic seconds.
+        #: The keys of tags to read with the next epochs; the last read of each key in monotonic seconds.
         self._unread: dict[str, None] = {}
         self._read_at: dict[str, float] = {}
 
     # Epochs ------------------------------------------------------------------------------------------
 
     def epochs(self) -> Epochs:
-        """The epochs, read no longer than ``coherence`` seconds ago."""
+        """Return the epochs, read no longer than ``coherence`` seconds ago."""
         return self.polled().epochs
 
     def polled(self) -> Polled:
-        """The same, with the time until which they are good."""
+        """Return the epochs, read no longer than ``coherence`` seconds ago, and the time until which they hold."""
         polled = self._polled
         if self._monotonic() < polled.lapses_at:
             return polled
         if self._coherence == 0:
             return Polled(self._read_epochs(), float("-inf"))
-        # One thread asks. The others wait for its answer: theirs may not be older than the bound.
+        # One thread reads. The others wait for its result: older epochs would exceed the bound.
         with self._polling:
             if self._monotonic() < self._polled.lapses_at:
                 return self._polled
             return self._poll()
 
     def ask(self) -> Epochs:
-        """The epochs, read from now on."""
+        """Return the epochs, read from now on."""
         if self._coherence == 0:
             return self._read_epochs()
         with self._polling:
             return self._poll().epochs
 
     def forget(self) -> None:
-        """Ask again at the next opportunity: this process has just invalidated something itself."""
+        """Let the polled epochs lapse, because this process has just invalidated tags."""
         with self._lock:
             self._forgets += 1
             self._polled = Polled(self._polled.epochs, float("-inf"))
 
     def _poll(self) -> Polled:
-        # The time is taken before the question: an answer is as old as that at most.
+        # The clock is read before the store: the epochs are no older than that.
         asked, forgets = self._monotonic(), self._forgets
         epochs = self._read_epochs()
         if epochs == self._polled.epochs:
-            epochs = self._polled.epochs  # the same object: copies checked at it are recognised by identity
-        # An invalidation of our own while we asked: this answer is not to be used a second time.
+            epochs = self._polled.epochs  # the same object, which is compared by identity first
+        # Race: this process invalidated tags during the read. Such epochs are used only once.
         with self._lock:
             lapses_at = asked + self._coherence if forgets == self._forgets else float("-inf")
             self._polled = polled = Polled(epochs, lapses_at)
@@ -205,14 +214,14 @@ class TagVersions:
 
     @property
     def read_again(self) -> float:
-        """Return the seconds after which a tag that is in use is read again. They grow with the number of tags."""
+        """Return the seconds after which a used tag is read again; more for more tags."""
         return min(max(len(self._read_at) / _READS, READ_AGAIN[0]), READ_AGAIN[1])
 
     def keep_alive(self, proof: TagSnapshot) -> None:
-        """Have the tags of a copy that is served without being compared read along with the next epochs.
+        """Have the tags of a served copy read with the next epochs, as no request compares them.
 
-        A store takes keys that no process reads for unused, and evicts them: the copy would be missing at the next
-        change of the epochs. Tags that do not exist have no key.
+        A store evicts keys that no process reads. The copy would be purged at the next change of the epochs. Tags that
+        do not exist have no key.
         """
         keys = [self._tag_key(tag) for tag, stamp in proof.tags if stamp not in (ABSENT, b"")]
         now, read_again = self._monotonic(), self.read_again
@@ -240,10 +249,10 @@ class TagVersions:
         return epochs
 
     def _begin_epoch(self, key: str) -> bytes | None:
-        """A lost epoch comes back as one that no copy was checked at.
+        """Return a new nonce for a lost epoch; ``None`` where the node is unreachable.
 
-        Where somebody else was faster and it is lost once more, it is still not *unreachable*: any new
-        nonce says what is to be said, that nothing is known.
+        No copy was ever checked at a new nonce. Another process may add one first, and the store may lose it at once.
+        The node is still reachable then: any new nonce makes every copy compare its tags.
         """
         nonce = os.urandom(_NONCE)
         try:
@@ -254,18 +263,18 @@ class TagVersions:
     # Rendering ---------------------------------------------------------------------------------------
 
     def capture(self, tags: Iterable[str]) -> Capture:
-        """Before any data is read **[needed]**: the stamps of every tag known beforehand.
+        """Return the version of every tag that is known before any data is read **[needed]**, and the epochs.
 
-        Nothing is minted: what is rendered may turn out to be a 404, and clients can ask for any number of those. A tag
-        that does not exist yet is treated as one that turns up in the render.
+        No tag is created: the page may turn out to be a 404, and clients can ask for any number of those. A tag that
+        does not exist yet is treated like one that turns up in the render.
         """
-        before = self.epochs()  # may be a polled value: that only errs towards another render
+        before = self.epochs()  # polled epochs are enough: their age costs another render at worst
         names = list(dict.fromkeys(tags))
         known = self._stamps_of(names)
         if len(known) < len(names):
-            # The tags that are missing are held against the epochs alone: an invalidation of a moment ago, which a
-            # polled value does not know of, would cost a second render. The stamps are read anew, for they must not be
-            # older than the epochs **[needed]**: data that has those stamps may go in, and would be valid at these.
+            # Missing tags are proven by the epochs alone. An invalidation since the last poll would cost a second
+            # render, so the epochs are read anew. So are the versions, which must not be older than the epochs
+            # **[needed]**: data with older versions could go in and pass as valid at newer epochs.
             before = self._read_epochs()
             known = self._stamps_of(names)
         return Capture(known, before)
@@ -278,22 +287,24 @@ class TagVersions:
         mints: Callable[[str], bool] = lambda tag: True,
         absent: bytes = b"",
     ) -> TagSnapshot:
-        """After the data was read: stamps for all ``tags``, those included that turned up meanwhile.
+        """Return the tag snapshot of a render, after all data was read.
 
-        :param carried: tags of cached data that went in, with the stamps that it carries. Where one is not the
-            stamp known here, an invalidation lies between the data and the render, whichever came first: one
-            of the two is outdated, and so is what was made of both.
-        :param mints: whether a tag that does not exist comes into being. :param absent: the stamp of one that does not.
+        :param tags: all tags, those that turned up in the render included.
+        :param carried: the tags of cached data that was used, with the versions that the data carries. A version that
+            differs from the captured one means an invalidation between data and render, whichever came first. One of
+            the two is outdated, and so is the page.
+        :param mints: returns whether a missing tag is created.
+        :param absent: the version of a missing tag that is not created.
         """
         every = list(dict.fromkeys([*tags, *carried]))
         late = [tag for tag in every if tag not in capture.known]
-        # First the late stamps, then the epochs **[needed: in this order]**: an invalidation between the
-        # two is then seen in the epochs.
+        # First the late tag versions, then the epochs **[needed: in this order]**: the epochs then show an
+        # invalidation between the two reads.
         late_stamps = self._stamps_of(late) if late else {}
         missing = [tag for tag in late if tag not in late_stamps]
         late_stamps |= {tag: self._begin_tag(tag, self._tag_key(tag)) for tag in missing if mints(tag)}
         after = self._read_epochs()
-        # None equals None, but an epoch that could not be read proves nothing.
+        # An unreachable node proves nothing, although None equals None.
         quiet = {node for node, nonce in after.items() if nonce is not None and capture.before.get(node) == nonce}
         stamped, proven = [], True
         for tag in every:
@@ -304,9 +315,9 @@ class TagVersions:
             elif is_absent:
                 stamp = absent
             else:
-                # Elsewhere an invalidation went on beside the render. Whether it was of this tag, and before or
-                # after the data was read, cannot be told **[needed]**: the next request renders once
-                # more, with the tag known beforehand.
+                # On any other node an invalidation went on beside the render. Whether it hit this tag, before or after
+                # the data was read, is unknown **[needed]**. The next request renders again, and then the tag is known
+                # beforehand.
                 stamp = late_stamps[tag] if is_quiet else b""
             if carried.get(tag, stamp) not in (stamp, ABSENT):
                 stamp, is_quiet = b"", False
@@ -317,7 +328,7 @@ class TagVersions:
         return TagSnapshot(tuple(stamped), valid_at if proven else ())
 
     def _stamps_of(self, tags: Sequence[str]) -> dict[str, bytes]:
-        """The stamps now of those that exist; ``b""`` where the node cannot be asked."""
+        """Return the current versions of those tags that exist; ``b""`` where the node is unreachable."""
         keys = {tag: self._tag_key(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))
         stamps: dict[str, bytes] = {}
@@ -330,7 +341,7 @@ class TagVersions:
         return stamps
 
     def _begin_tag(self, tag: str, key: str) -> bytes:
-        """New nonces for a tag that is missing or damaged, unless another process is faster."""
+        """Create a missing or damaged tag; return its nonces or those of a faster process, ``b""`` after an error."""
         stamp = TagVersion.fresh(tag)
         try:
             if self._store.add(key, stamp):
@@ -345,13 +356,14 @@ class TagVersions:
     # Looking up --------------------------------------------------------------------------------------
 
     def standing(self, proof: TagSnapshot, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Validity:
-        """What has happened to an entry, as of ``epochs``, which were read before this is called
-        **[needed]**: what is compared is then at least as new as what it is remembered under.
+        """Return the validity of an entry at ``epochs``.
 
-        :param since: epochs at which it was found to be valid as a whole **[needed]**. Of a node whose epoch is still
-            the same, nothing has to be compared again.
+        :param epochs: read before this call **[needed]**. The compared tag versions are then at least as new as the
+            epochs under which the validity is remembered.
+        :param since: the epochs at which the whole entry was found valid **[needed]**. On a node with the same epoch,
+            no tag is compared again.
         """
-        # Each name is a hash, and there may be a hundred of them: they are made once.
+        # The names are made once: each is a hash, and an entry may have a hundred tags.
         keys = {tag: self._tag_key(tag) for tag, _ in proof.tags}
         homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
         valid_at = dict(proof.valid_at)
@@ -369,12 +381,12 @@ class TagVersions:
             else:
                 worst = max(worst, compare(then, found.values.get(keys[tag])))
                 proven = proven and epochs.get(homes[tag]) is not None
-        # What is known to be invalid is so, whatever else cannot be asked. Known to be soft is not enough: what
-        # cannot be asked may be worse, and the answer must say so.
+        # An entry that is expired by one tag is so, whichever node is unreachable. A stale one may be worse by the tags
+        # of an unreachable node: the validity is unknown, and the response is marked.
         return worst if proven or worst >= Validity.EXPIRED else Validity.UNKNOWN
 
     def reachable(self, proof: TagSnapshot, epochs: Epochs) -> bool:
-        """Whether every node that holds one of the tags could be asked for its epoch."""
+        """Return whether every node that holds one of the tags has answered with its epoch."""
         return all(epochs.get(self._node(tag)) is not None for tag, _ in proof.tags)
 
     def _node(self, tag: str) -> str:
@@ -385,26 +397,30 @@ class TagVersions:
     def missing(self, tags: Sequence[str]) -> list[str]:
         """Return those of ``tags`` that do not exist: no stored page carries them.
 
-        For a warning alone: an invalidation creates them. Where a node cannot be asked, its tags count as existing.
+        The result is for a warning alone, since an invalidation creates the tags. The tags of an unreachable node count
+        as existing.
         """
         keys = {tag: self._tag_key(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))
         return [tag for tag, key in keys.items() if key not in found.values and key not in found.unreachable]
 
     def invalidate(self, tags: Iterable[str], mode: Mode) -> dict[str, StoreError]:
-        """Invalidate ``tags``; returns those that were not delivered, and why. Repeating is harmless."""
+        """Invalidate ``tags``, and return those that were not delivered, each with its error.
+
+        Repetition is harmless.
+        """
         by_node: dict[str, list[str]] = {}
         for tag in dict.fromkeys(tags):
             by_node.setdefault(self._node(tag), []).append(tag)
         failed: dict[str, StoreError] = {}
         for node, on_node in by_node.items():
             try:
-                # **[needed]** A render that reads old data from here on, and stamps itself after the tags
-                # have changed, sees that the epoch is another one.
+                # **[needed]** A render may read old data from here on, and then the changed tag versions: the new epoch
+                # tells it so.
                 self._store.set(self._epoch_key(node), os.urandom(_NONCE))
                 for tag in on_node:
                     self._renew(tag, mode)
-                # **[needed]** Copies that were checked between the two are checked again.
+                # **[needed]** A copy that was checked between the two epochs is checked again.
                 self._store.set(self._epoch_key(node), os.urandom(_NONCE))
             except StoreError as error:
                 failed |= dict.fromkeys(on_node, error)
@@ -414,18 +430,18 @@ class TagVersions:
     def _renew(self, tag: str, mode: Mode) -> None:
         key = self._tag_key(tag)
         if mode is Mode.PURGE:
-            self._store.set(key, TagVersion.fresh(tag))  # nothing has to stay
+            self._store.set(key, TagVersion.fresh(tag))  # no nonce has to stay
             return
         while True:
             held = self._store.gets(key)
             if held is None or not TagVersion(held.value).belongs_to(tag):
-                # Lost knowledge counts as the strongest: all three are new.
+                # A lost tag counts as purged: all three nonces are new.
                 if held is not None:
                     self._store.set(key, TagVersion.fresh(tag))
                     return
                 if self._store.add(key, TagVersion.fresh(tag)):
                     return
-            # **[needed]** What stays is written back only if nobody changed it since: a blind soft write
-            # would undo a concurrent hard one.
+            # **[needed]** The nonces that stay are written back by compare-and-swap: a blind write of a weak mode would
+            # undo a concurrent invalidation of a stronger one.
             elif self._store.cas(key, TagVersion(held.value).renewed(mode), held.token):
                 return

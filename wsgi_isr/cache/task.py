@@ -1,4 +1,4 @@
-"""What is to be rendered, how that ends, and what a visitor gets: the words of the filling core."""
+"""The types of the cache: a task to render, the outcome of its flight, and the answer for a client."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ from .verdict import CacheDirectives, Failure, Personal, Storable
 
 
 class Unknown(LookupError):
-    """This process cannot make it: a function, say, that only the process that asks has defined."""
+    """This process cannot render the task. Only the process that asks has defined its function, say."""
 
 
 class Task(NamedTuple):
-    """A render to be done, described by bytes, so that a thread or another process can do it as well.
+    """A render to do. A task packs into bytes, so that a thread or another process can render it.
 
     :param page: the name in the store.
     :param text: the text of the key.
-    :param rule: the name of the policy, or of the function where the task is one for ``data``.
+    :param rule: the name of the policy, or of the function where the task is for data.
     :param timeout: seconds for the render.
-    :param wait: seconds for which a visitor waits for a render.
-    :param lease: seconds for which the lock is kept after its owner's last sign of life.
+    :param wait: seconds for which a client waits for a render.
+    :param lease: seconds for which the lease lasts without a renewal.
     :param max_lease_wait: seconds to wait for another process's render; 0 in the background.
-    :param ignore_backoff: where there is nothing to serve, render even during a back-off.
-    :param refresh_tag: render whatever is stored, and whoever else renders. The tag is marked as stale once the lock is
-        held, so that no copy anywhere is taken for new. Empty where that was done already; ``None`` for no refresh.
-    :param invalidated_since_failure: the page was invalidated, and a back-off from before that holds up no render.
-    :param owner: begins the token in the lock, where another process renders. The process that hands the task over
-        finds the lock by it when the other one dies.
+    :param ignore_backoff: render even during a back-off, as there is no entry to serve.
+    :param data: the task is for a cached function, and not for a page.
+    :param refresh_tag: render whatever is stored, even beside another process. The tag is marked as stale once the
+        lease is held, so that no copy passes for new. Empty where it was marked already; ``None`` for no refresh.
+    :param invalidated_since_failure: the page was invalidated. A back-off from before that prevents no render.
+    :param owner: the start of the lease's token, where another process renders. If that process dies, the process that
+        handed over the task finds the lock by it.
     """
 
     page: str
@@ -50,18 +51,20 @@ class Task(NamedTuple):
 
     @property
     def flight(self) -> str:
-        """What it is called among the flights of a process. Nobody joins a refresh who does not want one: it is
-        a render more."""
+        """Return the key of the task's flight in a process.
+
+        A look-up never joins a refresh: the flight of a refresh has a key of its own, and costs a render of its own.
+        """
         return self.page if self.refresh_tag is None else f"{self.page}:refresh{':marks' * bool(self.refresh_tag)}"
 
     def pack(self) -> bytes:
-        """The task as bytes."""
+        """Return the task as bytes."""
         packed: bytes = msgpack.packb(self)
         return packed
 
     @classmethod
     def unpack(cls, job: bytes) -> Task:
-        """The reverse of :meth:`pack`."""
+        """Return the task in bytes from :meth:`pack`."""
         return cls(*msgpack.unpackb(job))
 
 
@@ -69,12 +72,16 @@ Product = Storable | HitForMiss | Personal | Failure
 Produce = Callable[[Task], Product]
 
 
-# How a flight ends -----------------------------------------------------------------------------------
+# The outcomes of a flight ----------------------------------------------------------------------------
 
 
 class Regenerated(NamedTuple):
-    """We rendered; ``entry`` is what is to be served now (not ours, if a later render got in first). ``personal`` is
-    what the app answered, where that is for one visitor."""
+    """This process rendered the page.
+
+    :param slot: the entry to serve; not the rendered one, if a later render was stored first.
+    :param stored: whether the rendered entry was stored.
+    :param personal: the app's response, where it fits one client alone.
+    """
 
     slot: CachedEntry
     stored: bool
@@ -82,17 +89,22 @@ class Regenerated(NamedTuple):
 
 
 class AlreadyFresh(NamedTuple):
-    """Another process had rendered in the meantime. ``proven``: the page was current after the flight had begun."""
+    """Another process had rendered the page already.
+
+    :param proven: the page was found current after the flight had begun.
+    """
 
     slot: CachedEntry
     proven: bool = True
 
 
 class Failed(NamedTuple):
-    """The render raised ``error``, or its answer is a failure, or it ran past its timeout.
+    """The render raised ``error``, responded with a failure, or ran past its timeout.
 
-    ``content`` is what there is all the same, ``said`` what was said meanwhile, and ``proof`` the one of its tags from
-    before it was made.
+    :param reason: a token.
+    :param content: the app's error response, or a page that came too late to be stored.
+    :param said: the cache directives of the render.
+    :param proof: the tag snapshot from before the render.
     """
 
     reason: str
@@ -105,13 +117,18 @@ class Failed(NamedTuple):
 Outcome = Regenerated | AlreadyFresh | Failed | Busy | BackingOff
 
 
-# What a visitor gets ---------------------------------------------------------------------------------
+# The answers for a client ----------------------------------------------------------------------------
 
 
 class Served(NamedTuple):
-    """A page. ``label`` is the word of ``X-ISR``; ``stored``: rendered and stored for this very request;
-    ``collapsed``: for another one, whose render this one waited for (RFC 9211, 2.7); ``hit``: not rendered now;
-    ``personal``: the app's answer to this request alone, where it refuses to have one for others."""
+    """A page.
+
+    :param label: the value of ``X-ISR``.
+    :param stored: the page was rendered for this request, and stored.
+    :param collapsed: the page was rendered for another request, and this request waited for it (RFC 9211, 2.7).
+    :param hit: the page was not rendered now.
+    :param personal: the app's response to this request alone, where the page may not be stored.
+    """
 
     slot: CachedEntry
     label: str
@@ -122,9 +139,14 @@ class Served(NamedTuple):
 
 
 class Passed(NamedTuple):
-    """The app's own answer to the visitor's own request. ``missed``: for want of a page, not by rule.
-    ``written`` is the tag that the request invalidates if it succeeds; ``draft``: it is of a client who sees drafts.
-    ``personal`` is the answer, where the app has given it already."""
+    """The app answers the request itself.
+
+    :param reason: a token.
+    :param missed: there was no page to serve; the request was not passed by a rule.
+    :param written: the tag that the request invalidates if it succeeds.
+    :param draft: the client sees drafts.
+    :param personal: the response, where the app has given it already.
+    """
 
     reason: str
     missed: bool = False
@@ -134,7 +156,7 @@ class Passed(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """Nothing yet: it is being made in the background, and the visitor is somebody who does not wait."""
+    """There is no page yet: it is rendered in the background, and the client does not wait."""
 
 
 Answer = Served | Passed | Failed | Pending

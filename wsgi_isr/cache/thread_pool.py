@@ -1,12 +1,11 @@
-"""The background: a bounded pool of threads that run jobs.
+"""A bounded pool of background threads that run jobs.
 
-A job is bytes, so that it can be handed to another process just as well. Threads are started when
-the first job comes (after a fork, never before it) and are daemons: a non-daemon thread would stall
-the exit of a gunicorn worker, and an executor refuses work while its process shuts down.
+A job is bytes, as jobs for other processes are. The first job starts a thread (after a fork, never before it). Threads
+are daemons: a non-daemon thread would stall the exit of a gunicorn worker. An executor is no alternative, since it
+refuses work while its process shuts down.
 
-Stopping, in this order: no more jobs are taken; jobs that wait are dropped (their pages stay stale, and
-whoever asks next begins anew); jobs that run get until the deadline; what still runs then is left to
-die with the process.
+The pool stops in this order. New jobs are refused. Waiting jobs are dropped: their pages stay stale, and the next
+request starts a render again. Running jobs get until the deadline, and after that end with the process.
 """
 
 from __future__ import annotations
@@ -18,11 +17,12 @@ from collections.abc import Callable
 
 
 class Pool:
-    """Runs jobs in up to ``threads`` threads, with up to ``queue`` more waiting.
+    """Run jobs in background threads.
 
-    :param threads: without any, a job runs where it is submitted.
     :param run: called with each job; it must not raise.
-    :param drop: called with each job that was taken but will not be run.
+    :param drop: called with each job that was taken but will not run.
+    :param threads: the most threads; with 0, :meth:`submit` runs the job itself.
+    :param queue: the most jobs that wait.
     """
 
     def __init__(self, run: Callable[[bytes], None], drop: Callable[[bytes], None], threads: int, queue: int) -> None:
@@ -38,8 +38,10 @@ class Pool:
         self._stopping = False
 
     def submit(self, job: bytes, first: bool = False) -> bool:
-        """Take a job, before all that wait where somebody waits for it (``first``); ``False`` where there is
-        no room, or the pool is stopping."""
+        """Take a job; return ``False`` where the queue is full, no thread can start, or the pool is stopping.
+
+        :param first: the job is urgent, because a client waits for it: it goes before all jobs in the queue.
+        """
         with self._changed:
             if self._stopping or len(self._jobs) >= self._queue:
                 return False
@@ -55,17 +57,17 @@ class Pool:
             self._jobs.append(job)
         if self._idle < len(self._jobs):
             self._grow()
-        if not self._alive:  # and none to be had: nobody would ever run it
+        if not self._alive:  # no thread could start: the job would never run
             self._jobs.remove(job)
             return False
         self._changed.notify()
         return True
 
     def write_off(self, thread: threading.Thread) -> None:
-        """``thread`` is stuck in a job that nobody waits for any more: let another take its place.
+        """Replace a thread that is stuck in a job past its deadline.
 
-        At most as many are replaced as the pool has threads; beyond that the app hangs everywhere, more
-        threads would only hang with it, and jobs are refused until one of them comes back.
+        At most as many threads are replaced as the pool has. Beyond that the app hangs everywhere, and more threads
+        would hang as well. Jobs are then refused until a thread ends its job.
         """
         with self._changed:
             if thread in self._alive:
@@ -75,7 +77,7 @@ class Pool:
                     self._grow()
 
     def stop(self, timeout: float) -> bool:
-        """Stop in the order above; ``True`` when nothing runs any more after ``timeout`` seconds."""
+        """Stop in the order above; return whether all jobs have ended within ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         with self._changed:
             self._stopping = True
@@ -98,7 +100,7 @@ class Pool:
             self._alive.add(thread)
             try:
                 thread.start()
-            except RuntimeError:  # the system has no more, or the interpreter is shutting down
+            except RuntimeError:  # the system has no more threads, or the interpreter is shutting down
                 self._alive.discard(thread)
 
     def _work(self) -> None:

@@ -1,7 +1,7 @@
-"""Decisions, without I/O: what an entry is worth now, and what of an answer may be stored.
+"""Decide, without I/O, whether an entry may be served and whether a response may be stored.
 
-A look-up ends in one of six verdicts. The word of the verdict is the class, the counter and the log
-field.
+A look-up ends in one of five verdicts; :class:`Bypass` is decided before it. The name of a class is also the name of
+its counter and its value in logs.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ from .entry import Content, Entry, HitForMiss, Value
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """Serve it; nothing else to do."""
+    """The entry is served as it is."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """Serve it at once, and have it rendered anew in the background."""
+    """The entry is served at once, and regenerated in the background."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """Too old to be served while a new one can be had; kept for when rendering fails."""
+    """The entry is too old to be served, except where rendering fails."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Nothing to serve: the visitor waits for the one render."""
+    """There is no entry to serve: the client waits for the one render."""
 
 
 class Uncacheable(NamedTuple):
-    """The app's answer may not be shared: each visitor gets the app's answer to their own request.
+    """The entry is a hit-for-miss: the app answers each request itself.
 
-    ``due``: it is time to find out, in the background, whether that is still so.
+    :param reason: the reason of the hit-for-miss, a token.
+    :param due: a background render is due, to find out whether the page may be stored now.
     """
 
     reason: str
@@ -54,28 +55,35 @@ class Uncacheable(NamedTuple):
 
 
 class Bypass(NamedTuple):
-    """This request is not for the cache."""
+    """The request is not for the cache."""
 
     reason: str
 
 
 Verdict = Fresh | Stale | Expired | Missing | Uncacheable
-"""How a look-up ends. (:class:`Bypass` is decided before there is anything to look up.)"""
+"""The result of a look-up. (:class:`Bypass` is decided before a look-up.)"""
 
 
 class Validity(enum.IntEnum):
-    """What has happened to an entry's tags since before its render; the higher, the stronger."""
+    """The validity of an entry by its tags: the strongest invalidation since before its render.
+
+    A higher value is a stronger invalidation.
+    """
 
     VALID = 1
     UNKNOWN = 2
-    """A node that holds one of its tags cannot be asked. Time alone decides, and the answer is marked."""
+    """A node that holds one of the tags is unreachable. Age alone decides, and the response is marked."""
     STALE = 3
     EXPIRED = 4
     PURGED = 5
 
 
 def judge(entry: Entry | None, standing: Validity, now: float) -> Verdict:
-    """What ``entry`` is worth at ``now`` (seconds of Unix time)."""
+    """Return the verdict on an entry.
+
+    :param standing: the validity of the entry.
+    :param now: Unix time in seconds.
+    """
     if entry is None or standing is Validity.PURGED:
         return Missing()
     age = entry.age(now)
@@ -92,13 +100,14 @@ def judge(entry: Entry | None, standing: Validity, now: float) -> Verdict:
 
 
 class Storable(NamedTuple):
-    """May be stored for this long; past ``keep`` seconds the store may forget it, ``None`` for never.
-    ``tags`` are those that the render itself asked for; ``carried`` those of the data it used, with the
-    stamps that the data carries. ``said``: what was said meanwhile, of data that may be handed out without being kept.
-    ``is_negative``: it says that there is nothing, as a 404 does; clients can ask for any number of these.
+    """A result that may be stored.
 
-    A good page is kept however old it is: it is what there is when rendering fails. What only says
-    that there is nothing goes by itself, or random URLs would fill the store.
+    :param keep: seconds after which the store may evict the entry; ``None`` for never. A good page is never evicted by
+        age: it is the fallback for errors. A negative one is, or random URLs would fill the store.
+    :param tags: the tags that the render itself gave.
+    :param carried: the tags of the data that the render used, with the versions that the data carries.
+    :param said: the cache directives of the render, for data that may be returned without being stored.
+    :param is_negative: the page does not exist, as with a 404. Clients can ask for any number of these.
     """
 
     content: Content | Value | HitForMiss
@@ -111,10 +120,11 @@ class Storable(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Not an answer but an accident: the last good page stays.
+    """A failed render: the last good page stays.
 
-    ``content`` is what the app had to say, for a visitor who has nothing else to see; ``said`` what it said about that,
-    or before it raised ``error``.
+    :param reason: a token.
+    :param content: the app's error response, for a client for which there is no page.
+    :param said: the cache directives of the render, up to the point where it raised ``error``.
     """
 
     reason: str
@@ -124,7 +134,7 @@ class Failure(NamedTuple):
 
 
 class Personal(NamedTuple):
-    """An answer that may not be stored, for ``reason``, but suits the client on whose behalf it was made."""
+    """A response that may not be stored, for ``reason``, but fits the client that it was rendered for."""
 
     reason: str
     content: Content
@@ -134,18 +144,20 @@ _TARGETED = "cdn-cache-control"
 _TOKEN = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2, in lower case
 
 FAILED_STATUSES = frozenset({429, *range(500, 600)})
-#: Statuses that say that there is nothing; they live for ``negative_ttl`` (RFC 9110, 15.5.5 and 15.5.11).
+#: Statuses of pages that do not exist (RFC 9110, 15.5.5 and 15.5.11); they live for ``negative_ttl``.
 NEGATIVE_STATUSES = frozenset({404, 410})
 
 
 @dataclass(slots=True)
 class CacheDirectives:
-    """What the code that makes a page has said about it while it did, and the data that it used.
+    """The cache directives that the code gave during a render, and the tags of the data that it used.
 
-    ``carried``: the tags of that data with the stamps that the data carries. Where two pieces of data
-    disagree, one of them is outdated, and nothing is proven: ``b""``. ``asks``: the code has asked for a lifetime; data
-    only limits one. ``failed``: why it is an accident, and the last good one stays. Several threads of an app may make
-    one page.
+    Several threads of an app may render one page: ``_changing`` guards the fields that they merge.
+
+    :param asks: the code has asked for a lifetime. Data only limits a lifetime.
+    :param carried: the tags of the data, with the versions that the data carries. Where two pieces of data disagree,
+        one of them is outdated, and the version is ``b""``, which proves nothing.
+    :param failed: the reason of a failed render, a token; the last good entry stays.
     """
 
     tags: list[str] = field(default_factory=list)
@@ -157,16 +169,18 @@ class CacheDirectives:
     _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def use(self, entry: Entry, now: float) -> None:
-        """A piece of data went in: its tags, and what is left of its lifetime."""
+        """Add the tags of cached data that the render uses, and the rest of the data's lifetime."""
         age = entry.age(now)
-        # Even when it is over by now: 0 would mean that nothing made of it is ever kept.
+        # The least is above 0, even for data past its lifetime: 0 would mean that the page is never stored.
         left = [None if limit is None else max(0.001, limit - age) for limit in (entry.revalidate, entry.expire)]
         self.limit(*left)
         self._carry(entry.proof.tags)
 
     def take_over(self, inner: CacheDirectives, carried: Mapping[str, bytes]) -> None:
-        """Something went in that was made for it alone: all that was said of that, and the tags that it would have
-        been kept under."""
+        """Add the directives and tags of data that was rendered for this page alone.
+
+        :param carried: the tags that the data would be stored with, with their versions.
+        """
         self.tags += inner.tags
         self._carry([*carried.items(), *inner.carried.items()])
         if inner.no_store:
@@ -182,11 +196,11 @@ class CacheDirectives:
                 self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
 
     def ask(self, revalidate: float | None, expire: float | None) -> None:
-        """Let it be kept, for at most so many seconds."""
+        """Ask for storage, for at most so many seconds (``None``: no limit)."""
         self.limit(revalidate, expire)
         self.asks = True
 
     def limit(self, revalidate: float | None, expire: float | None) -> None:
-        """Let it be kept for at most so many seconds, if it is kept at all. The lowest limit wins."""
+        """Limit the lifetime to so many seconds, without asking for storage. The lowest limit wins."""
         with self._changing:
             self.lifetime = (self.lifetime or Lifetime(None, None)).lowest(revalidate, expire)
