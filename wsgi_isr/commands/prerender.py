@@ -34,7 +34,7 @@ SHOWN, EXAMPLES = 50, 3
 @click.option("--sitemap", "sitemaps", metavar="FILE_OR_PATH", multiple=True, help="The pages of a sitemap as well.")
 @click.option("--crawl", is_flag=True, help="Follow links, from / and every listed page.")
 @click.option(
-    "--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Pages of a crawl."
+    "--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Limit of a crawl."
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="Pages rendered at a time.  [default: processors]")
 @click.option("--force", is_flag=True, help="Render fresh pages as well.")

@@ -1,8 +1,8 @@
 """Find an app's own source, whose content distinguishes one release from the next.
 
-The search starts at the app: its package or module, the modules beside it that they import, and the directories of
-templates and static files that its framework knows. The source is read when the app is wrapped. Files that change later
-belong to the next start: this process runs the code that it has loaded.
+The search starts at the app's package or module. It includes the modules beside it that they import. It also includes
+the directories of templates and static files that the app's framework knows. The source is read when the app is
+wrapped. Files that change later belong to the next start: this process runs the code that it has loaded.
 """
 
 from __future__ import annotations

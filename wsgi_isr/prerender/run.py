@@ -158,8 +158,9 @@ class Prerender:
     def run(self, paths: Iterable[str] = (), sitemaps: Iterable[str] = (), progress: Progress | None = None) -> Report:
         """Render the pages of all sources.
 
-        The sources are ``paths``, the paths that the rules list, ``sitemaps`` (files, or paths of the site), and with
-        ``crawl`` the links of pages. ``progress`` is called in this thread.
+        :param paths: besides them, the paths that the rules list are rendered.
+        :param sitemaps: files, or paths of the site.
+        :param progress: called in this thread.
         """
         self._progress = progress or self._progress
         paths, sitemaps = list(paths), list(sitemaps)

@@ -13,7 +13,7 @@ _log = logging.getLogger("wsgi_isr.store")
 
 #: Seconds before the first probe; the most seconds between two. The pause doubles after each failed probe.
 PAUSES = (0.05, 2.0)
-#: A node that fails again within so many seconds keeps the length of its last pause.
+#: A node that fails again within so many seconds starts with twice its last pause.
 QUIET = 10.0
 
 

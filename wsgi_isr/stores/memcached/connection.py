@@ -59,8 +59,8 @@ class Facts(NamedTuple):
 class Wire:
     """A socket with a deadline; it outlives the sockets of a connection that is reopened.
 
-    ``unanswered`` is true from the moment a command is sent until the caller has read its answer to the end and resets
-    it. As long as it is true, the socket must not serve another command.
+    A command sets ``unanswered``. The caller resets it once it has read the answer to the end. As long as it is true,
+    the socket must not serve another command.
     """
 
     __slots__ = ("_began", "_clock", "_enough", "_inner", "_moved", "_shortened", "_timeout", "deadline", "unanswered")

@@ -1,8 +1,8 @@
 """The store of the cluster: ``memcached://host[:port],host[:port]...``.
 
-While the node of a page or of data is down, its keys are read and written on the next node of their ranking
-(:mod:`.rendezvous`). In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move: a
-node that comes back with old ones would revive old pages.
+While the node of a page or of data is down, the next node of the key's ranking replaces it (:mod:`.rendezvous`), for
+reads and writes. In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move: a node
+that comes back with old ones would revive old pages.
 """
 
 from __future__ import annotations

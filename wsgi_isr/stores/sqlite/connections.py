@@ -4,12 +4,12 @@ They form a pool; a connection for each thread was rejected. Under gevent, each 
 would open the file anew. With the pool, the greenlets of a worker share one connection, because no switch happens
 inside a statement. Threads get as many connections as are in use at the same time.
 
-**Fork.** SQLite forbids to carry a connection across a fork (sqlite.org/howtocorrupt.html, 2.6). To leave the inherited
-connections unused in the child is not enough. POSIX locks are not inherited, but SQLite's table of the locks of this
+**Fork.** SQLite forbids carrying a connection across a fork (sqlite.org/howtocorrupt.html, 2.6). It is not enough that
+the child leaves the inherited connections alone. POSIX locks are not inherited, but SQLite's table of the locks of this
 process is. As long as the parent has a connection open, a *new* connection of the child takes the file as locked
-already, and holds no lock at all (seen in /proc/locks, SQLite 3.40). The last other process that closes the file would
-then delete the write-ahead log under the child. Therefore, the parent closes all connections before it forks, and opens
-new ones on demand.
+already. Such a connection holds no lock at all (seen in /proc/locks, SQLite 3.40). The last other process that closes
+the file would then delete the write-ahead log under the child. Therefore, the parent closes all connections before it
+forks, and opens new ones on demand.
 """
 
 from __future__ import annotations

@@ -139,8 +139,8 @@ class SQLiteStore(ForkAware, Store):
     def _ask(self, key: str, verb: Callable[[Store], _Answer]) -> _Answer:
         """Return the file's answer, or the memory's once the file is broken.
 
-        Control keys are unreachable then. An invalidation that only this process sees must not be acknowledged, and the
-        invalidations of other processes do not arrive here any more.
+        Control keys are unreachable then. An invalidation that only this process sees must not be acknowledged.
+        Invalidations of other processes do not arrive here any more.
         """
         memory = self._memory
         if memory is None:
