@@ -1,6 +1,6 @@
-"""What commands have in common: how they find the app, and how they say what happened.
+"""The common parts of commands: how they find the app, and how they print results.
 
-Errors are one line, or one object with ``--json``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage.
+An error is one line, or one object with ``--json``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..prerender.site_client import site_at
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Errors are one line, or one object, and an exit code."""
+    """Print errors as one line, or as one JSON object, and exit with their code."""
     try:
         yield
     except InvalidationError as error:
@@ -38,17 +38,18 @@ def reported(as_json: bool) -> Iterator[None]:
 
 
 def say(for_machines: dict[str, Any], for_people: str, as_json: bool, err: bool = False) -> None:
-    """What happened, to whoever asked."""
+    """Print a result, as text or as JSON."""
     click.echo(json.dumps(for_machines) if as_json else for_people, err=err and not as_json)
 
 
 @contextmanager
 def app_of(target: str) -> Iterator[ISR]:
-    """The app that ``target`` names, found as servers find it: from the current folder as well. Closed afterwards.
+    """Yield the app that ``target`` names, and close it afterwards.
 
-    What it prints goes to stderr meanwhile: stdout is for what the command has to say.
+    The app is found as servers find it: the current directory included. Its output goes to stderr: stdout is for the
+    result of the command.
 
-    :raises ConfigError: there is none.
+    :raises ConfigError: there is no such app.
     """
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -68,7 +69,10 @@ def app_of(target: str) -> Iterator[ISR]:
 
 
 def site_of(isr: ISR, url: str | None, quiet: bool = False) -> Site:
-    """The site that pages are made for; said, where it is nobody's. :raises ConfigError: ``url`` is none."""
+    """Return the site to render pages for; warn if it is not configured.
+
+    :raises ConfigError: ``url`` is malformed.
+    """
     site, named = site_at(isr, url)
     if (presence := isr._engine.presence) is not None:
         presence.came(site)
@@ -82,6 +86,6 @@ def site_of(isr: ISR, url: str | None, quiet: bool = False) -> Site:
 
 
 url_option = click.option(
-    "--url", metavar="URL", help="Scheme and host that pages are made for, and the mount point if there is one."
+    "--url", metavar="URL", help="Scheme and host to render pages for, and the mount point if there is one."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

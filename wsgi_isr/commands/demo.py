@@ -1,4 +1,4 @@
-"""``wsgi-isr demo``: a small site under gunicorn, and the story of its cache."""
+"""The command ``wsgi-isr demo``: a small site under gunicorn, and the story of its cache."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class _Stopped(Exception):
 
 @click.command("demo")
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port of 127.0.0.1. Default: a free one.")
-@click.option("--check", is_flag=True, help="Play the story and end. The exit code is 1 where a step does not hold.")
+@click.option("--check", is_flag=True, help="Play the story and exit, with 1 if a step fails.")
 @click.option("--open", "opens", is_flag=True, help="Open the site in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: print the steps as JSON.")
 def demo_command(port: int, check: bool, opens: bool, as_json: bool) -> None:
-    """Run a small site, show what the cache does with it, and keep it running until Ctrl-C.
+    """Run a small site, show how the cache handles it, and keep it running until Ctrl-C.
 
-    It needs gunicorn. Everything that it writes is in a temporary folder, which is removed at the end.
+    It needs gunicorn. All files are in a temporary directory, which is removed at the end.
     """
     if as_json and not check:
         raise click.UsageError("--json prints the steps of --check: write --check --json")
@@ -69,12 +69,12 @@ class _Demo:
         self._steps: list[Step] = []
 
     def run(self, port: int) -> int:
-        """Return the exit code."""
-        from ..renderers.child_process import StopSignal  # these take longer to import than other commands take to run
+        """Run the demo; return the exit code."""
+        from ..renderers.child_process import StopSignal  # these imports take longer than other commands take to run
         from .demo_site.server import Server, ServerDied, listen
 
         self._stopping = StopSignal(os.getppid())
-        signal.signal(signal.SIGHUP, _end)  # a terminal that is closed
+        signal.signal(signal.SIGHUP, _end)  # sent when the terminal is closed
         try:
             listener = listen(port)
         except OSError as error:
@@ -137,14 +137,17 @@ class _Demo:
         raise ServerDied(f"gunicorn has ended by itself, with exit code {server.process.returncode}")
 
     def _pause(self, seconds: float) -> None:
-        """Wait. :raises _Stopped: the command was asked to end, or has lost its parent."""
+        """Wait.
+
+        :raises _Stopped: the command was asked to end, or has lost its parent.
+        """
         deadline = time.monotonic() + seconds
         while True:
             if self._stopping:
                 raise _Stopped
             if (left := deadline - time.monotonic()) <= 0:
                 return
-            self._stopping.wait(min(left, 1.0))  # an orphan gets no signal, so it looks
+            self._stopping.wait(min(left, 1.0))  # an orphan gets no signal, so the loop checks
 
     def _say(self, text: str) -> None:
         if not self._as_json:

@@ -29,7 +29,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @click.version_option(package_name="wsgi_isr")
 def main() -> None:
     """Incremental static regeneration for WSGI apps."""
-    # A command says what happened itself, in one line; without a handler, logging would add its own.
+    # A command prints its result itself, in one line; without a handler, logging would add a line.
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
 
 
@@ -39,30 +39,36 @@ main.add_command(refresh_command)
 
 
 def _store_options(command: Command) -> Command:
-    """The options of every command that speaks to the store."""
+    """Add the options of all commands that use the store."""
     for option in (
         click.option("--store", metavar="URL", help="The store, instead of the configured one."),
         click.option("--namespace", metavar="NAME", help="The namespace, instead of the configured one."),
-        click.option("--journal", metavar="FILE", help="Keep here what cannot be delivered; none: keep nothing."),
-        click.option("--json", "as_json", is_flag=True, help="For machines."),
+        click.option("--journal", metavar="FILE", help="The file for undelivered invalidations; none: keep nothing."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     ):
         command = option(command)
     return command
 
 
 @main.command("invalidate")
-@click.option("--tag", "tags", metavar="T", multiple=True, help="Everything with this tag. All these can be repeated.")
+@click.option(
+    "--tag",
+    "tags",
+    metavar="T",
+    multiple=True,
+    help="Everything with this tag. --tag, --path, --prefix and --route can be repeated.",
+)
 @click.option("--path", "paths", metavar="P", multiple=True, help="The page at this path.")
 @click.option("--prefix", "prefixes", metavar="P", multiple=True, help="Everything at and below this path.")
 @click.option("--route", "routes", metavar="R", multiple=True, help="Every page of the rule with this pattern.")
 @click.option("--all", "everything", is_flag=True, help="Everything.")
 @click.option("--mode", type=click.Choice(["stale", "expire", "purge"]), default="expire", show_default=True)
-@click.option("--refresh", is_flag=True, help="Then render the pages at the paths; takes --app, or WSGI_ISR_APP.")
-@click.option("--app", "target", metavar="MODULE:APP", help="The app: in its store, and with its rules.")
+@click.option("--refresh", is_flag=True, help="Then render the pages at the paths; needs --app, or WSGI_ISR_APP.")
+@click.option("--app", "target", metavar="MODULE:APP", help="The app whose store and rules are used.")
 @url_option
 @_store_options
 def invalidate_command(refresh: bool, target: str | None, url: str | None, as_json: bool, **arguments: Any) -> None:
-    """Invalidate pages. Exits with 1 while something is pending, and names it."""
+    """Invalidate pages. Exits with 1 if an invalidation is pending, and names it."""
     with reported(as_json):
         target = target or (os.environ.get("WSGI_ISR_APP") if refresh else None)
         if target is not None:
@@ -75,7 +81,7 @@ def invalidate_command(refresh: bool, target: str | None, url: str | None, as_js
 @main.command("replay")
 @_store_options
 def replay_command(as_json: bool, **arguments: Any) -> None:
-    """Deliver the invalidations that the journal has kept, now. The processes of the app do so by themselves."""
+    """Deliver the invalidations in the journal now. The processes of the app do so by themselves."""
     with reported(as_json):
         delivered = replay(**arguments)
         said = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"
@@ -91,8 +97,8 @@ class Finding(NamedTuple):
 
 
 @main.command()
-@click.option("--store", metavar="URL", help="The store to look at, instead of the configured one.")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--store", metavar="URL", help="The store to check, instead of the configured one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(store: str | None, as_json: bool) -> None:
     """Check the configuration (environment and WSGI_ISR_CONFIG) and the store behind it."""
     findings = list(_examine(store))
@@ -125,7 +131,7 @@ def _examine(url: str | None) -> Iterator[Finding]:
 
 
 def _exercise(store: Store) -> Iterator[Finding]:
-    """Each promise of the store that the package lives on, once, under a key that nobody else has."""
+    """Check each promise of the store that the package relies on, once, under a random key."""
     unique = os.urandom(8).hex()
     key, tag = f"isr0:doctor:p:{unique}", f"isr0:doctor:t:{unique}"
     try:

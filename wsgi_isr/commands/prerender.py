@@ -1,4 +1,4 @@
-"""``wsgi-isr prerender``: the engine of that name, its progress and its report."""
+"""The command ``wsgi-isr prerender``: runs :class:`~wsgi_isr.prerender.run.Prerender` and prints its report."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from ..prerender.static_site import StaticSite
 from .common import app_of, json_option, reported, say, site_of, url_option
 from .refresh import check_paths
 
-#: Seconds between two lines of progress where there is no terminal.
+#: Seconds between two lines of progress without a terminal.
 EVERY = 5.0
-#: As many failures are named one by one, and as many pages of a reason.
+#: The most failures that are named, and the most pages for each reason.
 SHOWN, EXAMPLES = 50, 3
 
 
@@ -33,12 +33,14 @@ SHOWN, EXAMPLES = 50, 3
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
 @click.option("--sitemap", "sitemaps", metavar="FILE_OR_PATH", multiple=True, help="The pages of a sitemap as well.")
 @click.option("--crawl", is_flag=True, help="Follow links, from / and every listed page.")
-@click.option("--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Of a crawl.")
+@click.option(
+    "--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Limit of a crawl."
+)
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="Pages rendered at a time.  [default: processors]")
-@click.option("--force", is_flag=True, help="Render what is fresh as well.")
-@click.option("--export", "folder", metavar="DIR", help="Write a static site there.")
+@click.option("--force", is_flag=True, help="Render fresh pages as well.")
+@click.option("--export", "folder", metavar="DIR", help="Write a static site to this directory.")
 @url_option
-@click.option("--quiet", is_flag=True, help="Only what went wrong.")
+@click.option("--quiet", is_flag=True, help="Print errors only.")
 @json_option
 def prerender_command(
     target: str,
@@ -50,9 +52,12 @@ def prerender_command(
     as_json: bool,
     **how: Any,
 ) -> None:
-    """Render pages before anybody asks for them: those that the rules list as `paths`, those at PATHs, and those of
-    sitemaps and links. What is there and fresh stays; so it goes on where it was stopped. Exits with 1 where something
-    is left to be done, and says what."""
+    """Render pages before the first request.
+
+    The pages are those that rules list as `paths`, those at PATHs, and those of sitemaps and links. Fresh pages stay,
+    so a repeated run continues where the last one stopped. Exits with 1 if pages are left or have failed, and names
+    them.
+    """
     with reported(as_json):
         check_paths(paths)
         with app_of(target) as isr:
@@ -75,7 +80,10 @@ def _set_up(
     paths: Sequence[str],
     sitemaps: Sequence[str],
 ) -> Prerender:
-    """:raises ConfigError: there is nothing to be done, or nobody would see it."""
+    """Return the run.
+
+    :raises ConfigError: no page is named, or no other process would see the pages.
+    """
     listed = any(policy.paths is not None for policy in isr.configuration.rules.policies.values())
     if not (paths or sitemaps or how["crawl"] or listed):
         raise ConfigError("prerender", "no page is named", "give a rule its paths=, or use --crawl, --sitemap or PATHs")
@@ -95,7 +103,7 @@ def _set_up(
 
 @contextmanager
 def _stopped_by_signals(prerender: Prerender) -> Iterator[None]:
-    """The first lets what runs come to its end; the second ends it at once."""
+    """Handle two signals: the first lets renders in progress end, the second ends them at once."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         if prerender.stopping:
@@ -112,8 +120,8 @@ def _stopped_by_signals(prerender: Prerender) -> Iterator[None]:
 
 
 def _end_at_once(isr: ISR, prerender: Prerender, folder: str | None, quiet: bool, as_json: bool) -> NoReturn:
-    # Leases are given back, so that nobody waits for them to lapse. Threads in the middle of a render are left behind,
-    # and an orderly exit would wait for what the app has registered for it.
+    # Leases are released, so that no process waits until they lapse. Threads are left in their renders: an orderly exit
+    # would wait for handlers that the app has registered.
     isr.close(0)
     _say(prerender.report(), folder, quiet, as_json)
     sys.stdout.flush()
@@ -123,7 +131,7 @@ def _end_at_once(isr: ISR, prerender: Prerender, folder: str | None, quiet: bool
 
 @contextmanager
 def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
-    """On a terminal a bar, elsewhere a line from time to time."""
+    """Yield a function that shows progress: a bar on a terminal, elsewhere a line from time to time."""
     if quiet:
         yield lambda done, total, path: None
     elif sys.stderr.isatty():
@@ -134,7 +142,7 @@ def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
         with bar:
 
             def show(done: int, total: int, path: str) -> None:
-                # While links are followed, the end moves.
+                # While links are followed, the total grows.
                 bar.length, bar.finished = max(1, total), False
                 if prerender.stopping:
                     bar.label = "stopping "
@@ -147,7 +155,7 @@ def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
 
 
 def lines(prerender: Prerender, write: Callable[[str], object], clock: Callable[[], float]) -> Progress:
-    """Progress for a log: a line every few seconds, and one when it is being stopped."""
+    """Return a function that writes progress to a log: a line every few seconds, and one when the run is stopped."""
     began = last = clock()
     stopping = False
 

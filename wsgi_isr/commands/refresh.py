@@ -1,4 +1,4 @@
-"""``wsgi-isr refresh``, and what ``invalidate --refresh`` adds to an invalidation."""
+"""The command ``wsgi-isr refresh``, and the part of ``invalidate --refresh`` that renders."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from .common import app_of, json_option, reported, say, site_of, url_option
 @click.command("refresh")
 @click.argument("target", metavar="MODULE:APP")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--only-if-cached", is_flag=True, help="Leave out pages that nobody has asked for yet.")
+@click.option("--only-if-cached", is_flag=True, help="Skip pages that are not cached.")
 @url_option
 @json_option
 def refresh_command(target: str, paths: Sequence[str], only_if_cached: bool, url: str | None, as_json: bool) -> None:
-    """Render the pages at these paths now, with all that is read from now on. Exits with 1 where one could not be; its
-    last good page stays."""
+    """Render the pages at these paths now, from data that is read from now on.
+
+    Exits with 1 if a render fails; the last good page then stays.
+    """
     with reported(as_json):
         check_paths(paths)
         with app_of(target) as isr:
@@ -36,13 +38,16 @@ def refresh_command(target: str, paths: Sequence[str], only_if_cached: bool, url
 
 
 def check_paths(paths: Sequence[str]) -> None:
-    """:raises ConfigError: one is no path; nothing has happened yet."""
+    """Check paths before any work.
+
+    :raises ConfigError: one is no path.
+    """
     for path in paths:
         o.parse_path(path.partition("?")[0], "PATH")
 
 
 def refresh_all(isr: ISR, paths: Sequence[str], site: Site, only_if_cached: bool = False) -> list[dict[str, Any]]:
-    """Each of them, whatever becomes of the others: what became of it."""
+    """Refresh all pages, in spite of failures; return the outcome for each."""
     pages: list[dict[str, Any]] = []
     for path in dict.fromkeys(paths):
         try:
@@ -57,7 +62,10 @@ def refresh_all(isr: ISR, paths: Sequence[str], site: Site, only_if_cached: bool
 
 
 def say_refreshed(pages: list[dict[str, Any]], before: dict[str, Any], as_json: bool) -> bool:
-    """Say it, and whether all is well; ``before`` is what has happened before, for machines."""
+    """Print the outcomes, and return whether all pages were refreshed.
+
+    :param before: the outcome of an earlier step, for JSON.
+    """
     ok = all(page["ok"] for page in pages)
     if as_json:
         say({**before, "ok": ok, "pages": pages}, "", as_json)
@@ -73,9 +81,10 @@ def say_refreshed(pages: list[dict[str, Any]], before: dict[str, Any], as_json: 
 
 
 def invalidate_in(target: str, refresh: bool, url: str | None, as_json: bool, arguments: dict[str, Any]) -> bool:
-    """``invalidate --app``: in the store of the app; then, with ``refresh``, the pages at the paths are rendered.
+    """Run ``invalidate --app``: invalidate in the store of the app; with ``refresh``, then render the pages.
 
-    :param arguments: those of the command. :raises ConfigError: they do not fit together.
+    :param arguments: those of the command.
+    :raises ConfigError: they do not fit together.
     :raises InvalidationError: something is pending or lost; nothing was rendered then.
     """
     paths = arguments["paths"]
@@ -90,13 +99,13 @@ def invalidate_in(target: str, refresh: bool, url: str | None, as_json: bool, ar
         site = site_of(isr, url) if refresh else None
         receipt = isr.invalidate(**arguments)
         pages = refresh_all(isr, paths, site) if site is not None and not receipt.pending else []
-    if receipt.pending or not (refresh and as_json):  # which is one object for all
+    if receipt.pending or not (refresh and as_json):  # otherwise one JSON object holds both
         say_invalidated(receipt, as_json)
     return say_refreshed(pages, told(receipt), as_json) if refresh else True
 
 
 def told(receipt: Receipt) -> dict[str, Any]:
-    """Return the receipt for machines."""
+    """Return the receipt as data for JSON."""
     undelivered = {name: str(cause) for name, cause in receipt.failures}
     delivered = [name for name in receipt.tags if name not in undelivered]
     fields = {name: value for name, value in receipt._asdict().items() if name != "failures"}
@@ -110,7 +119,7 @@ def told(receipt: Receipt) -> dict[str, Any]:
 
 
 def say_invalidated(receipt: Receipt, as_json: bool) -> None:
-    """Say where it holds, and what may be wrong with it. With something pending, the command ends with 1."""
+    """Print the receipt and its warnings. If something is pending, the command ends with 1."""
     if as_json:
         say(told(receipt), "", as_json)
         if receipt.pending:

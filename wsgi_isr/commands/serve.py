@@ -1,4 +1,4 @@
-"""``wsgi-isr serve``: gunicorn with the hooks, and the app wrapped if it is not."""
+"""The command ``wsgi-isr serve``: gunicorn with the hooks, and the app wrapped if it is not."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _HOOKS = "python:wsgi_isr.gunicorn"
 def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Run gunicorn with the hooks that start renderer processes.
 
-    It is `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`, and an app without an ISR is wrapped in one, with options
+    It runs `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`. An app without an ISR is wrapped in one, with options
     from the environment (WSGI_ISR_...) and the file that WSGI_ISR_CONFIG names.
     """
     if {"-h", "--help"} & {*arguments} or not arguments:
@@ -47,7 +47,7 @@ def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 def command_for(arguments: tuple[str, ...]) -> list[str]:
-    """The command line of the server.
+    """Return the command line of the server.
 
     :raises ConfigError: gunicorn is missing, would not read a configuration, or has no app that can be imported.
     """
@@ -60,7 +60,7 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
     _refuse_configuration(target, given.config or of_environment.config)
     with _where_the_app_is(given):
         _check(target)
-    # Before all options or behind them: in between, the same word may be the value of one.
+    # The target stands before all options or after them: in between, the same word may be the value of an option.
     options = arguments[1:] if arguments[0] == target else arguments[:-1]
     name = [] if given.proc_name or of_environment.proc_name else ["--name", target]
     expression = f"wsgi_isr.loading:served({target!r})"
@@ -68,13 +68,13 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
 
 
 def _gunicorn() -> list[str]:
-    # With -m it could not be upgraded by SIGUSR2: it would run its __main__.py, next to which is a module `http`.
+    # With -m, gunicorn could not be upgraded by SIGUSR2: it would run its __main__.py, beside which is a module `http`.
     script = os.path.join(os.path.dirname(sys.executable), "gunicorn")
     return [script] if os.path.exists(script) else ["-m", "gunicorn"]
 
 
 def _as_gunicorn_reads(arguments: list[str]) -> tuple[Namespace, Namespace]:
-    """The command line and ``GUNICORN_CMD_ARGS``."""
+    """Return the parsed command line, and the parsed ``GUNICORN_CMD_ARGS``."""
     from gunicorn.config import Config
 
     def refuse(message: str) -> NoReturn:
@@ -82,12 +82,12 @@ def _as_gunicorn_reads(arguments: list[str]) -> tuple[Namespace, Namespace]:
 
     config = Config(prog="gunicorn")
     parser = config.parser()
-    parser.error = refuse  # its own words begin with a screen full of options
+    parser.error = refuse  # its own message begins with all options
     return parser.parse_args(arguments), parser.parse_args(config.get_cmd_args_from_env())
 
 
 def _refuse_configuration(target: str, named: str | None) -> None:
-    """gunicorn reads one configuration, which is ours: another one would be passed over in silence."""
+    """Refuse a configuration file: gunicorn reads only one, the hooks, and would ignore another one silently."""
     from gunicorn.config import get_default_config_file
 
     if named == _HOOKS:
@@ -99,7 +99,7 @@ def _refuse_configuration(target: str, named: str | None) -> None:
 
 @contextlib.contextmanager
 def _where_the_app_is(given: Namespace) -> Iterator[None]:
-    """The folder, and the folders for modules, that gunicorn will import it from."""
+    """Run the block in the directory, and with the module path, of gunicorn's import of the app."""
     before, path = os.getcwd(), list(sys.path)
     if given.chdir:
         os.chdir(given.chdir)
@@ -112,7 +112,7 @@ def _where_the_app_is(given: Namespace) -> Iterator[None]:
 
 
 def _check(target: str) -> None:
-    """Whatever is wrong with the app is said in one line now, and not by each worker as a traceback."""
+    """Import the app, so that an error is one line now, and not a traceback of each worker."""
     try:
         served(target)
     except ConfigError:

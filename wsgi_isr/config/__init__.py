@@ -1,1 +1,1 @@
-"""The options and rules of a site, and what is found out about its app: framework, source, name."""
+"""The options and rules of a site, and facts about its app: framework, source, name."""

@@ -1,7 +1,7 @@
-"""Whether an app is being developed: then its pages are not cached, as with ``next dev``.
+"""Detect whether an app is being developed: its pages are then not cached, as with ``next dev``.
 
-That is so under a development server, a reloader, or a framework's debug mode. Most of it is known when the app is
-wrapped, the rest with the first request, which names its server.
+A development server, a reloader or a framework's debug mode shows it. Most of these are known when the app is wrapped.
+The rest is known with the first request, which names its server.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _RELOADERS = {
 #: Programs whose option ``--reload`` starts a reloader.
 _WITH_RELOAD = ("gunicorn", "granian", "hypercorn", "pserve", "uvicorn", "wsgi-isr")
 
-#: Whether the server of this process has a reloader, as its hooks know (:mod:`.gunicorn`). Set before processes are
-#: forked, and inherited.
+#: Whether the server of this process has a reloader, as its hooks know (:mod:`wsgi_isr.gunicorn`). Set before processes
+#: are forked, and inherited.
 has_reloader = False
 
 _log = logging.getLogger("wsgi_isr")
 
 
 class Found(NamedTuple):
-    """What development is told by, in words.
+    """The sign of development, in words.
 
-    ``is_meant``: the server or a reloader says so; a debug mode alone may have been forgotten in production.
-    ``serves``: this process is certain to answer requests; it may be the one that only begins others.
+    ``is_meant``: a server or a reloader gives it; a debug mode alone may have been forgotten in production. ``serves``:
+    this process certainly answers requests; otherwise it may be one that only starts others.
     """
 
     what: str
@@ -46,14 +46,15 @@ class Found(NamedTuple):
     serves: bool = True
 
     def announce(self) -> None:
-        """Say so, once in each process."""
+        """Log the sign, once in each process."""
         _announce(self)
 
 
 def development_of(option: str, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
-    """Return what tells that an app is being developed, so that nothing is cached; ``None`` where nothing does.
+    """Return the sign that an app is being developed, so that nothing is cached; ``None`` without a sign.
 
-    :param option: the option ``development``. :param environ: of a request, if there is one by now.
+    :param option: the option ``development``.
+    :param environ: of a request, if there is one yet.
     """
     if option != "auto":
         return Found('development="bypass"') if option == "bypass" else None
@@ -69,12 +70,13 @@ def development_of(option: str, app: Any, environ: Mapping[str, Any] | None = No
     if "runserver" in sys.argv[1:2] and "django" in sys.modules:
         return Found("manage.py runserver is running")
     if os.environ.get("FLASK_RUN_FROM_CLI") == "true" and "run" in sys.argv[1:]:
-        return Found("flask run is running", serves=not debug)  # debug comes with a reloader, which serves nobody
+        # debug comes with a reloader, whose process serves no requests
+        return Found("flask run is running", serves=not debug)
     return Found(debug, is_meant=False) if debug else None
 
 
 def is_served_by(environ: Mapping[str, Any], prefixes: str | tuple[str, ...] = tuple(SERVERS)) -> bool:
-    """Return whether a request came through a server whose name begins so: by default, one for development."""
+    """Return whether the name of a request's server has one of the prefixes; by default, of development servers."""
     name = environ.get("SERVER_SOFTWARE")
     return isinstance(name, str) and name.startswith(prefixes)
 

@@ -1,7 +1,7 @@
-"""A digest of the content of an app's source: what tells one release from the next.
+"""Compute a digest of the content of an app's source, which distinguishes one release from the next.
 
-The digest is made of relative paths and content, so that it is the same in each process, on each machine and in each
-version of Python. Modification times are no part of it: a checkout or an image has other ones.
+The digest covers relative paths and content. So it is the same in each process, on each machine and in each version of
+Python. Modification times are left out: they differ in each checkout and image.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-#: Endings of modules, the source before what is compiled from it: some images ship that alone.
+#: Endings of modules, the source before its compiled form: some images contain only the latter.
 MODULE_ENDINGS = (".py", ".pyc")
-#: Files that are read, and bytes of them. What is beyond counts by its path and size alone.
+#: The limits of files that are read, and of their bytes. Each further file counts by its path and size alone.
 MAX_FILES, MAX_BYTES = 10_000, 64 * 1024 * 1024
-#: Entries of folders that are looked at. A folder of more than what is left of them does not count at all.
+#: The limit of directory entries that are listed. A directory with more entries than the remaining ones does not count.
 MAX_SEEN = 10 * MAX_FILES
 
-#: Folders of what an app writes, or of what others have written. A Python package is source all the same, and so are
-#: templates and static files.
+#: Directories that an app writes into, or that contain foreign code. A Python package counts in spite of such a name,
+#: and so do templates and static files.
 _NOT_SOURCE = frozenset(
     {
         *("__pycache__", "node_modules", "bower_components", "site-packages", "dist-packages", "venv", "env"),
@@ -35,13 +35,13 @@ _NOT_SOURCE = frozenset(
         *("cache", "caches", "log", "logs", "run", "tmp", "temp", "var", "build", "dist", "htmlcov"),
     }
 )
-#: Folders that are left out below templates and static files as well.
+#: Directories that are left out below templates and static files as well.
 _CACHES = frozenset({"__pycache__", "node_modules"})
-#: Folders that are left out below static files as well.
+#: Directories that are left out below static files as well.
 _UPLOADS = frozenset({"upload", "uploads", "user_uploads"})
-#: Hidden folders that count below templates and static files: Vite keeps its manifest in one.
+#: Hidden directories that count below templates and static files: Vite keeps its manifest in one.
 _HIDDEN_SOURCE = frozenset({".vite"})
-#: Endings of static files that count: the text of a site's code. Images and media may be uploads, wherever they are.
+#: Endings of static files that count: the text of a site's code. Images and media may be uploads in any directory.
 _STATIC_NAMES = (
     *(".css", ".scss", ".less", ".js", ".mjs", ".cjs", ".ts", ".json", ".webmanifest", ".svg", ".html", ".htm"),
     *(".txt", ".xml"),
@@ -51,13 +51,13 @@ _TEXT_NAMES = (
     *(".md", ".rst", ".adoc", ".txt", ".html", ".htm", ".j2", ".jinja", ".jinja2", ".mako", ".tpl", ".po", ".mo"),
     *(".toml", ".yaml", ".yml", ".json", ".ini", ".cfg", ".sql"),
 )
-#: Endings of files that no page is made of: compiled code, databases, logs, what editors leave behind.
+#: Endings of files that no page is rendered from: compiled code, databases, logs, files of editors.
 _NOT_SOURCE_NAMES = (
     *(".pyo", ".db", ".db3", "db.json", ".sqlite", ".sqlite3", "-wal", "-shm", "-journal", ".rdb", ".aof", ".mdb"),
     *(".log", ".out", ".pid", ".sock", ".lock", ".swp", ".swo", ".tmp", ".bak", ".orig", ".rej", ".prof", "~"),
     ".egg-info",
 )
-#: Bytes before the code in a compiled file: among them the modification time of its source (PEP 552).
+#: Bytes before the code in a compiled file, with the modification time of its source among them (PEP 552).
 _PYC_HEADER = 16
 _IMPORT = rb"(?m)^[ \t]*(?:from[ \t]+(\.*[\w.]*)[ \t]+import\b|import[ \t]+([\w. \t,]+))"
 
@@ -65,7 +65,7 @@ _log = logging.getLogger("wsgi_isr")
 
 
 class Kind(enum.IntEnum):
-    """What is in a folder, which decides what counts there. Of two kinds of one folder, the greater one holds."""
+    """The content of a directory, which decides which files count. If a directory has two kinds, the greater wins."""
 
     LEFT_OUT = 1
     TEXT = 2
@@ -74,17 +74,17 @@ class Kind(enum.IntEnum):
     CODE = 5
 
 
-#: Endings of the files that count in a folder of a kind; of the others, all do.
+#: Endings of the files that count in a directory of a kind; in other kinds, all files do.
 _ENDINGS = {Kind.STATIC: _STATIC_NAMES, Kind.TEXT: _TEXT_NAMES}
-#: Names by which frameworks find folders in a package.
+#: Names by which frameworks find directories in a package.
 _USUAL = {"templates": Kind.TEMPLATES, "static": Kind.STATIC}
 
 
 class Root(NamedTuple):
-    """A module, package or folder of an app.
+    """A module, package or directory of an app.
 
-    ``name`` is the same on each machine. ``base`` is the folder that imports begin from; empty where nothing that is
-    imported from there is the app's own.
+    ``name`` is the same on each machine. ``base`` is the directory that imports start from; empty where no module there
+    is the app's own.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Root(NamedTuple):
 
 
 def resolved(module: str, base: str) -> Root | None:
-    """Return what a dotted name is in ``base``: the outermost regular package, or the module."""
+    """Return the target of a dotted name in ``base``: the outermost regular package, or the module."""
     path, name = base, ""
     for part in module.split("."):
         path, name = os.path.join(path, part), f"{name}.{part}" if name else part
@@ -120,9 +120,12 @@ def _in_archive(name: str, base: str) -> Root | None:
     return Root(name, file, base) if file and os.path.isfile(file) and os.path.dirname(file) == base else None
 
 
-@functools.lru_cache(64)  # once for each process, which runs the code that it has loaded
+@functools.lru_cache(64)  # once for each process, which runs the code that it loaded
 def digest_of(roots: tuple[Root, ...]) -> str:
-    """Return a digest of the content of ``roots``, and of what they import from beside them; empty without a file."""
+    """Return a digest of the content of ``roots``, and of the files beside them that they import.
+
+    Empty if no file is found.
+    """
     began = time.perf_counter()
     found: dict[str, bytes] = {}
     done: set[str] = set()
@@ -137,7 +140,7 @@ def digest_of(roots: tuple[Root, ...]) -> str:
             if path in done:
                 continue
             done.add(path)
-            while label in found:  # two folders of the same name, in other places
+            while label in found:  # two directories with the same name, in different places
                 label += "'"
             content = _read(path, MAX_BYTES - size) if files < MAX_FILES else None
             if content is None:
@@ -186,7 +189,7 @@ _Place = tuple[int, int]
 
 
 class _Walk:
-    """Finds the files of roots that count."""
+    """Find the files of roots that count."""
 
     def __init__(self, roots: Iterable[Root]) -> None:
         self._kinds: dict[_Place, Kind] = {}
@@ -195,7 +198,7 @@ class _Walk:
                 self._kinds[place] = root.kind
         self._seen: set[tuple[_Place, Kind]] = set()
         self._left = MAX_SEEN
-        #: Folders that have too many entries.
+        #: Directories that have too many entries.
         self.skipped: list[str] = []
 
     def files_of(self, root: Root) -> Iterator[tuple[str, str]]:
@@ -205,7 +208,7 @@ class _Walk:
         if not os.path.isdir(root.path):
             yield f"{root.name}.py" if root.path.endswith(".py") else root.name, root.path
         elif root.base and not _is_package(root.path):
-            # A namespace package has parts of others' as well.
+            # A namespace package may contain packages of other distributions.
             entries = self._entries(root.path)
             names = {entry.name for entry in entries}
             for entry in entries:
@@ -215,7 +218,10 @@ class _Walk:
             yield from self._files_in(root.path, root.name, root.kind)
 
     def _files_in(self, folder: str, name: str, around: Kind) -> Iterator[tuple[str, str]]:
-        """Yield the files of a folder by name, each with its path. :param around: what the folder is in."""
+        """Yield the files of a directory by name, each with its path.
+
+        :param around: the kind of the directory that contains it.
+        """
         place = _place(folder)
         if place is None:
             return
@@ -224,7 +230,7 @@ class _Walk:
         kind = named or around
         if kind is Kind.LEFT_OUT or (named is None and _is_left_out(folder, kind)):
             return
-        # By its kind as well: a folder of templates may be linked from below the static files.
+        # With the kind: a directory of templates may be linked from below the static files.
         if (place, kind) in self._seen:
             return
         self._seen.add((place, kind))
@@ -243,7 +249,7 @@ class _Walk:
                 yield f"{name}/{entry.name}", entry.path
 
     def _entries(self, folder: str) -> Sequence[os.DirEntry[str]]:
-        """Return the entries of a folder by name; none where that is more than the walk may look at."""
+        """Return the entries of a directory by name; none where the walk may not list so many."""
         try:
             with os.scandir(folder) as scan:
                 entries = list(islice(scan, self._left + 1))
@@ -257,9 +263,9 @@ class _Walk:
 
 
 def _is_left_out(folder: str, kind: Kind) -> bool:
-    """Return whether a folder is no source of this kind.
+    """Return whether a directory is no source of this kind.
 
-    A link is judged by the name of its target as well: releases may share a folder of uploads.
+    A link is judged by the name of its target as well: releases may share a directory of uploads.
     """
     if os.path.islink(folder) and _is_left_out(os.path.realpath(folder), kind):
         return True
@@ -272,12 +278,15 @@ def _is_left_out(folder: str, kind: Kind) -> bool:
 
 
 def _has_source(name: str, names: Container[str]) -> bool:
-    """Return whether a file is compiled from one beside it. :param names: of the files in its folder."""
+    """Return whether a file is compiled from one beside it.
+
+    :param names: of the files in its directory.
+    """
     return name.endswith(".pyc") and name[:-1] in names
 
 
 def _place(path: str) -> _Place | None:
-    """Return what tells a file or folder from others by whichever path; ``None`` where it cannot be reached."""
+    """Return the identity of a file or directory, by whichever path; ``None`` where it cannot be reached."""
     try:
         found = os.stat(path)
     except OSError:
@@ -286,9 +295,9 @@ def _place(path: str) -> _Place | None:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether this is a folder, or a link to one that is followed.
+    """Return whether this is a directory, or a link to one that is followed.
 
-    A link to a folder that the link is in leads to what is no part of the app.
+    A link to a directory that contains the link leads out of the app.
     """
     try:
         if not entry.is_symlink() or not entry.is_dir():
@@ -300,7 +309,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Return whether this is a file: no pipe, which would never end, and no link that cannot be followed."""
+    """Return whether this is a file. A pipe, which would never end, is none, nor is a link that cannot be followed."""
     try:
         return entry.is_file()
     except OSError:
@@ -308,8 +317,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _read(path: str, most: int) -> bytes | None:
-    """Return the content of a file, which is empty where it cannot be read; ``None`` where it is longer than
-    ``most``."""
+    """Return the content of a file; empty where it cannot be read, ``None`` where it is longer than ``most``."""
     try:
         with open(path, "rb", buffering=0) as file:
             return None if os.fstat(file.fileno()).st_size > most else file.readall()
@@ -325,8 +333,8 @@ def _size(path: str) -> int:
 
 
 def _imported(content: bytes, root: Root) -> Iterator[str]:
-    """Yield the dotted names that a file imports, as they would be found from the folder of its package."""
-    # A package is read as a whole; only a module alone has others beside it.
+    """Yield the dotted names that a file imports, as seen from the directory of its package."""
+    # A package is read as a whole; only a single module has siblings.
     package = [] if os.path.isdir(root.path) else root.name.split(".")[:-1]
     for origin, several in re.findall(_IMPORT, content):
         for one in (origin or several).split(b","):

@@ -1,6 +1,6 @@
-"""What a function whose result is kept gets of its framework: the application and its database, and no request.
+"""Give a cached function the environment of its framework: the application and its database, and no request.
 
-No framework is imported here that the app has not imported.
+This module imports no framework that the app has not imported.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from typing import Any, NoReturn
 
 from ..errors import PersonalDataError
 
-#: Where frameworks and middlewares keep the app inside of them.
+#: Attributes in which frameworks and middlewares keep the inner app.
 INSIDE = ("wsgi_app", "app", "application", "wrapped")
 _MAX_NESTED = 64
 
-#: What Flask, werkzeug, Quart and Bottle say where there is no request.
+#: Texts in the errors of Flask, werkzeug, Quart and Bottle outside of a request.
 _NO_REQUEST = ("request context", "active request")
 
 Surroundings = Callable[[], AbstractContextManager[object]]
 
 
 def nested(app: Any) -> Iterator[Any]:
-    """Yield ``app`` and the apps inside of it, from the outside in: those of middlewares, methods, closures and
-    dispatchers."""
+    """Yield ``app`` and the apps inside of it, from the outside in.
+
+    They are found in middlewares, methods, closures and dispatchers.
+    """
     found, seen = deque([app]), {id(app)}
     for _ in range(_MAX_NESTED):
         if not found:
@@ -40,7 +42,7 @@ def nested(app: Any) -> Iterator[Any]:
 
 
 def directly_in(app: Any) -> Iterator[Any]:
-    """Yield what may be an app directly inside of ``app``; other things as well."""
+    """Yield candidates for apps directly inside of ``app``; other objects as well."""
     for name in ("__self__", *INSIDE):
         yield _attribute(app, name)
     mounts = _attribute(app, "mounts")  # werkzeug.middleware.dispatcher
@@ -56,33 +58,32 @@ def directly_in(app: Any) -> Iterator[Any]:
 def _attribute(app: Any, name: str) -> Any:
     try:
         return getattr(app, name, None)
-    except Exception:  # a proxy for something that there is only in a request, say
+    except Exception:  # a proxy may need a request, for example
         return None
 
 
 class Application:
-    """What the kept functions of one wrapped app are called in: the application of a framework, without a request.
+    """The environment of cached functions of one wrapped app: the framework's application, without a request.
 
-    :param inline: whether that is in the thread that calls, with the connections to databases that it has.
+    :param inline: whether functions run in the calling thread, with the thread's database connections.
     """
 
     def __init__(self, app: Any, inline: bool = False) -> None:
         self._inline = inline
         known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
         self._only = known[0] if len(known) == 1 else None
-        # Several are mounted beside each other: data is that of the one that is active where it is asked for. An import
-        # name alone may be that of two apps that one factory makes.
+        # If several apps are mounted, data belongs to the one that is active at the call. An import name alone may be
+        # that of two apps of one factory.
         self._several = {
             f"{place}:{inner.import_name}": inner for place, inner in enumerate(known) if is_flask(inner) and known[1:]
         }
-        #: What a thread that runs several functions has to do before it ends; ``None`` where each needs its own.
+        #: The cleanup of a thread that runs several functions; ``None`` where each function needs its own.
         self.at_end = _close_connections if known and all(map(is_django, known)) else None
 
     def active(self) -> str | None:
-        """Return the name of the app that is active here, the same in every process; ``None`` for one that is not
-        known.
+        """Return the name of the active app, the same in every process; ``None`` for an unknown app.
 
-        It is empty where there is one app, or where no app of Flask is active: what is called there finds none.
+        It is empty where there is one app, or where no app of Flask is active: the function finds none either.
         """
         if self._only is None and not self._several:
             return ""
@@ -95,11 +96,11 @@ class Application:
         return next((name for name, known in self._several.items() if known is app), None)
 
     def knows(self, name: str) -> bool:
-        """Return whether there is an app of this ``name`` (:meth:`active`) here."""
+        """Return whether this process has an app with this ``name`` (:meth:`active`)."""
         return not name or name in self._several
 
     def surroundings(self, name: str) -> Surroundings:
-        """Return what a function is to be called in that was asked for in the app of this ``name``."""
+        """Return the context in which to call a function that was requested in the app with this ``name``."""
         app = self._several[name] if name else self._only
         return nullcontext if app is None else self._surroundings(app)
 
@@ -110,7 +111,10 @@ class Application:
 
 
 def is_flask(app: Any) -> bool:
-    """Return whether this is an app of Flask. Of its class: what wraps an app may have the app's attributes."""
+    """Return whether this is an app of Flask.
+
+    The class decides: a wrapper may have the attributes of its app.
+    """
     return hasattr(type(app), "wsgi_app") and callable(_attribute(app, "app_context"))
 
 
@@ -122,7 +126,7 @@ def is_django(app: Any) -> bool:
 
 @contextmanager
 def _in_django() -> Iterator[None]:
-    """As around a request of Django: connections that have died, or are past CONN_MAX_AGE, are not used any more."""
+    """Run the block as a request of Django: dead connections, and those past CONN_MAX_AGE, are closed."""
     _close_old_connections()
     try:
         with _no_language():
@@ -136,9 +140,9 @@ def _close_old_connections() -> None:
 
     for connection in connections.all(initialized_only=True):
         if connection.in_atomic_block:
-            continue  # of a kept function that has called this one
+            continue  # a cached function that called this one uses it
         if connection.settings_dict["CONN_MAX_AGE"] == 0:
-            # Another for each function would cost more than the function. It goes with the thread.
+            # A new connection for each function would cost more than the function. It ends with the thread.
             connection.close_at = None
         connection.close_if_unusable_or_obsolete()
 
@@ -150,7 +154,7 @@ def _close_connections() -> None:
 
 
 def _no_language() -> AbstractContextManager[object]:
-    """Where visitors have languages (LocaleMiddleware), that of the moment is no longer the one of the settings."""
+    """Return a context without a language, where the language depends on visitors (LocaleMiddleware)."""
     from django.conf import settings
     from django.middleware.locale import LocaleMiddleware
     from django.utils.module_loading import import_string
@@ -174,10 +178,10 @@ def _refusing_language() -> Iterator[None]:
 
 
 class _VisitorsLanguage:
-    """In the place of Django's translation object: whatever is asked of it is an error."""
+    """The replacement of Django's translation object: each use of it is an error."""
 
     def to_language(self) -> None:
-        """Return ``None`` to ``translation.override``, which only remembers it."""
+        """Return ``None`` to ``translation.override``, which only stores it."""
         from django.utils.translation import override
 
         frame: FrameType | None = sys._getframe(1)
@@ -192,12 +196,14 @@ class _VisitorsLanguage:
 
 
 class _NoLanguage(RuntimeError):
-    """A function has looked at the language of the visitor."""
+    """A function has read the language of the visitor."""
 
 
 def personal(error: Exception, function: str) -> Exception:
-    """Return the error to raise for one that a kept function has raised: one that says what to do, where the function
-    has looked at a visitor."""
+    """Return the error to raise for one that a cached function has raised.
+
+    If the function has read data of a visitor, the error says what to do.
+    """
     if isinstance(error, _NoLanguage):
         looked, remedy = (
             "the language of a visitor",

@@ -1,4 +1,4 @@
-"""What an app is called: in warnings, and in the records that it leaves in a store."""
+"""Name an app, for warnings and for its records in a store."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .frameworks import directly_in, is_django, is_flask, nested
 
 
 def name_of(app: Any, wrapped_in: str = "") -> str:
-    """Return a name that tells an app from others, and that no deploy, rule or process changes.
+    """Return a name that distinguishes an app from others, and that no deploy, rule or process changes.
 
-    :param wrapped_in: ``module:attribute``, or the module that wraps it; by default the one that calls this package.
-        Two objects of one class differ by it.
+    :param wrapped_in: ``module:attribute``, or the module that wraps it; by default the one that calls this package. It
+        distinguishes two objects of one class.
     """
     where = module_name(wrapped_in or _caller())
     try:
         return _name_of(app, where)
-    except Exception:  # an app may be any object, with attributes that raise; its name makes warnings, and no more
+    except Exception:  # an app may be any object, with attributes that raise; a failure here must not stop it
         return f"{type(app).__module__}:{type(app).__qualname__} in {where}"
 
 
@@ -35,20 +35,20 @@ def _name_of(app: Any, where: str) -> str:
     owner = getattr(app, "__self__", app)
     named = owner if hasattr(owner, "__qualname__") else type(owner)
     name = f"{module_name(named.__module__)}:{named.__qualname__}"
-    # A function of a module is one app. An object, or a function that another one has made, may be any.
+    # A function of a module is one app. An object, or a function made by another one, may be one of several.
     is_one = named is owner and "<locals>" not in name and "<lambda>" not in name
     return name if is_one else f"{name} in {where}"
 
 
 def _is_middleware(app: Any) -> bool:
-    """Return whether ``app`` comes with Python or werkzeug: then the app is inside of it."""
+    """Return whether ``app`` comes with Python or werkzeug: the actual app is then inside of it."""
     kind = app if hasattr(app, "__qualname__") else type(app)
     top = str(kind.__module__).partition(".")[0]
     return top == "werkzeug" or (top != "__main__" and top in sys.stdlib_module_names)
 
 
 def module_name(name: str) -> str:
-    """Return the name under which others would import a module that was run as a script (``python app.py``)."""
+    """Return the name under which other modules would import a script (``python app.py``)."""
     if name != "__main__":
         return name
     main = sys.modules["__main__"]
@@ -59,7 +59,7 @@ def module_name(name: str) -> str:
 
 
 def _caller() -> str:
-    """Return the name of the module that has called this package."""
+    """Return the name of the module that called this package."""
     frame, own = sys._getframe(1), __name__.partition(".")[0]
     while (name := str(frame.f_globals.get("__name__", ""))).partition(".")[0] == own and frame.f_back is not None:
         frame = frame.f_back

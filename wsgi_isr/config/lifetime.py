@@ -12,7 +12,7 @@ class Lifetime(NamedTuple):
     expire: float | None
 
     def lowest(self, revalidate: float | None = None, expire: float | None = None) -> Lifetime:
-        """The lower of each, where ``None`` is the longest. Lowest wins, as in Next.js."""
+        """Return the lower value of each; ``None`` is the longest. The lowest wins, as in Next.js."""
         return Lifetime(_lower(self.revalidate, revalidate), _lower(self.expire, expire))
 
 

@@ -1,8 +1,7 @@
-"""The kinds of value an option can have: how it is written in text, and what is allowed.
+"""The kinds of value that an option can have: their form in text, and their checks.
 
-One :class:`Option` hangs on each field of :class:`~wsgi_isr.config.rules.Rule` and
-:class:`~wsgi_isr.config.settings.Settings`; the constructor, the environment, TOML files and the README are
-all fed from there.
+Each field of :class:`~wsgi_isr.config.rules.Rule` and :class:`~wsgi_isr.config.settings.Settings` has an
+:class:`Option`. The constructor, the environment, TOML files and the README all use it.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from ..errors import ConfigError
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 
 
-#: Seconds: a hundred years. Beyond it, waiting overflows, and nobody can have meant it.
+#: Seconds: a hundred years. A greater value overflows the waiting functions, and is a mistake.
 LONGEST = 3.2e9
 
 
 class Kind(NamedTuple):
-    """A kind of value: its words for people, its reader for text, its check for everybody."""
+    """A kind of value: its name in documents, its check, and its parser for text."""
 
     words: str
     check: Callable[[str, Any], Any]
-    parse: Callable[[str, str], Any] | None = None  # None: cannot be written as text
+    parse: Callable[[str, str], Any] | None = None  # None: text cannot express the value
 
 
 class Option(NamedTuple):
-    """What the table knows of one option, besides its name and default."""
+    """The entry of one option in the table, besides its name and default."""
 
     kind: Kind
     doc: str
@@ -41,19 +40,19 @@ class Option(NamedTuple):
 
 
 def option(default: Any, kind: Kind, doc: str, shown_default: str = "") -> Any:
-    """A dataclass field that carries its :class:`Option`."""
+    """Return a dataclass field that carries its :class:`Option`."""
     return field(default=default, metadata={"option": Option(kind, doc, shown_default)})
 
 
 def options_of(cls: type) -> dict[str, Option]:
-    """The option table of a dataclass whose fields were made by :func:`option`."""
+    """Return the option table of a dataclass whose fields :func:`option` made."""
     return {f.name: f.metadata["option"] for f in fields(cls)}
 
 
 def check_all(instance: Any, where: str = "") -> None:
     """Replace each field of a frozen dataclass by its checked value.
 
-    :raises ConfigError: names the option at fault, prefixed by ``where``.
+    :raises ConfigError: a value is wrong; names the option, prefixed by ``where``.
     """
     for name, opt in options_of(type(instance)).items():
         value = getattr(instance, name)
@@ -62,8 +61,8 @@ def check_all(instance: Any, where: str = "") -> None:
 
 
 def unknown(name: str, known: Iterable[str], what: str = "unknown option", where: str = "") -> ConfigError:
-    """The error for a name that is in no table, with the nearest names as the remedy."""
-    from difflib import get_close_matches  # not worth a millisecond of everybody's start
+    """Return the error for a name that is in no table, with the nearest names as the remedy."""
+    from difflib import get_close_matches  # a start without errors need not import it
 
     known = sorted(known)
     near = get_close_matches(name, known, n=2)
@@ -73,7 +72,7 @@ def unknown(name: str, known: Iterable[str], what: str = "unknown option", where
 
 
 def parse_path(path: Any, option: str) -> str:
-    """A path as people give it, percent-encoded or not, as the text that tags are made of.
+    """Return the text of a path, percent-encoded or not, as tags use it.
 
     :raises ConfigError: it is no path.
     """
@@ -114,7 +113,7 @@ def _check_lifetime(name: str, value: Any) -> Any:
             number = float(value)
         except ValueError:
             number = math.nan
-        if math.isfinite(number):  # otherwise it is a profile's name
+        if math.isfinite(number):  # other text is a profile's name
             raise ConfigError(name, f"{value!r} is text", f"write {number:g}, without the quotes")
     if value is False or (isinstance(value, str) and value):
         return value
@@ -147,7 +146,7 @@ def _parse_int(name: str, text: str) -> int:
 
 
 def _check_names(name: str, value: Any) -> tuple[str, ...]:
-    # A lone string is the classic slip: iterating "page" would declare p, a, g and e.
+    # A lone string is a common mistake: iterating "page" would declare p, a, g and e.
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise ConfigError(name, f"{value!r} is not a list of names", f"write [{value!r}]")
     names = tuple(value)
@@ -180,8 +179,8 @@ def _check_statuses(name: str, value: Any) -> tuple[int, ...]:
     for status in statuses:
         if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 499:
             raise ConfigError(name, f"{status!r} may not be stored", "give statuses from 200 to 499")
-        # Each of these is an answer to something that the canonical request never holds (a range, a
-        # condition), has no meaning for the next visitor, or is a failure (RFC 9111, 3).
+        # 206 and 304 answer a range or a condition, which the canonical request never has (RFC 9111, 3). 429 is a
+        # failure that concerns one client.
         if status in (206, 304, 429):
             raise ConfigError(name, f"{status} may not be stored", "leave it out")
     return tuple(sorted(set(statuses)))
@@ -192,7 +191,7 @@ def _parse_statuses(name: str, text: str) -> tuple[int, ...]:
 
 
 def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | None]:
-    """A list of header names, or a mapping from a name to the function that narrows it."""
+    """Return a mapping from header names to the functions that narrow their values."""
     if isinstance(value, Mapping):
         table = dict(value)
         for header, narrow in table.items():
@@ -201,7 +200,7 @@ def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | No
     else:
         table = dict.fromkeys(_check_names(name, value))
     for header in table:
-        # RFC 9110, 5.6.2. "*" is a token too, but as a member of Vary it means "never the same".
+        # RFC 9110, 5.6.2. "*" is a token too, but in Vary it means "never the same".
         if not isinstance(header, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'+.^_`|~-]+", header):
             raise ConfigError(name, f"{header!r} is not the name of a header", "write names like Accept-Language")
     return table
@@ -214,7 +213,7 @@ def _check_bool(name: str, value: Any) -> bool:
 
 
 def _check_tags(name: str, value: Any) -> Any:
-    """Any text is a tag: they are lists, so a comma is a character like any other."""
+    """Return the tags; any text is a tag. They come as a list, so a tag may contain a comma."""
     if callable(value):
         return value
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -227,7 +226,7 @@ def _check_tags(name: str, value: Any) -> Any:
 
 
 def _check_paths(name: str, value: Any) -> Any:
-    """Paths, or the parameters of paths; what they come to is known where the pattern is."""
+    """Return paths, or the parameters of paths. The rule set, which knows the pattern, checks the parameters."""
     if callable(value):
         return value
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
@@ -253,13 +252,13 @@ def _check_fallback(name: str, value: Any) -> Any:
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         raise ConfigError(name, f"{os.fspath(value)}: {problem}", remedy) from error
-    from mimetypes import guess_type  # reads the tables of the system, for those who have a file
+    from mimetypes import guess_type  # reads the tables of the system: only for a shell from a file
 
     return Shell(body, guess_type(os.fspath(value))[0] or "text/html")
 
 
 class Shell(NamedTuple):
-    """What a visitor sees while a page is made, read from a file."""
+    """The page that a client gets while the real page is rendered, read from a file."""
 
     body: bytes
     content_type: str
@@ -274,7 +273,7 @@ def _parse_bool(name: str, text: str) -> bool:
 
 
 def choice(*allowed: str) -> Kind:
-    """One of a few words."""
+    """Return the kind of a value that is one of a few words."""
 
     def check(name: str, value: Any) -> str:
         if value not in allowed:
@@ -285,7 +284,7 @@ def choice(*allowed: str) -> Kind:
 
 
 def any_value(words: str, parse: Callable[[str, str], Any] | None = None) -> Kind:
-    """A value that its owner checks."""
+    """Return the kind of a value that another module checks."""
     return Kind(words, lambda _name, value: value, parse)
 
 

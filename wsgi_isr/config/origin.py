@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-#: Longer than any URL that browsers and proxies agree on; beyond it a request is not for a cache.
+#: Longer than any URL that browsers and proxies agree on; a longer URL is not cached.
 MAX_URL = 8192
 
 
-#: A name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are remembered.
+#: A name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are kept in memory, so their length is limited.
 MAX_HOST = 261
 
 
@@ -17,7 +17,7 @@ _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 class Site(NamedTuple):
-    """Where an app is served: scheme, host, and its mount point (as in a :class:`PageKey`)."""
+    """The place where an app is served: scheme, host, and its mount point (as in a :class:`PageKey`)."""
 
     scheme: str
     host: str
@@ -25,6 +25,6 @@ class Site(NamedTuple):
 
 
 def site_of_url(url: str) -> Site:
-    """The site of a checked ``canonical_url``."""
+    """Return the site of a checked ``canonical_url``."""
     split = urlsplit(url)
     return Site(split.scheme, split.netloc.lower().removesuffix(_DEFAULT_PORT[split.scheme]))

@@ -1,4 +1,4 @@
-"""Patterns as other frameworks write them, for errors that say how werkzeug does."""
+"""Translate patterns of other frameworks, for errors that show werkzeug's form."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 #: A named group of a regular expression, with one level of brackets inside.
 _GROUP = re.compile(r"\(\?P<(\w+)>((?:[^()\\]|\\.|\((?:[^()\\]|\\.)*\))*)\)[?*+]?")
-#: How others write the variable parts of a path, and how werkzeug does. In this order.
+#: The variable parts of a path in other frameworks, and in werkzeug. The order matters.
 _SPELLINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\(\\d\+\)|\(\[0-9\]\+\)|\\d\+", "<int:number>"),
     (r"\(?\[\^/\]\+\)?|\(?\\w\+\)?|\(\[[^\]]*\][+*]\)", "<name>"),
@@ -24,11 +24,13 @@ _SPELLINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 
 
 def spelling(pattern: str) -> str:
-    """Return a pattern as werkzeug writes it, whichever other way it is written in: a glob, a regular expression, or
-    those of other frameworks. One that is werkzeug's comes back as it is."""
+    """Return a pattern in werkzeug's form: from a glob, a regular expression, or another framework.
+
+    A pattern of werkzeug comes back unchanged.
+    """
     pattern = re.sub(r"\A\^+|\$+\Z", "", pattern)
     pattern = _GROUP.sub(lambda match: f"<{_converter(match[2])}{match[1]}>", pattern)
-    # What is in the brackets of werkzeug may look like anything.
+    # A werkzeug parameter may resemble any other form.
     parts = re.split(r"(<[^<>]*>)", pattern)
     for number in range(0, len(parts), 2):
         for other, ours in _SPELLINGS:
@@ -37,7 +39,7 @@ def spelling(pattern: str) -> str:
 
 
 def _converter(expression: str) -> str:
-    """Return the converter for what a group of a regular expression matches."""
+    """Return the converter for the text that a group of a regular expression matches."""
     if expression in (r"\d+", "[0-9]+", r"\d{4}", "[0-9]{4}"):
         return "int:"
     return "path:" if expression in (".*", ".+") else ""

@@ -1,4 +1,4 @@
-"""Rules: which pages are cached, for how long, and what makes two requests the same page."""
+"""Rules: which pages are cached, for how long, and which requests share a page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PROFILES: dict[str, tuple[float, float]] = {
     "max": (2592000, 31536000),
 }
 
-#: Parameters that campaigns add to links and that no page looks at. They are dropped.
+#: Parameters that campaigns add to links and that no page reads. They are dropped.
 TRACKING = (
     "utm_*",
     "gclid",
@@ -47,8 +47,8 @@ TRACKING = (
 )
 
 
-#: Cookies that no page looks at: those of analytics, advertising, consent banners, chats, payment and bot protection,
-#: and the package's own. ``*`` stands for any text. Sorted; the README shows the list.
+#: Cookies that no page reads: those of analytics, advertising, consent banners, chats, payment and bot protection, and
+#: the package's own. ``*`` stands for any text. Sorted; the README shows the list.
 IGNORED_COOKIES = (
     "__adroll*",
     "__cf_bm",
@@ -142,7 +142,7 @@ IGNORED_COOKIES = (
 
 @dataclass(frozen=True)
 class Rule:
-    """How the pages of one pattern are cached. What is not given comes from the ``ISR`` around it.
+    """How the pages of one pattern are cached. Missing options come from the ``ISR`` that has the rule.
 
     :raises ConfigError: a value is impossible; names the option and says what to write.
     """
@@ -220,7 +220,7 @@ class Rule:
         None, o.CALLABLE, "called with the environ: true keeps the request away from the cache", "none"
     )
 
-    if not TYPE_CHECKING:  # a dataclass would raise a TypeError, without the name that was meant
+    if not TYPE_CHECKING:  # a dataclass would raise a TypeError without the name that was meant
 
         def __new__(cls, *_args: Any, **options: Any) -> Rule:
             known = o.options_of(cls)
@@ -234,7 +234,7 @@ class Rule:
 
     @classmethod
     def of(cls, value: Any, pattern: str) -> Rule:
-        """The rule that ``value`` stands for: a rule, a bare ``revalidate``, or a mapping of options."""
+        """Return the rule for ``value``: a rule, a bare ``revalidate``, or a mapping of options."""
         if isinstance(value, cls):
             return value
         if isinstance(value, Mapping):
@@ -246,7 +246,7 @@ class Rule:
         return cls(revalidate=value)
 
 
-# What werkzeug's one string converter is called.
+# The names of werkzeug's one string converter.
 _CONVERTERS = {None: "string", "default": "string"}
 
 RULE_DEFAULTS: dict[str, Any] = {
@@ -271,11 +271,11 @@ TagTemplates = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule with every default filled in; what the rest of the package works with.
+    """A rule with all defaults filled in, as the rest of the package uses it.
 
     ``name`` is the pattern (``"*"``: everything unlisted). ``lifetime`` is ``None`` where the page's own headers
-    decide; ``expire`` holds even then. ``is_off``: there is no rule for these pages. ``lease`` is how long a lock
-    outlives the worker that held it.
+    decide; ``expire`` holds even then. ``is_off``: these pages have no rule. ``lease`` is the time, in seconds, by
+    which a lease outlives the worker that held it.
     """
 
     name: str
@@ -298,35 +298,35 @@ class Policy:
     max_body: int
     bypass: Callable[[Mapping[str, Any]], bool] | None
 
-    #: Seconds. A lock is renewed while its render runs, so a short one costs nothing but recovers
-    #: sooner from a killed worker. Below 3 s, memcached's steps of one second would let it lapse.
+    #: Seconds. A lease is renewed while its render runs, so a short one costs nothing, and ends sooner after a killed
+    #: worker. Below 3 s, memcached's steps of one second would let it lapse.
     @property
     def lease(self) -> float:
         return max(3.0, min(5.0, self.render_timeout))
 
     @property
     def by_url_alone(self) -> bool:
-        """Nothing but method and URL decides which page it is."""
+        """Return whether method and URL alone decide which page it is."""
         return not (self.vary or self.cookies or self.bypass)
 
     @property
     def lists_all(self) -> bool:
-        """Whether there are no pages but those in ``paths``."""
+        """Return whether ``paths`` lists all pages."""
         return self.paths is not None and not self.dynamic_params
 
     @property
     def has_shell(self) -> bool:
-        """Whether a visitor sees something else while a page is made."""
+        """Return whether a client gets a shell while a page is rendered."""
         return bool(self.fallback != "blocking")
 
     @property
     def declares(self) -> tuple[str, ...]:
-        """The request headers that make a different page, as a ``Vary`` names them."""
+        """Return the request headers that make a different page, as a ``Vary`` names them."""
         return (*self.vary, *(("Cookie",) if self.cookies else ()))
 
     @property
     def varies_on(self) -> frozenset[str]:
-        """The lower-case names of the request headers that are part of the key."""
+        """Return the lower-case names of the request headers that are part of the key."""
         return frozenset(name.lower() for name in self.vary)
 
 
@@ -350,7 +350,7 @@ def _policy(
         profile = profiles[revalidate]
         revalidate = profile[0]
         if rule.expire is None:
-            # A profile is a pair: its own second half wins over a site-wide default, not over the rule's.
+            # A profile is a pair: its ``expire`` precedes a site-wide default, but not the rule's.
             expire = profile[1]
     never = revalidate == 0 and revalidate is not False
     lifetime = None if revalidate is None else Lifetime(None if revalidate is False else float(revalidate), expire)
@@ -360,7 +360,7 @@ def _policy(
             f"{expire:g} is below revalidate={revalidate!r}: every page would expire before it is due",
             "make expire at least revalidate, or leave it out",
         )
-    # Paths are those of one pattern: those of the site are not a rule's.
+    # Paths belong to one pattern: a rule does not inherit those of the site.
     paths = rule.paths if name != "*" else site.paths
     if rule.dynamic_params is False and paths is None:
         raise ConfigError(where + "dynamic_params", "no path is listed, so all would be a 404", "give paths as well")
@@ -399,7 +399,10 @@ def _templates(where: str, pattern: str, tags: TagTemplates) -> TagTemplates:
 
 
 def check_templates(where: str, tags: Iterable[str], params: set[str]) -> None:
-    """Hold the ``{param}`` of tags against what there is. :raises ConfigError: it names something else."""
+    """Check the ``{param}`` of tags against the parameters of the URL.
+
+    :raises ConfigError: a tag names another parameter.
+    """
     for tag in tags:
         try:
             names = {name for _, name, _, _ in Formatter().parse(tag) if name is not None}
@@ -414,7 +417,7 @@ def check_templates(where: str, tags: Iterable[str], params: set[str]) -> None:
 
 
 def tags_of(policy: Policy, params: Mapping[str, Any]) -> tuple[str, ...]:
-    """The tags that a policy gives to the page with these URL parameters."""
+    """Return the tags that a policy gives to the page with these URL parameters."""
     if callable(policy.tags):
         tags = policy.tags(params)
         checked: tuple[str, ...] = o.TAGS.check(f"rule {policy.name!r}: tags", tags)
@@ -426,8 +429,8 @@ class RuleSet:
     """All rules of a site, compiled once; the most specific pattern wins.
 
     :param rules: a mapping from pattern to :class:`Rule`, number, or mapping of options; or pairs.
-    :param site: the options given for the whole site; its ``revalidate`` is the rule of everything unlisted.
-    :raises ConfigError: a pattern that werkzeug does not take, two equal ones, an impossible value.
+    :param site: the options of the whole site; its ``revalidate`` is the rule of everything unlisted.
+    :raises ConfigError: werkzeug refuses a pattern, two patterns are equal, or a value is impossible.
     """
 
     def __init__(
@@ -457,9 +460,9 @@ class RuleSet:
             shapes[shape] = pattern
             try:
                 routes.append(Route(pattern, endpoint=pattern))
-                # Alone, and matched once: werkzeug compiles a pattern only then, and names no culprit.
+                # Compiled alone, by one match: only a match compiles a pattern, and the error names no pattern.
                 Map([Route(pattern, endpoint=pattern)], merge_slashes=False).bind("host").test("/x")
-            except Exception as error:  # whatever werkzeug makes of it: a SyntaxError, an OverflowError ...
+            except Exception as error:  # werkzeug raises a SyntaxError, an OverflowError ...
                 raise ConfigError(where, str(error) or type(error).__name__, "see werkzeug's URL rules") from error
             self.policies[pattern] = _policy(pattern, _own(value, where), site, profiles)
         if (
@@ -468,16 +471,16 @@ class RuleSet:
             and not site.paths
         ):
             raise ConfigError("dynamic_params", "no path is listed, so all would be a 404", "give paths as well")
-        # Where some pages have rules, the others are the app's business alone, unless `revalidate` is theirs.
+        # If some pages have rules, the app alone serves all others, unless `revalidate` is given for them.
         self.policies["*"] = _policy("*", Rule(), site, profiles, is_off=bool(pairs) and site.revalidate is None)
-        # Redirects are the app's business: a slash too many is another path, as in WSGI.
+        # The app redirects: an additional slash makes another path, as in WSGI.
         self._adapter = Map(routes, merge_slashes=False, redirect_defaults=False).bind("host", "/")
         for policy in self.policies.values():
             if not callable(policy.paths):
                 self.listed(policy)
 
     def match(self, path: str) -> tuple[Policy, Mapping[str, Any]]:
-        """The policy and the URL's parameters for a decoded path below the app's mount point."""
+        """Return the policy and the URL's parameters for a decoded path below the app's mount point."""
         try:
             pattern, params = self._adapter.match(path, method="GET")
         except (HTTPException, RequestRedirect):
@@ -485,9 +488,9 @@ class RuleSet:
         return self.policies[pattern], params
 
     def listed(self, policy: Policy) -> tuple[Listed, ...]:
-        """The pages that a rule lists, the callable asked anew if it is one.
+        """Return the pages that a rule lists; a callable is called each time.
 
-        :raises ConfigError: something that it lists is none of its paths. Whatever the callable raises goes through.
+        :raises ConfigError: an item is no path of the rule. Exceptions of the callable pass through.
         """
         where = f"rule {policy.name!r}: paths"
         given = policy.paths() if callable(policy.paths) else policy.paths or ()
@@ -498,9 +501,9 @@ class RuleSet:
             if policy.name == "*":
                 raise ConfigError(where, f"{given!r} has no pattern to go into", "write paths")
             try:
-                # A parameter that the pattern lacks would end up in the query.
+                # A parameter that the pattern lacks would become a part of the query.
                 path, _, query = self._adapter.build(policy.name, dict(given)).partition("?")
-            except Exception as error:  # a BuildError, or whatever a converter makes of the value
+            except Exception as error:  # a BuildError, or an exception of a converter
                 problem = f"{given!r} does not fill the pattern"
                 raise ConfigError(where, problem, "give a dict with each of its parameters") from error
         else:
@@ -512,7 +515,7 @@ class RuleSet:
 
 
 class Listed(NamedTuple):
-    """A page that there is: its decoded path below the app's mount point, and its query as it is written."""
+    """A listed page: its decoded path below the app's mount point, and its query as it is written."""
 
     path: str
     query: str = ""
@@ -527,5 +530,5 @@ def _own(value: Any, where: str) -> Rule:
         raise ConfigError(f"{where}: {error.option}", error.problem, error.remedy) from None
 
 
-#: Every option of a rule is also one of the site: the default of the rules that do not give it.
+#: Every option of a rule is also an option of the site: the default for rules without it.
 RULE_OPTIONS = tuple(field.name for field in fields(Rule))

@@ -1,6 +1,6 @@
-"""The option table of the whole site, and where its values come from.
+"""The option table of the whole site, and the sources of its values.
 
-Constructor before environment before TOML file before default; an unknown name is an error in each.
+The constructor precedes the environment, then a TOML file, then the default. An unknown name is an error in each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOST = re.compile(
     r"(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?\Z"
 )
 ENV_PREFIX = "WSGI_ISR_"
-#: Options of which ``None`` says something: never.
+#: Options that have a meaning for ``None``: never.
 _NONE_IS_A_VALUE = frozenset({"release", "adopt_release"})
 #: Variables with our prefix that are no options.
 _ENV_OTHERS = frozenset({"APP", "CONFIG"})
@@ -63,7 +63,7 @@ def _check_profiles(name: str, value: Any) -> dict[str, tuple[float, float]]:
 
 def _check_signing_key(name: str, value: Any) -> str:
     remedy = 'write 16 characters or more, like those of python -c "import secrets; print(secrets.token_urlsafe())"'
-    # Never with the value: errors are logged.
+    # Without the value: errors are logged.
     if not isinstance(value, str):
         raise ConfigError(name, f"is {type(value).__name__}, not text", remedy)
     if len(value) < 16:
@@ -84,7 +84,7 @@ def _parse_journal(_name: str, text: str) -> str | bool:
 
 
 def _check_name(name: str, value: Any) -> str | None:
-    """Return a name, ``"auto"``, or ``None`` for never. An empty name is one."""
+    """Return a name, ``"auto"``, or ``None`` for never. An empty name is valid."""
     if value == "none":
         return None
     if not isinstance(value, str):
@@ -217,22 +217,22 @@ OPTIONS: dict[str, o.Option] = {**o.options_of(Rule), **SITE_OPTIONS}
 
 @dataclass(frozen=True)
 class Config:
-    """Everything that was configured, checked and compiled."""
+    """The whole configuration, checked and compiled."""
 
     settings: Settings
     rules: RuleSet
-    #: Whether somebody said which store; the default is only right in the app's own folder.
+    #: Whether the configuration names a store; the default is valid only in the app's own directory.
     names_store: bool = True
-    #: The folder for what the package keeps for the app, of which the default store is a part.
+    #: The directory for the files that the package keeps for the app, the default store among them.
     folder: str = ".wsgi_isr"
 
     @classmethod
     def load(
         cls, rules: Any = None, options: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
     ) -> Config:
-        """From the constructor's arguments, the environment and the file it names.
+        """Return the configuration from the constructor's arguments, the environment and the file that it names.
 
-        :raises ConfigError: names the option, variable or file at fault, and the remedy.
+        :raises ConfigError: a value is wrong; names the option, variable or file, and the remedy.
         """
         environ = os.environ if environ is None else environ
         options = dict(options or {})
@@ -243,7 +243,7 @@ class Config:
             _from_file(environ[ENV_PREFIX + "CONFIG"]) if environ.get(ENV_PREFIX + "CONFIG") else ({}, {})
         )
         given = {**in_file, **_from_environment(environ)}
-        # None stands for what was not given, but where it is a value.
+        # None means "not given", except where it is a value.
         given |= {name: value for name, value in options.items() if value is not None or name in _NONE_IS_A_VALUE}
         own_rules = _as_pairs(rules) if rules is not None else list(file_rules.items())
         settings = Settings(**{name: value for name, value in given.items() if name in SITE_OPTIONS})
@@ -278,7 +278,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _from_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if sys.version_info >= (3, 11):
-        import tomllib  # not worth a millisecond of the start of those who have no file
+        import tomllib  # imported only where there is a file
     else:
         import tomli as tomllib
 
@@ -301,7 +301,7 @@ def _from_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def option_table() -> str:
-    """The option table as Markdown, for the README; a test holds the two against each other."""
+    """Return the option table as Markdown, for the README; a test compares the two."""
     rows = ["| option | meaning | value | default |", "| --- | --- | --- | --- |"]
     for cls in (Rule, Settings):
         for f in fields(cls):

@@ -1,8 +1,8 @@
-"""Where an app's own source is: its content tells one release from the next.
+"""Find an app's own source, whose content distinguishes one release from the next.
 
-The source is found from the app: the package or module that it comes from, those beside it that they import, and the
-folders of templates and static files that its framework knows. It is read when the app is wrapped. Files that change
-later belong to the next start: this process runs the code that it has loaded.
+The search starts at the app's package or module. It includes the modules beside it that they import. It also includes
+the directories of templates and static files that the app's framework knows. The source is read when the app is
+wrapped. Files that change later belong to the next start: this process runs the code that it has loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from .digest import MODULE_ENDINGS, Kind, Root, digest_of, resolved
 from .frameworks import is_django, is_flask, nested
 
-#: Variables by which platforms name what they have deployed, most telling first.
+#: Variables by which platforms name a deployment, the most specific first.
 PLATFORM_VARIABLES = (
     "SOURCE_VERSION",  # Heroku's builds, Scalingo, Dokku
     "RENDER_GIT_COMMIT",
@@ -37,11 +37,11 @@ PLATFORM_VARIABLES = (
     "GIT_COMMIT",
 )
 
-#: Of these, any build may set one, to "unknown" as well: then each deploy would be the same release.
+#: Any build may set one of these, to "unknown" as well: then each deploy would be the same release.
 _ONLY_COMMITS = ("SOURCE_COMMIT", "GIT_COMMIT")
 _COMMIT = re.compile("[0-9a-fA-F]{7,64}")
 
-#: Folders beside an app of which nothing else says where its templates are: those that frameworks look into.
+#: Directories that frameworks use beside an app, for an app whose framework is unknown.
 _USUAL_FOLDERS = {"templates": Kind.TEMPLATES, "views": Kind.TEMPLATES, "static": Kind.STATIC}
 
 _OURS = __name__.partition(".")[0]
@@ -51,9 +51,10 @@ _log = logging.getLogger("wsgi_isr")
 
 
 def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
-    """Return what tells this release of an app from others; empty where nothing does.
+    """Return the name of this release of an app; empty where none is found.
 
-    :param module: the name of the module that wraps the app. :param environ: the process's environment.
+    :param module: the name of the module that wraps the app.
+    :param environ: the process's environment.
     """
     for variable in PLATFORM_VARIABLES:
         value = environ.get(variable, "").strip()
@@ -68,7 +69,7 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
             'the source of the app cannot be read (%r), so that a deploy does not show: write release="..."', error
         )
         return ""
-    # A script alone, and an app that is typed into Python, are not deployed.
+    # A script without an app, and an app from an interactive Python, are not deployed.
     is_typed = module == "__main__" and not getattr(sys.modules["__main__"], "__file__", None)
     if not release and app is not None and not is_typed:
         _log.warning(
@@ -80,16 +81,18 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
 
 
 def project_folder(app: Any, module: str = "") -> str:
-    """Return the folder that the app is imported from: the parent of its package, or the folder of its module.
+    """Return the directory that the app is imported from: the parent of its package, or the directory of its module.
 
-    It is the current directory for an app that is installed among others' packages, or has no file.
+    It is the current directory for an app that is installed (site-packages), or has no file.
     """
     own = (root.base for root in _roots_if_possible(app, module) if root.base)
     return next(own, "") or os.getcwd()
 
 
 def state_folder(app: Any, module: str = "") -> str:
-    """Return the folder for what the package keeps for an app, such as the default store. It may not exist yet.
+    """Return the directory for files that the package keeps for an app, such as the default store.
+
+    The directory may not exist yet.
 
     :param module: the name of the module that wraps the app.
     """
@@ -102,13 +105,13 @@ def state_folder(app: Any, module: str = "") -> str:
 def _roots_if_possible(app: Any, module: str) -> tuple[Root, ...]:
     try:
         return _roots(app, module)
-    except Exception as error:  # of an app that is made in a way that nobody has thought of, and that works
+    except Exception as error:  # an app may be built in an unforeseen way, and work
         _log.debug("the source of the app cannot be looked for: %r", error)
         return ()
 
 
 def _roots(app: Any, module: str) -> tuple[Root, ...]:
-    """Return the parts of an app that can be told from itself and from the module that wraps it."""
+    """Return the parts of an app that the app and the module that wraps it lead to."""
     names: list[str] = []
     folders: list[tuple[str, Kind]] = []
     others: list[str] = []
@@ -118,7 +121,7 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
             names.append(inner.import_name)
             uploads = inner.config.get("UPLOAD_FOLDER")
             if uploads and isinstance(uploads, (str, os.PathLike)):
-                # A relative one is taken from the current directory by the docs of Flask, and by others from the app.
+                # A relative path counts from the current directory in Flask's docs, and from the app in other code.
                 folders += [(os.path.join(place, uploads), Kind.LEFT_OUT) for place in (os.getcwd(), inner.root_path)]
             for part in (inner, *inner.blueprints.values()):
                 if not _is_installed(part.root_path):
@@ -134,7 +137,7 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     if of_django:
         names += _of_django(folders)
     roots = [root for name in names if (root := _located(name)) is not None]
-    # Middlewares and frameworks are others' source.
+    # Middlewares and frameworks are not the app's source.
     roots += [root for name in others if (root := _located(name)) is not None and root.base]
     roots += [root for name in [module] if (root := _located(name)) is not None]
     roots += [Root(".", folder, kind=Kind.TEXT) for root in roots if (folder := _beside(root))]
@@ -147,7 +150,7 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
         roots.append(Root(_label(path, base), path, kind=kind))
     there = [root for root in dict.fromkeys(roots) if os.path.exists(root.path)]
     source = [root.path + os.sep for root in there if root.kind is not Kind.LEFT_OUT]
-    # Where uploads go into the folder of static files, or of the app, the app's own files there count all the same.
+    # If uploads go into the directory of static files, or of the app, the app's own files there still count.
     return tuple(
         root
         for root in there
@@ -156,8 +159,10 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
 
 
 def _beside(root: Root) -> str:
-    """Return the folder in which text may belong to a module: none beside a package, and none of a user's or the
-    system's own."""
+    """Return the directory whose text files may belong to a module.
+
+    It is empty for a package, and for a module in a home directory or the root directory.
+    """
     folder = os.path.dirname(root.path)
     is_module = bool(root.base) and root.path.endswith(MODULE_ENDINGS) and os.path.isfile(root.path)
     return folder if is_module and folder not in (os.path.expanduser("~"), os.path.abspath(os.sep)) else ""
@@ -169,7 +174,7 @@ def _module_of(app: Any) -> str:
 
 
 def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
-    """Return the modules of the Django project that is set up in this process, and add its folders."""
+    """Return the modules of the Django project that is set up in this process, and add its directories."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return []
@@ -186,20 +191,22 @@ def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
     folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in settings.LOCALE_PATHS]
     folders += [(os.fspath(folder), Kind.LEFT_OUT) for folder in (settings.MEDIA_ROOT, settings.STATIC_ROOT) if folder]
     for one in getattr(settings, "STATICFILES_DIRS", ()):
-        # A folder of static files may be a pair: a prefix, and the folder.
+        # A directory of static files may be a pair: a prefix, and the directory.
         folders.append((os.fspath(one[1] if isinstance(one, (list, tuple)) else one), Kind.STATIC))
     return [name for name in names if isinstance(name, str) and name]  # ROOT_URLCONF may be the patterns themselves
 
 
 def _is_installed(path: str) -> bool:
-    """Return whether a file is one of Python's own, or of a package that was installed."""
+    """Return whether a file belongs to Python itself or to an installed package."""
     parts = path.split(os.sep)
     return path.startswith(_STDLIB + os.sep) or "site-packages" in parts or "dist-packages" in parts
 
 
 def _located(module: str) -> Root | None:
-    """Return the package or module by this name: of a package in a package, the outermost one. ``None`` without a
-    file."""
+    """Return the package or module with this name; ``None`` without a file.
+
+    A package inside of others gives the outermost one.
+    """
     if module == "__main__":
         main = sys.modules["__main__"]
         if getattr(main, "__spec__", None) is None:
@@ -222,7 +229,7 @@ def _of_file(file: str | None) -> Root | None:
 
 
 def _bases(top: str) -> Iterator[str]:
-    """Yield the folders that a top-level name is imported from: of a namespace package there may be several."""
+    """Yield the directories that a top-level name is imported from; a namespace package may have several."""
     known = sys.modules.get(top)
     places = [*getattr(known, "__path__", ())]
     if not places and getattr(known, "__file__", None):
@@ -245,5 +252,5 @@ def _base(folder: str) -> str:
 
 
 def _label(folder: str, base: str) -> str:
-    """Return a name for a folder that is the same wherever the project is."""
+    """Return a name for a directory that does not depend on the place of the project."""
     return os.path.relpath(folder, base) if base and folder.startswith(base + os.sep) else os.path.basename(folder)

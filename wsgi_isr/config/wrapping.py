@@ -1,4 +1,4 @@
-"""What is decided once, when an app is wrapped: that it is an app, its configuration, what tells it from others."""
+"""Wrap an app: check that it is one, load its configuration, and compute its identity."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from .source import release_of, state_folder
 
 _log = logging.getLogger("wsgi_isr")
 
-#: The bytes that name a site in a job for renderer processes.
+#: The length of a site's name in a job for renderer processes, in bytes.
 SITE_BYTES = 16
 
 
 def check_app(app: Any, option: str = "app", called: str = "") -> None:
     """Return if this can be a WSGI app.
 
-    :param option: what errors name as their place. :param called: how a factory in its place is called.
-    :raises ConfigError: it is none, as far as that can be told without calling it.
+    :param option: the place that errors name.
+    :param called: the call of a factory that is given in place of the app.
+    :raises ConfigError: it is none, as far as that shows without calling it.
     """
     name = getattr(app, "__qualname__", "") or repr(app)
     if not callable(app):
         raise ConfigError(option, f"{app!r} is not a WSGI application", "wrap what your server would call")
     if isinstance(app, type):
-        # PEP 3333 allows a class, whose instances are what an app returns.
+        # PEP 3333 allows a class, whose instances are the results of the app.
         if not hasattr(app, "__iter__"):
             raise ConfigError(option, f"{name} is a class, not a WSGI application", f"wrap an object: {name}(...)")
         return
     try:
-        # A decorator such as werkzeug's Request.application takes other arguments than the function inside of it.
+        # A decorator such as werkzeug's Request.application takes other arguments than its inner function.
         signature = inspect.signature(app, follow_wrapped=False)
-    except (TypeError, ValueError):  # one in C, say
+    except (TypeError, ValueError):  # a function in C, for example
         return
     try:
         signature.bind({}, None)
@@ -53,7 +54,7 @@ def check_app(app: Any, option: str = "app", called: str = "") -> None:
 
 
 def advise(app: Any) -> None:
-    """Say, once in each process, what the flask command needs where an app of Flask is wrapped from outside."""
+    """Log, once in each process, what the flask command needs if an app of Flask is wrapped from outside."""
     if is_flask(app):
         _tell_of_flask()
 
@@ -67,7 +68,7 @@ def _tell_of_flask() -> None:
 
 
 def caller() -> str:
-    """Return the name of the module outside of this package that has called into it."""
+    """Return the name of the module outside of this package that called it."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
@@ -78,9 +79,10 @@ def caller() -> str:
 
 
 def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) -> Config:
-    """Return the configuration of an app, with the release that it is of and the folder that its state is in.
+    """Return the configuration of an app, with its release and its state directory.
 
-    :param app: ``None`` for a script that wraps none. :param module: the module that wraps it.
+    :param app: ``None`` for a script that wraps none.
+    :param module: the module that wraps it.
     :raises ConfigError: see :meth:`Config.load`.
     """
     config = Config.load(rules, options)
@@ -95,10 +97,10 @@ def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) ->
 
 
 def site_of(config: Config, app: Any) -> bytes:
-    """Return what tells a wrapped app from others, in every process that runs the same code.
+    """Return the identity of a wrapped app, in every process that runs the same code.
 
-    Another release of it has another one. Nothing in it depends on the order in which apps were wrapped: that is
-    not the same in two processes of which one has found more tenants than the other.
+    Each release of the app has its own identity. It does not depend on the order in which apps were wrapped: the order
+    differs between processes that have found different numbers of tenants.
     """
     settings, owner = config.settings, getattr(app, "__self__", app)
     name = f"{type(owner).__module__}:{type(owner).__qualname__}:{getattr(app, '__qualname__', '')}"
@@ -108,13 +110,13 @@ def site_of(config: Config, app: Any) -> bytes:
 
 
 class Wrapper:
-    """Has the attributes of the app that it wraps, besides its own, so that it can stand in the place of the app.
+    """Base of an object that replaces the app it wraps: it has the attributes of the app besides its own.
 
-    A public name is either of its class, and cannot be set, or the app's, which is where it is set. Names that begin
-    with an underscore are its own alone: copying, pickling and the like ask for them.
+    A public name of the class cannot be set. Any other public name belongs to the app, and is set there. Names that
+    begin with an underscore belong to the wrapper alone: copying, pickling and the like look them up.
     """
 
-    if not TYPE_CHECKING:  # a name that is misspelt in this package is an error of its types
+    if not TYPE_CHECKING:  # a misspelt name in this package must stay an error of its types
 
         def __getattr__(self, name: str) -> Any:
             app = self.__dict__.get("_app")
@@ -131,7 +133,7 @@ class Wrapper:
                 except AttributeError:
                     if hasattr(type(app), name):
                         raise
-            # A method, such as Flask's wsgi_app, has no attributes of its own: then this object has them.
+            # A method, such as Flask's wsgi_app, has no attributes of its own: this object stores them.
             object.__setattr__(self, name, value)
 
         def __delattr__(self, name: str) -> None:

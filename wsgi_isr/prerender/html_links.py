@@ -1,7 +1,7 @@
-"""What a page refers to: the pages it links to, and what it takes to show it; and what a sitemap lists.
+"""Find the references of a page: the pages it links to, and the files it needs. Find the URLs of a sitemap.
 
-From text to URLs, without I/O. Browsers accept anything as HTML, so nothing here raises for it: what cannot be read is
-not found.
+The functions take text and return URLs, without I/O. Browsers accept any text as HTML, so these functions raise nothing
+for it: they skip unreadable parts.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote_to_bytes, urljoin, urlsplit
 from xml.etree import ElementTree
 
-#: Bytes of a sitemap, unpacked: what sitemaps.org allows, and more than any that is not an accident.
+#: The most bytes of a sitemap, unpacked: the limit of sitemaps.org.
 LARGEST_SITEMAP = 50 * 1024 * 1024
 
-# RFC 3986, 3.3: what a path may hold as it is.
+# RFC 3986, 3.3: characters that a path may contain without encoding.
 _IN_PATH = "/!$&'()*+,;=:@-._~"
 _SPACE = " \t\n\r\f"
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _PORTS = {"http": ":80", "https": ":443"}
 
-# `rel` of a link element: what it takes to show the page, and other pages.
+# `rel` of a link element: files that the page needs, and other pages.
 _NEEDED = frozenset({"stylesheet", "icon", "apple-touch-icon", "mask-icon", "manifest", "modulepreload", "preload"})
 _PAGES = frozenset({"canonical", "next", "prev", "alternate"})
 _SOURCES = frozenset({"script", "img", "source", "video", "audio", "track", "embed", "input", "iframe", "frame"})
-# Any of these may hold a URL that is relative to the page.
+# Attributes that may contain a URL relative to the page.
 _URLS = ("href", "src", "action", "formaction", "poster", "data", "cite", "xlink:href")
 _SETS = ("srcset", "imagesrcset")
 
 
 class Found(NamedTuple):
-    """What a page refers to, as absolute URLs without fragments.
+    """The references of a page, as absolute URLs without fragments.
 
-    ``links``: other pages, unless their author asks robots not to follow (``rel=nofollow``, or the page's own
-    ``<meta name=robots>``): the cart and the log-out are behind those. ``assets``: style sheets, scripts,
-    images, frames.
+    ``links``: other pages, unless their author asks robots not to follow (``rel=nofollow``, or the page's own ``<meta
+    name=robots>``): carts and log-outs have such links. ``assets``: style sheets, scripts, images, frames.
     """
 
     links: tuple[str, ...]
@@ -47,29 +46,31 @@ class Found(NamedTuple):
 
 
 class Here(NamedTuple):
-    """A site as links see it: ``mount`` is the app's mount point as text, empty for the root of the host."""
+    """A site in the form that links need.
+
+    ``mount`` is the app's mount point as text, empty for the root of the host.
+    """
 
     scheme: str
     host: str
     mount: str = ""
 
     def at(self, path: str) -> str:
-        """The URL of a path (and query) as it is written in URLs."""
+        """Return the URL of a path (and query) as it is written in URLs."""
         return f"{self.scheme}://{self.host}{path}"
 
     def holds(self, url: str) -> bool:
-        """Whether an absolute URL is of this host, by http or https."""
+        """Return whether an absolute URL belongs to this host, by http or https."""
         split = urlsplit(url)
         host = split.netloc.rpartition("@")[2].lower()
         return host.removesuffix(_PORTS.get(split.scheme, "::")) == self.host
 
     def path_of(self, url: str) -> str | None:
-        """The path and query of an absolute URL, spelled in one way; ``None`` for another site, or outside of the
-        mount point."""
+        """Return the normalized path and query of an absolute URL; ``None`` outside of the site or the mount point."""
         split = urlsplit(url)
         if not self.holds(url):
             return None
-        # As browsers do it: they take `%2e%2e` for `..` as well.
+        # Browsers take `%2e%2e` for `..` as well.
         path = _without_dots(spelled(split.path or "/"))
         text = unquote_to_bytes(path).decode("utf-8", "surrogateescape")
         if self.mount and text != self.mount and not text.startswith(self.mount + "/"):
@@ -79,12 +80,15 @@ class Here(NamedTuple):
 
 
 def spelled(path: str) -> str:
-    """A path as it is written in a URL, whichever of its characters were encoded."""
+    """Return a path as it is written in a URL, whichever of its characters were encoded."""
     return quote(unquote_to_bytes(path), safe=_IN_PATH)
 
 
 def _without_dots(path: str) -> str:
-    """RFC 3986, 5.2.4. (``urljoin`` takes a path that begins with two slashes for a host.)"""
+    """Return a path without dot segments (RFC 3986, 5.2.4).
+
+    ``urljoin`` cannot do this: it takes a path that begins with two slashes for a host.
+    """
     kept: list[str] = []
     for segment in path.split("/")[1:]:
         if segment == "..":
@@ -97,7 +101,7 @@ def _without_dots(path: str) -> str:
 
 
 def absolute(url: str, base: str) -> str | None:
-    """``url`` as a page at ``base`` means it, without its fragment; ``None`` where it leads to no page."""
+    """Return ``url`` as a page at ``base`` means it, without its fragment; ``None`` where it leads to no page."""
     try:
         joined = urljoin(base, url.strip(_SPACE))
         split = urlsplit(joined)
@@ -107,7 +111,7 @@ def absolute(url: str, base: str) -> str | None:
 
 
 def is_relative(url: str) -> bool:
-    """Whether a URL depends on the path of the page that it stands in."""
+    """Return whether a URL depends on the path of the page that contains it."""
     url = url.strip(_SPACE)
     return bool(url) and url[0] not in "/#\\" and not _SCHEME.match(url)
 
@@ -116,7 +120,7 @@ def is_relative(url: str) -> bool:
 
 
 class _Reader(HTMLParser):
-    """One page, read to its end. ``after_head`` is where in the text something can be put first into its head."""
+    """Read one page to its end. ``after_head`` is the offset in the text for an insertion at the start of the head."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -133,7 +137,7 @@ class _Reader(HTMLParser):
             self.feed(text)
             self.close()
         except (AssertionError, ValueError):
-            pass  # how html.parser refuses some declarations; what stands before them is known
+            pass  # html.parser refuses some declarations; the text before them has been read
 
     def _found(self, what: str, length: int) -> None:
         if what in self._wanted:
@@ -203,15 +207,17 @@ class _Reader(HTMLParser):
 
 
 def in_html(text: str, url: str) -> Found:
-    """What the page at ``url`` refers to."""
+    """Return the references of the page at ``url``."""
     read = _Reader(text)
     base = (absolute(read.base, url) if read.base else None) or url
     return Found(tuple(_all(read.links, base)) if read.follow else (), tuple(_all(read.assets, base)))
 
 
 def with_base(text: str, path: str) -> str:
-    """The page of ``path``, so that it means the same where it is served at ``path/``: a ``<base>`` is put first into
-    its head if one of its URLs depends on where it is."""
+    """Return the page of ``path`` so that it means the same where it is served at ``path/``.
+
+    If one of its URLs depends on its place, a ``<base>`` is inserted at the start of its head.
+    """
     read = _Reader(text)
     if (read.base is None and not read.relative) or (read.base is not None and not is_relative(read.base)):
         return text
@@ -221,7 +227,7 @@ def with_base(text: str, path: str) -> str:
 
 
 def in_css(text: str, url: str) -> tuple[str, ...]:
-    """What a style sheet at ``url`` needs, as absolute URLs."""
+    """Return the files that a style sheet at ``url`` needs, as absolute URLs."""
     return tuple(_all(css_urls(text), url))
 
 
@@ -232,14 +238,17 @@ _CSS_URL = re.compile(
 
 
 def css_urls(text: str) -> Iterator[str]:
-    """Every ``url()`` and ``@import`` of a style sheet, as it is written there."""
+    """Yield every ``url()`` and ``@import`` of a style sheet, as written there."""
     for groups in _CSS_URL.findall(_COMMENT.sub(" ", text)):
         if url := re.sub(r"\\(.)", r"\1", "".join(groups)):
             yield url
 
 
 def _srcset(value: str) -> Iterator[str]:
-    """The URLs of a ``srcset``; they may hold commas, but not at their end (HTML, "Parsing a srcset attribute")."""
+    """Yield the URLs of a ``srcset``.
+
+    They may contain commas, but not at their end (HTML, "Parsing a srcset attribute").
+    """
     while value := value.lstrip(_SPACE + ","):
         url, *rest = value.split(None, 1)
         value = rest[0] if rest else ""
@@ -260,7 +269,7 @@ _META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*['\"]?\s*([a-zA-Z0-9_.:-]+
 
 
 def decoded_html(body: bytes, content_type: str) -> tuple[str, str]:
-    """The text of a page, and the codec that leads back to the very same bytes."""
+    """Return the text of a page, and the codec that encodes it to the same bytes."""
     named = re.search(r"charset\s*=\s*[\"']?([a-zA-Z0-9_.:-]+)", content_type, re.IGNORECASE)
     said = named[1] if named else None
     if said is None and (meta := _META_CHARSET.search(body[:1024])):
@@ -285,9 +294,9 @@ class Sitemap(NamedTuple):
 
 
 def read_sitemap(data: bytes) -> Sitemap:
-    """A sitemap (sitemaps.org): XML, an index of others, or one URL a line; packed by gzip or not.
+    """Parse a sitemap (sitemaps.org): XML, an index of others, or one URL a line; packed by gzip or not.
 
-    :raises ValueError: it is none of these; says why.
+    :raises ValueError: it is none of these; the message says why.
     """
     if data[:2] == b"\x1f\x8b":
         try:

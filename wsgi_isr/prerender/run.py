@@ -1,8 +1,8 @@
-"""Rendering pages before anybody asks for them: the engine of ``wsgi-isr prerender``.
+"""Render pages before the first request for them: the engine of ``wsgi-isr prerender``.
 
-Each page goes the way of a visitor's: what is there and proven to be fresh stays, anything else is rendered under the
-page's lease and stored by compare-and-swap. So it may run beside servers and beside itself, never puts an older page in
-the place of a newer one, and goes on where it was stopped.
+Each page is handled as for a client: a fresh page stays; any other is rendered under its lease and stored by
+compare-and-swap. So a run may go on beside servers and other runs. It never replaces a newer page by an older one, and
+a repeated run continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ from .site_client import Fail, Later, SiteClient, Skip, shown, spelled_out, url_
 from .sitemaps import pages_of_sitemap
 from .static_site import NOTES, Answer, NoFile, StaticSite
 
-#: Seconds between two looks at what runs too long, and two calls of ``progress``.
+#: Seconds between two checks for late renders, and between two calls of ``progress``.
 TICK = 0.1
-#: Seconds between two tries of a page that another process renders, or whose last render failed a moment ago.
+#: Seconds between two attempts for a page that another process renders, or that is in back-off.
 AGAIN = 0.25
-#: Seconds past a page's timeout after which its thread is given up; the render itself is, at its timeout.
+#: Seconds past a page's timeout after which its thread is given up. The render itself is given up at its timeout.
 GRACE = 2.0
-#: As many pages that link to a failure are named.
+#: The most linking pages that a failure names.
 LINKERS = 5
 
 Progress = Callable[[int, int, str], object]
-"""Called with how many pages are done, how many are known, and one that is under way."""
+"""Called with the number of pages that are done, the number that are known, and one page in progress."""
 
 
 class Problem(NamedTuple):
-    """A page (or a source of pages) that came to nothing, why, and some of the pages that link to it."""
+    """A page (or a source of pages) that failed, the reason, and some of the pages that link to it."""
 
     path: str
     reason: str
@@ -52,9 +52,11 @@ class Problem(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What became of every page. ``left`` were not tried, because it was ``interrupted``; ``beyond`` is the number of
-    links that were not followed, because there are too many; ``assets``, ``written``, ``unchanged`` and ``removed``
-    are those of an export."""
+    """The outcome for every page.
+
+    ``left`` pages were not tried, because the run was ``interrupted``. ``beyond`` links were not followed, because
+    there are too many. ``assets``, ``written``, ``unchanged`` and ``removed`` count the files of an export.
+    """
 
     site: str
     rendered: int
@@ -72,7 +74,7 @@ class Report(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """Whether all that was to be done is done."""
+        """Return whether the run is complete."""
         return not (self.failed or self.left or self.beyond or self.interrupted)
 
 
@@ -85,26 +87,26 @@ class _Job:
     linked: list[str] = field(default_factory=list)
     number: bytes = b""
     thread: threading.Thread | None = None
-    #: When its thread is given up, and until when it is waited for; monotonic seconds.
+    #: The times at which its thread is given up, and until which further attempts are made; monotonic seconds.
     due: float = float("inf")
     until: float | None = None
-    #: What it came to, in one word, and why.
+    #: The outcome in one word, and the reason.
     word: str = ""
     reason: str = ""
 
     @property
     def problem(self) -> Problem:
-        """For the report."""
+        """Return the entry for the report."""
         return Problem(self.path, self.reason, tuple(self.linked))
 
 
 class Prerender:
-    """Renders what the sources list. One run, then :meth:`report`.
+    """Renders the pages of the sources: one run, then :meth:`report`.
 
-    :param jobs: pages that are rendered at a time, in threads; as many as there are processors, 2 at least.
-    :param force: render what is fresh as well, with all that is read from now on.
+    :param jobs: pages that are rendered at a time, in threads; by default the number of processors, at least 2.
+    :param force: render fresh pages as well, from data that is read from now on.
     :param crawl: follow the links of each page, until ``most`` pages are known.
-    :param folder: where a static site is written as well.
+    :param folder: a static site to write as well.
     :param pause: waits that many seconds.
     """
 
@@ -132,10 +134,11 @@ class Prerender:
         self._pause = pause
         self._monotonic = isr._engine.monotonic
         self._pool = Pool(self._work, self._drop, self._jobs_at_once, sys.maxsize)
-        # Plain, and not an Event: it is set by a signal's handler, which may have interrupted anything.
+        # A plain attribute, because a signal's handler sets it: it may have interrupted code that holds an Event's
+        # lock.
         self._stopping = False
         self._began = self._monotonic()
-        # Everything below changes under this.
+        # The condition guards all attributes below.
         self._changed = threading.Condition()
         self._jobs: list[_Job] = []
         self._seen: dict[str, _Job | None] = {}
@@ -153,8 +156,12 @@ class Prerender:
     # From outside ------------------------------------------------------------------------------------
 
     def run(self, paths: Iterable[str] = (), sitemaps: Iterable[str] = (), progress: Progress | None = None) -> Report:
-        """Render the pages at ``paths``, those that the rules list, those in ``sitemaps`` (files, or paths of the
-        site), and with ``crawl`` those that they link to. ``progress`` is called in this thread."""
+        """Render the pages of all sources.
+
+        :param paths: besides them, the paths that the rules list are rendered.
+        :param sitemaps: files, or paths of the site.
+        :param progress: called in this thread.
+        """
         self._progress = progress or self._progress
         paths, sitemaps = list(paths), list(sitemaps)
         try:
@@ -180,15 +187,15 @@ class Prerender:
 
     @property
     def stopping(self) -> bool:
-        """Whether :meth:`stop` was called."""
+        """Return whether :meth:`stop` was called."""
         return self._stopping
 
     def stop(self) -> None:
-        """Begin no more renders; those under way come to their end. May be called by a signal's handler."""
+        """Start no more renders; those in progress end. A signal's handler may call this."""
         self._stopping = True
 
     def report(self) -> Report:
-        """What it came to so far."""
+        """Return the outcome so far."""
         folder = self._folder
         lost = dict(folder.lost) if folder is not None else {}
         with self._changed:
@@ -222,7 +229,7 @@ class Prerender:
             try:
                 listed = self._rules.listed(policy)
             except Exception as error:
-                # Whatever an app's callable raises. One query that fails is no reason to leave out all other pages.
+                # An app's callable may raise anything. One query that fails must not exclude all other pages.
                 said = str(error) if isinstance(error, ConfigError) else shown(error)
                 self._problem(f"rule {policy.name!r}: paths", said)
                 continue
@@ -237,8 +244,7 @@ class Prerender:
             self._problem(f"sitemap {sitemap}", reason)
 
     def _add(self, path: str, linked: str | None = None, crawled: bool = False) -> None:
-        """Take a page on, once, however it is spelled. What a crawl finds and is not for the cache is nobody's
-        mistake, and not spoken of."""
+        """Take on a page, once for all its spellings. A crawl does not report links to uncacheable pages."""
         with self._changed:
             if path in self._seen:
                 _note_link(self._seen[path], linked)
@@ -253,7 +259,7 @@ class Prerender:
                 with self._changed:
                     self._skipped.append(Problem(path, error.reason))
             return
-        except Exception as error:  # a path that is none; or a callable of a rule
+        except Exception as error:  # not a path; or an error of a rule's callable
             if not crawled:
                 self._problem(path, str(error) if isinstance(error, ISRError) else shown(error))
             return
@@ -282,23 +288,23 @@ class Prerender:
     # The run -----------------------------------------------------------------------------------------
 
     def _begin(self, job: _Job) -> None:
-        """With the lock held."""
+        """Add a job; the caller holds the lock."""
         job.number = str(len(self._jobs)).encode()
         self._jobs.append(job)
         self._submit(job)
 
     def _submit(self, job: _Job) -> None:
-        """With the lock held."""
+        """Submit a job to the pool; the caller holds the lock."""
         self._waiting += 1
         if not self._pool.submit(job.number):
             self._waiting -= 1
             self._left += 1
 
     def _watch(self) -> None:
-        """Until everything is done, or what runs has come to its end after :meth:`stop`."""
+        """Wait until all jobs are done, or until those in progress end after :meth:`stop`."""
         while True:
             if self._stopping:
-                self._pool.stop(0)  # drops what waits; nothing more is taken
+                self._pool.stop(0)  # drops waiting jobs; takes no more
             with self._changed:
                 busy = bool(self._waiting or self._running)
                 if not busy and (self._stopping or not self._later):
@@ -314,7 +320,7 @@ class Prerender:
         self._tell()
 
     def _again(self) -> None:
-        """At the end, once more what was not to be had, until each has been waited for long enough."""
+        """Submit the postponed pages again, until each has been waited for long enough."""
         self._pause(AGAIN)
         with self._changed:
             again, self._later = self._later, []
@@ -329,14 +335,14 @@ class Prerender:
         self._progress(done, total, job.path if job is not None else "")
 
     def _give_up(self, job: _Job) -> None:
-        """A render hangs, past its timeout: another thread takes the place of its thread."""
+        """Give up a render that hangs past its timeout: another thread replaces its thread."""
         with self._changed:
             if job not in self._running:
-                return  # it came back just now
+                return  # it has just ended
             del self._running[job]
             job.word, job.reason = "failed", "timeout"
             self._hung += 1
-            all_hang = self._hung >= 2 * self._jobs_at_once  # the pool has no more threads to put in their place
+            all_hang = self._hung >= 2 * self._jobs_at_once  # the pool has no more threads to replace them
         if job.thread is not None:
             self._pool.write_off(job.thread)
         if all_hang:
@@ -350,7 +356,7 @@ class Prerender:
             self._changed.notify_all()
 
     def _work(self, number: bytes) -> None:
-        """One job, in a thread of the pool."""
+        """Run one job, in a thread of the pool."""
         with self._changed:
             job = self._jobs[int(number)]
             self._waiting -= 1
@@ -363,7 +369,7 @@ class Prerender:
         outcome: BaseException | str
         try:
             outcome = self._export_asset(job) if job.page is None else self._make(job, job.page)
-        except BaseException as error:  # whatever an app raises, its page is done with
+        except BaseException as error:  # any exception of an app ends only its page
             outcome = error
         self._end(job, outcome)
 
@@ -371,7 +377,7 @@ class Prerender:
         with self._changed:
             self._running.pop(job, None)
             if job.word:
-                self._hung -= 1  # its thread had been given up
+                self._hung -= 1  # its thread was given up before
             elif isinstance(outcome, Later) and self._waits_for(job):
                 self._later.append(job)
             else:
@@ -379,7 +385,7 @@ class Prerender:
             self._changed.notify_all()
 
     def _waits_for(self, job: _Job) -> bool:
-        """Whether it is tried once more: as long as a render elsewhere, or a back-off, may take."""
+        """Return whether to try the page again: as long as another process's render, or a back-off, may take."""
         now = self._monotonic()
         if job.until is None:
             task = job.page.task if job.page is not None else None
@@ -389,8 +395,8 @@ class Prerender:
     # One page ----------------------------------------------------------------------------------------
 
     def _make(self, job: _Job, page: Page) -> str:
-        """Returns ``rendered`` or ``there``; raises what else it came to."""
-        # A refresh lets an older render of this process come to its end first.
+        """Return ``rendered`` or ``there``; raise any other outcome."""
+        # A refresh waits for an older render of this process first.
         job.due = self._monotonic() + page.task.timeout + (page.task.wait if self._force else 0.0) + GRACE
         rendered, content = self._maker.renew(page) if self._force else self._maker.get(page)
         job.due = float("inf")
@@ -403,14 +409,14 @@ class Prerender:
         return "rendered" if rendered else "there"
 
     def _follow(self, path: str, answer: Answer) -> None:
-        """Take on what a page refers to, before it counts as done."""
+        """Take on the references of a page, before the page counts as done."""
         if not self._crawl and self._folder is None:
             return
         url = self.here.at(path)
         try:
             found = self._refers_to(url, answer)
         except NoFile:
-            return  # packed in a way that cannot be undone; its export says so
+            return  # its encoding cannot be undone; its export reports that
         for link in found.links if self._crawl else ():
             if (linked := self._maker.own_path(link)) is not None:
                 self._add(linked, linked=path, crawled=True)
@@ -432,13 +438,13 @@ class Prerender:
     # Files that pages need ---------------------------------------------------------------------------
 
     def _export_asset(self, job: _Job) -> str:
-        """Whether a rule covers it or not, and whatever its query: that only says which version it is of."""
+        """Write a file that pages need, whether a rule covers it or not. Its query only names its version."""
         assert self._folder is not None
         path, name = job.path, job.path.partition("?")[0]
         with self._changed:
             page = self._seen.get(name)
         if page is not None and name == path:
-            return "page"  # of this run as well
+            return "page"  # this run renders it as a page
         times = self._rules.policies["*"]
         job.due = self._monotonic() + 2 * times.render_timeout + times.lock_timeout + GRACE
         answer = self._maker.ask(path)
@@ -458,7 +464,7 @@ class Prerender:
         return "asset"
 
     def _write_not_found(self, folder: StaticSite) -> None:
-        """The page that the app shows for what is not there."""
+        """Write the page that the app shows for missing paths."""
         path = spelled(self.here.mount + "/404.html")
         try:
             answer = self._maker.ask(path)
@@ -470,7 +476,7 @@ class Prerender:
 
 
 def _said(outcome: BaseException | str) -> tuple[str, str]:
-    """What a job came to, in one word, and why."""
+    """Return the outcome of a job in one word, and the reason."""
     if isinstance(outcome, str):
         return outcome, ""
     if isinstance(outcome, Later):
@@ -483,7 +489,7 @@ def _said(outcome: BaseException | str) -> tuple[str, str]:
 
 
 def _processors() -> int:
-    # Those that this process may use, where the system tells.
+    # The processors that this process may use, where the system tells.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

@@ -1,4 +1,4 @@
-"""Pages of one site without visitors, made in the way in which they are made for visitors."""
+"""Render pages of one site without clients, in the same way as for clients."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Skip(Exception):
 
 
 class Fail(Exception):
-    """The page could not be made."""
+    """The page could not be rendered."""
 
 
 class Later(Exception):
-    """Another process renders it, or its last render failed a moment ago."""
+    """Another process renders the page, or it is in back-off."""
 
 
 def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
-    """The site that pages are made for, and whether somebody has said which: ``url``, or the app's ``canonical_url``.
+    """Return the site to render pages for, and whether it is configured: by ``url``, or by the app's ``canonical_url``.
 
     :param url: scheme and host, and the mount point if there is one.
-    :raises ConfigError: it is not; or the app renders for another one.
+    :raises ConfigError: ``url`` is malformed; or the app renders for another site.
     """
     canonical_url = isr.configuration.settings.canonical_url
     fixed = site_of_url(canonical_url) if canonical_url else None
@@ -59,7 +59,10 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
 
 
 def check_shared(isr: ISR) -> None:
-    """:raises ConfigError: what is stored from here, no other process would see."""
+    """Refuse a store that no other process sees.
+
+    :raises ConfigError: it is such a store, or development mode turns the cache off.
+    """
     if isr._development is not None:
         problem = f"{isr._development.what}, so that nothing is cached"
         raise ConfigError("development", problem, "set WSGI_ISR_DEVELOPMENT=cache, as the servers have it")
@@ -69,7 +72,7 @@ def check_shared(isr: ISR) -> None:
 
 
 class SiteClient:
-    """Makes the pages of ``site``. Its methods may be called from several threads, and hang where a render does."""
+    """Renders the pages of ``site``. Several threads may call its methods, which hang if a render does."""
 
     def __init__(self, isr: ISR, site: Site) -> None:
         self._isr = isr
@@ -79,26 +82,30 @@ class SiteClient:
         self.here = here_of(site)
 
     def own_path(self, url: str) -> str | None:
-        """The path of a URL of this site, absolute or not; ``None`` for any other."""
+        """Return the path of a URL of this site, absolute or not; ``None`` for any other URL."""
         absolute = links.absolute(url, self.here.at("/"))
         return self.here.path_of(absolute) if absolute else None
 
     def page_at(self, path: str) -> Page:
-        """The page at a public path. :raises RefreshError: it is not for the cache. :raises ConfigError: no path."""
+        """Return the page at a public path.
+
+        :raises RefreshError: it is not for the cache.
+        :raises ConfigError: it is no path.
+        """
         return self._isr._pages.at(path, self._site)
 
     def get(self, page: Page) -> tuple[bool, Content]:
-        """The page, proven to be fresh, and whether it was rendered now.
+        """Return whether the page was rendered now, and its fresh content.
 
-        :raises Skip: it is not for the cache. :raises Fail: it cannot be made.
-        :raises Later: another process renders it, or its last render failed a moment ago.
+        :raises Skip: it is not for the cache.
+        :raises Fail: it cannot be rendered.
+        :raises Later: another process renders it, or it is in back-off.
         """
-        # Without a wait: while another process renders this page, the caller has others to render. And what has just
-        # failed rests, as for anybody.
+        # No wait: while another process renders this page, the caller renders others. Back-off holds as for any client.
         task = page.task._replace(wait=0.0, ignore_backoff=False)
         answer, tried = self._fill.get(task, fresh=True), False
         if isinstance(answer, Passed) and not answer.missed and self._fill.done(task):
-            # It was known not to be for the cache, and has been tried again in the background.
+            # The hit-for-miss has just been tried again in the background.
             answer, tried = self._fill.get(task, fresh=True), True
         if isinstance(answer, Passed):
             raise Later if answer.missed else Skip(answer.reason)
@@ -108,7 +115,7 @@ class SiteClient:
         entry = answer.slot.entry
         assert isinstance(entry.content, Content)
         if answer.label == "DEGRADED":
-            raise Fail("a node of the store cannot be asked, so that nobody can prove the page")
+            raise Fail("a node of the store is unreachable, so the page cannot be proven fresh")
         if answer.hit or answer.collapsed:
             return tried, entry.content
         if not answer.stored:
@@ -116,7 +123,7 @@ class SiteClient:
         return answer.stored or not self._keeps, entry.content
 
     def renew(self, page: Page) -> tuple[bool, Content]:
-        """The same, with all that is read from now on, whatever there is."""
+        """Render the page anew, from data that is read from now on; return as :meth:`get` does."""
         made = self._fill.refresh(page.task, path_tag(page.path), here=True)
         if isinstance(made, Failed):
             raise Fail(_why(made))
@@ -129,7 +136,10 @@ class SiteClient:
         return True, entry.content
 
     def _check_kept(self, page: Page, entry: Entry) -> None:
-        """Ours was not stored. :raises Fail: and it should have been: the store has none that is as new."""
+        """Check why this process's render was not stored.
+
+        :raises Fail: the store has no cache entry that is as new.
+        """
         if not self._keeps:
             return
         if len(self._codec.pack(entry)) > self._isr._store.max_value:
@@ -142,10 +152,11 @@ class SiteClient:
             raise Fail("the store did not keep it")
 
     def ask(self, path: str) -> Answer:
-        """What a visitor gets at a path of whom nothing is known: the page that is kept, renewed if need be, or what
-        the app says.
+        """Return the response for an anonymous client.
 
-        :raises Fail: the page cannot be made. Whatever the app raises goes through.
+        It is the page from the cache, renewed if need be, or else the app's response.
+
+        :raises Fail: the page cannot be rendered. Exceptions of the app pass through.
         """
         try:
             page = self.page_at(path)
@@ -166,17 +177,17 @@ class SiteClient:
 
 
 def here_of(site: Site) -> Here:
-    """A site as links see it."""
+    """Return a site in the form that links need."""
     return Here(site.scheme, site.host, site.script.encode("latin-1").decode("utf-8"))
 
 
 def spelled_out(path: str) -> str:
-    """A decoded path as it is written in a URL."""
+    """Return a decoded path as it is written in a URL."""
     return spelled(path.replace("%", "%25"))
 
 
 def url_of(page: Page) -> str:
-    """The path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
+    """Return the path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
     query = urlencode(page.key.query, encoding="latin-1")
     return spelled_out(page.path) + (f"?{query}" if query else "")
 
@@ -186,6 +197,6 @@ def _why(failed: Failed) -> str:
 
 
 def shown(error: BaseException) -> str:
-    """An exception in one short line."""
+    """Return an exception as one short line."""
     text = " ".join(f"{error!r}".split())
     return text if len(text) <= 200 else text[:199] + "…"

@@ -1,4 +1,4 @@
-"""The pages of a sitemap, wherever it and those that it names are."""
+"""Read the pages of a sitemap, and of the sitemaps that it names."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from . import html_links as links
 from .site_client import Fail, SiteClient, shown
 from .static_site import NoFile
 
-#: Sitemaps of sitemaps, and so on.
+#: The depth of sitemaps that name sitemaps.
 DEPTH = 4
 
 
 class Pages(NamedTuple):
-    """Paths of the site, each with the sitemap that names it; and sitemaps that came to nothing, and why."""
+    """Paths of the site, each with the sitemap that names it; and sitemaps that failed, with the reasons."""
 
     paths: dict[str, str]
     problems: list[tuple[str, str]]
 
 
 def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
-    """What a sitemap, and those that it names, list of the site. ``given`` is a file, or a path of the site."""
+    """Return the site's pages in a sitemap, and in the sitemaps that it names.
+
+    :param given: a file, or a path of the site.
+    """
     pages = Pages({}, [])
     first = _Sitemap(given, os.path.isfile(given))
     todo, seen, elsewhere = deque([(first, DEPTH)]), {first}, ""
@@ -32,7 +35,7 @@ def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
         name = sitemap.name
         try:
             found = links.read_sitemap(_read(sitemap, maker))
-        except Exception as error:  # of the app as well, where it makes the sitemap
+        except Exception as error:  # errors of the app as well, if it makes the sitemap
             known = isinstance(error, (ValueError, Fail, NoFile))
             pages.problems.append((name, getattr(error, "strerror", None) or (str(error) if known else shown(error))))
             continue
@@ -48,7 +51,7 @@ def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
                 seen.add(nested)
                 todo.append((nested, depth - 1))
     if elsewhere and not pages.paths:
-        # Of another host altogether: that is the wrong site, and not a link to somewhere else.
+        # All URLs have another host: the site is wrong.
         other = urlsplit(elsewhere)
         said = f"names no page of {maker.here.at(maker.here.mount)}, but {elsewhere}"
         pages.problems.append((given, f"{said}: give --url {other.scheme}://{other.netloc}"))
@@ -63,7 +66,7 @@ class _Sitemap(NamedTuple):
 
 
 def _nested(index: _Sitemap, url: str, maker: SiteClient) -> _Sitemap | None:
-    """Return a sitemap that an index names: the file beside it, where the index is one."""
+    """Return a sitemap that an index names: the file beside the index, if the index is a file."""
     if index.is_file:
         beside = os.path.join(os.path.dirname(index.name), os.path.basename(urlsplit(url).path))
         if os.path.isfile(beside):

@@ -1,7 +1,7 @@
-"""A static site: pages as files, so that any web server shows them without the app.
+"""Write a static site: pages as files that any web server can show without the app.
 
-``/a/b`` is ``a/b/index.html``, which a server of files shows at ``/a/b/``; everything else is a file of its own name.
-Which file that is, is decided in :func:`file_of`; nothing is ever written anywhere else than below the folder.
+``/a/b`` becomes ``a/b/index.html``, which a file server shows at ``/a/b/``. Any other response becomes a file with the
+name in its path. :func:`file_of` decides the file. Nothing is written outside of the directory.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from urllib.parse import unquote, urljoin, urlsplit
 from ..errors import ConfigError
 from .html_links import Here, decoded_html, with_base
 
-#: Bytes of one name, on every file system that matters.
+#: Bytes of one name, on every common file system.
 LONGEST_NAME = 255
-#: Where a folder says which files are of which site: never one that somebody else has put there is removed.
+#: The file that records which files belong to which site: an export removes no files of other origin.
 NOTES = ".wsgi-isr.json"
 _HTML = ("text/html", "application/xhtml+xml")
 
 
 class NoFile(Exception):
-    """A page that cannot be a file; says why. ``failed``: somebody has to do something about it."""
+    """A page cannot be a file. ``failed``: the operator must act on it."""
 
     def __init__(self, reason: str, failed: bool = True) -> None:
         self.reason = reason
@@ -40,30 +40,30 @@ class NoFile(Exception):
 
 
 class Answer(NamedTuple):
-    """What is to be written: what the app answered."""
+    """A response of the app, to be written."""
 
     code: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
 
     def header(self, name: str) -> str:
-        """The first value of a header; empty where there is none."""
+        """Return the first value of a header; empty where there is none."""
         return next((value for given, value in self.headers if given.lower() == name), "")
 
     @property
     def is_html(self) -> bool:
-        """Whether it is a page to look at."""
+        """Return whether the response is an HTML page."""
         return self.header("content-type").partition(";")[0].strip().lower() in _HTML
 
     @property
     def is_css(self) -> bool:
-        """Whether it is a style sheet."""
+        """Return whether the response is a style sheet."""
         return self.header("content-type").partition(";")[0].strip().lower() == "text/css"
 
     def unpacked(self) -> bytes:
-        """The body as it is meant: a server of files knows nothing of ``Content-Encoding``.
+        """Return the decoded body: a file server knows nothing of ``Content-Encoding``.
 
-        :raises NoFile: it is packed in a way that cannot be undone here.
+        :raises NoFile: its encoding cannot be undone here.
         """
         coding = self.header("content-encoding").strip().lower()
         if coding in ("", "identity"):
@@ -77,9 +77,9 @@ class Answer(NamedTuple):
 
 
 def file_of(path: str, is_html: bool) -> tuple[str, ...]:
-    """The names of the folders and of the file for a decoded public path.
+    """Return the names of the directories and of the file for a decoded public path.
 
-    :raises NoFile: there is none that a server of files would show at this path.
+    :raises NoFile: no file would be shown at this path by a file server.
     """
     *folders, last = path.removeprefix("/").split("/")
     if not last:
@@ -100,7 +100,7 @@ def file_of(path: str, is_html: bool) -> tuple[str, ...]:
 
 
 def redirect_page(target: str) -> bytes:
-    """What stands for a redirect where only files are served."""
+    """Return a page that replaces a redirect on a file server."""
     url = html.escape(target)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Moved</title>'
@@ -110,10 +110,11 @@ def redirect_page(target: str) -> bytes:
 
 
 class StaticSite:
-    """Where a static site is written. Its methods may be called from several threads.
+    """The directory that a static site is written to. Several threads may call its methods.
 
-    :param root: made if it is not there. :param here: the site that the pages are of.
-    :raises ConfigError: it cannot be.
+    :param root: created if it does not exist.
+    :param here: the site of the pages.
+    :raises ConfigError: it cannot be created.
     """
 
     def __init__(self, root: str, here: Here) -> None:
@@ -128,17 +129,18 @@ class StaticSite:
         self.written = 0
         self.unchanged = 0
         self.removed = 0
-        #: Pages whose file became that of another one, and of which.
+        #: Pages that lost their file to another page, with that page.
         self.lost: dict[str, str] = {}
-        # mkstemp makes files that nobody else may read, but a web server is somebody else.
+        # mkstemp makes files for this user only; a web server runs as another user.
         mask = os.umask(0)
         os.umask(mask)
         self._mode = 0o666 & ~mask
 
     def put(self, path: str, answer: Answer) -> None:
-        """Write the answer for a public path, as it is written in URLs, unless the file is the same already.
+        """Write the response for a public path, as written in URLs, unless the file has this content already.
 
-        :raises NoFile: it cannot be a file. :raises OSError: the disk.
+        :raises NoFile: it cannot be a file.
+        :raises OSError: the disk.
         """
         if "?" in path:
             raise NoFile("a page with a query has no file", failed=False)
@@ -155,17 +157,17 @@ class StaticSite:
         self._write(names, path, body)
 
     def put_not_found(self, answer: Answer) -> None:
-        """Write the site's own page for what is not there, which many servers of files look for."""
+        """Write the site's own page for missing paths, which many file servers use."""
         if answer.is_html and answer.body:
             self._write(("404.html",), "the 404 page", answer.unpacked())
 
     def finish(self, whole: bool, sources: str = "") -> None:
-        """Note which files are of this site. Called once, at the end.
+        """Record which files belong to this site. Called once, at the end.
 
-        :param whole: that is all of it: what the export before has written and this one has not is of pages that are
-            gone, and removed. Otherwise it stays.
-        :param sources: where the pages came from. After another run than the one before, everything stays: who
-            exports one page does not mean that there are no others.
+        :param whole: the export is complete. Then files of the last export that this one lacks are removed, because
+            their pages are gone. Otherwise they stay.
+        :param sources: the sources of the pages. If the last export had other sources, all files stay: an export of one
+            page does not mean that there are no others.
         :raises OSError: the disk.
         """
         notes = self._notes()
@@ -187,7 +189,10 @@ class StaticSite:
             os.replace(unfinished, os.path.join(self.root, NOTES))
 
     def _notes(self) -> dict[str, tuple[str, list[str]]]:
-        """The sources and files of each site. Nothing where nobody can read them: then nothing is removed."""
+        """Return the sources and files of each site.
+
+        An unreadable record gives nothing, so that nothing is removed.
+        """
         try:
             with open(os.path.join(self.root, NOTES), encoding="utf-8") as file:
                 notes = json.load(file)
@@ -196,7 +201,7 @@ class StaticSite:
             return {}
 
     def _file(self, name: str) -> tuple[int, int] | None:
-        """What tells a file from others, if there is one."""
+        """Return the identity of a file, if it exists."""
         try:
             found = os.lstat(os.path.join(self.root, name))
         except (OSError, ValueError):
@@ -205,14 +210,14 @@ class StaticSite:
 
     def _remove(self, name: str) -> None:
         target = os.path.join(self.root, name)
-        with contextlib.suppress(OSError, ValueError):  # it is no file any more, or gone already; or no name at all
-            # Somebody may have written notes of their own, or put a link in the way.
+        with contextlib.suppress(OSError, ValueError):  # no file any more, gone already, or no valid name
+            # A user may have edited the record, or put a link in the way.
             if os.path.commonpath([os.path.realpath(os.path.dirname(target)), self.root]) != self.root:
                 return
             os.unlink(target)
             self.removed += 1
             while (target := os.path.dirname(target)) != self.root:
-                os.rmdir(target)  # until one has something in it
+                os.rmdir(target)  # raises at the first directory that is not empty
 
     def _redirect(self, path: str, text: str, answer: Answer) -> None:
         target = urljoin(self._here.at(path), answer.header("location"))
@@ -220,15 +225,15 @@ class StaticSite:
         if split.scheme not in ("http", "https"):
             raise NoFile("it redirects to no page")
         if self._here.holds(target):
-            # Of any host that the files are served at.
+            # Without scheme and host: the files may be served at any host.
             target = split._replace(scheme="", netloc="").geturl() or "/"
             if unquote(split.path, errors="surrogateescape").rstrip("/") == text.rstrip("/"):
-                return  # with or without a slash: that is done by whoever serves the files, and would be a loop
+                return  # the file server redirects so itself; a page would make a loop
         self._write(file_of(text, True), path, redirect_page(target))
 
     def _write(self, names: tuple[str, ...], path: str, body: bytes) -> None:
         parent = os.path.join(self.root, *names[:-1])
-        # A link that leads out of the folder may lie in the way.
+        # A link in the way may lead out of the directory.
         if os.path.commonpath([os.path.realpath(parent), self.root]) != self.root:
             raise NoFile("a link in the folder leads out of it")
         try:
@@ -240,7 +245,7 @@ class StaticSite:
 
     @contextlib.contextmanager
     def _unfinished(self, parent: str, body: bytes) -> Iterator[str]:
-        """A file with this content, to be put in the place of another one: nobody sees half of it."""
+        """Yield a temporary file with this content, for an atomic replacement: no reader sees half of it."""
         descriptor, name = tempfile.mkstemp(prefix=".isr-", dir=parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -256,7 +261,8 @@ class StaticSite:
         same = os.path.isfile(target) and not os.path.islink(target) and filecmp.cmp(unfinished, target, shallow=False)
         holder = self._taken.setdefault(names, path)
         if holder != path and not same:
-            # Whoever comes first in the alphabet has it: so it is the same one in each run, whatever the threads do.
+            # The first path in the alphabet gets the file, so that each run gives the same result, in any order of
+            # threads.
             if holder < path:
                 raise NoFile(f"its file is that of {holder}")
             self.lost[holder], self._taken[names] = path, path

@@ -1,4 +1,4 @@
-"""Processes that are forked to serve nobody: how they begin, are asked to stop, and notice that they are orphans."""
+"""Fork processes that serve no requests: their start, the signals that stop them, and the detection of orphans."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from typing import NoReturn
 
 from ..cache.courier import courier
 
-#: What asks a process to stop.
+#: The signals that ask a process to stop.
 _ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-#: What a server's master does things on that are not for its children.
+#: Signals of a server's master that do not concern its children.
 _NOT_FOR_US = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
@@ -27,15 +27,15 @@ _log = logging.getLogger("wsgi_isr")
 
 
 def fork(name: str, main: Callable[[], int]) -> int:
-    """The process id of a child that is called ``name``, runs ``main`` and exits with what it returns.
+    """Return the process id of a child with this ``name``, which runs ``main`` and exits with its result.
 
-    A signal that asks it to stop ends it at once, until it makes a :class:`StopSignal`.
+    Until the child makes a :class:`StopSignal`, a signal that asks it to stop ends it at once.
     """
-    # One that came between the fork and the child's first line would be heard by its parent's handler, and be lost.
+    # A signal between the fork and the child's first line would reach the parent's handler, and be lost.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
     me = os.getpid()
     try:
-        with courier.off():  # for the child's whole life: what it does is not to deliver journals
+        with courier.off():  # for the child's whole life: it must not deliver journals
             pid = os.fork()
             if pid == 0:
                 _run(name, main, before, me)
@@ -45,12 +45,12 @@ def fork(name: str, main: Callable[[], int]) -> int:
 
 
 def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals], parent: int) -> NoReturn:
-    """The whole life of a child: whatever happens, it does not return into its parent's code."""
+    """Run a child until its end; it never returns into its parent's code."""
     code = 1
     try:
         for number in _ASKING[:2]:
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # its default would dump the core
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # the default would dump core
         for ignored in _NOT_FOR_US:
             signal.signal(getattr(signal, ignored), signal.SIG_IGN)
         for plain in (signal.SIGABRT, signal.SIGCHLD):
@@ -72,46 +72,51 @@ def _run(name: str, main: Callable[[], int], mask: set[int | signal.Signals], pa
 
 
 def die_with(parent: int, by: signal.Signals = signal.SIGKILL) -> None:
-    """Get a signal when the parent ends, where the kernel sees to that (prctl(2), PR_SET_PDEATHSIG): whoever hangs, or
-    was stopped, does not notice by itself. To be called again after a change of the user, which undoes it."""
+    """Request a signal for the end of the parent, if the kernel supports it (prctl(2), PR_SET_PDEATHSIG).
+
+    A process that hangs or is stopped does not notice that end itself. A change of the user undoes the request, so
+    repeat it then.
+    """
     if _prctl(_PR_SET_PDEATHSIG, by) and os.getppid() != parent:
-        os._exit(1)  # it was gone before that
+        os._exit(1)  # the parent was gone before the call
 
 
 def _call_it(name: str) -> None:
     """Set the name that ``ps -o comm`` and ``top`` show; Linux has room for 15 characters."""
-    # Not by /proc/self/comm: after a change of the user, root owns that file (proc(5), dumpable).
+    # /proc/self/comm does not work: after a change of the user, root owns that file (proc(5), dumpable).
     _prctl(_PR_SET_NAME, name.encode())
 
 
 def _prctl(option: int, value: int | bytes) -> bool:
-    """Call prctl(2); ``False`` where the system has none."""
+    """Call prctl(2); return ``False`` where the system has none."""
     if not sys.platform.startswith("linux"):
         return False
-    import ctypes  # only where a process is forked to be ours
+    import ctypes  # only in processes that this package forks
 
     ctypes.CDLL(None).prctl(option, value)
     return True
 
 
 def ask_to_stop(pid: int) -> None:
-    """Even if it was stopped in the other sense (SIGSTOP)."""
+    """Send SIGTERM; SIGCONT makes a process act on it that SIGSTOP has stopped."""
     os.kill(pid, signal.SIGTERM)
     os.kill(pid, signal.SIGCONT)
 
 
 def status_of(pid: int) -> int | None:
-    """How a child has ended, which can be asked once; ``None`` while it is alive. By its id: there may be other
-    children, of the app."""
+    """Return the wait status of a child that has ended, ``None`` while it is alive. It can be read once.
+
+    The wait is for this id alone: the app may have other children.
+    """
     try:
         found, status = os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:  # somebody else has asked
+    except ChildProcessError:  # other code has already collected the status
         return 0
     return status if found == pid else None
 
 
 def wait_for(pid: int, timeout: float) -> None:
-    """Return once a child has ended, which is killed after ``timeout`` seconds."""
+    """Return once a child has ended; kill it after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while status_of(pid) is None:
         if time.monotonic() >= deadline:
@@ -123,7 +128,8 @@ def wait_for(pid: int, timeout: float) -> None:
 class StopSignal:
     """Whether this process was asked to stop, or has lost its parent, and a way to wait for that.
 
-    :param parent: the process that it must not outlive. :param others: sockets that are waited for as well.
+    :param parent: the process that it must not outlive.
+    :param others: sockets to wait for as well.
     """
 
     def __init__(self, parent: int, *others: socket.socket) -> None:
@@ -138,18 +144,18 @@ class StopSignal:
             self._selector.register(one, selectors.EVENT_READ, one)
         for number in _ASKING:
             signal.signal(number, self._ask)
-        signal.signal(signal.SIGCHLD, self._nudge)  # a child that ends wakes up who waits
+        signal.signal(signal.SIGCHLD, self._nudge)  # the end of a child ends a wait
 
     @property
     def orphaned(self) -> bool:
-        """Whether the parent is gone."""
+        """Return whether the parent is gone."""
         return os.getppid() != self._parent
 
     def __bool__(self) -> bool:
         return self._asked or self.orphaned
 
     def wait(self, seconds: float) -> list[socket.socket]:
-        """At most so long; those of ``others`` that somebody connects to."""
+        """Wait at most so many seconds; return those of ``others`` with a new connection."""
         ready: list[socket.socket | None] = [key.data for key, _ in self._selector.select(seconds)]
         with contextlib.suppress(BlockingIOError):
             while None in ready and self._woken.recv(64):

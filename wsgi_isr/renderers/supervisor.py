@@ -1,17 +1,17 @@
-"""Renderer processes: where an instance makes the pages that are due, so that its visitors do not feel it.
+"""Renderer processes: an instance renders due pages in them, so that its clients do not notice.
 
-Three kinds of processes stand in a row, and each ends when the one before it is gone:
+There are three kinds of processes in a row. Each process ends when the one before it is gone.
 
-* the *watcher* is a child of the server's master. It is small, because it never loads the app, and begins another
-  supervisor where one is killed;
-* the *supervisor* loads the app and forks renderers, which share its memory until they change it. It replaces those
-  that die, that rendered ``max_renders`` pages, or that hang in one, and stops them in a written order: no more jobs
-  are taken, what runs gets ``drain_timeout`` seconds, what still runs is killed;
-* the *renderers* (:mod:`.renderer`) render, at lower priority than who serves.
+* The *watcher* is a child of the server's master. It is small, because it never loads the app. It starts another
+  supervisor if one is killed. * The *supervisor* loads the app and forks renderers, which share its memory until they
+  change it. It replaces renderers
+  that die, that rendered ``max_renders`` pages, or that hang in a render. It stops them in a fixed order: no more jobs
+  are taken, running jobs get ``drain_timeout`` seconds, then the renderers are killed. * The *renderers*
+  (:mod:`.worker`) render, at lower priority than the processes that serve.
 
-Jobs come over two sockets (:mod:`.remote`) that only the supervisor and its renderers hold: where these are gone, who
-connects is refused at once, and renders itself. The watcher makes them, as the user that it runs as and before the
-processes that connect: a server that root has started touches no file of another user.
+Jobs arrive at two sockets (:mod:`wsgi_isr.cache.renderer_pool`) that only the supervisor and its renderers hold. If
+these processes are gone, a client is refused at once, and renders itself. The watcher creates the sockets as its own
+user, before the processes that connect: a server that root started touches no file of another user.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from ..middleware import instances
 from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
 from .worker import LOOK, Heartbeat, Sockets, render
 
-#: How much nicer than the processes that serve.
+#: The niceness that renderers add to that of the processes that serve.
 NICENESS = 10
 #: Jobs that wait for a renderer, on each socket.
 BACKLOG = 128
-#: What lived shorter than this is not replaced at once, in seconds; the first pause and the longest.
+#: A process with a shorter life, in seconds, is replaced after a pause: the first one, and the longest.
 _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
-#: Seconds, beyond ``drain_timeout``, in which a renderer has to end that was asked to.
+#: Seconds beyond ``drain_timeout`` in which a renderer must end after a request to stop.
 _LAST_WORDS = 1.0
-#: Seconds in which a watcher has to have its sockets.
+#: Seconds in which a watcher must open its sockets.
 _BEGIN_IN = 10.0
-#: Exit codes of a supervisor: it was asked to stop; the app does not import. 0: nobody wants renderers.
+#: Exit codes of a supervisor: it was asked to stop; the app does not import. 0: no app needs renderers.
 _STOPPED, _NO_APP = 75, 76
 
 _log = logging.getLogger("wsgi_isr")
@@ -55,9 +55,11 @@ _log = logging.getLogger("wsgi_isr")
 
 
 def make_folder(server: int) -> str:
-    """Return the path of a new folder for sockets, which only this user may enter.
+    """Return the path of a new directory for sockets, which only this user may enter.
 
-    :param server: process id of the server's master. A folder whose master is gone is removed by the next server.
+    The next server removes a directory whose master is gone.
+
+    :param server: process id of the server's master.
     :raises OSError: there is no place for it.
     """
     parent = _parent()
@@ -67,29 +69,28 @@ def make_folder(server: int) -> str:
 
 
 _PREFIX = "wsgi-isr-"
-#: A folder's name: of which process, started when, in which namespace.
+#: A directory's name: the process id of the master, its start time, and its namespace.
 _NAME = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-([0-9]+)-([0-9a-f]+)-[a-z0-9_]+")
 #: The name of a socket until it listens.
 _NEW = "new"
 #: Bytes that the address of a socket may have: 108 with the zero at its end on Linux, 104 elsewhere (unix(7)).
 _LONGEST_ADDRESS = 103
-#: Where there is a folder with a short path.
+#: A directory with a short path.
 _SHORT = "/tmp"
-#: Bytes that a folder's name and a socket's add to the address of the folder's parent, at the most.
+#: The most bytes that the names of a directory and a socket add to the address of the parent.
 _LONGEST_NAME = len(f"/{_PREFIX}{1 << 22}-{1 << 32}-{1 << 32:x}-12345678/{URGENT}")
 
 
 def _parent() -> str:
-    """Where folders for sockets are: a temporary folder of one's own can have a longer path than the address of a
-    socket."""
+    """Return the parent of directories for sockets: the temporary directory, or ``/tmp`` if its path is too long."""
     parent = tempfile.gettempdir()
     return parent if len(os.fsencode(parent)) + _LONGEST_NAME <= _LONGEST_ADDRESS else _SHORT
 
 
 def _started(pid: int) -> str:
-    """Return when a process was started, in ticks since boot (proc(5)): with it, a process id is unique for ever.
+    """Return the start of a process in ticks since boot (proc(5)), which makes a process id unique for ever.
 
-    Empty where the process is gone, ``0`` where that cannot be told.
+    Empty where the process is gone, ``0`` where the time is unknown.
     """
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
@@ -101,18 +102,18 @@ def _started(pid: int) -> str:
 
 
 def _exists(pid: int) -> bool:
-    """Return whether there is a process of that number. The mount option ``hidepid`` hides none from kill(2)."""
+    """Return whether a process with this id exists. The mount option ``hidepid`` hides none from kill(2)."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # the process is another user's
         return True
     return True
 
 
 def _namespace() -> str:
-    """Where process ids mean what they mean here (pid_namespaces(7)): containers may share a temporary folder."""
+    """Return the namespace of this process's ids (pid_namespaces(7)): containers may share a temporary directory."""
     try:
         return f"{os.stat('/proc/self/ns/pid').st_ino:x}"
     except OSError:
@@ -120,9 +121,9 @@ def _namespace() -> str:
 
 
 def _sweep(parent: str) -> None:
-    """Remove the folders of this user's servers that were killed with all their processes.
+    """Remove the directories of this user's servers that were killed with all their processes.
 
-    Every user may write into ``parent``, so nothing that is found there is an error.
+    Every user may write into ``parent``, so no name in it is an error.
     """
     try:
         for name in os.listdir(parent):
@@ -135,9 +136,9 @@ def _sweep(parent: str) -> None:
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a folder of sockets where this user owns it, and nothing but sockets is in it.
+    """Remove a directory of sockets if this user owns it, and it contains only sockets.
 
-    No link is followed and no tree removed: in a shared directory, any user may have made what has such a name.
+    No link is followed and no tree removed: in a shared directory, any user may create such a name.
     """
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -155,7 +156,7 @@ def remove_folder(folder: str) -> None:
 
 
 def open_sockets(folder: str) -> Sockets:
-    """In the place of those that are there, if any: whoever connects from now on reaches these."""
+    """Return sockets that replace those in ``folder``, if any: new connections reach the new ones."""
     opened = []
     for name in (URGENT, LATER):
         listener = socket.socket(socket.AF_UNIX)
@@ -173,17 +174,17 @@ def open_sockets(folder: str) -> Sockets:
 
 
 class Watcher:
-    """The watcher of an instance, as its parent sees it.
+    """The watcher of an instance, as seen from its parent.
 
-    :param folder: where earlier watchers of the instance have their sockets, whose place its own take; ``None`` for a
-        new folder. :param load: imports the app, in the supervisor.
-    :param prepare: runs first in the watcher. It may change the user: all files are made after it, and are that user's.
-    :raises OSError: the sockets cannot be made, and the watcher has ended.
+    :param folder: the directory of an earlier watcher's sockets, which this one replaces; ``None`` for a new directory.
+    :param load: imports the app, in the supervisor.
+    :param prepare: runs first in the watcher. It may change the user: all files are created after it, by that user.
+    :raises OSError: the sockets cannot be created, and the watcher has ended.
     """
 
     def __init__(self, folder: str | None, load: Callable[[], object], prepare: Callable[[], object]) -> None:
         parent = os.getpid()
-        #: One byte that both processes see: it ends because there is nothing to do, not because it was killed.
+        #: One shared byte: the watcher ended because there is nothing to do, and was not killed.
         self._content = mmap.mmap(-1, 1)
         hear, tell = socket.socketpair()
 
@@ -195,7 +196,7 @@ class Watcher:
             with tell:
                 self.pid = fork("isr-watcher", main)
             try:
-                #: Where its sockets are.
+                #: The directory of its sockets.
                 self.folder = _told(hear)
             except OSError:
                 self.wait(_LAST_WORDS)
@@ -203,32 +204,32 @@ class Watcher:
 
     @property
     def content(self) -> bool:
-        """Whether it has found that there is nothing to do, and ended by itself."""
+        """Return whether the watcher has ended by itself because there is nothing to do."""
         return self._content[0] == 1
 
     @property
     def alive(self) -> bool:
-        """Whether it is. Once it is not, its id may be that of anybody."""
+        """Return whether the watcher is alive. After its end, its id may become that of any process."""
         try:
-            # It stays a zombie: the server's master has its own way to find out about its children.
+            # WNOWAIT leaves a zombie: the server's master collects its children in its own way.
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
         except ChildProcessError:
             return False
 
     def stop(self) -> None:
-        """Ask it to end; :meth:`wait` for that."""
+        """Ask the watcher to end; :meth:`wait` waits for the end."""
         if self.alive:
             ask_to_stop(self.pid)
 
     def wait(self, timeout: float) -> None:
-        """Until it has ended, at most ``timeout`` seconds; then it is killed, and those after it see that."""
+        """Wait until the watcher has ended, at most ``timeout`` seconds; then kill it, which its descendants notice."""
         wait_for(self.pid, timeout)
 
 
 def _told(hear: socket.socket) -> str:
-    """Return the folder that a watcher names.
+    """Return the directory that a watcher reports.
 
-    :raises OSError: it has none, has ended, or says nothing for :data:`_BEGIN_IN` seconds.
+    :raises OSError: it has none, has ended, or reports nothing for :data:`_BEGIN_IN` seconds.
     """
     hear.settimeout(_BEGIN_IN)
     said = hear.recv(4096)  # the whole message, which is sent at once
@@ -248,11 +249,12 @@ def _watch(
     content: mmap.mmap,
     tell: socket.socket,
 ) -> int:
-    """Have one supervisor after the other."""
+    """Run one supervisor after the other; return the exit code."""
     stopping = StopSignal(parent)
-    remote.folder = None  # who renders for others asks nobody else
+    remote.folder = None  # a renderer asks no other renderer
     prepare()
-    # Only to wake it up: it has to clean up behind the others. Once more, because it may be another user now.
+    # SIGCONT only wakes this process, which must clean up after the others. Repeated, because a change of the user in
+    # prepare() undoes it.
     die_with(parent, by=signal.SIGCONT)
     with tell:
         try:
@@ -278,13 +280,13 @@ def _watch(
                 stopping.wait(LOOK)
             if status is None:
                 while status_of(pid) is None:
-                    ask_to_stop(pid)  # again and again: it may be loading an app that has handlers of its own
+                    ask_to_stop(pid)  # repeated: the app may install handlers of its own while it is loaded
                     stopping.wait(LOOK)
                 break
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
             if code == 0 or (code == _NO_APP and not has_loaded):
-                # Nobody wants renderers; or the app does not import, which workers say as well. Trying that again
-                # would not lead to anything else.
+                # No app needs renderers; or the app does not import, which workers log as well. Another attempt would
+                # give the same result.
                 content[0] = 1
                 return 0
             has_loaded = has_loaded or code != _NO_APP
@@ -301,7 +303,10 @@ def _watch(
 
 
 def _settle(folder: str | None, server: int) -> tuple[str, Sockets]:
-    """Return the folder, new if there is none, and the sockets in it. :raises OSError: they cannot be made."""
+    """Return the directory, new if there is none, and the sockets in it.
+
+    :raises OSError: they cannot be created.
+    """
     place = folder or make_folder(server)
     try:
         return place, open_sockets(place)
@@ -312,13 +317,13 @@ def _settle(folder: str | None, server: int) -> tuple[str, Sockets]:
 
 
 class _RestartBackoff:
-    """How long to wait before something begins again that has ended."""
+    """The pauses before a process that ended is started again."""
 
     def __init__(self) -> None:
         self._pause = 0.0
 
     def after(self, life: float) -> float:
-        """Seconds; none after a life that was long enough."""
+        """Return the pause in seconds; 0 after a life that was long enough."""
         self._pause = 0.0 if life >= _SHORT_LIFE else min(max(_PAUSE[0], 2 * self._pause), _PAUSE[1])
         return self._pause
 
@@ -327,18 +332,18 @@ class _RestartBackoff:
 
 
 def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int:
-    """Load the app, and have its renderers."""
-    os.nice(NICENESS)  # before that: loading is not to be felt either
+    """Load the app, and run its renderers; return the exit code."""
+    os.nice(NICENESS)  # before loading, which must not slow down the server either
     try:
         app = load()
     except Exception:
         _log.exception("the app does not import in the supervisor of the renderer processes")
         return _NO_APP
-    # Of several that cannot be told apart none is served: a job might be another tenant's.
+    # Apps with the same identity are not served: a job might belong to another tenant.
     sites = {isr._site: isr for isr in instances if isr._renders_elsewhere and isr._is_alone}
     if not sites:
         return 0
-    # Only now is there something to come to an end, and the app may have had handlers of its own.
+    # Only now there are renderers to stop, and the app may have installed handlers of its own.
     stopping = StopSignal(parent)
     settings = [isr.configuration.settings for isr in sites.values()]
     me, drain = os.getpid(), max(each.drain_timeout for each in settings)
@@ -351,7 +356,7 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
         stopping.wait(staff.turn(time.monotonic()))
     sockets.close()
     staff.stop(drain + _LAST_WORDS)
-    del app  # the only reference to what is wrapped
+    del app  # the only reference to the wrapped apps
     return _STOPPED
 
 
@@ -361,9 +366,9 @@ class _Renderer(NamedTuple):
 
 
 class ProcessPool:
-    """As many renderers as there should be.
+    """A pool of ``number`` renderers.
 
-    :param begin: forks one that writes on a board, and returns its process id.
+    :param begin: forks a renderer that writes to a heartbeat, and returns its process id.
     """
 
     def __init__(self, number: int, begin: Callable[[Heartbeat], int]) -> None:
@@ -374,7 +379,7 @@ class ProcessPool:
         self._again = _RestartBackoff()
 
     def turn(self, now: float) -> float:
-        """Do what is due; at most so many seconds until there is more to do."""
+        """Start and replace due renderers; return the seconds until the next call."""
         self._look(now)
         for at in [at for at in self._due if at <= now]:
             board = None
@@ -407,7 +412,7 @@ class ProcessPool:
                 self._due.append(now)
 
     def stop(self, seconds: float) -> None:
-        """Ask all to end; what has not after so many seconds is killed."""
+        """Ask all renderers to end; kill those that have not ended after so many seconds."""
         left = {*self._working, *self._leaving}
         for pid in left:
             ask_to_stop(pid)

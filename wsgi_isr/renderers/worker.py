@@ -1,5 +1,7 @@
-"""One renderer process: it takes jobs (:mod:`.remote`), as many at once as it has threads, until it has done enough
-of them, one hangs, or it is asked to stop."""
+"""Run one renderer process: it takes jobs (:mod:`wsgi_isr.cache.renderer_pool`), as many at once as it has threads.
+
+It ends after ``max_renders`` jobs, after a job that hangs, or when it is asked to stop.
+"""
 
 from __future__ import annotations
 
@@ -23,31 +25,33 @@ from ..middleware import ISR
 from ..process import close_all
 from .child_process import StopSignal
 
-#: Seconds between two looks at what nobody tells: a parent that is gone, a renderer that hangs.
+#: Seconds between two checks for events without a signal: the end of the parent, a renderer that hangs.
 LOOK = 0.5
-#: Seconds that a job may take beyond all of its own limits, before its process is taken for hanging as a whole.
+#: Seconds that a job may take beyond its own limits, before its whole process counts as hanging.
 GRACE = 5.0
-#: Seconds in which a job has to come, once its connection is there: it was sent before.
+#: Seconds in which a job must arrive after its connection; it was sent before.
 _ARRIVAL = 5.0
 
 _log = logging.getLogger("wsgi_isr")
 
 
 class Sockets(NamedTuple):
-    """What renderers listen on."""
+    """The sockets that renderers listen on."""
 
     urgent: socket.socket
     later: socket.socket
 
     def close(self) -> None:
-        """In this process."""
+        """Close them in this process."""
         self.urgent.close()
         self.later.close()
 
 
 class Heartbeat:
-    """What a renderer tells its supervisor, in memory that both share: it works even where the renderer hangs in C
-    code and no thread of it has a turn."""
+    """The state that a renderer reports to its supervisor, in shared memory.
+
+    The supervisor can read it even if the renderer hangs in C code and none of its threads runs.
+    """
 
     _FORM = struct.Struct("dd")
 
@@ -55,27 +59,30 @@ class Heartbeat:
         self._shared = mmap.mmap(-1, self._FORM.size)
 
     def say(self, until: float, leaving: bool) -> None:
-        """:param until: the monotonic time at which it must have said something else, or be killed; 0 for never.
-        :param leaving: it takes no more jobs, and another one may take its place."""
+        """Report the state.
+
+        :param until: the monotonic time of the next report; the renderer is killed if it is late. 0 for never.
+        :param leaving: the renderer takes no more jobs, and another one may replace it.
+        """
         self._FORM.pack_into(self._shared, 0, until, leaving)
 
     @property
     def until(self) -> float:
-        """See :meth:`say`."""
+        """Return the monotonic time of the next report; see :meth:`say`."""
         return float(self._FORM.unpack_from(self._shared)[0])
 
     @property
     def leaving(self) -> bool:
-        """See :meth:`say`."""
+        """Return whether the renderer takes no more jobs; see :meth:`say`."""
         return bool(self._FORM.unpack_from(self._shared)[1])
 
     def close(self) -> None:
-        """In this process."""
+        """Close it in this process."""
         self._shared.close()
 
 
 def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Heartbeat, parent: int) -> int:
-    """The whole life of a renderer."""
+    """Run a renderer until its end; return the exit code."""
     stopping = StopSignal(parent, *sockets)
     settings = [isr.configuration.settings for isr in sites.values()]
     drain, left = max(each.drain_timeout for each in settings), max(each.max_renders for each in settings)
@@ -84,18 +91,18 @@ def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Heartbeat, paren
         if not desk.is_free(LOOK):
             continue
         ready = stopping.wait(LOOK)
-        # In this order: what somebody waits for goes first.
+        # In this order: clients wait for urgent jobs.
         for listener in sockets:
             if listener in ready and (connection := _accept(listener)) is not None:
                 desk.take(connection)
                 left -= 1
                 break
-    # Whoever connects from now on is for others; where there are none, they are told so at once.
+    # Other renderers take new connections; without any, the connections are refused at once.
     sockets.close()
     until = time.monotonic() + drain
     board.say(until + GRACE, leaving=True)
     if not stopping:
-        os.kill(parent, signal.SIGCHLD)  # have a look: another one may begin
+        os.kill(parent, signal.SIGCHLD)  # wakes the supervisor: another renderer may start
     desk.finish(drain)
     close_all(0.0 if desk.hangs else max(0.0, until - time.monotonic()))
     return 0
@@ -122,22 +129,22 @@ class _JobRunner:
         self._numbers = itertools.count()
         self._limits: dict[int, float] = {}
         self._leaving = False
-        #: A render ran past its timeout, and nobody can end it but the whole process.
+        #: Whether a render ran past its timeout: only the end of the process ends it.
         self.hangs = False
 
     def is_free(self, seconds: float) -> bool:
-        """Whether one more can be taken, within so many seconds."""
+        """Return whether another job can be taken, within so many seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self._busy < self._threads, seconds)
 
     def take(self, connection: socket.socket) -> None:
-        """Do the job that comes over ``connection``."""
+        """Run the job that arrives over ``connection``."""
         with self._changed:
             self._busy += 1
         threading.Thread(target=self._do, args=(connection,), name="wsgi-isr-job", daemon=True).start()
 
     def finish(self, seconds: float) -> None:
-        """Wait for what runs, at most so long."""
+        """Wait for running jobs, at most so many seconds."""
         with self._changed:
             self._leaving = True
             self._changed.wait_for(lambda: self._busy == 0, seconds)
@@ -146,10 +153,11 @@ class _JobRunner:
         try:
             with connection:
                 message = _read(connection)
-                connection.sendall(ACCEPTED)  # in vain where it took us too long, and others do it
+                # in vain after a long delay: the client has given the job to another process
+                connection.sendall(ACCEPTED)
                 connection.sendall(self._word(message))
         except OSError:
-            pass  # who asked is gone; the page is there
+            pass  # the client is gone; the page is stored
         except Exception:
             _log.exception("a job for a renderer")
         finally:
@@ -163,7 +171,7 @@ class _JobRunner:
             return UNKNOWN
         try:
             task = Task.unpack(message[SITE_BYTES:])
-        except Exception:  # of another version of this package
+        except Exception:  # sent by another version of this package
             return UNKNOWN
         with self._limited(task.timeout + task.wait + GRACE):
             word = isr._engine.work(task)
@@ -173,7 +181,7 @@ class _JobRunner:
 
     @contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:
-        """On the board stands when the first of all jobs must be over."""
+        """Report the time at which the first of all jobs must have ended."""
         number = next(self._numbers)
         self._limit(number, time.monotonic() + seconds)
         try:

@@ -1,15 +1,15 @@
-"""Where pages are kept: bytes by key, behind one contract (:mod:`.base`), opened by URL.
+"""The stores of cache entries: bytes by key, behind one contract (:mod:`.base`), opened by URL.
 
 | URL | module | shared by |
 | --- | --- | --- |
 | ``memcached://host[:port],host...[?timeout=S&...]`` | :mod:`.memcached` | the cluster |
 | ``memory://[?max_bytes=N]`` | :mod:`.memory` | the threads of one process |
 | ``sqlite:///path[?max_bytes=N&timeout=S]`` | :mod:`.sqlite` | one machine, across restarts |
-| ``null://`` | :mod:`.null` | nobody: nothing is stored |
+| ``null://`` | :mod:`.null` | no process: nothing is stored |
 
-Other distributions add a scheme through the entry point group ``wsgi_isr.stores``: its name is the
-scheme, its object a callable that takes the URL and returns a :class:`~wsgi_isr.stores.base.Store`.
-The suite that each has to pass is :mod:`wsgi_isr.testing`.
+Other distributions add a scheme through the entry point group ``wsgi_isr.stores``. The name of the entry point is the
+scheme. Its object is a callable that takes the URL and returns a :class:`~wsgi_isr.stores.base.Store`. Each store must
+pass the suite in :mod:`wsgi_isr.testing`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ __all__ = ["Store", "open_store"]
 
 GROUP = "wsgi_isr.stores"
 
-#: Module in this package and class; imported when the scheme is asked for, so that nobody pays for
-#: sqlite3 who does not use it.
+#: Module in this package and class. A module is imported when a URL has its scheme: sqlite3 only for SQLite.
 BUILT_IN = {
     "memcached": ("memcached.store", "MemcachedStore"),
     "memory": ("memory", "MemoryStore"),
@@ -40,10 +39,10 @@ BUILT_IN = {
 
 
 def open_store(url: str, *, option: str = "store") -> Store:
-    """The store behind a URL.
+    """Return the store for a URL.
 
-    :param option: what errors name as their place: an argument, or an environment variable.
-    :raises ConfigError: an unknown scheme or URL option, or a store that cannot be opened.
+    :param option: the place that errors name: an argument, or an environment variable.
+    :raises ConfigError: the scheme or a URL option is unknown, or the store cannot be opened.
     """
     try:
         scheme = scheme_of(url)
@@ -62,7 +61,7 @@ def _factory(scheme: str) -> Callable[[str], Store]:
 def _open_foreign(scheme: str, url: str) -> Store:
     from importlib.metadata import entry_points  # slow to import, and rarely needed
 
-    # One distribution may be found twice, where sys.path leads to it twice.
+    # A distribution is found twice where sys.path leads to it twice.
     found = {(point.name, point.value): point for point in entry_points(group=GROUP)}
     points = [point for point in found.values() if point.name == scheme]
     if not points:

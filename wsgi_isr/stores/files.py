@@ -1,7 +1,7 @@
-"""What this process may do with a file, found out without making one.
+"""Check the access of this process to a file, without creating the file.
 
-Root may construct an app whose processes change their user later (``gunicorn --preload --user``). A file that root made
-would be closed to them, and a link in its place could lead root anywhere.
+Root may construct an app whose processes change their user later (``gunicorn --preload --user``). Those processes could
+not open a file that root created. A symbolic link in its place could lead root to any file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import stat
 
 
 def check_writable(path: str) -> None:
-    """Return if this process may read and write the file, or make it with the directories above it.
+    """Return if this process may read and write the file, or create it and its missing directories.
 
-    :raises OSError: it may not; ``filename`` is the file or directory that is in the way.
+    :raises OSError: it may not; ``filename`` is the file or directory that denies access.
     """
     place, above, mode = os.path.abspath(path), False, None
     while mode is None:
@@ -30,9 +30,9 @@ def check_writable(path: str) -> None:
 
 
 def check_link(path: str) -> None:
-    """Return if root may follow ``path``. A link that another user can make would lead root to any file.
+    """Return if root may follow ``path``. A link that another user can create would lead root to any file.
 
-    :raises OSError: it is such a link, and this process is root's.
+    :raises OSError: it is such a link, and this process runs as root.
     """
     if os.name != "posix" or os.geteuid() != 0:
         return
@@ -40,26 +40,26 @@ def check_link(path: str) -> None:
         found = os.lstat(path)
         folder = os.stat(os.path.dirname(os.path.abspath(path)))
     except (OSError, ValueError):
-        return  # to be made; or to be found out when it is opened
+        return  # the file is missing, or opening it will report the error
     is_foreign = found.st_uid != 0 or folder.st_uid != 0 or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if stat.S_ISLNK(found.st_mode) and is_foreign:
         raise OSError(errno.ELOOP, "a link of another user, or in a directory of one", path)
 
 
 def this_user() -> str:
-    """Return how to call the user of this process in a message."""
+    """Return the user of this process, as messages name it."""
     try:
         import pwd  # not on Windows
 
         return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
     except ImportError:
         return "this user"
-    except KeyError:  # an account is not needed
+    except KeyError:  # a process needs no account
         return f"user {os.geteuid()}"
 
 
 def owner_of(path: str) -> str:
-    """Return how to call the owner of a file, or of the nearest directory above it, in a message."""
+    """Return the owner of a file, or of the nearest existing directory above it, as messages name it."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Tell objects that own locks or files about ``fork``, without keeping them alive.
+"""Notify objects that own locks or files of ``fork``, without keeping them alive.
 
-``os.register_at_fork`` has no way back: whatever is registered there lives as long as the process.
-So the three hooks are registered once, here, and pass on to a weak set.
+``os.register_at_fork`` cannot unregister: its callables live as long as the process. Therefore, this module registers
+three hooks once, which call the objects of a weak set.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ import weakref
 
 
 class ForkAware:
-    """Override what matters, and call :func:`watch` at the end of ``__init__``. None may raise."""
+    """Base of objects that are notified: override methods, and call :func:`watch` at the end of ``__init__``.
+
+    The methods must not raise.
+    """
 
     def before_fork(self) -> None:
-        """In the parent, in the thread that is about to fork."""
+        """Run in the parent, in the thread that is about to fork."""
 
     def after_fork_in_parent(self) -> None:
-        """In that same thread; also called where the fork failed."""
+        """Run in the same thread of the parent, also after a fork that failed."""
 
     def after_fork_in_child(self) -> None:
-        """In the child, where that thread is the only one left: every lock another thread held stays
-        held for ever, so locks are made anew, not released."""
+        """Run in the child, where the forking thread is the only one.
+
+        A lock that another thread held stays held for ever. Therefore, replace locks by new ones; do not release them.
+        """
 
 
 _lock = threading.RLock()
@@ -33,16 +38,16 @@ _looking: dict[int, threading.Lock] = {}
 
 
 def watch(it: ForkAware) -> None:
-    """From now on, for as long as ``it`` lives, its three methods are called around each fork."""
+    """Call the three methods of ``it`` around each fork, as long as ``it`` lives."""
     with _lock:
         _watched.add(it)
 
 
 def look() -> None:
-    """Call the watched objects in the child of a fork that Python did not see: a server may fork in C."""
+    """Notify the watched objects in a child whose fork Python did not see: a server may fork in C."""
     here = os.getpid()
     if _pid != here:
-        with _looking.setdefault(here, threading.Lock()):  # by process: the parent may have held its own
+        with _looking.setdefault(here, threading.Lock()):  # by process: the child may have inherited a held lock
             if _pid != here:
                 _after_in_child()
 
@@ -64,7 +69,7 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _lock, _pid
     _lock = threading.RLock()
-    # Without _before (a server that forks in C and only announces the child) the list is empty.
+    # Without _before (a server that forks in C and only announces the child), the list is empty.
     for it in _forking or list(_watched):
         it.after_fork_in_child()
     _forking.clear()

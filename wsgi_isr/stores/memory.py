@@ -1,4 +1,7 @@
-"""``memory://[?max_bytes=N]``: one process, bounded by bytes; least recently used out first, control keys last."""
+"""The store of one process, bounded by bytes: ``memory://[?max_bytes=N]``.
+
+The least recently used item is evicted first, control keys last.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from .fork_hooks import ForkAware, watch
 from .urls import parse_store_url
 
-#: Bytes that CPython needs for an item beside the bytes of key and value (objects, table slots);
-#: measured with tracemalloc, rounded up. A test holds it against the real figure.
+#: Bytes that CPython needs for an item besides the bytes of key and value (objects, table slots): measured with
+#: tracemalloc, rounded up. A test compares it with a measurement.
 ITEM_OVERHEAD = 432
 
-#: The least and the usual ``max_bytes``.
+#: The minimum and the default of ``max_bytes``.
 SMALLEST = 64 * 1024
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -31,7 +34,7 @@ class _Item(NamedTuple):
 
 
 class _Shelf:
-    """Items that are evicted among each other, the least recently used first."""
+    """Items that are evicted together, the least recently used first."""
 
     def __init__(self) -> None:
         self.items: OrderedDict[str, _Item] = OrderedDict()
@@ -55,13 +58,13 @@ class _Shelf:
 class MemoryStore(ForkAware, Store):
     """Bytes in a dict.
 
-    :param max_bytes: what keys, values and their bookkeeping may take together, at least 64 KiB. One
-        value may take a quarter of it (and at most :attr:`Store.max_value`), so that no page can push
-        out everything else. Control keys may take :data:`~.base.CONTROL_SHARE` of it, and are evicted after all pages.
+    :param max_bytes: the limit of keys, values and their overhead together, at least 64 KiB. One value may take a
+        quarter of it (and at most :attr:`Store.max_value`), so that one page cannot evict all others. Control keys may
+        take :data:`~.base.CONTROL_SHARE` of it, and are evicted after all pages.
     :param clock: seconds; any zero.
-    :raises ConfigError: for a smaller ``max_bytes``.
+    :raises ConfigError: ``max_bytes`` is smaller.
 
-    A child starts empty after ``fork``: what it inherited could only grow apart from the parent's.
+    A child starts empty after ``fork``: an inherited copy would only diverge from the parent's.
     """
 
     shared = False
@@ -74,7 +77,7 @@ class MemoryStore(ForkAware, Store):
         self.max_bytes = max_bytes
         self.max_value = min(Store.max_value, max_bytes // 4)
         self._clock = clock
-        # Counted on in children and after everything was dropped: a token is never handed out twice.
+        # The count goes on in children and after items are dropped: no token is returned twice.
         self._tokens = itertools.count(1)
         self._start_empty()
         watch(self)
@@ -83,18 +86,18 @@ class MemoryStore(ForkAware, Store):
         self._lock = threading.Lock()
         self._pages = _Shelf()
         self._control = _Shelf()
-        self._writes = 0  # since everything past its ttl was removed
+        self._writes = 0  # since the last removal of expired items
 
     after_fork_in_child = _start_empty
 
     @property
     def size(self) -> int:
-        """The bytes that keys, values and their bookkeeping take together."""
+        """Return the bytes of keys, values and their overhead together."""
         return self._pages.bytes + self._control.bytes
 
     @classmethod
     def from_url(cls, url: str) -> MemoryStore:
-        """``memory://``, with ``?max_bytes=`` or without."""
+        """Return the store for ``memory://``, with ``?max_bytes=`` or without."""
         parts = parse_store_url(url, options=("max_bytes",))
         if parts.host or parts.path:
             raise ConfigError("store", "memory:// takes neither host nor path", "write memory://")
@@ -145,9 +148,9 @@ class MemoryStore(ForkAware, Store):
             return True
 
     def close(self) -> None:
-        """Nothing to let go of; the values stay."""
+        """Do nothing: there is nothing to close, and the values stay."""
 
-    # Below here the lock is held.
+    # The callers of the methods below hold the lock.
 
     def _shelf(self, key: str) -> _Shelf:
         return self._control if is_control(key) else self._pages
@@ -176,8 +179,11 @@ class MemoryStore(ForkAware, Store):
             self._make_room()
 
     def _make_room(self) -> None:
-        """Evict pages: first what is past its ttl, however recently it was used. Looking at every item for that
-        is worth it once in as many writes; a heap of deadlines would take a quarter more memory."""
+        """Evict pages, expired ones first, however recently they were used.
+
+        The search for expired items reads all items, so it runs once in as many writes. A heap of deadlines would take
+        a quarter more memory.
+        """
         if self._writes >= len(self._pages.items):
             self._writes = 0
             for key in list(self._pages.items):

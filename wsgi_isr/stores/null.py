@@ -1,4 +1,4 @@
-"""``null://``: stores nothing. Caching is off, everything else still works."""
+"""The store that stores nothing: ``null://``. Caching is off; the rest works."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from .urls import parse_store_url
 
 
 class NullStore(Store):
-    """Every key is always missing. ``add`` says ``True`` all the same: a lock that nobody keeps is
-    granted to everybody, so each render goes ahead, as if there were no cache."""
+    """Store nothing: every key is always missing.
+
+    ``add`` returns ``True``: every process gets the lease, so each render goes ahead, as without a cache.
+    """
 
     keeps = False
     scheme = "null"
@@ -19,7 +21,7 @@ class NullStore(Store):
 
     @classmethod
     def from_url(cls, url: str) -> NullStore:
-        """``null://``, and nothing after it."""
+        """Return the store for ``null://``; the URL has no other parts."""
         parts = parse_store_url(url)
         if parts.host or parts.path:
             raise ConfigError("store", "null:// takes neither host nor path", "write null://")
@@ -52,6 +54,6 @@ class NullStore(Store):
         pass
 
     def _refuse_large(self, key: str, value: bytes) -> None:
-        """As any store would: switching the cache off must not hide that a page is too large for it."""
+        """Raise as other stores do: switching the cache off must not hide that a page is too large for it."""
         if len(value) > self.max_value:
             raise ValueTooLarge(key, len(value), self.max_value)

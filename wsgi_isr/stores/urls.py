@@ -1,8 +1,7 @@
-"""Store URLs taken apart: ``scheme://host/path?option=value``, for every store in the same way.
+"""Parse store URLs: ``scheme://host/path?option=value``, in the same way for every store.
 
-RFC 3986 decides what is what; percent-encoding is undone. Everything wrong is a
-:class:`~wsgi_isr.errors.ConfigError` for the option ``store`` that says what to write instead, and
-none repeats the whole URL, which may hold a password.
+The syntax is that of RFC 3986; percent-encoding is decoded. Each error is a :class:`~wsgi_isr.errors.ConfigError` for
+the option ``store`` that says what to write. No error repeats the whole URL, which may hold a password.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ..errors import ConfigError
 
 
 class StoreURL(NamedTuple):
-    """The parts of a store URL, decoded; ``host`` is everything between ``//`` and the path."""
+    """The parts of a store URL, decoded; ``host`` is all text between ``//`` and the path."""
 
     scheme: str
     host: str
@@ -24,7 +23,7 @@ class StoreURL(NamedTuple):
     options: dict[str, str]
 
     def whole(self, name: str, default: int) -> int:
-        """An option that is a whole number."""
+        """Return an option that is a whole number."""
         text = self.options.get(name)
         if text is None:
             return default
@@ -33,7 +32,7 @@ class StoreURL(NamedTuple):
         return int(text)
 
     def seconds(self, name: str, default: float) -> float:
-        """An option that is a time in seconds, above 0."""
+        """Return an option that is a time in seconds, above 0."""
         text = self.options.get(name)
         if text is None:
             return default
@@ -50,9 +49,9 @@ class StoreURL(NamedTuple):
 
 
 def scheme_of(url: str) -> str:
-    """The scheme in lower case (RFC 3986, 3.1).
+    """Return the scheme in lower case (RFC 3986, 3.1).
 
-    :raises ConfigError: where ``url`` has none.
+    :raises ConfigError: ``url`` has no scheme.
     """
     if not isinstance(url, str):
         raise ConfigError("store", f"a URL in a str is needed, not {type(url).__name__}", "such as 'memory://'")
@@ -67,10 +66,10 @@ def scheme_of(url: str) -> str:
 
 
 def parse_store_url(url: str, options: Sequence[str] = ()) -> StoreURL:
-    """The parts of ``url``.
+    """Return the parts of ``url``.
 
-    :param options: every query option that this store knows.
-    :raises ConfigError: for an option that it does not know, and for what is no URL at all.
+    :param options: all query options that this store knows.
+    :raises ConfigError: an option is unknown, or ``url`` is not a URL.
     """
     scheme = scheme_of(url)
     rest = url.partition("://")[2]
@@ -94,8 +93,8 @@ def parse_store_url(url: str, options: Sequence[str] = ()) -> StoreURL:
 
 
 def suggest(wrong: str, known: Sequence[str]) -> str:
-    """A remedy for a misspelt name: the close ones, and all there are."""
-    import difflib  # errors only
+    """Return a remedy for a misspelt name: the closest name, and all names."""
+    import difflib  # needed only for errors
 
     close = difflib.get_close_matches(wrong, known, n=1)
     meant = f"did you mean {close[0]}? " if close else ""

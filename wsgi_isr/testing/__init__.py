@@ -1,7 +1,7 @@
-"""For tests of apps that are cached, and of stores.
+"""Tools for tests of cached apps, and of stores.
 
-Of apps: two fixtures for pytest, which a ``conftest.py`` imports, and the context managers that they are made of. In
-either, :func:`~wsgi_isr.invalidate` succeeds, whatever store is configured and whether it can be reached::
+Apps: two fixtures for pytest, which a ``conftest.py`` imports, and the context managers behind them. In either,
+:func:`~wsgi_isr.invalidate` succeeds, whatever store is configured and whether it can be reached::
 
     from wsgi_isr.testing import fresh_isr, no_isr  # noqa: F401
 
@@ -10,10 +10,10 @@ either, :func:`~wsgi_isr.invalidate` succeeds, whatever store is configured and 
         assert client.get("/").headers["X-ISR"] == "MISS"
         assert client.get("/").headers["X-ISR"] == "HIT"
 
-Everything is done in the thread of the test, within the transaction that it has begun: renders in the background, and
-functions whose results are kept. So a page that is stale has been renewed when its visitor has it.
+Background renders and cached functions run in the thread of the test, within the transaction that the test has begun.
+So a stale page is already renewed when the client has the response.
 
-Of stores: the suite that each one passes (:mod:`.suite`).
+Stores: the suite that each store passes (:mod:`.suite`).
 """
 
 from __future__ import annotations
@@ -40,23 +40,23 @@ __all__ = ["fresh_cache", "fresh_isr", "no_isr", "without_cache"]
 
 @contextmanager
 def without_cache() -> Iterator[None]:
-    """In here no app of this process is cached (``X-ISR: BYPASS``), and cached functions are called each time."""
+    """Run the block without a cache: apps answer with ``X-ISR: BYPASS``, and cached functions are called each time."""
     with _in_place_of_stores(lambda _configured: NullStore()):
         yield
 
 
 @contextmanager
 def fresh_cache() -> Iterator[None]:
-    """In here each app of this process has a cache of its own, which is empty and in memory.
+    """Run the block with an empty cache in memory for each app of this process.
 
-    Apps with one store have one here as well. Options other than the store hold, but for ``development`` and
-    ``journal``: pages are cached under a debug mode, too.
+    Apps that share a store share one here as well. All options hold except the store, ``development`` and ``journal``:
+    pages are cached under a debug mode, too.
     """
     stores: dict[Any, Store] = {}
 
     def store_of(configured: Any) -> Store:
         if isinstance(configured, str) and configured.startswith("memory:"):
-            return MemoryStore()  # each app's own
+            return MemoryStore()  # one for each app
         key = configured if isinstance(configured, str) else id(configured)
         return stores.setdefault(key, MemoryStore())
 
@@ -79,14 +79,16 @@ def _in_place_of_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
         for isr in list(middleware.instances):
             if isr in restore:
                 restore[isr]()
-            else:  # made meanwhile, as its module was imported
+            else:  # created in the block, when its module was imported
                 isr.close()
                 isr._begin_with_stand_in()
 
 
 def _kept_connections() -> AbstractContextManager[None]:
-    """In here requests do not close Django's database connections, which may be in the middle of a test's transaction.
-    Its own test client does the same."""
+    """Return a context in which requests do not close Django's database connections.
+
+    They may be in the middle of a test's transaction. Django's own test client does the same.
+    """
     return _without_signals() if "django.db" in sys.modules else nullcontext()
 
 
@@ -105,25 +107,25 @@ def _without_signals() -> Iterator[None]:
 
 try:
     import pytest
-except ModuleNotFoundError:  # unittest will do
+except ModuleNotFoundError:  # unittest needs no fixtures
     pass
 else:
 
     @pytest.fixture
     def no_isr() -> Iterator[None]:
-        """No app is cached: see :func:`without_cache`."""
+        """Disable the cache of all apps: see :func:`without_cache`."""
         with without_cache():
             yield
 
     @pytest.fixture
     def fresh_isr() -> Iterator[None]:
-        """Each app has an empty cache: see :func:`fresh_cache`."""
+        """Give each app an empty cache: see :func:`fresh_cache`."""
         with fresh_cache():
             yield
 
 
 def __getattr__(name: str) -> Any:
-    # It needs pytest, which those who test an app by unittest may not have.
+    # The suite needs pytest, which an app tested by unittest may lack.
     if name in ("StoreSuite", "in_processes", "in_threads", "needs"):
         from . import suite
 

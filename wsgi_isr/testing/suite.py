@@ -1,4 +1,4 @@
-"""The suite that every store passes, for those who write one.
+"""The suite that every store passes, for authors of stores.
 
 In the store's own test module, with pytest::
 
@@ -16,8 +16,8 @@ In the store's own test module, with pytest::
         def advance(self, seconds):
             self.now += seconds
 
-Each test is one situation. Keys are random for each test, so that a store which cannot be emptied can be
-tested as well. Where a store takes no clock, leave out ``advance``: the suite sleeps.
+Each test is one situation. Each test has random keys, so the suite can test a store that cannot be emptied. For a store
+without a clock parameter, leave out ``advance``: the suite sleeps.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PATIENCE = 30.0
 
 
 def needs(*flags: str) -> Callable[[_Test], _Test]:
-    """What :class:`StoreSuite` says of the store has to be true for this test; ``stores`` by default."""
+    """Mark a test that applies only if these attributes of :class:`StoreSuite` are true; ``stores`` by default."""
 
     def mark(test: _Test) -> _Test:
         test.__dict__["needs"] = flags
@@ -57,7 +57,7 @@ def needs(*flags: str) -> Callable[[_Test], _Test]:
 
 
 def in_threads(count: int, job: Callable[[int], Any]) -> list[Any]:
-    """What ``job(0)`` to ``job(count - 1)`` return, each in a thread of its own, started together."""
+    """Return the results of ``job(0)`` to ``job(count - 1)``, each in its own thread, started together."""
     answers: list[Any] = [None] * count
     gate = threading.Barrier(count)
 
@@ -81,13 +81,16 @@ def in_threads(count: int, job: Callable[[int], Any]) -> list[Any]:
 
 
 def in_processes(count: int, job: Callable[[int], Any]) -> list[Any]:
-    """The same in forked children, which leave without any cleaning up; answers go through JSON."""
+    """Return the results of :func:`in_threads` from forked children, which exit without cleanup.
+
+    Results go through JSON.
+    """
     gate, opener = os.pipe()
     children = []
     for number in range(count):
         answers, answer = os.pipe()
         with warnings.catch_warnings():
-            # Python 3.12 warns where other threads run: that is the situation to be tested.
+            # Python 3.12 warns of forks beside other threads: that is the tested situation.
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
@@ -126,33 +129,33 @@ def _answer(pid: int, answers: int) -> Any:
 
 
 class StoreSuite:
-    """Subclass it, and give what is below."""
+    """The tests of a store: subclass it, and override the attributes and methods below."""
 
     #: Another process that opens the same store sees the same values.
     shared = False
-    #: Values are still there after every handle was closed.
+    #: Values remain after every handle was closed.
     persistent = False
-    #: ``False`` for a store that forgets everything at once.
+    #: ``False`` for a store that keeps nothing.
     stores = True
-    #: The shortest ttl, in seconds, that surely has not passed yet when the next verb runs.
+    #: The shortest ttl, in seconds, that has certainly not passed when the next verb runs.
     shortest_ttl = 1.0
 
     def make_store(self) -> Store:
-        """A new handle; where ``shared`` or ``persistent``, on the same values during one test."""
+        """Return a new handle; if ``shared`` or ``persistent``, on the same values during one test."""
         raise NotImplementedError
 
     def make_bounded_store(self, max_bytes: int) -> Store:
-        """A handle on an empty store that holds at most so many bytes of keys and values."""
+        """Return a handle on an empty store that holds at most so many bytes of keys and values."""
         pytest.skip("the store has no bound of its own")
 
     def advance(self, seconds: float) -> None:
         """Let time pass for the store."""
         time.sleep(seconds)
 
-    # What the tests use
+    # The tools of the tests
 
     def __init_subclass__(cls) -> None:
-        """Tests that do not apply are left out, rather than skipped again in every run."""
+        """Leave out tests that do not apply: skipped tests would appear in every run."""
         super().__init_subclass__()
         for name, test in vars(StoreSuite).items():
             flags = getattr(test, "needs", ("stores",))
@@ -168,7 +171,7 @@ class StoreSuite:
             store.close()
 
     def another(self) -> Store:
-        """One more handle, closed at the end of the test."""
+        """Return another handle, closed at the end of the test."""
         store = self.make_store()
         self._opened.append(store)
         return store
@@ -179,7 +182,7 @@ class StoreSuite:
     def let_expire(self) -> None:
         self.advance(2 * self.shortest_ttl)
 
-    # What a store says of itself
+    # The properties of a store
 
     @needs()
     def test_it_says_whether_it_keeps_anything(self, store: Store) -> None:
@@ -431,7 +434,7 @@ class StoreSuite:
         assert store.get(self.key()) == b"200"
 
     def increment(self, store: Store, times: int) -> int:
-        """Returns how often another writer came between, for the curious."""
+        """Increment by compare-and-swap; return how often another writer came between."""
         beaten = -times
         while times:
             beaten += 1
@@ -491,7 +494,7 @@ class StoreSuite:
         def child(_: int) -> object:
             inherited = store.get(self.key("before"))
             store.set(self.key("child"), b"child")
-            # In threads of the child as well: a lock may be free for the thread that forked only.
+            # In threads of the child as well: a lock may be free only for the thread that forked.
             read = in_threads(2, lambda _: store.get(self.key("child")) == b"child")
             return [inherited == b"parent", all(read)]
 

@@ -1,4 +1,4 @@
-"""The configuration of gunicorn for the demo: two workers, and an end with the process that has started the server."""
+"""The configuration of gunicorn for the demo: two workers, and an end with the process that started the server."""
 
 from __future__ import annotations
 
@@ -27,13 +27,16 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Called by gunicorn in its master, before it listens."""
-    # SIGTERM, not SIGKILL: workers and renderer processes are ended in order.
+    """Make the master end with its parent. gunicorn calls this in the master, before it listens."""
+    # SIGTERM, so that the master ends workers and renderer processes in order.
     die_with(int(os.environ[PARENT]), signal.SIGTERM)
 
 
 def on_exit(server: Any) -> None:
-    """Called by gunicorn in its master, after the last worker."""
+    """End as the hooks do, and remove the directory of a demo that has died.
+
+    gunicorn calls this in the master, after the last worker.
+    """
     hooks.on_exit(server)
-    if os.getppid() != int(os.environ[PARENT]):  # no other process is left to remove the folder
+    if os.getppid() != int(os.environ[PARENT]):  # no other process is left to remove the directory
         shutil.rmtree(os.environ[FOLDER], ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The process of the demo's server: started on a socket that is open already, ended by its id."""
+"""The process of the demo's server: started on a socket that is already open, ended by its id."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def listen(port: int) -> socket.socket:
 
 
 class Server:
-    """``with Server(...)``: the site under gunicorn, until the block ends.
+    """Run the site under gunicorn until the ``with`` block ends.
 
     :param listener: from :func:`listen`; it is closed here once gunicorn has inherited it.
     :param folder: for the store, the logs and the state of the site.
     :param pause: waits that many seconds while the server starts; an exception that it raises ends the server.
-    :raises ServerDied: it does not start.
+    :raises ServerDied: gunicorn does not start.
     """
 
     def __init__(self, listener: socket.socket, folder: Path, pause: Callable[[float], None]) -> None:
@@ -89,7 +89,7 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        """Ask gunicorn to end, and kill all its processes where that takes too long."""
+        """Ask gunicorn to end; kill all its processes if that takes too long."""
         if self.process.poll() is None:
             self.process.terminate()
             try:

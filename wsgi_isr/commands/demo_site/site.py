@@ -1,4 +1,4 @@
-"""The news site of the demo: a WSGI app of werkzeug alone, and the middleware around it.
+"""The news site of the demo: a WSGI app made with werkzeug alone, and the middleware around it.
 
 Its settings come from variables whose names do not begin with ``WSGI_ISR_``: those are options of the middleware.
 """
@@ -29,7 +29,7 @@ from ...middleware import ISR
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
-#: The folder for the store, the counters of renders and the switch of the backend.
+#: The directory for the store, the counters of renders and the switch of the backend.
 FOLDER = "ISR_DEMO_FOLDER"
 #: The key that signs the cookie of a login.
 SECRET = "ISR_DEMO_SECRET"
@@ -68,7 +68,7 @@ class Backend:
 
     @property
     def fails(self) -> bool:
-        """Whether the backend is down."""
+        """Return whether the backend is down."""
         return self._switch.exists()
 
     def fail(self) -> None:
@@ -82,7 +82,7 @@ class Backend:
     def render(self, path: str) -> int:
         """Return the number of this render of the page at ``path``, from 1."""
         time.sleep(SLOW)
-        # Each process appends one byte. Afterwards the offset is the size of the file at that moment.
+        # Each process appends one byte. The offset afterwards is the size of the file at that moment.
         file = os.open(self._folder / f"renders-{quote(path, safe='')}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(file, b".")
@@ -92,7 +92,7 @@ class Backend:
 
 
 class Page(NamedTuple):
-    """The content of a page, without its frame."""
+    """The content of a page, without the common template."""
 
     title: str
     content: str
@@ -101,7 +101,8 @@ class Page(NamedTuple):
 class Site:
     """The app. :attr:`isr` is the app behind the cache, which a server calls.
 
-    :param folder: exists, and is writable. :param secret: signs the cookie of a login.
+    :param folder: exists, and is writable.
+    :param secret: signs the cookie of a login.
     :param private: the path of a page that is never cached, or empty.
     """
 
@@ -153,7 +154,7 @@ class Site:
             return error(environ, start_response)
 
     def _respond(self, request: Request, endpoint: str, values: Mapping[str, Any]) -> Response:
-        # Browsers say where a form was: another site must neither log in nor press the buttons.
+        # Browsers name the origin of a form: another site must neither log in nor press the buttons.
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             return Response("Requests of other sites are refused.\n", 403)
         if endpoint == "asset":

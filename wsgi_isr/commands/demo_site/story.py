@@ -1,4 +1,4 @@
-"""The story of the demo, played over HTTP: each step is a method that returns what it has seen, or fails."""
+"""The story of the demo, played over HTTP: each step is a method that checks what it observes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from .site import REVALIDATE, SLOW
 from .visitor import Answer, Visitor
 
-#: Visitors who ask for one page at once.
+#: Visitors who request one page at once.
 CROWD = 20
 #: Seconds for a new page after a stale one.
 PATIENCE = 10.0
@@ -20,7 +20,7 @@ _HARBOUR, _LIBRARY, _WEATHER = "/news/harbour", "/news/library", "/weather"
 
 
 class Step(NamedTuple):
-    """A step that was played: its name, its sentence, whether it holds, and what was seen, one line each."""
+    """A step that was played: its name, its sentence, whether it holds, and the observations, one line each."""
 
     name: str
     sentence: str
@@ -29,7 +29,7 @@ class Step(NamedTuple):
     answers: list[Answer]
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as data for JSON."""
+        """Return the step as data for JSON."""
         answers = [
             {
                 "request": answer.request,
@@ -45,13 +45,14 @@ class Step(NamedTuple):
 
 
 class StepFailed(Exception):
-    """The step does not hold; the message is what should have been seen."""
+    """The step does not hold; the message is the expected observation."""
 
 
 class Story:
     """One run, from the first visitor on, against a site that has no pages yet.
 
-    :param port: of the site. :param pause: waits that many seconds.
+    :param port: of the site.
+    :param pause: waits that many seconds.
     """
 
     def __init__(self, port: int, pause: Callable[[float], None]) -> None:
@@ -61,7 +62,7 @@ class Story:
         self._seen: list[str] = []
 
     def play(self) -> Iterator[Step]:
-        """Yield each step after it was played, until one does not hold: those after it rely on it."""
+        """Yield each step after it was played. Stop after a failure: later steps rely on it."""
         for name, sentence, action in self._steps():
             self._answers, self._seen = [], []
             try:
@@ -146,7 +147,7 @@ class Story:
         _require("Kim" not in answer.body, "a page without the name for a visitor without a session")
 
     def _next_render(self, path: str) -> Answer:
-        """Ask until the first render is replaced. Only the last answer is shown."""
+        """Request the page until its first render is replaced; show only the last answer."""
         deadline = time.monotonic() + PATIENCE
         while (answer := Visitor(self._port).get(path)).render == 1 and time.monotonic() < deadline:
             self._pause(0.05)

@@ -1,4 +1,4 @@
-"""A visitor of the demo, made of ``http.client``: keeps cookies, follows nothing, measures each answer."""
+"""A client of the demo, made of ``http.client``: it keeps cookies, follows no redirects, and measures each answer."""
 
 from __future__ import annotations
 
@@ -29,29 +29,29 @@ class Answer:
 
     @property
     def verdict(self) -> str:
-        """The header ``X-ISR``: ``HIT``, ``MISS``, ``STALE``, ..."""
+        """Return the header ``X-ISR``: ``HIT``, ``MISS``, ``STALE``, ..."""
         return self.headers.get("X-ISR", "")
 
     @property
     def age(self) -> int | None:
-        """The header ``Age``, in seconds; ``None`` without it."""
+        """Return the header ``Age``, in seconds; ``None`` without it."""
         age = self.headers.get("Age", "")
         return int(age) if age.isdigit() else None
 
     @property
     def milliseconds(self) -> float:
-        """The time until its end."""
+        """Return the time until the end of the answer."""
         return round(self.seconds * 1000, 1)
 
     @property
     def render(self) -> int:
-        """The number of the render, by the page itself; 0 where it is none of the site's pages."""
+        """Return the number of the render, read from the page; 0 for an answer that is no page of the site."""
         found = _NUMBER.search(self.body)
         return int(found[1]) if found else 0
 
     @property
     def greeting(self) -> str:
-        """The words of the page for its visitor."""
+        """Return the greeting of the page for its visitor."""
         found = _GREETING.search(self.body)
         return found[1] if found else ""
 
@@ -65,18 +65,24 @@ class Answer:
 
 
 class Visitor:
-    """A new one has no cookies. Each request has a connection of its own, so that any worker may answer."""
+    """A client without cookies at first. Each request has its own connection, so that any worker may answer."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._cookies: dict[str, str] = {}
 
     def get(self, path: str) -> Answer:
-        """Return the answer to a GET. :raises OSError: there is none."""
+        """Return the answer to a GET.
+
+        :raises OSError: there is none.
+        """
         return self._ask("GET", path, None, {})
 
     def post(self, url: str, /, **form: str) -> Answer:
-        """Return the answer to a POST of a form. :raises OSError: there is none."""
+        """Return the answer to a POST of a form.
+
+        :raises OSError: there is none.
+        """
         return self._ask("POST", url, urlencode(form), {"Content-Type": "application/x-www-form-urlencoded"})
 
     def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:

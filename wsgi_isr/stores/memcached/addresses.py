@@ -1,4 +1,4 @@
-"""``host[:port],host...``: the nodes of a cluster as they stand in a store URL."""
+"""Parse the nodes of a cluster in a store URL: ``host[:port],host...``."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\.?\Z")
 
 
 class Address(NamedTuple):
-    """Where a node listens; ``host`` without brackets."""
+    """The address that a node listens on; ``host`` without brackets."""
 
     host: str
     port: int
 
     @property
     def name(self) -> str:
-        """The node's name, by which keys are spread: ``host:port``, equal for equal addresses."""
+        """Return the node's name, by which keys are spread: ``host:port``, equal for equal addresses."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def addresses(text: str) -> tuple[Address, ...]:
-    """The addresses in ``text``, separated by commas; IPv6 in brackets (RFC 3986, 3.2.2).
+    """Return the addresses in ``text``, separated by commas; IPv6 in brackets (RFC 3986, 3.2.2).
 
-    :raises ConfigError: none at all, one that is none, or one that is there twice.
+    :raises ConfigError: there is none, one is malformed, or one is there twice.
     """
     found: list[Address] = []
     for written in text.split(","):
@@ -65,7 +65,7 @@ def _ipv6(host: str) -> str:
 
 def _host(host: str, written: str) -> str:
     try:
-        # Digits and dots are an address or a slip of the pen; no name looks like that.
+        # Digits and dots are an address or a typing error; no name looks like that.
         return str(ipaddress.IPv4Address(host)) if re.fullmatch(r"[0-9.]+", host) else _HOST.match(host)[0]  # type: ignore[index]
     except (ValueError, TypeError):
         raise ConfigError("store", f"{written!r} is no address", "write host or host:port") from None

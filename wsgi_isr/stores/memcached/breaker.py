@@ -1,4 +1,4 @@
-"""After a failure, leave a node alone until it answers again."""
+"""Leave a node alone after a failure, until it answers again."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from collections.abc import Callable
 
 _log = logging.getLogger("wsgi_isr.store")
 
-#: Seconds before the first probe and, doubled after each that fails, at most between two.
+#: Seconds before the first probe; the most seconds between two. The pause doubles after each failed probe.
 PAUSES = (0.05, 2.0)
-#: A node that failed again within so many seconds gets no shorter pauses than the last time.
+#: A node that fails again within so many seconds starts with twice its last pause.
 QUIET = 10.0
 
 
 class Breaker:
     """Open from the first failure until a probe succeeds.
 
-    The probe runs in a daemon thread (a greenlet, under gevent), one for each node that is down, and never
-    in a request: with a worker that serves one request at a time, a probe that hangs for a quarter of a
-    second, every two seconds, would hold up one visitor in nine.
+    The probe runs in a daemon thread (a greenlet, under gevent), one for each node that is down. It never runs in a
+    request. In a worker that serves one request at a time, a hanging probe would delay one client in nine: it takes a
+    quarter of a second, every two seconds.
 
-    :param probe: a bound method; returns where the node answers, raises where it does not.
-    :param name: the node's, for the log. :param clock: seconds; any zero.
-    :param wait: waits so many seconds for the event; whether it happened.
+    :param probe: a bound method; returns if the node answers, raises otherwise.
+    :param name: the node's, for the log.
+    :param clock: seconds; any zero.
+    :param wait: waits so many seconds for the event; returns whether it happened.
     """
 
     def __init__(
@@ -37,7 +38,7 @@ class Breaker:
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
     ) -> None:
         self._name = name
-        self._probe = weakref.WeakMethod(probe)  # a store that nobody uses any more is not kept for its probe
+        self._probe = weakref.WeakMethod(probe)  # weak: the probe must not keep an unused store alive
         self._clock = clock
         self._wait = wait
         self._closed = -math.inf
@@ -45,14 +46,14 @@ class Breaker:
         self.forget()
 
     def forget(self) -> None:
-        """Closed, as at the beginning, with a lock of its own: for the child of a fork."""
-        self._lock = threading.Lock()  # nothing waits while holding it
+        """Close the breaker, as at the beginning, with a new lock: for the child of a fork."""
+        self._lock = threading.Lock()  # no thread waits while it holds the lock
         self._stop: threading.Event | None = None
-        #: What happened last, while open.
+        #: The last failure, while open.
         self.cause: str | None = None
 
     def trip(self, cause: str) -> None:
-        """The node failed."""
+        """Open after a failure of the node."""
         with self._lock:
             if self.cause is not None:
                 return
@@ -65,11 +66,11 @@ class Breaker:
         prober = threading.Thread(target=self._run, args=(stop,), name=f"wsgi-isr-probe-{self._name}", daemon=True)
         try:
             prober.start()
-        except RuntimeError:  # no more threads, or the interpreter is shutting down: each call finds out for itself
+        except RuntimeError:  # no more threads, or the interpreter shuts down: each call tries the node itself
             self._close(stop)
 
     def stop(self) -> None:
-        """Closed; the probe ends."""
+        """Close the breaker, and end the probe."""
         stop, self._stop = self._stop, None
         if stop is not None:
             self.cause = None
@@ -100,7 +101,7 @@ class Breaker:
 
     def _close(self, stop: threading.Event) -> bool:
         with self._lock:
-            if self._stop is not stop:  # it was stopped, and may be open again for another reason
+            if self._stop is not stop:  # the breaker was stopped, and may be open again after another failure
                 return False
             self._stop = None
             self._closed = self._clock()

@@ -1,19 +1,20 @@
-"""What is written to memcached for a value, and how a value above the item limit is taken apart.
+"""The items that memcached holds for a value; a value above the item limit is split.
 
 | first byte | what follows |
 | --- | --- |
 | 1 | the value |
-| 2 | 8 bytes that nobody else writes, then the value: written by ``add`` |
+| 2 | 8 bytes that no other writer uses, then the value: written by ``add`` |
 | 3 | the same 8 bytes, and a manifest: size and digests of the parts that hold the value |
 
-Split, and not refused: a page above 1 MiB takes long to render, so it is what a cache is for, and that
-memcached takes it or not should not depend on a flag (``-I``) that is set somewhere else. Parts are named
-by their content and are never changed, and the manifest is written last, in one piece, so a reader finds
-the old value or the new one and no mixture; both together where a writer dies half-way, of which the one
-without a manifest is never found. A part that is gone or damaged makes the value missing.
+A large value is split rather than refused. A page above 1 MiB takes long to render, so caching it pays most. Whether it
+is cached should not depend on a flag of memcached (``-I``).
 
-Nobody deletes parts: a concurrent writer of equal content counts on them. Those that no manifest names
-any more go by their ttl, or as the least recently used.
+Parts are named by their content and never change. The manifest is written last, in one piece. So a reader finds the old
+value or the new one, and no mixture. A writer that dies half-way leaves parts without a manifest, which no reader
+finds. A missing or damaged part makes the value missing.
+
+Parts are never deleted: a concurrent writer of equal content needs them. Parts that no manifest names any more end by
+their ttl, or by eviction.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from ...errors import ValueTooLarge
 
 PLAIN, ADDED, SPLIT = b"\1", b"\2", b"\3"
 
-#: Bytes of the mark by which the writer of an ``add`` knows its own value again.
+#: Bytes of the mark by which the writer of an ``add`` recognizes its own value.
 MARK = 8
 NO_MARK = bytes(MARK)
 
-#: What an item takes beside its value, key included (items.c, do_item_alloc: a header of 48 bytes, 8 for
-#: the compare-and-swap number, two line ends, a key of up to 250 bytes); rounded up.
+#: Bytes of an item besides its value, key included, rounded up (items.c, do_item_alloc): a header of 48 bytes, 8 for
+#: the compare-and-swap number, two line ends, a key of up to 250 bytes.
 OVERHEAD = 320
 
 _DIGEST = 16
@@ -40,19 +41,21 @@ _HEAD = struct.Struct(">Qd")
 
 
 class Manifest(NamedTuple):
-    """What stands in for a value that was split."""
+    """The replacement of a value that was split."""
 
     size: int
     ttl: float  # 0 for none
     digests: tuple[bytes, ...]
 
     def keys(self, route: str) -> list[str]:
-        """Where the parts are. ``route`` is what decides the node of the value's key: by the convention of
-        :func:`~wsgi_isr.stores.base.route`, parts are on the node of what they belong to."""
+        """Return the keys of the parts, which are on the node of the value.
+
+        :param route: the text that decides the node of the value's key (:func:`~wsgi_isr.stores.base.route`).
+        """
         return [f"{route}:part:{digest.hex()}" for digest in self.digests]
 
     def join(self, parts: Mapping[str, bytes], route: str) -> bytes | None:
-        """The value; ``None`` where a part is missing or is not what was written."""
+        """Return the value; ``None`` where a part is missing or has changed."""
         whole = []
         for key, digest in zip(self.keys(route), self.digests, strict=True):
             part = parts.get(key)
@@ -67,22 +70,22 @@ class Manifest(NamedTuple):
 
 
 def pack(value: bytes, mark: bytes = NO_MARK) -> bytes:
-    """The item for a value that fits into one."""
+    """Return the item for a value that fits into one."""
     return PLAIN + value if mark == NO_MARK else b"".join((ADDED, mark, value))
 
 
 def fits(value: bytes, item_limit: int) -> bool:
-    """Whether the item that :func:`pack` makes stays within a node's limit."""
+    """Return whether the item that :func:`pack` makes stays within a node's limit."""
     return len(value) + 1 + MARK + OVERHEAD <= item_limit
 
 
 def split(key: str, value: bytes, ttl: float | None, item_limit: int) -> tuple[Manifest, Iterator[bytes]]:
-    """The manifest of a value that does not fit, and its parts in order.
+    """Return the manifest of a value that does not fit, and its parts in order.
 
-    The ttl counts as content: otherwise a writer whose manifest is refused could have cut short the life
-    of parts that another one's manifest names.
+    The ttl counts as content. Otherwise, a writer whose manifest is refused could shorten the life of parts that
+    another manifest names.
 
-    :raises ValueTooLarge: where even the manifest would be above the limit.
+    :raises ValueTooLarge: even the manifest would be above the limit.
     """
     room = item_limit - OVERHEAD
     most = (room - 1 - MARK - _HEAD.size) // _DIGEST
@@ -95,7 +98,7 @@ def split(key: str, value: bytes, ttl: float | None, item_limit: int) -> tuple[M
 
 
 def unpack(item: bytes) -> bytes | Manifest | None:
-    """The value, or what it has to be joined from; ``None`` for what is none of ours."""
+    """Return the value, or the manifest to join it from; ``None`` for an item of another program."""
     kind = item[:1]
     if kind == PLAIN:
         return item[1:]

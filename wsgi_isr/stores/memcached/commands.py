@@ -1,6 +1,6 @@
-"""What one connection is asked to do: the verbs of memcached, as this store uses them.
+"""The verbs of memcached, as this store uses them on one connection.
 
-Each takes a :class:`~.wire.Connection`, and runs within :meth:`~.node.Node.read` or ``write``.
+Each takes a :class:`~.connection.Connection`, and runs within :meth:`~.node.Node.read` or ``write``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from ..base import route
 from .chunks import fits, pack, split
 from .connection import Connection
 
-#: A ttl above this is read as a date (memcached, doc/protocol.txt, "Expiration times").
+#: memcached reads a greater ttl as a date (doc/protocol.txt, "Expiration times").
 LONGEST_TTL = 30 * 24 * 3600
-#: Dates that memcached takes: a signed 32-bit number, January 2038.
+#: The last date that memcached takes: a signed 32-bit number, January 2038.
 LAST_DATE = 2**31 - 1
 
 
 class NumberedToken(NamedTuple):
-    """A compare-and-swap number, good for one node in one life of it only."""
+    """A compare-and-swap number, valid for one node until its restart."""
 
     node: str
     incarnation: tuple[int, int]
@@ -30,14 +30,14 @@ class NumberedToken(NamedTuple):
 
 
 class Found(NamedTuple):
-    """An item as a node has it; without a token where none was asked for."""
+    """An item as a node has it; without a token where none was requested."""
 
     item: bytes
     token: NumberedToken | None
 
 
 class Writing:
-    """A value on its way to a node; what exactly is sent depends on the node's limit."""
+    """A value to be written to a node; the node's limit decides which items are sent."""
 
     __slots__ = ("_mark", "_ttl", "_value", "item", "key")
 
@@ -49,17 +49,17 @@ class Writing:
         self.item = b""
 
     def begin(self, connection: Connection) -> int:
-        """Write the parts, if any. What is left to write, last of all, is :attr:`item`; returns its expiry.
+        """Write the parts, if any; return the expiry of :attr:`item`, which the caller writes last.
 
-        :raises ValueTooLarge: before anything was sent. memcached, sent an item above its limit, would
-            delete the old one.
+        :raises ValueTooLarge: before anything was sent. memcached deletes the old item when it gets one above its
+            limit.
         """
         limit = connection.facts.item_limit
         if fits(self._value, limit):
             self.item = pack(self._value, self._mark)
         else:
             manifest, parts = split(self.key, self._value, self._ttl, limit)
-            # Written before the manifest, and needed as long.
+            # Parts are written before the manifest, and needed as long.
             longer = None if self._ttl is None else self._ttl + connection.settings.deadline
             expires = expiry(longer, connection)
             for name, part in zip(manifest.keys(route(self.key).text), parts, strict=True):
@@ -69,15 +69,15 @@ class Writing:
 
 
 def expiry(ttl: float | None, connection: Connection) -> int:
-    """When an item is to expire, in memcached's way.
+    """Return the expiry of an item, in memcached's way.
 
-    It counts whole seconds of its own clock and drops an item when that many have begun: one of 1 s may be
-    gone at once. So one is added, and an item lives less than 1 s longer than a whole ttl, less than 2 s
-    longer than any. Never shorter, with one exception, of less than 1 s: memcached's ticks are a bit longer
-    than a second, so that its clock skips one now and then (memcached.c, clock_handler).
+    memcached counts whole seconds of its own clock, and drops an item when so many have begun: an item of 1 s may be
+    gone at once. Therefore one second is added. An item lives less than 1 s longer than a whole ttl, and less than 2 s
+    longer than any ttl. It never lives shorter, with one exception of less than 1 s. memcached's ticks are a bit longer
+    than a second, so its clock skips one now and then (memcached.c, clock_handler).
 
-    Above 30 days it takes a date, by the node's clock, which is asked when a connection is opened. ``None``,
-    and what ends after January 2038: 0, until evicted. A ttl of 0 or less: gone at once.
+    Above 30 days, the expiry is a date by the node's clock, which is read when a connection is opened. ``None``, and a
+    ttl that ends after January 2038, give 0: until evicted. A ttl of 0 or less: gone at once.
     """
     if ttl is None:
         return 0
@@ -115,15 +115,18 @@ def add(connection: Connection, writing: Writing) -> bool:
 
 
 def was_added(connection: Connection, writing: Writing) -> bool | None:
-    """After an ``add`` whose answer was lost. The mark in the item says whether it is ours, even where
-    somebody else added an equal value. Nothing there: it may have come and gone, or may yet come."""
+    """Return whether this process wrote the item, after an ``add`` whose answer was lost.
+
+    The mark in the item tells, even if another process added an equal value. Without an item the result is ``None``:
+    the item may have come and gone, or may yet come.
+    """
     item = connection.get(writing.key)
     return None if item is None else bool(item == writing.item)
 
 
 def cas(connection: Connection, writing: Writing, token: NumberedToken) -> bool:
     if token.incarnation != connection.facts.incarnation:
-        return False  # the node was restarted: what the token stands for is gone
+        return False  # the node was restarted: the item of the token is gone
     expires = writing.begin(connection)
     return bool(connection.cas(writing.key, writing.item, token.number, expires))
 
@@ -133,10 +136,10 @@ def delete(connection: Connection, key: str) -> bool:
 
 
 def delete_if_unchanged(connection: Connection, key: str, item: bytes) -> Found | None:
-    """Remove an item that is of no use, unless there is another one by now: that is returned."""
+    """Remove a useless item, unless another one has replaced it: return that one."""
     found = gets(connection, key)
     if found is not None and found.item == item and found.token is not None:
-        # Not `delete`, which takes whatever is there.
+        # Not `delete`, which would remove a replacement as well.
         connection.cas(key, b"", found.token.number, -1)
         return None
     return found

@@ -1,8 +1,7 @@
-"""One connection to a memcached node: pymemcache's client, with deadlines, and what the node says of itself.
+"""One connection to a memcached node: pymemcache's client with deadlines, and facts about the node.
 
-What differs from pymemcache 4.0 is here, and each difference has its reason: a socket without a total
-deadline, a name with several addresses of which only the first is tried, an answer left unread by an
-exception that is no ``Exception``.
+It differs from pymemcache 4.0 in three points. A socket there has no total deadline. A host name with several addresses
+is tried at the first one only. An answer stays unread after an exception that is no ``Exception``.
 """
 
 from __future__ import annotations
@@ -19,17 +18,18 @@ from pymemcache.exceptions import MemcacheClientError, MemcacheUnknownError
 
 from .addresses import Address
 
-#: Bytes sent or asked for at once; between two pieces the deadline is looked at.
+#: Bytes that are sent or requested at once; the deadline is checked between two pieces.
 PIECE = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How nodes are talked to; times in seconds.
+    """Timeouts and limits of the connections to nodes; times in seconds.
 
-    :param timeout: without any progress. :param connect_timeout: for each address, TLS included.
-    :param deadline: for a verb as a whole, with everything that it tries. Only looking up a host's name is
-        not bounded by it: the system's resolver has limits of its own.
+    :param timeout: without any progress.
+    :param connect_timeout: for each address, TLS included.
+    :param deadline: for a verb as a whole, with all its attempts. It does not bound the look-up of a host name: the
+        system's resolver has limits of its own.
     :param pool: connections to each node; opened when needed.
     """
 
@@ -45,10 +45,10 @@ USUAL = Settings()
 
 
 class Facts(NamedTuple):
-    """What a node says of itself.
+    """Facts that a node reports about itself.
 
-    ``incarnation`` differs after a restart: compare-and-swap numbers start from 1 again then, so a token
-    from before could match by chance. ``ahead`` is the node's Unix time less our clock.
+    ``incarnation`` differs after a restart. Compare-and-swap numbers then start from 1 again, so an older token could
+    match by chance. ``ahead`` is the node's Unix time minus the clock of this process.
     """
 
     item_limit: int
@@ -57,10 +57,10 @@ class Facts(NamedTuple):
 
 
 class Wire:
-    """A socket with a deadline, for as many sockets as a connection has in its life.
+    """A socket with a deadline; it outlives the sockets of a connection that is reopened.
 
-    ``unanswered`` is true from the moment a command goes out until somebody who knows that its answer was
-    read to the end says so. As long as it is, the socket must not serve another command.
+    A command sets ``unanswered``. The caller resets it once it has read the answer to the end. As long as it is true,
+    the socket must not serve another command.
     """
 
     __slots__ = ("_began", "_clock", "_enough", "_inner", "_moved", "_shortened", "_timeout", "deadline", "unanswered")
@@ -78,7 +78,7 @@ class Wire:
         self._shortened = False
 
     def begin(self, deadline: float) -> None:
-        """A verb begins."""
+        """Start a verb."""
         self.deadline = deadline
         self.unanswered = False
         self._began = self._clock()
@@ -95,7 +95,7 @@ class Wire:
             self._moved += PIECE
 
     def recv(self, size: int) -> bytes:
-        # pymemcache asks for 4 KiB at a time and takes whatever it gets.
+        # pymemcache requests 4 KiB at a time and accepts more.
         data = self._allowed().recv(PIECE)
         self._moved += len(data)
         return data
@@ -106,17 +106,20 @@ class Wire:
             inner.close()
 
     def short_of_time(self) -> bool:
-        """Whether the deadline has passed by no fault of the node: it had less than a timeout to answer (others
-        had used up the rest), or so much to send or to receive that those who want less need not suffer."""
+        """Return whether the deadline has passed without a fault of the node.
+
+        Either other nodes had used up the time, so that less than a timeout was left. Or the value is large; verbs with
+        small values need not suffer for it.
+        """
         brief = self.deadline - self._began < self._enough
         return self._clock() >= self.deadline and (brief or self._moved >= PIECE)
 
     def stale(self) -> bool:
-        """Whether the node has closed an idle connection, or said something unasked for."""
+        """Return whether the node has closed an idle connection, or sent something without a command."""
         inner = self._allowed()
         inner.settimeout(0)
         try:
-            # Past TLS, which takes no flags: of a record that nobody waits for, the first byte is enough.
+            # Below TLS, whose recv takes no flags: the first byte of an unexpected record is enough.
             socket.socket.recv(inner, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
@@ -128,7 +131,7 @@ class Wire:
         return True
 
     def _allowed(self) -> socket.socket:
-        """The socket, for no longer than the deadline allows."""
+        """Return the socket, with a timeout that ends at the deadline."""
         if self._inner is None:
             raise ConnectionError("the connection was closed meanwhile")
         left = self.deadline - self._clock()
@@ -156,10 +159,10 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         self.wire = Wire(settings)
 
     def begin(self, deadline: float, *, sure: bool = False) -> bool:
-        """Ready for a verb.
+        """Open the connection for a verb, if it is not open.
 
-        :param deadline: by the clock. :param sure: look whether the node has closed an idle connection:
-            a write, unlike a read, cannot be repeated once it was sent.
+        :param deadline: by the clock.
+        :param sure: check whether the node has closed an idle connection; a write cannot be repeated once it was sent.
         :returns: whether the connection was open already.
         """
         self.wire.begin(deadline)
@@ -171,30 +174,30 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         return False
 
     def reopen(self) -> None:
-        """A new connection, for the rest of the same verb."""
+        """Open a new connection for the rest of the same verb."""
         self.close()
         self._connect()
 
     def check_key(self, key: str, key_prefix: bytes) -> bytes:
-        """The store has checked it, once for many verbs."""
+        """Return the encoded key; the store has checked it, once for many verbs."""
         return key.encode("ascii")
 
     def _connect(self) -> None:
-        """Open, and ask the node for its facts; pymemcache calls it as well."""
+        """Open, and ask the node for its facts; pymemcache calls this method as well."""
         self.close()
         try:
             self._open()
             try:
                 self.facts = self._ask()
             except MemcacheClientError:
-                # No memcached of the usual sort: what answers may be good for the rest. It was closed.
+                # A server that only resembles memcached may be good for the rest. pymemcache has closed the connection.
                 self._open()
                 self.facts = Facts(1024 * 1024, (0, 0), time.time() - self._clock())
         except BaseException:
             self.close()
             raise
         finally:
-            self.wire.unanswered = False  # of the verb, nothing was sent yet
+            self.wire.unanswered = False  # nothing of the verb itself was sent yet
 
     def _ask(self) -> Facts:
         told = self._fetch_cmd(b"stats", (), False)
@@ -207,8 +210,11 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         )
 
     def _open(self) -> None:
-        """pymemcache's own tries one address only, so that ``localhost`` fails where the node listens on
-        127.0.0.1 and the name means ::1 as well; and it forgets the socket when a greenlet is killed."""
+        """Connect to the first address that accepts.
+
+        pymemcache tries only one address. Then ``localhost`` fails where the node listens on 127.0.0.1 and the name
+        means ::1 as well. It also loses the socket when a greenlet is killed.
+        """
         settings, (host, port) = self.settings, self.server
         failure: OSError = ConnectionError("no address")
         for family, kind, protocol, _, place in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
@@ -237,10 +243,10 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         try:
             raise failure
         finally:
-            del failure  # it would keep this frame alive, which keeps it alive
+            del failure  # a reference cycle: the error refers to this frame
 
     def _extract_value(self, expect_cas: bool, line: bytes, buf: bytes, remapped_keys: Any, prefixed_keys: Any) -> Any:
         try:
             return super()._extract_value(expect_cas, line, buf, remapped_keys, prefixed_keys)
-        except (ValueError, KeyError) as error:  # not the answer to what was asked
+        except (ValueError, KeyError) as error:  # not the answer to this command
             raise MemcacheUnknownError(line[:32]) from error

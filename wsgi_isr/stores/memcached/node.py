@@ -1,4 +1,4 @@
-"""One memcached node: a pool of connections, a breaker, and what becomes of their failures."""
+"""One memcached node: a pool of connections, a breaker, and the classification of failures."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _Answer = TypeVar("_Answer")
 
 _BROKEN = (OSError, MemcacheError)
 
-#: How many commands to a node that hangs are regretted; what is beyond lapses by its own ttl.
+#: The most commands to a hanging node that are compensated; the rest lapses by its own ttl.
 REGRETS = 256
 
 
 class NodeDown(StoreUnavailable):
-    """The node cannot be reached; another one may take its place, where the key allows it.
+    """The node cannot be reached; another node may take its place, if the key allows it.
 
-    :param sent: a command went out, and may have been carried out.
+    :param sent: a command was sent, and may have been carried out.
     """
 
     def __init__(self, node: str, cause: BaseException | str, sent: bool = False) -> None:
@@ -42,12 +42,12 @@ class NodeDown(StoreUnavailable):
 class Node:
     """A node, for any number of threads or greenlets.
 
-    What it is asked to do is a function that gets a :class:`~.wire.Connection` of its own. Whatever ends
-    that function early, a killed greenlet included, closes the connection: the answer to its command must
-    not be read by the next one.
+    A command is a function that gets a :class:`~.connection.Connection` of its own. If anything ends the function
+    early, such as the end of its greenlet, the connection is closed: the next command must not read the answer to this
+    one.
 
-    Nothing is opened before it is needed, and the one lock that is waited for is made where somebody first
-    waits: in the child of a fork, and after gevent has patched it.
+    Nothing is opened before it is needed. The one lock that threads wait for is created at the first wait: in the child
+    of a fork, and after gevent has patched it.
     """
 
     _freed: threading.Condition | None = None
@@ -58,7 +58,7 @@ class Node:
         self._deadline = settings.deadline
         self._probing = Connection(address, settings)
         self._connections = [Connection(address, settings) for _ in range(settings.pool)]
-        # Last in, first out: as few are open as are in use at the same time. list.append and list.pop are
+        # Last in, first out: as few connections are open as are in use at the same time. list.append and list.pop are
         # atomic, and ten times as fast as a queue.
         self._idle = list(self._connections)
         self._waiting = 0
@@ -66,11 +66,12 @@ class Node:
         self.breaker = Breaker(self.name, self.probe, settings.clock)
 
     def read(self, deadline: float, work: Callable[..., _Answer], *args: Any) -> _Answer:
-        """The answer of ``work(connection, *args)``, which only reads: it is repeated where a connection
-        turns out to have been closed while it was idle.
+        """Return the answer of ``work(connection, *args)``, which only reads.
+
+        The read is repeated if the node closed the connection while it was idle.
 
         :raises NodeDown: the node cannot be reached.
-        :raises StoreUnavailable: it can, but not now, or not for this.
+        :raises StoreUnavailable: it can, but not now, or not for this command.
         """
         connection = self._take(deadline)
         try:
@@ -96,10 +97,12 @@ class Node:
         *args: Any,
         doubt: Callable[..., _Answer | None] | None = None,
     ) -> _Answer:
-        """The same for a ``work`` that writes, and is never repeated.
+        """Return the answer of ``work(connection, *args)``, which writes, and is never repeated.
 
-        :param doubt: ``doubt(connection, *args)``, over a new connection, finds out what became of a
-            command whose answer was lost; ``None`` where that cannot be told.
+        :param doubt: ``doubt(connection, *args)``, over a new connection, finds out whether a command whose answer was
+            lost was carried out; it returns ``None`` where that cannot be known.
+        :raises NodeDown: see :meth:`read`.
+        :raises StoreUnavailable: see :meth:`read`; or the answer was lost, and ``doubt`` cannot know it.
         """
         connection = self._take(deadline)
         sent = False
@@ -125,13 +128,14 @@ class Node:
             self._give_back(connection)
 
     def compensate(self, work: Callable[..., object], *args: Any) -> None:
-        """Before the node is used again, do ``work(connection, *args)``: what was sent to one that hangs is carried out
-        when it goes on."""
+        """Call ``work(connection, *args)`` before the node is used again.
+
+        A node that hangs carries out the commands that were sent to it when it goes on.
+        """
         self._regrets.append((work, args))
 
     def probe(self) -> None:
-        """Return where the node answers, and nothing is left to regret; raise where it does not. For one caller at a
-        time."""
+        """Return if the node answers, and all compensations are done; raise otherwise. For one caller at a time."""
         try:
             self._probing.begin(self._clock() + self._deadline)
             self._probing.version()
@@ -143,17 +147,17 @@ class Node:
             self._probing.close()
 
     def close(self) -> None:
-        """Close what is idle; what is in use goes on."""
+        """Close idle connections; busy ones go on."""
         self.breaker.stop()
         self._close_idle()
 
     def forget(self) -> None:
-        """In the child of a fork: the sockets are the parent's, and its threads are gone."""
+        """Reset in the child of a fork: the sockets are the parent's, and the parent's threads are gone."""
         for connection in (*self._connections, self._probing):
-            connection.close()  # this process's descriptor; the node hears nothing, over TLS neither
+            connection.close()  # closes this process's descriptor; the node hears nothing, over TLS neither
         self._idle = list(self._connections)
         self._waiting = 0
-        self._regrets.clear()  # the parent sees to them
+        self._regrets.clear()  # the parent does them
         self.__dict__.pop("_freed", None)
         self.breaker.forget()
 
@@ -166,9 +170,9 @@ class Node:
             return self._wait(deadline)
 
     def _wait(self, deadline: float) -> Connection:
-        freed = self.__dict__.setdefault("_freed", threading.Condition())  # atomic: one for all
+        freed = self.__dict__.setdefault("_freed", threading.Condition())  # atomic: one for all threads
         with freed:
-            # Said before the pool is looked at: who gives something back after that look will notify.
+            # Counted before the pool is checked: a thread that gives a connection back after the check will notify.
             self._waiting += 1
             try:
                 in_time = True
@@ -185,7 +189,7 @@ class Node:
                         raise NodeDown(self.name, self.breaker.cause)
             finally:
                 self._waiting -= 1
-                if self._idle:  # it came too late here, or is not needed: the node is down, as the next is to know
+                if self._idle:  # not used here: too late, or the node is down; the next thread must learn that
                     freed.notify()
 
     def _give_back(self, *connections: Connection) -> None:
@@ -209,18 +213,20 @@ class Node:
         self._give_back(*idle)
 
     def _classify_failure(self, connection: Connection, error: BaseException, sent: bool) -> StoreUnavailable:
-        """What to raise for a failure; and the node is left alone from now on, if it is to blame."""
+        """Return the error to raise for a failure; open the breaker if the node is at fault."""
         connection.close()
         if _is_answer(error) or (isinstance(error, TimeoutError) and connection.wire.short_of_time()):
             return StoreUnavailable(self.name, error)
         self.breaker.trip(f"{type(error).__name__}: {error}")
-        self._close_idle()  # for all we know they lead nowhere, and each would cost a timeout
+        self._close_idle()  # they are probably dead, and each would cost a timeout
         return NodeDown(self.name, error, sent)
 
 
 def _is_answer(error: BaseException) -> bool:
-    """The node understood and refused: no memory left, say. ``ERROR`` without more is none: that is how a
-    node with too many connections turns one away."""
+    """Return whether the node understood the command and refused it, for lack of memory, say.
+
+    ``ERROR`` without more is no answer: a node with too many connections sends it to turn one away.
+    """
     if isinstance(error, MemcacheServerError):
         return not isinstance(error, MemcacheUnexpectedCloseError)
     return isinstance(error, MemcacheClientError) and not isinstance(error, MemcacheUnknownCommandError)

@@ -1,8 +1,8 @@
-"""Which node of several holds a key: rendezvous hashing (Thaler and Ravishankar, 1998).
+"""Decide which of several nodes holds a key: rendezvous hashing (Thaler and Ravishankar, 1998).
 
-Each pair of node and key has a weight, and the key belongs on the node with the greatest. So a node
-that comes or goes moves only its own share of the keys, and the runner-up is where a key is to be
-looked for while its node is down: the same one for everybody, without talking about it.
+Each pair of node and key has a weight, and a key belongs on the node with the greatest one. So a node that comes or
+goes moves only its own share of the keys. While a node is down, its keys are on the runner-up: the same node for all
+processes, without communication.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Iterable
 
 
 class Ring:
-    """The nodes of a store, by name; the order in which they were given does not matter.
+    """The nodes of a store, by name, independent of their order.
 
-    pymemcache's ``RendezvousHash`` knows only the winner, and takes fifteen times as long: it computes
-    its hash in Python.
+    pymemcache's ``RendezvousHash`` gives only the winner. It takes fifteen times as long, because it computes its hash
+    in Python.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(sorted(names))
-        # The hash of a name is computed once; for each key it is copied and goes on from there.
+        # The hash of a name is computed once. It is copied and continued for each key.
         self._begun = [(name, hashlib.blake2b(name.encode() + b"\0", digest_size=8)) for name in self.names]
 
     def ranking(self, text: str) -> tuple[str, ...]:
-        """All names, the one where ``text`` belongs first."""
+        """Return all names, the node where ``text`` belongs first."""
         if len(self.names) == 1:
             return self.names
         encoded = text.encode()

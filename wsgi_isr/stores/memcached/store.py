@@ -1,8 +1,8 @@
-"""``memcached://host[:port],host[:port]...``: the cluster.
+"""The store of the cluster: ``memcached://host[:port],host[:port]...``.
 
-Keys of pages and data are looked for on the next node of their ranking (:mod:`.ring`) while theirs is
-down, for reading and writing alike; the worst that can come of it is a page rendered twice. Control keys
-(:func:`~.base.route`) never move: a node that comes back with old ones would revive old pages.
+While the node of a page or of data is down, the next node of the key's ranking replaces it (:mod:`.rendezvous`), for
+reads and writes. In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move: a node
+that comes back with old ones would revive old pages.
 """
 
 from __future__ import annotations
@@ -44,26 +44,25 @@ _log = logging.getLogger("wsgi_isr.store")
 
 _Answer = TypeVar("_Answer")
 
-#: What may follow the ``?`` of the URL: see :class:`~.wire.Settings`, :class:`MemcachedStore` and :mod:`.tls`.
+#: The options of the URL: see :class:`~.connection.Settings`, :class:`MemcachedStore` and :mod:`.tls`.
 OPTIONS = ("timeout", "connect_timeout", "deadline", "pool", "max_value", *TLS_OPTIONS)
 
 _KEY = re.compile(r"[!-~]{1,200}\Z")
 
 
 class MemcachedStore(ForkAware, Store):
-    """Bytes on memcached nodes, shared by every process that names the same ones, in any order.
+    """Bytes on memcached nodes, shared by all processes that name the same nodes, in any order.
 
-    :param nodes: their addresses. None needs to be there when the store is opened, and one that goes away
-        costs speed only.
+    :param nodes: their addresses. All may be down when the store is opened; a node that goes away costs only speed.
     :param settings: timeouts, connections, TLS.
-    :param max_value: bytes; what is above a node's item limit is split (:mod:`.parts`).
+    :param max_value: bytes; a value above a node's item limit is split (:mod:`.chunks`).
 
-    A ttl is rounded up to what memcached can count: what should be gone after ``ttl`` seconds is gone less
-    than 2 s later (less than 1 s for whole ones). See :func:`~.items.expiry`.
+    A ttl is rounded up to whole seconds of memcached. A value is missing less than 2 s after its ttl has passed (less
+    than 1 s for whole seconds). See :func:`~.commands.expiry`.
 
-    A value of which a part was evicted is missing; what is left of it is removed by the verb that finds
-    out, so that the next ``add`` succeeds. So is an item that another program, or another version of this
-    one, wrote under one of our keys.
+    A value is missing if one of its parts was evicted. The verb that finds out removes the rest, so that the next
+    ``add`` succeeds. The same holds for an item that another program, or another version of this package, wrote under
+    the key.
     """
 
     remote = True
@@ -78,12 +77,12 @@ class MemcachedStore(ForkAware, Store):
         self._ring = Ring(address.name for address in nodes)
         self.nodes = self._ring.names
         self._nodes = {address.name: Node(address, settings) for address in nodes}
-        self._places = lru_cache(4096)(self._find_places)  # otherwise a third of the time of a read
+        self._places = lru_cache(4096)(self._find_places)  # a third of the time of a read without this cache
         watch(self)
 
     @classmethod
     def from_url(cls, url: str) -> MemcachedStore:
-        """``memcached://host[:port],host...[?option=value&...]``, with :data:`OPTIONS`."""
+        """Return the store for ``memcached://host[:port],host...[?option=value&...]``, with :data:`OPTIONS`."""
         parts = parse_store_url(url, OPTIONS)
         if parts.path.strip("/"):
             raise ConfigError("store", "the memcached URL takes no path", "write memcached://host:port,host:port")
@@ -115,7 +114,7 @@ class MemcachedStore(ForkAware, Store):
     def get_many(self, keys: Sequence[str]) -> Many:
         deadline = self._clock() + self._deadline
         many = Many({}, {})
-        asked = dict.fromkeys(keys, 0)  # each key, and how many of its nodes were found to be down
+        asked = dict.fromkeys(keys, 0)  # each key, and how many of its nodes are known to be down
         while asked:
             groups: dict[Node, list[str]] = defaultdict(list)
             later = {}
@@ -150,7 +149,7 @@ class MemcachedStore(ForkAware, Store):
         return self._try(key, self._cas, Writing(key, value, ttl, NO_MARK), token)
 
     def delete(self, key: str) -> bool:
-        """Parts stay until they expire or are evicted; without their manifest nobody finds them."""
+        """Remove the manifest; without it, no reader finds the parts. They stay until they expire or are evicted."""
         return self._try(key, self._delete)
 
     def close(self) -> None:
@@ -162,7 +161,7 @@ class MemcachedStore(ForkAware, Store):
             node.forget()
 
     def _find_places(self, key: str) -> tuple[Node, ...]:
-        """The nodes that may hold a key, in the order in which they are asked."""
+        """Return the nodes that may hold a key, in the order in which they are asked."""
         if not _KEY.match(key):
             raise ValueError(f"{key!r} is no key: 1 to 200 printable ASCII characters without spaces")
         where = route(key)
@@ -174,7 +173,7 @@ class MemcachedStore(ForkAware, Store):
         return tuple(self._nodes[name] for name in (names[:1] if where.control else names))
 
     def _try(self, key: str, verb: Callable[..., _Answer], *args: object) -> _Answer:
-        """The answer of ``verb(node, deadline, key, *args)`` from the first node that is not down."""
+        """Return the answer of ``verb(node, deadline, key, *args)`` from the first node that is not down."""
         deadline = self._clock() + self._deadline
         first: NodeDown | None = None
         for node in self._places(key):
@@ -184,11 +183,11 @@ class MemcachedStore(ForkAware, Store):
                 first = first or error
                 if self._clock() >= deadline:
                     break
-        assert first is not None  # there is no key without a node
+        assert first is not None  # every key has a node
         try:
             raise first
         finally:
-            del first  # it would keep this frame alive, which keeps it alive
+            del first  # a reference cycle: the error refers to this frame
 
     @staticmethod
     def _set(node: Node, deadline: float, key: str, writing: Writing) -> None:
@@ -204,22 +203,22 @@ class MemcachedStore(ForkAware, Store):
             return node.write(deadline, add, writing, doubt=was_added)
         except NodeDown as error:
             if error.sent and not route(key).control:
-                # The next node is asked. A lock that this one adds late would be nobody's, and keep everybody out
-                # until it lapses: visitors who have no page would wait for that long once the node is back.
+                # The next node is asked. If this node carries out the add later, no process holds that lease. Until the
+                # lease lapses, clients without a page would wait once the node is back.
                 node.compensate(delete_if_unchanged, key, writing.item)
             raise
 
     @staticmethod
     def _cas(node: Node, deadline: float, key: str, writing: Writing, token: NumberedToken) -> bool:
         if token.node != node.name:
-            # Read elsewhere, while the key was there. Still, only the node where it is now can tell.
+            # Another node gave the token while it held the key. Only the node that holds the key now can tell.
             if node.breaker.cause is not None:
                 raise NodeDown(node.name, node.breaker.cause)
             return False
         try:
             return node.write(deadline, cas, writing, token)
         except NodeDown as error:
-            if error.sent:  # it may be written, so no other node can say that it is not
+            if error.sent:  # the value may be written, so no other node can deny it
                 raise StoreUnavailable(error.node, error.cause) from error
             raise
 
@@ -250,10 +249,10 @@ class MemcachedStore(ForkAware, Store):
         return values
 
     def _whole(self, node: Node, deadline: float, key: str, found: Found) -> Versioned | None:
-        """The value of an item, joined from its parts where it is split; they are on the same node."""
+        """Return the value of an item, joined from its parts if it is split. The parts are on the same node."""
         text = route(key).text
         again: Found | None = found
-        for _ in range(3):  # somebody may write faster than we read, but hardly for ever
+        for _ in range(3):  # another process may write faster than this one reads, but hardly for ever
             if again is None:
                 break
             found = again

@@ -1,4 +1,4 @@
-"""``tls=1`` in a store URL, and the files that go with it."""
+"""TLS for memcached: ``tls=1`` in a store URL, and the files that go with it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import ssl
 from ...errors import ConfigError
 from ..urls import StoreURL
 
-#: ``tls=1``; ``tls_ca``: a file of the authorities that may have signed the nodes' certificates, instead of
-#: the system's; ``tls_cert`` and ``tls_key``: what a node is shown that asks for a client's certificate.
+#: ``tls=1``. ``tls_ca``: a file of the authorities that may sign the nodes' certificates, instead of the system's.
+#: ``tls_cert`` and ``tls_key``: the certificate and key for nodes that ask for a client's certificate.
 TLS_OPTIONS = ("tls", "tls_ca", "tls_cert", "tls_key")
 
 
 def tls_context(parts: StoreURL) -> ssl.SSLContext | None:
-    """The context for connections, or ``None`` without ``tls=1``. Certificates and names are verified.
+    """Return the context for connections, or ``None`` without ``tls=1``. Certificates and names are verified.
 
-    :raises ConfigError: for files that are missing or wrong.
+    :raises ConfigError: a file is missing or wrong.
     """
     given = {name: parts.options[name] for name in TLS_OPTIONS if name in parts.options}
     wanted = given.pop("tls", "0")

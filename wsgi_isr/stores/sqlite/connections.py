@@ -1,15 +1,15 @@
-"""Connections to one SQLite file: opened lazily, kept for reuse, let go of around ``fork``.
+"""Connections to one SQLite file: opened lazily, reused, and closed around ``fork``.
 
-A pool, not a connection per thread: under gevent each request is a "thread" of its own and would open
-the file anew, while here the greenlets of a worker share one connection (no switch happens inside a
-statement). Threads get as many as are in use at once.
+They form a pool; a connection for each thread was rejected. Under gevent, each request is a "thread" of its own and
+would open the file anew. With the pool, the greenlets of a worker share one connection, because no switch happens
+inside a statement. Threads get as many connections as are in use at the same time.
 
-**Fork.** SQLite's own word is never to carry a connection across (sqlite.org/howtocorrupt.html, 2.6),
-and leaving the inherited ones alone in the child is not enough. POSIX locks are not inherited, but
-SQLite's table of the locks held by this process is: as long as the parent has a connection open, a *new*
-connection of the child takes it that the file is locked already, and holds no lock at all (seen in
-/proc/locks, SQLite 3.40). The last other process to close the file would then delete the write-ahead log
-under the child. So all connections are closed in the parent before it forks, and opened again on demand.
+**Fork.** SQLite forbids carrying a connection across a fork (sqlite.org/howtocorrupt.html, 2.6). It is not enough that
+the child leaves the inherited connections alone. POSIX locks are not inherited, but SQLite's table of the locks of this
+process is. As long as the parent has a connection open, a *new* connection of the child takes the file as locked
+already. Such a connection holds no lock at all (seen in /proc/locks, SQLite 3.40). The last other process that closes
+the file would then delete the write-ahead log under the child. Therefore, the parent closes all connections before it
+forks, and opens new ones on demand.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ from ...errors import StoreUnavailable
 from ..files import check_link, check_writable, this_user
 from ..fork_hooks import ForkAware, watch
 
-#: Run on each new connection. NORMAL: in WAL mode a killed process loses nothing, a power cut may lose
-#: the last writes but damages nothing. No mmap: a file cut short would be a SIGBUS instead of an error.
+#: Run on each new connection. NORMAL: in WAL mode, a killed process loses nothing; a power cut may lose the last writes
+#: but damages nothing. No mmap: a truncated file would raise SIGBUS instead of an error.
 PRAGMAS = ("PRAGMA synchronous = NORMAL", f"PRAGMA journal_size_limit = {16 * 1024 * 1024}")
 
-#: Seconds between two looks whether the path still leads to the file that is open.
+#: Seconds between two checks that the path still leads to the open file.
 LOOK_EVERY = 1.0
 
 
 class FileBroken(Exception):
     """The file cannot be used, and waiting does not help.
 
-    :param problem: what is wrong. :param remedy: what the operator can do.
+    :param problem: what is wrong.
+    :param remedy: what the operator can do.
     """
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -50,10 +51,10 @@ class FileBroken(Exception):
 
 
 class NotOurs(FileBroken):
-    """The file is somebody else's; we must not write into it."""
+    """The file belongs to another program; this package must not write into it."""
 
 
-# By message, not by code: Python 3.10 does not tell the code. sqlite3_errstr() has had these for decades.
+# By message, because Python 3.10 does not give the error code. sqlite3_errstr() has had these texts for decades.
 _DAMAGED = "the file is damaged"
 _PERMIT = "make {directory} a directory that {user} can write to, with all files in it"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -68,7 +69,7 @@ _TROUBLES = (
 
 
 def diagnose(path: str, error: sqlite3.Error | OSError) -> StoreUnavailable | FileBroken:
-    """What an error means: somebody else has the lock for too long, or the file cannot be used."""
+    """Return the error to raise: another process holds the lock for too long, or the file cannot be used."""
     text = str(error).lower()
     if isinstance(error, sqlite3.Error) and "malformed" not in text and "lock" in text:
         return StoreUnavailable(path, error)
@@ -87,11 +88,12 @@ def _permit(path: str) -> str:
 
 
 def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
-    """Call ``check`` with a connection to the file as it is, if there is one. Nothing is made, written or locked.
+    """Call ``check`` with a connection to an existing file. Nothing is created, written or locked.
 
-    Without locks, a checkpoint of another process may be read half-way. So only the first bytes of the file count.
+    Without locks, the connection may read a checkpoint of another process half-way. So ``check`` may trust only the
+    first bytes of the file.
 
-    :raises FileBroken: it is no database, or closed to this user.
+    :raises FileBroken: the file is no database, or this user may not use it.
     """
     try:
         check_writable(path)
@@ -100,10 +102,10 @@ def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
     if not os.path.exists(path):
         return
     try:
-        # immutable: without -wal and -shm, which a connection that only reads makes as well (sqlite.org/wal.html, 5).
+        # immutable: no -wal and -shm, which a read-only connection would create as well (sqlite.org/wal.html, 5).
         uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            connection.execute("BEGIN")  # what check() reads comes from one copy of the first page
+            connection.execute("BEGIN")  # check() reads from one copy of the first page
             check(connection)
     except sqlite3.Error as error:
         if "not a database" in str(error):
@@ -128,7 +130,7 @@ class DatabaseFile(ForkAware):
         self.timeout = timeout
         self._prepare = prepare
         self._pid = os.getpid()
-        self._state = threading.Condition()  # guards what follows; no statement runs under it
+        self._state = threading.Condition()  # guards the attributes below; no statement runs under it
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._forking = False
@@ -140,9 +142,9 @@ class DatabaseFile(ForkAware):
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A connection in autocommit mode, for one statement or one transaction.
+        """Yield a connection in autocommit mode, for one statement or one transaction.
 
-        :raises StoreUnavailable: a lock was not to be had in time.
+        :raises StoreUnavailable: another process held the lock for too long.
         :raises FileBroken: the file cannot be used.
         """
         try:
@@ -152,7 +154,7 @@ class DatabaseFile(ForkAware):
         try:
             yield connection
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-            raise  # such as a parameter of a wrong type: the caller's fault, not the file's
+            raise  # such as a parameter of a wrong type: an error of the caller
         except sqlite3.Error as error:
             raise diagnose(self.path, error) from error
         finally:
@@ -160,16 +162,16 @@ class DatabaseFile(ForkAware):
 
     @contextmanager
     def transaction(self, wait: bool = True) -> Iterator[Connection]:
-        """A connection that may write, alone; committed at the end, undone on any exception.
+        """Yield the only connection that may write; commit at the end, roll back on any exception.
 
-        :param wait: ``False`` gives up at once where another process is writing.
+        :param wait: ``False`` raises at once while another process is writing.
         """
         with self.connection() as connection:
             if not wait:
                 connection.execute("PRAGMA busy_timeout = 0")
             try:
-                # IMMEDIATE: a transaction that reads first and then finds that somebody else wrote
-                # meanwhile fails without waiting (SQLITE_BUSY_SNAPSHOT).
+                # IMMEDIATE: a transaction that reads first fails without waiting if another process wrote meanwhile
+                # (SQLITE_BUSY_SNAPSHOT).
                 connection.execute("BEGIN IMMEDIATE")
             finally:
                 if not wait:
@@ -178,7 +180,7 @@ class DatabaseFile(ForkAware):
             connection.execute("COMMIT")
 
     def close(self) -> None:
-        """Close what is idle now, and what is in use when it comes back."""
+        """Close idle connections now, and busy ones when they are given back."""
         self._notice_fork()
         with self._state:
             self._let_go()
@@ -213,8 +215,10 @@ class DatabaseFile(ForkAware):
             self._state.notify_all()
 
     def _look_again(self) -> None:
-        """Whoever deletes the file to empty the cache expects just that, not that we go on with a file
-        which only we can see."""
+        """Drop the connections where the path leads to another file.
+
+        An operator may delete the file to empty the cache. The process must not go on with a file that only it can see.
+        """
         self._look_at = time.monotonic() + LOOK_EVERY
         if self._inode is not None and self._inode != _inode(self.path):
             self._let_go()
@@ -231,15 +235,15 @@ class DatabaseFile(ForkAware):
             try:
                 return self._try_to_open()
             except sqlite3.OperationalError as error:
-                # Two processes that create one file: turning WAL on does not wait for a lock.
+                # Two processes may create one file: turning WAL on does not wait for a lock.
                 if "lock" not in str(error) or time.monotonic() >= deadline:
                     raise
             time.sleep(0.005)
 
     def _try_to_open(self) -> Connection:
         with self._state:
-            # Under the lock, since closing any descriptor of the file would drop every lock that this
-            # process has on it (fcntl(2)); nobody of us has it open before it exists.
+            # Under the lock: closing any descriptor of the file would drop every lock that this process has on it
+            # (fcntl(2)). Before the file exists, no connection of this process has it open.
             _create(self.path)
             connection = sqlite3.connect(
                 self.path,
@@ -264,14 +268,14 @@ class DatabaseFile(ForkAware):
     # Around a fork
 
     def _notice_fork(self) -> None:
-        if self._pid != os.getpid():  # by C code that calls no hooks
+        if self._pid != os.getpid():  # C code forked without hooks
             self.after_fork_in_child()
 
     def before_fork(self) -> None:
         self._notice_fork()
         self._state.acquire()
         self._forking = True
-        # Each use is short. Should one hang (a dead disk), its connection is abandoned in the child.
+        # Each use is short. If one hangs (a dead disk), its connection is abandoned in the child.
         self._state.wait_for(lambda: not self._busy, timeout=self.timeout + 4)
         self._let_go()
 
@@ -294,9 +298,9 @@ class DatabaseFile(ForkAware):
 
 
 def _create(path: str) -> None:
-    """The file and the directories above it, where missing, for this user only: pages may be private.
+    """Create the file and its missing directories, for this user only: pages may be private.
 
-    :raises OSError: it cannot be made, or root would follow a link of another user.
+    :raises OSError: it cannot be created, or root would follow a link of another user.
     """
     check_link(path)
     if os.path.exists(path):
@@ -332,7 +336,7 @@ def _close_own(connections: list[Connection], pid: int) -> None:
 
 
 def _abandon(connection: Connection) -> None:
-    """Make it immortal: not even its destructor may run in a process that did not open it."""
-    import ctypes  # only ever needed by a child of a process that forks without announcing it
+    """Make the connection immortal: not even its destructor may run in a process that did not open it."""
+    import ctypes  # needed only in a child of a process that forks without hooks
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

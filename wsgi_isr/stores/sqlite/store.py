@@ -1,9 +1,8 @@
-"""``sqlite:///relative/path.db``, ``sqlite:////absolute/path.db``: one machine, many processes.
+"""The store of one machine and many processes: ``sqlite:///relative/path.db``, ``sqlite:////absolute/path.db``.
 
-The file, and what stands in for it once it cannot be used (read-only, disk full, damaged): the memory
-of this process. Pages are still served and rendered, one warning says what to do, and it stays so until
-the process is restarted: memory only, and no way back, since the file has not seen what was written and
-invalidated meanwhile, so that reading it again would bring old pages back as fresh ones.
+The memory of this process replaces a file that cannot be used (read-only, disk full, damaged). Pages are still served
+and rendered, and one warning says what to do. The process uses memory until it is restarted. It never returns to the
+file: the file lacks the writes and invalidations of the meantime, so old pages would come back as fresh ones.
 """
 
 from __future__ import annotations
@@ -34,20 +33,19 @@ _TIMEOUT = 1.0
 
 
 class SQLiteStore(ForkAware, Store):
-    """Bytes in an SQLite file, shared by every process that opens it, and there after a restart.
+    """Bytes in an SQLite file, shared by all processes that open it; they survive a restart.
 
-    :param path: of the file; made, with its directories, by the first verb, for this user only. A relative
-        one counts from the current directory of this moment.
-    :param max_bytes: of the file, at least 64 KiB; beyond it, what was not used for longest goes. (Its
-        write-ahead log comes on top, mostly 4 MB.) One value may take a quarter of it, and at most
+    :param path: of the file. The first verb creates the file and its directories, for this user only. A relative path
+        counts from the current directory at construction.
+    :param max_bytes: of the file, at least 64 KiB; beyond it, the least recently used entries are evicted. The
+        write-ahead log comes on top, mostly 4 MB. One value may take a quarter of it, and at most
         :attr:`Store.max_value`.
-    :param timeout: seconds to wait for another process's write;
-        :class:`~wsgi_isr.errors.StoreUnavailable` after that.
+    :param timeout: seconds to wait for another process's write; :class:`~wsgi_isr.errors.StoreUnavailable` after them.
     :param clock: wall time in seconds, the same in every process.
-    :raises ConfigError: a path where there can never be such a file.
+    :raises ConfigError: no file can ever be at this path.
 
-    A file that cannot be used otherwise is announced once, as a warning of the logger
-    ``wsgi_isr.store``, and no verb raises for it.
+    Any other file that cannot be used is announced once, as a warning of the logger ``wsgi_isr.store``. No verb raises
+    for it.
     """
 
     scheme = "sqlite"
@@ -74,7 +72,8 @@ class SQLiteStore(ForkAware, Store):
         self.max_value = self._table.max_value
         watch(self)
         try:
-            # Only a look. The first verb makes the file: this process may be root's, and change its user before that.
+            # Only a check. The first verb creates the file: this process may be root's, and change its user before
+            # that.
             self._table.look()
         except NotOurs as broken:
             raise ConfigError("store", f"{self.path}: {broken.problem}", broken.remedy) from broken
@@ -83,7 +82,7 @@ class SQLiteStore(ForkAware, Store):
 
     @classmethod
     def from_url(cls, url: str) -> SQLiteStore:
-        """``sqlite:///path[?max_bytes=N&timeout=SECONDS]``."""
+        """Return the store for ``sqlite:///path[?max_bytes=N&timeout=SECONDS]``."""
         parts = parse_store_url(url, options=("max_bytes", "timeout"))
         if parts.host:
             remedy = "three slashes before a relative path, four before an absolute one"
@@ -138,10 +137,10 @@ class SQLiteStore(ForkAware, Store):
         self._lock = threading.Lock()
 
     def _ask(self, key: str, verb: Callable[[Store], _Answer]) -> _Answer:
-        """The file's answer, or the memory's once the file is broken.
+        """Return the file's answer, or the memory's once the file is broken.
 
-        Control keys are unreachable then: an invalidation that only this process would see must not be
-        acknowledged, and what others invalidate does not come here any more.
+        Control keys are unreachable then. An invalidation that only this process sees must not be acknowledged.
+        Invalidations of other processes do not arrive here any more.
         """
         memory = self._memory
         if memory is None:
@@ -158,7 +157,7 @@ class SQLiteStore(ForkAware, Store):
 
     def _degrade(self, broken: FileBroken) -> MemoryStore:
         with self._lock:
-            if self._memory is not None:  # another thread was faster, and has warned
+            if self._memory is not None:  # another thread was faster, and has logged the warning
                 return self._memory
             memory = MemoryStore(min(self._table.max_bytes, MAX_BYTES), clock=self._clock)
             self.max_value = memory.max_value
@@ -176,8 +175,10 @@ class SQLiteStore(ForkAware, Store):
 
 
 def _refuse_impossible(path: str) -> None:
-    """:raises ConfigError: where no file can be, whatever the operator does to disk and permissions; or root would
-    follow a link of another user."""
+    """Refuse a path where no file can be, whatever the operator changes on the disk.
+
+    :raises ConfigError: it is such a path, or root would follow a link of another user.
+    """
     try:
         check_link(path)
     except OSError as error:
@@ -186,7 +187,7 @@ def _refuse_impossible(path: str) -> None:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, PermissionError):
-        return  # to be made; or to be found out when it is opened
+        return  # the file is missing, or opening it will report the error
     except NotADirectoryError:
         raise ConfigError("store", f"{path}: a part of this path is a file", "name a directory") from None
     except (OSError, ValueError) as error:

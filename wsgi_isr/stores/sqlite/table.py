@@ -1,11 +1,11 @@
-"""The eight verbs as SQL, in a file that can be used. What to do with one that cannot: ``sqlite.py``.
+"""The eight verbs as SQL, in a usable file; :mod:`.store` handles a broken one.
 
-Two tables: ``entry`` holds the values, ``usage`` holds when each was last used and how large it is.
-Apart, since SQLite writes a row as a whole: noting that a page was read must not write the page again.
-Triggers keep ``usage`` and the sum of all sizes in step with ``entry``, inside the same transaction.
+Table ``entry`` holds the values. Table ``usage`` holds when each value was last used, and its size. The tables are
+separate because SQLite writes a row as a whole: recording a read must not write the page again. Triggers keep ``usage``
+and the sum of all sizes in step with ``entry``, inside the same transaction.
 
-``used`` is a logical time, one above the highest so far: no clock, so that a clock which is put back
-does not turn eviction upside down. Control keys are :data:`AHEAD` of all pages, and so evicted after them.
+``used`` is a logical time, one above the highest so far. A clock is not used: one that is set back would reverse the
+order of eviction. Control keys are :data:`AHEAD` of all pages, so they are evicted after them.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from .connections import Connection, DatabaseFile, FileBroken, NotOurs, look_at
 
 APPLICATION_ID = 0x57495352  # "WISR"
 SCHEMA_VERSION = 2
-#: How far the logical time of control keys is ahead of that of pages.
+#: The lead of the logical time of control keys over that of pages.
 AHEAD = 1 << 61
 
-# The size of an entry is what it takes in the file, by the rules of the format (sqlite.org/fileformat2.html,
-# 1.6): a row of more than 4061 bytes leaves 489 to 4061 in its leaf, the rest has pages of its own, 4092 bytes
-# in each; so many rows share a leaf as fit there as a whole. On top, indices and usage.
+# The size of an entry is its size in the file, by the rules of the format (sqlite.org/fileformat2.html, 1.6). A row of
+# more than 4061 bytes leaves 489 to 4061 in its leaf; the rest takes overflow pages, 4092 bytes in each. A leaf holds
+# only whole rows. Indices and usage come on top.
 _ROW = "(length(NEW.value) + length(NEW.key) + 40)"
 _OWN_PAGES = f"(CASE WHEN {_ROW} <= 4061 THEN 0 ELSE ({_ROW} - 489) / 4092 + (({_ROW} - 489) % 4092 > 3572) END)"
 _IN_LEAF = f"(4096 / (4084 / max(min(489, {_ROW}), {_ROW} - 4092 * {_OWN_PAGES})))"
 _SIZE = f"{_IN_LEAF} + 4096 * {_OWN_PAGES} + length(NEW.key) * 3 / 2 + 110"
-# Two look-ups in the index: the highest of the pages, and of the control keys.
+# Two index look-ups: the highest time of the pages, and of the control keys.
 _LAST = (
     f"max(ifnull((SELECT max(used) FROM usage WHERE used < {AHEAD}), 0),"
     f" ifnull((SELECT max(used) FROM usage WHERE used >= {AHEAD}) - {AHEAD}, 0))"
@@ -41,7 +41,7 @@ _LAST = (
 _NEXT = f"({_LAST} + 1 + NEW.control * {AHEAD})"
 
 SCHEMA = (
-    # Values last: whatever does not ask for them does not read their pages.
+    # Values last: a query without the value does not read its overflow pages.
     "CREATE TABLE entry (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, control INTEGER NOT NULL,"
     " token BLOB NOT NULL, expires REAL, value BLOB NOT NULL)",
     "CREATE INDEX entry_expires ON entry (expires) WHERE expires IS NOT NULL",
@@ -79,15 +79,15 @@ _PURGE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE expires <= ?
 
 #: Keys in one SELECT; older SQLite takes 999 parameters.
 _KEYS_AT_ONCE = 500
-#: Entries that one transaction evicts at most: others are waiting to write.
+#: The most entries that one transaction evicts: others are waiting to write.
 _EVICT_AT_ONCE = 128
-#: Reads noted before they are written down, and seconds after which they are in any case.
+#: Reads that are collected before they are written, and seconds after which they are written in any case.
 _NOTES_AT_ONCE = 256
 _NOTES_EVERY = 5.0
 
 
 class SQLiteTable(Store):
-    """The store in a file that works. Every verb may raise :class:`FileBroken` as well.
+    """The store in a usable file. Every verb may raise :class:`FileBroken` as well.
 
     :param clock: wall time in seconds, the same for all processes and after a restart.
     """
@@ -128,7 +128,7 @@ class SQLiteTable(Store):
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         self._refuse_large(key, value)
-        # Most calls lose (everybody tries for a lock, one gets it): they need not queue for writing.
+        # Most calls lose: all processes try for a lease, one gets it. Losers need not queue for writing.
         if self._has(key):
             return False
         return self._write(
@@ -137,7 +137,7 @@ class SQLiteTable(Store):
 
     def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
         self._refuse_large(key, value)
-        if not isinstance(token, bytes):  # from another store, such as the one this stood in for
+        if not isinstance(token, bytes):  # from another store, such as the memory that replaces the file
             return False
         return self._write(_CAS, lambda now: (_new_token(), _expires(now, ttl), value, key, token, now))
 
@@ -150,7 +150,8 @@ class SQLiteTable(Store):
     def look(self) -> None:
         """Return if the file can be used, as far as that shows before it is opened.
 
-        :raises FileBroken: it cannot. :raises NotOurs: it is another program's database.
+        :raises FileBroken: it cannot.
+        :raises NotOurs: it is another program's database.
         """
         look_at(self._file.path, _is_ours)
 
@@ -158,7 +159,7 @@ class SQLiteTable(Store):
 
     def _row(self, statement: str, key: str) -> Any:
         with self._file.connection() as connection:
-            # fetchall, not fetchone: a statement that is not run to its end keeps its read lock.
+            # fetchall: a statement that is not run to its end keeps its read lock, as after fetchone.
             rows = connection.execute(statement, (key, self._clock())).fetchall()
         if not rows:
             return None
@@ -170,23 +171,25 @@ class SQLiteTable(Store):
             return bool(connection.execute(_HAS, (key, self._clock())).fetchall())
 
     def _note(self, ids: Iterable[int]) -> None:
-        """A process that only reads must write its notes down too, or others evict what it needs."""
+        """Record reads. A process that only reads must write them, too: else other processes evict its entries."""
         if not self._notes.add(ids):
             return
         try:
             with self._file.transaction(wait=False) as connection:
                 self._notes.write_down(connection)
         except StoreUnavailable:
-            pass  # somebody is writing; the notes are still here, and in time for the next attempt
+            pass  # another process is writing; the notes stay for the next attempt
 
     # Writing
 
     def _write(self, statement: str, parameters: Callable[[float], tuple[object, ...]]) -> bool:
-        """Whether the statement changed anything. Its parameters are made once the lock is held: what
-        has expired while waiting for it has expired."""
+        """Return whether the statement changed anything.
+
+        The parameters are computed under the lock: an entry may expire during the wait for the lock.
+        """
         with self._file.transaction() as connection:
             now = self._clock()
-            self._notes.write_down(connection)  # first, so that what is written now is newer
+            self._notes.write_down(connection)  # first: the new entry must be newer than the reads
             changed = connection.execute(statement, parameters(now)).rowcount > 0
             connection.execute(_PURGE, (now,))
             crowded = self._evict(connection)
@@ -195,12 +198,14 @@ class SQLiteTable(Store):
                 with self._file.transaction() as connection:
                     crowded = self._evict(connection)
             except StoreUnavailable:
-                break  # what was asked for is done; the next write goes on
+                break  # the write itself is done; the next write goes on with evicting
         return changed
 
     def _evict(self, connection: Connection) -> bool:
-        """Make room, a batch at a time; whether there is more to do. Control keys have a part of the room, and the
-        pages the rest of it."""
+        """Evict a batch of entries; return whether more must go.
+
+        Control keys have a share of the room, pages have the rest.
+        """
         [[total, control]] = connection.execute("SELECT bytes, control FROM total").fetchall()
         more = _delete_oldest(connection, AHEAD, control - self.max_bytes * CONTROL_SHARE)
         return _delete_oldest(connection, 0, total - self.max_bytes) or more
@@ -211,8 +216,10 @@ class SQLiteTable(Store):
 
 
 def _delete_oldest(connection: Connection, since: int, excess: float) -> bool:
-    """Delete what was not used for longest, from the logical time ``since`` on; whether ``excess`` bytes more than a
-    batch remain."""
+    """Delete a batch of the least recently used entries, from the logical time ``since`` on.
+
+    :returns: whether more than the batch has to be deleted to free ``excess`` bytes.
+    """
     if excess <= 0:
         return False
     oldest = connection.execute(
@@ -229,7 +236,7 @@ def _delete_oldest(connection: Connection, since: int, excess: float) -> bool:
 
 
 class Notes(ForkAware):
-    """Which entries were read since it was last written down, the latest last."""
+    """The entries that were read since the last write of these notes, the latest last."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -239,12 +246,12 @@ class Notes(ForkAware):
         watch(self)
 
     def after_fork_in_child(self) -> None:
-        """A reader may have been noting something in the parent, with the lock, at that moment."""
+        """Replace the lock: another thread of the parent may have held it during the fork."""
         self._lock = threading.Lock()
         self._ids = {}
 
     def add(self, ids: Iterable[int]) -> bool:
-        """Whether it is time to write them down."""
+        """Record reads; return whether it is time to write them."""
         with self._lock:
             for number in ids:
                 self._ids.pop(number, None)
@@ -260,7 +267,7 @@ class Notes(ForkAware):
             return due
 
     def write_down(self, connection: Connection) -> None:
-        """Within a transaction. Lost where that fails afterwards: only the order of eviction is."""
+        """Write the reads within a transaction. If the transaction fails, only the order of eviction is lost."""
         with self._lock:
             ids, self._ids = self._ids, {}
             self._tried = self._clock()
@@ -273,21 +280,21 @@ class Notes(ForkAware):
 
 
 def prepare(connection: Connection) -> None:
-    """Make the tables in a new file; make sure that an old one is ours.
+    """Create the tables in a new file; check that an old one belongs to this package.
 
-    The tables of an earlier version are made anew: what they held is only a cache, and lost tags count as invalidated.
+    Tables of an earlier version are replaced: they held only a cache, and lost tags count as invalidated.
 
-    :raises NotOurs: another program's database.
-    :raises FileBroken: made by a later version of this package.
+    :raises NotOurs: it is another program's database.
+    :raises FileBroken: a later version of this package created it.
     """
-    # One transaction, one moment: between two, another process may make the tables, and a number from
-    # before with tables from after would look like the database of another program.
+    # One transaction: another process may create the tables between two statements. An application id from before and
+    # tables from after would look like the database of another program.
     connection.execute("BEGIN")
     ours = _is_ours(connection)
     connection.execute("COMMIT")
     if ours:
         return
-    # Both stay in the file. They cannot be set inside a transaction, and are harmless when repeated.
+    # Both settings persist in the file. They cannot be set inside a transaction, and are harmless when repeated.
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
@@ -315,7 +322,7 @@ def _is_ours(connection: sqlite3.Connection) -> bool:
 
 
 def _new_token() -> bytes:
-    """Random, not counted: a file that was deleted and made anew must not start to count again."""
+    """Return random bytes: a counter would start again in a file that was deleted and created anew."""
     return os.urandom(16)
 
 
