@@ -1,4 +1,4 @@
-"""The instructions for the cache: how old pages may become, and which tags a change invalidates. See ``menu.py``, too."""
+"""The instructions for the cache: how old pages may become, and which tags changes invalidate (and ``menu.py``)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RULES = {
 }
 
 # Django gives this cookie, for a year, to each visitor who opens a form. A page that reads the cookie also sets it, and
-# is therefore not stored. All other pages are the same with and without it, so the cache may serve them with the cookie.
+# is therefore not stored. All other pages are the same with and without it, so the cache may ignore it.
 NO_PAGE_LOOKS_AT = ["csrftoken"]
 
 

@@ -46,7 +46,7 @@ class RenewsOneEpoch(TagVersions):
 
 
 class TrustsLateTags(TagVersions):
-    """Render 7: a tag that appears during the render gets its current version, regardless of invalidations meanwhile."""
+    """Render 7: a tag that appears during the render gets its current version, despite invalidations meanwhile."""
 
     def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         every = list(tags)

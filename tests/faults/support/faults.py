@@ -34,7 +34,7 @@ class Target:
 
     @contextmanager
     def outage(self, node: Memcached) -> Iterator[None]:
-        """Note in the block that ``node`` is unreachable. The outage ends when all processes have noticed the return."""
+        """Note in the block that ``node`` is unreachable. The outage ends when all processes have noticed its end."""
         began = time.monotonic()
         try:
             yield
