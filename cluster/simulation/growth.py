@@ -1,6 +1,6 @@
 """``python -m cluster.simulation.growth``: print the tables of ``PLAN.md``, which show the costs of growth.
 
-Each table multiplies one parameter; the first multiplies all of them together.
+Each table multiplies one parameter; the last one multiplies all but the nodes together.
 """
 
 from __future__ import annotations
