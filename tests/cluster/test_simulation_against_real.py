@@ -131,8 +131,8 @@ def measured(parameters: Parameters, background: str, tmp_path: Path) -> tuple[C
 
 
 def place_like(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Place the simulation's tags on the same nodes as the real ones. With only two nodes, one or all of a page's seven
-    tags are on the node with an invalidation, so the tag reads would differ by more than half."""
+    """Place the simulation's tags on the same nodes as the real ones. With only two nodes,
+    from one to all of a page's seven tags may share the node of an invalidation: tag reads differ by more than half."""
     monkeypatch.setattr(simulation.nodes, "names", lambda _count: names)
     for module in (simulation.site, simulation.process, simulation.run):
         monkeypatch.setattr(module, "tag_key", Keyspace("default").tag)

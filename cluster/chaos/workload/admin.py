@@ -36,8 +36,8 @@ def main() -> None:
     database = Database(os.environ["CLUSTER_DIRECTORY"])
     pause = float(os.environ["CLUSTER_PAUSE"])
     kept = open_store(os.environ["WSGI_ISR_STORE"])
-    # By turns: a job that opens the store for each call, a process that keeps it open, and one that pauses
-    # between any two steps, which must not harm any invalidation.
+    # Random kinds of callers: a job that opens the store for each call, a process that keeps it open, and one that
+    # pauses between any two steps. Such pauses must not harm any invalidation.
     stores = (None, kept, Dawdling(kept))
     while not told.wait(min(random.expovariate(1 / pause), 10 * pause)):
         rows = _rows()
