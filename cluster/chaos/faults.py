@@ -1,4 +1,4 @@
-"""Faults for a running cluster, by name: for other terminals, and for :mod:`.chaos`."""
+"""Faults for a running cluster, by name: for other terminals, and for :mod:`cluster.chaos`."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Spell:
 
 
 def spells(events: Iterable[Mapping[str, Any]], began: float, ended: float) -> list[Spell]:
-    """Return the faults from ``began`` to ``ended``, out of the lines of :meth:`.state.Directory.noted`."""
+    """Return the faults from ``began`` to ``ended``, out of the lines of :meth:`.Directory.noted`."""
     found: list[Spell] = []
     going: dict[tuple[str, str], float] = {}
     for event in events:

@@ -26,6 +26,6 @@ os.register_at_fork(after_in_child=lambda: tether(signal.SIGKILL))
 application: WSGIApplication = import_app(os.environ["CLUSTER_APP"])
 isr = find_isr(application)
 if isr is not None and (_path := os.environ.get("CLUSTER_RENDERS")):
-    # An instance's clock may be wrong on purpose (.faults.set_clock); the times in the file are right.
+    # An instance's clock may be wrong on purpose (cluster.chaos.faults.set_clock); the times in the file are right.
     _shift = float(os.environ.get("FAKETIME", "0").rstrip("s"))
     isr.subscribe(Recorder(_path, os.environ.get("CLUSTER_INSTANCE", ""), _shift))

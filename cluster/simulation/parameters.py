@@ -9,7 +9,7 @@ from wsgi_isr.cache.tag_versions import Mode
 #: Requests that are simulated one by one, by default: about ten seconds of work.
 BUDGET = 500_000
 
-#: Seconds that a lock outlives its owner (``wsgi_isr.config.rules.Policy.lease``, for the default ``timeout``).
+#: Seconds that a lock outlives its owner (``wsgi_isr.config.rules.Policy.lease``, for the default ``render_timeout``).
 LEASE = 5.0
 
 

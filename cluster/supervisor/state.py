@@ -9,7 +9,7 @@
 ``renders``     a line for each page that was rendered
 ``logs/``       the output of each part
 ``journal``     invalidations that a node has missed, until the instances have delivered them
-``site/``       the data that :mod:`.chaos` changes
+``site/``       the data that :mod:`cluster.chaos` changes
 ``up.log``      the output of a supervisor in the background
 ============== =========================================================================================
 """

@@ -1,9 +1,9 @@
 """A process that commits new versions of rows and invalidates them, again and again, until it is told to stop.
 
-It writes a line for each one (:meth:`~cluster.history.Invalidation.parse`) after the acknowledgement. A refused or
-pending invalidation is repeated until then. ``WSGI_ISR_STORE`` is the store; ``WSGI_ISR_JOURNAL`` is the journal, from
-which the servers deliver pending invalidations at the same time. ``CLUSTER_PAUSE`` is the mean of the seconds between
-two.
+It writes a line for each one (:meth:`~cluster.chaos.history.Invalidation.parse`) after the acknowledgement. A refused
+or pending invalidation is repeated until then. ``WSGI_ISR_STORE`` is the store; ``WSGI_ISR_JOURNAL`` is the journal,
+from which the servers deliver pending invalidations at the same time. ``CLUSTER_PAUSE`` is the mean of the seconds
+between two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A process of visitors who read without end, and write a line for each answer (:meth:`~cluster.history.Read.parse`).
+"""A process of visitors who read without end, and write a line for each answer.
+
+:meth:`~cluster.chaos.history.Read.parse` reads these lines.
 
 ``CLUSTER_PORTS``: of the servers. ``CLUSTER_HOST``: the host name in requests, because a page belongs to its host,
 whatever the port. ``CLUSTER_READERS``: how many visitors, each with a thread and a connection that is kept for a few

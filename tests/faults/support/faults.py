@@ -72,7 +72,9 @@ def nothing(_target: Target) -> Iterator[float]:
 
 
 def watch_evictions(target: Target) -> Iterator[float]:
-    """Fill the nodes with small keys (:mod:`.pressure`), and count how often a tag's key was found evicted.
+    """Fill the nodes with small keys, and count how often a tag's key was found evicted.
+
+    :mod:`cluster.chaos.workload.pressure` writes the small keys.
 
     ``me`` is the only command that looks up a key without keeping it alive (memcached, doc/protocol.txt, "Meta Debug").
     """

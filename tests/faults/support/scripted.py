@@ -1,4 +1,4 @@
-"""The tests' side of :mod:`.site`: control its renders, and read the answers of its servers."""
+"""The tests' side of :mod:`cluster.chaos.workload.site`: control its renders, and read the answers of its servers."""
 
 from __future__ import annotations
 
