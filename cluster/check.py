@@ -1,4 +1,4 @@
-"""``python -m cluster check``: start a cluster as a user does, look at it through the balancer, break it, end it."""
+"""``python -m cluster check``: start a cluster as a user does, read through the balancer, inject faults, end it."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from .parts.ports import HOST
 from .supervisor.state import Directory, PartState, State
 from .supervisor.topology import DEFAULT_APP
 
-#: Seconds that anything may take which is done in a tenth of that.
+#: Timeout in seconds for steps that normally take a tenth of it.
 PATIENCE = 30.0
-#: Seconds in which everything is delivered that a node has missed, once it is back.
+#: Seconds until the journal has delivered all missed invalidations to a node that is back.
 DELIVERED = 5.0
-#: Seconds for a cluster that was just started to be there to be ended.
+#: Seconds for a newly started cluster to write its state, so that it can be ended.
 GIVING_UP = 5.0
 
 
 class StepFailed(Exception):
-    """What was seen instead."""
+    """A step saw something else than expected; the message says what."""
 
 
 class Check:
-    """The steps, in order; each relies on those before it.
+    """The steps, in order; each relies on the steps before it.
 
-    :param directory: an empty one.
-    :param app: to be served.
+    :param directory: an empty directory.
+    :param app: the app to serve.
     """
 
     def __init__(self, directory: Path, app: str) -> None:
@@ -47,11 +47,11 @@ class Check:
         self._app = app
         self._processes: set[processes.Process] = set()
         self._port = 0
-        #: Whether a cluster may run.
+        #: Whether a cluster may be running.
         self._runs = False
 
     def steps(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
-        """Name, what is to hold, and how to see that it does."""
+        """Yield each step: its name, the expectation, and the function that checks it."""
         yield "UP", "nodes, instances and balancer run", self.up
         yield "HITS", "each instance answers from the cache that they share", self.hits
         yield "DEAD", "a killed instance is no visitor's problem", self.dead
@@ -64,7 +64,7 @@ class Check:
 
     def up(self) -> str:
         self._runs = True
-        # Who meets an instance that hangs waits that long.
+        # A request to a paused instance takes that long.
         self._command("up", "--detach", "--port", "0", "--app", self._app, "--read-timeout", "2")
         state = self._state()
         self._port = int(state.url.rpartition(":")[2])
@@ -104,7 +104,7 @@ class Check:
         address = store.node_of(Keyspace("default").tag("tag:posts"))
         store.close()
         node = next(part.name for part in state.parts if part.address == address)
-        # Of the example that is checked; no other app of a cluster needs it.
+        # Only the example app that is checked here needs this import.
         editor = import_module("examples.blog_flask.browser").Browser(self._port)
         editor.log_in("admin", "admin")
         token = editor.get("/admin").csrf
@@ -160,7 +160,7 @@ class Check:
             time.sleep(0.02)
         return f"{len(self._processes)} processes have run, and have ended"
 
-    # What the steps are made of ------------------------------------------------------------------------
+    # Helpers of the steps ------------------------------------------------------------------------------
 
     def _visit(self) -> Answer:
         answer = fetch(self._port, "/")
@@ -171,7 +171,7 @@ class Check:
     def _command(self, *arguments: str, fails: bool = False) -> str:
         done = subprocess.run(
             [sys.executable, "-m", "cluster", "--directory", str(self._directory), *arguments],
-            # What the editor saves is not for the reader's own blog.
+            # Keep the editor's changes out of the user's own blog.
             env={**importing(), "BLOG_DB": str(self._directory / "blog.sqlite3")},
             capture_output=True,
             text=True,
@@ -190,9 +190,9 @@ class Check:
         return self._state().part(name)
 
     def give_up(self) -> None:
-        """End what runs, whatever happened; harmless where nothing does."""
+        """End the cluster after any outcome; do nothing where none runs."""
         deadline = time.monotonic() + GIVING_UP
-        # Nobody can end it before it has said where it is.
+        # `down` needs the state file, so wait until the cluster has written it.
         while self._runs and time.monotonic() < deadline:
             done = subprocess.run(
                 [sys.executable, "-m", "cluster", "--directory", str(self._directory), "down"],
@@ -204,7 +204,7 @@ class Check:
 
 
 def check(app: str) -> int:
-    """Play it, a line or more for each step; the exit code. Nothing is left running, however it ends."""
+    """Run all steps, print them line by line, and return the exit code. No process is left, however the check ends."""
     with tempfile.TemporaryDirectory(prefix="cluster-check-") as name:
         checked = Check(Path(name), app)
         try:
@@ -214,7 +214,7 @@ def check(app: str) -> int:
 
 
 def play(checked: Check) -> int:
-    """The steps of :func:`check`."""
+    """Run the steps of :func:`check` and return the exit code."""
     began = time.monotonic()
     for step, sentence, action in checked.steps():
         try:

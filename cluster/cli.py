@@ -26,9 +26,9 @@ from .supervisor.state import DEFAULT, UP_LOG, Directory, State
 from .supervisor.stopping import Stopped, stoppable
 from .supervisor.topology import DEFAULT_APP, Topology, uncached
 
-# What only some commands need is imported there: a terminal that asks for the status waits for nothing else.
+# Modules that few commands need are imported inside those commands, so that `status` starts fast.
 
-#: Seconds for a cluster to start, or to end.
+#: Seconds for a cluster to start or end.
 PATIENCE = 60.0
 
 
@@ -51,7 +51,7 @@ def main(context: click.Context, path: Path) -> None:
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Errors are one line and an exit code."""
+    """Turn errors into one line and an exit code."""
     try:
         yield
     except NoSuchPart as error:
@@ -60,7 +60,7 @@ def reported() -> Iterator[None]:
     except ClusterError as error:
         click.echo(str(error), err=True)
         sys.exit(1)
-    except BrokenPipeError:  # click's: who reads us has had enough
+    except BrokenPipeError:  # click's: the reader of our output has closed the pipe
         raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -69,7 +69,7 @@ def reported() -> Iterator[None]:
 
 
 class _Range(click.FloatRange):
-    """A number within bounds: NaN, which is within any, is none."""
+    """A number within bounds. NaN compares as within any bounds, so it is rejected explicitly."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
@@ -115,7 +115,7 @@ def up(directory: Directory, /, detach: bool, **options: Any) -> None:
                 sys.exit(1)
             state = directory.read()
             _show(state)
-            # What it said itself is in a file that nobody looks at.
+            # In the background, the warning is otherwise only in a log file.
             if not state.cached:
                 click.echo(uncached(state.app))
         return
@@ -138,7 +138,7 @@ def _supervise(topology: Topology, directory: Directory) -> int:
 
 
 def _unread() -> suppress:
-    """That nobody reads what a cluster says, or its file has no room, does not end it."""
+    """Ignore output errors: a closed pipe or a full disk does not end the cluster."""
     return suppress(OSError)
 
 
@@ -148,7 +148,7 @@ def _say(line: str) -> None:
 
 
 def _detach(directory: Directory) -> None:
-    """The same command in a session of its own, until it is ready. :raises ClusterError: it did not get there."""
+    """Run the same command in a session of its own and wait until it is ready. :raises ClusterError: it failed."""
     if directory.is_owned():
         raise CannotStart(f"a cluster runs in {directory.path} already: python -m cluster down ends it")
     directory.claim()
@@ -166,7 +166,7 @@ def _detach(directory: Directory) -> None:
     try:
         while started.poll() is None:
             if directory.is_ready():
-                started.returncode = 0  # it is not ours to wait for any more
+                started.returncode = 0  # another process waits for it from now on
                 return
             if time.monotonic() > deadline:
                 raise ClusterError(f"it is not ready after {PATIENCE:g} s (see {log})")
@@ -205,13 +205,13 @@ def check(app: str) -> None:
 
 def _end_supervisor(state: State) -> None:
     if (found := processes.same(state.pid, state.started)) is not None:
-        # One that hangs hears nothing; who keeps it ends the rest.
+        # A hung supervisor ignores SIGTERM; its keeper ends the rest.
         processes.send(found, signal.SIGKILL if found.is_stopped else signal.SIGTERM)
     if (keeper := processes.same(*state.keeper)) is not None:
         processes.send(keeper, signal.SIGCONT)  # Ctrl-Z stops both
 
 
-# What there is ----------------------------------------------------------------------------------------
+# Inspection -------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -282,7 +282,7 @@ def _print_logs(logs: Path, wanted: str, last: int, follow: bool) -> None:
 
 
 def _open_again(path: Path, opened: dict[Path, BinaryIO]) -> None:
-    """A log that is new, or another one than before: the next cluster removes what this one has left."""
+    """Reopen each log that is new or replaced: the next cluster removes the logs of this one."""
     before = opened.get(path)
     try:
         if before is None or not os.path.samestat(os.fstat(before.fileno()), path.stat()):
@@ -293,7 +293,7 @@ def _open_again(path: Path, opened: dict[Path, BinaryIO]) -> None:
         pass
 
 
-# What can be done to it -------------------------------------------------------------------------------
+# Faults -----------------------------------------------------------------------------------------------
 
 
 def _order(directory: Directory, name: str, **arguments: Any) -> None:
@@ -303,7 +303,7 @@ def _order(directory: Directory, name: str, **arguments: Any) -> None:
 
 
 def _fault(name: str, what: str, argument: str | None = "part") -> None:
-    """A command that gives an order."""
+    """Add a command that sends an order."""
 
     def command(directory: Directory, /, **arguments: Any) -> None:
         _order(directory, name, **arguments)
@@ -334,7 +334,7 @@ def slow_command(directory: Directory, /, **arguments: Any) -> None:
     _order(directory, "slow", **arguments)
 
 
-# What it can do ---------------------------------------------------------------------------------------
+# Load and chaos ---------------------------------------------------------------------------------------
 
 
 def _plot_file(_context: click.Context, _option: click.Parameter, path: Path | None) -> Path | None:
@@ -343,7 +343,7 @@ def _plot_file(_context: click.Context, _option: click.Parameter, path: Path | N
     if path is not None and path.suffix not in (".svg", ".png"):
         raise click.BadParameter("a plot is a .svg or a .png file")
     if path is not None and path.suffix == ".png" and plot.drawn_by() is None:
-        raise click.BadParameter("nobody here draws a .png: name a .svg file, or apt-get install chromium")
+        raise click.BadParameter("no Chromium draws a .png here: name a .svg file, or apt-get install chromium")
     return path
 
 
@@ -378,7 +378,7 @@ def load_command(
 ) -> None:
     """Let visitors ask for pages, and report what they got. Exits with 1 where one got no answer, or a 5xx.
 
-    It asks the cluster that runs. What is done to that from another terminal is in the report.
+    It asks the cluster that runs. The report includes faults injected from another terminal.
     """
     from .load import generator as load
     from .load import plot, report
@@ -412,7 +412,7 @@ def chaos_command(
     """Strike a cluster with faults while it is read and invalidated, and check that no promise is broken.
 
     A cluster of its own, with a site whose pages show which version of its data they are made of. Exits with 1 where
-    somebody got a page that was older than an acknowledged invalidation allows, or a 5xx while an instance lived.
+    a visitor got a page older than an acknowledged invalidation allows, or a 5xx while an instance lived.
     """
     own = Directory(directory.path / "chaos")
     chosen = random.randrange(1_000_000) if seed is None else seed

@@ -1,22 +1,22 @@
-"""What can go wrong: each is one line that says what to do."""
+"""Errors of the cluster commands: each message is one line that says what to do."""
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """Not done, and why."""
+    """An order was not carried out; the message says why."""
 
 
 class CannotStart(ClusterError):
-    """A part that could not be started."""
+    """A part could not be started."""
 
 
 class NotHere(ClusterError):
-    """Something that this machine does not have, and that can be done without."""
+    """This machine lacks an optional program or library."""
 
 
 class NoSuchPart(ClusterError):
-    """A name that no part has: wrong usage."""
+    """No part has this name: wrong usage."""
 
 
 class Down(ClusterError):

@@ -1,4 +1,4 @@
-"""What can be done to a running cluster, by name: for other terminals, and for :mod:`.chaos`."""
+"""Faults for a running cluster, by name: for other terminals, and for :mod:`cluster.chaos`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..supervisor.control import Order
 from ..supervisor.supervise import Cluster
 from .workload.tethered import Tethered
 
-#: Where Debian has the library that shifts a process's clock; other systems' are not looked for.
+#: Debian's path of the library that shifts a process's clock; paths of other systems are not searched.
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 def kill(cluster: Cluster, part: str) -> str:
-    """SIGKILL for all processes of a part. It stays dead until it is restarted."""
+    """Send SIGKILL to all processes of a part. The part stays dead until it is restarted."""
     target = cluster.part(part)
     if target.state == "dead":
         raise ClusterError(f"{part} does not run: restart it")
@@ -26,7 +26,7 @@ def kill(cluster: Cluster, part: str) -> str:
 
 
 def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
-    """SIGKILL for one worker of an instance, whose master starts another one."""
+    """Send SIGKILL to one worker of an instance, whose master starts another one."""
     target = cluster.instance(instance)
     workers = target.workers()
     if not workers:
@@ -37,7 +37,7 @@ def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
 
 
 def kill_renderer(cluster: Cluster, instance: str, number: int = 0) -> str:
-    """SIGKILL for one renderer of an instance, in the middle of what it renders."""
+    """Send SIGKILL to one renderer of an instance, in the middle of a render."""
     target = cluster.instance(instance)
     renderers = target.renderers()
     if not renderers:
@@ -48,19 +48,19 @@ def kill_renderer(cluster: Cluster, instance: str, number: int = 0) -> str:
 
 
 def pause(cluster: Cluster, part: str) -> str:
-    """SIGSTOP: connections are taken, and nobody answers."""
+    """Send SIGSTOP: the kernel accepts connections; no process answers."""
     cluster.part(part).pause()
     return f"{part} hangs"
 
 
 def resume(cluster: Cluster, part: str) -> str:
-    """SIGCONT."""
+    """Send SIGCONT."""
     cluster.part(part).resume()
     return f"{part} goes on"
 
 
 def restart(cluster: Cluster, part: str) -> str:
-    """Stop a part as it wants to be stopped, if it runs, and start it."""
+    """Stop a part gracefully, if it runs, and start it."""
     target = cluster.part(part)
     target.restart()
     for link, node in zip(cluster.links, cluster.nodes, strict=False):
@@ -70,25 +70,25 @@ def restart(cluster: Cluster, part: str) -> str:
 
 
 def flush(cluster: Cluster, node: str) -> str:
-    """A node forgets everything."""
+    """Drop all items of a node."""
     cluster.node(node).flush()
     return f"{node} is empty"
 
 
 def cut(cluster: Cluster, node: str) -> str:
-    """A node is cut off: connections to it break, and are refused."""
+    """Cut a node off: connections to it break, and are refused."""
     cluster.link(node).cut()
     return f"{node} is cut off"
 
 
 def swallow(cluster: Cluster, node: str) -> str:
-    """A node is cut off, and nobody is told: what is sent to it goes nowhere."""
+    """Cut a node off silently: the proxy accepts bytes for it and discards them."""
     cluster.link(node).swallow()
     return f"what is sent to {node} goes nowhere"
 
 
 def slow(cluster: Cluster, node: str, seconds: float = 0.1) -> str:
-    """Each answer of a node takes a random time more, of at most so many seconds."""
+    """Delay each answer of a node by a random time of at most ``seconds``."""
     cluster.link(node).slow(seconds)
     return f"{node} answers up to {seconds:g} s late"
 
@@ -100,7 +100,7 @@ def heal(cluster: Cluster, node: str) -> str:
 
 
 def press(cluster: Cluster, rate: int = 10_000) -> str:
-    """Fill every node with so many small keys in a second, until ``relieve``: other keys are evicted."""
+    """Fill every node with ``rate`` small keys per second, until ``relieve``: other keys are evicted."""
     if cluster.pressure is not None:
         raise ClusterError("the nodes are under pressure already")
     env = {"CLUSTER_NODES": ",".join(str(node.port) for node in cluster.nodes), "CLUSTER_RATE": str(rate)}
@@ -116,14 +116,13 @@ def relieve(cluster: Cluster) -> str:
 
 
 def reload(cluster: Cluster) -> str:
-    """nginx reads its configuration again."""
+    """Let nginx read its configuration again."""
     cluster.balancer.reload()
     return "the balancer has reloaded"
 
 
 def roll(cluster: Cluster, release: str) -> str:
-    """A rolling deploy: each instance in turn is restarted with that release of the app, and adopts the pages of the
-    one before."""
+    """Deploy a release: restart each instance in turn with it. Instances adopt the pages of the previous release."""
     for instance in cluster.instances:
         began = time.monotonic()
         set_release(instance, release)
@@ -133,13 +132,13 @@ def roll(cluster: Cluster, release: str) -> str:
 
 
 def set_release(instance: Instance, release: str) -> None:
-    """From its next start on, an instance is of that release. It adopts the pages of the one before, which is found in
-    the store."""
+    """Set an instance's release from its next start on. The instance adopts the pages of the previous release, which it
+    finds in the store."""
     instance.env |= {"WSGI_ISR_RELEASE": release}
 
 
 def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
-    """Restart an instance whose clock is wrong by so many seconds; by 0, whose is right again."""
+    """Restart an instance with a clock that is wrong by ``seconds``; 0 for the right time."""
     target = cluster.instance(instance)
     set_clock(target, seconds)
     target.restart()
@@ -147,9 +146,9 @@ def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
 
 
 def set_clock(instance: Instance, seconds: float) -> None:
-    """From its next start on, an instance's clock is wrong by so many seconds.
+    """Shift an instance's clock by ``seconds``, from its next start on.
 
-    :raises NotHere: the library that it takes is not there.
+    :raises NotHere: libfaketime is not installed.
     """
     for name in ("LD_PRELOAD", "FAKETIME"):
         instance.env.pop(name, None)
@@ -185,7 +184,7 @@ FAULTS: Mapping[str, Callable[..., str]] = {
 
 
 def carry_out(cluster: Cluster, order: Order) -> str:
-    """An order from another terminal: the name of a fault and its arguments."""
+    """Carry out an order from another terminal: the name of a fault and its arguments."""
     name, arguments = str(order.get("do")), order.get("with", {})
     if name not in FAULTS:
         raise ClusterError(f"the supervisor does not know {name!r}")
@@ -193,7 +192,7 @@ def carry_out(cluster: Cluster, order: Order) -> str:
 
 
 def strike(cluster: Cluster, name: str, **arguments: object) -> str:
-    """Do it, and note when it was done, and to which part."""
+    """Inject a fault, and note its time and its part."""
     began = time.monotonic()
     said = FAULTS[name](cluster, **arguments)
     whole = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}

@@ -1,8 +1,8 @@
-"""What readers saw and admins did, and what of it the protocol forbids. Pure: no clock, no processes.
+"""The history of readers and admins, and the check for violations of the protocol. Pure: no clock, no processes.
 
-Times are those of ``time.monotonic``, which is one clock for all processes of a machine. A read begins
-before its request is sent, and an invalidation is acknowledged after ``invalidate`` has returned, so that what
-lies between two processes is never held against the cache.
+Times are those of ``time.monotonic``, which is one clock for all processes of a machine. A read begins before its
+request is sent, and an invalidation is acknowledged after ``invalidate`` has returned. So delays between two processes
+never count against the cache.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-#: Labels of answers that say to be as new as any other.
+#: Labels of answers that claim to be up to date.
 FRESH = frozenset({"HIT", "MISS", "EXPIRED", "BYPASS"})
-#: Which invalidations an answer has to know of, by its label. A stale page may be older than a soft
-#: invalidation, a retained one older than a hard one: it says so, and rendering failed.
+#: The invalidations that an answer must reflect, by its label. A stale page may predate a soft invalidation. A page
+#: retained after a failed render may predate a hard one, and its label says so.
 KNOWS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(FRESH, frozenset({"stale", "expire", "purge"})),
     "STALE": frozenset({"expire", "purge"}),
@@ -26,16 +26,16 @@ KNOWS: Mapping[str, frozenset[str]] = {
     "DEGRADED": frozenset({"expire", "purge"}),
 }
 
-#: How the error of an answer begins that is none; whoever is killed only leaves one unfinished.
+#: Prefix of the error of a malformed answer; a killed process only leaves unfinished ones.
 MALFORMED = "Malformed: "
-#: How the cache says of an answer that it raised an error itself, and passed the request on (``Cache-Status``).
+#: Mark of an internal error in ``Cache-Status``: the cache has passed the request on.
 BROKEN = 'detail="internal-error"'
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One answer. ``status`` is 0 where the connection was cut; ``shown`` is the path that the body names,
-    ``versions`` are the rows on the page, and ``detail`` is its ``Cache-Status``."""
+    """One answer. ``status`` is 0 where the connection was cut. ``shown`` is the path that the body names, ``versions``
+    are the rows on the page, and ``detail`` is its ``Cache-Status``."""
 
     start: float
     end: float
@@ -50,14 +50,14 @@ class Read:
 
     @classmethod
     def parse(cls, line: bytes) -> Read:
-        """A line that :mod:`.workload.readers` wrote."""
+        """Return the read in a line from :mod:`.workload.readers`."""
         return cls.of(*json.loads(line))
 
     @classmethod
     def of(
         cls, start: float, end: float, status: int, label: str, path: str, port: int, page: Any, detail: str = ""
     ) -> Read:
-        """An answer, and the page in it, as JSON or read already."""
+        """Return a read for an answer. The page in it is JSON text or already parsed."""
         if isinstance(page, bytes):
             try:
                 page = json.loads(page)
@@ -79,7 +79,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Invalidation:
-    """Rows with the versions that were committed first, and the calls until one was acknowledged."""
+    """Committed versions of rows, and the calls of ``invalidate`` that followed until one was acknowledged."""
 
     rows: Mapping[str, int]
     mode: str
@@ -87,21 +87,21 @@ class Invalidation:
 
     @property
     def acknowledged(self) -> float | None:
-        """When; ``None`` for never."""
+        """Return when it was acknowledged; ``None`` for never."""
         last = self.attempts[-1]
         return None if last.error else last.end
 
     @classmethod
     def parse(cls, line: bytes) -> Invalidation:
-        """A line that :mod:`.workload.admin` wrote."""
+        """Return the invalidation in a line from :mod:`.workload.admin`."""
         written = json.loads(line)
         return cls(written["rows"], written["mode"], tuple(Attempt(*attempt) for attempt in written["attempts"]))
 
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A node that some process may have found unreachable, from ``start`` to ``end``; ``port`` is that of the only
-    one who may have, 0 for everybody."""
+    """A node that a process may have found unreachable, from ``start`` to ``end``. ``port`` limits this to one
+    instance; 0 stands for all."""
 
     node: str
     start: float
@@ -111,16 +111,17 @@ class Outage:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What was going on, and therefore what an answer is allowed.
+    """The circumstances of a history, which decide about allowed answers.
 
-    :param coherence: seconds that copies may be served without asking.
-    :param outages: in these, answers may be marked as degraded. :param node_of: the node of each row's tag.
-    :param renders_fail: pages may be retained for errors (of which a visitor's own lost patience is one).
+    :param coherence: seconds that copies may be served without a check.
+    :param outages: in these times, answers may be marked as degraded.
+    :param node_of: the node of each row's tag.
+    :param renders_fail: pages may be retained for errors, such as a visitor's own timeout.
     :param cuts: connections may break, because workers are killed.
-    :param dark: in these no instance lives, and a balancer has nobody to ask.
-    :param patience: seconds after which everybody has a new page, once the old one may be shown no more but for want
-        of it (stale, or retained); for ever by default. :param disturbed: times that do not count for that, because
-        renders may have been lost.
+    :param dark: in these times no instance lives, so the balancer answers by itself.
+    :param patience: seconds after which all visitors get a new page. An old one is then allowed only for want of a
+        new one (stale, or retained). The default is for ever.
+    :param disturbed: times that do not count for ``patience``, because renders may have been lost.
     :param lifetimes: seconds, by path, after which a page is no longer fresh.
     """
 
@@ -135,8 +136,8 @@ class Circumstances:
     lifetimes: Mapping[str, float] = field(default_factory=dict)
 
     def undisturbed(self, at: float, seconds: float) -> float:
-        """The time before ``at`` since when so many seconds were undisturbed."""
-        # The latest end first; what overlaps was taken off already.
+        """Return the time since which ``seconds`` undisturbed seconds have passed until ``at``."""
+        # The latest end first; overlaps were subtracted already.
         for began, ended in sorted(self.disturbed, key=lambda pair: pair[1], reverse=True):
             quiet = at - ended
             if quiet >= seconds:
@@ -149,7 +150,7 @@ class Circumstances:
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """A promise that was broken, and the read and the invalidation that show it; or, in words, what else does."""
+    """A broken promise, with the read and the invalidation that show it, or with another reason in words."""
 
     promise: str
     read: Read
@@ -159,7 +160,7 @@ class Violation:
 
     @classmethod
     def of(cls, promise: str, began: float, ended: float, said: str) -> Violation:
-        """One that no read shows."""
+        """Return a violation that no read shows."""
         return cls(promise, Read(began, ended, 0, "", "", error=said), said=said)
 
     def __str__(self) -> str:
@@ -187,7 +188,7 @@ class Violation:
 def check(
     reads: Iterable[Read], invalidations: Sequence[Invalidation], circumstances: Circumstances
 ) -> list[Violation]:
-    """Every read that the protocol forbids, by the worst of its rows."""
+    """Return every read that the protocol forbids, by the worst of its rows."""
     demands = {knows: _Demands(invalidations, knows) for knows in KNOWS.values()}
     commits = _Demands(invalidations, KNOWS["HIT"], committed=True)
     found = []
@@ -204,7 +205,7 @@ def check(
 
 
 def refused(invalidations: Iterable[Invalidation], circumstances: Circumstances) -> list[Violation]:
-    """Every call of ``invalidate`` that failed without an excuse."""
+    """Return every call of ``invalidate`` that failed without an excuse."""
     away = [outage for outage in circumstances.outages if not outage.port]
     return [
         Violation.of("an invalidation is refused only while a node is away", tried.start, tried.end, tried.error)
@@ -215,7 +216,7 @@ def refused(invalidations: Iterable[Invalidation], circumstances: Circumstances)
 
 
 def _plain(read: Read, circumstances: Circumstances) -> Violation | None:
-    """What is wrong with an answer whatever was invalidated."""
+    """Return a violation of an answer that is wrong regardless of invalidations."""
     if read.status == 0:
         if read.error.startswith(MALFORMED):
             return Violation("every answer is well-formed", read)
@@ -246,8 +247,8 @@ def _too_old(read: Read, demands: Mapping[frozenset[str], _Demands], circumstanc
     knows = KNOWS[read.label]
     if read.label == "STALE-IF-ERROR" and not circumstances.renders_fail:
         knows = KNOWS["STALE"]
-    # What says that it could not be checked cannot know what a node knows that is away: as far as its tags are
-    # there, it is served by time alone.
+    # An unchecked answer cannot reflect the versions on an unreachable node: with reachable tags unchanged, its age
+    # alone decides.
     down = _down(read, circumstances) if read.label in ("DEGRADED", "STALE-IF-ERROR") else frozenset()
     for row, version in read.versions.items():
         if circumstances.node_of.get(row) in down:
@@ -259,10 +260,10 @@ def _too_old(read: Read, demands: Mapping[frozenset[str], _Demands], circumstanc
 
 
 def _too_long(read: Read, demands: Mapping[frozenset[str], _Demands], circumstances: Circumstances) -> Violation | None:
-    """An old page that is shown for want of a new one, although that should be there."""
+    """Return a violation for an old page that is shown although a new one should exist by now."""
     if read.label not in ("STALE", "STALE-IF-ERROR") or circumstances.patience == math.inf:
         return None
-    # Past what it may be older than at all, of which _too_old knows.
+    # _too_old handles pages beyond that limit.
     since = circumstances.undisturbed(read.start - circumstances.coherence, circumstances.patience)
     for row, version in read.versions.items():
         demanded = demands[KNOWS["HIT"]].at(row, since)
@@ -272,7 +273,7 @@ def _too_long(read: Read, demands: Mapping[frozenset[str], _Demands], circumstan
 
 
 def _outlived(read: Read, commits: _Demands, circumstances: Circumstances) -> Violation | None:
-    """A page that says to be fresh, and is older than pages of its path may get."""
+    """Return a violation for a page that claims to be fresh beyond the lifetime of its path."""
     lifetime = circumstances.lifetimes.get(read.path)
     if read.label != "HIT" or lifetime is None or circumstances.patience == math.inf:
         return None
@@ -286,7 +287,7 @@ def _outlived(read: Read, commits: _Demands, circumstances: Circumstances) -> Vi
 
 
 def _down(read: Read, circumstances: Circumstances) -> frozenset[str]:
-    """The nodes that were not to be reached at some moment of a read."""
+    """Return the nodes that were unreachable at some moment of a read."""
     return frozenset(
         o.node
         for o in circumstances.outages
@@ -295,7 +296,7 @@ def _down(read: Read, circumstances: Circumstances) -> frozenset[str]:
 
 
 class _Demands:
-    """For each row, the newest version of which everybody has to know at a time; ``committed``: that was there."""
+    """For each row, the newest version that every process must know at a time; ``committed``: that exists at a time."""
 
     def __init__(self, invalidations: Iterable[Invalidation], modes: frozenset[str], committed: bool = False) -> None:
         self._times: dict[str, list[float]] = {}
@@ -309,19 +310,19 @@ class _Demands:
         for acknowledged, invalidation in sorted(done, key=lambda pair: pair[0]):
             for row, version in invalidation.rows.items():
                 newest = self._newest.setdefault(row, [])
-                # Two admins may be acknowledged in another order than the one in which they committed.
+                # Two admins may be acknowledged in another order than that of their commits.
                 newest.append(invalidation if not newest or newest[-1].rows[row] < version else newest[-1])
                 self._times.setdefault(row, []).append(acknowledged)
 
     def at(self, row: str, time: float) -> Invalidation | None:
-        """The invalidation with the newest version of ``row`` that was acknowledged before ``time``."""
+        """Return the invalidation with the newest version of ``row`` that was acknowledged before ``time``."""
         number = bisect_left(self._times.get(row, []), time)
         return self._newest[row][number - 1] if number else None
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How much of what was seen; a history without hits, say, would prove little."""
+    """Counts of a history; a history without hits, for example, would prove little."""
 
     reads: int
     seconds: float
@@ -342,7 +343,7 @@ class Figures:
 
 
 def figures(reads: Sequence[Read], invalidations: Sequence[Invalidation]) -> Figures:
-    """What a history holds."""
+    """Count the events of a history."""
     every = _Demands(invalidations, frozenset({"stale", "expire", "purge"}))
     soon = 0
     for read in reads:
@@ -360,5 +361,5 @@ def figures(reads: Sequence[Read], invalidations: Sequence[Invalidation]) -> Fig
 
 
 def written(value: Mapping[str, Any] | Sequence[Any]) -> bytes:
-    """A line for :meth:`Read.parse` or :meth:`Invalidation.parse`."""
+    """Return a line for :meth:`Read.parse` or :meth:`Invalidation.parse`."""
     return json.dumps(value, separators=(",", ":")).encode() + b"\n"

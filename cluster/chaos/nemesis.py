@@ -1,4 +1,4 @@
-"""Carrying out a schedule of faults: one method for each kind."""
+"""Carry out a schedule of faults, with one method for each kind."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .history import Violation
 from .observers import Witnesses
 from .schedule import Strike
 
-#: Seconds for which a render is lost after whoever did it was killed or hung: until its lock lapses, and one tries.
+#: Seconds for which a render is lost after its process was killed or hung: until the lock expires, plus one attempt.
 LOST = 6.0
-#: What may lose renders, and for how many seconds after its end; nodes that are away do, too.
+#: Faults that may lose renders, and for how many seconds after their end; unreachable nodes may lose renders, too.
 LOSES = {
     **dict.fromkeys(("kill worker", "kill renderer", "kill", "hang", "clock", "roll", "blackout"), LOST),
     **dict.fromkeys(("flush", "pressure"), 1.0),
@@ -29,7 +29,7 @@ ALL_START = "every part starts again"
 #: Seconds that a part may take to start.
 STARTS = 30.0
 
-#: What a strike does: acts, and yields the seconds until it is to go on. Closed, it undoes what it did.
+#: A strike: acts, and yields the seconds until it continues. Closed, it undoes its fault.
 Acting = Generator[float, None, None]
 
 
@@ -43,7 +43,7 @@ class _Step:
 
 
 class Striker:
-    """Carries out a schedule, several strikes at a time, in one thread: parts are its children, and die with it."""
+    """Carry out a schedule, several strikes at a time, in one thread: parts are its children, and die with it."""
 
     def __init__(
         self, cluster: Cluster, witnesses: Witnesses, strikes: Sequence[Strike], say: Callable[[str], None]
@@ -63,15 +63,15 @@ class Striker:
         #: Seconds.
         self.lasted = 0.0
         self._after_quiet = schedule.after_quiet(strikes)
-        #: Seconds by which strikes are late, so that all has been quiet before them.
+        #: Seconds by which strikes are late, so that a quiet time precedes them.
         self.late = 0.0
-        #: How many had not struck yet when it ended.
+        #: How many strikes were left at the end.
         self.left = 0
-        #: What was done, and when: on a busy machine not quite what was drawn.
+        #: The faults with their actual times; on a busy machine they differ from the drawn ones.
         self.done: list[Spell] = []
 
     def run(self, seconds: float) -> None:
-        """Until that many seconds are over, or a promise was broken."""
+        """Strike until ``seconds`` are over, or a promise was broken."""
         looked = time.monotonic()
         while (now := time.monotonic()) < self._began + seconds:
             if self._steps and self._steps[0].at <= now:
@@ -84,7 +84,7 @@ class Striker:
                 time.sleep(0.01)
 
     def stop(self) -> None:
-        """Undo what still lasts."""
+        """Undo all faults that still last."""
         self.lasted = time.monotonic() - self._began
         while self._steps:
             step = self._steps.pop()
@@ -95,7 +95,7 @@ class Striker:
                 self.left += 1
 
     def wait_until_all_run(self) -> None:
-        """After :meth:`stop`. :raises CannotStart: a part does not."""
+        """Wait for all parts after :meth:`stop`. :raises CannotStart: a part does not run."""
         for part in self._cluster.parts:
             if part.leader is None:
                 part.launch()
@@ -113,7 +113,7 @@ class Striker:
                 heapq.heapify(self._steps)
                 return
             if not schedule.may_strike(strike.fault, strike.part, self._busy, self._instances):
-                step.at = time.monotonic() + 0.1  # what struck it before is not over yet
+                step.at = time.monotonic() + 0.1  # the previous strike on it is not over yet
                 heapq.heappush(self._steps, step)
                 return
             step.began = time.monotonic()
@@ -138,7 +138,7 @@ class Striker:
             heapq.heappush(self._steps, step)
 
     def _until_quiet_enough(self) -> float:
-        """Seconds for which nothing may strike yet: what struck before may have taken longer than was drawn."""
+        """Return for how many seconds nothing may strike yet: previous strikes may have taken longer than drawn."""
         if self._busy:
             return 0.1
         return max((spell.ended for spell in self.done), default=-math.inf) + schedule.QUIET_BETWEEN - time.monotonic()
@@ -148,7 +148,7 @@ class Striker:
         if done:
             self.done.append(Spell(strike.fault, strike.part, step.began, now))
         if strike.fault in LOSES:
-            # To others, the pages of an instance whose clock is fast are fresh for so much longer.
+            # For other instances, the pages of an instance with a fast clock are fresh for so much longer.
             wrong = abs(strike.amount) if strike.fault == "clock" else 0.0
             self._witnesses.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
         for part in schedule.targets(step.strike, self._instances):
@@ -158,7 +158,7 @@ class Striker:
 
     def _kill_worker(self, strike: Strike) -> Acting:
         yield from _once_there(lambda: faults.kill_worker(self._cluster, strike.part))
-        # With a worker less it is not the one that is left alone.
+        # Until the new worker is there, the instance must not be the only one that is left alone.
         yield from _until_started(self._cluster.instance(strike.part))
 
     def _kill_renderer(self, strike: Strike) -> Acting:
@@ -168,7 +168,7 @@ class Striker:
         yield from _dead(self._cluster.instance(strike.part), strike.lasts)
 
     def _hang(self, strike: Strike) -> Acting:
-        # To one that hung, what it waited for seems to have taken all that time: it may take any node for gone.
+        # After a hang, all its waits seem to have timed out, so the instance may take any node for unreachable.
         instance = self._cluster.instance(strike.part)
         with self._witnesses.away(*self._cluster.links, port=instance.port), instance.paused():
             yield strike.lasts
@@ -196,7 +196,7 @@ class Striker:
             try:
                 yield strike.lasts
             except GeneratorExit:
-                self._cluster.instances[0].start()  # or it would go on being dark when nobody expects it
+                self._cluster.instances[0].start()  # or the blackout would last beyond its declared end
                 raise
             for instance in self._cluster.instances:
                 instance.launch()
@@ -230,7 +230,7 @@ class Striker:
 
     def _slow_network(self, strike: Strike) -> Acting:
         link = self._cluster.link(strike.part)
-        # On a busy machine it may be so slow that the node is taken for gone.
+        # On a busy machine, instances may take a node this slow for unreachable.
         with self._witnesses.away(link), link.healed():
             link.slow(strike.amount)
             yield strike.lasts
@@ -277,7 +277,7 @@ def _until_started(part: Part) -> Acting:
 
 
 def _once_there(strike: Callable[[], object]) -> Acting:
-    """Strike what an instance may have none of at this moment, because the last one was killed just now."""
+    """Repeat a strike until its target exists: an instance may have no process of a kind just after a kill."""
     deadline = time.monotonic() + STARTS / 2
     while True:
         try:

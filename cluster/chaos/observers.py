@@ -1,4 +1,4 @@
-"""Who reads a cluster under faults and invalidates its pages meanwhile, and what went on that excuses something."""
+"""Processes that read a cluster under faults and invalidate its pages, and the circumstances that excuse answers."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from .history import Circumstances, Invalidation, Outage, Read, Violation, check
 from .workload.site import ROWS, RULES, tag_of
 from .workload.tethered import Tethered
 
-#: What visitors call the site.
+#: The host name of the site in requests.
 HOST = "chaos.test"
-#: Visitors, and the longest pause that each makes; admins, and the mean of their pauses; and how long a render takes at
-#: most. In seconds.
+#: Visitors, and the longest pause of each; admins, and the mean of their pauses; and the longest time of a render.
+#: Times are in seconds.
 READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE, SLOW = 16, 0.02, 2, 0.15, 0.25
-#: Seconds for which a process may leave a node alone that is back: a probe of the breaker that was under way, the
-#: longest pause between two, with its jitter, the next probe, and a second for a machine that has too much to do.
+#: Seconds for which a process may avoid a node that is back: a breaker's probe in progress, the longest pause between
+#: two probes with its jitter, the next probe, and a second for a busy machine.
 UNNOTICED = 4.5
 #: Seconds that a visitor waits for a page.
 WAIT = 0.4
-#: Seconds until there is a new page everywhere: somebody asks, waits for a render that began too early, and for one
-#: that did not; and a second for a machine that has too much to do.
+#: Seconds until every instance serves a new page: a visitor's wait for a render that began too early, then for one
+#: that did not, and a second for a busy machine.
 RENEWED = WAIT + 2 * SLOW + 1.0
 #: Seconds that an instance waits for a node.
 PATIENCE_WITH_NODES = 0.5
 
 
 class Witnesses:
-    """Readers and admins, and what went on meanwhile that excuses something."""
+    """Readers and admins, and the circumstances that excuse answers meanwhile."""
 
     def __init__(self, cluster: Cluster, site: Path, coherence: float) -> None:
         self._cluster = cluster
@@ -80,7 +80,7 @@ class Witnesses:
         with ExitStack() as stack:
             stack.enter_context(self.watchdog)
             stack.enter_context(self._readers)
-            stack.callback(time.sleep, 0.5)  # what was acknowledged last is to be read, too
+            stack.callback(time.sleep, 0.5)  # readers must also see the last acknowledged invalidation
             for admin in self._admins:
                 stack.enter_context(admin)
             self._stack = stack.pop_all()
@@ -92,7 +92,7 @@ class Witnesses:
             self.look()
 
     def look(self) -> None:
-        """Read on."""
+        """Read the new output of all processes."""
         self._readers.look()
         for admin in self._admins:
             admin.look()
@@ -100,20 +100,20 @@ class Witnesses:
         self.invalidations = [invalidation for admin in self._admins for invalidation in admin.lines]
 
     def violations(self) -> list[Violation]:
-        """Of everything so far."""
+        """Return all violations so far."""
         circumstances = self.circumstances()
         found = check(self.reads, self.invalidations, circumstances)
         return [*found, *refused(self.invalidations, circumstances)]
 
     def shows_a_violation(self) -> bool:
-        """Whether what was read since the last time does."""
+        """Return whether the reads since the last call show a violation."""
         self.look()
         new, self._checked = self.reads[self._checked :], len(self.reads)
         circumstances = self.circumstances()
         return bool(check(new, self.invalidations, circumstances) or refused(self.invalidations, circumstances))
 
     def circumstances(self) -> Circumstances:
-        """What excuses something, so far."""
+        """Return the circumstances so far."""
         stalls = [
             Outage(link.address, began, ended + UNNOTICED)
             for began, ended in self.watchdog.stood_still
@@ -125,7 +125,7 @@ class Witnesses:
             self._coherence,
             outages,
             self._node_of,
-            # A visitor's own lost patience is one such failure; RENEWED says for how long.
+            # A visitor's own timeout is such a failure; RENEWED limits its time.
             renders_fail=True,
             dark=self.dark,
             patience=RENEWED,
@@ -135,8 +135,8 @@ class Witnesses:
 
     @contextmanager
     def away(self, *links: Link, port: int = 0) -> Iterator[None]:
-        """In the block the nodes behind these cannot be reached; some time later everybody has noticed that they
-        can. ``port``: of the only instance that this is so for."""
+        """Note in the block that the nodes behind ``links`` are unreachable. Their outage ends some time after the
+        block, when every process has noticed the return. ``port`` limits the outage to one instance."""
         going = [Outage(link.address, time.monotonic(), math.inf, port) for link in links]
         self.outages += going
         try:
@@ -148,7 +148,7 @@ class Witnesses:
 
     @contextmanager
     def darkness(self) -> Iterator[None]:
-        """In the block no instance lives."""
+        """Note in the block that no instance lives."""
         began = time.monotonic()
         self.dark.append((began, math.inf))
         try:
@@ -158,7 +158,7 @@ class Witnesses:
 
 
 class Watchdog:
-    """Notes when the machine stood still, or was so busy that it comes to the same: nobody could be reached then."""
+    """Note when the machine stood still, or was too busy to run processes in time: no node was reachable then."""
 
     def __init__(self, tolerated: float) -> None:
         self._tolerated = tolerated

@@ -1,6 +1,6 @@
-"""A whole cluster under faults drawn from a seed, read and invalidated all the while, and its history checked.
+"""Run a cluster under faults drawn from a seed, with readers and admins all the while, and check its history.
 
-What is checked is what visitors see through the balancer: no answer is older than an acknowledged invalidation allows,
+The check judges answers to visitors through the balancer: no answer is older than an acknowledged invalidation allows,
 and none is a 5xx, except the balancer's own while no instance lives.
 """
 
@@ -33,17 +33,17 @@ from .workload.site import PAGES, Database
 from .workload.tethered import FROM_OUTSIDE
 
 SERVED = "cluster.chaos.workload.served:application"
-#: Seconds for everything to be current again when all is quiet.
+#: Seconds for every page to be current again after the last fault.
 PATIENCE = 20.0
 CURRENT = f"every page is current after {PATIENCE:g} s of quiet"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it. Times are those of ``time.monotonic``."""
+    """The result of a run. Times are those of ``time.monotonic``."""
 
     strikes: Sequence[Strike]
-    #: What of it was not done, for want of time or of something that this machine does not have; and for any other
+    #: Kinds that did not strike, for want of time or of an optional library; and kinds that failed for any other
     #: reason, which is an error.
     skipped: Sequence[str]
     failed: Sequence[str]
@@ -58,16 +58,16 @@ class Outcome:
     coherence: float
     #: Seconds.
     stood_still: float
-    #: Seconds in which nothing was excused.
+    #: Seconds in which no answer was excused.
     calm: float
 
     @property
     def excused(self) -> int:
-        """5xx of the balancer while no instance lived."""
+        """Return the number of 5xx of the balancer while no instance lived."""
         return sum(read.status >= 500 for read in self.reads) - sum(v.read.status >= 500 for v in self.violations)
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the result for JSON."""
         return {
             "seed": self.seed,
             "coherence": self.coherence,
@@ -105,7 +105,7 @@ class Outcome:
         return "\n".join(lines)
 
     def svg(self) -> str:
-        """The plot."""
+        """Render the plot."""
         samples = Samples(PAGES, self.began, self.ended)
         paths = {path: number for number, path in enumerate(PAGES)}
         for read in sorted(self.reads, key=lambda read: read.end):
@@ -128,13 +128,13 @@ class Outcome:
 
 
 def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], None]) -> Outcome:
-    """Do it. To be called in a thread that outlives it; it ends early where a promise was broken.
+    """Run the experiment. Call it in a thread that outlives it; it ends early where a promise was broken.
 
-    :raises ClusterError: it could not be done, or too little happened.
+    :raises ClusterError: a part failed, or too little happened.
     """
     _leave_outside()
     chance = random.Random(seed)
-    # Half of all runs ask for invalidations each time, half serve copies for a tenth of a second.
+    # Half of all runs check for invalidations at each request, half serve copies unchecked for a tenth of a second.
     coherence = chance.choice((0.0, 0.1))
     site = directory.path / "site"
 
@@ -183,13 +183,13 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
 
 
 def never_struck(strikes: Sequence[Strike], done: Sequence[Spell], lasted: float) -> list[str]:
-    """The kinds that did not strike within so many seconds although they were to."""
+    """Return the kinds that were due within ``lasted`` seconds and did not strike."""
     due = dict.fromkeys(strike.fault for strike in strikes if strike.at < lasted)
     return [f"{kind} never struck, though its time came" for kind in due if kind not in {spell.what for spell in done}]
 
 
 def calm(disturbed: Sequence[tuple[float, float]], began: float, ended: float) -> float:
-    """The seconds between that are in none of those spells."""
+    """Return the seconds from ``began`` to ``ended`` that are in none of the disturbed spells."""
     quiet, at = 0.0, began
     for since, until in sorted(disturbed):
         quiet += max(0.0, min(since, ended) - at)
@@ -198,7 +198,7 @@ def calm(disturbed: Sequence[tuple[float, float]], began: float, ended: float) -
 
 
 def _leave_outside() -> None:
-    """Variables that would make it another experiment."""
+    """Remove environment variables that would change the experiment."""
     for name in [name for name in os.environ if name.startswith(FROM_OUTSIDE) and name != "CLUSTER_IMPORT"]:
         del os.environ[name]
 
@@ -207,7 +207,7 @@ def _topology(site: Path, coherence: float) -> Topology:
     return Topology(
         app=SERVED,
         network=True,
-        # Little memory, and everything small in one slab class, whose least recently used item is the next to go.
+        # Little memory, and all small items in one slab class, whose least recently used item is evicted next.
         megabytes=2,
         node_arguments=("-n", "512"),
         store_options=f"timeout={PATIENCE_WITH_NODES:g}&connect_timeout={PATIENCE_WITH_NODES:g}",
@@ -216,19 +216,21 @@ def _topology(site: Path, coherence: float) -> Topology:
             "CLUSTER_SLOW": str(SLOW),
             "WSGI_ISR_JOURNAL": str(site / "journal"),
             "WSGI_ISR_COHERENCE": f"{coherence:g}",
-            # Locks are left behind by whoever is killed.
+            # Killed processes leave their locks behind.
             "WSGI_ISR_RENDER_TIMEOUT": "3",
             "WSGI_ISR_LOCK_TIMEOUT": f"{WAIT:g}",
         },
         preload=True,
-        # Longer than somebody may take who meets one lost node after the other, and shorter than the longest hang.
+        # Longer than a request that meets one lost node after the other, and shorter than the longest hang.
         read_timeout=4.0,
     )
 
 
 def _enough(counted: Figures, violations: Sequence[Violation]) -> Figures:
-    """:raises ClusterError: a history in which nothing was cached, or nothing changed, would prove nothing; but for
-    what it does show."""
+    """Return the counts. A history without hits or changes would prove nothing, unless it shows a violation.
+
+    :raises ClusterError: too little happened.
+    """
     if violations:
         return counted
     if not counted.labels.get("HIT") or not counted.invalidations or not counted.soon:
@@ -237,10 +239,10 @@ def _enough(counted: Figures, violations: Sequence[Violation]) -> Figures:
 
 
 def in_the_end(cluster: Cluster, database: Database, striker: Striker, reads: list[Read]) -> list[Violation]:
-    """When all is quiet, every part runs, and every page of every instance comes to show what was committed last: what
-    of it does not.
+    """Return violations after the last fault: a part that does not run, or a page that an instance does not bring up to
+    the last commit.
 
-    :param reads: gets what was read.
+    :param reads: gets the reads of this check.
     """
     quiet = time.monotonic()
     try:

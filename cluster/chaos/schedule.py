@@ -1,4 +1,4 @@
-"""Which faults strike when, drawn from a seed. Pure: the same seed is the same schedule, on every machine."""
+"""Draw a schedule of faults from a seed. Pure: the same seed gives the same schedule, on every machine."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-#: Seconds before the first strike, after the last one's end, and between two: on average, and at the most.
+#: Seconds before the first strike, after the last one's end, and between two: on average, and at most.
 QUIET_AT_FIRST, QUIET_IN_THE_END, PAUSE, LONGEST_PAUSE = 1.0, 1.5, 1.0, 5.0
-#: And once each kind has struck: longer than what they did excuses anything, so that it is seen how all is well.
+#: Seconds of quiet once each kind has struck: longer than any excuse of these strikes, so that a healthy cluster shows.
 QUIET_BETWEEN = 10.0
-#: What an instance needs to start again on a machine that is busy.
+#: Seconds for an instance to start again on a busy machine.
 STARTING = 2.0
 EVERY_INSTANCE, EVERY_NODE, BALANCER = "instances", "nodes", "balancer"
 
 
 @dataclass(frozen=True)
 class Strike:
-    """A fault: when, in seconds from the beginning, on what, for how long, and how much of it."""
+    """A fault: its time in seconds from the beginning, its target, its duration and its amount."""
 
     at: float
     fault: str
@@ -27,7 +27,7 @@ class Strike:
 
     @property
     def ends(self) -> float:
-        """When what it did is undone."""
+        """Return when the fault is undone."""
         return self.at + self.lasts
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Strike:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault: what it strikes, how long it lasts, and how much it is.
+    """A kind of fault: its targets, the range of its duration, and the range of its amount.
 
     :param busy: seconds after its end for which its part is left alone.
     """
@@ -55,11 +55,11 @@ FAULTS: Mapping[str, Kind] = {
     "kill worker": Kind("instance"),
     "kill renderer": Kind("instance"),
     "kill": Kind("instance", (0.5, 2.0), busy=STARTING),
-    # Up to so long that its leases are others' when it wakes up in the middle of a render.
+    # Long enough that other processes may hold its leases when it wakes up in the middle of a render.
     "hang": Kind("instance", (0.5, 5.0)),
     "clock": Kind("instance", (2.0, 4.0), lambda c: c.choice((-1, 1)) * c.uniform(0.5, 5.0), "%+.1f s", busy=STARTING),
     "roll": Kind(EVERY_INSTANCE, busy=STARTING),
-    # Only here may a visitor see that nobody is there.
+    # Only in a blackout may a visitor see that no instance answers.
     "blackout": Kind(EVERY_INSTANCE, (0.3, 0.8), busy=STARTING, needs=15.0),
     "kill node": Kind("node", (0.0, 1.0)),
     "hang node": Kind("node", (0.5, 2.5)),
@@ -73,7 +73,7 @@ FAULTS: Mapping[str, Kind] = {
 
 
 def after_quiet(strikes: Sequence[Strike]) -> set[int]:
-    """The numbers of the strikes before which all is quiet for that long."""
+    """Return the numbers of the strikes that follow a quiet time of :data:`QUIET_BETWEEN`."""
     return {
         number
         for number, strike in enumerate(strikes)
@@ -82,17 +82,19 @@ def after_quiet(strikes: Sequence[Strike]) -> set[int]:
 
 
 def targets(strike: Strike, instances: Sequence[str]) -> list[str]:
-    """The parts that are busy with a strike."""
+    """Return the parts that are busy with a strike."""
     return list(instances) if strike.part == EVERY_INSTANCE else [strike.part]
 
 
 def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[str]) -> list[Strike]:
-    """A schedule.
+    """Draw a schedule.
 
-    Nothing strikes a part while something else does, and one instance is always left alone, except in a blackout: a
-    visitor whom nobody is there to serve would say nothing about the cache.
+    No part has two faults at once, and one instance is always left alone, except in a blackout: a visitor whom no
+    instance could serve would say nothing about the cache.
 
-    :param seconds: all is undone some time before the end. :param nodes: their names; :param instances: theirs.
+    :param seconds: all faults are undone some time before the end.
+    :param nodes: their names.
+    :param instances: their names.
     """
     chance = random.Random(seed)
     free = dict.fromkeys([*nodes, *instances, BALANCER, EVERY_NODE], 0.0)
@@ -100,7 +102,7 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
     deck: list[str] = []
     now = QUIET_AT_FIRST
     while now < seconds - QUIET_IN_THE_END:
-        if not deck:  # each kind once before any comes again: a short run is to show as much as it can
+        if not deck:  # each kind once before any repeats: a short run must cover many kinds
             if strikes:
                 now = max(now, *(strike.ends for strike in strikes)) + QUIET_BETWEEN
             deck = sorted(name for name, kind in FAULTS.items() if seconds >= kind.needs)
@@ -117,14 +119,14 @@ def draw(seed: int, seconds: float, nodes: Sequence[str], instances: Sequence[st
             for part in targets(strikes[-1], instances):
                 free[part] = now + lasts + kind.busy
             now += min(chance.expovariate(1 / PAUSE), LONGEST_PAUSE)
-        else:  # later
+        else:  # try a later time
             deck.insert(0, name)
             now += 0.1
     return strikes
 
 
 def may_strike(fault: str, part: str, busy: Collection[str], instances: Sequence[str]) -> bool:
-    """Whether a fault may strike a part while others are busy with one."""
+    """Return whether a fault may strike a part while other parts are busy."""
     if part == EVERY_INSTANCE:
         return not any(instance in busy for instance in instances)
     if FAULTS[fault].strikes == "instance":

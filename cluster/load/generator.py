@@ -1,8 +1,8 @@
-"""A bounded load on a site, from one thread, and what came of each request.
+"""A bounded load on a site, from one thread, and a record of each answer.
 
-Python and not wrk: a report is about verdicts, which are in the headers of each answer, and about what happened when.
-One thread with non-blocking sockets asks some thousand times in a second, which is more than enough to keep a cluster
-on the same machine busy.
+It is in Python instead of wrk, because a report is about verdicts, which are in the headers of each answer, and about
+their times. One thread with non-blocking sockets sends some thousand requests per second, which keeps a cluster on the
+same machine busy.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from ..errors import ClusterError
 from ..parts.ports import HOST
 from .request import fetch
 
-#: What the samples call an answer that has no verdict: no complete answer, and one that no ISR has labelled.
+#: Labels of answers without a verdict: incomplete ones, and complete ones without ``X-ISR``.
 CUT, UNLABELLED = "cut off", "no X-ISR"
 #: Seconds after which a visitor gives up.
 TIMEOUT = 30.0
 
-#: Verdicts on pages that are shown as new.
+#: Verdicts on pages that are served as new.
 FRESH = frozenset({b"HIT", b"MISS", b"EXPIRED"})
 
 _VERDICT = re.compile(rb"\r\nx-isr:[ \t]*([!-~]+)", re.IGNORECASE)
@@ -49,7 +49,7 @@ class Names:
         self._numbers: dict[bytes, int] = {}
 
     def number(self, name: bytes) -> int:
-        """The number of a name, a new one for one that is new."""
+        """Return the number of a name; a new name gets a new number."""
         found = self._numbers.get(name)
         if found is None:
             found = self._numbers[name] = len(self.all)
@@ -59,7 +59,7 @@ class Names:
 
 @dataclass
 class Samples:
-    """What came of each request, in the order of the answers. Times are those of ``time.monotonic``."""
+    """A record of each request, in the order of the answers. Times are those of ``time.monotonic``."""
 
     paths: Sequence[str]
     began: float = 0.0
@@ -72,9 +72,9 @@ class Samples:
     instance: array[int] = field(default_factory=lambda: array("b"))
     verdicts: Names = field(default_factory=Names)
     instances: Names = field(default_factory=Names)
-    #: The paths of pages that were shown as new.
+    #: The paths of pages that were served as new.
     fresh: set[str] = field(default_factory=set)
-    #: What was wrong, and how often.
+    #: The errors, and how often each occurred.
     errors: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class Samples:
     def add(
         self, at: float, seconds: float, path: int, status: int, verdict: bytes, instance: bytes, error: str = ""
     ) -> None:
-        """One more."""
+        """Record one more answer."""
         self.at.append(at)
         self.seconds.append(seconds)
         self.path.append(path)
@@ -95,7 +95,7 @@ class Samples:
 
 
 def discover(port: int, limit: int = 24) -> list[str]:
-    """The start page and what it links to, in the order of its links. :raises ClusterError: it does not answer."""
+    """Return the start page and its links, in their order. :raises ClusterError: the start page does not answer."""
     answer = fetch(port, "/")
     if answer.status != 200:
         raise ClusterError(f"the start page answers {answer.status or answer.error}: name pages with --path")
@@ -104,12 +104,12 @@ def discover(port: int, limit: int = 24) -> list[str]:
 
 
 def asked(path: str) -> str:
-    """How a page is asked for that is written in this way, in a link or in the bar of a browser."""
+    """Return the request target for a path as it is written in a link or in a browser's address bar."""
     return iri_to_uri(path.partition("#")[0])
 
 
 def popularity(count: int) -> list[float]:
-    """Weights of pages, the first the most popular (Zipf: the n-th is asked for 1/n times as often)."""
+    """Return weights of pages, the first the most popular (Zipf: the n-th is asked for 1/n times as often)."""
     return list(itertools.accumulate(1 / number for number in range(1, count + 1)))
 
 
@@ -125,11 +125,12 @@ def run(
     weights: Sequence[float] | None = None,
     meanwhile: Callable[[], bool] = lambda: True,
 ) -> Samples:
-    """Ask for that long.
+    """Send requests for ``seconds``.
 
-    :param rate: requests per second of all connections together; 0 for as many as are answered.
-    :param host: what visitors call the site. :param weights: how popular each path is; each the less the later it
-        comes, by default (:func:`popularity`). :param meanwhile: called some times in a second; ends it by ``False``.
+    :param rate: requests per second of all connections together; 0 for no limit.
+    :param host: the host name in requests.
+    :param weights: the popularity of each path; by default, later paths are less popular (:func:`popularity`).
+    :param meanwhile: called some times per second; ``False`` ends the load.
     """
     samples = Samples(paths)
     popular = list(itertools.accumulate(weights)) if weights is not None else popularity(len(paths))
@@ -145,7 +146,7 @@ def run(
 
 @dataclass(eq=False)
 class _Visitor:
-    """One connection, and what is under way on it."""
+    """One connection with its request in progress."""
 
     connection: socket.socket | None = None
     path: int = 0
@@ -168,7 +169,7 @@ class _Crowd:
         self._address = (HOST, port)
         self._samples = samples
         self._requests = [f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode("latin-1") for path in samples.paths]
-        # Drawn before: a draw costs as much as a request.
+        # Drawn in advance: a draw costs as much as a request.
         self._paths: Iterator[int] = itertools.cycle(
             chance.choices(range(len(samples.paths)), cum_weights=weights, k=9973)
         )
@@ -230,7 +231,7 @@ class _Crowd:
         except OSError as error:
             self._failed(number, error)
             return
-        if number not in self._busy:  # the server lets go of a connection over which nothing is asked
+        if number not in self._busy:  # the server closes an idle connection
             self._drop(visitor)
             return
         if not piece:
@@ -268,12 +269,12 @@ class _Crowd:
         visitor, now = self._visitors[number], time.monotonic()
         again = visitor.used and not visitor.data and isinstance(error, (ConnectionError, EOFError))
         self._drop(visitor)
-        if again:  # the server may let go of a kept connection at any time; that is no fault of it
+        if again:  # the server may close an idle connection at any time; this is no error
             self._send(number)
             return
         said = f"{type(error).__name__}: {error}"
         self._samples.add(now, now - visitor.began, visitor.path, 0, CUT.encode(), b"", said)
-        self._done(number, now + 0.05)  # not as fast as refusals come
+        self._done(number, now + 0.05)  # slower than connections are refused
 
     def _done(self, number: int, now: float) -> None:
         self._busy.discard(number)
@@ -294,6 +295,6 @@ class _Crowd:
 
 
 def counts(numbers: array[int], names: Names) -> Mapping[str, int]:
-    """How often each name is among numbers, most often first."""
+    """Return the frequency of each name, most frequent first."""
     found = {name: numbers.count(number) for number, name in enumerate(names.all)}
     return dict(sorted(((name, count) for name, count in found.items() if count), key=lambda pair: -pair[1]))

@@ -1,7 +1,7 @@
-"""A plot of what happened over time, as SVG: answers by verdict, latency, renders, and what was done to the parts.
+"""Render a plot over time as SVG: answers by verdict, latency, renders, and faults of the parts.
 
 Written by hand, because it is a few shapes, and a plotting library would be the largest dependency by far. A ``.png``
-is the same, drawn by a Chromium that is there for the tests anyway.
+is the same picture, drawn by the Chromium that is installed for the tests anyway.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .generator import CUT, UNLABELLED
 from .renders import Render
 from .report import Bucket, Report, Spell, buckets
 
-#: From the bottom up: what is well, what is late, what waited, what was not for the cache, what went wrong.
+#: From the bottom up: fresh, stale, waited for, not cacheable, failed.
 COLOURS: Mapping[str, str] = {
     "HIT": "#3a7ca5",
     "STALE": "#9cc5e0",
@@ -41,8 +41,10 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 class Plot:
     """The whole picture.
 
-    :param began: the moment of its left edge; :param ended: of its right one.
-    :param notes: lines below the title. :param marks: moments, and what was wrong at each, for the last row.
+    :param began: the moment of its left edge.
+    :param ended: the moment of its right edge.
+    :param notes: lines below the title.
+    :param marks: moments of violations with their descriptions, for the last row.
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Plot:
         self._shade(lanes, bottom)
 
     def svg(self) -> str:
-        """The text of the file."""
+        """Return the text of the file."""
         height = self._top + 16
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:.0f}" '
@@ -87,7 +89,7 @@ class Plot:
     # The panels, from the top down ---------------------------------------------------------------------
 
     def _faults(self) -> None:
-        """What was done to the parts: a row for each part, a bar for as long as it lasted."""
+        """Draw the faults: a row for each part, a bar for the duration of each fault."""
         if not self._spells:
             return
         self._heading("what was done")
@@ -117,7 +119,7 @@ class Plot:
         self._top += 8
 
     def _answers(self) -> None:
-        """Answers per second, stacked by verdict."""
+        """Draw answers per second, stacked by verdict."""
         self._heading("answers per second")
         width = self._width()
         present = [name for name in COLOURS if any(bucket.verdicts.get(name) for bucket in self._buckets)]
@@ -137,7 +139,7 @@ class Plot:
         self._legend([(name, COLOURS.get(name, "#888")) for name in present])
 
     def _latency(self) -> None:
-        """p50 and p99 in milliseconds, by powers of ten."""
+        """Draw p50 and p99 in milliseconds, by powers of ten."""
         self._heading("latency, ms")
         values = [value * 1000 for bucket in self._buckets for value in (bucket.p50, bucket.p99) if value]
         low = math.floor(math.log10(min(values, default=1.0)))
@@ -165,7 +167,7 @@ class Plot:
         self._legend([(name, colour) for name, colour, _ in reversed(kinds)])
 
     def _rendered(self) -> None:
-        """A tick for each render, in the row of its instance."""
+        """Draw a tick for each render, in the row of its instance."""
         shown = [render for render in self._renders if self._began <= render.ended <= self._ended]
         if not shown:
             return
@@ -182,7 +184,7 @@ class Plot:
         self._top += 8
 
     def _broken(self) -> None:
-        """Where a promise was broken."""
+        """Draw the broken promises."""
         if not self._marks:
             return
         self._heading("broken promises")
@@ -207,7 +209,7 @@ class Plot:
         self._top += 22
 
     def _shade(self, lanes: float, bottom: float) -> None:
-        """What lasted is seen through all panels."""
+        """Shade all panels for the duration of each fault."""
         shades = []
         for spell in self._spells:
             left, width = self._x(spell.began), self._x(spell.ended) - self._x(spell.began)
@@ -217,10 +219,10 @@ class Plot:
             )
         self._shapes[:0] = shades
 
-    # What the panels are made of -----------------------------------------------------------------------
+    # Elements of the panels ----------------------------------------------------------------------------
 
     def _width(self) -> float:
-        """Seconds of a bucket."""
+        """Return the seconds of a bucket."""
         if len(self._buckets) < 2:
             return self._ended - self._began
         return self._buckets[1].began - self._buckets[0].began
@@ -249,7 +251,7 @@ class Plot:
     def _area(
         self, lower: Sequence[float], upper: Sequence[float], bottom: float, scale: float, colour: str, name: str
     ) -> None:
-        """Steps, because a bucket is a count and nothing between two of them was measured."""
+        """Draw steps: a bucket is a count, so no value between two buckets was measured."""
 
         def edge(values: Sequence[float]) -> list[str]:
             return [
@@ -293,14 +295,14 @@ class Plot:
 
 
 def _ticks(highest: float, about: int = 4) -> list[float]:
-    """Round numbers from 0 to at least ``highest``."""
+    """Return round numbers from 0 to at least ``highest``."""
     step = 10.0 ** math.floor(math.log10(max(highest, 1e-3) / about))
     step *= next(factor for factor in (1, 2, 5, 10) if factor * step * about >= highest)
     return [number * step for number in range(math.ceil(highest / step) + 1)] if highest else [0.0, 1.0]
 
 
 def of_load(report: Report, app: str) -> str:
-    """The plot of a load."""
+    """Render the plot of a load."""
     samples = report.samples
     figures = report.as_json()
     latency = figures["latency_ms"]
@@ -316,7 +318,7 @@ def of_load(report: Report, app: str) -> str:
 
 
 def write(svg: str, path: Path) -> None:
-    """To a file, in the format of its name. :raises ClusterError: it cannot be written, or nobody here draws a PNG."""
+    """Write a file in the format of its suffix. :raises ClusterError: not writable, or no Chromium for a PNG."""
     try:
         if path.suffix == ".png":
             _draw(svg, path)
@@ -327,14 +329,14 @@ def write(svg: str, path: Path) -> None:
 
 
 def drawn_by() -> str | None:
-    """The program that draws a PNG; ``None`` where there is none."""
+    """Return the program that draws a PNG; ``None`` where there is none."""
     return next((found for name in CHROMIUM if (found := shutil.which(name))), None)
 
 
 def _draw(svg: str, path: Path) -> None:
     chromium = drawn_by()
     if chromium is None:
-        raise ClusterError(f"nobody here draws {path.name}: name a .svg file, or apt-get install chromium")
+        raise ClusterError(f"no Chromium draws {path.name} here: name a .svg file, or apt-get install chromium")
     height = svg.partition('height="')[2].partition('"')[0]
     with tempfile.TemporaryDirectory() as name:
         page = Path(name) / "plot.html"

@@ -1,4 +1,4 @@
-"""Renders: instances write them down, and here they are read, and counted by the windows that they belong to."""
+"""Renders: instances record them, and this module reads them and assigns them to windows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from wsgi_isr.pages.request_key import PageKey
 
 from ..supervisor.state import INVALIDATIONS, append
 
-#: Seconds by which a page may seem to be stale too early, seen from outside.
+#: Seconds by which a page may seem to become stale too early, seen from outside.
 NOISE = 0.05
 
 
 class Render(NamedTuple):
-    """One call of the app for a page. ``ended`` is when it was made, and its age began, by ``time.monotonic``;
-    ``stored``: the store took it; ``text`` is that of the key; ``lifetime``: seconds for which the page is fresh."""
+    """One call of the app for a page. ``ended`` is the start of the page's age, by ``time.monotonic``. ``stored``: the
+    store took it. ``text`` is that of the key. ``lifetime``: seconds for which the page is fresh."""
 
     ended: float
     seconds: float
@@ -36,12 +36,12 @@ class Render(NamedTuple):
 
     @property
     def began(self) -> float:
-        """When."""
+        """Return the start of the render."""
         return self.ended - self.seconds
 
 
 class Recorder:
-    """A subscriber that writes down every render of a page, and in another file what was invalidated.
+    """A subscriber that records every render of a page, and in another file every invalidation.
 
     :param shift: seconds by which the clocks of this process are wrong.
     """
@@ -53,7 +53,7 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Rendered) and ":p:" in event.key:
-            # On a busy machine what came after that, up to now, can be a tenth of a second.
+            # On a busy machine, the time since then can be a tenth of a second.
             ended, seconds = time.monotonic() - self._shift - event.storing, event.seconds - event.storing
             lifetime = math.inf if event.revalidate is None else event.revalidate
             render = Render(ended, seconds, event.key, self._instance, os.getpid(), event.stored, event.text, lifetime)
@@ -64,7 +64,7 @@ class Recorder:
 
 
 def read(path: Path) -> list[Render]:
-    """Every render so far, in the order in which they began."""
+    """Return every render so far, in the order of their starts."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -74,7 +74,7 @@ def read(path: Path) -> list[Render]:
 
 @dataclass(frozen=True)
 class Crowded:
-    """A window with more than one render: of which page, from when to when, and how many."""
+    """A window with more than one render: its page, its start and end, and the number of renders."""
 
     page: str
     began: float
@@ -84,7 +84,7 @@ class Crowded:
 
 @dataclass(frozen=True)
 class Windows:
-    """Renders and the windows that they belong to. ``most`` is the largest number in one window."""
+    """Renders and their windows. ``most`` is the largest number in one window."""
 
     renders: int
     windows: int
@@ -92,26 +92,27 @@ class Windows:
 
     @property
     def per_window(self) -> float:
-        """1 is what it should be."""
+        """Return the renders per window; 1 is ideal."""
         return self.renders / self.windows if self.windows else 0.0
 
 
 def windows(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float = -math.inf) -> Windows:
-    """Count them.
+    """Count windows and renders.
 
-    A window of a page begins when it gets stale, or was never there, and with it the render that renews it; whatever
-    else is rendered until the new page gets stale itself is one too many in that window. So is a page that has to be
-    made again because it was invalidated, or lost together with a node: from outside these cannot be told apart.
+    A window of a page begins when the page becomes stale, or is missing. The render that renews it belongs to the
+    window; each further render until the new page becomes stale is one too many. A render after an invalidation or
+    after the loss of a node counts as one too many, too: from outside these cannot be distinguished.
 
-    :param renders: in the order in which they began. :param lifetimes: seconds by key; pages without are left out.
-    :param since: only windows that began after it.
+    :param renders: in the order of their starts.
+    :param lifetimes: seconds by key; pages without one are left out.
+    :param since: only windows that began later.
     """
     sizes = [len(window) for window in _each(renders, lifetimes, since)]
     return Windows(sum(sizes), len(sizes), max(sizes, default=0))
 
 
 def crowded(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float = -math.inf) -> list[Crowded]:
-    """Those of the same windows that have more than one render."""
+    """Return the windows with more than one render."""
     return [
         Crowded(_path(window[0]), window[0].began, max(render.ended for render in window), len(window))
         for window in _each(renders, lifetimes, since)
@@ -136,7 +137,7 @@ def _of_one(renders: Sequence[Render], lifetime: float, since: float) -> list[li
     counted: list[bool] = []
     stale, made = -math.inf, True
     for render in renders:
-        # What was not stored has renewed nothing: the next one is for the same window.
+        # An unstored render has renewed nothing: the next one belongs to the same window.
         if render.began >= stale - NOISE and made:
             found.append([])
             counted.append(render.began >= since)
@@ -150,7 +151,7 @@ def _of_one(renders: Sequence[Render], lifetime: float, since: float) -> list[li
 def lifetimes(renders: Iterable[Render], host: str, fresh: Mapping[str, bool]) -> dict[str, float]:
     """Return the lifetimes of pages by their keys in the store, of every release and namespace, in seconds.
 
-    :param fresh: for each path, whether its page was ever shown as new. The lifetime of any other one is 0: each of its
+    :param fresh: for each path, whether its page was ever served as new. Otherwise its lifetime is 0, so each of its
         renders is a window.
     """
     # Keys hold bytes as latin-1.

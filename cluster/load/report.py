@@ -1,4 +1,4 @@
-"""What a load has shown, in figures: for people, for machines, and for a plot."""
+"""The results of a load in figures: as text, as JSON, and for a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .generator import Samples
 from .renders import Crowded, Render, Windows
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
-#: What begins a spell of a part, and what ends it.
+#: Events that begin a spell of a part, and events that end it.
 SPELLS: Mapping[str, frozenset[str]] = {
     "kill": frozenset({"restart"}),
     "ended": frozenset({"restart"}),
@@ -27,14 +27,14 @@ SPELLS: Mapping[str, frozenset[str]] = {
     "slow": frozenset({"heal"}),
     "press": frozenset({"relieve"}),
 }
-#: Seconds for which what was done to a part may lose pages after it was undone: until everybody has noticed that.
+#: Seconds for which a fault may lose pages after its end: until every process has noticed the end.
 NOTICED = 5.0
 ENDS = frozenset({"resume", "heal", "relieve"})
 
 
 @dataclass(frozen=True)
 class Spell:
-    """Something was done to a part at ``began``, and undone at ``ended``; at the same moment for what does not last."""
+    """A fault of a part from ``began`` to ``ended``; both are equal for a momentary fault."""
 
     what: str
     part: str
@@ -43,7 +43,7 @@ class Spell:
 
 
 def spells(events: Iterable[Mapping[str, Any]], began: float, ended: float) -> list[Spell]:
-    """What was done to parts from ``began`` to ``ended``, out of the lines of :meth:`.state.Directory.noted`."""
+    """Return the faults from ``began`` to ``ended``, out of the lines of :meth:`.Directory.noted`."""
     found: list[Spell] = []
     going: dict[tuple[str, str], float] = {}
     for event in events:
@@ -63,40 +63,40 @@ def spells(events: Iterable[Mapping[str, Any]], began: float, ended: float) -> l
 
 @dataclass(frozen=True)
 class Report:
-    """What a load has shown. Times are those of ``time.monotonic``."""
+    """The results of a load. Times are those of ``time.monotonic``."""
 
     samples: Samples
     connections: int
     renders: Sequence[Render]
     windows: Windows | None
     spells: Sequence[Spell]
-    #: Windows with more than one render, and what was noted that may have led to it.
+    #: Windows with more than one render, and the noted events that may have led to it.
     crowded: Sequence[tuple[Crowded, Sequence[str]]] = ()
 
     @property
     def seconds(self) -> float:
-        """How long it lasted."""
+        """Return how long the load lasted."""
         return self.samples.ended - self.samples.began
 
     @property
     def failed(self) -> int:
-        """Requests without a complete answer, or with 5xx; and windows with more renders than one for no reason."""
+        """Count requests without a complete answer, or with 5xx, and unexplained windows with several renders."""
         return sum(self.samples.errors.values()) + len(self.unexplained)
 
     @property
     def unexplained(self) -> Sequence[Crowded]:
-        """Windows with more than one render, although nothing was noted that leads to it."""
+        """Return the windows with more than one render for which no event was noted."""
         return [window for window, causes in self.crowded if not causes]
 
     @property
     def never_fresh(self) -> Sequence[str]:
-        """Return the pages that were never shown as new. Each render of one is a window."""
+        """Return the pages that were never served as new. Each render of one is a window."""
         if self.windows is None:
             return []
         return [path for path in self.samples.paths if path not in self.samples.fresh]
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the report for JSON."""
         samples = self.samples
         return {
             "seconds": round(self.seconds, 3),
@@ -171,10 +171,10 @@ class Report:
 
 
 def made_of(directory: Directory, samples: Samples, connections: int, host: str) -> Report:
-    """The report of a load on the cluster in that directory, which visitors call ``host``."""
+    """Return the report of a load on the cluster in that directory; ``host`` is the host name in requests."""
     every, events = renders.read(directory.renders), directory.noted()
     lifetimes = renders.lifetimes(every, host, {path: path in samples.fresh for path in samples.paths})
-    # Pages that were rendered before it began are known, so that the first window of each is told from a second one.
+    # Earlier renders of a page are included, so that its first window is distinguished from its second one.
     windows = renders.windows(every, lifetimes, samples.began) if every else None
     during = [render for render in every if samples.began <= render.ended <= samples.ended]
     causes = [
@@ -189,7 +189,7 @@ def made_of(directory: Directory, samples: Samples, connections: int, host: str)
 
 
 def invalidated(directory: Directory) -> list[float]:
-    """When something was, from an instance; what is done elsewhere is not noted."""
+    """Return the times of invalidations by instances; other processes do not note theirs."""
     try:
         lines = directory.invalidations.read_bytes().splitlines()
     except FileNotFoundError:
@@ -205,7 +205,7 @@ def _table(title: str, counts: Mapping[Any, int], of: int) -> list[str]:
 
 
 def percentiles(seconds: Iterable[float]) -> dict[str, float]:
-    """The usual ones; empty for nothing."""
+    """Return the usual percentiles; empty for no values."""
     ordered = sorted(seconds)
     if not ordered:
         return {}
@@ -214,7 +214,7 @@ def percentiles(seconds: Iterable[float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """What was answered in one stretch of time."""
+    """Counts of the answers in one stretch of time."""
 
     began: float
     verdicts: Mapping[str, int]
@@ -223,7 +223,7 @@ class Bucket:
 
 
 def buckets(samples: Samples, width: float) -> list[Bucket]:
-    """The samples by stretches of ``width`` seconds, empty ones included."""
+    """Return the samples by stretches of ``width`` seconds, empty ones included."""
     found = []
     start = samples.began
     low = 0

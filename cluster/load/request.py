@@ -11,7 +11,7 @@ from ..parts.ports import HOST
 
 @dataclass(frozen=True)
 class Answer:
-    """``status`` is 0 where there was no complete answer; ``error`` then says why. Names of headers: in lower case."""
+    """An answer. ``status`` is 0 where no complete answer came; ``error`` says why. Header names are lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -19,14 +19,14 @@ class Answer:
     error: str = ""
 
     def __getitem__(self, name: str) -> str:
-        """A header; empty where there is none."""
+        """Return a header; empty where there is none."""
         return self.headers.get(name.lower(), "")
 
 
 def fetch(
     port: int, path: str, *, host: str = "", method: str = "GET", seconds: float = 20.0, **headers: str
 ) -> Answer:
-    """Ask somebody on this machine; an underscore in the name of a header stands for a hyphen."""
+    """Send a request to a port of this machine; an underscore in the name of a header stands for a hyphen."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host or f'{HOST}:{port}'}", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     try:

@@ -18,20 +18,22 @@ from ..load.request import fetch
 from . import ports, processes
 from .part import Part, importing
 
-#: What the processes beside its workers are called (:mod:`wsgi_isr.gunicorn`).
+#: Process names of the processes beside the workers (:mod:`wsgi_isr.gunicorn`).
 WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
-#: Imports the app as an instance does, and says whether it is cached.
+#: Imports the app as an instance does, and prints whether it is cached.
 CHECK = "from cluster.parts.observed import isr; print('cached' if isr else 'not cached')"
 
 
 @dataclass(frozen=True)
 class Served:
-    """What all instances have in common.
+    """Options that all instances share.
 
     :param app: ``module:attribute``, or ``module:factory('argument')``, as gunicorn takes it.
-    :param store: the store's URL. :param directory: where they run, and import from.
+    :param store: the store's URL.
+    :param directory: the working directory, also the import path.
     :param renders: the file that gets a line for each render.
-    :param env: more variables. :param preload: the app is loaded once, before the workers are forked.
+    :param env: more environment variables.
+    :param preload: the app is loaded once, before the workers are forked.
     """
 
     app: str
@@ -44,7 +46,7 @@ class Served:
     preload: bool = False
 
     def environment(self, instance: str) -> dict[str, str]:
-        """The variables of an instance."""
+        """Return the environment variables of an instance."""
         return {
             **importing(),
             "WSGI_ISR_STORE": self.store,
@@ -55,9 +57,9 @@ class Served:
         }
 
     def check(self) -> bool:
-        """Import the app, in a process of its own. :returns: whether it is cached by ``ISR``.
+        """Import the app in a process of its own and return whether it is cached by ``ISR``.
 
-        :raises CannotStart: it cannot be imported, with the reason.
+        :raises CannotStart: the app cannot be imported; the message has the reason.
         """
         done = subprocess.run(
             [sys.executable, "-c", CHECK],
@@ -75,16 +77,16 @@ class Served:
 
 
 class Gunicorn(Part):
-    """A gunicorn, with its workers.
+    """A gunicorn with its workers.
 
     :param arguments: its command line, besides ``--workers`` and ``--bind``.
     """
 
     role: ClassVar[str] = "gunicorn"
     stop_patience: ClassVar[float] = 15.0  # longer than --graceful-timeout
-    #: What Python runs.
+    #: The arguments of the Python interpreter.
     program: Sequence[str] = ("-m", "gunicorn")
-    #: Whether it takes its port itself, instead of inheriting one that nobody else can get.
+    #: Whether gunicorn binds the port itself, instead of inheriting a socket on a port that stays reserved.
     binds: bool = False
 
     def __init__(
@@ -107,8 +109,8 @@ class Gunicorn(Part):
         if self.leader is not None:
             raise CannotStart(f"{self.name} runs already")
         self.kill()
-        # It inherits the socket, so that its port cannot be lost; ours is closed, or it would take connections
-        # that nobody answers once the instance is gone.
+        # gunicorn inherits the socket, so that its port cannot be lost. Our copy is closed: after the end of the
+        # instance an open copy would accept connections that no process answers.
         with ports.listener(self.port) as listener:
             address = f"{ports.HOST}:{self.port}" if self.binds else f"fd://{listener.fileno()}"
             if self.binds:
@@ -118,29 +120,29 @@ class Gunicorn(Part):
             self._spawn(command, None if self.binds else listener)
 
     def is_ready(self) -> bool:
-        # Whatever it answers, it is there; OPTIONS is not for the cache, and no page is rendered.
+        # Any answer counts. OPTIONS bypasses the cache and renders no page.
         return self.has_all_workers() and fetch(self.port, "/", method="OPTIONS", seconds=5).status != 0
 
     def workers(self) -> list[int]:
-        """The process ids of its workers that are alive, in order."""
+        """Return the process ids of the live workers, in order."""
         if self.leader is None:
             return []
         children = (process for process in processes.alive() if process.parent == self.pid)
         return sorted(process.pid for process in children if process.name != WATCHER)
 
     def renderers(self) -> list[int]:
-        """The process ids of its renderers that are alive, in order."""
+        """Return the process ids of the live renderers, in order."""
         return self.called(RENDERER)
 
     def called(self, name: str) -> list[int]:
-        """The process ids of those of its processes that have this name, in order."""
+        """Return the process ids of its processes with this name, in order."""
         return sorted(process.pid for process in self.group() if process.name == name)
 
     def has_all_workers(self) -> bool:
-        """Whether it has as many as it should, and each would hear a SIGTERM.
+        """Return whether all workers are there, and each handles SIGTERM.
 
-        One that comes before a worker has its own handlers is lost in those that it inherited, and gunicorn then waits
-        for it in vain. The handler of SIGABRT is the last that a worker gets.
+        A SIGTERM that arrives before a worker installs its own handlers runs inherited handlers and is lost. gunicorn
+        then waits for that worker in vain. The handler of SIGABRT is the last that a worker installs.
         """
         workers = self.workers()
         try:
@@ -150,8 +152,11 @@ class Gunicorn(Part):
         return len(workers) == self._workers and not deaf
 
     def kill_process(self, pid: int) -> None:
-        """``kill -9`` one worker, or a process of the renderers. :raises ClusterError: it is none of ours."""
-        # They are reaped by their parents, so a number may be free again; a pidfd is of one process for ever.
+        """``kill -9`` one worker, or a process of the renderers.
+
+        :raises ClusterError: not a process of this gunicorn.
+        """
+        # Their parents reap them, so a number may be free again. A pidfd refers to one process for ever.
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
@@ -170,16 +175,16 @@ class Gunicorn(Part):
 
 
 class Instance(Gunicorn):
-    """One of several that serve the same."""
+    """One of several gunicorns that serve the same app."""
 
     def __init__(self, name: str, log: Path | None, served: Served, port: int = 0) -> None:
         self.served = served
-        #: Variables of this one, on top of those that all have.
+        #: Variables of this instance, on top of the shared ones.
         self.env: dict[str, str] = {}
         arguments = ["--config", "python:wsgi_isr.gunicorn"]
         arguments += ["--worker-class", "gthread", "--threads", str(served.threads)]
-        # Longer than the balancer keeps connections, so that it is never the instance who closes one that the
-        # balancer is about to use.
+        # Longer than the balancer keeps connections, so that the instance never closes one that the balancer is
+        # about to use.
         arguments += ["--keep-alive", "75"]
         if served.preload:
             arguments += ["--preload"]

@@ -1,6 +1,6 @@
-"""The network between instances and a node: a proxy in a process of its own that can be cut, and slowed down.
+"""The network between instances and a node: a proxy in a process of its own that can be cut and slowed down.
 
-A proxy works everywhere and for everybody; iptables and ``tc netem`` need root, and reach what is none of ours.
+A proxy works on every system and without root. iptables and ``tc netem`` need root and affect other processes, too.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Link(Part):
         return ports.answers(self.port)
 
     def cut(self) -> None:
-        """Connections break, and are refused."""
+        """Break open connections and refuse new ones."""
         self._tell("cut")
 
     def swallow(self) -> None:
-        """Bytes are taken, and go nowhere: what a dead cable looks like."""
+        """Accept bytes and discard them, as a dead cable does."""
         self._tell("swallow")
 
     def heal(self) -> None:
@@ -64,14 +64,14 @@ class Link(Part):
 
     @contextmanager
     def healed(self) -> Iterator[None]:
-        """Whatever is done to it in the block is undone after it."""
+        """Call :meth:`heal` at the end of the block."""
         try:
             yield
         finally:
             self.heal()
 
     def slow(self, seconds: float) -> None:
-        """Each answer is held back for a random time of at most so many seconds."""
+        """Delay each answer by a random time of at most ``seconds``."""
         self._tell(f"slow {seconds:g}")
 
     def _tell(self, command: str) -> None:

@@ -1,4 +1,4 @@
-"""memcached nodes: real processes, with what one needs to look into them."""
+"""memcached nodes: real processes, with methods that inspect them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Node(Part):
 
     def command(self) -> Sequence[str]:
         command = [program("memcached"), "-l", HOST, "-p", str(self.port), "-U", "0"]
-        if os.geteuid() == 0:  # it refuses to be root unless it is told to; a change of user would lose the tether
+        if os.geteuid() == 0:  # memcached refuses to run as root without -u; another user would lose the tether
             command += ["-u", "root"]
         return [*command, "-m", str(self._megabytes), "-t", "2", *self._arguments]
 
@@ -51,7 +51,7 @@ class Node(Part):
             return False
 
     def say(self, *lines: str) -> list[bytes]:
-        """Commands on a connection of their own, and all lines of the answer."""
+        """Send commands on a new connection and return all lines of the answer."""
         with socket.create_connection((HOST, self.port), PATIENCE) as connection:
             connection.sendall("\r\n".join([*lines, "quit", ""]).encode())
             answer = b""
@@ -60,17 +60,17 @@ class Node(Part):
         return answer.splitlines()
 
     def stats(self, of: str = "") -> dict[str, str]:
-        """Its counters, or those of ``items``, ``settings``, ``slabs``."""
+        """Return its counters, or those of ``items``, ``settings``, ``slabs``."""
         rows = [line.decode().split(" ", 2) for line in self.say(f"stats {of}".strip()) if line != b"END"]
         return {row[1]: row[2] if len(row) > 2 else "" for row in rows}
 
     def has(self, key: str) -> bool:
-        """Whether it holds a key."""
+        """Return whether the node holds a key."""
         return self.say(f"mg {key}") == [b"HD"]
 
     def contents(self) -> set[str]:
-        """The keys of everything that it holds. The crawler passes over what is locked at that moment, so it is sent
-        round until it has found as many items as are counted."""
+        """Return the keys of all items. The crawler skips items that are locked at that moment, so it is sent again
+        until it has found as many items as are counted."""
         found: set[str] = set()
         for _ in range(50):
             found |= self._dump()
@@ -90,7 +90,7 @@ class Node(Part):
         return {unquote(line.split()[0].decode().partition("=")[2]) for line in lines if line.startswith(b"key=")}
 
     def flush(self) -> None:
-        """Everything that it holds is gone. :raises ClusterError: it does not run, or hangs."""
+        """Drop all items. :raises ClusterError: the node does not run, or hangs."""
         self.need()
         if (answer := self.say("flush_all")) != [b"OK"]:
             raise ClusterError(f"{self.name} was not flushed: instead of OK, it said {answer!r}")

@@ -1,4 +1,4 @@
-"""nginx as the load balancer: its configuration is written here, and worth reading where a site gets its own."""
+"""nginx as the load balancer. The configuration that is written here is an example for real sites."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ class Balancer(Part):
     """nginx on a port that visitors use.
 
     :param directory: for its configuration and its temporary files.
-    :param instances: name and address of each.
-    :param read_timeout: seconds that an instance may take before another one is asked.
+    :param instances: name and address of each instance.
+    :param read_timeout: seconds that an instance may take before nginx asks another one.
     """
 
     role: ClassVar[str] = "nginx"
@@ -124,11 +124,11 @@ class Balancer(Part):
 
     @property
     def url(self) -> str:
-        """For visitors."""
+        """Return the URL for visitors."""
         return f"http://{self.address}"
 
     def configuration(self) -> str:
-        """The text of ``nginx.conf``."""
+        """Return the text of ``nginx.conf``."""
         assert self.log is not None
         indent = " " * 8
         each = [f"{indent}server {address} max_fails=1 fail_timeout=2s;" for address in self.instances.values()]
@@ -137,7 +137,7 @@ class Balancer(Part):
         return CONFIGURATION.format(
             log=os.path.relpath(self.log, self._directory),
             workers=self._workers,
-            # A master that is root would make its workers somebody who may not even enter this directory.
+            # A master run by root would start its workers as a user without access to this directory.
             user=f"user {getpass.getuser()};\n" if os.geteuid() == 0 else "",
             servers="\n".join(each),
             backups="\n".join(again),
@@ -151,7 +151,7 @@ class Balancer(Part):
         (self._directory / "temp").mkdir(exist_ok=True)
         (self._directory / "nginx.conf").write_text(self.configuration())
         command = [nginx, "-p", f"{self._directory}/", "-c", "nginx.conf"]
-        if _version(nginx) >= (1, 19, 5):  # before, it looks for the log of the whole machine first
+        if _version(nginx) >= (1, 19, 5):  # older versions open the system-wide log first
             assert self.log is not None
             command += ["-e", os.path.relpath(self.log, self._directory)]
         return command
@@ -160,11 +160,11 @@ class Balancer(Part):
         return ports.answers(self.port) and len(self.workers()) == self._workers
 
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
+        """Return the process ids of its workers."""
         return sorted(process.pid for process in processes.alive() if process.parent == self.pid)
 
     def reload(self) -> None:
-        """Read the configuration again: new workers take over, old ones finish what they have begun.
+        """Read the configuration again: new workers take over, old ones finish their requests.
 
         :raises ClusterError: it does not run, or hangs.
         """

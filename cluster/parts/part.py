@@ -1,7 +1,7 @@
 """A part of the cluster: one program on one port, in a process group of its own.
 
-Signals go to the group or its leader, and only while the leader has not been reaped: until then its number, dead or
-alive, is nobody else's. So nothing here can hit a stranger who was given a number that was ours.
+Signals go to the group or its leader, and only while the leader has not been reaped. Until then, the kernel gives the
+leader's number to no other process, even if the leader is dead. So a signal can never hit a foreign process.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from . import ports, processes
 from .processes import Process
 
 TETHER = Path(__file__).with_name("tether.py")
-#: Where this package is imported from; children find it, and ``wsgi_isr``, there.
+#: This package's import path; children find this package and ``wsgi_isr`` there.
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds for a process to start or to end.
 PATIENCE = 20.0
-#: Programs that Debian keeps in directories which are not on everybody's PATH.
+#: Directories of Debian that may be missing from PATH.
 SBIN = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin")
 
 
 class Part(ABC):
-    """One part; made, it holds its port, and does not run.
+    """One part. A new part holds its port and does not run.
 
-    To be started in a thread that outlives it: see :mod:`.tether`.
+    Start it in a thread that outlives it: see :mod:`.tether`.
 
-    :param log: where its output goes, appended; ``None`` for nowhere.
-    :param port: 0 for a free one, which it keeps for good.
+    :param log: the file to which its output is appended; ``None`` for no file.
+    :param port: 0 for a free one, which the part keeps for good.
     """
 
     role: ClassVar[str]
-    #: What ends it when we are killed ourselves.
+    #: The signal that ends the part when the supervisor itself is killed.
     last_signal: ClassVar[str] = "KILL"
-    #: Where it runs; ``None`` where we do.
+    #: Its working directory; ``None`` for ours.
     directory: Path | None = None
-    #: What asks it to end, and how many seconds it may take.
+    #: The signal that asks the part to end.
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     stop_patience: ClassVar[float] = 5.0
 
@@ -64,67 +64,67 @@ class Part(ABC):
 
     @property
     def address(self) -> str:
-        """Where it listens."""
+        """Return the address that it listens on."""
         return f"{ports.HOST}:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Its process, or that of its group's leader. :raises ClusterError: it was not started."""
+        """Return the process id of its group's leader. :raises ClusterError: it was not started."""
         if self._process is None:
             raise ClusterError(f"{self.name} does not run")
         return self._process.pid
 
     @property
     def leader(self) -> Process | None:
-        """Its process; ``None`` where it has ended."""
+        """Return its process; ``None`` after its end."""
         return None if self._process is None else processes.look_at(self._process.pid)
 
     @property
     def state(self) -> str:
-        """``running``, ``paused`` or ``dead``."""
+        """Return ``running``, ``paused`` or ``dead``."""
         leader = self.leader
         return "dead" if leader is None else "paused" if leader.is_stopped else "running"
 
     def need(self) -> None:
-        """:raises ClusterError: it does not run, or hangs."""
+        """Check that it runs. :raises ClusterError: it does not run, or hangs."""
         if (state := self.state) != "running":
             raise ClusterError(f"{self.name} {'hangs: resume it' if state == 'paused' else 'does not run: restart it'}")
 
     def group(self) -> list[Process]:
-        """All of its processes that are alive."""
+        """Return all of its live processes."""
         if self._process is None:
             return []
         return [process for process in processes.alive() if process.group == self._process.pid]
 
-    # What each part says of itself ---------------------------------------------------------------------
+    # Hooks of the parts --------------------------------------------------------------------------------
 
     @abstractmethod
     def command(self) -> Sequence[str]:
-        """Its command line, with the path of the program. :raises CannotStart: there is none."""
+        """Return its command line, with the path of the program. :raises CannotStart: the program is not installed."""
 
     @abstractmethod
     def is_ready(self) -> bool:
-        """Whether it does its work. It runs when this is called."""
+        """Return whether a running part does its work."""
 
     def environment(self) -> Mapping[str, str]:
-        """Its environment variables."""
+        """Return its environment variables."""
         return os.environ
 
-    # Start, stop, and worse ---------------------------------------------------------------------------
+    # Start, stop and faults ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start, on the same port as before, and wait until it is ready.
+        """Start on the same port as before, and wait until it is ready.
 
-        :raises CannotStart: it does not, with the reason in one line.
+        :raises CannotStart: it does not start; the message has the reason in one line.
         """
         self.launch()
         self.wait_until_ready()
 
     def launch(self) -> None:
-        """Begin to start. :raises CannotStart: it runs, or there is no such program."""
+        """Start the process without waiting. :raises CannotStart: it runs already, or the program is not installed."""
         if self.leader is not None:
             raise CannotStart(f"{self.name} runs already")
-        self.kill()  # what an end of the leader alone has left behind
+        self.kill()  # processes that the leader has left behind
         self._spawn(list(self.command()))
 
     def _spawn(self, command: Sequence[str], listener: socket.socket | None = None) -> None:
@@ -139,11 +139,11 @@ class Part(ABC):
             stdout=self._said,
             stderr=self._said,
             pass_fds=[listener.fileno()] if listener else [],
-            start_new_session=True,  # and with it a group of its own; Ctrl-C in the terminal is for us
+            start_new_session=True,  # gives it a process group of its own; Ctrl-C in the terminal goes to us alone
         )
 
     def wait_until_ready(self, patience: float = PATIENCE) -> None:
-        """Until it does its work. :raises CannotStart: it ended, or takes longer than that many seconds."""
+        """Wait until it does its work. :raises CannotStart: it ended, or takes longer than ``patience`` seconds."""
         deadline = time.monotonic() + patience
         while not self.has_started():
             if time.monotonic() > deadline:
@@ -151,7 +151,7 @@ class Part(ABC):
             time.sleep(0.01)
 
     def has_started(self) -> bool:
-        """Whether it is ready, after :meth:`launch`. :raises CannotStart: it has ended instead."""
+        """Return whether it is ready, after :meth:`launch`. :raises CannotStart: it has ended instead."""
         if (ended := self.exit_code()) is not None or self._process is None:
             raise self._not_started(f"ended with {_code(ended or 0)}")
         return self.is_ready()
@@ -162,17 +162,17 @@ class Part(ABC):
         return CannotStart(f"{self.name} {problem}: {said}{f' (see {self.log})' if self.log else ''}")
 
     def exit_code(self) -> int | None:
-        """What its leader ended with, negative for a signal; ``None`` while it is there."""
+        """Return the exit code of its leader, negative for a signal; ``None`` while the leader lives."""
         if self._process is None:
             return None
-        # WNOWAIT leaves the zombie in place: see the head of this module.
+        # WNOWAIT leaves the zombie in place: see the docstring of this module.
         found = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if found is None:
             return None
         return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
     def kill(self) -> None:
-        """SIGKILL for all of its processes; harmless where there is none."""
+        """Send SIGKILL to all of its processes; do nothing where there is none."""
         if self._process is None:
             return
         deadline = time.monotonic() + PATIENCE
@@ -189,17 +189,17 @@ class Part(ABC):
             self._said.close()
 
     def stop(self) -> int:
-        """Ask it to end, and insist after some seconds; the exit code, negative for a signal."""
+        """Ask it to end, kill it after a timeout, and return the exit code, negative for a signal."""
         self.ask_to_stop()
         return self.wait_for_stop()
 
     def ask_to_stop(self) -> None:
-        """The first half of :meth:`stop`."""
+        """Send the signal of :meth:`stop` without waiting."""
         self._signal_group(signal.SIGCONT)
         self.send(self.stop_signal)
 
     def wait_for_stop(self) -> int:
-        """The second half."""
+        """Wait for the end after :meth:`ask_to_stop`; return the exit code."""
         deadline = time.monotonic() + self.stop_patience
         while (code := self.exit_code()) is None and time.monotonic() < deadline and self._process is not None:
             time.sleep(0.01)
@@ -207,12 +207,12 @@ class Part(ABC):
         return -signal.SIGKILL if code is None else code
 
     def restart(self) -> None:
-        """Stop, and start again."""
+        """Stop and start it."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """It hangs: the kernel takes connections and bytes for it, and nobody answers."""
+        """Stop its processes with SIGSTOP: the kernel still accepts connections and bytes; no process answers."""
         if self.leader is None:
             raise ClusterError(f"{self.name} does not run")
         self._signal_group(signal.SIGSTOP)
@@ -226,7 +226,7 @@ class Part(ABC):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """It hangs in the block."""
+        """Pause it in the block."""
         self.pause()
         try:
             yield
@@ -234,7 +234,7 @@ class Part(ABC):
             self.resume()
 
     def send(self, number: signal.Signals) -> None:
-        """To its leader alone; harmless where that has ended."""
+        """Send a signal to its leader alone; do nothing after the leader's end."""
         if self._process is not None and self.exit_code() is None:
             os.kill(self._process.pid, number)
 
@@ -246,7 +246,7 @@ class Part(ABC):
                 pass
 
     def reason(self) -> str:
-        """The line of its output since it was launched that says most likely why it does not work."""
+        """Return the line of its output since the launch that most likely explains why it does not work."""
         if self._said is None or self._said.closed:
             return ""
         self._said.seek(self._said_before)
@@ -254,17 +254,17 @@ class Part(ABC):
         return self.telling(lines) if lines else ""
 
     def telling(self, lines: Sequence[str]) -> str:
-        """The line of several that tells most."""
+        """Return the most informative line."""
         return lines[-1]
 
     def close(self) -> None:
-        """Kill it, and give its port back."""
+        """Kill it, and release its port."""
         self.kill()
         self._give_port_back()
 
 
 def program(name: str, package: str = "") -> str:
-    """The path of a program. :raises CannotStart: there is none, and what to install."""
+    """Return the path of a program. :raises CannotStart: it is not installed; the message names the package."""
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN)))
     if found is None:
         raise CannotStart(f"{name} is not installed: apt-get install {package or name}")
@@ -272,7 +272,7 @@ def program(name: str, package: str = "") -> str:
 
 
 def importing() -> dict[str, str]:
-    """The environment, with this package and ``wsgi_isr`` to be found first, and then what was to be found before."""
+    """Return an environment with this package and ``wsgi_isr`` at the front of the import path."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 

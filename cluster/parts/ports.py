@@ -1,4 +1,4 @@
-"""Ports of the loopback interface that nobody else is given while we hold them, served or not."""
+"""Ports of the loopback interface that stay reserved while we hold them, served or not."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ HOST = "127.0.0.1"
 
 
 def hold(port: int = 0) -> socket.socket:
-    """A socket that is bound and does not listen: connections are refused, and the port is nobody else's.
+    """Return a socket that is bound and does not listen: connections are refused, and the port stays reserved.
 
-    A part that is down keeps its address in this way. Between its end and its next start the kernel would otherwise
-    give the port to the next outgoing connection of anybody. With ``SO_REUSEADDR``, which memcached and nginx set as
-    well, a second socket may be bound to it and listen (Linux: as long as no other one listens).
+    A part that is down keeps its address in this way. Otherwise the kernel could give the port to any outgoing
+    connection between two starts. With ``SO_REUSEADDR``, which memcached and nginx set as well, a second socket may be
+    bound to the port and listen (Linux: as long as no other one listens).
 
     :param port: 0 for a free one.
-    :raises CannotStart: somebody listens there, or it may not be used.
+    :raises CannotStart: another process listens there, or the port may not be used.
     """
     place = socket.socket()
     try:
-        if port:  # for a free one the kernel must not take one that another holder has
+        if port:  # without it, the kernel picks no port that another holder has
             place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind((HOST, port))
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,7 +32,7 @@ def hold(port: int = 0) -> socket.socket:
 
 
 def listener(port: int) -> socket.socket:
-    """A socket that listens on a port that we :func:`hold`. :raises CannotStart: somebody else has begun to."""
+    """Listen on a held port (:func:`hold`). :raises CannotStart: another process listens there."""
     found = socket.socket()
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -45,7 +45,7 @@ def listener(port: int) -> socket.socket:
 
 
 def answers(port: int, seconds: float = 1.0) -> bool:
-    """Whether somebody takes connections."""
+    """Return whether a process accepts connections on the port."""
     try:
         socket.create_connection((HOST, port), seconds).close()
     except OSError:

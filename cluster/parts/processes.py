@@ -1,4 +1,4 @@
-"""Processes as the kernel sees them (proc(5)): who is alive, whose child, in which group, and since when."""
+"""Processes as the kernel sees them (proc(5)): state, parent, group, and start time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ PROC = Path("/proc")
 
 
 class Process(NamedTuple):
-    """One that is alive; a zombie is not.
+    """A live process; a zombie is not live.
 
-    ``started`` is in clock ticks since the machine booted: together with ``pid`` it is one process, and no other that
-    is given the same number later.
+    ``started`` is in clock ticks since the machine booted. Together with ``pid`` it identifies one process, even after
+    the kernel has given the number to another one.
     """
 
     pid: int
@@ -27,24 +27,24 @@ class Process(NamedTuple):
 
     @property
     def is_stopped(self) -> bool:
-        """By SIGSTOP, until SIGCONT."""
+        """Return whether SIGSTOP has stopped it, until SIGCONT."""
         return self.state in "Tt"
 
 
 def alive() -> Iterator[Process]:
-    """Every process that is alive."""
+    """Yield every live process."""
     for name in os.listdir(PROC):
         if name.isdigit() and (process := look_at(int(name))) is not None:
             yield process
 
 
 def look_at(pid: int) -> Process | None:
-    """The process ``pid``, or ``None`` where it is gone, if only its exit code is left."""
+    """Return the process ``pid``, or ``None`` where it is gone or a zombie."""
     try:
         stat = (PROC / str(pid) / "stat").read_text("utf-8", "replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command's name stands in parentheses and may contain any, so the last one counts.
+    # The command's name stands in parentheses and may contain parentheses, so the last one counts.
     before, _, after = stat.rpartition(")")
     state, parent, group, *rest = after.split()
     name = before.partition("(")[2]
@@ -52,19 +52,19 @@ def look_at(pid: int) -> Process | None:
 
 
 def same(pid: int, started: int) -> Process | None:
-    """That very process; ``None`` where it is gone, whoever has its number now."""
+    """Return the process that ``pid`` and ``started`` identify; ``None`` where it is gone."""
     process = look_at(pid) if pid else None
     return process if process is not None and process.started == started else None
 
 
 def send(process: Process, number: signal.Signals) -> None:
-    """To that very process; harmless where it is gone."""
+    """Send a signal to exactly that process; do nothing where it is gone."""
     try:
         descriptor = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return
     try:
-        # The number may have changed hands since it was looked up, but not since the descriptor was opened.
+        # The kernel may have reused the number since the look-up, but not since the descriptor was opened.
         if same(process.pid, process.started):
             signal.pidfd_send_signal(descriptor, number)
     except ProcessLookupError:
@@ -74,7 +74,7 @@ def send(process: Process, number: signal.Signals) -> None:
 
 
 def descendants(pid: int) -> list[Process]:
-    """Every process below ``pid`` that is alive, parents first."""
+    """Return every live process below ``pid``, parents first."""
     everyone = list(alive())
     found: list[Process] = []
     generation = {pid}
@@ -86,12 +86,12 @@ def descendants(pid: int) -> list[Process]:
 
 
 def threads(pid: int) -> int:
-    """How many threads a process has, as the kernel counts them."""
+    """Return how many threads a process has, as the kernel counts them."""
     return len(os.listdir(PROC / str(pid) / "task"))
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
-    """Whether a process has a handler for that signal."""
+    """Return whether a process has a handler for that signal."""
     for line in (PROC / str(pid) / "status").read_text().splitlines():
         if line.startswith("SigCgt:"):
             return bool(int(line.split()[1], 16) >> (number - 1) & 1)
@@ -99,7 +99,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 
 def open_files(pid: int) -> list[str]:
-    """Where the descriptors of a process lead."""
+    """Return the targets of a process's file descriptors."""
     found = []
     for link in (PROC / str(pid) / "fd").iterdir():
         try:

@@ -1,7 +1,7 @@
-"""A TCP proxy on loopback that does to a connection what a script says, at a chosen byte.
+"""A TCP proxy on loopback that applies scripted faults to connections, at a chosen byte.
 
-``python -m cluster.parts.proxy PORT BEHIND CONTROL`` runs one for :mod:`.link`. Orders for all connections come by the
-socket with the number ``CONTROL``.
+``python -m cluster.parts.proxy PORT BEHIND CONTROL`` runs one for :mod:`.link`. ``CONTROL`` is the number of the socket
+that brings orders for all connections.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .ports import HOST
 
 @dataclass
 class Fault:
-    """What happens to the next request that begins with ``request``, once.
+    """A fault for the next request that begins with ``request``; applied once.
 
-    :param forward: how many bytes of it reach the node before the connection is cut; ``None`` for all.
-    :param answer: how many bytes of the answer come back before it is cut; ``None`` for all, and no cut.
-        Even for 0 the node's answer is awaited, so the command was carried out by then.
-    :param held: the answer is held back until this is set.
+    :param forward: how many bytes of the request reach the node before the connection is cut; ``None`` for all.
+    :param answer: how many bytes of the answer come back before the cut; ``None`` for all, and no cut.
+        The node's answer is awaited even for 0, so the node has carried out the command by then.
+    :param held: the answer is held back until this event is set.
     """
 
     request: bytes
@@ -37,10 +37,11 @@ class Fault:
 
 
 class Proxy:
-    """In front of the node at ``port``; :attr:`requests` has what went through, a piece for each read.
+    """A proxy in front of the node at ``port``; :attr:`requests` has the forwarded bytes, one piece for each read.
 
-    :param tls: take connections over TLS; the node behind is talked to without.
-    :param at: where to listen; 0 for a free port. :param remember: keep :attr:`requests`.
+    :param tls: accept connections over TLS; the node behind is reached without TLS.
+    :param at: the port to listen on; 0 for a free one.
+    :param remember: keep :attr:`requests`.
     """
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None, at: int = 0, remember: bool = True) -> None:
@@ -51,11 +52,11 @@ class Proxy:
         self._open: set[tuple[socket.socket, socket.socket]] = set()
         self._remember = remember
         self.requests: list[bytes] = []
-        #: Seconds that answers are held back at most, at random.
+        #: Longest random delay of an answer, in seconds.
         self.jitter = 0.0
-        #: Seconds after each piece of an answer that is no small one.
+        #: Seconds of pause after each large piece of an answer.
         self.pause_between_pieces = 0.0
-        #: While this is not set, nothing goes through, in either direction.
+        #: While this event is not set, no byte passes in either direction.
         self.flowing = threading.Event()
         self.flowing.set()
         self.port = at
@@ -74,13 +75,13 @@ class Proxy:
         return fault
 
     def listen(self) -> None:
-        """Take connections, on the port of before if there is one."""
+        """Accept connections, on the previous port if there is one."""
         self._listener = socket.create_server((HOST, self.port))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True).start()
 
     def refuse(self) -> None:
-        """Take no more, and cut those there are."""
+        """Accept no more connections, and cut the open ones."""
         # Wakes up the thread in accept(), which a mere close would not.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -88,17 +89,17 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Cut all connections; new ones are taken."""
+        """Cut all open connections; new ones are accepted."""
         with self._lock:
             pairs = list(self._open)
-        # The client's side first: what happens to it must have happened when this returns, and the other
-        # side wakes up the thread that serves both.
+        # Cut the client's side first: it must be cut when this returns. Cutting the other side wakes up the thread
+        # that serves both.
         for each in [client for client, _ in pairs] + [node for _, node in pairs]:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
     def commands(self, name: bytes) -> list[bytes]:
-        """The requests that begin with a word."""
+        """Return the requests that begin with a word."""
         return [request for request in self.requests if request.split(b" ", 1)[0].strip() == name]
 
     def _accept(self, listener: socket.socket) -> None:
@@ -168,7 +169,7 @@ class Proxy:
 
 
 def main(port: int, behind: int, control: int) -> None:
-    """Until whoever holds the other end of ``control`` is gone."""
+    """Run the proxy until the other end of ``control`` is closed."""
     proxy = Proxy(behind, at=port, remember=False)
     listens = True
     with socket.socket(fileno=control) as orders, orders.makefile("rb") as lines:

@@ -1,8 +1,8 @@
 """``tether.py PARENT SIGNAL COMMAND...``: become a command that does not outlive the process ``PARENT``.
 
-Whoever starts something ends it. This is for when they cannot, because they were killed themselves: the kernel then
-sends the signal (prctl(2), PR_SET_PDEATHSIG; it survives the exec). Elsewhere than on Linux the command just runs.
-It comes when the *thread* that started the command ends.
+A parent normally ends its children. A parent killed by SIGKILL cannot, so the kernel sends the signal (prctl(2),
+PR_SET_PDEATHSIG; it survives the exec). On systems other than Linux the command runs without a tether. The kernel sends
+the signal when the *thread* that started the command ends.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def tether(number: signal.Signals) -> None:
-    """From now on this process gets that signal when its parent ends."""
+    """Ask the kernel to send that signal to this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(number))
 
@@ -24,7 +24,7 @@ def tether(number: signal.Signals) -> None:
 if __name__ == "__main__":
     parent, name, *command = sys.argv[1:]
     tether(signal.Signals[name])
-    if sys.platform == "linux" and os.getppid() != int(parent):  # it was faster
+    if sys.platform == "linux" and os.getppid() != int(parent):  # the parent has ended before the prctl
         sys.exit(1)
     try:
         os.execv(command[0], command)

@@ -90,7 +90,7 @@ def simulate(as_json: bool, svg: Path | None, mode: str, **given: Any) -> None:
 
 
 def table(figures: Figures) -> Iterator[str]:
-    """The figures for people, line by line."""
+    """Yield the figures as lines of a table."""
     p = figures.parameters
     yield (
         f"{p.instances:,} instances of {p.workers} workers ({figures.followed:,} of {p.processes:,} processes "

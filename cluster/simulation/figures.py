@@ -1,4 +1,4 @@
-"""What was found out: records while it runs, figures at the end."""
+"""Results: records during a run, figures at its end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .parameters import Parameters
 
 
 class Invalidation:
-    """One, and when the first and the last of the followed processes saw that there was one."""
+    """One invalidation, and when the first and the last followed process saw it."""
 
     __slots__ = ("at", "count", "first", "last")
 
@@ -23,7 +23,7 @@ class Invalidation:
         self.count = 0
 
     def seen(self, now: float) -> None:
-        """One more has polled; they come in the order of time."""
+        """Count one more process that has polled; calls come in the order of time."""
         if not self.count:
             self.first = now - self.at
         self.last = now - self.at
@@ -31,7 +31,7 @@ class Invalidation:
 
 
 class Second(NamedTuple):
-    """What happened in a second of the simulation, in the whole cluster."""
+    """Counts of one second of the simulation, in the whole cluster."""
 
     at: float
     epoch_reads: float
@@ -41,7 +41,7 @@ class Second(NamedTuple):
 
 
 class Records:
-    """Counters; those of requests are for the followed processes."""
+    """Counters; request counters are for the followed processes."""
 
     def __init__(self, parameters: Parameters) -> None:
         self._factor = parameters.processes / parameters.followed
@@ -58,17 +58,17 @@ class Records:
         self._last = Second(0.0, 0.0, 0.0, 0.0, 0.0)
 
     def invalidated_since_failure(self, seconds: float) -> None:
-        """A page was served as fresh so long after it was invalidated."""
+        """Record that a page was served as fresh ``seconds`` after its invalidation."""
         self.outdated_hits += 1
         self.outdated_longest = max(self.outdated_longest, seconds)
 
     def window(self, renders: int, herd: int) -> None:
-        """A new page took the place of one that was not current."""
+        """Record that a new page replaced one that was not current."""
         self.renders_of_windows[renders] += 1
         self.herds[herd] += 1
 
     def tick(self, by_process: Tally, by_render: Tally) -> None:
-        """A second is over."""
+        """Record the end of a second."""
 
         def so_far(kind: int) -> float:
             return self._factor * sum(by_process.reads[kind]) + sum(by_render.reads[kind])
@@ -79,7 +79,7 @@ class Records:
 
 
 class Spread(NamedTuple):
-    """A distribution; ``None`` where nothing was observed."""
+    """A distribution; ``None`` where there are no values."""
 
     observed: int
     median: float | None
@@ -88,7 +88,7 @@ class Spread(NamedTuple):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of these."""
+        """Return the distribution of the values."""
         found = sorted(value for value in values if value == value)
         if not found:
             return cls(0, None, None, None)
@@ -96,14 +96,14 @@ class Spread(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What a cluster does. Rates are per second; those that end in ``_per_node`` are of each node, in order.
+    """Results for a cluster. Rates are per second; lists ``..._per_node`` have one value for each node, in order.
 
-    ``epoch_reads``, ``tag_reads``, ``page_gets`` and ``lock_writes`` count keys; ``trips`` are commands, one for all
-    keys that are asked for at once. ``renders_per_window`` maps a number of renders to how many windows had so
-    many. ``beyond`` is how much older than ``revalidate`` a page was that was served as stale;
-    ``first_sees`` and ``last_sees`` are from an invalidation to the first and to the last of the followed
-    processes that asks for it (a process asks when it has a request to answer); ``outdated_longest`` the longest
-    time after an invalidation at which an older page was served as fresh.
+    ``epoch_reads``, ``tag_reads``, ``page_gets`` and ``lock_writes`` count keys. ``trips`` counts commands; one command
+    asks for several keys. ``renders_per_window`` maps a number of renders to the number of windows with that many.
+    ``beyond`` is how much older than ``revalidate`` a stale page was when it was served.
+    ``first_sees`` and ``last_sees`` are the times from an invalidation to the first and the last followed process that
+    polls. A process polls when it has a request to answer. ``outdated_longest`` is the longest time after an
+    invalidation at which an older page was served as fresh.
     """
 
     parameters: Parameters
@@ -140,7 +140,7 @@ class Figures(NamedTuple):
     seconds: tuple[Second, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """For machines."""
+        """Return the figures for JSON."""
         found = self._asdict()
         found["parameters"] = {**vars(self.parameters), "mode": self.parameters.mode.value}
         found["seconds"] = [second._asdict() for second in self.seconds]
@@ -151,7 +151,7 @@ class Figures(NamedTuple):
 
 
 def summarize(p: Parameters, records: Records, process: Tally, render: Tally, invalidation: Tally) -> Figures:
-    """Figures for the whole cluster, of what followed processes did and of what renders and invalidations did."""
+    """Return figures for the whole cluster, from the counts of followed processes, renders and invalidations."""
     factor, seconds = p.processes / p.followed, p.duration
 
     def per_node(what: Sequence[int], render: Sequence[int], invalidation: Sequence[int]) -> tuple[float, ...]:

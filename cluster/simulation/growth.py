@@ -1,6 +1,6 @@
-"""``python -m cluster.simulation.growth``: the tables of ``PLAN.md``, which say what grows when a cluster does.
+"""``python -m cluster.simulation.growth``: print the tables of ``PLAN.md``, which show the costs of growth.
 
-One parameter at a time is multiplied, then all of them together.
+Each table multiplies one parameter; the last one multiplies all but the nodes together.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BASE: dict[str, Any] = {
     "follow": None,
 }
 FACTORS = (1, 10, 100, 1000)
-#: What is multiplied together: instances bring their requests with them.
+#: Parameters that are multiplied together: instances bring their requests with them.
 AXES: dict[str, tuple[str, ...]] = {
     "instances": ("instances", "rate"),
     "requests": ("rate",),
@@ -39,7 +39,7 @@ AXES: dict[str, tuple[str, ...]] = {
     "everything but nodes": ("instances", "rate", "pages", "invalidations"),
 }
 
-#: What could be done about it, with a hundred times the instances.
+#: Possible remedies, with a hundred times the instances.
 REMEDIES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "10 nodes": {"nodes": 10},
@@ -71,14 +71,14 @@ class Row(NamedTuple):
 
 
 def rows(axis: str, base: Mapping[str, Any] = BASE) -> Iterator[Row]:
-    """The clusters of one table."""
+    """Yield the clusters of one table."""
     for factor in FACTORS:
         grown = {name: base[name] * factor for name in AXES[axis]}
         yield Row(factor, Parameters(**{**base, **grown}))
 
 
 def shown(first: str, figures: Figures) -> str:
-    """A line of a table, in Markdown."""
+    """Return a line of a table, in Markdown."""
     cells = (
         first,
         _short(figures.epoch_reads),
@@ -95,7 +95,7 @@ def shown(first: str, figures: Figures) -> str:
 
 
 def _short(number: float) -> str:
-    """Three digits are more than a plan needs."""
+    """Return a number with three digits; a plan needs no more."""
     digits = 0 if number >= 100 else 1
     return f"{float(f'{number:.3g}'):,.{digits}f}"
 

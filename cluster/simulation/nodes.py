@@ -1,7 +1,7 @@
-"""What takes the place of memcached: one dict that counts what it is asked for, node by node.
+"""A model of memcached: one dict that counts commands and keys for each node.
 
-Keys go to nodes by the ring of :mod:`wsgi_isr`. Nothing is lost and nothing takes time: trips over a
-network are a thousandth of the times that matter here.
+The ring of :mod:`wsgi_isr` maps keys to nodes. No item is lost, and commands take no time: a network trip is a
+thousandth of the times that matter here.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ KINDS = ("epoch", "tag", "page", "lock")
 # Bytes on the wire around a key and a value: "get K\r\n" and "VALUE K 0 N\r\n...\r\nEND\r\n"; "set K 0 0 N\r\n...\r\n"
 # and "STORED\r\n" (memcached, doc/protocol.txt). A compare-and-swap number is some more.
 _READ, _WRITE = 26, 26
-#: What a connection wraps around it: Ethernet, IP and TCP headers, one packet each way.
+#: Overhead of a connection: Ethernet, IP and TCP headers, one packet each way.
 _PACKETS = 2 * 66
 
 
 def names(count: int) -> list[str]:
-    """Of so many nodes. What is on which of them depends on their names."""
+    """Return the names of ``count`` nodes. The names decide which node has which key."""
     return [f"10.0.{number >> 8}.{number & 255}:11211" for number in range(count)]
 
 
 class Tally:
-    """What was asked for, by node: keys read and written of each kind, trips, and bytes in both directions."""
+    """Counts for each node: keys read and written of each kind, trips, and bytes in both directions."""
 
     __slots__ = ("bytes", "reads", "trips", "writes")
 
@@ -41,7 +41,7 @@ class Tally:
 
 
 class Place(NamedTuple):
-    """Where a page is: the number of its node, and what it and its key weigh."""
+    """The place of a page: the number of its node, and the sizes of the page and its key."""
 
     node: int
     size: int
@@ -59,7 +59,7 @@ class _Item:
 
 
 class _Items(dict[str, _Item]):
-    """Makes what is asked for: every key has an item, with a value or without. Half of all time is spent here."""
+    """Create an item at its first access, with or without a value. Half of all time is spent here."""
 
     def __init__(self, number: Callable[[Route], int]) -> None:
         self._number = number
@@ -72,9 +72,9 @@ class _Items(dict[str, _Item]):
 
 
 class Nodes(Store):
-    """A store for the real locks, stamps and epochs. Pages are counted here and kept by whoever asks.
+    """A store for the real locks, tag versions and epochs. Pages are counted here; the caller keeps them.
 
-    :param clock: seconds of the simulation. :attr:`tally` is what is counted into, for the moment.
+    :param clock: seconds of the simulation. :attr:`tally` is the counter that is used at the moment.
     """
 
     def __init__(self, count: int, clock: Callable[[], float]) -> None:
@@ -83,14 +83,14 @@ class Nodes(Store):
         self._numbers = {name: number for number, name in enumerate(self.nodes)}
         self._clock = clock
         self._items = _Items(self._number)
-        self._tokens = itertools.count(1)  # for all keys: one that was dropped and came back gets another one
+        self._tokens = itertools.count(1)  # shared, so that a key that comes back gets a new token
         self.tally = Tally(count)
 
     def node_of(self, key: str) -> str:
         return self.nodes[self._items[key].node]
 
     def place(self, key: str, size: int) -> Place:
-        """Where a page with ``size`` bytes is."""
+        """Return the place of a page with ``size`` bytes."""
         return Place(self._number(route(key)), size + len(key))
 
     def read_page(self, place: Place, found: bool) -> None:
@@ -108,7 +108,7 @@ class Nodes(Store):
         tally.bytes[place.node] += place.size + _WRITE + _PACKETS
 
     def expires(self, key: str) -> float | None:
-        """When what is under ``key`` is over, if it is there; nothing is counted."""
+        """Return when the value of ``key`` expires, or ``None`` without one; count no command."""
         item = self._items.get(key)
         return item.expires if item is not None and self._value(item) is not None else None
 
@@ -169,10 +169,10 @@ class Nodes(Store):
         return there
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no connections."""
 
     def drop(self, key: str) -> None:
-        """Forget a key that is missing: locks come and go, and there are millions of pages."""
+        """Forget a missing key: locks come and go, and there are millions of pages."""
         item = self._items.get(key)
         if item is not None and self._value(item) is None:
             del self._items[key]

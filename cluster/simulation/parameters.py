@@ -1,4 +1,4 @@
-"""What is simulated."""
+"""Parameters of a simulation."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass, fields
 
 from wsgi_isr.cache.tag_versions import Mode
 
-#: Requests that are simulated one by one, unless somebody asks for more: about ten seconds of work.
+#: Requests that are simulated one by one, by default: about ten seconds of work.
 BUDGET = 500_000
 
-#: Seconds that a lock outlives its owner (``wsgi_isr.config.rules.Policy.lease``, for the default ``timeout``).
+#: Seconds that a lock outlives its owner (``wsgi_isr.config.rules.Policy.lease``, for the default ``render_timeout``).
 LEASE = 5.0
 
 
 class BadParameter(ValueError):
-    """A value that no cluster has; the message names it."""
+    """An impossible value; the message names the parameter."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,14 @@ class Parameters:
 
     :param zipf: the exponent of popularity; 0 makes all pages equally popular.
     :param revalidate: ``None`` for until invalidated.
-    :param render: how long a render takes. :param failing: the share of renders that fail.
-    :param invalidations: calls of ``invalidate``, of one tag each. :param fan_out: pages with one tag.
-    :param local_cache_bytes: of L1, in each process. :param page_bytes: of one page.
-    :param cold: nothing is stored at the beginning; otherwise every page is, at an age as if the load had
-        been there for ever.
+    :param render: how long a render takes.
+    :param failing: the share of renders that fail.
+    :param invalidations: calls of ``invalidate``, of one tag each.
+    :param fan_out: pages with one tag.
+    :param local_cache_bytes: of L1, in each process.
+    :param page_bytes: of one page.
+    :param cold: start with an empty store; otherwise every page is stored, at an age as if the load had
+        always been there.
     :param follow: processes that are followed request by request; ``None`` for as many as fit into
         :data:`BUDGET` requests.
     """
@@ -74,17 +77,17 @@ class Parameters:
 
     @property
     def processes(self) -> int:
-        """Workers of all instances."""
+        """Return the number of workers of all instances."""
         return self.instances * self.workers
 
     @property
     def tags(self) -> int:
-        """How many tags there are to invalidate; each page has one of them."""
+        """Return how many tags can be invalidated; each page has one of them."""
         return max(1, self.pages // self.fan_out)
 
     @property
     def followed(self) -> int:
-        """Processes that are followed request by request."""
+        """Return how many processes are followed request by request."""
         if self.follow is not None:
             return min(self.follow, self.processes)
         fits = int(self.processes * BUDGET / (self.rate * self.duration))

@@ -1,4 +1,4 @@
-"""The figures as one SVG: rates over time. By hand: it is a few lines of text."""
+"""Render the figures as one SVG: rates over time. It is a few lines of text, so no library is used."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLOURS = ("#1b6ca8", "#c8553d", "#4f772d", "#6b4e9b")
 
 
 def plot(figures: Figures) -> str:
-    """A panel for each rate, below a title with the parameters."""
+    """Render a panel for each rate, below a title with the parameters."""
     p = figures.parameters
     seconds = [second.at for second in figures.seconds]
     panels = (

@@ -1,7 +1,7 @@
-"""One worker process: what it keeps and has seen, with the real L1 and the real control plane.
+"""One worker process: its cached entries and seen epochs, with the real L1 and the real control plane.
 
-The way of a request is that of :class:`wsgi_isr.cache.lookup.Cache`, whose methods are named here; Cache itself would
-wait, and time is not to pass in here.
+Requests take the same path as in :class:`wsgi_isr.cache.lookup.Cache`, whose methods are named here. Cache itself would
+wait in real time; a simulation must not.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from .site import epoch_key, tag_key
 
 
 class Waiting:
-    """Visitors of one process who wait for a page, and when each of them came; none, for a background render.
+    """Visitors of one process who wait for a page, and their arrival times; none for a background render.
 
-    ``alone``: they have an old page to fall back on, and look again each for themselves (``Cache._obtain``).
+    ``alone``: the visitors have an old page to fall back on, and each looks again separately (``Cache._load``).
     """
 
     __slots__ = ("alone", "ignore_backoff", "pause", "visitors")
@@ -47,7 +47,7 @@ class Process:
         self.flights: dict[int, Waiting] = {}
 
     def judge(self, slot: CachedEntry, epochs: Epochs, now: float) -> Verdict:
-        """``Cache._judge``: stamps are compared once for each vector of epochs."""
+        """Judge an entry as ``Cache._judge`` does: tag versions are compared once for each vector of epochs."""
         checked = slot.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
             standing: Validity = checked[1]

@@ -1,4 +1,4 @@
-"""The loop of events: requests of the followed processes, and what comes of them later."""
+"""The loop of events: requests of the followed processes, and their later effects."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _CHUNK = 4096
 
 
 def simulate(parameters: Parameters, progress: Callable[[float], None] = lambda seconds: None) -> Figures:
-    """What becomes of such a cluster.
+    """Simulate a cluster and return its figures.
 
-    :param progress: told the simulated seconds, once for each.
+    :param progress: called with the simulated seconds, once for each.
 
-    The same parameters lead to the same figures. (The module ``random`` is seeded for that, because leases
-    take their jitter from it, and left as it was found.)
+    The same parameters lead to the same figures. For that, the module ``random`` is seeded, because leases draw their
+    jitter from it; its state is restored afterwards.
     """
     before = random.getstate()
     random.seed(parameters.seed)
@@ -47,7 +47,7 @@ def simulate(parameters: Parameters, progress: Callable[[float], None] = lambda 
 
 
 def invalidations(parameters: Parameters) -> Iterator[tuple[float, int]]:
-    """When which tag is invalidated. The same for a seed, however many processes are followed."""
+    """Yield when which tag is invalidated; the same for a seed, whatever number of processes is followed."""
     rng, at = random.Random(parameters.seed + 1), 0.0
     while parameters.invalidations:
         at += rng.expovariate(parameters.invalidations)
@@ -57,7 +57,7 @@ def invalidations(parameters: Parameters) -> Iterator[tuple[float, int]]:
 
 
 class _Outcome(enum.Enum):
-    """How an attempt to render ends, or goes on."""
+    """The result of an attempt to render."""
 
     RENDERING = enum.auto()
     FOUND = enum.auto()
@@ -66,7 +66,7 @@ class _Outcome(enum.Enum):
 
 
 class _Render(NamedTuple):
-    """One that is under way. ``version``: of the entry that it is to replace."""
+    """A render in progress. ``version``: of the entry that it is to replace."""
 
     process: Process
     page: Page
@@ -87,7 +87,7 @@ class _Run:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._order = itertools.count()
         self._nodes = Nodes(p.nodes, self._clock)
-        # Whose doing it is: of followed processes, of renders (whoever makes them), of invalidations, of nobody.
+        # Counters by origin: followed processes, renders (in any process), invalidations, and uncounted reads.
         self._by_process, self._by_render, self._by_invalidation, self._by_nobody = (Tally(p.nodes) for _ in range(4))
         self._nodes.tally = self._by_nobody
         self._leases = Leases(self._nodes, Keyspace.lock, Keyspace.failures, Events())
@@ -95,7 +95,7 @@ class _Run:
         self._site = Site(p, self._nodes, self._invalidator, self._rng)
         make = (self._nodes, p.local_cache_bytes, p.coherence, self._clock)
         self._processes = [Process(number, *make) for number in range(p.followed)]
-        #: Stands for every process that is not followed.
+        #: Stands for all processes that are not followed.
         self._rest = Process(-1, self._nodes, 0, p.coherence, self._clock)
         self._rest_share = 1 - p.followed / p.processes
         self._expected = array("L", [0]) * p.pages
@@ -125,7 +125,7 @@ class _Run:
             for number in range(p.pages):
                 created = site.created[number]
                 due = 0.0
-                if created == created:  # it is stored
+                if created == created:  # not NaN: the page is stored
                     due = math.inf if p.revalidate is None else max(0.0, created + p.revalidate)
                 self._expect(number, due)
         self._next_invalidation()
@@ -133,7 +133,7 @@ class _Run:
             self._at(second, self._tick)
 
     def _loop(self) -> None:
-        """Requests come at random, a chunk at a time; what is due before the next one comes first."""
+        """Handle requests at random times, drawn in chunks; events due before the next request come first."""
         p, rng, heap = self._p, self._rng, self._heap
         rate = p.rate * len(self._processes) / p.processes
         processes, site, request = self._processes, self._site, self._request
@@ -205,14 +205,14 @@ class _Run:
             self._load(process, page, slot if isinstance(verdict, Expired) else None)
 
     def _notice(self, process: Process) -> None:
-        """It has asked for the epochs, and sees every invalidation there was."""
+        """Handle a poll of the epochs: the process sees every invalidation so far."""
         invalidations = self._records.invalidations
         while process.seen < len(invalidations):
             invalidations[process.seen].seen(self.now)
             process.seen += 1
 
     def _check(self, page: Page, entry: Entry) -> None:
-        """A page was served as fresh: was it invalidated before, and for how long by now?"""
+        """Check a page that was served as fresh: was it invalidated before, and how long ago?"""
         invalidated = self._invalidated[page.tag]
         if invalidated and invalidated[-1] > entry.started:
             first = invalidated[bisect.bisect_right(invalidated, entry.started)]
@@ -224,14 +224,14 @@ class _Run:
             self._records.beyond.append(self.now - entry.created - entry.revalidate)
 
     def _is_current(self, page: Page) -> bool:
-        """By what the simulation knows, not by what is stored: the stamps are held against it."""
+        """Return whether a page is current by the simulation's own records, which check the stored tag versions."""
         entry = page.entry
         if entry is None or (entry.revalidate is not None and self.now >= entry.created + entry.revalidate):
             return False
         invalidated = self._invalidated[page.tag]
         return not invalidated or entry.started > invalidated[-1]
 
-    # Stale: Cache._renew. Expired, Missing: Cache._obtain and _fly ---------------------------------------
+    # Stale: Cache._renew. Expired, Missing: Cache._load and _lead ----------------------------------------
 
     def _renew(self, process: Process, page: Page, slot: CachedEntry) -> None:
         if self.now < slot.look_at:
@@ -244,7 +244,7 @@ class _Run:
         self._try(process, page, Waiting([self.now], WAIT_PAUSE[0], alone=old is not None, ignore_backoff=old is None))
 
     def _try(self, process: Process, page: Page, waiting: Waiting) -> None:
-        """Visitors want a page: whoever renders it here is joined, else it is our turn to try."""
+        """Join the render of this process for a page, or try to become the one that renders."""
         flight = process.flights.get(page.number)
         if flight is not None and flight is not waiting:
             flight.visitors += waiting.visitors
@@ -277,7 +277,7 @@ class _Run:
         if not waiting.visitors:
             return
         self._records.waits.extend(self.now - came for came in waiting.visitors)
-        # Cache._landed: what was waited for is judged once more.
+        # Cache._landed: the result of the wait is judged once more.
         slot = process.local.get(page.key)
         if slot is not None:
             self._nodes.tally = self._by_process
@@ -289,7 +289,7 @@ class _Run:
         nodes, lock = self._nodes, Keyspace.lock(page.key)
         before = nodes.tally
         if nodes.expires(lock) is None and not self._is_current(page):
-            nodes.tally = self._by_render  # it will be a render, and is counted as one whoever makes it
+            nodes.tally = self._by_render  # a render is counted as one, in whichever process it is
         try:
             held = self._leases.acquire(page.key, LEASE)
             if isinstance(held, Busy):
@@ -304,7 +304,7 @@ class _Run:
             nodes.read_page(page.place, page.entry is not None)
             if page.entry is not None:
                 counted = nodes.tally
-                if process is self._rest:  # whoever looks a page up has judged it, and knows: that is not asked again
+                if process is self._rest:  # the look-up has judged the page already, so it is not judged again
                     nodes.tally = self._by_nobody
                 slot = process.local.put(page.key, page.entry)
                 verdict = process.judge(slot, process.stamps.epochs(), self.now)
@@ -327,12 +327,12 @@ class _Run:
         return _Outcome.RENDERING
 
     def _is_outdated(self, page: Page) -> bool:
-        """Cache._past_back_off: what failed was the page from before an invalidation."""
+        """Return whether the failed page predates an invalidation, as Cache._is_outdated does."""
         invalidated = self._invalidated[page.tag]
         return bool(invalidated) and invalidated[-1] > page.failed
 
     def _keep(self, render: _Render) -> None:
-        """The keeper renews a lease three times in its life."""
+        """Renew a lease three times in its life, as the LeaseKeepAlive does."""
         due = self.now + LEASE / 3
         if due < render.started + self._p.render:
             self._at(due, self._renew_lease, render)
@@ -389,13 +389,13 @@ class _Run:
     # The processes that are not followed ----------------------------------------------------------------
 
     def _expect(self, number: int, due: float) -> None:
-        """The first of them to ask for a page after ``due``, when it is not current any more."""
+        """Schedule the first request of these processes for the page after ``due``, when it is no longer current."""
         if self._rest_share and due < self._p.duration:
             asked = self._p.rate * self._site.popularity.share(number) * self._rest_share
             self._rest_at(due + self._rng.expovariate(asked), number)
 
     def _rest_at(self, time: float, number: int) -> None:
-        """In place of what was expected of this page before: two expectations would be one visitor too many."""
+        """Replace the expected request for this page: two would be one visitor too many."""
         self._expected[number] += 1
         self._at(time, self._rest_asks, number, self._expected[number])
 
@@ -432,15 +432,15 @@ class _Run:
                 else:
                     young = p.revalidate is None or self.now < created + p.revalidate  # false, if it is absent
                     affected = created == created and young and not self._invalidated[tag]
-                if affected:  # otherwise somebody is expected anyway
+                if affected:  # otherwise a request is expected anyway
                     self._expect_after(number)
         self._invalidated[tag].append(self.now)
         self._records.invalidations.append(Invalidation(self.now))
         self._next_invalidation()
 
     def _expect_after(self, number: int) -> None:
-        """The first of them to ask for an invalidated page and know it. Within ``coherence``, more and more of them
-        have polled: the rate grows evenly, and stays."""
+        """Schedule the first process that asks for an invalidated page and knows of the invalidation. Within
+        ``coherence``, more and more processes have polled: the rate grows evenly, then stays constant."""
         p = self._p
         asked = p.rate * self._site.popularity.share(number) * self._rest_share
         due = self._rng.expovariate(1.0)
@@ -451,7 +451,7 @@ class _Run:
 
 
 def _poisson(rng: random.Random, mean: float) -> int:
-    """A Poisson number; close to a normal one where it is large."""
+    """Draw a Poisson number; for a large mean, a normal one is close enough."""
     if mean > 200:
         return max(0, round(rng.gauss(mean, math.sqrt(mean))))
     count, left = -1, mean

@@ -1,6 +1,6 @@
-"""The pages: how popular each is, which tags it has, and what the store has of it.
+"""The pages: the popularity and the tags of each, and its stored entry.
 
-A page is made when it is first asked for, as it would be at that time if the load had been there for ever.
+A page is created at its first request, in the state that it would have if the load had always been there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .nodes import Nodes, Place, Tally
 from .parameters import Parameters
 
 PATTERN = "/p/<int:number>"
-#: Never asked for: nothing is stored.
+#: Creation time of a page without a stored entry.
 ABSENT = float("nan")
 
 
 def tag_key(tag: str) -> str:
-    """Return the key of a tag: as :class:`wsgi_isr.cache.keyspace.Keyspace`, without the hash. It would cost more than
-    everything else. A ring shuffles one as well as the other."""
+    """Return the key of a tag: as :class:`wsgi_isr.cache.keyspace.Keyspace`, without the hash, which would cost more
+    than all the rest. A ring shuffles plain names as well as hashes."""
     return "isr:sim:t:" + tag
 
 
 def epoch_key(node: str) -> str:
-    """Where a node's epoch is."""
+    """Return the key of a node's epoch."""
     return "isr:sim:e:" + node
 
 
@@ -44,17 +44,17 @@ class Popularity:
         self._exponent = exponent
 
     def share(self, number: int) -> float:
-        """The part of all requests that is for this page."""
+        """Return the share of all requests that are for this page."""
         return float((number + 1) ** -self._exponent) / self._total
 
     def draw(self, rng: random.Random, count: int) -> Sequence[int]:
-        """The pages of so many requests."""
+        """Draw the pages of ``count`` requests."""
         return rng.choices(self._numbers, cum_weights=self._sums, k=count)
 
 
 class Page:
-    """A page as the cluster has it, and the window it is in: from the moment at which somebody finds that it is
-    not current, until a new one is stored.
+    """A page in the cluster, and its current window: from the moment at which a process finds that the page is not
+    current, until a new one is stored.
 
     ``asked``: requests for it per second. ``herd``: the followed processes that found it so in this window.
     """
@@ -71,7 +71,7 @@ class Page:
         self.place = place
         self.asked = asked
         self.entry: Entry | None = None
-        #: When the last render that failed began.
+        #: When the last failed render began.
         self.failed = float("-inf")
         self.version = 0
         self.noticed: float | None = None
@@ -80,7 +80,7 @@ class Page:
 
 
 class Site:
-    """All pages; each is one Python object from the first time it is looked at."""
+    """All pages; each becomes one Python object at its first use."""
 
     def __init__(self, parameters: Parameters, nodes: Nodes, stamps: TagVersions, rng: random.Random) -> None:
         self._p = parameters
@@ -90,12 +90,12 @@ class Site:
         self._common = (EVERYTHING, route_tag(PATTERN), stored_tag(prefix_tag("/")), stored_tag(prefix_tag("/p")))
         # One body for all pages: L1 counts its bytes, and memory has it once.
         self._content = Content("200 OK", (("Content-Type", "text/html"),), bytes(parameters.page_bytes), "etag")
-        # The stamps of all shared tags at the beginning: what a page that is older than that carries.
+        # The initial versions of all shared tags; pages older than the simulation carry them.
         names = [*self._common, *(tag_name(str(number)) for number in range(parameters.tags))]
         stamps.prove(stamps.capture(names), names)  # mints them
         capture = stamps.capture(names)
         self._first = capture.known
-        # Among invalidations, the epochs have changed since nearly every page was rendered.
+        # With invalidations, the epochs have changed since nearly every page was rendered.
         self._epochs = () if parameters.invalidations else tuple((n, e) for n, e in capture.before.items() if e)
         self.created = array("d", [ABSENT]) * parameters.pages
         if not parameters.cold:
@@ -109,15 +109,15 @@ class Site:
         return page
 
     def made(self, number: int) -> Page | None:
-        """The page, if anybody has looked at it yet."""
+        """Return the page if it was used before."""
         return self._pages.get(number)
 
     def tagged(self, tag: int) -> range:
-        """The numbers of all pages with one tag: popular ones and others."""
+        """Return the numbers of all pages with one tag: popular ones and others."""
         return range(tag, self._p.pages, self._p.tags)
 
     def entry(self, page: Page, started: float, created: float, proof: TagSnapshot) -> Entry:
-        """What a render makes of a page."""
+        """Return the entry that a render of a page produces."""
         return Entry(page.key, self._content, started, created, self._p.revalidate, self._p.expire, proof)
 
     def _make(self, number: int) -> Page:
@@ -125,7 +125,7 @@ class Site:
         own = map(stored_tag, (path_tag(path), prefix_tag(path)))
         tags = tuple(dict.fromkeys((*self._common, *own, tag_name(str(tag)))))
         key = f"isr:sim:p:{number}"
-        # In the store, an entry is its body, its tags with their stamps, and some names (wsgi_isr.cache.entry.pack).
+        # In the store, an entry is its body, its tags with their versions, and some names (wsgi_isr.cache.entry.pack).
         size = self._p.page_bytes + 200 + sum(len(name) + 40 for name in tags)
         page = Page(number, tag, tags, key, self._nodes.place(key, size), self._p.rate * self.popularity.share(number))
         created = self.created[number]
@@ -138,7 +138,7 @@ class Site:
         stamped = []
         for tag in tags:
             stamp = self._first.get(tag)
-            if stamp is None:  # of its path, which is not invalidated here
+            if stamp is None:  # the tag of its path, which is not invalidated here
                 value = TagVersion.fresh(tag)
                 self._nodes.add(tag_key(tag), value)
                 stamp = self._first[tag] = value.nonces
@@ -147,8 +147,8 @@ class Site:
         return TagSnapshot(tuple(stamped), self._epochs)
 
     def _age(self, rng: random.Random, asked: float) -> float:
-        """How old a page is, at some moment of a life that has always been like this: young for ``revalidate``,
-        then stale until somebody asks."""
+        """Return the age of a page at a random moment in a steady state: young for ``revalidate``, then stale until its
+        next request."""
         if self._p.revalidate is None:
             return rng.uniform(0.0, 3600.0)
         stale = 1 / asked + self._p.render

@@ -1,7 +1,7 @@
 """Orders to the supervisor, from other terminals: a line of JSON each way, over a socket in the cluster's directory.
 
-The supervisor alone touches processes: it is their parent, so their numbers cannot become somebody else's before it
-says so. And orders of two terminals come one after the other.
+The supervisor alone signals the parts. It is their parent, so the kernel reuses no process id before the supervisor
+reaps it. Orders of two terminals are carried out one after the other.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from ..errors import ClusterError, Down, NoSuchPart
 
 Order = Mapping[str, Any]
-#: Seconds that whoever connects may take to say what they want; and that an order may take.
+#: Seconds that a client may take to send its order; and seconds that an order may take.
 IMPATIENCE, PATIENCE = 2.0, 90.0
 ERRORS: Mapping[str, type[ClusterError]] = {error.__name__: error for error in (ClusterError, NoSuchPart)}
 
 
 @contextmanager
 def _reachable(path: Path) -> Iterator[str]:
-    """A name for a socket that is short enough, however deep its directory (unix(7): 107 bytes)."""
+    """Yield a short enough name for a socket in a directory of any depth (unix(7): 107 bytes)."""
     directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{directory}/{path.name}"
@@ -33,7 +33,7 @@ def _reachable(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path) -> socket.socket:
-    """The supervisor's end."""
+    """Return the supervisor's end of the socket."""
     listener = socket.socket(socket.AF_UNIX)
     with _reachable(path) as name:
         listener.bind(name)
@@ -43,16 +43,16 @@ def listen(path: Path) -> socket.socket:
 
 
 def answer(listener: socket.socket, carry_out: Callable[[Order], str]) -> None:
-    """Take one order, carry it out, say what came of it."""
+    """Take one order, carry it out, and send the result."""
     connection, _ = listener.accept()
     with connection:
-        connection.settimeout(IMPATIENCE)  # whoever hangs must not hang everybody
+        connection.settimeout(IMPATIENCE)  # a hung client must not block the others
         try:
             with connection.makefile("rb") as lines:
                 order = json.loads(lines.readline())
             reply = _reply(order, carry_out)
             connection.sendall(json.dumps(reply).encode() + b"\n")
-        except (OSError, ValueError):  # it is gone, or never spoke our language
+        except (OSError, ValueError):  # the client is gone, or sent no order
             pass
 
 
@@ -61,14 +61,15 @@ def _reply(order: Order, carry_out: Callable[[Order], str]) -> dict[str, str]:
         return {"said": carry_out(order)}
     except ClusterError as error:
         return {"error": str(error), "kind": type(error).__name__}
-    except Exception as error:  # a cluster does not end because of an order that nobody understands
+    except Exception as error:  # a faulty order does not end the cluster
         return {"error": f"it failed: {type(error).__name__}: {error}", "kind": "ClusterError"}
 
 
 def send(path: Path, order: Order) -> str:
-    """Give an order and wait until it is carried out; what was said of it.
+    """Give an order, wait until it is carried out, and return the reply.
 
-    :raises Down: nobody is there. :raises ClusterError: it could not be carried out.
+    :raises Down: no supervisor answers.
+    :raises ClusterError: the order could not be carried out.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(PATIENCE)

@@ -1,9 +1,10 @@
-"""Nothing is left behind, even where the supervisor is killed with SIGKILL.
+"""End all processes of a cluster, even where the supervisor is killed with SIGKILL.
 
-The command is two processes. The outer one does nothing but wait for the supervisor; the kernel makes it the parent of
-whatever the supervisor leaves behind (prctl(2), PR_SET_CHILD_SUBREAPER), however deep. It then knows exactly what is
-ours, by descent, without a name or a number from a file; and ends that. Killed itself, it takes the supervisor with it,
-which ends its parts as it always does (PR_SET_PDEATHSIG). For both at once, each part has a tether of its own.
+The command is two processes. The outer one, the keeper, does nothing but wait for the supervisor. The kernel makes the
+keeper the parent of all orphans of the supervisor (prctl(2), PR_SET_CHILD_SUBREAPER), at any depth. So the keeper knows
+the cluster's processes by descent, without a name or a number from a file, and ends them. If the keeper is killed, the
+kernel signals the supervisor (PR_SET_PDEATHSIG), which ends its parts as usual. In case both are killed at once, each
+part has a tether of its own.
 """
 
 from __future__ import annotations
@@ -23,25 +24,25 @@ from .stopping import ASKING, Stopped, stoppable
 
 PR_SET_CHILD_SUBREAPER = 36
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
-#: Seconds for processes to be gone after SIGKILL.
+#: Seconds for processes to end after SIGKILL.
 PATIENCE = 20.0
-#: In a supervisor: the process that keeps it; ``None`` where nobody does.
+#: In a supervisor: its keeper; ``None`` where there is no keeper.
 kept_by: processes.Process | None = None
 
 
 def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda: None) -> int:
-    """Call ``supervise`` in a child, and end what it leaves behind; its exit code.
+    """Call ``supervise`` in a child, end the processes that it leaves behind, and return its exit code.
 
-    To be called before there are threads. Who asks the child to end raises :class:`Stopped` in it,
-    which is no success.
+    Call it before there are threads. A signal that asks the child to end raises :class:`Stopped` in it; the exit code
+    is then not 0.
 
-    :param when_killed: called when the child was killed, and everything of it is gone.
+    :param when_killed: called when the child was killed, and all of its processes are gone.
     """
     sys.stdout.flush()
     sys.stderr.flush()
     outer = processes.look_at(os.getpid())
     assert outer is not None
-    # Who asks waits until both have their handlers.
+    # Signals that ask to end wait until both processes have their handlers.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     if (supervisor := os.fork()) == 0:
         tether(signal.SIGTERM)
@@ -61,7 +62,7 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
             traceback.print_exc()
         finally:
             for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError):  # nobody reads it any more, or the disk is full
+                with contextlib.suppress(OSError):  # the reader is gone, or the disk is full
                     stream.flush()
             os._exit(code)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
@@ -69,7 +70,7 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
         signal.signal(number, lambda got, _frame: os.kill(supervisor, got))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to both
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    # WNOWAIT: its number is its own until nobody will be sent anything any more.
+    # WNOWAIT: the kernel must not reuse the process id before the last signal to it is sent.
     os.waitid(os.P_PID, supervisor, os.WEXITED | os.WNOWAIT)
     for number in PASSED_ON:
         signal.signal(number, signal.SIG_IGN)
@@ -85,12 +86,12 @@ def keep(supervise: Callable[[], int], when_killed: Callable[[], None] = lambda:
 
 
 def _end_all() -> int:
-    """End every descendant; how many there were."""
+    """End every descendant and return how many there were."""
     ended: set[int] = set()
     deadline = time.monotonic() + PATIENCE
     while left := processes.descendants(os.getpid()):
         for process in left:
-            # Children are reaped by nobody but us, and grandchildren become children when their parent is gone.
+            # Only this process reaps children, and grandchildren become children when their parent is gone.
             if process.parent == os.getpid() or processes.look_at(process.pid) == process:
                 processes.send(process, signal.SIGKILL)
                 ended.add(process.pid)

@@ -1,16 +1,16 @@
 """The directory of a cluster: what runs, for other terminals to read.
 
 ============== =========================================================================================
-``lock``        held by the supervisor as long as it lives: one cluster for each directory. Where there is none, nothing
-                else is ours, nor removed
-``state.json``  what runs (:class:`State`); replaced as a whole, so nobody reads half of it
+``lock``        held by the supervisor as long as it lives: one cluster for each directory. Without this file, no other
+                file in the directory belongs to a cluster, and none is removed
+``state.json``  the running parts (:class:`State`); replaced as a whole, so no reader sees half of it
 ``control``     the socket by which the supervisor takes orders (:mod:`.control`)
-``events``      a line for everything that was done to a part
+``events``      a line for each fault or order that a part got
 ``renders``     a line for each page that was rendered
-``logs/``       what each part says
+``logs/``       the output of each part
 ``journal``     invalidations that a node has missed, until the instances have delivered them
-``site/``       the data that :mod:`.chaos` changes
-``up.log``      what the supervisor says, where it runs in the background
+``site/``       the data that :mod:`cluster.chaos` changes
+``up.log``      the output of a supervisor in the background
 ============== =========================================================================================
 """
 
@@ -31,20 +31,20 @@ from ..errors import CannotStart, Down, NoSuchPart
 from ..parts import processes
 
 DEFAULT = ".cluster"
-#: The file in which instances note what was invalidated from them.
+#: The file in which instances note their invalidations.
 INVALIDATIONS = "invalidations"
-#: What a cluster leaves in its directory, and removes there when the next one starts.
+#: Files that a cluster leaves in its directory; the next start removes them.
 OURS = (
     *("state.json", "control", "events", "renders", INVALIDATIONS, "nginx.conf", "nginx.pid", "temp", "logs", "site"),
     *("journal", "journal.lock", "journal.turn"),
 )
-#: What one in the background says; who starts it makes a new one.
+#: The output of a supervisor in the background; the starting command creates it anew.
 UP_LOG = "up.log"
 
 
 @dataclass(frozen=True)
 class PartState:
-    """A part as it was started. ``pid`` and ``started`` together are one process, and no later one of that number."""
+    """A part as it was started. ``pid`` and ``started`` together identify one process for ever."""
 
     name: str
     role: str
@@ -55,7 +55,7 @@ class PartState:
 
     @property
     def state(self) -> str:
-        """``running``, ``paused`` or ``dead``, at this moment."""
+        """Return ``running``, ``paused`` or ``dead``, at this moment."""
         process = processes.same(self.pid, self.started)
         if process is None:
             return "dead"
@@ -66,10 +66,13 @@ class PartState:
 class State:
     """A cluster as other terminals see it.
 
-    :param pid: the supervisor; with ``started`` one process for ever.
-    :param keeper: the process that ends when nothing is left, in the same way; zeros for none.
-    :param app: as it was named. :param url: for visitors. :param store: for invalidations.
-    :param ready: everything has been started. :param cached: the app is wrapped in ISR.
+    :param pid: the supervisor; together with ``started`` it identifies one process for ever.
+    :param keeper: the process that ends last, identified in the same way; zeros for none.
+    :param app: the app as the user named it.
+    :param url: for visitors.
+    :param store: for invalidations.
+    :param ready: all parts have been started.
+    :param cached: the app is wrapped in ISR.
     """
 
     pid: int
@@ -83,7 +86,7 @@ class State:
     cached: bool = True
 
     def part(self, name: str) -> PartState:
-        """:raises NoSuchPart: there is none of that name."""
+        """Return the part of that name. :raises NoSuchPart: there is none."""
         for part in self.parts:
             if part.name == name:
                 return part
@@ -91,19 +94,19 @@ class State:
 
     @classmethod
     def parse(cls, text: str) -> State:
-        """The reverse of :meth:`written`."""
+        """Return the state in a text from :meth:`written`."""
         read: dict[str, Any] = json.loads(text)
         return cls(
             **{**read, "parts": tuple(PartState(**part) for part in read["parts"]), "keeper": tuple(read["keeper"])}
         )
 
     def written(self) -> str:
-        """As JSON."""
+        """Return it as JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
 class Directory:
-    """Where a cluster keeps its files.
+    """The directory of a cluster's files.
 
     :param path: need not exist.
     """
@@ -120,13 +123,13 @@ class Directory:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """In the block the directory is ours, and holds nothing of an earlier cluster.
+        """Hold the lock of the directory in the block, and remove the files of earlier clusters.
 
-        :raises CannotStart: another cluster runs there, or it cannot be used.
+        :raises CannotStart: another cluster runs there, or the directory cannot be used.
         """
         self.claim()
         with (self.path / "lock").open("a") as lock:
-            # Who only looks whether somebody has the lock holds it for a moment.
+            # A process that only checks for a holder takes the lock for a moment.
             for _ in range(20):
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,9 +149,9 @@ class Directory:
                 self.forget()
 
     def claim(self) -> None:
-        """Make it. With its lock, what has our names there is ours.
+        """Create the directory with its lock. From then on, files in it with names of :data:`OURS` belong to a cluster.
 
-        :raises CannotStart: it cannot be made, or somebody else keeps something of that name there.
+        :raises CannotStart: it cannot be created, or has a foreign file of such a name.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -162,7 +165,7 @@ class Directory:
             raise CannotStart(f"{self.path} cannot be used ({error.strerror}): name another with --directory") from None
 
     def forget(self) -> None:
-        """Nothing runs any more."""
+        """Remove the state: no cluster runs any more."""
         self._state.unlink(missing_ok=True)
         self.control.unlink(missing_ok=True)
 
@@ -175,7 +178,7 @@ class Directory:
                 path.unlink(missing_ok=True)
 
     def is_owned(self) -> bool:
-        """Whether a supervisor lives. The kernel lets go of the lock when it does not, however it ended."""
+        """Return whether a supervisor lives. The kernel releases the lock when it ends, even by SIGKILL."""
         try:
             with (self.path / "lock").open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -186,33 +189,33 @@ class Directory:
         return False
 
     def write(self, state: State) -> None:
-        """Replace what other terminals see."""
+        """Replace the state that other terminals read."""
         unfinished = self.path / "state.json.new"
         unfinished.write_text(state.written())
         unfinished.replace(self._state)
 
     def read(self) -> State:
-        """What runs. :raises Down: nothing does."""
+        """Return the state. :raises Down: no cluster runs."""
         if self.is_owned():
             try:
                 return State.parse(self._state.read_text())
-            except FileNotFoundError:  # it starts, or ends, at this moment
+            except FileNotFoundError:  # a cluster starts or ends at this moment
                 raise Down(f"the cluster in {self.path} is just starting or ending: try again") from None
         raise Down(f"no cluster runs in {self.path}: python -m cluster up")
 
     def is_ready(self) -> bool:
-        """Whether a cluster runs, all of it."""
+        """Return whether a cluster runs with all of its parts."""
         try:
             return self.read().ready
         except Down:
             return False
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """A line for :meth:`noted`, with the time of ``time.monotonic``, which is one clock for all processes."""
+        """Append an event for :meth:`noted`, with the time of ``time.monotonic``, one clock for all processes."""
         append(self.events, json.dumps({"at": time.monotonic(), **event}))
 
     def noted(self) -> list[dict[str, Any]]:
-        """Everything that was done to the parts so far."""
+        """Return all events so far."""
         try:
             return [json.loads(line) for line in self.events.read_text().splitlines()]
         except FileNotFoundError:
@@ -220,7 +223,7 @@ class Directory:
 
 
 def append(path: Path, line: str) -> None:
-    """One write to a file opened for appending: lines of several processes never mix."""
+    """Append with one write, so that lines of several processes never mix."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(descriptor, line.encode() + b"\n")

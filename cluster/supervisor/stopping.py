@@ -1,4 +1,4 @@
-"""To be asked to end, by a signal."""
+"""Signals that ask a process to end."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: What asks somebody to end.
+#: Signals that ask a process to end.
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """Somebody asked us to end. Not an ``Exception``: nothing on the way may take it for a failure."""
+    """A signal asked this process to end. Not an ``Exception``, so that no handler takes it for a failure."""
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """In the block SIGTERM, SIGINT and SIGHUP raise :class:`Stopped`, once: a second one must not interrupt the end."""
+    """Raise :class:`Stopped` for SIGTERM, SIGINT and SIGHUP in the block, once, so that the end is not interrupted."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         for number in ASKING:

@@ -1,4 +1,4 @@
-"""What runs, in which order it starts and ends, and the loop that carries out orders meanwhile."""
+"""The parts of a cluster, the order of their start and end, and the loop that carries out orders meanwhile."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PartT = TypeVar("_PartT", bound=Part)
 
 
 class Cluster:
-    """``with Cluster(...) as cluster:`` everything runs, until the block ends.
+    """Run a cluster until the block ends: ``with Cluster(...) as cluster:``.
 
-    To be entered in a thread that outlives the block: the parts die with it.
+    Enter it in a thread that outlives the block: the parts die with their thread.
 
-    :param say: told what happens, in a line each.
-    :param prepare: makes what the app needs, once the directory is ours and empty.
+    :param say: called with each message, one line.
+    :param prepare: creates the app's data, once the directory is owned and empty.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Cluster:
         self.nodes: list[Node] = []
         self.links: list[Link] = []
         self.instances: list[Instance] = []
-        #: What presses upon the nodes' memory.
+        #: The process that fills the nodes' memory.
         self.pressure: Tethered[bytes] | None = None
         self._parts: list[Part] = []
         self._ready = False
@@ -74,7 +74,7 @@ class Cluster:
     # Start --------------------------------------------------------------------------------------------
 
     def _make(self) -> None:
-        """Every part, with its port; none runs."""
+        """Create every part with its port; none runs yet."""
         topology = self.topology
 
         def log(name: str) -> Path:
@@ -131,7 +131,7 @@ class Cluster:
         return part
 
     def _start(self) -> None:
-        """Nodes, then instances, then the balancer; those of a kind together."""
+        """Start nodes, then instances, then the balancer; those of a kind together."""
         self.save()
         for several in (self.nodes, self.links, self.instances, [self.balancer]):
             for part in several:
@@ -142,35 +142,35 @@ class Cluster:
         self._ready = True
         self.save()
 
-    # What there is -----------------------------------------------------------------------------------
+    # Inspection --------------------------------------------------------------------------------------
 
     @property
     def parts(self) -> Sequence[Part]:
-        """All, in the order in which they started."""
+        """Return all parts, in the order of their start."""
         return self._parts
 
     @property
     def url(self) -> str:
-        """For visitors."""
+        """Return the URL for visitors."""
         return self.balancer.url
 
     def part(self, name: str) -> Part:
-        """:raises NoSuchPart: there is none of that name."""
+        """Return the part of that name. :raises NoSuchPart: there is none."""
         for part in self._parts:
             if part.name == name:
                 return part
         raise NoSuchPart(f"there is no part {name!r}: {', '.join(part.name for part in self._parts)}")
 
     def instance(self, name: str) -> Instance:
-        """:raises NoSuchPart: it is no instance."""
+        """Return the instance of that name. :raises NoSuchPart: it is no instance."""
         return self._one_of(self.instances, name, "instance")
 
     def node(self, name: str) -> Node:
-        """:raises NoSuchPart: it is no node."""
+        """Return the node of that name. :raises NoSuchPart: it is no node."""
         return self._one_of(self.nodes, name, "node")
 
     def link(self, node: str) -> Link:
-        """The network before a node. :raises NoSuchPart: there is no such node, or nothing before it."""
+        """Return the proxy in front of a node. :raises NoSuchPart: there is no such node, or no proxy."""
         if not self.links:
             raise NoSuchPart("nothing is between instances and nodes here: python -m cluster up --network")
         return self.links[self.nodes.index(self.node(node))]
@@ -182,7 +182,7 @@ class Cluster:
         raise NoSuchPart(f"{name!r} is no {what}: {', '.join(part.name for part in several)}")
 
     def save(self) -> None:
-        """Tell other terminals."""
+        """Write the state for other terminals."""
         me = processes.look_at(os.getpid())
         assert me is not None
         states = []
@@ -206,15 +206,15 @@ class Cluster:
         )
 
     def note(self, what: str, part: str = "", **more: object) -> None:
-        """Something was done to a part: for plots, and for other terminals."""
+        """Note an event of a part, for plots and other terminals."""
         try:
             self.directory.note({"what": what, "part": part, **more})
             self.save()
-        except OSError as error:  # it was done all the same; a cluster does not end because a disk is full
+        except OSError as error:  # the event happened all the same; a full disk does not end the cluster
             self.say(f"{what} {part} is not noted: {error.strerror}")
 
     def watch(self) -> None:
-        """Say which parts have ended since the last time, and were not told to."""
+        """Report parts that have ended unasked since the last call."""
         for part in self._parts:
             code = part.exit_code()
             if code is None:
@@ -226,16 +226,16 @@ class Cluster:
                 self.note("ended", part.name)
 
     def relieve(self) -> None:
-        """End the pressure upon the nodes; harmless where there is none."""
+        """End the pressure upon the nodes; do nothing where there is none."""
         if self.pressure is not None:
-            # It may have ended by itself, together with a node that was killed.
+            # The process may have ended by itself, together with a node that was killed.
             self.pressure.end()
             self.pressure = None
 
     # End ----------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        """First who takes visitors, then who serves them, then what those need; instances together."""
+        """End the balancer, then the instances together, then the nodes and links that they need."""
         try:
             self.relieve()
             balancers = [part for part in self._parts if isinstance(part, Balancer)]
@@ -252,7 +252,7 @@ class Cluster:
 
 
 def serve(cluster: Cluster, carry_out: Callable[[Cluster, control.Order], str]) -> None:
-    """Carry out the orders of other terminals until one is to end, or a signal is."""
+    """Carry out the orders of other terminals until an order or a signal asks to end."""
     with control.listen(cluster.directory.control) as listener:
         looked = 0.0
         while True:

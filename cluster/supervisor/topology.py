@@ -1,4 +1,4 @@
-"""What a cluster is made of."""
+"""The parts of a cluster, as the user chose them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ DEFAULT_APP = "examples.blog_flask:app"
 
 
 def uncached(app: str) -> str:
-    """What to say of an app that has no ``ISR`` around it."""
-    # With a factory that takes arguments, or a name that is a call already, the app has to be wrapped where it is made.
+    """Return the advice for an app that has no ``ISR`` around it."""
+    # A factory with arguments, or a call expression, has to be wrapped where the app is made.
     wrappable = app if "(" not in app.removesuffix("()") else "myapp:app"
     return (
         f"{app} is not wrapped in ISR, so nothing is cached: "
@@ -20,13 +20,13 @@ def uncached(app: str) -> str:
 
 @dataclass(frozen=True)
 class Topology:
-    """What a cluster is made of.
+    """The parts of a cluster, as the user chose them.
 
     :param app: ``module:attribute``, imported from the working directory.
     :param port: of the balancer; 0 for a free one.
     :param network: put a proxy in front of each node, which can be cut and slowed down.
     :param store_options: the query of the store's URL.
-    :param env: variables of the instances.
+    :param env: environment variables of the instances.
     :param read_timeout: seconds that an instance may take before the balancer asks another one.
     """
 

@@ -1,7 +1,7 @@
 """A blog in Flask with a real database, cached by ``wsgi_isr`` in one line.
 
-``app`` is made when it is first asked for (``examples.blog_flask:app`` on gunicorn's command line
-does), so that importing this package costs nothing.
+``app`` is created at its first access (``examples.blog_flask:app`` on gunicorn's command line), so that importing this
+package costs nothing.
 """
 
 from __future__ import annotations

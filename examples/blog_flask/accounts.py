@@ -1,7 +1,7 @@
-"""Who is reading: log in, log out, and the page that only the administrator sees.
+"""Accounts: log in, log out, and the page for the administrator alone.
 
-Every page of the blog looks at the session to write "Log in" or a name, and so Flask marks every one
-with ``Vary: Cookie``. None of them *writes* to it but the ones here: an anonymous reader gets no cookie.
+Every page of the blog reads the session to show "Log in" or a name, so Flask adds ``Vary: Cookie`` to each. Only the
+pages here *write* to it: an anonymous reader gets no cookie.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ blueprint = Blueprint("accounts", __name__)
 
 
 def current_user() -> sqlite3.Row | None:
-    """The row of the logged-in user of this request; None for everybody else."""
+    """Return the row of the logged-in user of this request; None for anonymous readers."""
     if "user" not in g:
         user_id = session.get("user_id")
         g.user = user_id and db.get().execute("SELECT * FROM user WHERE id = ?", (user_id,)).fetchone()
@@ -39,7 +39,7 @@ def current_user() -> sqlite3.Row | None:
 
 
 def csrf_token() -> str:
-    """The secret that a form of this session must send back. Makes a session: not for public pages."""
+    """Return the secret that a form of this session must send back. It creates a session: not for public pages."""
     token: str = session.setdefault("csrf", secrets.token_urlsafe(24))
     return token
 
@@ -52,7 +52,7 @@ def check_csrf() -> None:
 
 
 def for_templates() -> dict[str, object]:
-    """What the templates may ask about the reader."""
+    """Return the variables about the reader for all templates."""
     return {"current_user": current_user, "csrf_token": csrf_token}
 
 
@@ -72,7 +72,7 @@ def log_in() -> Response | tuple[str, int]:
     if stored is None or not check_password_hash(stored, request.form.get("password", "")):
         problem = "There is no account with this name and password."
         return render_template("login.html", next=request.form.get("next", ""), login=login, problem=problem), 403
-    session.clear()  # nothing from before the login is trusted after it
+    session.clear()  # drop the session from before the login, which is not trusted
     session["user_id"] = row["id"]
     csrf_token()
     return redirect(_safe(request.form.get("next", "")), 303)
@@ -137,6 +137,6 @@ def _admin_page(problems: list[str] | None = None, typed: dict[str, str] | None 
 
 
 def _safe(target: str) -> str:
-    """Where to go after the login: a page of ours, whatever the form says."""
+    """Return the page after the login: one of this site, whatever the form asks for."""
     ours = target.startswith("/") and not target.startswith(("//", "/\\"))
     return target if ours and target.isprintable() else url_for("pages.index")

@@ -1,4 +1,4 @@
-"""Puts the blog together. Nothing in here or below knows that pages are cached."""
+"""Assemble the blog. No module here or below knows that pages are cached."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from . import accounts, db, faults, pages, text
 
 
 def create_app(**config: object) -> Flask:
-    """The blog without a cache.
+    """Return the blog without a cache.
 
     :param config: overrides of the options below; the environment sets each as ``BLOG_<NAME>``.
 
-        ``DB``: the database file, made and filled if missing (``.blog/blog.sqlite3``);
-        ``SLOW``: seconds that ``/stats`` takes on top (0.5);
+        ``DB``: the database file, created and filled if missing (``.blog/blog.sqlite3``);
+        ``SLOW``: additional seconds that ``/stats`` takes (0.5);
         ``REVALIDATE``: seconds for which ``/stats`` is fresh (5);
         ``TIMEOUT``: seconds after which a render of ``/stats`` is given up, and its lease ends (3);
         ``SECRET_KEY``: signs sessions (by default a random key, kept in the database);
-        ``FAULTS``: a directory through which :mod:`.faults` hurts the blog (off).
-    :raises ValueError: an option is not what it should be.
+        ``FAULTS``: a directory of files that control :mod:`.faults` (off).
+    :raises ValueError: an option has an invalid value.
     """
     app = Flask(__name__)
     app.config.from_mapping(DB=".blog/blog.sqlite3", SLOW=0.5, REVALIDATE=5, TIMEOUT=3, FAULTS="")
@@ -71,7 +71,7 @@ def _footer() -> dict[str, object]:
 
 
 def _day(moment: str) -> str:
-    """``2024-03-04T09:00:00Z`` as ``4 March 2024``."""
+    """Return ``4 March 2024`` for ``2024-03-04T09:00:00Z``."""
     date = datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S%z")
     return f"{date.day} {date:%B %Y}"
 
@@ -83,5 +83,5 @@ def _sorry(error: HTTPException) -> Response | tuple[str, int]:
 
 
 def _broken(_error: InternalServerError) -> tuple[str, int]:
-    # Looks neither at the session nor at the database: they may be what is broken.
+    # Use neither the session nor the database: one of them may be broken.
     return render_template("broken.html"), 500

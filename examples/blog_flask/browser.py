@@ -1,4 +1,4 @@
-"""A visitor made of ``http.client``: keeps cookies, follows nothing, measures how long it waits."""
+"""A visitor made of ``http.client``: keeps cookies, follows no redirects, measures waiting times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEEPS = re.compile(r"(?:^|[, ])(?:max-age|stale-while-revalidate)=(\d+)")
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """An answer of the blog."""
 
     status: int
     headers: HTTPMessage
@@ -30,32 +30,32 @@ class Answer:
 
     @property
     def verdict(self) -> str:
-        """``HIT``, ``MISS``, ``STALE``, ...: the header ``X-ISR``."""
+        """Return ``HIT``, ``MISS``, ``STALE``, ...: the header ``X-ISR``."""
         return self["X-ISR"]
 
     @property
     def stamp(self) -> str:
-        """When the page was rendered, by its own footer; later ones sort later."""
+        """Return the time of the render, from the page's footer; later ones sort later."""
         return _first(_STAMP, self.body)
 
     @property
     def rendered_by(self) -> int:
-        """The process that rendered the page, by its own footer."""
+        """Return the process that rendered the page, from the page's footer."""
         return int(_first(_RENDERED_BY, self.body) or 0)
 
     @property
     def keeps(self) -> int:
-        """Return how many seconds after its arrival a browser may show it without an answer."""
+        """Return for how many seconds after its arrival a browser may show it without an answer."""
         return sum(map(int, _KEEPS.findall(self["Cache-Control"]))) - int(self["Age"] or 0)
 
     @property
     def csrf(self) -> str:
-        """The token in the first form of the page."""
+        """Return the token in the first form of the page."""
         return _first(_CSRF, self.body)
 
     @property
     def account(self) -> str:
-        """The corner of the page that says who is logged in."""
+        """Return the corner of the page that shows the logged-in user."""
         return " ".join(re.sub(r"<[^>]*>", " ", _first(_ACCOUNT, self.body)).split())
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Answer:
 
 
 class Browser:
-    """Opens a new connection for each request, so that any worker may answer."""
+    """Open a new connection for each request, so that any worker may answer."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -76,12 +76,12 @@ class Browser:
         self._kept: dict[str, tuple[Answer, float]] = {}
 
     def get(self, path: str, **headers: str) -> Answer:
-        """GET; underscores in the names of headers stand for hyphens."""
+        """Send GET; underscores in the names of headers stand for hyphens."""
         return self._request("GET", path, None, headers)
 
     def look(self, path: str) -> tuple[int, str]:
         """Return the status of the answer, and the page that a browser shows. Browsers keep pages (RFC 9111, 4.2 and
-        4.3): the status is 0 where the browser asked for nothing.
+        4.3): the status is 0 where the browser sent no request.
         """
         old, came = self._kept.get(path, (None, 0.0))
         if old is not None and time.monotonic() - came < old.keeps:
@@ -93,7 +93,7 @@ class Browser:
         return answer.status, answer.body
 
     def head(self, path: str) -> Answer:
-        """HEAD."""
+        """Send HEAD."""
         return self._request("HEAD", path, None, {})
 
     def post(self, path: str, **form: str) -> Answer:
@@ -102,7 +102,7 @@ class Browser:
         return self._request("POST", path, urlencode(form), headers)
 
     def log_in(self, login: str, password: str) -> Answer:
-        """As a person does it: load the form, send it back."""
+        """Log in as a person does: load the form, send it back."""
         return self.post("/login", csrf=self.get("/login").csrf, login=login, password=password)
 
     def _request(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:

@@ -1,4 +1,4 @@
-"""What the cache is told: how old pages may get, and when one has changed. All of it is here."""
+"""The instructions for the cache: how old pages may become, and which changes invalidate which pages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ RULES = {
 
 
 def pages_with(slug: str) -> list[str]:
-    """The tags of all pages that show something of a post: its own, and the lists with its title."""
+    """Return the tags of all pages that show parts of a post: its own page, and the lists with its title."""
     return [f"post:{slug}", "posts"]
 
 
 def invalidate_with(log: logging.Logger) -> None:
-    """From now on, what changes in this process is seen at once by everybody."""
+    """Invalidate pages at each change in this process, from now on: all visitors see it at once."""
 
     def on_change(slug: str) -> None:
         try:
             invalidate(tags=pages_with(slug))
         except InvalidationError as error:
-            # A node that is away is no error: the journal keeps what it has missed, and the log says so. An error is a
-            # damaged file of the store, say. What was written is committed, and pages show it when they are renewed.
+            # An unreachable node raises no error: the journal keeps its invalidations, and the log says so. An error
+            # is a damaged store file, for example. The change itself is committed, and pages show it when they are
+            # regenerated.
             log.warning("%s", error)
 
     writing.changed.connect(on_change, weak=False)

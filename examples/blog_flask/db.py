@@ -1,4 +1,4 @@
-"""The blog's SQLite database: made once, opened for each render, closed after it."""
+"""The blog's SQLite database: created once, opened for each render, closed after it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA_VERSION = 1
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Open the database in autocommit mode; a writer says ``BEGIN IMMEDIATE`` itself."""
+    """Open the database in autocommit mode; a writer uses ``BEGIN IMMEDIATE`` itself."""
     connection = sqlite3.connect(path, timeout=5.0, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA foreign_keys = ON")
@@ -27,11 +27,10 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def ensure(path: Path) -> None:
-    """Make and fill the database unless it is there.
+    """Create and fill the database unless it exists.
 
-    Two processes that start at once take turns by the lock file. The file is filled beside its
-    place and then moved there, so nobody ever opens a blog that is half written, not even after
-    a kill in the middle.
+    Two processes that start at once take turns by the lock file. The file is filled beside its place and then moved
+    there. So no process ever opens a half-written blog, even after a kill in the middle.
 
     :raises RuntimeError: the file there was made by another version of this example.
     """
@@ -58,14 +57,14 @@ def ensure(path: Path) -> None:
 
 
 def secret_key(path: Path) -> str:
-    """The key that signs sessions. It is kept with the data, as all workers must have the same one."""
+    """Return the key that signs sessions. It is kept with the data, as all workers must have the same one."""
     with closing(connect(path)) as connection:
         row = connection.execute("SELECT value FROM setting WHERE name = 'secret_key'").fetchone()
     return str(row["value"])
 
 
 def get() -> sqlite3.Connection:
-    """The connection of this render."""
+    """Return the connection of this render."""
     if "db" not in g:
         g.db = connect(current_app.config["DB"])
     connection: sqlite3.Connection = g.db
@@ -80,5 +79,5 @@ def close(_error: BaseException | None = None) -> None:
 
 
 def now() -> str:
-    """This moment as the database writes it."""
+    """Return the current time as the database writes it."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

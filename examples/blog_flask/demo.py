@@ -1,4 +1,4 @@
-"""``python -m examples.blog_flask.demo``: runs the blog and says what to try; ``--check`` tries it all."""
+"""``python -m examples.blog_flask.demo``: run the blog and print what to try; ``--check`` tries it all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from wsgi_isr.config.source import PLATFORM_VARIABLES
 from .server import ROOT, Server, ServerDied, listen
 from .story import StepFailed, Story
 
-# Seconds, for the page /stats: how slow it is, how long it is fresh, how long a render and its lease last.
+# Seconds, for the page /stats: the time of a render, its freshness lifetime, and the time after which a lease ends.
 SECONDS = {"BLOG_SLOW": "0.5", "BLOG_REVALIDATE": "5", "BLOG_TIMEOUT": "3"}
 QUICK = {**SECONDS, "BLOG_REVALIDATE": "2"}  # for --check
 
@@ -65,13 +65,13 @@ Below is a line for each request: what was asked, the status, X-ISR, and how lon
 
 
 class Stopped(Exception):
-    """Somebody asked us to end."""
+    """A signal asked this process to end."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
-    :returns: 0 done; 1 a step did not hold or the server could not be started.
+    :returns: 0 done; 1 a step failed or the server could not be started.
     """
     parser = argparse.ArgumentParser(prog="python -m examples.blog_flask.demo", description=__doc__)
     parser.add_argument("--check", action="store_true", help="play the story over HTTP and check every step")
@@ -100,7 +100,7 @@ def _serve(listener: socket.socket) -> int:
     database = Path(os.environ.get("BLOG_DB", ROOT / ".blog" / "blog.sqlite3")).absolute()
     faults = database.parent / "faults"
     faults.mkdir(parents=True, exist_ok=True)
-    for name in ("fail", "hold", "held", "renders"):  # what an earlier run was left with
+    for name in ("fail", "hold", "held", "renders"):  # files of an earlier run
         (faults / name).unlink(missing_ok=True)
     options = {name: os.environ.get(name, default) for name, default in SECONDS.items()}
     files = {name: shlex.quote(os.path.relpath(faults / name)) for name in ("fail", "hold", "held")}
@@ -128,7 +128,7 @@ def _check(listener: socket.socket) -> int:
             "BLOG_FAULTS": str(faults),
             "WSGI_ISR_STORE": store,
             "WSGI_ISR_JOURNAL": str(directory / "journal"),
-            **dict.fromkeys(PLATFORM_VARIABLES, ""),  # a deploy in the story is one of the copy, whoever runs this
+            **dict.fromkeys(PLATFORM_VARIABLES, ""),  # a deploy in the story uses the copy, on every platform
         }
         server = Server(listener, {**QUICK, **options}, log=directory / "log", root=site)
         try:
@@ -157,7 +157,7 @@ def _copy(folder: Path) -> Path:
 
 
 def _play(story: Story) -> bool:
-    """Each step in turn until one does not hold: those after it rely on it."""
+    """Run each step in turn until one fails: later steps rely on it."""
     for name, sentence, action in story.steps():
         try:
             seen, holds = action(), True
@@ -172,7 +172,7 @@ def _play(story: Story) -> bool:
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    # Once: a second Ctrl-C must not interrupt the stopping.
+    # Once: a second signal must not interrupt the stopping.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise Stopped

@@ -1,13 +1,13 @@
-"""A way to hurt the blog on purpose, for the demo. Off unless ``BLOG_FAULTS`` names a directory.
+"""Faults of the blog, for the demo. Off unless ``BLOG_FAULTS`` names a directory.
 
 =========  ===================================================================================
 ``fail``   while this file exists, every page raises
 ``hold``   while this file exists, a render of ``/stats`` waits ...
-``held``   ... having written the id of the process that waits here
-``renders``  grows by one line ``<pid> <method> <path>`` for each time the app is asked for a page
+``held``   ... and has written the id of its process here
+``renders``  gets one line ``<pid> <method> <path>`` for each request that reaches the app
 =========  ===================================================================================
 
-Files, because they reach a render in whichever process it happens and can be made by hand.
+Files reach a render in any process, and can be created by hand.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flask import Flask, request
 
 
 class BackendDown(Exception):
-    """What every page raises while the file ``fail`` exists."""
+    """The error of every page while the file ``fail`` exists."""
 
 
 def install(app: Flask, directory: Path) -> None:
-    """Let the files in ``directory`` decide over each render of ``app``."""
+    """Let the files in ``directory`` control each render of ``app``."""
 
     @app.before_request
     def before_render() -> None:
@@ -49,6 +49,6 @@ def _append(path: Path, line: str) -> None:
 def _hold(directory: Path) -> None:
     unfinished = directory / f"held.{os.getpid()}"
     unfinished.write_text(str(os.getpid()))
-    os.replace(unfinished, directory / "held")  # whoever sees the file sees all of it
+    os.replace(unfinished, directory / "held")  # atomic: readers never see half of the file
     while (directory / "hold").exists():
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The pages that everybody may read."""
+"""The public pages."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def comment(slug: str) -> Response | tuple[str, int]:
     post = _find(slug)
     user = accounts.current_user()
     if user is not None:
-        # Who comments as themselves is protected from being made to; a stranger has nothing to abuse,
-        # and giving each of them a token would need a cookie on every page.
+        # Only logged-in users need protection from forged forms: a forged anonymous comment abuses no account.
+        # A token for each stranger would need a cookie on every page.
         accounts.check_csrf()
     name = user["name"] if user is not None else request.form.get("name", "").strip()
     body = request.form.get("body", "").replace("\r\n", "\n").strip()
@@ -86,7 +86,7 @@ def about() -> str:
 def statistics() -> str:
     started = time.perf_counter()
     numbers = stats.compute(db.get())
-    # A dozen posts are counted in no time. The real thing would have ten years of them.
+    # Counting a dozen posts takes no time; a real blog with ten years of posts would take this long.
     time.sleep(current_app.config["SLOW"])
     return render_template("stats.html", **numbers, took=time.perf_counter() - started)
 

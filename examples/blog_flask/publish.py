@@ -1,6 +1,6 @@
 """``python -m examples.blog_flask.publish``: an admin job, run by cron or by hand beside the server.
 
-It publishes a post in the database and then invalidates what shows it, in whatever process that is cached.
+It publishes a post in the database and then invalidates the pages that show it, in all processes that cache them.
 It needs the same ``BLOG_DB`` and ``WSGI_ISR_STORE`` as the server, from the environment.
 """
 
@@ -19,7 +19,7 @@ from .caching import pages_with
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     :returns: 0 done; 1 not published, or published but not every copy could be invalidated.
     """
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not writing.publish(connection, author["id"], slug, tags, options.title, options.summary, body):
             print(f"There is a post {slug!r} already.", file=sys.stderr)
             return 1
-    # The data is committed: from here on nobody may be shown the lists without it.
+    # The data is committed: from here on no visitor may get the lists without it.
     try:
         receipt = invalidate(tags=pages_with(slug), store=store)
         receipt.raise_for_pending()

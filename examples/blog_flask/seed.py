@@ -1,7 +1,7 @@
-"""What the blog has to say at first: reads ``content/*.txt`` into the database.
+"""The initial content of the blog: read ``content/*.txt`` into the database.
 
-A file is a head of ``Name: value`` lines, an empty line and the text; each comment follows after a
-line of ``---`` in the same form. The file's name is its date and the slug of the post.
+A file has a head of ``Name: value`` lines, an empty line and the text. Each comment follows after a line of ``---``, in
+the same form. The file's name is its date and the slug of the post.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CONTENT = Path(__file__).with_name("content")
 
 
 class Person(NamedTuple):
-    """A row of ``user``, with the password that the demo tells everybody."""
+    """A row of ``user``, with the password that the demo prints."""
 
     login: str
     name: str

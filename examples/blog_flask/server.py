@@ -1,4 +1,4 @@
-"""The blog under gunicorn: started on a socket that is ours already, stopped by process id."""
+"""Run the blog under gunicorn: started on a socket of ours, stopped by process id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.request import urlopen
 from gunicorn.config import make_settings
 
 HOST = "127.0.0.1"
-ROOT = Path(__file__).resolve().parents[2]  # where ``examples`` can be imported from
+ROOT = Path(__file__).resolve().parents[2]  # ``examples`` is imported from here
 ACCESS_LOG = "  %(m)-5s%(U)s  ->  %(s)s %({x-isr}o)s  %(M)s ms"
 
 
@@ -27,15 +27,15 @@ class ServerDied(Exception):
 
 
 def listen(port: int) -> socket.socket:
-    """Take the port, before anything is started; 0 takes a free one.
+    """Listen on the port before the server starts; 0 takes a free one.
 
-    :raises OSError: somebody else has it.
+    :raises OSError: another process uses it.
     """
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
-        listener.listen(128)  # a port that is only bound could still be taken by somebody who listens
+        listener.listen(128)  # a port that is only bound could still be taken by a process that listens
     except OSError:
         listener.close()
         raise
@@ -43,7 +43,7 @@ def listen(port: int) -> socket.socket:
 
 
 class Server:
-    """``with Server(...)``: gunicorn with two workers, until the block ends.
+    """Run gunicorn with two workers until the block ends: ``with Server(...):``.
 
     :param listener: from :func:`listen`; gunicorn inherits it, so the port cannot be lost in between.
     :param options: environment variables on top of ours.
@@ -79,10 +79,10 @@ class Server:
                 stdout=output,
                 stderr=output,
                 pass_fds=[self._listener.fileno()],
-                start_new_session=True,  # Ctrl-C is for us; we pass it on in our own time
+                start_new_session=True,  # Ctrl-C goes to us alone, and we stop the server afterwards
             )
         finally:
-            # Ours must be closed: a socket that we hold would take connections that nobody answers.
+            # An open copy of ours would accept connections that no process answers.
             self._listener.close()
             if output is not None:
                 output.close()
@@ -99,23 +99,23 @@ class Server:
         self.stop()
 
     def stop(self) -> int:
-        """Ask gunicorn to end, insist after 15 seconds; returns its exit code."""
+        """Ask gunicorn to end, kill it after 15 seconds, and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
-                self.process.kill()  # its workers notice that they have lost it, and end
+                self.process.kill()  # its workers notice the loss, and end
         return self.process.wait()
 
     def tail(self, lines: int = 40) -> str:
-        """The end of the log."""
+        """Return the end of the log."""
         if self.log is None or not self.log.exists():
             return ""
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
 
     def _wait_until_it_answers(self, deadline: float) -> None:
-        # A page that is not cached and that the story does not use.
+        # Ask for a file that is not cached and that the story does not use.
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 raise ServerDied(f"gunicorn ended at once, with exit code {self.process.returncode}")

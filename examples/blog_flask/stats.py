@@ -10,7 +10,7 @@ WORDS_PER_MINUTE = 230  # of an adult who reads English silently (Brysbaert 2019
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 
-# Words that say nothing about what a text is about.
+# Frequent words without information about a text's topic.
 _COMMON_WORDS = """
 a about after again all an and another any anybody are as ask asks at away back be because been
 before between both but by can cannot come comes could did do does done each else enough even every
@@ -30,7 +30,7 @@ def compute(connection: sqlite3.Connection) -> dict[str, object]:
     """Count everything.
 
     :returns: ``totals``, ``authors``, ``longest`` (posts by words), ``discussed`` (posts by comments),
-        ``words`` (the most frequent ones that mean something) and ``years`` (posts in each).
+        ``words`` (the most frequent ones, without common words) and ``years`` (posts in each).
     """
     posts = connection.execute("SELECT slug, title, body, author_id, published FROM post").fetchall()
     lengths = {post["slug"]: len(_words(post["body"])) for post in posts}

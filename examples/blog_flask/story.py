@@ -1,4 +1,4 @@
-"""The story of the blog, played over HTTP: each step is a method that returns what it saw or fails."""
+"""The story of the blog, played over HTTP: each step is a method that returns its observation or fails."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .server import Server, listen
 
 POST = "/posts/what-vary-says"
 ADMIN, READER = "Robin Vale", "Kim Ferro"
-COHERENCE = 0.1  # seconds: the option of this name, by default
-PATIENCE = 20.0  # seconds that a step waits for something before it fails
+COHERENCE = 0.1  # seconds: the default of the option of this name
+PATIENCE = 20.0  # seconds that a step waits before it fails
 
 
 class StepFailed(Exception):
-    """The step does not hold; the message is what was seen instead."""
+    """The step failed; the message says what was seen instead."""
 
 
 def require(holds: bool, seen: object) -> None:
@@ -50,7 +50,7 @@ class Story:
         self.admin = self.visitor()
 
     def steps(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
-        """Name, sentence and action of each step, in order."""
+        """Yield name, sentence and action of each step, in order."""
         yield "MISS", "the first visitor has a page made", self.miss
         yield "HIT", "the next ones get that very page", self.hit
         yield "304", "who has it already gets no body", self.not_modified
@@ -73,7 +73,7 @@ class Story:
         yield "STOP", "everything ends when asked to", self.stop
 
     def visitor(self) -> Browser:
-        """Somebody new, without cookies."""
+        """Return a new visitor without cookies."""
         return Browser(self.server.port)
 
     # The steps
@@ -130,7 +130,7 @@ class Story:
         self.hold()
         stale = self.poll("/stats", lambda answer: answer.verdict == "STALE", "STALE")
         self.wait_for(lambda: (self.faults / "held").exists(), "a render in the background")
-        # That render cannot end before we let it: whoever has an answer now did not wait for it.
+        # The held render cannot end yet, so an answer now cannot have waited for it.
         answers = [stale, *(self.visitor().get("/stats") for _ in range(8))]
         for answer in answers:
             require(answer.status == 200 and answer.verdict == "STALE", answer)
@@ -149,7 +149,7 @@ class Story:
         require(never_made.status == 500, f"the backend is not down: {never_made}")
         answers: list[Answer] = []
         self.ask_until("/stats", answers, lambda: self.renders("/stats") > before, "an attempt to render")
-        # The attempt has only begun. What becomes of it must not be seen later either.
+        # The attempt has only begun. Its failure must not be seen later either.
         until = time.monotonic() + 1.5
         self.ask_until("/stats", answers, lambda: time.monotonic() > until, "the end of a while")
         for answer in answers:
@@ -175,7 +175,7 @@ class Story:
     def session(self) -> str:
         welcome = self.admin.log_in("admin", "admin")
         require(welcome.status == 303, f"login failed: {welcome}")
-        # /about was never made: the first to ask for it is somebody with a name.
+        # /about was never rendered: its first visitor is logged in.
         for page in ("/about", POST):
             own = self.admin.get(page)
             require(own.status == 200 and ADMIN in own.account, f"{page}: {own}, {own.account!r}")
@@ -262,7 +262,7 @@ class Story:
         title = f"Published by a job {time.time():.0f}"
         lists = ["/", "/tags/caching"]
         for path in lists:
-            self.fresh(path)  # kept for ten seconds and more
+            self.fresh(path)  # fresh for ten seconds and more
         command = [sys.executable, "-m", "examples.blog_flask.publish", title, "--tags", "caching"]
         job = subprocess.run(
             command,
@@ -299,14 +299,14 @@ class Story:
 
     @contextmanager
     def store_away(self) -> Iterator[bool]:
-        """In here nothing can be written to the store; ``False`` where that cannot be arranged."""
+        """Lock the store against writes in the block; yield ``False`` where that is impossible."""
         store = self.server.environment["WSGI_ISR_STORE"]
         if not store.startswith("sqlite:///"):
             yield False
             return
         path = store.removeprefix("sqlite:///").partition("?")[0]
         with closing(sqlite3.connect(self.server.root / path, timeout=PATIENCE, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")  # the lock of a writer, for longer than others wait for it
+            connection.execute("BEGIN IMMEDIATE")  # a writer's lock, for longer than other writers wait for it
             try:
                 yield True
             finally:
@@ -354,7 +354,7 @@ class Story:
         for answer in answers:
             require(answer.status == 200, answer)
         require(new.rendered_by != victim, f"rendered by {victim}, which is dead")
-        # A lease that was renewed just before the kill, the render itself, and a second for the machine.
+        # A lease that was renewed just before the kill, the render itself, and a second for a busy machine.
         limit = self.lease + self.slow + 1.5
         require(took <= limit, f"taken over after {took:.1f} s; the lease is {self.lease} s")
         made = self.renders("/stats") - before
@@ -368,7 +368,7 @@ class Story:
         old = self.fresh("/about")
         self.edit("About this blog", "About this blog, edited")
         self.server.process.send_signal(signal.SIGHUP)
-        # Until its workers have ended, the release before serves its own page.
+        # Until its workers have ended, the previous release serves its own page.
         answers: list[Answer] = []
         self.ask_until("/about", answers, lambda: answers[-1].verdict != "HIT", "an answer by the new release")
         for answer in answers:
@@ -411,10 +411,10 @@ class Story:
         require(code == 0, f"gunicorn's exit code is {code}")
         return f"exit code 0 after {time.monotonic() - started:.1f} s"
 
-    # What the steps are made of
+    # Helpers of the steps
 
     def renders(self, path: str) -> int:
-        """How often the application was asked for a page, cached or not."""
+        """Return how many requests for a page have reached the application, cached or not."""
         try:
             lines = (self.faults / "renders").read_text().splitlines()
         except FileNotFoundError:
@@ -422,12 +422,12 @@ class Story:
         return sum(line.split()[1:] == ["GET", path] for line in lines)
 
     def edit(self, old: str, new: str) -> None:
-        """Change words in the template of ``/about``."""
+        """Replace words in the template of ``/about``."""
         template = self.server.root / "examples" / "blog_flask" / "templates" / "about.html"
         template.write_text(template.read_text("utf-8").replace(old, new), "utf-8")
 
     def hold(self) -> None:
-        """From now on a render of ``/stats`` waits."""
+        """Let each render of ``/stats`` wait, from now on."""
         (self.faults / "held").unlink(missing_ok=True)
         (self.faults / "hold").touch()
 
@@ -436,7 +436,7 @@ class Story:
         (self.faults / "hold").unlink()
 
     def poll(self, path: str, wanted: Callable[[Answer], bool], what: str) -> Answer:
-        """Ask as new visitors until the answer is the wanted one."""
+        """Send requests of new visitors until the answer is the wanted one."""
         last: Answer | None = None
 
         def found() -> bool:
@@ -449,7 +449,7 @@ class Story:
         return last
 
     def at_once(self, path: str, words: str) -> str:
-        """Every answer shows the words, from the time on that a process may go without asking."""
+        """Check that every answer shows the words, once the time for unchecked copies is over."""
         time.sleep(COHERENCE)
         answers = [self.visitor().get(path) for _ in range(6)]
         for answer in answers:
@@ -457,7 +457,7 @@ class Story:
         return f"{len(answers)} strangers see it ({', '.join(dict.fromkeys(answer.verdict for answer in answers))})"
 
     def ask_until(self, path: str, seen: list[Answer], holds: Callable[[], bool], what: str) -> None:
-        """Ask as new visitors, collecting the answers, until something else has happened."""
+        """Send requests of new visitors and collect the answers until ``holds``."""
 
         def asked() -> bool:
             seen.append(self.visitor().get(path))
@@ -466,16 +466,16 @@ class Story:
         self.wait_for(asked, what)
 
     def fresh(self, path: str) -> Answer:
-        """A page that has just been served fresh: nobody is rendering it now, and no process has an older one.
+        """Return a page that was just served fresh: no process is rendering it now, and no process has an older one.
 
-        One that found another rendering does not look again for a tenth of a second.
+        A process that found another one rendering does not look again for a tenth of a second.
         """
         made = self.poll(path, lambda answer: answer.verdict == "HIT", "a HIT")
         time.sleep(COHERENCE)
         return self.poll(path, lambda answer: answer.verdict == "HIT" and answer.stamp >= made.stamp, "a HIT")
 
     def newer(self, path: str, old: Answer, seen: list[Answer] | None = None) -> Answer:
-        """Wait for a later version; until then everybody gets 200 and the old one."""
+        """Wait for a later version; until then all visitors get 200 and the old one."""
 
         def is_newer(answer: Answer) -> bool:
             if seen is not None:

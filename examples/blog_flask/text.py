@@ -1,4 +1,4 @@
-"""Plain text to HTML, as much as a post needs: paragraphs, `code` and indented listings."""
+"""Convert plain text to HTML, as much as a post needs: paragraphs, `code` and indented listings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CODE = re.compile(r"`([^`]+)`")
 def paragraphs(text: str) -> Markup:
     """Render blocks that are separated by empty lines. Everything is escaped, so any text is safe."""
     blocks = re.split(r"\n(?:[ \t]*\n)+", text.strip("\n"))
-    # Listings next to each other are one, with empty lines in it.
+    # Adjacent listings are one, with empty lines in it.
     groups = ((is_listing, list(group)) for is_listing, group in groupby(blocks, _is_listing))
     return Markup("\n").join(
         _listing("\n\n".join(group)) if is_listing else Markup("\n").join(map(_paragraph, group))
@@ -36,10 +36,10 @@ def _paragraph(block: str) -> Markup:
 
 
 def slugify(title: str) -> str:
-    """The title as it stands in a URL: lower-case letters and digits, joined by hyphens."""
+    """Return the title for a URL: lower-case letters and digits, joined by hyphens."""
     return "-".join(re.findall(r"[a-z0-9]+", title.lower()))[:80].strip("-")
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """``1 comment``, ``2 comments``."""
+    """Return ``1 comment``, ``2 comments``."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

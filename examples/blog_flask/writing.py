@@ -1,7 +1,7 @@
-"""Changes to the blog, and the word that they happened.
+"""Changes to the blog, and the signal that reports them.
 
-``changed`` is sent after a change is committed, with the post's slug. Whoever keeps copies of pages
-listens to it; the blog itself does not know that anybody does.
+``changed`` is sent after a change is committed, with the post's slug. Caches of pages subscribe to it; the blog itself
+knows no subscriber.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ changed = Signal()
 def publish(
     connection: sqlite3.Connection, author_id: int, slug: str, tags: Iterable[str], title: str, summary: str, body: str
 ) -> bool:
-    """Publish a post; ``False`` where there is one with this slug already."""
+    """Publish a post; return ``False`` where there is one with this slug already."""
     connection.execute("BEGIN IMMEDIATE")
-    with connection:  # commits, or rolls back when something raises
+    with connection:  # commits, or rolls back when an error is raised
         try:
             post_id = connection.execute(
                 "INSERT INTO post (slug, title, summary, body, author_id, published) VALUES (?, ?, ?, ?, ?, ?)",
@@ -36,7 +36,7 @@ def publish(
 
 
 def comment(connection: sqlite3.Connection, post: sqlite3.Row, name: str, body: str) -> int:
-    """Add a comment; returns its id."""
+    """Add a comment; return its id."""
     made = connection.execute(
         "INSERT INTO comment (post_id, name, body, written) VALUES (?, ?, ?, ?)", (post["id"], name, body, db.now())
     ).lastrowid

@@ -1,7 +1,7 @@
-"""The standard library's documentation as a site: rendered by pydoc, served by Bottle, kept by ``wsgi_isr``.
+"""The standard library's documentation as a site: rendered by pydoc, served by Bottle, cached by ``wsgi_isr``.
 
-``app`` is made when it is first asked for (``examples.pydoc_bottle:app`` on gunicorn's command line
-does), so that importing this package costs nothing.
+``app`` is created at its first access (``examples.pydoc_bottle:app`` on gunicorn's command line), so that importing
+this package costs nothing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the cache is told: how long pages are kept, what makes two requests one page, and what changes
-with a package. All of it is here."""
+"""The instructions for the cache: how long pages are kept, which requests share a page, and which pages change
+with a package."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from . import catalogue
 
 
 def module_tags(params: Mapping[str, str]) -> list[str]:
-    """``json.decoder`` changes with the package ``json``."""
+    """Return the tags of a module's page: ``json.decoder`` changes with the package ``json``."""
     return ["pydoc", f"package:{catalogue.package_of(params['name'])}"]
 
 
 def module_params() -> list[dict[str, str]]:
-    """The parameters of every page of a module, for rendering them all before anybody asks."""
+    """Return the parameters of every page of a module, for rendering all of them before the first request."""
     return [{"name": module.name} for module in catalogue.modules()]
 
 
 def package_params() -> list[dict[str, str]]:
-    """The same for packages."""
+    """Return the parameters of every page of a package."""
     return [{"name": package.name} for package in catalogue.packages()]
 
 
@@ -35,6 +35,6 @@ RULES = {
 
 
 def pages_of(package: str) -> list[str]:
-    """The tags of what shows something of a package: its own pages, and the index that counts its modules.
-    (Searches find it within a minute by themselves.)"""
+    """Return the tags of all pages that show parts of a package: its own pages, and the index that counts its modules.
+    (Search results expire within a minute by themselves.)"""
     return [f"package:{package}", "index"]

@@ -1,4 +1,4 @@
-"""Which modules the site is about: the public ones of the standard library that can be imported here."""
+"""The modules of the site: the public ones of the standard library that can be imported here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
-#: Never imported, with everything below them: what doing so would do.
+#: Never imported, with everything below them; each has the harmful effect of its import.
 HARMFUL = {
     "antigravity": "opens a browser",
     "curses.has_key": "takes the place of the function of that name",
@@ -31,7 +31,7 @@ NOT_DOCUMENTED = re.compile(r"_.*|tests?|xx.*")
 
 
 class Module(NamedTuple):
-    """``summary`` is one line of text, and may be empty. A package has modules below it that are ours."""
+    """``summary`` is one line of text, and may be empty. A package has modules of this site below it."""
 
     name: str
     summary: str
@@ -43,13 +43,13 @@ class Module(NamedTuple):
 
 
 def package_of(name: str) -> str:
-    """The top-level name: ``json`` for ``json.decoder``, and for ``json`` itself."""
+    """Return the top-level name: ``json`` for ``json.decoder``, and for ``json`` itself."""
     return name.partition(".")[0]
 
 
 @cache
 def names() -> frozenset[str]:
-    """What may be asked for. Nothing is imported for this, and nothing else will ever be imported."""
+    """Return the names of all modules with a page, without any import. No other module is ever imported."""
     library = sysconfig.get_path("stdlib")
     found = _below([library, os.path.join(library, "lib-dynload")], "")
     return frozenset(filter(_is_public, {*found, *sys.builtin_module_names})) | {"__future__"}
@@ -61,7 +61,7 @@ def _packages() -> frozenset[str]:
 
 
 def _below(directories: list[str], prefix: str) -> Iterator[str]:
-    # Not pkgutil.walk_packages: that one imports every package to look into it.
+    # pkgutil.walk_packages would import every package to look into it.
     for module in pkgutil.iter_modules(directories, prefix):
         if _is_public(module.name):
             yield module.name
@@ -78,12 +78,12 @@ def _is_public(name: str) -> bool:
     )
 
 
-#: Modules whose page depends on whether another one was imported before, which has parts of it.
+#: Modules whose page depends on the earlier import of another module, which has parts of them.
 COMPLETED_BY = {"pyexpat": ("xml.parsers.expat",)}
 
 
 def load(name: str) -> ModuleType | None:
-    """Import a module; ``None`` if it is none of ours, or for another platform."""
+    """Import a module; ``None`` if it has no page here, or is for another platform."""
     if name not in names():
         return None
     try:
@@ -96,7 +96,7 @@ def load(name: str) -> ModuleType | None:
 
 @cache
 def find(name: str) -> Module | None:
-    """What is known of a module, if there is one of that name."""
+    """Return a module by its name; ``None`` if there is none."""
     module = load(name)
     if module is None:
         return None
@@ -105,22 +105,22 @@ def find(name: str) -> Module | None:
 
 @cache
 def modules() -> tuple[Module, ...]:
-    """All of them, by name. The first call takes a second: it imports them."""
+    """Return all of them, by name. The first call takes a second: it imports them."""
     return tuple(module for name in sorted(names(), key=str.lower) if (module := find(name)) is not None)
 
 
 def packages() -> list[Module]:
-    """The top-level modules that have modules below them."""
+    """Return the top-level modules that have modules below them."""
     return [module for module in modules() if module.is_package and "." not in module.name]
 
 
 def modules_of(package: str) -> list[Module]:
-    """A top-level module and everything below it, by name."""
+    """Return a top-level module and everything below it, by name."""
     return [module for module in modules() if module.package == package]
 
 
 def _summary(name: str, doc: str, longest: int = 110) -> str:
-    """The first sentence of a docstring, on one line."""
+    """Return the first sentence of a docstring, on one line."""
     paragraphs = [" ".join(paragraph.strip("\n~=-").split()) for paragraph in doc.strip().split("\n\n")]
     if paragraphs[0].lower() == name and len(paragraphs) > 1:
         del paragraphs[0]

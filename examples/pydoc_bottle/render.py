@@ -1,8 +1,7 @@
-"""The documentation of one module, as pydoc writes it, in HTML of this century.
+"""The documentation of one module, as pydoc writes it, in modern HTML.
 
-pydoc's own pages are tables and named anchors, and differ from one version to the next. It has a hook for
-every piece, so most is said anew in :class:`_Writer`; what it writes without asking is put right by
-:class:`_Tidy`.
+pydoc's own pages are tables and named anchors, and differ from one version to the next. pydoc has a hook for most
+pieces, which :class:`_Writer` overrides. :class:`_Tidy` corrects the output that has no hook.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from . import catalogue, values
 
 
 class Section(NamedTuple):
-    """``entries``: what is defined in it, as (id, name)."""
+    """``entries``: the definitions in it, as (id, name)."""
 
     anchor: str
     title: str
@@ -28,7 +27,7 @@ class Section(NamedTuple):
 
 
 class Documentation(NamedTuple):
-    """All of it is HTML; ``lead`` is the first line of ``text``, where that is a summary."""
+    """All fields are HTML; ``lead`` is the first line of ``text``, where that is a summary."""
 
     lead: str
     text: str
@@ -51,7 +50,7 @@ def document(module: ModuleType) -> Documentation:
     for title, html in writer.sections:
         html = tidy(html)
         defined = re.findall(r'<a id="([^"]*)"', html)
-        # Classes have plain ids, functions begin with a hyphen; a hyphen inside makes it a method.
+        # Classes have plain ids, functions begin with a hyphen; a hyphen inside marks a method.
         entries = [(name, name.removeprefix("-")) for name in defined if "-" not in name.removeprefix("-")]
         sections.append(Section(f"all-{title.lower().replace(' ', '-')}", title, html, entries))
     return Documentation(lead, text, sections)
@@ -67,11 +66,11 @@ class _Writer(pydoc.HTMLDoc):
     # Text and values
 
     def escape(self, text: str) -> str:
-        # Signatures come here as a whole, with the values of their defaults.
+        # A signature arrives here as a whole, with the values of its defaults.
         return escape(values.scrub(text), quote=False)
 
     def preformat(self, text: str) -> str:
-        return self.escape(text.expandtabs())  # white space is kept by the style sheet
+        return self.escape(text.expandtabs())  # the style sheet preserves white space
 
     def repr(self, value: Any) -> str:
         return self.escape(values.spell(value))
@@ -90,7 +89,7 @@ class _Writer(pydoc.HTMLDoc):
     # Sections
 
     def heading(self, *ignored: Any) -> str:
-        return ""  # the page has its own, and no link to a file
+        return ""  # the page has its own heading, and no link to a file
 
     def bigsection(self, title: str, *args: Any) -> str:
         *_colours, contents = args
@@ -104,9 +103,9 @@ class _Writer(pydoc.HTMLDoc):
         return ""
 
     def section(self, title: str, *args: Any) -> str:
-        """A class: only they come here."""
+        """Render a class: pydoc calls this for classes alone."""
         *_colours, contents, _width, prelude = args
-        contents = contents.replace("<dl><dt></dl>\n\n", "")  # what docother() left out
+        contents = contents.replace("<dl><dt></dl>\n\n", "")  # left over from docother()
         first, *groups = contents.split("<hr>\n")
         if not first.startswith("<dl><dt>Method resolution order:"):
             first, groups = "", [first, *groups]
@@ -135,7 +134,7 @@ class _Writer(pydoc.HTMLDoc):
         items: list[str] = []
         above = None
         for entry in tree:
-            if isinstance(entry, list):  # the subclasses of the entry before
+            if isinstance(entry, list):  # the subclasses of the previous entry
                 items[-1] += self.formattree(entry, modname, above)
             else:
                 above, bases = entry
@@ -146,13 +145,13 @@ class _Writer(pydoc.HTMLDoc):
 
 
 def _split(text: str) -> tuple[str, str]:
-    """A docstring's first line and its rest, if it is a line of its own."""
+    """Return a docstring's first line and its rest, if the first line stands alone."""
     lead, _, rest = text.strip().partition("\n\n")
     return (lead, rest.strip("\n")) if "\n" not in lead else ("", text.strip())
 
 
 def _doc_of_class(text: str) -> str:
-    """What stands below the name of a class: how it is called, and its docstring."""
+    """Return the text below the name of a class: its signature, and its docstring."""
     call, _, rest = text.strip().partition("\n\n")
     if re.match(r"(?:<a [^>]*>)?\w+(?:</a>)?\(", call):
         # pydoc escapes this part twice.
@@ -163,7 +162,7 @@ def _doc_of_class(text: str) -> str:
 
 
 def _group(html: str) -> str:
-    """Some members of a class, under their heading; inherited ones are folded away."""
+    """Render some members of a class, under their heading; inherited ones are folded away."""
     found = re.match(r"([A-Z][a-z ]+(?:defined here|inherited from .*?)):<br>\n", html)
     if found is None:
         return html
@@ -176,10 +175,10 @@ def _group(html: str) -> str:
 
 
 class _Tidy(HTMLParser):
-    """Makes well-formed HTML5 of what pydoc wrote, with links to pages of this site.
+    """Convert pydoc's output to well-formed HTML5, with links to pages of this site.
 
     :param ids: the anchors of the page; a link to another one is dropped, its text stays.
-    :param taken: those that were written already: pydoc writes some twice.
+    :param taken: anchors that were written already: pydoc writes some twice.
     """
 
     PLAIN = frozenset(
@@ -206,7 +205,7 @@ class _Tidy(HTMLParser):
         elif tag == "dl":
             self._out.append('<div class="entry">')
         elif tag in ("dt", "dd"):
-            # An entry without a description would not be a description list; and pydoc leaves some open.
+            # An entry without a description would be no valid description list; and pydoc leaves some open.
             self._end_part()
             self._in_entry = "</div>"
             self._out.append(f'<div class="{"signature" if tag == "dt" else "doc"}">')
@@ -253,7 +252,7 @@ class _Tidy(HTMLParser):
         self._links.append("</a>" if opening else "")
 
     def _target(self, href: str) -> str:
-        """Where a link leads on this site, or nothing."""
+        """Return the target of a link on this site, or nothing."""
         if re.match(r"https?://[\w.-]+(?:[/?#][\w/?#@!$&'()*+,;=:.~%-]*)?$", href):
             return href
         page, _, fragment = href.partition("#")

@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 from .catalogue import Module, modules
 
-#: Longer queries are cut: everything that is asked for becomes a page that is kept for a while.
+#: Longer queries are cut: each query becomes a page that is kept for a while.
 LONGEST = 80
 MOST = 60
 
 
 class Found(NamedTuple):
-    """What matched, best first: at most :data:`MOST` of ``total``."""
+    """The matches, best first: at most :data:`MOST` of ``total``."""
 
     hits: list[Module]
     total: int
 
 
 def search(query: str) -> Found:
-    """The modules that have every word of the query in their name or summary."""
+    """Return the modules that have every word of the query in their name or summary."""
     words = query.lower().split()
     if not words:
         return Found([], 0)
@@ -29,7 +29,7 @@ def search(query: str) -> Found:
 
 
 def _rank(words: list[str], module: Module) -> tuple[int, ...] | None:
-    """Sorts the better match first; ``None`` is no match. The fewer dots, the more general."""
+    """Return a sort key that puts better matches first, and names with fewer dots; ``None`` is no match."""
     ranks = [_rank_of(word, module) for word in words]
     if None in ranks:
         return None

@@ -1,4 +1,4 @@
-"""The pages, and nothing about keeping them."""
+"""The pages, without any caching."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def begin() -> None:
 
 
 def page(view: str, **data: Any) -> str:
-    """A view, with what each page says of its making."""
+    """Render a view with its footer, which names time and process."""
 
     def took() -> str:
         milliseconds = 1000 * (time.perf_counter() - request.environ["pydoc_bottle.began"])
@@ -116,5 +116,5 @@ def sorry(error: HTTPError) -> str:
 
 
 def _message(error: HTTPError) -> str:
-    # Bottle's own names the path as a whole.
+    # Bottle's own message quotes the whole path.
     return error.body if str(error.body).startswith("There is no") else "There is no such page."

@@ -1,7 +1,7 @@
 """``python -m examples.pydoc_bottle.upgrade json``: an admin job, run when a package was upgraded.
 
-It invalidates the pages that show something of the package, in whatever process they are cached. It needs the
-same ``WSGI_ISR_STORE`` as the server, from the environment.
+It invalidates the pages that show parts of the package, in all processes that cache them. It needs the same
+``WSGI_ISR_STORE`` as the server, from the environment.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .caching import pages_of
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command.
+    """Run the command.
 
     :returns: 0 done; 1 no such package, or not every copy could be invalidated; 2 no store is known.
     """

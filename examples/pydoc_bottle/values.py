@@ -1,4 +1,4 @@
-"""Values as text that is the same in every process, and tells nothing of the machine or its environment."""
+"""Values as text that is the same in every process, and reveals nothing of the machine or its environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-#: What stands for a value that is not shown.
+#: Replaces a hidden value.
 HIDDEN = "…"
 
 #: Data of a module ("*": of any, and of classes) that belongs to the process or its machine.
@@ -39,19 +39,19 @@ OF_THE_PROCESS: dict[str, set[str]] = {
     "zoneinfo": {"TZPATH"},
 }
 
-#: Attributes that some processes have and others have not, or that come out differently in each.
+#: Attributes that only some processes have, or that differ between processes.
 NOT_ALWAYS_THERE = {
     *("__warningregistry__", "__slotnames__", "__static_attributes__", "__firstlineno__"),
     *("last_type", "last_value", "last_traceback", "last_exc", "ps1", "ps2"),
 }
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
-_HANDLERS = re.compile(r"\[<weakref.*?>\]")  # logging.shutdown: all that this process has
+_HANDLERS = re.compile(r"\[<weakref.*?>\]")  # logging.shutdown: all handlers of this process
 _ENVIRON = re.compile(r"environ\(\{.*\}\)", re.DOTALL)  # to the last brace: rather too much than a secret
 
 
 def _places() -> re.Pattern[str]:
-    """The directories of this installation and of whoever runs it. Those that any machine has tell nothing."""
+    """Match the directories of this installation and of its user. Directories of every machine reveal nothing."""
     places = {sys.prefix, sys.base_prefix, sysconfig.get_path("stdlib"), os.getcwd(), os.path.expanduser("~")}
     telling = sorted((place for place in places if len(Path(place).parts) > 3), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, telling)) or r"(?!)")
@@ -61,7 +61,7 @@ _PLACES = _places()
 
 
 def scrub(text: str) -> str:
-    """Without addresses of objects, paths of this machine, and its environment."""
+    """Remove addresses of objects, paths of this machine, and its environment."""
     if len(text) < 8:
         return text
     text = _HANDLERS.sub(f"[{HIDDEN}]", _ADDRESS.sub("", text))
@@ -69,9 +69,9 @@ def scrub(text: str) -> str:
 
 
 class _Values(reprlib.Repr):
-    """Like pydoc's own, but sets are in order, and what has no spelling is shown by its type.
+    """Like pydoc's own, but sets are ordered, and a value without a literal is shown by its type.
 
-    That repr() may tell how far a lock, a logger or a file has come in this process.
+    Otherwise repr() could reveal the state of a lock, a logger or a file in this process.
     """
 
     def __init__(self) -> None:
@@ -102,7 +102,7 @@ _values = _Values()
 
 
 def spell(value: object, longest: int = 240) -> str:
-    """A value as text."""
+    """Return a value as text."""
     text = scrub(_values.repr(value))
     if len(text) <= longest:
         return text
@@ -111,5 +111,5 @@ def spell(value: object, longest: int = 240) -> str:
 
 
 def is_hidden(module: str, name: str) -> bool:
-    """Whether this piece of data is to be left out of what is shown of a module."""
+    """Return whether a module's page must leave out this piece of data."""
     return name in OF_THE_PROCESS["*"] or name in OF_THE_PROCESS.get(module, ())

@@ -1,4 +1,4 @@
-"""Django's own pages for the staff, at ``/admin/``. What their saving invalidates is in ``caching.py``."""
+"""Django's admin pages for the staff, at ``/admin/``; ``caching.py`` invalidates pages when they save."""
 
 from __future__ import annotations
 

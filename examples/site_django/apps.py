@@ -6,13 +6,13 @@ from django.apps import AppConfig
 
 
 class Library(AppConfig):
-    """Models, templates and commands are found through it."""
+    """Registers models, templates and commands."""
 
     name = "examples.site_django"
     label = "library"
 
     def ready(self) -> None:
-        """Once per process, when the models are there."""
+        """Connect the invalidation, once per process, when the models are loaded."""
         from .caching import connect
 
         connect()

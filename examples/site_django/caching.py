@@ -1,4 +1,4 @@
-"""What the cache is told: how old pages may get, and what has changed. All of it is here and in ``menu.py``."""
+"""The instructions for the cache: how old pages may become, and which tags changes invalidate (and ``menu.py``)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # The tags:
-#   events        the list of all of them
-#   topic:<slug>  what shows the events of a topic: its page, and "More of this" beside each of them
+#   events        the list of all events
+#   topic:<slug>  pages that show the events of a topic: its own page, and "More of this" beside each event
 #   event:<slug>  the page of an event
-#   topics        what shows the menu of topics (menu.py)
-# Those that the URL says are here. The others are given where they are known, by cache_tag in views.py.
+#   topics        pages that show the menu of topics (menu.py)
+# Tags that follow from the URL are here. views.py adds the others with cache_tag.
 RULES = {
     "/": Rule(revalidate=60, tags=["events"]),
     "/topics/<slug>/": Rule(revalidate=60, tags=["topic:{slug}"]),
     "/events/<slug>/": Rule(revalidate=300, tags=["event:{slug}"]),
     "/about/": 3600,
-    # Pages for one visitor. Without these lines they would not be stored either, because they set cookies, redirect or
-    # say `private`; 0 saves trying. Everything else is kept for the 60 seconds of wsgi.py, where that is safe.
+    # Pages for one visitor. Even without these lines they would not be stored, because they set cookies, redirect or
+    # say `private`; 0 saves the attempt. All other pages are kept for the 60 seconds of wsgi.py, where that is safe.
     "/login/": 0,
     "/account/": 0,
     "/events/<slug>/reserve/": 0,
@@ -36,21 +36,21 @@ RULES = {
     "/admin/<path:rest>": 0,
 }
 
-# Django gives this cookie to whoever opens a form, for a year. A page that looks at it sets it, and is not stored for
-# that reason; all others are the same with it and without. So who has once seen a form may have pages of the cache.
+# Django gives this cookie, for a year, to each visitor who opens a form. A page that reads the cookie also sets it, and
+# is therefore not stored. All other pages are the same with and without it, so the cache may ignore it.
 NO_PAGE_LOOKS_AT = ["csrftoken"]
 
 
 def pages_with(event: Event, counted_anew: bool = False) -> set[str]:
-    """The tags of the public pages that show something of an event, as it is or as it was loaded.
+    """Return the tags of the public pages that show parts of an event, in its current or its loaded version.
 
-    :param counted_anew: it is new or gone, so that the numbers in the menu change.
+    :param counted_anew: the event is new or gone, so that the numbers in the menu change.
     """
     from .models import Topic
 
     before = event.loaded
     if not event.published and not before.get("published"):
-        return set()  # a draft, and it was one: nobody has seen it
+        return set()  # a draft before and after: no page has shown it
     tags = {"events", f"event:{event.slug}"}
     of_topics = Topic.objects.filter(pk__in={event.topic_id, before.get("topic_id", event.topic_id)})
     tags |= {f"topic:{slug}" for slug in of_topics.values_list("slug", flat=True)}
@@ -60,7 +60,7 @@ def pages_with(event: Event, counted_anew: bool = False) -> set[str]:
 
 
 def connect() -> None:
-    """From now on, what is saved or deleted in this process is seen at once by everybody."""
+    """Invalidate pages at each change in this process, from now on: all visitors see it at once."""
     for signal in (post_save, post_delete):
         signal.connect(_event_changed, "library.Event", dispatch_uid="caching")
         signal.connect(_topic_changed, "library.Topic", dispatch_uid="caching")
@@ -77,7 +77,7 @@ def _topic_changed(instance: Topic, **_: Any) -> None:
 
 
 def _reservation_changed(instance: Reservation, **_: Any) -> None:
-    # Only its own page says how many places an event has left. The lists stay.
+    # Only the event's own page shows how many places are left. The lists stay.
     _drop({f"event:{instance.event.slug}"})
 
 
@@ -86,8 +86,8 @@ def _drop(tags: set[str]) -> None:
         try:
             invalidate(tags=sorted(tags))
         except ISRError as error:
-            # A node that is away is no error: the journal keeps what it has missed, and the log says so. An error is a
-            # damaged file of the store, say. What was saved is saved, and pages show it when they are renewed.
+            # An unreachable node raises no error: the journal keeps its invalidations, and the log says so. An error
+            # is a damaged store file, for example. The change is saved, and pages show it when they are regenerated.
             _log.warning("%s", error)
 
     # Not earlier: a page that is rendered before the commit would show the old data, and be kept as new.

@@ -1,4 +1,4 @@
-"""The database: made and filled once, whoever comes first."""
+"""The database: created and filled once, by the first process that needs it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .models import Topic
 
 
 def ensure() -> bool:
-    """Make the tables and what is in them at first, where they are missing; whether any of it was.
+    """Create the tables and their initial content where they are missing; return whether any was.
 
-    Processes that start together take turns by a lock on a file. What a kill leaves half done, the next start
-    completes: each migration is one transaction, and so is the filling. No connection is left open: with
-    ``gunicorn --preload`` this runs before the fork.
+    Processes that start together take turns by a lock on a file. If a start is killed, the next one completes its work:
+    each migration is one transaction, and so is the filling. No connection is left open: with ``gunicorn --preload``
+    this runs before the fork.
     """
     with open(settings.DATA / "setup.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -10,7 +10,7 @@ from .models import Event, Reservation
 
 
 class ReservationForm(forms.ModelForm):
-    """For everybody."""
+    """The reservation form, for all visitors."""
 
     class Meta:
         model = Reservation
@@ -22,7 +22,7 @@ class ReservationForm(forms.ModelForm):
 
 
 class EventForm(forms.ModelForm):
-    """For the staff."""
+    """The event form, for the staff."""
 
     class Meta:
         model = Event
@@ -33,7 +33,7 @@ class EventForm(forms.ModelForm):
         }
 
     def clean_seats(self) -> Any:
-        """Nobody who has a place loses it."""
+        """Return the number of seats; refuse one below the number of reserved places."""
         taken = self.instance.seats - self.instance.places_left
         if self.cleaned_data["seats"] < taken:
             raise forms.ValidationError(f"{taken} places are reserved already.")

@@ -11,7 +11,7 @@ from pathlib import Path
 def main() -> None:
     """Run a command of Django or of the site."""
     if not __package__:
-        # Run as a file, Python looks for modules in its folder; those of the site are named from the root.
+        # Run as a file, Python looks for modules in its folder; modules of the site are named from the root.
         sys.path[0] = str(Path(__file__).resolve().parents[2])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "examples.site_django.settings")
     from django.core.management import execute_from_command_line

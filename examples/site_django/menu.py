@@ -15,7 +15,7 @@ from .models import Topic
 
 @dataclass(frozen=True)
 class MenuItem:
-    """A topic, and how much of it there is to come."""
+    """A topic, and its number of upcoming events."""
 
     slug: str
     name: str
@@ -24,17 +24,17 @@ class MenuItem:
 
 @cached(revalidate=300, tags=["topics"])
 def menu() -> list[MenuItem]:
-    """Counted once for all pages that show it, those of visitors who are logged in included.
+    """Count once for all pages that show the menu, including those for logged-in visitors.
 
-    A page that uses it gets its tag and what is left of its five minutes, so nobody has to remember which
-    pages those are. It returns plain data: what is stored is no code, and a model instance would be more than what was
-    read (it could go back to the database, or write to it).
+    A page that uses the menu gets its tag and the rest of its five minutes, so no list of such pages is needed. The
+    function returns plain data: stored data is no code. A model instance would be more than the data that was read
+    (it could query the database again, or write to it).
     """
     to_come = Q(event__published=True, event__starts__gte=timezone.now())
     try:
         topics = Topic.objects.annotate(events=Count("event", filter=to_come)).order_by("name")
         return [MenuItem(topic.slug, topic.name, topic.events) for topic in topics]
     finally:
-        # When it is renewed in the background, there is no request at whose end Django would do it.
+        # In a background refresh there is no request, at whose end Django would close the connection.
         if not connection.in_atomic_block:
             connection.close()

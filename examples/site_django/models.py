@@ -1,4 +1,4 @@
-"""What the library keeps: topics, events, and who has reserved a place."""
+"""The data of the library: topics, events, and reservations."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class Topic(models.Model):
         return self.name
 
     def get_absolute_url(self) -> str:
-        """Its page."""
+        """Return the URL of its page."""
         return reverse("topic", args=[self.slug])
 
 
 class Events(models.QuerySet["Event"]):
-    """What one asks for."""
+    """The usual queries."""
 
     def upcoming(self) -> Events:
-        """What the public lists show."""
+        """Return the events on the public lists."""
         return self.filter(published=True, starts__gte=timezone.now()).select_related("topic").order_by("starts", "pk")
 
     def with_places(self) -> Events:
-        """With ``places_left``."""
+        """Return the events with ``places_left``."""
         return self.annotate(places_left=F("seats") - Coalesce(Sum("reservation__people"), 0))
 
 
 class Event(models.Model):
-    """Something that one can go to. Nobody but the staff sees it before it is published."""
+    """An event of the library. Only the staff sees it before it is published."""
 
     slug = models.SlugField(unique=True)
     title = models.CharField(max_length=100)
@@ -63,7 +63,7 @@ class Event(models.Model):
 
     objects = Events.as_manager()
 
-    #: The columns as they were read: what the pages showed of this event until now. Empty for a new one.
+    #: The columns as they were read: the previously published version of this event. Empty for a new one.
     loaded: Mapping[str, Any] = MappingProxyType({})
 
     class Meta:
@@ -74,33 +74,33 @@ class Event(models.Model):
 
     @classmethod
     def from_db(cls, db: str | None, field_names: Collection[str], values: Sequence[Any], **more: Any) -> Event:
-        """Remember what came from the database, so that a change can be told from the rest."""
+        """Remember the loaded columns, so that changes can be found."""
         event = super().from_db(db, field_names, values, **more)
         event.loaded = dict(zip(field_names, values, strict=True))
         return event
 
     def get_absolute_url(self) -> str:
-        """Its page."""
+        """Return the URL of its page."""
         return reverse("event", args=[self.slug])
 
     @property
     def ends(self) -> datetime:
-        """When one goes home."""
+        """Return the end of the event."""
         return self.starts + timedelta(minutes=self.minutes)
 
     @property
     def is_over(self) -> bool:
-        """Whether it has begun: nobody can reserve a place any more."""
+        """Return whether it has begun: no more places can be reserved."""
         return self.starts < timezone.now()
 
 
 def new_code() -> str:
-    """What nobody can guess."""
+    """Return a code that cannot be guessed."""
     return secrets.token_urlsafe(12)
 
 
 class Reservation(models.Model):
-    """Places for somebody, with or without an account. Whoever knows the code may look at it and cancel it."""
+    """Reserved places, with or without an account. Visitors who know the code may look at it and cancel it."""
 
     code = models.CharField(max_length=24, unique=True, default=new_code, editable=False)
     event = models.ForeignKey(Event, on_delete=models.CASCADE)
@@ -118,5 +118,5 @@ class Reservation(models.Model):
         return f"{self.name} for {self.event}"
 
     def get_absolute_url(self) -> str:
-        """Its page, which is no secret to whoever has the link."""
+        """Return the URL of its page; every visitor with this link may open it."""
         return reverse("reservation", args=[self.code])

@@ -1,7 +1,7 @@
-"""What is in the database at first: two accounts, five topics, and eight weeks of events from today on.
+"""The initial content of the database: two accounts, five topics, and eight weeks of events from today on.
 
 The events are in ``programme.txt``: a head of ``Name: value`` lines, an empty line and the text; lines of ``---``
-in between.
+separate them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ TOPICS = (
 
 @transaction.atomic
 def fill() -> None:
-    """Into empty tables: all of it, or nothing."""
+    """Fill empty tables, with all of it or nothing."""
     users = get_user_model().objects
     staff = users.create_user("librarian", password="librarian", first_name="Noor", last_name="Haddad", is_staff=True)
     staff.user_permissions.set(Permission.objects.filter(content_type__app_label="library"))  # in the admin
     users.create_user("reader", password="reader", first_name="Sam", last_name="Whitlock")
-    # Many at once, and no signals: there is no page yet that could show them.
+    # Bulk inserts send no signals: there is no page yet that could show the rows.
     Topic.objects.bulk_create(Topic(slug=slug, name=name, about=about) for slug, name, about in TOPICS)
     Event.objects.bulk_create(_events({topic.slug: topic for topic in Topic.objects.all()}))
 

@@ -7,17 +7,17 @@ import tempfile
 from pathlib import Path
 
 BASE = Path(__file__).resolve().parent
-#: The database, the key and the stored pages; git ignores it.
+#: The directory of the database, the key and the stored pages; git ignores it.
 DATA = Path(os.environ.get("LIBRARY_DATA") or BASE / "data").absolute()
 DATA.mkdir(parents=True, exist_ok=True)
 
-# In the environment, because that is where ISR in wsgi.py, the commands of manage.py and `wsgi-isr` all look.
-# A path that does not depend on the current folder: a cron job must find the very store of the server.
+# Set in the environment, because ISR in wsgi.py, the commands of manage.py and `wsgi-isr` all read it there.
+# The path is independent of the current folder: a cron job must find the same store as the server.
 os.environ.setdefault("WSGI_ISR_STORE", f"sqlite:///{DATA / 'pages.sqlite3'}")
 
 
 def _kept_key(path: Path) -> str:
-    """The key in the file, made once, however many processes start at the same time."""
+    """Return the key in the file, which the first of several starting processes creates."""
     if not path.exists():
         from django.core.management.utils import get_random_secret_key
 
@@ -25,7 +25,7 @@ def _kept_key(path: Path) -> str:
             new.write(get_random_secret_key())
             new.flush()
             try:
-                os.link(new.name, path)  # whole, or not at all, and never in the place of another one
+                os.link(new.name, path)  # atomic, and never replaces an existing key
             except FileExistsError:
                 pass
     return path.read_text()
@@ -91,8 +91,8 @@ LANGUAGE_CODE = "en-gb"
 USE_I18N = False
 USE_TZ = True
 TIME_ZONE = "UTC"
-# For TLS in front of it, add SECURE_PROXY_SSL_HEADER, SESSION_COOKIE_SECURE, CSRF_COOKIE_SECURE, CSRF_TRUSTED_ORIGINS.
-# Without this, Django says nothing about an error unless it can send it by mail.
+# With TLS in front, add SECURE_PROXY_SSL_HEADER, SESSION_COOKIE_SECURE, CSRF_COOKIE_SECURE, CSRF_TRUSTED_ORIGINS.
+# Without this, Django reports an error only by mail.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

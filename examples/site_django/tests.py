@@ -21,7 +21,7 @@ from . import seed
 from .menu import MenuItem, menu
 from .models import Event, Reservation, Topic
 
-# Not the store of the site that may be running beside.
+# Do not use the store of a site that may be running beside.
 os.environ["WSGI_ISR_STORE"] = "null://"
 
 PUBLIC = ["/", "/topics/music/", "/events/story-hour/", "/about/", "/events/none/", "/topics/none/", "/none/"]
@@ -31,13 +31,13 @@ EDIT = "/events/story-hour/edit/"
 
 
 def token_in(page: str) -> str:
-    """The token of the first form."""
+    """Return the token of the first form."""
     return re.findall(r'name="csrfmiddlewaretoken" value="(\w+)"', page)[0]
 
 
 @override_settings(PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"])
 class SiteTestCase(TestCase):
-    """With the first programme in the database."""
+    """A test case with the first programme in the database."""
 
     @classmethod
     def setUpTestData(cls) -> None:
@@ -49,19 +49,19 @@ class SiteTestCase(TestCase):
         self.reader, self.librarian = users.get(username="reader"), users.get(username="librarian")
 
     def as_(self, user: object) -> Client:
-        """A client who is logged in."""
+        """Return a logged-in client."""
         client = Client()
         client.force_login(user)
         return client
 
     def refuse(self, client: Client, path: str, **form: object) -> None:
-        """The form is turned away for its token."""
+        """Check that the form is refused for its token."""
         with self.assertLogs("django.security.csrf", "WARNING"):
             answer = client.post(path, form)
         self.assertContains(answer, "This form is too old", status_code=403)
 
     def form(self, **changes: object) -> dict[str, object]:
-        """The form of the staff as the browser sends it."""
+        """Return the form of the staff as the browser sends it."""
         names = ("title", "summary", "text", "topic_id", "starts", "minutes", "place", "seats", "published")
         form = {name.removesuffix("_id"): getattr(self.event, name) for name in names}
         return {**form, "starts": f"{self.event.starts:%Y-%m-%dT%H:%M}", **changes}
@@ -226,20 +226,20 @@ class Editing(SiteTestCase):
 
 
 class Invalidation(SiteTestCase):
-    """What each change tells the cache."""
+    """The invalidations of each change."""
 
     OWN = frozenset({"event:story-hour", "topic:children", "events"})
 
     def dropped(self) -> AbstractContextManager[mock.Mock]:
-        """What is said to the cache in here."""
+        """Record the invalidations in the block."""
         return mock.patch("examples.site_django.caching.invalidate")
 
     def check(self, expected: set[str] | frozenset[str], said: mock.Mock) -> None:
-        """That once, and nothing else."""
+        """Check that exactly these tags were invalidated, once."""
         assert [set(call.kwargs["tags"]) for call in said.call_args_list] == ([set(expected)] if expected else [])
 
     def save(self, event: Event, **changes: object) -> mock.Mock:
-        """Change and save it, and commit."""
+        """Change, save and commit an event; return the recorded invalidations."""
         with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
             for name, value in changes.items():
                 setattr(event, name, value)

@@ -21,6 +21,6 @@ urlpatterns = [
     path("account/", views.Account.as_view(), name="account"),
     path("login/", LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("logout/", LogoutView.as_view(), name="logout"),
-    # Left to nginx or WhiteNoise elsewhere. Here there is a cache in front.
+    # On real sites, nginx or WhiteNoise serves these. Here there is a cache in front.
     path("static/<path:path>", serve, {"insecure": True}, name="static"),
 ]

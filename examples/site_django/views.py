@@ -1,4 +1,4 @@
-"""The pages. Nothing here knows about caching but ``cache_tag``, where a page shows more than its URL says."""
+"""The pages. Their only code for the cache is ``cache_tag``, where a page shows more than its URL says."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from .models import Event, Events, Reservation, Topic
 
 
 def made(_request: HttpRequest) -> dict[str, Any]:
-    """For the foot of each page: when it was rendered, and by which process."""
+    """Return the footer of each page: the time of its render, and the process."""
     return {"made_at": timezone.now(), "made_by": os.getpid()}
 
 
-# For everybody
+# Public pages
 
 
 class Programme(ListView):
-    """All that is to come."""
+    """All upcoming events."""
 
     template_name = "library/programme.html"
     context_object_name = "events"
     extra_context = {"menu": menu}
 
     def get_queryset(self) -> Events:
-        """By date."""
+        """Return the events by date."""
         return Event.objects.upcoming()
 
 
@@ -49,7 +49,7 @@ class TopicPage(DetailView):
     extra_context = {"menu": menu}
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
-        """With the events."""
+        """Add the events."""
         return super().get_context_data(events=self.object.event_set.upcoming(), **context)
 
 
@@ -59,14 +59,14 @@ class EventPage(DetailView):
     template_name = "library/event.html"
 
     def get_queryset(self) -> Events:
-        """The staff sees drafts, too."""
+        """Return all events for the staff, and published ones for other visitors."""
         events = Event.objects.select_related("topic").with_places()
         return events if self.request.user.is_staff else events.filter(published=True)
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
-        """With what else there is of its topic."""
+        """Add the other events of its topic."""
         topic = self.object.topic
-        # It shows titles of other events. Which topic that is, the URL does not say.
+        # The page shows titles of other events. The URL does not say of which topic.
         cache_tag(f"topic:{topic.slug}")
         more = topic.event_set.upcoming().exclude(pk=self.object.pk)[:3]
         return super().get_context_data(more=more, **context)
@@ -78,28 +78,28 @@ class About(TemplateView):
     template_name = "library/about.html"
 
 
-# For one visitor: with forms, which carry a token that is theirs alone
+# Private pages, with forms, whose tokens belong to one visitor
 
 
 @method_decorator(never_cache, "dispatch")
 class Reserve(CreateView):
-    """The form by which everybody reserves places."""
+    """The form that reserves places, for all visitors."""
 
     form_class = ReservationForm
     template_name = "library/reserve.html"
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
-        """With the event."""
+        """Add the event."""
         return super().get_context_data(event=self._event(), **context)
 
     def get_initial(self) -> dict[str, Any]:
-        """Who has an account need not type their name."""
+        """Fill in the name of a logged-in visitor."""
         user = self.request.user
         return {"name": user.get_full_name()} if user.is_authenticated else {}
 
     def form_valid(self, form: ReservationForm) -> HttpResponse:
-        """Save it, where there are places enough."""
-        # Transactions that write come one after the other here, so nobody else takes the last place in between.
+        """Save the reservation if there are enough places."""
+        # Write transactions run one after the other here, so no other one takes the last place in between.
         with transaction.atomic():
             event = self._event()
             if event.is_over or form.cleaned_data["people"] > event.places_left:
@@ -116,14 +116,14 @@ class Reserve(CreateView):
 
 @method_decorator(never_cache, "dispatch")
 class ReservationPage(DetailView):
-    """What was reserved, for whoever has the link; POST cancels it."""
+    """A reservation, for visitors with the link; POST cancels it."""
 
     queryset = Reservation.objects.select_related("event")
     slug_field = slug_url_kwarg = "code"
     template_name = "library/reservation.html"
 
     def post(self, request: HttpRequest, **_: Any) -> HttpResponse:
-        """Cancel."""
+        """Cancel the reservation."""
         reservation = self.get_object()
         reservation.delete()
         return HttpResponseRedirect(reservation.event.get_absolute_url())
@@ -131,29 +131,29 @@ class ReservationPage(DetailView):
 
 @method_decorator(never_cache, "dispatch")
 class Account(LoginRequiredMixin, ListView):
-    """What the visitor has reserved."""
+    """The visitor's reservations."""
 
     template_name = "library/account.html"
     context_object_name = "reservations"
 
     def get_queryset(self) -> Any:
-        """Their own."""
+        """Return the visitor's own reservations."""
         return Reservation.objects.filter(user=self.request.user).select_related("event")
 
     def get_context_data(self, **context: Any) -> dict[str, Any]:
-        """The staff gets the drafts, too."""
+        """Add the drafts, for the staff."""
         drafts = Event.objects.filter(published=False) if self.request.user.is_staff else []
         return super().get_context_data(drafts=drafts, **context)
 
 
 @method_decorator(never_cache, "dispatch")
 class EditEvent(UserPassesTestMixin, UpdateView):
-    """The form of the staff. What its saving invalidates is in ``caching.py``."""
+    """The form of the staff; ``caching.py`` invalidates pages when it saves."""
 
     queryset = Event.objects.with_places()
     form_class = EventForm
     template_name = "library/edit.html"
 
     def test_func(self) -> bool:
-        """Staff only; others are asked to log in, or told that it is not for them."""
+        """Allow the staff; other visitors are asked to log in, or refused."""
         return self.request.user.is_staff

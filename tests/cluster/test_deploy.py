@@ -1,6 +1,7 @@
-"""Every file of ``cluster/deploy``, by the strictest judge there is; and each judge, by a broken file.
+"""Check every file of ``cluster/deploy`` with the strictest validator available; and each validator, with a broken
+file.
 
-A judge that is not installed fails its tests with a line that says what to install.
+A missing validator fails its tests with a line that says what to install.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ LOG_LINES = DOCS / "reference" / "log-lines.md"
 SECRET = DEPLOY / "isr-secrets.example.yaml"
 KUBERNETES = sorted((DEPLOY / "kubernetes").iterdir())
 SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix in (".service", ".socket"))
-#: What nginx.conf writes to.
+#: Directories that nginx.conf writes to.
 NGINX_WRITES = ("/run/isr-nginx", "/var/lib/isr-nginx")
 NGINX = sorted((DEPLOY / "nginx").glob("upstream*.conf"))
 
 
-# The judges: each returns what is wrong, or nothing ------------------------------------------------------
+# The validators: each returns the errors, or nothing -----------------------------------------------------
 
 
 def program(name: str, package: str) -> str:
-    """Where a program of the system is."""
+    """Return the path of a program of the system."""
     found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), *SBIN]))
     if found is None:
         pytest.fail(f"{name} is not installed: apt-get install {package}", pytrace=False)
@@ -62,13 +63,13 @@ def program(name: str, package: str) -> str:
 
 
 def of_python(name: str, package: str) -> None:
-    """A module of the extra ``dev``."""
+    """Check that a module of the extra ``dev`` is installed."""
     if importlib.util.find_spec(name) is None:
         pytest.fail(f"{package} is not installed: pip install '.[dev]'", pytrace=False)
 
 
 def complaints(*command: str | Path, **more: Any) -> str:
-    """What a command had to say, if it had something: some warn of unknown keys and exit with 0."""
+    """Return a command's output if it has any: some warn of unknown keys and exit with 0."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60, **more
     )
@@ -77,7 +78,7 @@ def complaints(*command: str | Path, **more: Any) -> str:
 
 def judge_compose(path: Path, _scratch: Path) -> str:
     of_python("check_jsonschema", "check-jsonschema")
-    schema = "vendor.compose-spec"  # comes with it: nothing is downloaded
+    schema = "vendor.compose-spec"  # part of the package: nothing is downloaded
     return complaints(sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, path)
 
 
@@ -101,7 +102,7 @@ def judge_dockerfile(path: Path, _scratch: Path) -> str:
 
 
 def judge_unit(path: Path, scratch: Path) -> str:
-    """Instance 8001 of a template, next to its socket, with programs that are there."""
+    """Check instance 8001 of a template, next to its socket, with programs that exist."""
     analyze = program("systemd-analyze", "systemd")
     there = scratch / "program"
     there.write_text("#!/bin/sh\n")
@@ -120,7 +121,7 @@ def judge_unit(path: Path, scratch: Path) -> str:
         timeout=60,
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{scratch}:"},
     )
-    # Of other units on this machine, it may say what it likes.
+    # Messages about other units on this machine are allowed.
     lines = [line for line in done.stdout.splitlines() if path.name.partition("@")[0] in line or str(scratch) in line]
     return "\n".join(lines) or (done.stdout if done.returncode else "")
 
@@ -130,7 +131,7 @@ def judge_nginx(path: Path, scratch: Path) -> str:
 
 
 def nginx_for(upstream: Path, scratch: Path, port: int = 8080, journal: str = "/dev/log") -> Path:
-    """The configuration with its files under ``scratch``, and names that only a cluster knows as addresses."""
+    """Return the configuration with its files under ``scratch``, and addresses instead of names in a cluster."""
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
     conf = scratch / "nginx.conf"
     for directory in NGINX_WRITES:
@@ -176,7 +177,7 @@ def test_a_file_passes(path: Path, judge: Callable[[Path, Path], str], tmp_path:
 
 def test_no_file_is_left_out() -> None:
     judged = {path for path, _ in JUDGED}
-    others = {"README.md", "Dockerfile.dockerignore", "nginx.conf", "app.env"}  # judged with others, or by tests below
+    others = {"README.md", "Dockerfile.dockerignore", "nginx.conf", "app.env"}  # checked with others, or by tests below
     files = [path for path in DEPLOY.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {path.name for path in files if path not in judged} == others
 
@@ -218,7 +219,7 @@ def test_a_broken_file_does_not_pass(
     assert judge(broken, scratch) != ""
 
 
-# What no schema knows ------------------------------------------------------------------------------------
+# Rules without a schema ----------------------------------------------------------------------------------
 
 
 def compose() -> dict[str, Any]:
@@ -237,7 +238,7 @@ def env_file(path: Path) -> dict[str, str]:
 
 
 def compose_environment() -> dict[str, str]:
-    """With what the shell would put in place of ${NAME:-default}."""
+    """Return the variables, with the shell's substitutes for ${NAME:-default}."""
     given = compose()["services"]["app-1"]["environment"]
     return {name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) for name, value in given.items()}
 
@@ -315,13 +316,13 @@ def test_no_secret_is_applied_with_the_rest() -> None:
 def test_whoever_believes_everybody_is_reached_by_few() -> None:
     everybody = {way for way in ENVIRONMENTS if way()["FORWARDED_ALLOW_IPS"] == "*"}
     assert everybody == {compose_environment, kubernetes_environment}, "each needs a fence, and a test here"
-    # Compose: no port is published, and nobody but what is in front shares a network with it that leads out.
+    # Compose: no port is published, and only the services in front share a network with it that leads out.
     services = compose()["services"]
     assert not any("ports" in service for name, service in services.items() if name != "nginx")
     networks = compose()["networks"]
     outside = {name for name in services["app-1"]["networks"] if not (networks[name] or {}).get("internal")}
     assert {name for name, one in services.items() if outside & {*one["networks"]}} == {"app-1", "app-2", "nginx"}
-    # Kubernetes: a policy for its pods, and each way in says from where.
+    # Kubernetes: a policy for its pods, and each ingress rule names its source.
     labels = manifests()["Deployment", "isr-app"]["spec"]["template"]["metadata"]["labels"]
     policies = [
         document["spec"]
@@ -349,7 +350,7 @@ def gunicorn() -> dict[str, Any]:
 
 
 def test_every_setting_of_gunicorn_is_one() -> None:
-    """It ignores what it does not know."""
+    """gunicorn ignores unknown settings."""
     from gunicorn.config import make_settings
 
     ours = {name for name in gunicorn() if not name.startswith("_")} - {"annotations", "os"}
@@ -362,7 +363,7 @@ def test_gunicorn_has_every_hook() -> None:
 
 
 def units(name: str) -> configparser.ConfigParser:
-    # A setting may be there several times; here, the last will do.
+    # A setting may occur several times; here, the last one is enough.
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(DEPLOY / "systemd" / name)
@@ -372,7 +373,7 @@ def units(name: str) -> configparser.ConfigParser:
 def test_whoever_stops_an_instance_waits_longer_than_it_drains() -> None:
     drain = Config.load(environ={}, options={"store": "memory://"}).settings.drain_timeout
     assert gunicorn()["graceful_timeout"] > drain
-    # Renderers are asked to stop when the last worker is gone, and get as long as workers and a second more.
+    # Renderers are asked to stop after the last worker's end, and get as long as workers and a second more.
     graceful = gunicorn()["graceful_timeout"] + drain + 1
     pod = manifests()["Deployment", "isr-app"]["spec"]["template"]["spec"]
     before = int(pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -393,11 +394,11 @@ def test_nginx_lets_go_of_idle_connections_before_gunicorn_and_waits_for_a_rende
 
 
 def connections(instances: int, workers: int, threads: int) -> int:
-    """Return the connections to one node, at the most: docs/explanation/sizing.md."""
+    """Return the maximum of connections to one node: docs/explanation/sizing.md."""
     settings = Config.load(environ={}, options={"store": "memory://"}).settings
     background = settings.background_threads
     of_a_worker = min(USUAL.pool, threads + background + 1) + 1
-    # Threads that take jobs, and those of its own: for what is due of the parts of a page.
+    # Threads that take jobs, and one of its own, for due parts of a page.
     of_a_renderer = min(USUAL.pool, 2 * background + 1) + 1
     return instances * (workers * of_a_worker + settings.renderers * of_a_renderer)
 
@@ -474,8 +475,8 @@ def test_the_probes_ask_for_something_that_is_there() -> None:
     assert (ROOT / "examples" / "blog_flask" / next(iter(paths)).lstrip("/")).exists()
 
 
-# gunicorn as isr-app@.service confines it: its filter of system calls, and no memory that can be written and executed
-# (PR_SET_MDWE of the kernel, which is what systemd uses where there is one).
+# gunicorn under the restrictions of isr-app@.service: its filter of system calls, and no memory that is both writable
+# and executable (PR_SET_MDWE of the kernel, which systemd uses where available).
 CONFINED = """
 import ctypes, mmap, os, sys
 names, arguments = sys.argv[1].split(), sys.argv[2:]
@@ -505,7 +506,7 @@ os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *arguments])
 
 
 def allowed(group: str) -> set[str]:
-    """The system calls of a group of systemd's."""
+    """Return the system calls of a group of systemd's."""
     command = [program("systemd-analyze", "systemd"), "syscall-filter", group]
     lines = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60).stdout.splitlines()
     names = {line.strip() for line in lines[1:] if line.strip() and not line.strip().startswith("#")}
@@ -519,7 +520,7 @@ def test_the_renderers_work_within_what_systemd_allows(tmp_path: Path) -> None:
     node = Memcached()
     with contextlib.ExitStack() as stack:
         stack.callback(node.kill)
-        # Not below tmp_path: sockets are elsewhere where the path is long.
+        # Not below tmp_path: its length would move the sockets elsewhere.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         env = {
             "WSGI_ISR_STORE": f"memcached://{node.name}",
@@ -561,7 +562,7 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
                     env,
                     "examples.blog_flask:app",
                     arguments=["--config", str(DEPLOY / "gunicorn.conf.py")],
-                    program=["-m", "gunicorn"],  # with no other hooks than those of the file
+                    program=["-m", "gunicorn"],  # with the hooks of the file alone
                 )
             )
             for number in range(2)
@@ -571,7 +572,7 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
         for written, instance in zip(("8001", "8002"), instances, strict=True):
             text = text.replace(written, str(instance.port))
         upstream.write_text(text)
-        # Not below tmp_path: there is room for 107 characters.
+        # Not below tmp_path: a socket's path has at most 107 characters.
         name = str(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "journal")
         journal = stack.enter_context(socket(AF_UNIX, SOCK_DGRAM))
         journal.settimeout(PATIENCE)
@@ -590,7 +591,7 @@ def test_nginx_and_two_instances_serve_pages_from_one_node_with_these_files(tmp_
 
 
 class Silent:
-    """``with Silent() as silent:`` an instance that takes requests and never answers them.
+    """Run an instance that takes requests and never answers them: ``with Silent() as silent:``.
 
     :param breaks: it closes the connection instead.
     """
@@ -641,7 +642,7 @@ def test_what_nginx_sends_to_another_instance(
         upstream = tmp_path / "upstream"
         text = (DEPLOY / "nginx" / "upstream.conf").read_text()
         upstream.write_text(text.replace("8001", str(one.port)).replace("8002", str(other.port)))
-        # A second there takes 50 ms here.
+        # A second of the timeouts takes 50 ms here.
         with nginx(upstream, tmp_path, seconds=50, answers=False) as port:
             assert ask(port, "/", method=method).status == status
         assert one.requests + other.requests == sent
@@ -696,10 +697,11 @@ def listens(port: int) -> bool:
 def nginx(
     upstream: Path, tmp_path: Path, seconds: int = 1000, answers: bool = True, journal: str = "nobody"
 ) -> Iterator[int]:
-    """On a free port, until the block ends.
+    """Run nginx on a free port until the block ends.
 
-    :param seconds: how many milliseconds a second of its proxy's timeouts takes. :param answers: somebody is behind it.
-    :param journal: the socket that its lines go to.
+    :param seconds: how many milliseconds a second of its proxy's timeouts takes.
+    :param answers: whether an instance is behind it.
+    :param journal: the socket that its log lines go to.
     """
     directory = tmp_path / "nginx"
     directory.mkdir()

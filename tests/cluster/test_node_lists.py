@@ -1,4 +1,4 @@
-"""What becomes of pages and invalidations when the list of nodes changes: what ``docs/how-to/nodes.md`` says."""
+"""Check pages and invalidations after a change of the list of nodes, as ``docs/how-to/nodes.md`` describes them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def cluster() -> Iterator[Cluster]:
 
 
 def stamps(store: Store) -> TagVersions:
-    """The control plane of a process that asks each time."""
+    """Return the control plane of a process that asks each time."""
     return TagVersions(store, KEYS.tag, KEYS.epoch, coherence=0, monotonic=time.monotonic)
 
 
 def tag_that_moves_to(store: Store, node: Memcached) -> str:
-    """A tag that belongs on ``node``, once it is in the list."""
+    """Return a tag that belongs on ``node``, once the node is in the list."""
     tags = (f"tag:{number}" for number in itertools.count())
     return next(tag for tag in tags if store.node_of(KEYS.tag(tag)) == node.name)
 
@@ -57,10 +57,10 @@ def test_processes_with_different_lists_do_not_see_each_others_invalidations(clu
     everything = "all"
     proof = after.prove(after.capture([tag, everything]), [tag, everything])
 
-    # Acknowledged by a process that still has the old list, and seen by nobody who has the new one ...
+    # Acknowledged by a process that still has the old list, and unseen by processes with the new one ...
     assert before.invalidate([tag], Mode.EXPIRE) == {}
     assert after.standing(proof, after.epochs()) is Validity.VALID
-    # ... until somebody with the new list invalidates everything, which is what the guide ends with.
+    # ... until a process with the new list invalidates everything, the last step of the guide.
     assert after.invalidate([everything], Mode.STALE) == {}
     assert after.standing(proof, after.epochs()) is Validity.STALE
 
@@ -81,13 +81,13 @@ def test_a_node_that_is_replaced_under_its_name_begins_with_nothing(cluster: Clu
         assert time.monotonic() < deadline
     assert process.standing(on_it, process.epochs()) is Validity.PURGED
     assert process.standing(elsewhere, process.epochs()) is Validity.VALID
-    # Invalidations are delivered again, and seen by everybody with the same list.
+    # Invalidations are delivered again, and seen by all processes with the same list.
     assert process.invalidate([here, there], Mode.EXPIRE) == {}
 
 
 @pytest.mark.parametrize(("nodes", "purged"), [(3, 94), (10, 52), (30, 21)])
 def test_how_many_pages_carry_a_tag_that_is_on_one_node(nodes: int, purged: int, figure: Callable[[str], None]) -> None:
-    """The mean over all nodes; tags that every page has are on one of them each."""
+    """Check the mean over all nodes; tags that every page has are on one of them each."""
     config = Config.load({"/p/<int:number>": 60}, {"store": "memory://"}, {})
     policy = config.rules.policies["/p/<int:number>"]
     ring = Ring(f"memcached-{number}.memcached:11211" for number in range(nodes))

@@ -1,4 +1,4 @@
-"""The simulator, held against what must hold in any cluster, and against sums that can be done by hand."""
+"""The simulator, compared with invariants of any cluster, and with sums that can be done by hand."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ small = st.builds(
 def test_without_faults_each_window_has_one_render(parameters: Parameters) -> None:
     figures = simulate(parameters)
     assert set(figures.renders_per_window) <= {1}
-    # Those under way at the end have not closed their window.
+    # Renders in progress at the end have not closed their window.
     assert sum(figures.renders_per_window.values()) <= figures.renders_in_all
     assert figures.renders_in_all - sum(figures.renders_per_window.values()) <= parameters.pages
     if figures.herd.most is not None:
@@ -100,7 +100,7 @@ def test_every_request_is_answered_in_one_way_or_still_waits(parameters: Paramet
 def test_busy_processes_read_the_epochs_of_every_node_once_in_each_interval(coherence: float) -> None:
     parameters = Parameters(instances=10, workers=4, nodes=3, pages=50, rate=40_000, coherence=coherence, duration=5)
     figures = simulate(parameters)
-    # It lapses, and the next request asks: 1 / 1000 s later, in the mean.
+    # An epoch expires, and the next request polls: 1 / 1000 s later, on average.
     once = coherence + parameters.processes / parameters.rate
     assert figures.epoch_reads == pytest.approx(40 * 3 / once, rel=0.03)
     assert figures.epoch_reads == pytest.approx(40 * 3 / coherence, rel=0.05)
@@ -121,7 +121,7 @@ def test_without_coherence_each_request_asks() -> None:
 def test_renders_are_as_many_as_a_renewal_process_has(follow: int) -> None:
     parameters = Parameters(pages=300, rate=200, revalidate=5, render=0.2, duration=200, follow=follow)
     popularity = Popularity(parameters.pages, parameters.zipf)
-    # A page is young for so long, then somebody has to come, then it is rendered.
+    # A page is young for that long, then a request has to come, then the page is rendered.
     expected = sum(1 / (5 + 1 / (200 * popularity.share(number)) + 0.2) for number in range(300))
     assert simulate(parameters).renders == pytest.approx(expected, rel=0.03)
 
@@ -158,7 +158,7 @@ def test_after_failures_a_window_has_several_renders_and_their_pauses_grow() -> 
     figures = simulate(Parameters(pages=20, rate=400, revalidate=1, failing=0.5, duration=60))
     assert figures.renders_failed > 0
     assert max(figures.renders_per_window) > 1
-    # Backing off for 1 s and more instead of rendering at every request.
+    # Back-off for 1 s and more instead of a render at every request.
     assert figures.renders < 20
 
 

@@ -1,4 +1,4 @@
-"""The simulator, held against a real cluster of the same size: memcached, three gunicorns, six workers."""
+"""The simulator, compared with a real cluster of the same size: memcached, three gunicorns, six workers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
 from wsgi_isr.cache.keyspace import Keyspace
 
-#: A poll every quarter of a second: at thirty requests per second and worker it hardly matters how evenly the kernel
-#: hands connections to the workers of an instance, which the simulator takes for granted.
+#: A poll every quarter of a second. At thirty requests per second and worker, it hardly matters how evenly the kernel
+#: hands connections to the workers of an instance; the simulator assumes an even distribution.
 SMALL = Parameters(
     instances=3,
     workers=2,
@@ -57,7 +57,7 @@ class Load:
         self.failed: list[str] = []
 
     def run(self) -> float:
-        """How long it took: what the parameters say, or more on a machine that is busy."""
+        """Run the load and return its duration: the parameters' duration, or more on a busy machine."""
         self._began = time.monotonic()
         visitors = [threading.Thread(target=self._visit, args=(number,)) for number in range(CLIENTS)]
         invalidator = threading.Thread(target=self._invalidate)
@@ -73,14 +73,14 @@ class Load:
     def _visit(self, number: int) -> None:
         rng = random.Random(number)
         for request in range(number, int(self._p.rate * self._p.duration), CLIENTS):
-            self._over.wait(self._left(request / self._p.rate))  # the rate itself is the point
+            self._over.wait(self._left(request / self._p.rate))  # the rate itself matters
             page = self._popularity.draw(rng, 1)[0]
             answer = ask(rng.choice(self._ports), f"/p/{page}")
             if answer.status != 200:
                 self.failed.append(str(answer))
 
     def _invalidate(self) -> None:
-        """The very ones of the simulation, which go on for as long as there are visitors."""
+        """Send the same invalidations as the simulation, as long as there are visitors."""
         for due, tag in invalidations(dataclasses.replace(self._p, duration=10 * self._p.duration)):
             if self._over.wait(self._left(due)):
                 return
@@ -91,7 +91,7 @@ class Load:
 
 
 def measured(parameters: Parameters, background: str, tmp_path: Path) -> tuple[Counter[str], float, list[str]]:
-    """What all processes of a real cluster counted, in how many seconds, and on which nodes."""
+    """Return the counts of all processes of a real cluster, the duration in seconds, and the nodes."""
     directory = tmp_path / "counts"
     directory.mkdir()
     with contextlib.ExitStack() as stack:
@@ -131,16 +131,16 @@ def measured(parameters: Parameters, background: str, tmp_path: Path) -> tuple[C
 
 
 def place_like(names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the simulation's tags lie on the same nodes as the real ones: with only two of them, and of a page's seven
-    tags one or all on that with an invalidation, the reads of tags differ by more than half."""
+    """Place the simulation's tags on the same nodes as the real ones. With only two nodes,
+    from one to all of a page's seven tags may share the node of an invalidation: tag reads differ by more than half."""
     monkeypatch.setattr(simulation.nodes, "names", lambda _count: names)
     for module in (simulation.site, simulation.process, simulation.run):
         monkeypatch.setattr(module, "tag_key", Keyspace("default").tag)
 
 
-#: What is simulated are renders in the workers. A renderer process looks at the page and its tags for itself, and its
-#: worker fetches what it has made: that is beside the simulation. How much more that is depends on how long a renderer,
-#: which is nice to others, waits for a core: everybody looks for the page meanwhile. (On a busy machine, 1.66 times.)
+#: The simulation renders in workers. A renderer process reads the page and its tags for itself, and its worker fetches
+#: the new page; the simulation leaves both out. The difference depends on how long a renderer, which has a low
+#: priority, waits for a core: meanwhile all processes look for the page. (On a busy machine, 1.66 times.)
 PAGES_AND_TAGS = {"page gets", "tag reads"}
 
 
@@ -155,7 +155,7 @@ def test_six_real_workers_read_epochs_and_render_as_often_as_simulated_ones(
     counts, seconds, names = measured(SMALL, background, tmp_path)
     place_like(names, monkeypatch)
     assert seconds < 3 * SMALL.duration, "this machine is too busy for any rate"
-    # As many requests as there were, in the time that they took.
+    # Simulate as many requests as there were, in the time that they took.
     run = simulate(dataclasses.replace(SMALL, duration=seconds, rate=SMALL.rate * SMALL.duration / seconds))
     pairs = {
         "epoch reads": (counts["e"], run.epoch_reads * seconds),

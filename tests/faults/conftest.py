@@ -11,7 +11,7 @@ from tests.support.memcached import Memcached
 
 @pytest.fixture
 def nodes() -> Iterator[tuple[Memcached, Memcached]]:
-    """Two memcached nodes."""
+    """Run two memcached nodes."""
     first = Memcached()
     try:
         second = Memcached()

@@ -1,6 +1,6 @@
 """``python -m tests.faults.run``: long histories, one line for each fault and coherence.
 
-Exit code 1 where one holds a violation.
+Exit code 1 where a history has a violation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.faults.support.faults import FAULTS
 
 
 def main() -> int:
-    """Make them, and say what they hold."""
+    """Make the histories, and print their counts."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.run", description=__doc__)
     parser.add_argument("--reads", type=int, default=20_000, help="in each history, at least (20000)")
     parser.add_argument("--invalidations", type=int, default=200, help="acknowledged in each, at least (200)")

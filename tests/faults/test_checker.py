@@ -1,4 +1,4 @@
-"""The checker of histories: what it lets pass, and what it has to reject."""
+"""The checker of histories: the reads that it allows, and the reads that it must reject."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ POLLED = Circumstances(coherence=0.1)
 
 
 def read(start: float, version: int, label: str = "HIT", *, status: int = 200, end: float | None = None) -> Read:
-    """Of the page /a, which shows the rows x and y; y stays in version 1."""
+    """Return a read of the page /a, which shows the rows x and y; y stays in version 1."""
     end = start + 0.01 if end is None else end
     return Read(start, end, status, label, "/a", shown="/a", versions={"x": version, "y": 1})
 

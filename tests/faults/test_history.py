@@ -1,7 +1,8 @@
-"""No acknowledged invalidation is lost: not by what is evicted, flushed, restarted, cut off or killed.
+"""No acknowledged invalidation is lost by evictions, flushes, restarts, cut connections or kills.
 
-Each test makes a history and has it checked (:mod:`cluster.chaos.history`). How long a history is, for each
-fault and coherence: ``FAULTS_READS`` and ``FAULTS_INVALIDATIONS``; ``python -m tests.faults.run`` makes long ones.
+Each test makes a history and has it checked (:mod:`cluster.chaos.history`). ``FAULTS_READS`` and
+``FAULTS_INVALIDATIONS`` set the length of a history, for each fault and coherence. ``python -m tests.faults.run``
+makes long histories.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def test_no_answer_is_older_than_an_acknowledged_invalidation_allows(
     figure(str(outcome))
     assert not outcome.violations, "\n".join(map(str, outcome.violations[:20]))
     assert outcome.complaints == []
-    # A history in which nothing was cached, or nothing changed, would prove nothing.
+    # A history without hits or changes would prove nothing.
     assert outcome.figures.labels["HIT"] > READS / 100
     assert outcome.figures.soon > READS / 50
     assert {"MISS", "EXPIRED", "STALE"} <= set(outcome.figures.labels)

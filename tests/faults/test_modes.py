@@ -1,4 +1,4 @@
-"""The three modes where rendering fails or takes its time, on real servers that share memcached nodes."""
+"""The three modes with failing or slow renders, on real servers that share memcached nodes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def site(tmp_path: Path, nodes: Sequence[Memcached]) -> Scripted:
 
 @pytest.fixture
 def servers(site: Scripted, tmp_path: Path) -> Iterator[list[Gunicorn]]:
-    """Two instances of two workers, with the page in version 1 in every cache."""
+    """Run two instances of two workers, with the page in version 1 in every cache."""
     with ExitStack() as stack:
         logs = [tmp_path / f"server{number}.log" for number in (1, 2)]
         running = [stack.enter_context(Gunicorn(log, site.env, SERVED, preload=True)) for log in logs]
@@ -37,7 +37,7 @@ def servers(site: Scripted, tmp_path: Path) -> Iterator[list[Gunicorn]]:
 
 
 def change(site: Scripted, mode: str) -> int:
-    """Commit the next version and invalidate; returns it."""
+    """Commit the next version and invalidate; return the version."""
     version = site.database.commit(["about"])["about"]
     invalidate(paths=[PAGE], mode=mode, store=site.store)
     return version
@@ -51,7 +51,7 @@ def test_expired_pages_are_served_and_labelled_while_rendering_fails(
     change(site, "expire")
     answers = everywhere(servers, PAGE)
     assert seen(answers) == {(200, "STALE-IF-ERROR", 1)}
-    # What may be wrong is not for a CDN to keep.
+    # A CDN must not keep a page that may be wrong.
     assert {answer.headers["cache-control"] for answer in answers} == {"max-age=0, must-revalidate"}
     assert {answer.headers["cache-status"].split("; ")[-1] for answer in answers} == {"detail=stale-if-error"}
     site.mend()
@@ -65,7 +65,7 @@ def test_purged_pages_are_never_served_again_even_while_rendering_fails(
     site.fail(failure)
     change(site, "purge")
     answers = everywhere(servers, PAGE)
-    # The app's own error, for want of anything else.
+    # The app's own error, because there is no page to serve instead.
     assert {answer.status for answer in answers} == {int(failure.split()[0]) if failure[0] == "5" else 500}
     assert {shown(answer) for answer in answers} == {None}
     site.mend()
@@ -122,7 +122,7 @@ def test_after_stale_nobody_waits(site: Scripted, servers: list[Gunicorn]) -> No
 
 
 def _ask_while_held(site: Scripted, servers: list[Gunicorn]) -> list[Answer]:
-    """What visitors get who came while the page was being rendered."""
+    """Return the answers to visitors who came during the render."""
     answers: list[Answer] = []
     asking = [
         threading.Thread(target=lambda port=server.port: answers.append(ask(port, PAGE)))
@@ -132,7 +132,7 @@ def _ask_while_held(site: Scripted, servers: list[Gunicorn]) -> list[Answer]:
     for visitor in asking:
         visitor.start()
     site.wait_until_held()
-    # Visitors of each worker are inside, or on their way; that they are not answered can only be waited for.
+    # Requests of each worker's visitors are in progress. A missing answer can only be observed by a timeout.
     with pytest.raises(AssertionError, match="in vain"):
         until(lambda: bool(answers), "an answer", timeout=0.5)
     site.release()

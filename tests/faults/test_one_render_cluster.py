@@ -39,7 +39,7 @@ def test_four_instances_of_two_workers_render_once_in_each_window(
         began = time.monotonic()
         with Crowd([server.port for server in servers], clients=32, pause=0.04) as crowd:
             until(lambda: len(origin.renders()) > WINDOWS, f"{WINDOWS} windows", timeout=60)
-            # A render that nobody should have begun would be in the window that has just begun, too.
+            # A superfluous render would be in the window that has just begun, too.
             until(lambda: origin.renders()[-1].ended, "the end of the last render")
             time.sleep(REVALIDATE / 2)
         seconds = time.monotonic() - began
@@ -52,7 +52,7 @@ def test_four_instances_of_two_workers_render_once_in_each_window(
     assert {answer.worker for answer in answers} == processes
     windows = check_one_render_in_each(renders, answers, REVALIDATE)
     assert windows >= WINDOWS
-    # Only the first visitors, who had nothing to be served, waited.
+    # Only the first visitors waited, because no page was stored.
     stored = renders[0].ended
     assert stored is not None
     waited = {answer.verdict for answer in answers if answer.entered > stored + 0.4}

@@ -1,4 +1,4 @@
-"""A node that is away when something is invalidated: it is said, kept, and delivered once the node is back."""
+"""Invalidations with an unreachable node: they are reported, kept, and delivered once the node is back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
 SERVED = "cluster.chaos.workload.served:application"
-#: Two pages, what selects them, and the stored names of the tags that this comes to.
+#: Two pages, selected by these arguments, and the stored names of their tags.
 CUT, KEPT = "/about", "/shop/x"
 CUT_TAG, KEPT_TAG = "path:/about", "route:/shop/<name>"
 SELECTION = ["--path", CUT, "--route", "/shop/<name>"]
@@ -45,11 +45,11 @@ class Cluster:
     journal: Path
 
     def key(self, tag: str) -> str:
-        """The key of a tag."""
+        """Return the key of a tag."""
         return Keyspace(self.namespace).tag(tag)
 
     def command(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``wsgi-isr``, as a job runs it."""
+        """Run ``wsgi-isr`` as a job does."""
         program = shutil.which("wsgi-isr", path=str(Path(sys.executable).parent))
         assert program is not None, "the package is not installed"
         env = {variable: value for variable, value in os.environ.items() if not variable.startswith(FROM_OUTSIDE)}
@@ -58,16 +58,16 @@ class Cluster:
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
 
     def kept(self) -> list[list[object]]:
-        """The namespace, the tags and the mode of each line of the journal."""
+        """Return the namespace, the tags and the mode of each line of the journal."""
         return [json.loads(line)[:3] for line in self.journal.read_text().splitlines() if line.strip()]
 
     def named(self, node: int) -> set[str]:
-        """Every control key that was ever named to a node, or is on it."""
+        """Return every control key that was ever sent to a node, or is on it."""
         said = KEY.findall(b"".join(self.proxies[node].requests))
         return {key for key in {*map(bytes.decode, said), *self.nodes[node].contents()} if key.split(":")[2] in "te"}
 
     def at(self, node: int, tag: str) -> list[bytes]:
-        """What a node has of a tag, asked behind the cable."""
+        """Return a node's value of a tag, read behind the proxy."""
         return self.nodes[node].say(f"get {self.key(tag)}")
 
 
@@ -81,7 +81,7 @@ def cluster(nodes: Sequence[Memcached], tmp_path: Path) -> Iterator[Cluster]:
     def may_serve(namespace: str) -> bool:
         return [opened.node_of(Keyspace(namespace).tag(tag)) for tag in (CUT_TAG, KEPT_TAG)] == names
 
-    # Which node a tag belongs on depends on their ports, which are others each time.
+    # The ports decide which node has a tag, and they differ each time.
     namespace = next(filter(may_serve, (f"site{number}" for number in count())))
     opened.close()
     yield Cluster(nodes, proxies, store, namespace, tmp_path / "journal")
@@ -98,7 +98,7 @@ def site(cluster: Cluster, tmp_path: Path) -> Scripted:
 
 @pytest.fixture
 def servers(site: Scripted, tmp_path: Path) -> Iterator[list[Gunicorn]]:
-    """An instance of two workers, with both pages in version 1 in every cache."""
+    """Run an instance of two workers, with both pages in version 1 in every cache."""
     with Gunicorn(tmp_path / "server.log", site.env, SERVED, preload=True) as server:
         for page in (CUT, KEPT):
             warm([server], page, 1)
@@ -118,14 +118,14 @@ def test_what_a_cut_off_node_missed_is_named_and_kept_and_delivered_once_it_is_b
     assert f"not delivered: {CUT_TAG} ({cluster.proxies[0].name}: " in refused.stderr
     assert f"delivered: {KEPT_TAG}; kept in {cluster.journal}" in refused.stderr
     assert cluster.kept() == [[cluster.namespace, [CUT_TAG], "expire"]]
-    # What was delivered holds already.
+    # Delivered invalidations hold already.
     assert {answer.page["versions"]["shop"] for answer in everywhere(servers, KEPT)} == {2}
 
     too_early = cluster.command("replay")
     assert (too_early.returncode, CUT_TAG in too_early.stderr) == (1, True)
     assert cluster.kept() == [[cluster.namespace, [CUT_TAG], "expire"]]
 
-    # The node comes back with what it held: to it, the page of before is as good as ever.
+    # The node comes back with its old items, and takes the previous page for current.
     cluster.proxies[0].listen()
     until(lambda: seen(everywhere(servers, CUT)) == {(200, "HIT", 1)}, "the page of before, as the node knows it")
     assert cluster.at(0, CUT_TAG) == before
@@ -155,7 +155,7 @@ def test_nothing_for_a_node_that_is_away_is_told_to_another(
         assert cluster.command("invalidate", *SELECTION, "--mode", mode).returncode == 1
     with pytest.raises(InvalidationError):
         invalidate(everything=True, paths=[CUT], store=cluster.store, namespace=cluster.namespace, journal=False)
-    assert everywhere(servers, CUT)  # nor by who renders pages without that node
+    assert everywhere(servers, CUT)  # processes that render without that node do not name it either
     cluster.proxies[0].listen()
     assert cluster.command("replay").returncode == 0
 

@@ -11,7 +11,7 @@ from tests.live.support.origin import Origin
 
 @pytest.fixture
 def origin(tmp_path: Path) -> Origin:
-    """The app behind the cache, and what it was asked for."""
+    """Return the app behind the cache, with a record of its renders."""
     directory = tmp_path / "origin"
     directory.mkdir()
     return Origin(directory)
@@ -19,5 +19,5 @@ def origin(tmp_path: Path) -> Origin:
 
 @pytest.fixture
 def store(tmp_path: Path) -> str:
-    """The URL of a store that nobody has opened yet."""
+    """Return the URL of a new store."""
     return f"sqlite:///{tmp_path}/pages.sqlite3"

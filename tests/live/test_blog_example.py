@@ -1,4 +1,4 @@
-"""The main example: its demo plays the whole story over HTTP, and the app below it is sound by itself."""
+"""The main example: its demo plays the whole story over HTTP, and the app below it works by itself."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_the_demo_says_what_to_try_and_ends_when_asked(asked_by, tmp_path):
             rest = "".join(lines)
             assert demo.wait(30) == 0
         finally:
-            demo.terminate()  # has no effect when it has ended
+            demo.terminate()  # has no effect after its end
     assert "look /stats" in rest
     assert "Stopped." in rest
     with pytest.raises(ConnectionRefusedError):

@@ -1,4 +1,4 @@
-"""Real browsers before a real nginx, which is before gunicorn: after an invalidation they show what is new.
+"""Real browsers in front of a real nginx and gunicorn: after an invalidation they show the new page.
 
 Another process invalidates: the one that runs the tests.
 """
@@ -22,9 +22,10 @@ KINDS: dict[str, Callable[[Path], Browser]] = {"firefox": Firefox, "chromium": C
 
 
 class Site:
-    """The site and what can be done to it.
+    """The site and its changes.
 
-    :param front: nginx. :param store: the URL of the store.
+    :param front: nginx.
+    :param store: the URL of the store.
     """
 
     def __init__(self, front: Front, numbers: Numbers, store: str) -> None:
@@ -58,8 +59,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[dict[str, Browser]]:
-    """The browsers that were started for this module. A parametrized fixture would start one for each test: they run in
-    random order."""
+    """Return the browsers that were started for this module. A parametrized fixture would start one for each test,
+    because the tests run in random order."""
     browsers: dict[str, Browser] = {}
     yield browsers
     for browser in browsers.values():
@@ -103,7 +104,7 @@ class Reader:
         return text
 
     def asked(self) -> dict[str, list[int]]:
-        """Return the statuses of each kind that was asked for since the last call."""
+        """Return the statuses of each kind that was requested since the last call."""
         found: dict[str, list[int]] = {}
         for line in self.front.asked():
             path, status = line.split()
@@ -186,7 +187,7 @@ def test_scripts_style_sheets_and_images_are_asked_for_like_pages(reader: Reader
 def test_in_the_history_a_page_is_as_it_was_and_one_step_from_there_it_is_new(
     reader: Reader, site: Site, direction: str
 ) -> None:
-    """RFC 9111, 6: a history may show a page as it was, however old. Both browsers do, and ask for nothing."""
+    """RFC 9111, 6: a history may show a page as it was, however old. Both browsers do, without a request."""
     go = reader.browser.back if direction == "back" else reader.browser.forward
     for kind in ("page", "other") if direction == "back" else ("other", "page"):
         reader.go(kind)
@@ -201,7 +202,7 @@ def test_in_the_history_a_page_is_as_it_was_and_one_step_from_there_it_is_new(
     assert (by_a_link(reader), reader.asked()) == ("3", {"page": [200]})
 
 
-# Words of the app ------------------------------------------------------------------------------------------
+# Directives of the app -------------------------------------------------------------------------------------
 
 
 def test_words_to_shared_caches_are_no_licence_for_browsers(

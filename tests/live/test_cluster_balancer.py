@@ -1,4 +1,4 @@
-"""nginx with the configuration of :mod:`cluster.parts.nginx`, before an instance that lets go of connections."""
+"""nginx with the configuration of :mod:`cluster.parts.nginx`, in front of an instance that closes connections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster.parts.nginx import Balancer
 
 
 class Instance:
-    """Answers, except to the first requests: for those its worker dies when it has read them."""
+    """An instance whose worker dies after it has read a request, for the first requests; it answers the later ones."""
 
     def __init__(self, listener: socket.socket, dies: int) -> None:
         self._listener = listener
@@ -41,7 +41,7 @@ class Instance:
 
 @contextmanager
 def balanced(folder: Path, dies: int) -> Iterator[tuple[Balancer, Instance]]:
-    """In the block, a balancer before one such instance, for which the first ``dies`` requests end early."""
+    """Run a balancer in front of one such instance, for which the first ``dies`` requests end early."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         instance = Instance(listener, dies)
         thread = threading.Thread(target=instance.serve)

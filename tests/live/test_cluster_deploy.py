@@ -1,4 +1,4 @@
-"""``python -m cluster roll``: a new release begins with the pages of the one before, and ends with its own."""
+"""``python -m cluster roll``: a new release begins with the pages of the previous one, and ends with its own."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from wsgi_isr.pages.request_key import PageKey
 
 REVALIDATE = 4.0
 PAGES = [RENEWED % number for number in range(8)]
-#: Whose row changes in the middle of the deploy.
+#: The page whose row changes in the middle of the deploy.
 CHANGED = 3
-#: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
+#: Seconds for which a process may serve a copy without a check, plus some for a busy machine.
 COHERENCE = 0.1 + 0.1
 
 
 class Visitors:
-    """Some visitors who look at one page after the other, and what they got, in the order of the answers."""
+    """Visitors who request one page after the other, and their answers in order."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -40,7 +40,7 @@ class Visitors:
 
     @contextmanager
     def there(self, how_many: int = 3) -> Iterator[None]:
-        """In the block they look."""
+        """Send requests in the block."""
         with ThreadPoolExecutor(how_many) as pool:
             looking = [pool.submit(self._look, number) for number in range(how_many)]
             try:
@@ -65,14 +65,14 @@ def test_a_deploy_under_load_has_no_cold_herd_and_no_mixed_pages_and_misses_no_i
     with command.running("--app", APP, "--instances", "3") as state:
         port = int(state.url.rpartition(":")[2])
         ports = [int(part.address.rpartition(":")[2]) for part in state.parts if part.role == "gunicorn"]
-        for path in PAGES:  # hot, in every instance
+        for path in PAGES:  # fresh, in every instance
             for instance in ports:
                 assert _release(ask(instance, path)) == "one"
         visitors, changed = Visitors(port), RENEWED % CHANGED
         with visitors.there(), ThreadPoolExecutor(1) as terminal:
             roll = terminal.submit(command.done, "roll", "two")
             until(lambda: not answers(ports[1]), "a new instance, and the next one that is down", every=0.005)
-            with _held(state.pid):  # the last one stays an old one meanwhile
+            with _held(state.pid):  # the last instance keeps the old release meanwhile
                 until(
                     lambda: any(_release(answer) == "two" for _, answer in visitors.seen), "a page of the new release"
                 )
@@ -98,22 +98,22 @@ def test_a_deploy_under_load_has_no_cold_herd_and_no_mixed_pages_and_misses_no_i
 
     seen = visitors.seen
     assert {answer.status for _, answer in seen} == {200}
-    # Who came for a page that was hot got one that was there; only after the invalidation was one waited for.
+    # Requests for a stored page got a stored one at once; only after the invalidation a visitor waited.
     assert {answer.verdict for path, answer in seen if path != changed} <= {"HIT", "STALE"}
     assert {answer.verdict for path, answer in seen if path == changed} <= {"HIT", "STALE", "EXPIRED"}
 
-    # One render for each page and window; the page that changed had to be made once more, at the most.
+    # One render for each page and window; at most one more of the page that changed.
     keys = {Keyspace("default", "two").page(PageKey("http", SITE, "", path).text): path for path in PAGES}
     for key, path in keys.items():
         found = windows(renders, {key: REVALIDATE})
         assert found.renders >= 1, path
         assert found.most <= (2 if path == changed else 1), (path, [r for r in renders if r.key == key])
 
-    # The invalidation has reached the pages of both releases, and nobody saw an older one since.
+    # The invalidation has reached the pages of both releases: no later answer has an older page.
     after = [answer for path, answer in seen if path == changed and answer.began > told + COHERENCE]
     assert {answer.page["version"] for answer in after} == {version}
 
-    # Once renewed, a page is of the new release, whoever answers.
+    # Once renewed, a page is of the new release, from every instance.
     assert {_release(answer) for _, answer in seen if answer.began > renewed} == {"two"}
     verdicts = dict(Counter(answer.verdict for _, answer in seen))
     figure(
@@ -124,7 +124,7 @@ def test_a_deploy_under_load_has_no_cold_herd_and_no_mixed_pages_and_misses_no_i
 
 @contextmanager
 def _held(supervisor: int) -> Iterator[None]:
-    """In the block, whoever rolls the release out does not go on."""
+    """Pause the rolling deploy in the block."""
     os.kill(supervisor, signal.SIGSTOP)
     try:
         yield

@@ -1,4 +1,4 @@
-"""``python -m cluster load``: what it reports is what happened."""
+"""``python -m cluster load``: its report matches the events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_done_from_another_terminal_is_in_the_report_and_in_the_plot(tmp
         command.done("kill", "instance-2")
         command.done("flush", "node-1")
         run = load.result()
-        # A dead instance is no visitor's problem: nobody was given an error.
+        # Visitors do not notice a dead instance: no answer is an error.
         assert run.returncode == 0, run.stdout + run.stderr
     assert "kill instance-2 for " in run.stdout
     assert "flush node-1" in run.stdout

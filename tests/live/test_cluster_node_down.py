@@ -1,4 +1,4 @@
-"""A memcached node that dies, or hangs: visitors get pages, invalidations are refused aloud, and made up for."""
+"""A memcached node dies or hangs: visitors get pages; invalidations fail with an error and are delivered later."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from wsgi_isr.pages.request_key import PageKey
 from wsgi_isr.stores import open_store
 from wsgi_isr.stores.memcached.connection import USUAL
 
-#: Visitors, and how often they ask, in a second, all together.
+#: Visitors, and their requests per second, all together.
 CONNECTIONS, RATE = 8, 150.0
-#: Seconds of load before the fault, and beside it; and until every process has noticed that a node is back.
+#: Seconds of load before the fault, and during it; and until every process has noticed that a node is back.
 QUIET, LASTS, NOTICED = 0.5, 2.5, 10.0
 
 
@@ -49,16 +49,16 @@ class Running:
         opened.close()
 
     def address(self, row: int) -> str:
-        """Of the node that has the tag of a row."""
+        """Return the address of the node that has the tag of a row."""
         return self._node_of(self._tag_key(tag_names(tags=[tag(row)])[0]))
 
     def node(self, row: int) -> str:
-        """The same node, as it is called here."""
+        """Return the cluster's name of the same node."""
         return self._names[self.address(row)]
 
     def two_apart(self) -> tuple[int, int]:
-        """Two rows whose tags are on different nodes. The page of the first is not where its tag is: without that node
-        it can still be had, and need not be made anew."""
+        """Return two rows whose tags are on different nodes. The page of the first is on another node than its tag:
+        without the tag's node, the page is still stored and need not be rendered again."""
         rows = random.sample(range(1000), 200)
         lost = next(row for row in rows if self._home(row) != self.address(row))
         return lost, next(row for row in rows if self.node(row) != self.node(lost))
@@ -68,15 +68,15 @@ class Running:
         return self._node_of(Keyspace("default").page(page.text))
 
     def version(self, row: int) -> tuple[str, int]:
-        """What a visitor gets of a row: the verdict, and the version that is shown."""
+        """Return the verdict and the shown version of a row, as a visitor gets them."""
         answer = fetch(self.port, KEPT % row)
         assert answer.status == 200
         return answer["X-ISR"], version_of(answer.body)
 
     @contextmanager
     def visited(self, first_new: int) -> Iterator[list[Samples]]:
-        """In the block there are visitors, of pages that are due again every second, and of some that nobody has seen;
-        what they got is in the list after it."""
+        """Run visitors in the block: of pages that become stale every second, and of some new ones. Their answers are
+        in the list after the block."""
         hot = [RENEWED % number for number in range(10)]
         new = [RARE % number for number in range(first_new, first_new + 10)]
         options: Any = {"connections": CONNECTIONS, "rate": RATE, "weights": [9.0] * len(hot) + [1.0] * len(new)}
@@ -124,7 +124,7 @@ def test_a_node_that_is_away_costs_few_visitors_a_wait_and_no_invalidation_is_lo
             receipt.raise_for_pending()
         time.sleep(max(0.0, struck + LASTS - time.monotonic()))
     samples = visits[0]
-    # It is said which tag was not told, and by which node; the other one was.
+    # The error names the undelivered tag and its node; the other tag was delivered.
     assert list(refused.value.undelivered) == [f"tag:{tag(lost)}"]
     assert refused.value.delivered == (f"tag:{tag(safe)}",)
     assert address in str(refused.value)
@@ -132,7 +132,7 @@ def test_a_node_that_is_away_costs_few_visitors_a_wait_and_no_invalidation_is_lo
     assert there.version(safe)[1] == first[safe] + 1
     assert there.version(lost) == ("DEGRADED", first[lost])
 
-    # Nobody got an error. In each process those who asked at that moment wait until it knows, and nobody after them.
+    # No answer is an error. In each process, requests at the moment of the fault wait until the process notices it.
     assert samples.errors == {}
     assert "DEGRADED" in samples.verdicts.all
     waited = sum(seconds >= USUAL.timeout for seconds in samples.seconds)
@@ -141,7 +141,7 @@ def test_a_node_that_is_away_costs_few_visitors_a_wait_and_no_invalidation_is_lo
 
     command.done(mend, node)
     if strike == "pause":
-        # It goes on with what it had, and does not know what it has missed.
+        # The node continues with its old items, and has missed the invalidation.
         until(lambda: there.version(lost) == ("HIT", first[lost]), "a page that a node vouches for again", NOTICED)
     assert replay(store=there.store, journal=journal) == (f"tag:{tag(lost)}",)
     assert Path(journal).read_text() == ""

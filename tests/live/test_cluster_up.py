@@ -1,4 +1,4 @@
-"""``python -m cluster``: a cluster is started, looked at, broken and ended, and nothing of it is left."""
+"""``python -m cluster``: a cluster is started, inspected, broken and ended, and none of its processes is left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.live.support.waiting import until
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Command, State]]:
-    """A cluster for those tests that leave it as it was."""
+    """Run a cluster for tests that leave it unchanged."""
     command = Command(tmp_path_factory.mktemp("running"))
     with command.running("--network") as state:
         yield command, state
@@ -82,7 +82,7 @@ def test_nothing_is_left_after_a_kill_9_even_of_what_hangs(killed: str, tmp_path
             os.kill(process.pid, signal.SIGKILL)
         until(lambda: not left(everything), "the end of everything")
         assert command.run("status").returncode == 1
-        if killed == "both":  # nor does anything stand in the way of the next one
+        if killed == "both":  # the next cluster can start at once
             command.done("up", "--detach", *SMALL)
 
 
@@ -140,7 +140,7 @@ def test_an_answer_names_the_instance_that_gave_it(running: tuple[Command, State
         named[answer["X-Instance"]] = answer["X-Upstream"]
         return len(named) == 2
 
-    # The balancer passes an instance by for two seconds after an error, of the test before this one perhaps.
+    # After an error, perhaps of the previous test, the balancer avoids an instance for two seconds.
     until(both_have_answered, "an answer of each instance")
     assert named == {name: state.part(name).address for name in ("instance-1", "instance-2")}
 
@@ -289,7 +289,7 @@ def test_a_cluster_that_was_stopped_in_its_terminal_is_ended_by_down(tmp_path: P
     command = Command(tmp_path)
     with command.in_the_foreground() as up:
         everything = command.everything()
-        os.killpg(up.pid, signal.SIGSTOP)  # as Ctrl-Z does, to who waits and to the supervisor
+        os.killpg(up.pid, signal.SIGSTOP)  # as Ctrl-Z does, to the keeper and the supervisor
         command.done("down")
         assert left(everything) == []
 
@@ -315,7 +315,7 @@ def test_a_cluster_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> No
     command = Command(tmp_path)
     with command.begun("up", *SMALL) as up:
         assert up.stdout is not None
-        up.stdout.close()  # before it has said anything
+        up.stdout.close()  # before its first output
         until(command.directory.is_ready, "a cluster that is ready")
         assert command.done("kill", "node-2") == "node-2 is dead\n"
         os.kill(command.directory.read().part("node-1").pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""``wsgi-isr demo``: the package alone, in another folder, plays its story and leaves nothing behind."""
+"""``wsgi-isr demo``: the package alone, in another folder, plays its story and leaves no files or processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ STEPS = ["MISS", "HIT", "CROWD", "STALE", "INVALIDATE", "ERROR", "HEAL", "SESSIO
 COMMAND = "from wsgi_isr.commands.main import main; main(prog_name='wsgi-isr')"
 #: Another process runs the command, and waits for it.
 UNDER_ANOTHER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {COMMAND!r}, *sys.argv[1:]])"
-#: Options of a site of the caller's own: no page would be cached, or no process would start.
+#: Options of a site of the caller's own, with which no page would be cached, or no process would start.
 OF_THE_CALLER = {
     "WSGI_ISR_STORE": "null://",
     "WSGI_ISR_DEVELOPMENT": "bypass",
@@ -62,7 +62,7 @@ class Place:
             try:
                 out, err = process.communicate(timeout=60)
             finally:
-                process.terminate()  # has no effect where it has ended
+                process.terminate()  # has no effect after its end
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def is_clean(self) -> bool:

@@ -1,4 +1,4 @@
-"""Deploys as people make them: an edit and a restart, a pull, a new image, a rolling deploy, and back."""
+"""Real deploys: an edit and a restart, a pull, a new image, a rolling deploy, and a rollback."""
 
 from __future__ import annotations
 
@@ -122,9 +122,9 @@ def test_an_edit_shows_after_a_reload_by_sighup_with_its_new_renderers(project: 
 
 
 def test_a_file_that_changes_before_the_restart_is_no_part_of_the_release_that_runs(project: Path) -> None:
-    """The server still runs the old code: what it renders must not be taken for a page of the new one."""
+    """The server still runs the old code: its renders must not count as pages of the new release."""
     with serve(project) as server:
-        (project / "shop/prices.py").write_text("TEA = 4\n")  # a pull, before anybody has asked for a page
+        (project / "shop/prices.py").write_text("TEA = 4\n")  # a pull, before the first request
         assert shown(server) == ("MISS", "Welcome: tea is 3")
     with serve(project) as server:
         assert shown(server)[0] == "STALE"
@@ -232,7 +232,7 @@ def test_in_a_rolling_deploy_each_release_serves_its_own_pages_and_an_invalidati
                         until(partial(load.has_seen, 100 * (1 + number)), "visitors")
                         at = time.monotonic()
                         invalidate(paths=["/"], store=store)
-                        # Both see each invalidation: a page that is neither fresh nor stale, once or more.
+                        # Both see each invalidation: an expired page, once or more.
                         for name in (old, new):
                             until(partial(load.has_expired, name, at), f"{name!r} to expire")
                     until(lambda: len(load.seen) > 600, "visitors")
@@ -240,7 +240,7 @@ def test_in_a_rolling_deploy_each_release_serves_its_own_pages_and_an_invalidati
                 assert {answer.status for _, _, answer in load.seen} == {200}
                 assert all(body == name for name, body in load.since(0)), Counter(load.since(0))
                 verdicts = Counter(answer.verdict for _, _, answer in load.seen)
-            # Back: the new one is gone, and the old one has its pages.
+            # Rollback: the new server is gone, and the old one has its pages.
             assert shown(first) == ("HIT", old)
         with serve(project, store) as back:
             assert shown(back) == ("HIT", old)

@@ -1,4 +1,4 @@
-"""The development servers of the frameworks as people start them: edit, reload, see."""
+"""The development servers of the frameworks as developers start them: edit, reload, look."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ bottle.run(ISR(app, revalidate=3600), port=int(sys.argv[1]), reloader=True, quie
 
 
 class Server(NamedTuple):
-    """One that runs. ``log``: the file of what it says on its console."""
+    """A running server. ``log``: the file of its console output."""
 
     port: int
     log: Path
@@ -151,14 +151,14 @@ class Server(NamedTuple):
         return Browser(self.port).get("/")
 
     def said(self) -> list[str]:
-        """The lines about development."""
+        """Return the lines about development."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
         return [line for line in lines if "WSGI_ISR_DEVELOPMENT=cache" in line]
 
     def shows(self, text: str) -> bool:
         try:
             return text in self.get().body
-        except (OSError, HTTPException):  # it begins anew
+        except (OSError, HTTPException):  # it restarts
             return False
 
 
@@ -173,7 +173,7 @@ def project(tmp_path: Path) -> Path:
 
 @contextmanager
 def started(project: Path, command: Sequence[str], env: Mapping[str, str]) -> Iterator[Server]:
-    """A development server in its folder, with all its processes, until the block ends."""
+    """Run a development server in its folder, with all its processes, until the block ends."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(OUTSIDE)}
     with ports.hold() as place, (project.parent / "log").open("wb") as log:
         port = place.getsockname()[1]
@@ -220,7 +220,7 @@ OTHERS = {
 
 
 def check_not_cached(project: Path, server: Server) -> None:
-    """Each request is rendered, with data of now; nothing was kept anywhere; and one line says so."""
+    """Check that each request is rendered with current data, that no page is stored, and that one line says so."""
     calls = []
     for _ in range(3):
         answer = server.get()
@@ -233,8 +233,8 @@ def check_not_cached(project: Path, server: Server) -> None:
 
 
 def save_until_seen(server: Server, path: Path, text: str, words: str) -> None:
-    """Save a file; again every 3 s. A reloader that has just begun takes the new file for the old one, and each save
-    ends a server that is still starting.
+    """Save a file, and again every 3 s. A reloader that has just started takes the new file for the old one, and each
+    save ends a server that is still starting.
 
     Look only twice a second: Bottle's reloader interrupts the main thread, and wsgiref swallows that in a request.
     """

@@ -1,4 +1,4 @@
-"""The example in Django under gunicorn. What the site does without its cache is in its own ``tests.py``.
+"""The example in Django under gunicorn. Its own ``tests.py`` tests the site without its cache.
 
 Its settings stay out of this process, which another test gives settings of its own.
 """
@@ -69,7 +69,7 @@ class Form(HTMLParser):
 
 
 class Visitor(Browser):
-    """Sends forms as a person does: loads them, changes something, sends them back with the rest."""
+    """Send forms as a person does: load them, change something, send them back with the rest."""
 
     def send(self, path: str, **changes: str) -> Answer:
         return self.post(path, **{**Form(self.get(path).body).fields, **changes})
@@ -79,7 +79,7 @@ class Visitor(Browser):
 
 
 class Library:
-    """A server and what it is made of; each test has visitors of its own."""
+    """A server and its files; each test has visitors of its own."""
 
     def __init__(self, server: Gunicorn, env: Mapping[str, str], data: Path) -> None:
         self.server = server
@@ -93,16 +93,16 @@ class Library:
         return visitor
 
     def look(self, *paths: str) -> dict[str, Answer]:
-        """What strangers see there now."""
+        """Return the pages as anonymous visitors get them."""
         return {path: self.visitor().get(path) for path in paths}
 
     def keep(self, *paths: str) -> None:
-        """Have these pages in the cache, and fresh."""
+        """Make the cache have fresh copies of these pages."""
         for path in paths:
             until(lambda path=path: self.visitor().get(path).verdict == "HIT", f"a kept page at {path}")
 
     def manage(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command in a process of its own, run from somewhere else."""
+        """Run a command in a process of its own, in another working directory."""
         return manage(*arguments, **self.env)
 
 
@@ -117,8 +117,8 @@ def manage(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def site(data: Path) -> dict[str, str]:
-    """The variables of a site with its database and store there."""
-    # The listening socket that gunicorn inherits from a test: it opens it a second time, and drops the first.
+    """Return the variables of a site with its database and store there."""
+    # gunicorn opens the listening socket that it inherits from a test a second time, and drops the first object.
     warnings = "default,ignore:unclosed <socket.socket:ResourceWarning"
     return {"LIBRARY_DATA": str(data), "LIBRARY_HOSTS": f"{SITE} new.test", "PYTHONWARNINGS": warnings}
 
@@ -135,13 +135,13 @@ def library(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         assert server.stop() == 0
 
 
-# Pages for everybody
+# Public pages
 
 
 @pytest.mark.parametrize("path", PUBLIC)
 def test_a_public_page_is_made_once_and_then_comes_from_the_cache(library: Library, path: str) -> None:
     library.keep(path)
-    # Pages belong to a host; that one nobody has asked for yet.
+    # Pages belong to a host; no page of this host was requested before.
     first, *others = [library.visitor().get(path, Host="new.test") for _ in range(6)]
     assert (first.status, first.verdict) == (200, "MISS")
     assert {(other.verdict, other.body) for other in others} == {("HIT", first.body)}
@@ -156,7 +156,7 @@ def test_who_has_seen_a_form_still_gets_pages_from_the_cache(library: Library) -
     assert {visitor.get(path).verdict for path in PUBLIC} == {"HIT"}
 
 
-# Pages for one
+# Private pages
 
 
 @pytest.mark.parametrize(("login", "name"), [("reader", "Sam"), ("librarian", "Noor")])
@@ -287,7 +287,7 @@ def test_an_event_that_moves_to_another_topic_changes_the_menu_of_all_pages_that
 
 
 def in_menu(library: Library, topic: str) -> int:
-    """How many events it says there are, on each page that has the menu."""
+    """Return the shown number of events, which must be equal on all pages with the menu."""
     counts = {re.findall(rf"{topic} <span>(\d+)<", answer.body)[0] for answer in library.look(*LISTS).values()}
     assert len(counts) == 1
     return int(counts.pop())
@@ -314,7 +314,7 @@ def test_a_draft_is_shown_to_the_staff_and_to_nobody_else(library: Library) -> N
 def test_a_job_beside_the_server_publishes_a_draft_that_is_seen_at_once(library: Library) -> None:
     draft = "/events/winter-lights-walk/"
     library.keep(*PUBLIC)
-    assert library.look(draft)[draft].status == 404  # which is kept, too
+    assert library.look(draft)[draft].status == 404  # the 404 is stored, too
     assert "winter-lights-walk" in library.manage("publish").stdout.split()
     job = library.manage("publish", "winter-lights-walk")
     assert job.returncode == 0, job.stderr
@@ -384,7 +384,7 @@ def test_processes_that_start_at_once_make_one_site(tmp_path: Path) -> None:
 
 def test_a_start_that_was_cut_short_is_completed_by_the_next(tmp_path: Path) -> None:
     env = site(tmp_path / "data")
-    assert manage("migrate", "library", **env).returncode == 0  # the tables, and nothing in them
+    assert manage("migrate", "library", **env).returncode == 0  # the tables, without rows
     assert manage("setup", **env).stdout.endswith(" is ready.\n")
     with closing(sqlite3.connect(tmp_path / "data" / "library.sqlite3")) as connection:
         assert connection.execute("SELECT COUNT(*) FROM library_event").fetchone() == (16,)

@@ -1,7 +1,7 @@
-"""An editor saves while a node of the cache is away: no error, and everything is seen once the node is back.
+"""An editor saves while a node of the cache is unreachable: no error, and all changes show once the node is back.
 
-Nothing is done for it: no request, no command. What the node has missed is in the journal, and the processes of the app
-deliver it by themselves.
+The delivery needs no request and no command. The journal has the invalidations that the node has missed, and the
+processes of the app deliver them by themselves.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from wsgi_isr.cache.journal import Journal
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
-#: Seconds in which everything has to be delivered once the node is back.
+#: Seconds for the delivery once the node is back.
 PROMISED = 5.0
 SAVES = 10
 
 
 class Nodes(NamedTuple):
-    """Two nodes: the tag of all lists, ``posts`` or ``events``, is on the first, which will be away."""
+    """Two nodes: the tag of all lists, ``posts`` or ``events``, is on the first, which will be unreachable."""
 
     away: Memcached
     other: Memcached
@@ -54,7 +54,7 @@ class Nodes(NamedTuple):
         }
 
     def tags_at(self, node: Memcached, *tags: str) -> list[bytes]:
-        """What a node has of some tags."""
+        """Return a node's values of some tags."""
         return [line for tag in tags for line in node.say(f"get {Keyspace(self.namespace).tag(f'tag:{tag}')}")]
 
     def delivered(self) -> bool:
@@ -82,9 +82,10 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 class Editor(NamedTuple):
-    """Saves something in one of the examples.
+    """An editor who saves in one of the examples.
 
-    :param save: saves it for the n-th time; the status of the answer. :param shows: the words that the list has then.
+    :param save: saves for the n-th time; returns the status of the answer.
+    :param shows: the words that the list then has.
     """
 
     save: Callable[[int], int]
@@ -104,7 +105,7 @@ def blogger(port: int) -> Editor:
 
 
 def librarian(port: int) -> Editor:
-    """In Django's admin."""
+    """Return an editor who uses Django's admin."""
     browser = Visitor(port)
     page = "/admin/login/"
     assert browser.post(
@@ -124,7 +125,8 @@ def librarian(port: int) -> Editor:
 class Site(NamedTuple):
     """One of the examples.
 
-    :param kept: pages that show what is saved. :param saved: the status of the answer to a form.
+    :param kept: pages that show the saved change.
+    :param saved: the status of the answer to a form.
     """
 
     target: str
@@ -190,7 +192,7 @@ def test_what_is_saved_while_a_node_is_away_is_seen_once_it_is_back(
             until(nodes.delivered, "an empty journal", PROMISED)
             took = time.monotonic() - back
             for page in site.kept:
-                # Of each worker, which shows no page of before.
+                # Enough answers for each worker; none shows the previous page.
                 seen = [Browser(server.port).get(page) for _ in range(8)]
                 assert {answer.status for answer in seen} == {200}
                 assert all(editor.shows(SAVES - 1) in answer.body for answer in seen)
@@ -208,7 +210,7 @@ def test_what_is_saved_while_a_node_is_away_is_seen_once_it_is_back(
 
 
 def miss(nodes: Nodes) -> Receipt:
-    """Have something in the journal, and the node back."""
+    """Put an invalidation into the journal, and bring the node back."""
     with nodes.away.paused():
         receipt = invalidate(tags=["posts"], store=nodes.store, namespace=nodes.namespace, journal=str(nodes.journal))
     assert receipt.pending == ("tag:posts",)
@@ -216,7 +218,7 @@ def miss(nodes: Nodes) -> Receipt:
 
 
 def connections(pid: int, nodes: Nodes) -> list[str]:
-    """The connections of a process to a node (proc_net_tcp(5))."""
+    """Return the connections of a process to a node (proc_net_tcp(5))."""
     ports = {f"{node.port:04X}" for node in (nodes.away, nodes.other)}
     own = {name.removeprefix("socket:[").removesuffix("]") for name in processes.open_files(pid)}
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.memcached import Memcached
 
-#: Seconds after which a worker that does not go on counts as stopped.
+#: Seconds after which a hung worker counts as stopped.
 STOPPED = 20
 
 FORKED = """

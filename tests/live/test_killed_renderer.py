@@ -1,5 +1,5 @@
-"""``kill -9`` of the process that renders: its lease lapses, or ends with it where that is seen, and somebody else does
-its work."""
+"""``kill -9`` of the process that renders: its lease expires, or ends early if the loss is noticed, and another process
+renders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.live.support.visitor import Crowd, ask
 from tests.live.support.waiting import until
 from wsgi_isr.cache.lease import BACK_OFF
 
-#: Seconds: the rule's timeout, and so its lease. It is renewed at every third of it.
+#: Seconds: the rule's timeout, and so its lease, which is renewed at every third of it.
 LEASE = 3.0
 RENEWED_EVERY = LEASE / 3
 #: Seconds for two looks at the store, and for two busy cores.
@@ -50,11 +50,11 @@ def test_a_stale_page_whose_renderer_is_killed_is_new_at_most_one_lease_later(
             origin.release()
             new = until(lambda: crowd.first(lambda answer: answer.render != old.render), "a new page")
         _, lost, successor = origin.settled()[:3]
-        server.wait_for_workers()  # another one is in the place of the killed one
+        server.wait_for_workers()  # a new worker replaces the killed one
         assert server.stop() == 0
 
     assert crowd.errors() == []
-    # Nobody waited: until there was a new page, everybody got the old one at once.
+    # No visitor waited: until there was a new page, all got the old one at once.
     before = [answer for answer in crowd.answers if answer.ended < new.ended]
     assert {(answer.verdict, answer.render) for answer in before if answer.began > lost.began} == {
         ("STALE", old.render)
@@ -63,10 +63,10 @@ def test_a_stale_page_whose_renderer_is_killed_is_new_at_most_one_lease_later(
     assert (successor.pid != victim, successor.name) == (True, new.render)
     assert new.ended - killed < LEASE + NOISE
     if background == "threads":
-        # While the lease lasted, nobody else rendered.
+        # While the lease lasted, no other process rendered.
         held_until = held_at_most = lost.began + LEASE + after // RENEWED_EVERY * RENEWED_EVERY
     else:
-        # Whoever had handed over the job knew that it was lost, and whose lock that was: it became a back-off.
+        # The submitter of the job noticed the loss and knew the owner of the lock: the lock became a back-off.
         held_until, held_at_most = killed + BACK_OFF[0], killed + 1.25 * BACK_OFF[0]
     assert held_until - 0.1 < successor.began < held_at_most + NOISE
     figure(f"{len(before)} times 200; new {new.ended - killed:.2f} s after the kill; the lease is {LEASE:g} s")
@@ -75,7 +75,7 @@ def test_a_stale_page_whose_renderer_is_killed_is_new_at_most_one_lease_later(
 def test_visitors_of_a_page_that_never_was_get_it_one_lease_after_its_renderer_is_killed(
     origin: Origin, env: dict[str, str], tmp_path: Path
 ) -> None:
-    # A sync worker has one visitor at a time; the other visitors are with the other one, or in the queue.
+    # A sync worker has one visitor at a time; the others are with the other worker, or in the queue.
     with Gunicorn(tmp_path / "log", env, worker_class="sync") as server:
         origin.hold()
         with Crowd([server.port], clients=8, rounds=1) as crowd:

@@ -1,4 +1,4 @@
-"""Many processes, one store, one crowd: a page is rendered once in each window, and nobody waits for it."""
+"""Many processes, one store, one crowd: a page is rendered once in each window, and no visitor waits for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REVALIDATE = 2.0
 SLOW = 0.5
 WINDOWS = 9
 SECONDS = 20.0
-#: How long another process may take to notice that a stale page has been renewed.
+#: Seconds for another process to notice that a stale page has been renewed.
 LOOK_AGAIN = 0.1
 
 
@@ -31,7 +31,7 @@ def test_two_instances_of_two_workers_render_once_in_each_window(
         renderers = {pid for server in (one, two) for pid in until(server.renderers, "its renderer")}
         began = time.monotonic()
         with Crowd([one.port, two.port], clients=64, pause=0.04) as crowd:
-            time.sleep(SECONDS)  # the time itself is the point
+            time.sleep(SECONDS)  # the time itself matters
             until(lambda: len(origin.renders()) > WINDOWS, f"{WINDOWS} windows", timeout=15)
         seconds = time.monotonic() - began
         renders = origin.settled()
@@ -47,13 +47,13 @@ def test_two_instances_of_two_workers_render_once_in_each_window(
     assert windows >= WINDOWS
 
     served = _served(answers, renders)
-    # The first page was stored before it was first answered.
+    # The first page was stored before it was first served.
     stored = min(answer.left for answer in answers)
     warm = [answer for answer in answers if answer.entered > stored]
     assert len(warm) > 0.9 * len(answers)
     assert {answer.verdict for answer in warm} == {"HIT", "STALE"}
-    # Whoever waited for a render, all of it or half, came in before it was half done and left when it was.
-    # Only a process that has no turn for so long, at that very moment, could be mistaken for one that waits.
+    # A request that waited for at least half of a render came in the first half and left at its end. Only a process
+    # without processor time for that long, at that very moment, could look like a waiting one.
     waited = [
         str(answer)
         for answer, render in product(answers, renders[1:])
@@ -85,6 +85,6 @@ def _end(render: Render) -> float:
 
 
 def _lag(answer: Answer, render: Render, renders: Sequence[Render]) -> float:
-    """How long after its successor was done this page was still served to somebody who came in then."""
+    """Return for how long after its successor's render this page was still served to newly arriving visitors."""
     successor = next((later for later in renders if later.began > render.began), None)
     return max(0.0, answer.entered - _end(successor)) if successor else 0.0

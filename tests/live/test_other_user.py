@@ -1,4 +1,4 @@
-"""gunicorn started as root with ``--user``: root makes, changes and removes nothing that belongs to that user."""
+"""gunicorn started as root with ``--user``: root creates, changes and removes no file of that user."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that every user may enter, with a short path. ``tmp`` is shared by all users, ``own`` is the user's."""
+    """Return a folder that every user may enter, with a short path. All users share ``tmp``; the user owns ``own``."""
     made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     made.chmod(0o755)
     (made / "tmp").mkdir()
@@ -65,7 +65,7 @@ application = wrap("tests.live.support.origin:origin")
 
 @pytest.fixture
 def serve(tmp_path: Path, place: Path, env: dict[str, str]) -> Callable[..., Gunicorn]:
-    """Make a server with one worker that runs as :data:`USER`."""
+    """Return a function that starts a server with one worker that runs as :data:`USER`."""
     (place / "user_app.py").write_text(APP)
 
     def serve(program: Sequence[str] = as_user.PROGRAM, preload: bool = False) -> Gunicorn:
@@ -84,7 +84,7 @@ def serve(tmp_path: Path, place: Path, env: dict[str, str]) -> Callable[..., Gun
 
 
 def sockets_of(place: Path) -> Path:
-    """The only folder of sockets, owned by the user alone as everything in it is."""
+    """Return the only folder of sockets, which the user alone owns, with everything in it."""
     (folder,) = (place / "tmp").glob("wsgi-isr-*")
     found = {each.name: each.lstat() for each in folder.iterdir()}
     assert found.keys() == {"urgent", "later"}
@@ -95,7 +95,7 @@ def sockets_of(place: Path) -> Path:
 
 
 def rendered_by(server: Gunicorn, renderer: int) -> None:
-    """Wait until the page at ``/`` was made by that process."""
+    """Wait until that process has rendered the page at ``/``."""
 
     def found() -> bool:
         answer = ask(server.port)
@@ -140,7 +140,7 @@ def test_renderers_and_their_sockets_belong_to_the_user(
     assert list((place / "tmp").iterdir()) == []
 
 
-#: gunicorn, and the user who puts a link in the place of each socket before it has its name.
+#: gunicorn, and the user who puts a link in the place of each socket before the socket has its name.
 PLANTS = """
 import os, socket
 from tests.live.support.as_user import run
@@ -208,7 +208,7 @@ def test_a_folder_of_sockets_that_was_filled_with_folders_does_not_keep_the_serv
 
 
 def owners(folder: Path) -> dict[str, int]:
-    """Of the folder and everything below it."""
+    """Return the owner of the folder and of everything below it."""
     return {str(each): each.lstat().st_uid for each in (folder, *folder.rglob("*"))}
 
 
@@ -222,7 +222,7 @@ def test_the_store_and_the_journal_are_made_by_the_user(
         "WSGI_ISR_JOURNAL": f"{own}/.wsgi_isr/journal",
         "WSGI_ISR_REVALIDATE": "3600",
     }
-    # The second time, the file is there: root looks at it.
+    # The second time, the file exists: root looks at it.
     for verdicts in (["MISS", "HIT"], ["HIT", "HIT"]):
         with serve(preload=preload) as server:
             assert {*owners(own).values()} == {USER}
@@ -236,7 +236,7 @@ def test_the_store_and_the_journal_are_made_by_the_user(
 
 @pytest.fixture
 def linked(env: dict[str, str], place: Path) -> Callable[..., Path]:
-    """Make links in the place of files of the app, to files in a folder of root; the folder is returned."""
+    """Put links in place of the app's files, to files in a folder of root; return that folder."""
 
     def link(*names: str) -> Path:
         roots = place / "roots"
@@ -323,7 +323,7 @@ def test_a_file_of_another_user_is_an_error_that_names_the_owner(
 
 
 def nest(folder: Path, depth: int) -> None:
-    """Make ``depth`` folders, each in the one before it."""
+    """Create ``depth`` folders, each inside the previous one."""
     inner = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
         os.mkdir("d", dir_fd=inner)

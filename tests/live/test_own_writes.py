@@ -1,4 +1,4 @@
-"""Who has posted reads the new page at once, over new connections and in whichever of four workers."""
+"""A browser reads its own write at once, over new connections and in each of four workers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from tests.live.support.server import Gunicorn
 
-#: Milliseconds between a write and a reading, and writes for each.
+#: Milliseconds between a write and a read, and writes for each.
 PAUSES, WRITES = (0, 20, 50, 80), 10
 
 
 def ask(port: int, method: str, path: str, jar: dict[str, str]) -> tuple[str, str, str]:
-    """One request of a browser, over a new connection: verdict, worker and text."""
+    """Send one request of a browser over a new connection; return verdict, worker and text."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     headers = {"Cookie": "; ".join(f"{name}={value}" for name, value in jar.items())} if jar else {}
     connection.request(method, path, headers=headers)
@@ -41,7 +41,7 @@ def test_who_has_posted_reads_the_new_page_in_every_worker(
             for pause in PAUSES:
                 text, jar = f"{number}-{pause}", dict[str, str]()
                 ask(server.port, "POST", f"/?{text}", jar)
-                time.sleep(pause / 1000)  # the time itself is the point
+                time.sleep(pause / 1000)  # the time itself matters
                 _, worker, body = ask(server.port, "GET", "/", jar)
                 workers[worker] += 1
                 right[pause] += body == text

@@ -33,7 +33,7 @@ class Runs(Prerender):
         super().__init__(SITE, {"SITE_RENDERS": str(self._renders), "WSGI_ISR_STORE": store})
 
     def renders(self) -> Counter[str]:
-        """How often each path was rendered."""
+        """Return the number of renders of each path."""
         return Counter(self._renders.read_text().splitlines() if self._renders.exists() else [])
 
     def begin(self, *arguments: str, slow: float = 0.0, output: int = subprocess.PIPE) -> subprocess.Popen[str]:
@@ -62,7 +62,7 @@ def test_a_terminal_shows_a_bar_that_comes_to_its_end(runs: Runs) -> None:
         while chunk := os.read(ours, 65536):
             shown += chunk
     except OSError:
-        pass  # how a terminal says that the other side has closed it
+        pass  # a terminal reports the closed other side in this way
     finally:
         os.close(ours)
     assert process.wait(PATIENCE) == 0
@@ -116,7 +116,7 @@ def test_an_export_shows_the_same_pages_from_a_server_of_files(
     report = json.loads(runs.run("--json", "--crawl", "--export", str(out), *URL))
     assert (report["ok"], report["rendered"], report["assets"]) == (True, PAGES + 1, 2)  # one redirect; style and pixel
 
-    # The app as visitors see it, with the pages that the command has made.
+    # The app as visitors see it, with the pages that the command has rendered.
     monkeypatch.setenv("SITE_RENDERS", str(tmp_path / "none"))
     from tests.live.support.static_site import POSTS, app
 
@@ -131,7 +131,7 @@ def test_an_export_shows_the_same_pages_from_a_server_of_files(
             status, at, body = ask_file(connection, path)
             original = client.get(path, base_url="https://example.com").data
             if at != path:
-                # A slash was added, and what is relative still means the same.
+                # A slash was added, and relative links still have the same meaning.
                 original = with_base(original.decode(), path).encode()
                 based += b"<base " in original
             assert (status, body) == (200, original), path

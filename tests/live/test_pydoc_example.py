@@ -25,11 +25,11 @@ from tests.live.support.visitor import Answer, ask
 from wsgi_isr import ISR
 
 ROOT = Path(__file__).resolve().parents[2]
-#: All modules are rendered, in parts of which each worker of pytest-xdist may take some.
+#: Parts of the modules; each worker of pytest-xdist may take some parts.
 PARTS = 6
 every_part = pytest.mark.parametrize("part", range(PARTS))
 
-# Many modules of the standard library are deprecated, and say so when they are imported.
+# Many modules of the standard library are deprecated, and warn when they are imported.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -148,7 +148,7 @@ def names_of(part: int) -> list[str]:
 
 
 class Page(HTMLParser):
-    """Holds a page against the rules of HTML that are easily broken here; collects its links.
+    """Check a page against rules of HTML that are easily broken here, and collect its links.
 
     :raises AssertionError: it breaks one.
     """
@@ -195,7 +195,7 @@ class Page(HTMLParser):
 
 
 def check(path: str) -> None:
-    """The page is sound, leads to pages that exist, and does not know where it was made."""
+    """Check that the page is valid, links to existing pages, and reveals nothing of its machine."""
     html = get(path)
     there = {"/", "/about", "/search", "/static/site.css", "/static/icon.svg"}
     there |= {f"/module/{params['name']}" for params in module_params()}
@@ -221,7 +221,7 @@ from examples.pydoc_bottle.site import site
 names = json.load(sys.stdin)
 json.dump({name: Client(site).get(f"/module/{name}").text for name in reversed(names)}, sys.stdout)
 """
-#: Other values of all that a process has of its own.
+#: Other values of everything that differs between processes.
 ELSEWHERE = {
     "PYTHONHASHSEED": "1",
     "TZ": "Asia/Kathmandu",
@@ -249,7 +249,7 @@ def render_elsewhere(names: list[str], directory: Path, **env: str) -> dict[str,
 
 @every_part
 def test_a_page_is_the_same_in_another_process_with_another_environment(part, tmp_path):
-    # Two of their own: what pytest and other tests do to modules of this one, pydoc tells.
+    # Two processes of their own: pydoc would show the changes of pytest and other tests to modules of this one.
     names = names_of(part)
     pages, others = render_elsewhere(names, tmp_path, **ELSEWHERE), render_elsewhere(list(reversed(names)), ROOT)
     assert [name for name in names if pages[name] != others[name]] == []

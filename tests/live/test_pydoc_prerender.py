@@ -1,4 +1,4 @@
-"""All pages of the example of several hundred, made before anybody asks: while they change, and as files."""
+"""All pages of the example of several hundred, rendered before the first request: during changes, and as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from wsgi_isr import ISR, invalidate
 from wsgi_isr.prerender.html_links import with_base
 
 URL = "https://docs.example.org"
-#: Of the app by itself and of the one that stands for visitors, which is wrapped here.
+#: The release of the app itself and of the app for visitors, which is wrapped here.
 RELEASE = "pydoc"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -32,14 +32,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
-    """Every page, and its package."""
+    """Return every page, and its package."""
     modules = {f"/module/{one['name']}": catalogue.package_of(one["name"]) for one in module_params()}
     return {"/": "", **modules, **{f"/package/{one['name']}": one["name"] for one in package_params()}}
 
 
 @pytest.fixture
 def visitor(store: str) -> Client:
-    """Somebody in another process, who shares the store."""
+    """Return a visitor of another process, which shares the store."""
     return Client(ISR(site, RULES, store=store, coherence=0, release=RELEASE))
 
 
@@ -53,7 +53,7 @@ def test_no_page_that_is_older_than_an_acknowledged_invalidation_is_fresh(
     pages: Mapping[str, str], store: str, figure: Callable[[str], None]
 ) -> None:
     command = Prerender("examples.pydoc_bottle:app", {"WSGI_ISR_STORE": store, "WSGI_ISR_RELEASE": RELEASE})
-    # Those with the most pages, so that each has its turn while it is made.
+    # The packages with the most pages, so that each is likely to be invalidated during its renders.
     packages = [package for package, _ in Counter(filter(None, pages.values())).most_common(50)]
     acknowledged: dict[str, float] = {}
     began = time.monotonic()
@@ -62,15 +62,15 @@ def test_no_page_that_is_older_than_an_acknowledged_invalidation_is_fresh(
     while process.poll() is None:
         package = packages[invalidated % len(packages)]
         invalidate(tags=[f"package:{package}"], store=store)
-        acknowledged[package] = math.floor(time.time() * 1000) / 1000  # the pages tell milliseconds
+        acknowledged[package] = math.floor(time.time() * 1000) / 1000  # the pages show milliseconds
         invalidated += 1
-        time.sleep(0.05)  # as long as it runs: how many that are is among the figures
+        time.sleep(0.05)  # as often as the run allows: the number is among the figures
     first = json.loads(process.communicate(timeout=PATIENCE)[0])
     took = time.monotonic() - began
     assert (first["ok"], first["rendered"] + first["there"]) == (True, len(pages))
     assert invalidated > len(packages)
 
-    # What nobody sees is not rendered here: an app that raises shows it.
+    # Prerendered pages are not rendered again: an app that raises proves it.
     def nothing(environ: object, start_response: object) -> list[bytes]:
         raise AssertionError("rendered")
 

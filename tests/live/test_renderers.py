@@ -1,4 +1,4 @@
-"""Renderer processes: background renders leave the workers, and whatever becomes of renderers, visitors get pages."""
+"""Renderer processes: background renders leave the workers, and visitors get pages whatever happens to renderers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.live.support.waiting import until
 from tests.live.support.windows import check_one_render_in_each
 
 NICENESS = 10
-#: Seconds in which whoever has lost its parent notices that, on a busy machine.
+#: Seconds in which an orphaned process notices the end of its parent, on a busy machine.
 ORPHANED = 5.0
-#: What a worker says once, when there is no renderer to be had.
+#: Log lines of a worker, once, when no renderer is available.
 GONE, BUSY = "the renderer processes are gone", "the renderer processes are busy"
 
 every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
@@ -32,7 +32,7 @@ every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "geven
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """Where the server has its sockets. Not below the test's own folder: its path may be too long."""
+    """Return the folder of the server's sockets. The test's own folder may have too long a path."""
     made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     yield made
     shutil.rmtree(made)
@@ -44,7 +44,7 @@ def env(origin: Origin, store: str, folder: Path) -> dict[str, str]:
 
 
 def stale(server: Gunicorn, path: str = "/") -> Answer:
-    """The page at ``path`` once it is served stale; it is being rendered then."""
+    """Return the page at ``path`` once it is served stale; its render is then in progress."""
 
     def found() -> Answer | None:
         answer = ask(server.port, path)
@@ -55,7 +55,7 @@ def stale(server: Gunicorn, path: str = "/") -> Answer:
 
 
 def renewed(server: Gunicorn, path: str, old: Answer) -> Answer:
-    """The page at ``path`` once it is another than ``old``."""
+    """Return the page at ``path`` once it differs from ``old``."""
 
     def found() -> Answer | None:
         answer = ask(server.port, path)
@@ -121,7 +121,7 @@ def test_where_nothing_can_be_rendered_elsewhere_there_are_none_after_a_moment(
 
 
 def test_a_server_that_reloads_its_code_by_itself_has_none(env: Mapping[str, str], tmp_path: Path) -> None:
-    # They would go on with the old code: nobody tells the master that it has changed.
+    # Renderers would go on with the old code: the master does not notice that the code has changed.
     env = {**env, "WSGI_ISR_DEVELOPMENT": "cache"}
     with Gunicorn(tmp_path / "log", env, workers=1, arguments=["--reload"]) as server:
         ask(server.port)
@@ -201,7 +201,7 @@ def test_a_render_that_hangs_past_its_timeout_costs_its_renderer_and_is_recorded
         old = stale(server)
         victim = origin.held()
         origin.hold_only(victim)
-        # Its place is taken at once; itself, it ends without the one who hangs.
+        # A new renderer replaces it at once; the old one ends without the hung process.
         (successor,) = until(lambda: [pid for pid in server.renderers() if pid != victim], "another renderer")
         assert renewed(server, "/other", stale(server, "/other")).page["pid"] == successor
         until(lambda: processes.look_at(victim) is None, "the end of the renderer that hangs")
@@ -288,7 +288,7 @@ def test_a_reload_brings_the_new_code_and_loses_no_render(
 ) -> None:
     module = tmp_path / "versioned.py"
     module.write_text(VERSIONED)
-    # Of one release: what the old code makes is seen by visitors of the new one.
+    # One release: visitors of the new code see renders of the old code.
     env = {**env, "WSGI_ISR_RELEASE": "one"}
     with Gunicorn(tmp_path / "log", env, "versioned", worker_class=worker_class, directory=tmp_path) as server:
         ask(server.port)
@@ -319,7 +319,7 @@ def test_a_reload_brings_the_new_code_and_loses_no_render(
 def test_a_server_that_is_replaced_by_a_new_one_takes_its_own_renderers_along(
     env: Mapping[str, str], tmp_path: Path, folder: Path
 ) -> None:
-    # Started with -m, it would not find its own modules again: gunicorn runs what is in sys.argv[0].
+    # Started with -m, it would not find its own modules again: gunicorn runs the program in sys.argv[0].
     program = (str(Path(sys.executable).with_name("gunicorn")), "--config", "python:wsgi_isr.gunicorn")
     with Gunicorn(tmp_path / "log", env, workers=1, program=program, binds=True) as server:
         ask(server.port)
@@ -369,7 +369,7 @@ def test_without_any_renderer_pages_are_rendered_in_threads_with_one_warning_unt
         for path in "/a", "/b", "/a", "/b":
             assert renewed(server, path, stale(server, path)).page["pid"] in server.workers()
         assert warnings(server, GONE) == 1
-        # The master has a look when it forks a worker.
+        # The master checks when it forks a worker.
         (worker,) = server.workers()
         os.kill(worker, signal.SIGTERM)
         until(lambda: server.workers() not in ([], [worker]), "another worker")
@@ -512,7 +512,7 @@ def test_a_signal_to_all_processes_at_once_is_no_trouble(env: Mapping[str, str],
         assert list(folder.iterdir()) == []
 
 
-# Whose jobs --------------------------------------------------------------------------------------------
+# Jobs of several apps ----------------------------------------------------------------------------------
 
 SEVERAL = """
 import json, os
@@ -574,7 +574,7 @@ def application(environ, start_response):
 
 @pytest.fixture
 def several(env: dict[str, str], tmp_path: Path) -> Iterator[Gunicorn]:
-    """A server with an app of several parts."""
+    """Run a server with an app of several parts."""
     (tmp_path / "several.py").write_text(SEVERAL)
     del env["WSGI_ISR_REVALIDATE"]
     with Gunicorn(tmp_path / "log", env, "several", workers=1, directory=tmp_path) as server:
@@ -586,7 +586,7 @@ def several(env: dict[str, str], tmp_path: Path) -> Iterator[Gunicorn]:
 
 
 def another(server: Gunicorn, path: str) -> tuple[Answer, Answer]:
-    """What is at ``path``, and the first that is something else."""
+    """Return the page at ``path``, and the first later one that differs."""
     first = ask(server.port, path)
     assert first.status == 200, first
     return first, renewed(server, path, first)
@@ -623,7 +623,7 @@ def test_a_function_that_only_the_worker_has_defined_is_called_in_it(several: Gu
 
 def test_what_a_refreshed_function_raises_comes_out_where_it_was_called(several: Gunicorn) -> None:
     assert ask(several.port, "/one/fails").page == {"raised": "one"}
-    # Of that, the log has to speak; of nothing else.
+    # The log must report this failure, and no other.
     assert warnings(several, "render failed") == 1
     several.log.write_text("")
 
@@ -644,7 +644,7 @@ def test_the_command_wraps_an_app_and_starts_renderers(env: Mapping[str, str], t
         assert server.complaints() == []
 
 
-# What cannot be told apart, what is slow to come, what is deadly ----------------------------------------
+# Jobs of indistinguishable parts, slow parts, deadly renders ---------------------------------------------
 
 TENANTS = """
 import os
@@ -671,7 +671,7 @@ def test_no_page_of_one_tenant_is_made_by_the_app_of_another(env: Mapping[str, s
     (tmp_path / "tenants.py").write_text(TENANTS)
     (tmp_path / "names").write_text("alpha gamma")
     with Gunicorn(tmp_path / "log", env, "tenants", workers=1, directory=tmp_path) as server:
-        # The list grows, and only a worker that comes later knows of it.
+        # The list grows, and only a worker that starts later knows of it.
         (tmp_path / "names").write_text("alpha beta gamma")
         (worker,) = server.workers()
         os.kill(worker, signal.SIGTERM)

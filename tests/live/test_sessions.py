@@ -1,4 +1,4 @@
-"""A page that knows its reader, under a blanket ``revalidate=60``: nobody ever sees another's."""
+"""A page that knows its reader, under a blanket ``revalidate=60``: no reader ever sees another's page."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_two_visitors_with_a_session_and_a_stranger_each_see_their_own_page(
     assert len(rendered_by) == 2, "only one of the two workers had anything to do"
     for name, page, answer in answers:
         assert answer.status == 200, f"{name} at {page}: {answer}"
-        # Looked for in the corner that says who is logged in: the text of /about names everybody.
+        # Search only the corner that shows the logged-in user: the text of /about names all users.
         shown = {known for known in visitors if known in answer.account}
         assert shown == {name}, f"{name} at {page} was shown {answer.account!r}"
 
@@ -70,7 +70,7 @@ def test_two_visitors_with_a_session_and_a_stranger_each_see_their_own_page(
     assert {answer.verdict for answer in own} == {"BYPASS"}
     assert len({answer.stamp for answer in own}) > len(own) / 2, "pages of visitors with a session were reused"
 
-    # The app was asked once for each page of strangers, and once for each page of the other two.
+    # The app was asked once for each public page, and once for each page of the two logged-in visitors.
     lines = (faults / "renders").read_text().split("\n")
     made = Counter(line.split()[2] for line in lines if line)
     assert sum(made[page] for page in PAGES) == len(PAGES) + len(own)

@@ -1,4 +1,4 @@
-"""Workers that stop: asked to, replaced, recycled, or ended by gunicorn; none of it costs a page or a visitor."""
+"""Workers that stop: asked to, replaced, recycled, or ended by gunicorn; no page is lost, no visitor gets an error."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ LEASE = 3.0
 #: The options of a server whose workers render in the background themselves.
 IN_WORKERS = {"WSGI_ISR_BACKGROUND": "threads"}
 
-#: Seconds in which somebody renders although workers come and go: longer than two of them take to start on
-#: a busy machine, shorter than what is left of a lease (10 s, renewed at every third) whose worker forgot it.
+#: Seconds in which a process renders although workers come and go: longer than two workers take to start on
+#: a busy machine, shorter than the rest of a lease (10 s, renewed at every third) that its worker failed to release.
 TAKEOVER = 6.0
 
 every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
@@ -72,7 +72,7 @@ def test_past_the_drain_deadline_a_server_stops_in_the_middle_of_a_render(
         asked = time.monotonic()
         assert server.stop() == 0
         took = time.monotonic() - asked
-        # Well below the default drain (10 s) and gunicorn's own patience (30 s): it is our deadline that ended it.
+        # Well below the default drain (10 s) and gunicorn's own timeout (30 s): our deadline has ended it.
         assert 1.0 <= took < 6
         assert server.left() == []
         assert server.complaints() == []
@@ -137,7 +137,7 @@ def test_workers_that_are_recycled_under_load_lose_no_visitor_and_no_render(
 def test_a_worker_that_gunicorn_ends_in_the_middle_of_a_render_costs_one_lease(
     worker_class: str, origin: Origin, env: Mapping[str, str], tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
-    # Longer than it takes until gunicorn loses its patience: a second, and another one before its SIGKILL.
+    # Longer than gunicorn's timeout: a second, and another one before its SIGKILL.
     lease = 5.0
     options = {**env, **IN_WORKERS, "WSGI_ISR_RENDER_TIMEOUT": f"{lease:g}", "LIVE_NATIVE": "1"}
     with Gunicorn(tmp_path / "log", options, worker_class=worker_class, arguments=["--timeout", "1"]) as server:
@@ -170,13 +170,13 @@ def test_a_worker_that_gunicorn_ends_in_the_middle_of_a_render_costs_one_lease(
 
 
 def _hang(server: Gunicorn, victim: int) -> None:
-    """Be the visitor whose request never ends, in that very process."""
+    """Send a request that never ends to that very process."""
     while victim in server.workers():
         ask(server.port, f"/?stuck={victim}", method="OPTIONS")
 
 
 def _held_in_the_background(server: Gunicorn, origin: Origin, old: Answer) -> int:
-    """Make ``old`` stale, have it rendered, and stop in the middle of that; returns the process."""
+    """Make ``old`` stale, start its render, and stop in the middle of it; return the process."""
     origin.hold()
     stale = until(lambda: _if_stale(ask(server.port)), "a stale page")
     assert stale.render == old.render

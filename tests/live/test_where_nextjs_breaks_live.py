@@ -1,4 +1,4 @@
-"""Rows 7, 8 and 13 of what breaks elsewhere, where instances are what they are: processes of their own."""
+"""Rows 7, 8 and 13 of the comparison with Next.js, with instances in separate processes."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from wsgi_isr import invalidate
 
 
 def everywhere(*servers: Gunicorn) -> list[Answer]:
-    """What each server answers, so many times in a row that each of its workers has its turn."""
+    """Return answers of each server, enough in a row that each of its workers has its turn."""
     return [ask(server.port, "/page") for _ in range(8) for server in servers]
 
 
 def warm(*servers: Gunicorn) -> set[str]:
-    """The renders that are served, once every answer is a hit."""
+    """Return the served renders, once every answer is a hit."""
 
     def hits() -> set[str] | None:
         answers = everywhere(*servers)
@@ -105,7 +105,7 @@ for line in sys.stdin:
 
 
 class Skewed:
-    """An instance whose clock is some seconds ahead, told what to do line by line."""
+    """An instance whose clock is some seconds ahead; it takes commands line by line."""
 
     def __init__(self, ahead: float, store: str) -> None:
         environ = {**os.environ, "WSGI_ISR_STORE": store, "WSGI_ISR_COHERENCE": "0"}
@@ -156,7 +156,7 @@ def test_row_13_two_instances_of_two_workers_render_once(
         with ThreadPoolExecutor(24) as pool:
             visits = [pool.submit(ask, server.port, "/page") for _ in range(12) for server in (one, two)]
             origin.held()
-            # Everybody has come in by now, or comes while the render still goes on: no order of the two is wrong.
+            # All visitors have come in by now, or come while the render still goes on; both orders are valid.
             time.sleep(0.5)
             origin.release()
             answers = [visit.result() for visit in visits]

@@ -1,4 +1,4 @@
-"""Every kind of gunicorn worker, with and without --preload: a page is served, goes stale, is rebuilt once."""
+"""Every kind of gunicorn worker, with and without --preload: a page is served, becomes stale, is rendered once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_workers_share_one_render_in_each_window_and_inherit_nothing(
             for verdict, worker in product(("HIT", "STALE"), workers):
                 until(partial(crowd.answered_by, worker, verdict), f"a {verdict} by worker {worker}")
         renders = origin.settled()
-        # What a worker could have inherited from the master: a thread, or a connection to the store.
+        # A worker could have inherited a thread or a connection to the store from the master.
         assert processes.threads(server.pid) == 1
         assert [name for name in processes.open_files(server.pid) if "pages.sqlite3" in name] == []
         for worker in workers:
@@ -59,7 +59,7 @@ def test_workers_share_one_render_in_each_window_and_inherit_nothing(
 
     assert crowd.errors() == []
     assert check_one_render_in_each(renders, crowd.answers, REVALIDATE) >= WINDOWS
-    # Nobody waits for a render but the first visitors; what comes after the first page is background work.
+    # Only the first visitors wait for a render; all later renders are in the background.
     later = {render.name: render.thread for render in renders[1:]}
     assert {answer.verdict for answer in crowd.answers if answer.render in later} == {"HIT", "STALE"}
     assert set(later.values()) == {"wsgi-isr-render"}
@@ -83,7 +83,7 @@ def test_workers_are_forked_from_a_master_that_is_rendering(
     assert server.pid not in {render.pid for render in renders[1:]}
     assert crowd.errors() == []
     later = [answer for answer in crowd.answers if answer.render != first.name]
-    # Patient with the first window, which began while the workers were still starting.
+    # Tolerate a delay in the first window, which began while the workers were still starting.
     assert check_one_render_in_each(renders, later, REVALIDATE, noise=5) >= WINDOWS
 
 
@@ -92,8 +92,8 @@ def test_workers_are_forked_from_a_master_that_is_rendering(
 def test_a_gevent_worker_of_a_preloaded_app_answers_its_first_requests_all_at_once(
     program: tuple[str, ...], journal: str, origin: Origin, env: Mapping[str, str], tmp_path: Path
 ) -> None:
-    # The locks of the app are made at the fork, before gunicorn has gevent patch the worker. A greenlet that yields
-    # while it holds one stops the whole worker.
+    # The app creates its locks at the fork, before gunicorn has gevent patch the worker. A greenlet that yields
+    # while it holds such a lock stops the whole worker.
     node = Memcached()
     kept = "none" if journal == "none" else f"{tmp_path}/journal"
     env = {**env, "WSGI_ISR_STORE": f"memcached://{node.name}", "WSGI_ISR_JOURNAL": kept}

@@ -1,8 +1,9 @@
 """A process that commits new versions of rows and invalidates them, again and again, until it is told to stop.
 
-It writes a line for each (:meth:`~cluster.history.Invalidation.parse`), once it was acknowledged: what is refused, or
-pending, is repeated until then. ``WSGI_ISR_STORE`` is the store; ``WSGI_ISR_JOURNAL`` is the journal, from which the
-servers deliver what is pending at the same time; ``CLUSTER_PAUSE`` the mean of the seconds between two.
+It writes a line for each one (:meth:`~cluster.chaos.history.Invalidation.parse`) after the acknowledgement. A refused
+or pending invalidation is repeated until then. ``WSGI_ISR_STORE`` is the store; ``WSGI_ISR_JOURNAL`` is the journal,
+from which the servers deliver pending invalidations at the same time. ``CLUSTER_PAUSE`` is the mean of the seconds
+between two.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from .site import ROWS, Database, selection
 from .tethered import until_told
 
 MODES = ("stale", "expire", "purge")
-#: Seconds between two attempts; and how long the last invalidation is repeated for.
+#: Seconds between two attempts; and seconds for which the last invalidation is repeated.
 AGAIN, PATIENCE = 0.05, 15.0
 
 
 def main() -> None:
-    """Until standard input ends."""
+    """Commit and invalidate until standard input ends."""
     told = until_told()
     database = Database(os.environ["CLUSTER_DIRECTORY"])
     pause = float(os.environ["CLUSTER_PAUSE"])
     kept = open_store(os.environ["WSGI_ISR_STORE"])
-    # By turns: a job that opens the store for each call, a process that keeps it, and one that takes its
-    # time between any two steps, which no invalidation may mind.
+    # Random kinds of callers: a job that opens the store for each call, a process that keeps it open, and one that
+    # pauses between any two steps. Such pauses must not harm any invalidation.
     stores = (None, kept, Dawdling(kept))
     while not told.wait(min(random.expovariate(1 / pause), 10 * pause)):
         rows = _rows()
@@ -46,10 +47,10 @@ def main() -> None:
 
 
 def _rows() -> list[str]:
-    """What changes: mostly one of them, or some together."""
+    """Draw the rows that change: mostly one, or some together."""
     every, single = "site", list(ROWS)[1:]
     if random.random() < 0.05:
-        return [every]  # rarely, or nothing else would ever decide
+        return [every]  # rarely, or no other version would ever matter
     if random.random() < 0.3:
         return [single[int(time.monotonic()) % len(single)]]  # by several admins at the same time
     return random.sample(single, random.choice((1, 1, 2, 3)))

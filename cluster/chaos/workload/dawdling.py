@@ -1,4 +1,4 @@
-"""A store that takes its time: what lies between two steps of the protocol lasts long enough to be hit."""
+"""A slow store: the time between two steps of the protocol is long enough for faults to fall into it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 from wsgi_isr.stores.base import Many, Store, Token, Versioned
 
-#: Seconds before a verb, at most.
+#: Longest pause before a command, in seconds.
 LONGEST = 0.04
 
 
 class Dawdling(Store):
-    """Another store, with pauses. It belongs to whoever opened that one, and does not close it."""
+    """Another store, with pauses. Its opener closes the wrapped store; ``close`` here does not."""
 
     def __init__(self, store: Store, pause: Callable[[float], None] = time.sleep) -> None:
         self._store = store

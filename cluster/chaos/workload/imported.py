@@ -1,4 +1,4 @@
-"""A way into the processes of a history, for those who test the checker itself."""
+"""An import hook for the processes of a history, for tests of the checker itself."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from importlib import import_module
 
 
 def import_first() -> None:
-    """Import the module that ``CLUSTER_IMPORT`` names, if any, before an ``ISR`` is made or anything invalidated."""
+    """Import the module that ``CLUSTER_IMPORT`` names, if any, before the first ``ISR`` or ``invalidate``."""
     if module := os.environ.get("CLUSTER_IMPORT"):
         import_module(module)

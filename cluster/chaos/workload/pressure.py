@@ -12,18 +12,18 @@ import threading
 from ...parts.ports import HOST
 from .tethered import until_told
 
-#: Keys in one go, and the size of their values.
+#: Keys in one batch, and the size of their values.
 BATCH, SIZE = 250, 40
-#: Seconds until a node that is away is tried again.
+#: Seconds until an unreachable node is tried again.
 AGAIN = 0.1
 
 
 def main() -> None:
-    """Until standard input ends."""
+    """Fill the nodes until standard input ends."""
     told = until_told()
     pause = BATCH / float(os.environ["CLUSTER_RATE"])
     for port in os.environ["CLUSTER_NODES"].split(","):
-        # One for each node: one that hangs holds up none of the others.
+        # A thread for each node, so that a hung node does not hold up the others.
         threading.Thread(target=_fill, args=(int(port), pause, told), name=f"fill {port}", daemon=True).start()
     told.wait()
 

@@ -1,8 +1,10 @@
-"""A process of visitors who read without end, and write down what they got (:meth:`~cluster.history.Read.parse`).
+"""A process of visitors who read without end, and write a line for each answer.
 
-``CLUSTER_PORTS``: of the servers. ``CLUSTER_HOST``: what visitors call the site, whatever port they reach it by: a
-page belongs to its host. ``CLUSTER_READERS``: how many visitors, each with a thread and a connection that
-is kept for a few requests. ``CLUSTER_PAUSE``: seconds between two requests of a visitor, at most.
+:meth:`~cluster.chaos.history.Read.parse` reads these lines.
+
+``CLUSTER_PORTS``: of the servers. ``CLUSTER_HOST``: the host name in requests, because a page belongs to its host,
+whatever the port. ``CLUSTER_READERS``: how many visitors, each with a thread and a connection that is kept for a few
+requests. ``CLUSTER_PAUSE``: seconds between two requests of a visitor, at most.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ TIMEOUT = 20.0
 
 
 class Malformed(ValueError):
-    """An answer that is none: nothing that a cut connection excuses."""
+    """A malformed answer: a cut connection does not excuse it."""
 
 
 class Visitor:
-    """One visitor: picks a page and a server, asks, writes down the answer, pauses."""
+    """One visitor: picks a page and a server, sends a request, writes the answer, pauses."""
 
     def __init__(self, ports: list[int], host: str, pause: float, told: threading.Event) -> None:
         self._ports = ports
@@ -61,7 +63,7 @@ class Visitor:
             except (ConnectionError, EOFError):
                 if not reused:
                     raise
-                # The server may let go of a connection over which nothing is asked; that is no fault of it.
+                # A server may close an idle connection at any time; this is no error.
                 self._drop()
                 status, headers, body = self._ask(path)
         except (OSError, EOFError, Malformed) as error:
@@ -100,9 +102,10 @@ class Visitor:
 
 
 def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body.
+    """Return status, headers and body.
 
-    :raises EOFError: the connection ended before. :raises Malformed: it is no answer.
+    :raises EOFError: the connection ended before the answer did.
+    :raises Malformed: the answer is not valid.
     """
     data = b""
     while b"\r\n\r\n" not in data:
@@ -128,7 +131,7 @@ def _more(connection: socket.socket) -> bytes:
 
 
 def main() -> None:
-    """Until standard input ends."""
+    """Read until standard input ends."""
     told = until_told()
     ports = [int(port) for port in os.environ["CLUSTER_PORTS"].split(",")]
     host = os.environ["CLUSTER_HOST"]
@@ -138,8 +141,8 @@ def main() -> None:
 
 
 def visit(visitors: Sequence[Visitor], told: threading.Event) -> int:
-    """Let them, until they are told to end; the exit code. Where one cannot go on, all end with 1: what one did not see
-    would look like what was never wrong."""
+    """Let visitors read until they are told to end; return the exit code. If one visitor fails, all end with 1: its
+    missing reads would look like reads without errors."""
     dead: list[BaseException] = []
 
     def run(visitor: Visitor) -> None:

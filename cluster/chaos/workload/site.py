@@ -3,13 +3,13 @@
 It lives in the directory ``CLUSTER_DIRECTORY``: the database, and the files that script it.
 
 ========  ======================================================================================
-``fail``   while this file exists, every render fails: it ``raise``\\ s, or answers with the status that
-           the file holds
-``hold``   while this file exists, a render that has read its rows waits, and says so by a file ``held``
+``fail``   while this file exists, every render fails: it ``raise``\\ s, or answers with the status in
+           the file
+``hold``   while this file exists, a render that has read its rows waits, and creates the file ``held``
 ========  ======================================================================================
 
-``CLUSTER_SLOW``: the seconds that a render takes, at most; each takes a random time, some of it before the
-rows are read, some of it between them.
+``CLUSTER_SLOW``: the longest time of a render, in seconds. Each render takes a random time, partly before it reads
+rows, partly between them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 #: Seconds after which a held render goes on in any case.
 LONGEST_HOLD = 30.0
-#: The rows, and what has to be invalidated where one changes (arguments of ``invalidate``).
+#: The rows, and the arguments of ``invalidate`` for a change of each.
 ROWS: Mapping[str, Mapping[str, Any]] = {
     "site": {"everything": True},
     "posts": {"tags": ["posts"]},
@@ -63,7 +63,7 @@ PAGES = (
 
 
 def selection(rows: Iterable[str]) -> dict[str, Any]:
-    """The arguments of one ``invalidate`` for several rows."""
+    """Return the arguments of one ``invalidate`` for several rows."""
     together: dict[str, Any] = {}
     for row in rows:
         for name, value in ROWS[row].items():
@@ -72,14 +72,14 @@ def selection(rows: Iterable[str]) -> dict[str, Any]:
 
 
 def tag_of(row: str) -> str:
-    """The stored name of a row's tag."""
+    """Return the stored name of a row's tag."""
     return tag_names(**ROWS[row])[0]
 
 
 class Database:
     """The rows in an SQLite file; one connection for each thread.
 
-    :param directory: where it is, or is to be.
+    :param directory: of the file.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -87,20 +87,20 @@ class Database:
         self._own = threading.local()
 
     def create(self) -> None:
-        """Every row in version 1."""
+        """Create every row in version 1."""
         with self._connection() as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("CREATE TABLE pages (row TEXT PRIMARY KEY, version INTEGER NOT NULL)")
             connection.executemany("INSERT INTO pages VALUES (?, 1)", [(row,) for row in ROWS])
 
     def read(self, row: str) -> int:
-        """The version that was committed last."""
+        """Return the version that was committed last."""
         with self._connection() as connection:
             found = connection.execute("SELECT version FROM pages WHERE row = ?", (row,)).fetchone()
         return int(found[0])
 
     def commit(self, rows: Sequence[str]) -> dict[str, int]:
-        """The next version of each of ``rows``, all in one transaction; they are there when this returns."""
+        """Commit the next version of each of ``rows`` in one transaction, and return the versions."""
         with self._connection() as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.executemany("UPDATE pages SET version = version + 1 WHERE row = ?", [(row,) for row in rows])
@@ -112,7 +112,7 @@ class Database:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         connection = getattr(self._own, "connection", None)
         if connection is None:
-            # Without transactions of its own: each SELECT sees what was committed before it.
+            # Autocommit: each SELECT sees all commits before it.
             connection = sqlite3.connect(self._path, timeout=20, isolation_level=None)
             connection.execute("PRAGMA synchronous=OFF")  # processes are killed here, machines are not
             self._own.connection = connection
@@ -121,7 +121,7 @@ class Database:
 
 @cached(revalidate=False, tags=["featured"])
 def featured(directory: str) -> dict[str, int]:
-    """The rows of what is featured, from the data cache."""
+    """Return the rows of the featured post, from the data cache."""
     database = Database(directory)
     versions = {"featured": database.read("featured")}
     time.sleep(random.uniform(0.0, 0.05))
@@ -140,7 +140,7 @@ class Site:
         self._slow = slow
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] == "OPTIONS":  # is the server there?
+        if environ["REQUEST_METHOD"] == "OPTIONS":  # a check whether the server runs
             return self._send(start_response, "200 OK", {"pid": os.getpid()})
         path = environ["PATH_INFO"]
         with _taking(random.uniform(0.0, self._slow)) as pause:
@@ -155,7 +155,7 @@ class Site:
         return self._send(start_response, "200 OK", {"path": path, "versions": versions, "pid": os.getpid()})
 
     def _rows(self, path: str, read: MutableMapping[str, int]) -> Iterator[str]:
-        """The rows of a page, one after another; what it says of its tags is said when a row was read."""
+        """Yield the rows of a page, one after another; tags are declared after the row was read."""
         yield "site"
         if path == "/":
             yield "posts"
@@ -165,7 +165,7 @@ class Site:
         elif path.startswith("/posts/"):
             post = f"post {path[7:]}"
             yield from ("posts", post)
-            # Which tag it will be is not known before the render, and may be another one the next time.
+            # The tag is not known before the render, and may be another one the next time.
             number = read[post] % 2
             yield f"author {number}"
             cache_tag(f"author:{number}")
@@ -175,7 +175,7 @@ class Site:
             yield f"item {number}"
             cache_tag(f"item:{number}")
         elif path == "/data":
-            # The same row, read by the page and by the data that it uses: the page is as old as the older one.
+            # The page and its cached data read the same row: the page is as old as the older of both.
             yield "featured"
             cache_tag("featured")
             for row, version in featured(str(self._directory)).items():
@@ -207,8 +207,8 @@ class Site:
 
 @contextmanager
 def _taking(seconds: float) -> Iterator[Any]:
-    """The block takes that long, or longer; each call of the value spends a random part of what is left,
-    or nothing."""
+    """Make the block take ``seconds`` or longer. Each call of the yielded function sleeps for a random part of the
+    remaining time, or not at all."""
     until = time.monotonic() + seconds
 
     def pause() -> None:

@@ -1,4 +1,4 @@
-"""Processes that end when their standard input does: when it is closed, or its owner dies."""
+"""Processes that end with their standard input: when it is closed, or its owner dies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Generic, TypeVar
 
 from ...parts.part import ROOT
 
-#: Variables that would change what a history is about, and are not passed on.
+#: Variables that would change the experiment, and are not passed on.
 FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_", "CLUSTER_", "PYTHONWARN")
 T = TypeVar("T")
 
 
 def until_told() -> threading.Event:
-    """In such a process: set when it is time to come to an end."""
+    """Return an event that is set when standard input ends."""
     told = threading.Event()
 
     def listen() -> None:
@@ -31,9 +31,10 @@ def until_told() -> threading.Event:
 
 
 class Tethered(Generic[T]):
-    """``with Tethered("tests...module", ...) as process:`` a module that runs, and writes lines.
+    """Run a module that writes lines: ``with Tethered("tests...module", ...) as process:``.
 
-    :param parse: makes something of each line. :param directory: for its output.
+    :param parse: converts each line.
+    :param directory: for its output.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Tethered(Generic[T]):
         self._env = env
         self._parse = parse
         self._read = 0
-        #: What it has written so far, as of the last :meth:`look`.
+        #: The parsed lines, as of the last :meth:`look`.
         self.lines: list[T] = []
 
     def __enter__(self) -> Tethered[T]:
@@ -76,14 +77,14 @@ class Tethered(Generic[T]):
             self.look()
 
     def end(self) -> None:
-        """End it, whatever it has to say."""
+        """End the process, and ignore its exit code."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.kill()
         self._process.wait()
 
     def look(self) -> None:
-        """Read on. :raises AssertionError: it has ended in an error."""
+        """Read the new lines. :raises AssertionError: the process has failed."""
         code = self._process.poll()
         assert not code, f"{self._module} ended with {code}: {self._err.read_text()}"
         with self._out.open("rb") as out:

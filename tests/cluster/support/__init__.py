@@ -1,3 +1,3 @@
-"""What the tests of the cluster share."""
+"""Helpers of the cluster tests."""
 
 from __future__ import annotations

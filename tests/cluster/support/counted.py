@@ -1,4 +1,4 @@
-"""A site whose processes count what they ask the store for, and write it down when they end."""
+"""A site whose processes count their commands to the store, and write the counts down when they end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAGS = int(os.environ.get("LIVE_TAGS", "1"))
 
 
 class Counting(MemcachedStore):
-    """Counts the keys that are read, by plane, and the calls of ``add``."""
+    """Count the keys that are read, by plane, and the calls of ``add``."""
 
     def get(self, key: str) -> bytes | None:
         self._count([key])

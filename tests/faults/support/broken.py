@@ -1,6 +1,6 @@
-"""The protocol with one of its rules left out, for a history that has to show it.
+"""The protocol with one of its rules left out, for a history that must show the violation.
 
-Each entry of :data:`BREAK` changes the classes of the process that it is called in, before an ``ISR`` is made there.
+Each entry of :data:`BREAK` changes the classes of the calling process, before an ``ISR`` is made there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wsgi_isr.stores.memcached.store import MemcachedStore
 
 
 class CapturesAfterwards(TagVersions):
-    """Render 4: the stamps of the tags are read when the data was."""
+    """Render 4: the versions of the tags are read after the data."""
 
     def capture(self, tags: Iterable[str]) -> Capture:
         return Capture({}, {})
@@ -46,7 +46,7 @@ class RenewsOneEpoch(TagVersions):
 
 
 class TrustsLateTags(TagVersions):
-    """Render 7: a tag that turned up while rendering is stamped whatever went on meanwhile."""
+    """Render 7: a tag that appears during the render gets its current version, despite invalidations meanwhile."""
 
     def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
         every = list(tags)
@@ -55,7 +55,7 @@ class TrustsLateTags(TagVersions):
 
 
 class WritesSoftlyBlind(TagVersions):
-    """Invalidate 2: what stays of a tag is written back, whoever has changed it since it was read."""
+    """Invalidate 2: the rest of a tag is written back, over any change since it was read."""
 
     def _renew(self, tag: str, mode: Mode) -> None:
         if mode is Mode.STALE and (held := self._store.gets(self._tag_key(tag))) is not None:
@@ -65,7 +65,7 @@ class WritesSoftlyBlind(TagVersions):
 
 
 def _use(stamps: type[TagVersions]) -> None:
-    import_module("wsgi_isr.middleware")  # and with it whoever makes some
+    import_module("wsgi_isr.middleware")  # imports all modules that create TagVersions
     names = [name for name, module in sys.modules.items() if getattr(module, "TagVersions", None) is TagVersions]
     users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.cache.tag_versions"}
     assert users > {"wsgi_isr.cache.invalidation"}, f"who looks up is not among {users}"
@@ -74,7 +74,7 @@ def _use(stamps: type[TagVersions]) -> None:
 
 
 def _move_control_keys() -> None:
-    """Control keys go to the next node while theirs is down, as data keys do."""
+    """Move control keys to the next node while theirs is down, as data keys do."""
 
     def places(self: MemcachedStore, key: str) -> tuple[Node, ...]:
         first = self.node_of(key)
@@ -83,7 +83,7 @@ def _move_control_keys() -> None:
     MemcachedStore._find_places = places  # type: ignore[method-assign]
 
 
-#: Rule to what breaks it.
+#: For each rule, the function that breaks it.
 BREAK: Mapping[str, Callable[[], None]] = {
     "capture before the data is read": lambda: _use(CapturesAfterwards),
     "renew the epochs a second time": lambda: _use(RenewsOneEpoch),

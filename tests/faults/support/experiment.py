@@ -1,4 +1,4 @@
-"""Three gunicorn instances of two workers, two memcached nodes, readers and admins, a fault: a history."""
+"""Make a history: three gunicorn instances of two workers, two memcached nodes, readers and admins, and a fault."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from wsgi_isr.stores import open_store
 from .faults import Fault, Target
 
 SERVED = "cluster.chaos.workload.served:application"
-#: Visitors, and the longest pause that each makes; admins, and the mean of their pauses, in seconds.
+#: Visitors, and the longest pause of each; admins, and the mean of their pauses, in seconds.
 READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE = 24, 0.01, 2, 0.12
 #: Seconds that a render takes at most.
 SLOW = 0.3
-#: Small keys for each node in a second, where they are to be evicted.
+#: Small keys for each node in a second, where eviction is wanted.
 PRESSURE = 10_000
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to do: until there are so many of each, but no longer than ``seconds``."""
+    """The size of a history: until there are so many of each, but no longer than ``seconds``."""
 
     reads: int
     invalidations: int
     seconds: float = 60.0
-    #: A history that has shown a violation goes no further.
+    #: Whether a history goes on after a violation.
     to_the_end: bool = True
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it."""
+    """The result of an experiment."""
 
     violations: Sequence[Violation]
     figures: Figures
     struck: int
-    #: Lines of the servers' logs that nobody wants to see, whatever was done to them.
+    #: Lines of the servers' logs that no fault excuses.
     complaints: Sequence[str]
 
     def __str__(self) -> str:
@@ -55,14 +55,14 @@ class Outcome:
 
 
 def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str = "") -> Outcome:
-    """Do it. To be called in the main thread.
+    """Run the experiment. Call it in the main thread.
 
-    :param broken: the rule of the protocol that nobody keeps (:mod:`.broken`).
+    :param broken: the rule of the protocol that every process breaks (:mod:`.broken`).
     :raises AssertionError: there was too little of something in time.
     """
     Database(directory).create()
     with ExitStack() as stack:
-        # `-n 512`: everything small is in one slab class, whose least recently used item is the next to go.
+        # `-n 512`: all small items are in one slab class, whose least recently used item is evicted next.
         arguments = ("-n", "512") if fault.small else ()
         nodes = [Memcached(2 if fault.small else 64, arguments) for _ in range(2)]
         for node in nodes:
@@ -87,7 +87,7 @@ def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str
 def _environment(
     directory: Path, nodes: Sequence[Memcached], fault: Fault, coherence: float, broken: str
 ) -> dict[str, str]:
-    # Where no node goes away, none is to be taken for gone because the machine is busy.
+    # Without outages, no node may be taken for unreachable because the machine is busy.
     patience = "timeout=0.5&connect_timeout=0.5" if fault.outages else "timeout=5&connect_timeout=5&deadline=10"
     env = {
         "CLUSTER_DIRECTORY": str(directory),
@@ -96,7 +96,7 @@ def _environment(
         "WSGI_ISR_COHERENCE": f"{coherence:g}",
         "WSGI_ISR_JOURNAL": str(directory / "journal"),
     }
-    if fault.kills or fault.outages:  # locks are left behind by whoever cannot release them
+    if fault.kills or fault.outages:  # killed processes, and processes without their node, leave locks behind
         env |= {"WSGI_ISR_RENDER_TIMEOUT": "3", "WSGI_ISR_LOCK_TIMEOUT": "0.4"}
     if broken:
         env |= {"CLUSTER_IMPORT": "tests.faults.support.switched_off", "FAULTS_BREAK": broken}
@@ -124,7 +124,7 @@ def _watch(
             for admin in admins:
                 inner.enter_context(admin)
             _strike(fault, target, plan, coherence, readers, admins)
-        time.sleep(0.5)  # what was acknowledged last is to be read, too
+        time.sleep(0.5)  # readers must also see the last acknowledged invalidation
     return readers.lines, [invalidation for admin in admins for invalidation in admin.lines]
 
 
@@ -173,7 +173,7 @@ def _circumstances(fault: Fault, target: Target, coherence: float) -> Circumstan
 
 
 def _in_the_end(directory: Path, servers: Sequence[Gunicorn]) -> list[Read]:
-    """When all is quiet, every page of every server comes to show what was committed last."""
+    """Wait until every page of every server shows the last commit; return these reads."""
     database, reads = Database(directory), []
 
     def current(server: Gunicorn, path: str) -> bool:
@@ -203,6 +203,6 @@ def _as_read(answer: Answer, path: str) -> Read:
 
 
 def _complaints(server: Gunicorn, fault: Fault) -> list[str]:
-    """An exception is nothing that any fault excuses."""
+    """Return the log lines that no fault excuses, such as exceptions."""
     complaints = server.complaints()
     return [line for line in complaints if "Traceback" in line] if fault.enough else complaints

@@ -1,7 +1,7 @@
-"""What is done to a cluster while it is read and invalidated.
+"""Faults of a cluster while it is read and invalidated.
 
-A fault is a generator: it does something, and yields the seconds until it is to go on. Closed, it puts right what
-it did. :attr:`Fault.enough` is how often it has to have struck for a history to count.
+A fault is a generator: it acts, and yields the seconds until it continues. Closed, it undoes its effects.
+:attr:`Fault.enough` is the number of strikes that a history needs to count.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from tests.live.support.server import Gunicorn
 from tests.support.memcached import Memcached
 from wsgi_isr.cache.keyspace import Keyspace
 
-#: Seconds for which a process may leave a node alone that is back: the longest pause between two probes of
+#: Seconds for which a process may avoid a node that is back: the longest pause between two probes of
 #: the breaker, with its jitter, and the probe.
 UNNOTICED = 3.0
 
 
 @dataclass
 class Target:
-    """What there is to strike, and what was struck."""
+    """The parts that a fault may strike, and a record of its strikes."""
 
     nodes: Sequence[Memcached]
     servers: Sequence[Gunicorn]
@@ -34,7 +34,7 @@ class Target:
 
     @contextmanager
     def outage(self, node: Memcached) -> Iterator[None]:
-        """In the block, ``node`` cannot be reached; some time later everybody has noticed that it can."""
+        """Note in the block that ``node`` is unreachable. The outage ends when all processes have noticed its end."""
         began = time.monotonic()
         try:
             yield
@@ -48,10 +48,13 @@ Strikes = Callable[[Target], Iterator[float]]
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to strike, and what a history under it may hold.
+    """A kind of fault, and the answers that it excuses.
 
-    :param small: the nodes have little memory. :param outages: answers may be degraded while a node is away.
-    :param kills: connections may break. :param env: for the servers. :param filled: with small keys.
+    :param small: the nodes have little memory.
+    :param outages: answers may be degraded while a node is unreachable.
+    :param kills: connections may break.
+    :param env: for the servers.
+    :param filled: with small keys.
     """
 
     name: str
@@ -63,15 +66,17 @@ class Fault:
 
 
 def nothing(_target: Target) -> Iterator[float]:
-    """No fault."""
+    """Do nothing."""
     while True:
         yield 1.0
 
 
 def watch_evictions(target: Target) -> Iterator[float]:
-    """Small keys press upon the nodes (:mod:`.pressure`); counts how often a tag's key was found to be gone.
+    """Fill the nodes with small keys, and count how often a tag's key was found evicted.
 
-    ``me`` is the one way to ask that does not keep a key alive (memcached, doc/protocol.txt, "Meta Debug").
+    :mod:`cluster.chaos.workload.pressure` writes the small keys.
+
+    ``me`` is the only command that looks up a key without keeping it alive (memcached, doc/protocol.txt, "Meta Debug").
     """
     tags = [Keyspace("default").tag(tag_of(row)) for row in ROWS]
     there: Mapping[str, bool] = {}
@@ -84,7 +89,7 @@ def watch_evictions(target: Target) -> Iterator[float]:
 
 
 def flush(target: Target) -> Iterator[float]:
-    """``flush_all`` at random moments, on one node or on all."""
+    """Send ``flush_all`` at random moments, to one node or to all."""
     while True:
         yield random.expovariate(1 / 0.8)
         for node in random.choice([target.nodes, [random.choice(target.nodes)]]):
@@ -93,7 +98,7 @@ def flush(target: Target) -> Iterator[float]:
 
 
 def restart(target: Target) -> Iterator[float]:
-    """A node is killed, and starts again, empty, after a while."""
+    """Kill a node and start it again, empty, after a while."""
     while True:
         yield random.uniform(1.5, 2.5)
         node = random.choice(target.nodes)
@@ -106,7 +111,7 @@ def restart(target: Target) -> Iterator[float]:
 
 
 def pause(target: Target) -> Iterator[float]:
-    """Each node in turn hangs for 2 s."""
+    """Pause each node in turn for 2 s."""
     while True:
         for node in random.sample(target.nodes, len(target.nodes)):
             yield 0.7
@@ -116,7 +121,7 @@ def pause(target: Target) -> Iterator[float]:
 
 
 def kill(target: Target) -> Iterator[float]:
-    """Every second a worker or a renderer gets SIGKILL."""
+    """Send SIGKILL to a worker or a renderer every second."""
     while True:
         yield 1.0
         server = random.choice(target.servers)

@@ -1,4 +1,4 @@
-"""The tests' side of :mod:`.site`: what its renders are to do, and what its servers answer."""
+"""The tests' side of :mod:`cluster.chaos.workload.site`: control its renders, and read the answers of its servers."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Scripted:
         self.store = store
         self.database = Database(directory)
         self.database.create()
-        #: What the servers need in their environment. Nothing is served unasked: what a test sees holds at once.
+        #: Environment variables of the servers. No copy is served unchecked: invalidations hold at once.
         self.env = {"CLUSTER_DIRECTORY": str(directory), "WSGI_ISR_STORE": store, "WSGI_ISR_COHERENCE": "0"}
 
     def fail(self, how: str) -> None:
-        """From now on every render fails: it raises (``"raise"``), or answers with that status."""
+        """Let every render fail from now on: it raises (``"raise"``), or answers with that status."""
         (self._directory / "fail").write_text(how)
 
     def mend(self) -> None:
@@ -34,12 +34,12 @@ class Scripted:
         (self._directory / "fail").unlink()
 
     def hold(self) -> None:
-        """From now on every render waits once it has read its rows."""
+        """Let every render wait from now on once it has read its rows."""
         (self._directory / "held").unlink(missing_ok=True)
         (self._directory / "hold").touch()
 
     def wait_until_held(self) -> None:
-        """Until a render waits."""
+        """Wait until a render is held."""
         until((self._directory / "held").exists, "a render that is held")
 
     def release(self) -> None:
@@ -48,12 +48,12 @@ class Scripted:
 
 
 def everywhere(servers: Sequence[Gunicorn], path: str, times: int = 8) -> list[Answer]:
-    """What each server answers, so many times in a row that each of its workers has its turn."""
+    """Return answers of each server, enough in a row that each of its workers has its turn."""
     return [ask(server.port, path) for _ in range(times) for server in servers]
 
 
 def warm(servers: Sequence[Gunicorn], path: str, version: int) -> None:
-    """Until every answer for ``path`` is a hit in that version."""
+    """Wait until every answer for ``path`` is a hit in that version."""
 
     def hits() -> bool:
         return seen(everywhere(servers, path)) == {(200, "HIT", version)}
@@ -62,12 +62,12 @@ def warm(servers: Sequence[Gunicorn], path: str, version: int) -> None:
 
 
 def seen(answers: Sequence[Answer]) -> set[tuple[int, str, int | None]]:
-    """Status, label, and the version of the row that the page is named after, of all answers."""
+    """Return status, label, and the version of the row that the page is named after, of all answers."""
     return {(answer.status, answer.verdict, shown(answer)) for answer in answers}
 
 
 def shown(answer: Answer) -> int | None:
-    """The newest version on a page besides that of the whole site; ``None`` for what is no page."""
+    """Return the newest version on a page besides that of the whole site; ``None`` for an answer without a page."""
     try:
         versions: dict[str, int] = answer.page["versions"]
     except (ValueError, KeyError):

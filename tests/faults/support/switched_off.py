@@ -1,4 +1,4 @@
-"""Imported: from now on this process does not keep the rule of the protocol that ``FAULTS_BREAK`` names."""
+"""On import, break the rule of the protocol that ``FAULTS_BREAK`` names, in this process."""
 
 from __future__ import annotations
 

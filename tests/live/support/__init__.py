@@ -1,3 +1,3 @@
-"""What live tests share: real gunicorn processes, an app that is scripted by files, and visitors."""
+"""Helpers of the live tests: real gunicorn processes, an app that is scripted by files, and visitors."""
 
 from __future__ import annotations

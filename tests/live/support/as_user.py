@@ -1,5 +1,5 @@
-"""gunicorn for a user who may not read this Python (one below /root, say): root imports all that is needed, and not the
-app.
+"""Run gunicorn as a user who may not read this Python (one below /root, for example): root imports all modules that
+gunicorn needs, and not the app.
 
 ``python -c "from tests.live.support.as_user import run; run()"`` takes gunicorn's command line.
 """
@@ -12,13 +12,13 @@ from importlib import import_module
 #: Whole packages, and modules that the standard library imports late.
 PACKAGES = ("encodings", "gunicorn.workers.gthread", "msgpack", "sqlite3", "werkzeug", "wsgi_isr")
 LATE = ("ctypes", "difflib", "email.utils", "gzip", "linecache", "pwd", "socket", "tests.live.support.origin")
-#: Belongs to other systems, or needs what is not installed.
+#: Modules of other systems, or with missing dependencies.
 LEFT_OUT = ("encodings.mbcs", "encodings.oem", "encodings.cp65001", "sqlite3.__main__", "wsgi_isr.__main__")
 PROGRAM = ("-c", "from tests.live.support.as_user import run; run()", "--config", "python:wsgi_isr.gunicorn")
 
 
 def run() -> None:
-    """gunicorn."""
+    """Run gunicorn."""
     for name in PACKAGES:
         package = import_module(name)
         for module in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{name}."):

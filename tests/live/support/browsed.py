@@ -1,7 +1,7 @@
-"""A site that browsers look at: all of its pages and files show a number, which tests change.
+"""A site for browsers: all of its pages and files show a number, which tests change.
 
-In gunicorn, ``application``; in tests, :class:`Numbers`. The two share the directory ``BROWSED_DIRECTORY``. nginx in
-front of it is a :class:`Front`.
+In gunicorn, ``application``; in tests, :class:`Numbers`. The two share the directory ``BROWSED_DIRECTORY``. The nginx
+in front of it is a :class:`Front`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ APP = "tests.live.support.browsed:application"
 HTML, CSS, SCRIPT, IMAGE = "text/html; charset=utf-8", "text/css", "text/javascript", "image/svg+xml"
 LINKS = "<title>{number}</title><a id=again href=/{kind}/{name}>x</a><a id=other href=/other/{name}>x</a>"
 RELOAD = "<button id=reload onclick='location.reload()'>x</button>"
-#: By the first part of the path: content type, further headers, and the body. In it, ``{kind}`` and ``{name}`` are the
-#: parts of the path, and ``{number}`` is the number to show.
+#: For each first part of the path: content type, further headers, and the body. In the body, ``{kind}`` and ``{name}``
+#: are the parts of the path, and ``{number}`` is the number to show.
 KINDS: dict[str, tuple[str, list[tuple[str, str]], str]] = {
     "page": (HTML, [], LINKS + RELOAD),
     "other": (HTML, [], "<title>other</title><a id=page href=/page/{name}>x</a>"),
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[str, list[tuple[str, str]], str]] = {
     "style": (CSS, [], "body {{ width: {number}00px }}"),
     "script": (SCRIPT, [], "window.shown = {number}"),
     "image": (IMAGE, [], '<svg xmlns="http://www.w3.org/2000/svg" width="{number}" height="1"/>'),
-    # Words of an app to a CDN; to browsers, about a view and a file; and a validator of its own.
+    # An app's directives for a CDN; for browsers, directives about a view and a file; and a validator of its own.
     "shared": (HTML, [("Cache-Control", "s-maxage=60, stale-while-revalidate=31536000")], LINKS),
     "view": (HTML, [("Cache-Control", "max-age=300")], LINKS),
     "file": (SCRIPT, [("Cache-Control", "public, max-age=31536000, immutable")], "window.shown = {number}"),
@@ -60,14 +60,14 @@ class Numbers:
         self.env = {"BROWSED_DIRECTORY": str(self._directory)}
 
     def set(self, name: str, number: int) -> None:
-        """Change what everything with that name shows, once it is rendered anew."""
+        """Change the number of all pages and files with that name, as of their next render."""
         unfinished = self._directory / "unfinished"
         unfinished.write_text(str(number))
         unfinished.replace(self._directory / name)
 
 
 class Front(Balancer):
-    """nginx, which writes down what it is asked for."""
+    """An nginx that logs its requests."""
 
     _markers = itertools.count(1)
     _read = 0

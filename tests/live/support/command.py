@@ -1,4 +1,4 @@
-"""``python -m cluster``, as somebody types it in a terminal."""
+"""``python -m cluster``, as a user types it in a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cluster.supervisor.state import Directory, State
 from .waiting import until
 
 ROOT = Path(__file__).parents[3]
-#: As small as a cluster can be in which one of each kind may be missing.
+#: The smallest cluster in which one part of each kind may be missing.
 SMALL = ("--nodes", "2", "--instances", "2", "--workers", "1", "--port", "0", "--read-timeout", "2")
 
 
@@ -32,7 +32,7 @@ class Command:
         self._prefix = [sys.executable, "-m", "cluster", "--directory", str(self.directory.path)]
 
     def run(self, *arguments: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
-        """One command, to its end."""
+        """Run one command to its end."""
         return subprocess.run(
             [*self._prefix, *arguments],
             cwd=ROOT,
@@ -44,14 +44,14 @@ class Command:
         )
 
     def done(self, *arguments: str) -> str:
-        """What a command said that has done what it was told."""
+        """Return the output of a command that must succeed."""
         run = self.run(*arguments)
         assert run.returncode == 0, run.stdout + run.stderr
         return run.stdout
 
     @contextmanager
     def running(self, *arguments: str) -> Iterator[State]:
-        """In the block, a small cluster runs in the background."""
+        """Run a small cluster in the background of the block."""
         self.done("up", "--detach", *SMALL, *arguments)
         try:
             yield self.directory.read()
@@ -60,14 +60,14 @@ class Command:
 
     @contextmanager
     def in_the_foreground(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """In the block, a small cluster runs, and its terminal is watched."""
+        """Run a small cluster in the block, and watch its terminal."""
         with self.begun("up", *SMALL, *arguments) as up:
             until(self.directory.is_ready, "a cluster that is ready")
             yield up
 
     @contextmanager
     def begun(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """In the block, a command is under way in a terminal of its own, which is watched."""
+        """Run a command in the block, in a terminal of its own, which is watched."""
         begun = subprocess.Popen(
             [*self._prefix, *arguments],
             cwd=ROOT,
@@ -86,7 +86,7 @@ class Command:
                     os.killpg(begun.pid, signal.SIGCONT)
 
     def everything(self) -> list[Process]:
-        """Every process of the cluster: the supervisor, who keeps it, and all parts."""
+        """Return every process of the cluster: the supervisor, its keeper, and all parts."""
         supervisor = processes.look_at(self.directory.read().pid)
         assert supervisor is not None
         keeper = processes.look_at(supervisor.parent)
@@ -95,5 +95,5 @@ class Command:
 
 
 def left(several: list[Process]) -> list[Process]:
-    """Those that are still alive; another one that was given a number since is none of them."""
+    """Return the processes that are still alive; a later process with a reused number does not count."""
     return [process for process in several if processes.same(process.pid, process.started)]

@@ -1,8 +1,7 @@
-"""The origin behind the cache, with what only the server knows about an answer, as headers.
+"""The origin behind the cache, with headers for facts that only the server knows.
 
-``X-Worker``: the process that answered. ``X-Entered`` and ``X-Left``: ``time.monotonic`` when the cache was
-called and when it answered. A client could not measure that: its times include the queue in front of a
-busy server.
+``X-Worker``: the process that answered. ``X-Entered`` and ``X-Left``: ``time.monotonic`` when the cache was called and
+when it answered. A client could not measure these: its times include the queue in front of a busy server.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _cached = wrap("tests.live.support.origin:origin")
 
 
 def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The WSGI app; the cache in it takes its options from the environment."""
+    """Answer as the WSGI app; the cache in it takes its options from the environment."""
     entered = time.monotonic()
 
     def measured(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:

@@ -1,18 +1,18 @@
-"""The app behind the cache, scripted by files: they reach a render in whichever process it happens.
+"""The app behind the cache, scripted by files, which reach a render in any process.
 
 In the directory ``LIVE_DIRECTORY``:
 
 ==========  ==================================================================================
-``renders``  grows by a line when a render begins and one when it ends (:class:`Origin` reads it)
+``renders``  gets a line at the start and at the end of each render (:class:`Origin` reads it)
 ``hold``     while this file exists, a render waits (if it names a process: in that one only) ...
-``held``     ... having written the id of the process that waits here
+``held``     ... and has written the id of its process here
 ==========  ==================================================================================
 
-``LIVE_SLOW``: seconds that each render takes. ``LIVE_NATIVE=1``: a render that waits does so as C code or
-a long computation would, letting no other greenlet run.
+``LIVE_SLOW``: seconds that each render takes. ``LIVE_NATIVE=1``: a held render waits like C code or a long computation,
+and lets no other greenlet run.
 
-``OPTIONS`` requests are not for the cache, and no render: they tell which process answers. With a query of
-``stuck=PID`` that process never does.
+``OPTIONS`` requests bypass the cache and are no renders: they tell which process answers. With a query of
+``stuck=PID`` that process never answers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _numbers = itertools.count(1)
 
 
 def origin(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The WSGI app."""
+    """Answer as the WSGI app."""
     if environ["REQUEST_METHOD"] == "OPTIONS":
         if environ["QUERY_STRING"] == f"stuck={os.getpid()}":
             _native_sleep()(LONGEST_HOLD)
@@ -74,7 +74,7 @@ def _append(path: Path, line: dict[str, Any]) -> None:
 def _hold(directory: Path) -> None:
     unfinished = directory / f"held.{os.getpid()}"
     unfinished.write_text(str(os.getpid()))
-    os.replace(unfinished, directory / "held")  # whoever sees the file sees all of it
+    os.replace(unfinished, directory / "held")  # atomic: readers never see half of the file
     sleep = _native_sleep() if os.environ.get("LIVE_NATIVE") else time.sleep
     deadline = time.monotonic() + LONGEST_HOLD
     while _is_held(directory) and time.monotonic() < deadline:
@@ -89,7 +89,7 @@ def _is_held(directory: Path) -> bool:
 
 
 def _native_sleep() -> Callable[[float], None]:
-    """``time.sleep`` as it was before gevent replaced it."""
+    """Return ``time.sleep`` from before gevent's patch."""
     try:
         from gevent.monkey import get_original
     except ImportError:
@@ -99,7 +99,7 @@ def _native_sleep() -> Callable[[float], None]:
 
 
 class Render(NamedTuple):
-    """One call of the app; times are those of ``time.monotonic``. ``ended`` is ``None`` until it has."""
+    """One call of the app; times are those of ``time.monotonic``. ``ended`` is ``None`` while it lasts."""
 
     name: str
     pid: int
@@ -110,18 +110,18 @@ class Render(NamedTuple):
 
 
 class Origin:
-    """The tests' side of it.
+    """The tests' side of the app.
 
-    :param directory: an empty one.
+    :param directory: an empty directory.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        #: What the servers need in their environment.
+        #: Environment variables of the servers.
         self.env = {"LIVE_DIRECTORY": str(directory)}
 
     def renders(self) -> list[Render]:
-        """Every render so far, in the order in which they began."""
+        """Return every render so far, in the order of their starts."""
         found: dict[str, Render] = {}
         try:
             lines = (self._directory / "renders").read_text().splitlines()
@@ -136,7 +136,7 @@ class Origin:
         return sorted(found.values(), key=lambda render: render.began)
 
     def settled(self) -> list[Render]:
-        """Every render, once each has ended, or its process has."""
+        """Return every render, once each has ended, or its process has."""
 
         def over() -> bool:
             return all(render.ended or processes.look_at(render.pid) is None for render in self.renders())
@@ -145,7 +145,7 @@ class Origin:
         return self.renders()
 
     def hold(self) -> None:
-        """From now on every render waits."""
+        """Let every render wait, from now on."""
         (self._directory / "held").unlink(missing_ok=True)
         (self._directory / "hold").touch()
 
@@ -156,7 +156,7 @@ class Origin:
         unfinished.replace(self._directory / "hold")
 
     def held(self) -> int:
-        """The process that waits in a render, as soon as one does."""
+        """Return the process that waits in a render, as soon as one does."""
         until((self._directory / "held").exists, "a render that is held")
         return int((self._directory / "held").read_text())
 

@@ -1,4 +1,4 @@
-"""``wsgi-isr prerender`` as a process, and what it exports on a server of files."""
+"""``wsgi-isr prerender`` as a process, and a file server for its export."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Prerender:
         self._env = {**outside, "PYTHONPATH": str(ROOT), "TERM": "xterm", **env}
 
     def begin(self, *arguments: str, output: int = subprocess.PIPE, **env: str) -> subprocess.Popen[str]:
-        """Begin one; it dies with the tests."""
+        """Start a run; it dies with the tests."""
         return subprocess.Popen(
             [sys.executable, str(TETHER), str(os.getpid()), "SIGTERM", *COMMAND, self._target, *arguments],
             env={**self._env, **env},
@@ -46,7 +46,7 @@ class Prerender:
         )
 
     def run(self, *arguments: str, code: int = 0, **env: str) -> str:
-        """One, to its end: what it said on stdout."""
+        """Run the command to its end and return its stdout."""
         process = self.begin(*arguments, **env)
         out, err = process.communicate(timeout=6 * PATIENCE)
         assert process.returncode == code, err
@@ -55,7 +55,7 @@ class Prerender:
 
 @contextmanager
 def file_server(root: Path, log: Path) -> Iterator[int]:
-    """``python -m http.server``, at a port that it finds itself."""
+    """Run ``python -m http.server``, at a port that it finds itself."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "-d", str(root)],
@@ -70,7 +70,7 @@ def file_server(root: Path, log: Path) -> Iterator[int]:
 
 
 def ask_file(connection: http.client.HTTPConnection, path: str) -> tuple[int, str, bytes]:
-    """Status, the path in the end, and the body, as a browser would get them."""
+    """Return status, final path and body, as a browser would get them."""
     for _ in range(3):
         connection.request("GET", path)
         answer = connection.getresponse()

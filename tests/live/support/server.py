@@ -21,14 +21,14 @@ __all__ = ["FROM_OUTSIDE", "ROOT", "SUPERVISOR", "WATCHER", "Gunicorn"]
 
 ROOT = Path(__file__).parents[3]
 
-#: The app that most live tests are about.
+#: The app of most live tests.
 MEASURED = "tests.live.support.measured:application"
-#: The words of log levels and tracebacks with which a server complains.
+#: Words of log levels and tracebacks that mark complaints of a server.
 COMPLAINTS = ("[WARNING]", "[ERROR]", "[CRITICAL]", "Traceback", "Error: ", "Exception")
 
 
 class _Process(instances.Gunicorn):
-    """The process, in an environment that is not the machine's."""
+    """The process, in an environment without the machine's variables."""
 
     last_signal = "TERM"
     stop_patience = 5.0
@@ -59,15 +59,16 @@ class _Process(instances.Gunicorn):
 
 
 class Gunicorn:
-    """``with Gunicorn(...) as server:`` a server that answers, until the block ends.
+    """Run a server that answers until the block ends: ``with Gunicorn(...) as server:``.
 
-    To be entered in a thread that outlives the block: the server dies with it (see :mod:`cluster.parts.tether`).
+    Enter it in a thread that outlives the block: the server dies with its thread (see :mod:`cluster.parts.tether`).
 
-    :param log: where its output goes, appended.
+    :param log: the file to which its output is appended.
     :param env: environment variables.
     :param arguments: further options of gunicorn's command line.
-    :param program: what Python runs. :param binds: it takes its port itself, instead of inheriting one.
-    :param is_asked: it counts as started when it answers a request; otherwise it has got none.
+    :param program: the arguments of the Python interpreter.
+    :param binds: gunicorn binds the port itself, instead of inheriting a socket.
+    :param is_asked: the server counts as started when it answers a request; otherwise it gets no request.
     """
 
     def __init__(
@@ -116,23 +117,23 @@ class Gunicorn:
             print(f"--- {self.log.name}\n{self.log.read_text('utf-8', 'replace')}", file=sys.stderr)
 
     def workers(self) -> list[int]:
-        """The process ids of its workers that are alive, in order."""
+        """Return the process ids of the live workers, in order."""
         return self._process.workers()
 
     def renderers(self) -> list[int]:
-        """The process ids of its renderers that are alive, in order."""
+        """Return the process ids of the live renderers, in order."""
         return self._process.renderers()
 
     def called(self, name: str) -> list[int]:
-        """The process ids of those of its processes that have this name, in order."""
+        """Return the process ids of its processes with this name, in order."""
         return self._process.called(name)
 
     def wait_for_workers(self) -> None:
-        """Until there are as many as there should be, and each would hear a SIGTERM."""
+        """Wait until all workers are there, and each handles SIGTERM."""
         until(self._process.has_all_workers, "all workers")
 
     def left(self) -> list[int]:
-        """Every process of this server that is still alive, orphans included."""
+        """Return every process of this server that is still alive, orphans included."""
         return sorted(process.pid for process in self._process.group())
 
     def kill(self, worker: int) -> None:
@@ -141,7 +142,7 @@ class Gunicorn:
         until(lambda: processes.look_at(worker) is None, f"the end of {worker}", every=0.001)
 
     def kill_all(self) -> None:
-        """``kill -9`` its master and all other processes of it, and wait until they are gone."""
+        """``kill -9`` its master and all its other processes, and wait until they are gone."""
         self._process.kill()
 
     def signal(self, number: signal.Signals) -> None:
@@ -150,7 +151,7 @@ class Gunicorn:
         self._process.send(number)
 
     def stop(self, timeout: float = PATIENCE) -> int:
-        """SIGTERM, and the exit code; negative for the signal that ended it.
+        """Send SIGTERM and return the exit code, negative for the signal that ended it.
 
         :raises AssertionError: it took longer than ``timeout`` seconds.
         """
@@ -159,13 +160,13 @@ class Gunicorn:
         return self.wait(timeout)
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """The exit code of a server that is ending."""
+        """Return the exit code of a server that is ending."""
         until(lambda: self._process.exit_code() is not None, "the end of gunicorn", timeout)
         code = self._process.exit_code()
         assert code is not None
         return code
 
     def complaints(self) -> list[str]:
-        """The lines of the log that nobody wants to see."""
+        """Return the lines of the log that mark errors or warnings."""
         lines = self.log.read_text("utf-8", "replace").splitlines()
         return [line for line in lines if any(word in line for word in COMPLAINTS)]

@@ -1,7 +1,7 @@
 """A small site of 120 pages for the tests of ``wsgi-isr prerender``: Flask, with links, assets and redirects.
 
-``SITE_RENDERS`` names a file that grows by a line, the path, when a render begins. ``SITE_SLOW``: seconds that each
-takes.
+``SITE_RENDERS`` names a file that gets a line, the path, at the start of each render. ``SITE_SLOW``: seconds that each
+render takes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LAYOUT = """<!doctype html>
 
 
 def page(title: str, body: str) -> str:
-    """A page; its render is counted."""
+    """Render a page; its render is counted."""
     descriptor = os.open(os.environ["SITE_RENDERS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, f"{request.path}\n".encode())
     os.close(descriptor)
@@ -37,44 +37,44 @@ def page(title: str, body: str) -> str:
 
 @app.get("/")
 def home() -> str:
-    """Links to the first list only."""
+    """Link to the first list only."""
     return page("Home", '<a href="/posts/p/1">posts</a> <a href="/über uns">about</a> <a href="/old">old</a>')
 
 
 @app.get("/posts/p/<int:number>")
 def posts(number: int) -> str:
-    """Links that are relative to the page."""
+    """Render links that are relative to the page."""
     links = "".join(f'<a href="../{post}">{post}</a>' for post in range(number, POSTS + 1, 8))
     return page(f"List {number}", links + (f'<link rel="next" href="{number + 1}">' if number < 8 else ""))
 
 
 @app.get("/posts/<int:number>")
 def post(number: int) -> str:
-    """One post."""
+    """Render one post."""
     return page(f"Post {number}", f'<h1>Post {number} ü</h1><img src="../pixel.png"><a href="p/1">all</a>')
 
 
 @app.get("/über uns")
 def about() -> str:
-    """A path that is not ASCII."""
+    """Render a page whose path is not ASCII."""
     return page("About", "<p>about")
 
 
 @app.get("/old")
 def old() -> Response:
-    """It has moved."""
+    """Redirect permanently."""
     return redirect("/posts/p/1", 308)  # type: ignore[return-value]
 
 
 @app.get("/style.css")
 def style() -> Response:
-    """Not kept: a rule says so."""
+    """Return a style sheet, which a rule keeps out of the cache."""
     return Response("body { background: url(pixel.png) }", content_type="text/css")
 
 
 @app.get("/pixel.png")
 def pixel() -> Response:
-    """Not a picture, but for whoever looks only at the header."""
+    """Return a picture's header without a picture."""
     return Response(bytes(range(256)), content_type="image/png")
 
 

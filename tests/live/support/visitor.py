@@ -1,6 +1,6 @@
 """Visitors: one at a time with :func:`ask`, or a crowd of them with :class:`Crowd`.
 
-Nobody keeps a connection open, so any worker may get any request.
+Each request has a new connection, so any worker may get any request.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any
 
 HOST = "127.0.0.1"
-#: What visitors call the site, whatever port they reach it by: a page belongs to its host.
+#: The host name in requests, for every port: a page belongs to its host.
 SITE = "live.test"
 #: Seconds after which a visitor gives up.
 TIMEOUT = 20.0
@@ -26,9 +26,9 @@ TIMEOUT = 20.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What a visitor got; times are those of ``time.monotonic``, which is one clock for all processes.
+    """An answer to a visitor; times are those of ``time.monotonic``, which is one clock for all processes.
 
-    ``status`` is 0 where there was no complete answer; ``error`` then says why.
+    ``status`` is 0 where no complete answer came; ``error`` then says why.
     """
 
     began: float
@@ -41,38 +41,38 @@ class Answer:
 
     @property
     def seconds(self) -> float:
-        """How long the visitor waited."""
+        """Return how long the visitor waited."""
         return self.ended - self.began
 
     @property
     def verdict(self) -> str:
-        """The word of ``X-ISR``."""
+        """Return the word of ``X-ISR``."""
         return self.headers.get("x-isr", "")
 
     @property
     def page(self) -> dict[str, Any]:
-        """What :mod:`.origin` wrote on the page."""
+        """Return the data that :mod:`.origin` wrote on the page."""
         page: dict[str, Any] = json.loads(self.body)
         return page
 
     @property
     def render(self) -> str:
-        """The name of the render that made the page."""
+        """Return the name of the render that made the page."""
         return str(self.page["render"])
 
     @property
     def worker(self) -> int:
-        """The process that answered; this and the next two by the headers of :mod:`.measured`."""
+        """Return the process that answered; this and the next two use the headers of :mod:`.measured`."""
         return int(self.headers["x-worker"])
 
     @property
     def entered(self) -> float:
-        """When the cache was called, behind whatever queue there was."""
+        """Return when the cache was called, after any queue."""
         return float(self.headers["x-entered"])
 
     @property
     def left(self) -> float:
-        """When the cache answered."""
+        """Return when the cache answered."""
         return float(self.headers["x-left"])
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class Answer:
 
 
 def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> Answer:
-    """One request; an underscore in the name of a header stands for a hyphen."""
+    """Send one request; an underscore in the name of a header stands for a hyphen."""
     began = time.monotonic()
     try:
         with create_connection((HOST, port), timeout=TIMEOUT) as connection:
@@ -94,19 +94,19 @@ def ask(port: int, path: str = "/", method: str = "GET", **headers: str) -> Answ
 
 
 class Crowd:
-    """``with Crowd(ports, clients=64) as crowd:`` many visitors at once, each asking again and again.
+    """Run many visitors at once, each with request after request: ``with Crowd(ports, clients=64) as crowd:``.
 
-    One thread and non-blocking sockets, so that the crowd costs less than the servers it is for.
+    The crowd is one thread with non-blocking sockets, so that it costs less than its servers.
 
     :param ports: of the servers, which visitors take in turn.
     :param pause: seconds between a visitor's answer and their next request.
-    :param rounds: how often each visitor asks; ``None``: until the block ends.
+    :param rounds: requests of each visitor; ``None``: until the block ends.
     """
 
     def __init__(
         self, ports: Sequence[int], path: str = "/", *, clients: int, pause: float = 0.02, rounds: int | None = None
     ) -> None:
-        #: Everything that was answered, in the order of the answers; grows while the crowd is there.
+        #: All answers in their order; grows while the crowd runs.
         self.answers: list[Answer] = []
         self._ports = ports
         self._request = _request("GET", path, {})
@@ -135,7 +135,7 @@ class Crowd:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Inside the block no request is under way: each visitor has an answer, and has not asked again."""
+        """Let no request be in progress in the block: each visitor has an answer, and sends no new request."""
         quiet, go_on = threading.Event(), threading.Event()
 
         def errand() -> None:
@@ -150,15 +150,15 @@ class Crowd:
             go_on.set()
 
     def errors(self) -> list[Answer]:
-        """Every answer so far that is not a complete 200."""
+        """Return every answer so far that is not a complete 200."""
         return [answer for answer in self.answers if answer.status != 200]
 
     def first(self, wanted: Callable[[Answer], bool]) -> Answer | None:
-        """The first answer so far that is wanted."""
+        """Return the first answer so far that is wanted."""
         return next((answer for answer in tuple(self.answers) if answer.status == 200 and wanted(answer)), None)
 
     def answered_by(self, worker: int, verdict: str = "") -> Answer | None:
-        """The first answer so far by that process, with that verdict if one is named."""
+        """Return the first answer so far by that process, with that verdict if one is named."""
         return self.first(lambda answer: answer.worker == worker and verdict in ("", answer.verdict))
 
     def _run(self) -> None:
@@ -201,7 +201,7 @@ class Crowd:
         connection.setblocking(False)
         port = self._ports[(client + asked) % len(self._ports)]
         asking = self._asking[connection] = _Asking(client, asked, connection, port, time.monotonic(), [])
-        connection.connect_ex((HOST, port))  # what goes wrong is told once the socket is ready
+        connection.connect_ex((HOST, port))  # an error is reported once the socket is ready
         self._selector.register(connection, selectors.EVENT_WRITE, asking)
 
     def _finish(self, asking: _Asking, answer: Answer) -> None:
@@ -224,7 +224,7 @@ class _Asking:
     sent: bool = False
 
     def go_on(self, selector: selectors.BaseSelector, request: bytes) -> bool:
-        """What can be done now without waiting; whether that was all."""
+        """Do the work that needs no waiting; return whether the answer is complete."""
         if not self.sent:
             if number := self.connection.getsockopt(SOL_SOCKET, SO_ERROR):
                 raise OSError(number, "connecting failed")

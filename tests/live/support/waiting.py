@@ -1,4 +1,4 @@
-"""Polling with a deadline: what takes the place of a sleep."""
+"""Polling with a deadline, in place of a sleep."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds that anything may take which a machine under load does in a tenth of that.
+#: Seconds that a step may take which an idle machine finishes in a tenth of the time.
 PATIENCE = 20.0
 
 
 def until(found: Callable[[], T | None], what: str, timeout: float = PATIENCE, every: float = 0.02) -> T:
-    """The first result of ``found`` that is true.
+    """Return the first result of ``found`` that is true.
 
-    :param what: names it in the error. :param timeout: seconds; :param every: seconds between two looks.
+    :param what: names the result in the error.
+    :param timeout: seconds.
+    :param every: seconds between two calls.
     :raises AssertionError: there was none in time.
     """
     deadline = time.monotonic() + timeout

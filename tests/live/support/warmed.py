@@ -1,7 +1,7 @@
-"""The measured app, after it has asked itself for a page that was stale by then.
+"""The measured app, which has requested a page from itself before, and left it stale.
 
-Loaded by gunicorn's master (``--preload``), it leaves everything there that a worker must not inherit:
-threads, connections, copies of pages, and a render under way.
+Loaded by gunicorn's master (``--preload``), it leaves all that a worker must not inherit: threads, connections, copies
+of pages, and a render in progress.
 """
 
 from __future__ import annotations

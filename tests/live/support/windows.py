@@ -1,4 +1,4 @@
-"""What "one render in each window" means, for a page that is asked for without a pause."""
+"""The check of "one render in each window", for a page with requests at all times."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from itertools import pairwise
 from .origin import Render
 from .visitor import Answer
 
-#: What two busy cores may add to the moment at which somebody notices that a page is stale, in seconds.
+#: Seconds by which two busy cores may delay the first request that finds a page stale.
 NOISE = 0.5
 
 
 def check_one_render_in_each(
     renders: Sequence[Render], answers: Sequence[Answer], revalidate: float, noise: float = NOISE
 ) -> int:
-    """Every render but the first belongs to a window of its own: the time from the moment at which a page
+    """Check that every render but the first belongs to a window of its own: the time from the moment at which a page
     is ``revalidate`` seconds old, which count from the end of its render, until it is replaced.
 
-    :param noise: seconds after which somebody must have noticed that the page is stale.
-    :returns: how many windows there were, by what visitors saw: pages that were served stale.
+    :param noise: seconds after which a request must have found the page stale.
+    :returns: how many windows there were, by the pages that were served stale.
     :raises AssertionError: a window with no render, with two, or with a late one.
     """
     windows = {answer.render for answer in answers if answer.verdict == "STALE"}

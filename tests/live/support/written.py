@@ -1,4 +1,4 @@
-"""A page that shows what was posted last, behind four workers that take turns."""
+"""A page that shows the last post, behind four workers that take turns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ cached = ISR(app, {"/": 600}, coherence=1.0)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """Say which worker has answered."""
+    """Add the id of the worker to the answer."""
 
     def with_pid(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
         return start_response(status, [*headers, ("X-Worker", str(os.getpid()))], *rest)

@@ -14,7 +14,7 @@ from wsgi_isr import ISRError, invalidate
 
 
 class Command(BaseCommand):
-    """Publishes drafts and invalidates what shows them, in whatever process it is kept.
+    """Publish drafts, and invalidate the pages that show them in all processes that cache them.
 
     It needs the same ``LIBRARY_DATA`` and ``WSGI_ISR_STORE`` as the server, if those are set. ``invalidate`` imports
     ``settings.WSGI_APPLICATION``, which knows the store and the namespace.
@@ -23,11 +23,11 @@ class Command(BaseCommand):
     help = "Publish drafts. Without a name: say which there are."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        """The events."""
+        """Add the events."""
         parser.add_argument("slug", nargs="*", help="the last part of the event's address")
 
     def handle(self, *, slug: list[str], **_: Any) -> None:
-        """Run it. :raises CommandError: it was not done, or not every copy could be invalidated."""
+        """Run the command. :raises CommandError: it failed, or not every copy could be invalidated."""
         if not slug:
             self.stdout.write("\n".join(Event.objects.filter(published=False).values_list("slug", flat=True)))
             return
@@ -39,7 +39,7 @@ class Command(BaseCommand):
             drafts.update(published=True)  # one statement for all of them; it sends no signals
         for event in events:
             event.published = True
-        # The data is committed. From here on nobody may be shown the lists without it.
+        # The data is committed. From here on no visitor may get the lists without it.
         tags = set().union(*map(pages_with, events))
         try:
             receipt = invalidate(tags=sorted(tags))

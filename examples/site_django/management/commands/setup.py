@@ -1,4 +1,4 @@
-"""``manage.py setup``: the database, made and filled."""
+"""``manage.py setup``: create and fill the database."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from examples.site_django.database import ensure
 
 
 class Command(BaseCommand):
-    """Does nothing where all is there; the server does it, too, when it starts."""
+    """Create and fill the database where it is missing; the server does the same when it starts."""
 
     help = "Make the tables and fill them with a first programme, where they are missing."
 
     def handle(self, **_: Any) -> None:
-        """Run it."""
+        """Run the command."""
         path = settings.DATABASES["default"]["NAME"]
         self.stdout.write(f"{path} is ready." if ensure() else f"{path} was ready already.")
