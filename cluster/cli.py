@@ -421,12 +421,12 @@ def chaos_command(
 
 
 def _chaos(own: Directory, seed: int, seconds: float, as_json: bool, plot_path: Path) -> int:
-    from .chaos import run as chaos
+    from .chaos import run
     from .load import plot
 
     say = (lambda _line: None) if as_json else click.echo
     with reported():
-        outcome = chaos.run(own, seed, seconds, say)
+        outcome = run.run(own, seed, seconds, say)
         click.echo(json.dumps(outcome.as_json(), indent=2) if as_json else str(outcome))
         plot.write(outcome.svg(), plot_path)
         say(f"plot: {plot_path}")

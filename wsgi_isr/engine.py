@@ -15,7 +15,7 @@ from contextvars import Context, ContextVar
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from .cache import renderer_pool as remote
+from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
 from .cache.entry import Codec, HitForMiss
 from .cache.invalidation import Invalidator
@@ -186,7 +186,7 @@ class Engine:
             pause=pause or time.sleep,
         )
 
-        self._remote = None if site is None or remote.folder is None else Remote(remote.folder, site)
+        self._remote = None if site is None or renderer_pool.folder is None else Remote(renderer_pool.folder, site)
         self._is_alone = is_alone
         self._is_confused = False
         if self._remote is not None:
@@ -208,7 +208,7 @@ class Engine:
     def work(self, task: Task) -> bytes:
         """Do a job that another process has submitted (:meth:`.Cache.work`)."""
         if task.data and not self._application.knows(app_of(task)):
-            return remote.UNKNOWN  # the job is for an app that this process does not have
+            return renderer_pool.UNKNOWN  # the job is for an app that this process does not have
         return self.fill.work(task)
 
     def _hand_over(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:

@@ -12,7 +12,7 @@ import os
 import time
 from typing import Any
 
-from .cache import renderer_pool as remote
+from .cache import renderer_pool
 from .cache.courier import courier
 from .config import development
 from .process import close_all
@@ -47,7 +47,7 @@ class _Renderers:
             if watcher.pid not in server.WORKERS:  # the process has ended, and its id may belong to a worker now
                 watcher.stop()
         self._watchers = [*(watcher for watcher in self._watchers if watcher.alive), new]
-        self._folder = remote.folder = new.folder
+        self._folder = renderer_pool.folder = new.folder
 
     def look_after(self, server: Any) -> None:
         """Start new renderers if the watcher was killed.
@@ -66,7 +66,7 @@ class _Renderers:
         deadline = time.monotonic() + _STOPPING
         for watcher in self._watchers:
             watcher.wait(max(0.0, deadline - time.monotonic()))
-        remote.folder = None
+        renderer_pool.folder = None
         try:
             wait_for(fork("isr-cleaner", self._clean), _CLEANING)
         except OSError as error:  # the system can start no process

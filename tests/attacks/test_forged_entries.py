@@ -26,7 +26,7 @@ from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss, TagSnapshot,
 from wsgi_isr.cache.local_cache import CachedEntry
 from wsgi_isr.cache.task import Served
 from wsgi_isr.config.rules import Policy
-from wsgi_isr.data import codec as values
+from wsgi_isr.data import codec
 from wsgi_isr.events import Rendered, Unreadable
 from wsgi_isr.pages.compression import chosen
 from wsgi_isr.pages.respond import PreparedResponse, cache_status, headers_of, send_page
@@ -99,8 +99,8 @@ FORGED: dict[str, tuple[tuple[int, ...], list[Any]]] = {
 }
 EACH = [
     pytest.param(place, value, id=f"{name} {value!r}"[:60])
-    for name, (place, values) in FORGED.items()
-    for value in values
+    for name, (place, codec) in FORGED.items()
+    for value in codec
 ]
 
 
@@ -435,7 +435,7 @@ def test_data_that_the_site_did_not_sign_is_missing(make_site: MakeSite, clock: 
     own = store.get(rendered.key)
     assert own is not None
     text, _, _, *rest = msgpack.unpackb(own[1 + 32 :])
-    store.set(rendered.key, sealed([text, "value", [values.encode("forged")], *rest], own))
+    store.set(rendered.key, sealed([text, "value", [codec.encode("forged")], *rest], own))
     site.isr._reset_after_fork()
     assert load() == "the site's own"
     assert {event.reason for event in site.happened(Unreadable)} == {"signature"}

@@ -11,7 +11,7 @@ import pytest
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
 from wsgi_isr import middleware, process
-from wsgi_isr.cache import app_records as registry
+from wsgi_isr.cache import app_records
 from wsgi_isr.cache.courier import courier
 
 MakeSite = Callable[..., Site]
@@ -59,7 +59,7 @@ def origin() -> Iterator[Origin]:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
     jobs = Jobs()
     jobs.watch(monkeypatch)
-    begin = registry.in_thread
+    begin = app_records.in_thread
 
     def counted(work: Callable[[], None]) -> bool:
         def run() -> None:
@@ -71,7 +71,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
         jobs.count(+1)
         return begin(run) or bool(jobs.count(-1))
 
-    monkeypatch.setattr(registry, "in_thread", counted)
+    monkeypatch.setattr(app_records, "in_thread", counted)
     return jobs
 
 

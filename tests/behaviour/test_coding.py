@@ -18,7 +18,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import HTML, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr.cache.entry import Content
-from wsgi_isr.pages import compression as coding
+from wsgi_isr.pages import compression
 from wsgi_isr.pages.compression import LONGEST, SMALLEST, chosen, encoded
 from wsgi_isr.pages.respond import MOST_VARIANTS
 from wsgi_isr.stores.memory import MemoryStore
@@ -88,7 +88,7 @@ def test_of_several_that_are_liked_the_smallest_is_sent(site: Site) -> None:
 
 def test_a_page_is_compressed_once_whoever_asks(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(site, None)
-    monkeypatch.setattr(coding, "_coders", lambda: pytest.fail("compressed again"))
+    monkeypatch.setattr(compression, "_coders", lambda: pytest.fail("compressed again"))
     for accepted in (None, "gzip", "br", "zstd", "gzip"):
         assert coding_of(ask(site, accepted)) == accepted
 
@@ -190,7 +190,7 @@ def test_where_the_libraries_are_missing_there_is_gzip(
         return found(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", import_)
-    monkeypatch.setattr(coding, "_coders", coding._coders.__wrapped__)
+    monkeypatch.setattr(compression, "_coders", compression._coders.__wrapped__)
     origin.on("/a", answer(PAGE))
     site = make_site(revalidate=60)
     assert [coding_of(ask(site, accepted)) for accepted in ("br", "zstd", "br, gzip")] == [None, None, "gzip"]

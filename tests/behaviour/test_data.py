@@ -23,7 +23,7 @@ from tests.behaviour.origin import HTML, Boom, Environ, Gate, Origin, answer
 from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached
 from wsgi_isr.cache.single_flight import Flight
-from wsgi_isr.data import codec as values
+from wsgi_isr.data import codec
 from wsgi_isr.data.cached import Cached
 from wsgi_isr.events import Refused
 from wsgi_isr.stores.memory import MemoryStore
@@ -866,7 +866,7 @@ def test_a_refresh_by_a_process_of_other_types_returns_the_result_all_the_same(
             if len(calls) > 1:
                 super().__setitem__(name, kind)
 
-    monkeypatch.setattr(values, "_encoded", Forgetful())
+    monkeypatch.setattr(codec, "_encoded", Forgetful())
 
     @cached
     def price() -> Any:

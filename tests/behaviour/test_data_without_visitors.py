@@ -22,7 +22,7 @@ from tests.behaviour.django_settings import configure
 from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr import PersonalDataError, cached
-from wsgi_isr.cache import renderer_pool as remote
+from wsgi_isr.cache import renderer_pool
 from wsgi_isr.events import DataServed
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -231,7 +231,7 @@ def test_of_several_apps_a_renderer_takes_the_one_that_has_called(make_site: Mak
     with apps[1].app_context():
         task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
     renderer = make_site(app=both, watcher="nobody").isr._engine
-    assert renderer.work(task)[:5] == remote.MADE
+    assert renderer.work(task)[:5] == renderer_pool.MADE
     entry = renderer.fill.kept(task)
     assert entry is not None
     assert name._decoded(entry.content) == ("two",)
@@ -252,8 +252,8 @@ def test_of_several_apps_a_renderer_that_does_not_have_it_leaves_it_to_the_proce
         task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
     del mounts["/three"]
     renderer = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr._engine
-    assert renderer.work(task) == remote.UNKNOWN
-    assert engine.work(task)[:5] == remote.MADE
+    assert renderer.work(task) == renderer_pool.UNKNOWN
+    assert engine.work(task)[:5] == renderer_pool.MADE
 
 
 # Apps beside each other -------------------------------------------------------------------------------------

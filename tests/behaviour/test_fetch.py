@@ -30,8 +30,7 @@ from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import CachedSession, ConfigError, cached
 from wsgi_isr.cache.context import RenderContext, within
 from wsgi_isr.cache.verdict import CacheDirectives
-from wsgi_isr.data import codec as values
-from wsgi_isr.data import http_session as fetch
+from wsgi_isr.data import codec, http_session
 from wsgi_isr.data.cached import activate
 from wsgi_isr.data.http_session import Answer, _Site
 from wsgi_isr.events import DataServed, Refused, RenderFailed
@@ -672,7 +671,7 @@ def test_a_cached_function_made_of_an_accident_is_not_kept_either(
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "MAX_BODY", 10)
+    monkeypatch.setattr(http_session, "MAX_BODY", 10)
 
 
 def test_a_body_of_8_mib_is_kept_and_a_larger_one_handed_on(
@@ -1142,7 +1141,7 @@ answers = st.builds(
 def test_any_response_comes_back_as_what_it_was(answer: Answer, history: list[Answer]) -> None:
     on_the_way = tuple(Answer(**{**vars(one), "body": b""}) for one in history)
     whole = Answer(**{**vars(answer), "history": on_the_way})
-    back = values.decode(values.encode(whole), values.Types(_Site.fetch).allows)
+    back = codec.decode(codec.encode(whole), codec.Types(_Site.fetch).allows)
     assert back == whole
     response = back.response()
     assert Answer.of(response) == whole

@@ -19,8 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.model.turns import Actor, Killed, Stage
 from wsgi_isr.cache import lease as leases
-from wsgi_isr.cache import single_flight as flight
-from wsgi_isr.cache import tag_versions as stamps
+from wsgi_isr.cache import single_flight, tag_versions
 from wsgi_isr.cache.entry import Codec, Content, Entry
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import BACK_OFF, Lease, Leases
@@ -322,7 +321,9 @@ class Cluster(RuleBasedStateMachine):
         super().__init__()
         self.world = world = World(self.EXPIRE, self.LEASES_HOLD)
         fake = world.stage.threading(world.clock)
-        self.patches = [mock.patch.object(module, "threading", fake) for module in (flight, leases, stamps)]
+        self.patches = [
+            mock.patch.object(module, "threading", fake) for module in (single_flight, leases, tag_versions)
+        ]
         for patch in self.patches:
             patch.start()
         world.processes = [Process(world) for _ in range(3)]

@@ -17,7 +17,7 @@ import pytest
 
 from wsgi_isr.errors import ConfigError, StoreUnavailable
 from wsgi_isr.stores.base import Many, Store
-from wsgi_isr.stores.sqlite import connections as sqlite_file
+from wsgi_isr.stores.sqlite import connections
 from wsgi_isr.stores.sqlite.connections import DatabaseFile
 from wsgi_isr.stores.sqlite.store import SQLiteStore
 from wsgi_isr.stores.sqlite.table import prepare
@@ -475,7 +475,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("extra", [True, False], ids=["with its log", "alone"])
     def test_a_file_deleted_to_empty_the_cache_is_made_anew(self, make, path, monkeypatch, extra):
-        monkeypatch.setattr(sqlite_file, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(connections, "LOOK_EVERY", 0.0)
         stores = [make(), make()]
         for number in range(50):
             stores[0].set(f"key:{number}", b"x" * 10_000)

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from wsgi_isr.stores.base import Many, Store
-from wsgi_isr.stores.sqlite import connections as sqlite_file
+from wsgi_isr.stores.sqlite import connections
 from wsgi_isr.stores.sqlite.store import SQLiteStore
 from wsgi_isr.testing import StoreSuite, in_processes, in_threads
 
@@ -157,7 +157,7 @@ class TestDamaged:
         check_degraded(store, warned, path, "later version")
 
     def test_a_file_replaced_by_the_database_of_another_program_is_left_alone(self, path, warned, monkeypatch):
-        monkeypatch.setattr(sqlite_file, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(connections, "LOOK_EVERY", 0.0)
         store = SQLiteStore(path)
         store.set("key", b"value")
         path.unlink()
@@ -170,7 +170,7 @@ class TestDamaged:
 
 class TestFull:
     def test_a_database_that_may_not_grow(self, path, warned, monkeypatch):
-        monkeypatch.setattr(sqlite_file, "PRAGMAS", (*sqlite_file.PRAGMAS, "PRAGMA max_page_count = 60"))
+        monkeypatch.setattr(connections, "PRAGMAS", (*connections.PRAGMAS, "PRAGMA max_page_count = 60"))
         store = SQLiteStore(path)
         store.set("before", b"stored")
         for number in range(100):
@@ -232,7 +232,7 @@ class TestFull:
 class TestReadOnly:
     def test_a_connection_that_may_not_write(self, path, warned, monkeypatch):
         fill(path)
-        monkeypatch.setattr(sqlite_file, "PRAGMAS", (*sqlite_file.PRAGMAS, "PRAGMA query_only = ON"))
+        monkeypatch.setattr(connections, "PRAGMAS", (*connections.PRAGMAS, "PRAGMA query_only = ON"))
         check_degraded(SQLiteStore(path), warned, path, "read-only")
 
     @pytest.mark.parametrize("kind", ["file and directory", "file", "empty directory", "directory", "no access"])
@@ -266,7 +266,7 @@ class TestReadOnly:
             shutil.rmtree(place)
 
     def test_a_directory_that_turns_into_a_file_while_the_store_is_in_use(self, tmp_path, warned, monkeypatch):
-        monkeypatch.setattr(sqlite_file, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(connections, "LOOK_EVERY", 0.0)
         path = tmp_path / "cache" / "store.db"
         store = SQLiteStore(path)
         store.set("key", b"value")
@@ -292,7 +292,7 @@ class TestReadOnly:
 
 class TestDegraded:
     def test_there_is_no_way_back_to_what_the_file_holds(self, path, warned, monkeypatch):
-        monkeypatch.setattr(sqlite_file, "PRAGMAS", (*sqlite_file.PRAGMAS, "PRAGMA max_page_count = 60"))
+        monkeypatch.setattr(connections, "PRAGMAS", (*connections.PRAGMAS, "PRAGMA max_page_count = 60"))
         store = SQLiteStore(path)
         store.set("tag", b"before the invalidation")
         for number in range(100):

@@ -19,9 +19,8 @@ from click.testing import CliRunner
 
 from cluster import check as checks
 from cluster import cli
-from cluster.chaos import faults
+from cluster.chaos import faults, run
 from cluster.chaos import nemesis as striking
-from cluster.chaos import run as chaos
 from cluster.chaos.history import Attempt, Circumstances, Invalidation, Outage, Read, Violation, check, figures, refused
 from cluster.chaos.nemesis import ALL_START, LOST
 from cluster.chaos.run import CURRENT, calm, never_struck
@@ -264,12 +263,12 @@ def in_the_end(monkeypatch: pytest.MonkeyPatch, shows: int, error: CannotStart |
             raise error
 
     answer = Answer(200, {"x-isr": "HIT"}, json.dumps({"path": "/a", "versions": {"x": shows}}).encode())
-    monkeypatch.setattr(chaos, "PATIENCE", -1.0)
-    monkeypatch.setattr(chaos, "fetch", lambda *_arguments, **_more: answer)
+    monkeypatch.setattr(run, "PATIENCE", -1.0)
+    monkeypatch.setattr(run, "fetch", lambda *_arguments, **_more: answer)
     cluster: Any = SimpleNamespace(instances=[SimpleNamespace(name="instance-1", port=1)])
     database: Any = SimpleNamespace(read=lambda _row: 2)
     striker: Any = SimpleNamespace(wait_until_all_run=wait_until_all_run)
-    return chaos.in_the_end(cluster, database, striker, [])
+    return run.in_the_end(cluster, database, striker, [])
 
 
 def test_a_page_that_does_not_get_current_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,33 +283,33 @@ def test_a_part_that_does_not_start_again_in_the_end_is_a_violation(monkeypatch:
 
 
 def test_chaos_takes_nothing_from_one_that_runs_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chaos, "_leave_outside", lambda: None)
+    monkeypatch.setattr(run, "_leave_outside", lambda: None)
     directory = Directory(tmp_path)
     with directory.owned():
         database = tmp_path / "site" / "site.sqlite3"
         database.parent.mkdir()
         database.write_text("of the one that runs")
         with pytest.raises(CannotStart, match="already"):
-            chaos.run(Directory(tmp_path), 1, 5.0, lambda _line: None)
+            run.run(Directory(tmp_path), 1, 5.0, lambda _line: None)
         assert database.read_text() == "of the one that runs"
 
 
 def test_a_violation_is_not_lost_because_little_else_has_happened() -> None:
     little = figures([], [])
     with pytest.raises(ClusterError, match="too little happened"):
-        chaos._enough(little, [])
-    assert chaos._enough(little, [Violation.of(ALL_START, 1.0, 1.5, "no")]) is little
+        run._enough(little, [])
+    assert run._enough(little, [Violation.of(ALL_START, 1.0, 1.5, "no")]) is little
 
 
 @pytest.mark.parametrize(("violations", "failed", "code"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
 def test_chaos_exits_with_1_where_a_promise_was_broken_or_a_fault_failed(
     violations: int, failed: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcome = chaos.Outcome(
+    outcome = run.Outcome(
         *([], ["1 that had not struck yet"], ["kill"] * failed, [Violation.of(ALL_START, 1.0, 1.5, "no")] * violations),
         *(figures([], []), 0.0, 2.0, [], [], [], 1, 0.0, 0.0, 2.0),
     )
-    monkeypatch.setattr(chaos, "run", lambda *_arguments: outcome)
+    monkeypatch.setattr(run, "run", lambda *_arguments: outcome)
     assert cli._chaos(Directory(tmp_path), 1, 2.0, False, tmp_path / "plot.svg") == code
 
 

@@ -15,8 +15,7 @@ import pytest
 from cluster.chaos import faults
 from cluster.chaos.history import Circumstances, Read, check
 from cluster.errors import CannotStart, ClusterError, Down, NoSuchPart
-from cluster.parts import part as parts
-from cluster.parts import ports, processes
+from cluster.parts import part, ports, processes
 from cluster.parts.memcached import Node
 from cluster.parts.nginx import Balancer
 from cluster.supervisor import control, topology
@@ -237,7 +236,7 @@ def test_a_port_that_somebody_has_taken_meanwhile_cannot_be_listened_to() -> Non
 
 def test_a_program_that_is_missing_is_said_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(parts, "SBIN", ())
+    monkeypatch.setattr(part, "SBIN", ())
     with pytest.raises(CannotStart, match="memcached is not installed: apt-get install memcached"):
         Node("node-1").start()
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, page, shown, start, task_of
-from wsgi_isr.cache import renderer_pool as remote
+from wsgi_isr.cache import renderer_pool
 from wsgi_isr.cache.lease import Busy
 from wsgi_isr.cache.tag_versions import Mode
 from wsgi_isr.cache.task import Passed, Served, Task
@@ -46,7 +46,7 @@ def test_a_renderer_whose_epochs_are_from_before_a_write_renders_all_the_same() 
     assert shown(rendering.get()) == ("HIT", "v1")  # it has polled the epochs now
     write(serving)
     assert shown(serving.get()) == ("EXPIRED", "v2")
-    assert [word[:5] for word in renderer.words] == [remote.MADE]
+    assert [word[:5] for word in renderer.words] == [renderer_pool.MADE]
 
 
 def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None:
@@ -59,7 +59,7 @@ def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None
     serving.fill._look_up(TASK)
     answer = serving.fill._load(TASK, serving.local.get(TASK.page))
     assert shown(answer) == ("EXPIRED", "v2")
-    assert [word[:5] for word in renderer.words] == [remote.FOUND]
+    assert [word[:5] for word in renderer.words] == [renderer_pool.FOUND]
     assert cluster.origin.renders == 2
 
 
@@ -106,7 +106,7 @@ def test_a_visitor_whom_no_answer_suffices_pauses_between_two_looks() -> None:
 
     def elsewhere(job: bytes, first: bool, max_lease_wait: float, done: Any) -> bool:
         jobs.append(job)
-        done(remote.FOUND + b"another page")
+        done(renderer_pool.FOUND + b"another page")
         return True
 
     cluster.clock.advance(15)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, Troubled, page, shown, start, task_of
-from wsgi_isr.cache import renderer_pool as remote
+from wsgi_isr.cache import renderer_pool
 from wsgi_isr.cache.entry import Codec, Content
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import BackingOff, Lease
@@ -53,7 +53,7 @@ class Renderers:
         connection, _ = self.listeners[name].accept()
         connection.settimeout(NEVER)
         message = b"".join(iter(lambda: connection.recv(65536), b""))
-        connection.sendall(remote.ACCEPTED)
+        connection.sendall(renderer_pool.ACCEPTED)
         return connection, message
 
     def close(self) -> None:
@@ -105,8 +105,8 @@ def test_a_job_goes_out_with_its_site_and_one_word_comes_back(renderers: Rendere
     connection, message = renderers.accept()
     assert message == SITE + b"the job"
     with connection:
-        connection.sendall(remote.FOUND)
-    assert heard.word() == remote.FOUND
+        connection.sendall(renderer_pool.FOUND)
+    assert heard.word() == renderer_pool.FOUND
 
 
 def test_what_a_visitor_waits_for_goes_another_way(renderers: Renderers, client: Remote) -> None:
@@ -115,9 +115,9 @@ def test_what_a_visitor_waits_for_goes_another_way(renderers: Renderers, client:
     assert client.submit(b"at once", True, 30, heard)
     connection, message = renderers.accept(URGENT)
     with connection:
-        connection.sendall(remote.FOUND)
+        connection.sendall(renderer_pool.FOUND)
     assert message == SITE + b"at once"
-    assert heard.word() == remote.FOUND
+    assert heard.word() == renderer_pool.FOUND
 
 
 def test_many_are_under_way_at_once_and_each_hears_its_own(renderers: Renderers, client: Remote) -> None:
@@ -137,7 +137,7 @@ def test_a_renderer_that_dies_is_heard_of_at_once(renderers: Renderers, client: 
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     renderers.accept()[0].close()
-    assert heard.word() == remote.DIED
+    assert heard.word() == renderer_pool.DIED
 
 
 def test_who_dies_with_jobs_in_its_queue_has_not_begun_them(renderers: Renderers, client: Remote) -> None:
@@ -145,7 +145,7 @@ def test_who_dies_with_jobs_in_its_queue_has_not_begun_them(renderers: Renderers
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     renderers.close()
-    assert heard.word() == remote.UNKNOWN
+    assert heard.word() == renderer_pool.UNKNOWN
 
 
 def test_a_word_that_takes_too_long_is_not_waited_for(renderers: Renderers, client: Remote) -> None:
@@ -161,11 +161,11 @@ def test_a_word_that_takes_too_long_is_not_waited_for(renderers: Renderers, clie
 def test_a_job_that_nobody_accepts_in_a_moment_is_taken_back(
     renderers: Renderers, client: Remote, first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "ACCEPT_IN", (0.0, 0.0))
+    monkeypatch.setattr(renderer_pool, "ACCEPT_IN", (0.0, 0.0))
     renderers.listen(URGENT if first else LATER)
     heard = Heard()
     assert client.submit(b"job", first, 30, heard)
-    assert heard.word() == remote.UNKNOWN
+    assert heard.word() == renderer_pool.UNKNOWN
 
 
 def test_a_renderer_that_says_two_things_at_once_is_understood(renderers: Renderers, client: Remote) -> None:
@@ -174,8 +174,8 @@ def test_a_renderer_that_says_two_things_at_once_is_understood(renderers: Render
     assert client.submit(b"job", False, 30, heard)
     connection, _ = renderers.listeners[LATER].accept()
     with connection:
-        connection.sendall(remote.ACCEPTED + remote.BACKOFF)
-    assert heard.word() == remote.BACKOFF
+        connection.sendall(renderer_pool.ACCEPTED + renderer_pool.BACKOFF)
+    assert heard.word() == renderer_pool.BACKOFF
 
 
 def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
@@ -184,7 +184,7 @@ def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
     renderers.listen()
     heard, again = Heard(), Heard()
     with monkeypatch.context() as broken:
-        broken.setattr(remote._Sent, "hear", lambda self, connection: 1 / 0)
+        broken.setattr(renderer_pool._Sent, "hear", lambda self, connection: 1 / 0)
         assert client.submit(b"job", False, 30, heard)
         connection, _ = renderers.accept()
         assert heard.word() is None
@@ -193,8 +193,8 @@ def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
     assert client.submit(b"job", False, 30, again)
     connection, _ = renderers.accept()
     with connection:
-        connection.sendall(remote.FOUND)
-    assert again.word() == remote.FOUND
+        connection.sendall(renderer_pool.FOUND)
+    assert again.word() == renderer_pool.FOUND
 
 
 def test_without_descriptors_for_listening_a_job_is_refused(
@@ -256,7 +256,7 @@ def test_where_nobody_listens_it_is_said_once_and_once_more_after_a_minute_of_wo
     assert (record.name, record.levelno) == ("wsgi_isr", logging.WARNING)
     assert "are gone (No such file or directory)" in record.getMessage()
 
-    monkeypatch.setattr(remote, "WARN_AGAIN", 0.0)
+    monkeypatch.setattr(renderer_pool, "WARN_AGAIN", 0.0)
     assert not client.submit(b"job", False, 30, unheard)
     assert len(caplog.records) == 1, "it has not been well since"
     renderers.listen()
@@ -358,7 +358,7 @@ def test_a_stale_page_is_rendered_by_the_other_process_alone() -> None:
     ((task, first, _),) = scene.sent.jobs
     assert (task.page, first) == (TASK.page, False)
     word = scene.do()
-    assert word.startswith(remote.MADE)
+    assert word.startswith(renderer_pool.MADE)
     scene.tell(word)
     assert shown(scene.serving.get()) == ("HIT", "v2")
     assert scene.cluster.origin.renders == 2
@@ -401,7 +401,7 @@ def test_a_job_that_is_refused_is_done_here() -> None:
 def test_one_that_the_other_process_does_not_know_is_done_here() -> None:
     scene = Scene()
     scene.serving.get()
-    scene.tell(remote.UNKNOWN)
+    scene.tell(renderer_pool.UNKNOWN)
     scene.serving.settle()
     assert shown(scene.serving.get()) == ("HIT", "v2")
 
@@ -422,7 +422,7 @@ def test_a_page_that_somebody_else_has_rendered_is_found() -> None:
     assert shown(third.get()) == ("STALE", "v1")
     third.settle()
     word = scene.do()
-    assert word.startswith(remote.FOUND)
+    assert word.startswith(renderer_pool.FOUND)
     scene.tell(word)
     assert shown(scene.serving.get()) == ("HIT", "v2")
 
@@ -434,8 +434,8 @@ def test_one_that_is_being_rendered_elsewhere_is_busy() -> None:
     third = scene.cluster.process()
     third.get()
     gate.reached()
-    assert scene.do() == remote.BUSY
-    scene.tell(remote.BUSY)
+    assert scene.do() == renderer_pool.BUSY
+    scene.tell(renderer_pool.BUSY)
     gate.open()
     third.settle()
 
@@ -443,9 +443,9 @@ def test_one_that_is_being_rendered_elsewhere_is_busy() -> None:
 def test_a_failure_is_heard_of_with_its_reason_and_then_the_page_rests() -> None:
     scene = Scene(None, ValueError("no"))
     scene.serving.get()
-    assert scene.do() == remote.FAILED + b"exception"
-    assert scene.rendering.fill.work(TASK._replace(ignore_backoff=False)) == remote.BACKOFF
-    scene.tell(remote.BACKOFF)
+    assert scene.do() == renderer_pool.FAILED + b"exception"
+    assert scene.rendering.fill.work(TASK._replace(ignore_backoff=False)) == renderer_pool.BACKOFF
+    scene.tell(renderer_pool.BACKOFF)
     assert shown(scene.serving.get()) == ("STALE", "v1")
 
 
@@ -454,7 +454,7 @@ def test_for_who_waits_the_last_good_page_is_kept_after_a_failure() -> None:
     visitor = start(scene.serving.get)
     _until_sent(scene)
     word = scene.do()
-    assert word == remote.FAILED + b"status-500"
+    assert word == renderer_pool.FAILED + b"status-500"
     scene.tell(word)
     assert shown(visitor.result(NEVER)) == ("STALE-IF-ERROR", "v1")
 
@@ -467,7 +467,7 @@ def test_a_rules_own_callable_that_raises_is_a_failure_like_any_other() -> None:
         raise ValueError("no tags")
 
     scene.rendering.fill._tags_of = raises
-    assert scene.do() == remote.FAILED + b"tags"
+    assert scene.do() == renderer_pool.FAILED + b"tags"
 
 
 def test_a_task_that_only_the_other_one_can_describe_is_unknown() -> None:
@@ -477,7 +477,7 @@ def test_a_task_that_only_the_other_one_can_describe_is_unknown() -> None:
         raise Unknown("no such function")
 
     scene.rendering.fill._tags_of = raises
-    assert scene.rendering.fill.work(TASK) == remote.UNKNOWN
+    assert scene.rendering.fill.work(TASK) == renderer_pool.UNKNOWN
     assert scene.cluster.origin.renders == 1
 
 
@@ -553,7 +553,7 @@ def test_two_that_send_the_same_page_to_one_renderer_have_it_rendered_once() -> 
     two = start(lambda: scene.rendering.fill.work(TASK))
     assert scene.rendering.joined.wait(NEVER)
     gate.open()
-    assert one.result(NEVER).startswith(remote.MADE)
+    assert one.result(NEVER).startswith(renderer_pool.MADE)
     assert two.result(NEVER) == one.result(NEVER)
     assert scene.cluster.origin.renders == 2
 
@@ -567,8 +567,8 @@ def test_a_render_from_before_an_invalidation_does_not_count_for_a_job_that_came
     two = start(lambda: scene.rendering.fill.work(TASK))
     assert scene.rendering.joined.wait(NEVER)
     gate.open()
-    assert one.result(NEVER).startswith(remote.MADE)
-    assert two.result(NEVER).startswith(remote.MADE)
+    assert one.result(NEVER).startswith(renderer_pool.MADE)
+    assert two.result(NEVER).startswith(renderer_pool.MADE)
     assert two.result(NEVER) != one.result(NEVER)
     assert scene.cluster.origin.renders == 3
 
@@ -603,7 +603,7 @@ def test_a_refresh_that_could_not_be_announced_there_raises_here() -> None:
     _until_sent(scene)
     scene.rendering.fill._stamps._store = _failing(scene)
     word = scene.do()
-    assert word == remote.FAILED + b"undelivered"
+    assert word == renderer_pool.FAILED + b"undelivered"
     scene.tell(word)
     with pytest.raises(InvalidationError):
         caller.result(NEVER)
@@ -646,11 +646,11 @@ def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_ne
     gate.reached()
     server.fill._stamps.invalidate(["all"], Mode.STALE)
 
-    def elsewhere(_job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+    def elsewhere(_job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         # The renderer joins the render that is under way there, and says so.
         gate.open()
         assert shown(earlier.result()) == ("EXPIRED", "v2")
-        done(remote.FOUND)
+        done(renderer_pool.FOUND)
         return True
 
     server.fill.elsewhere = elsewhere
@@ -664,9 +664,9 @@ def test_a_page_that_renderers_die_of_is_left_alone_for_a_while_and_longer_each_
     server.fill._stamps.invalidate(["all"], Mode.EXPIRE)
     jobs: list[bytes] = []
 
-    def elsewhere(job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+    def elsewhere(job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         jobs.append(job)
-        done(remote.DIED)
+        done(renderer_pool.DIED)
         return True
 
     server.fill.elsewhere = elsewhere
@@ -687,10 +687,10 @@ def test_what_a_renderer_died_of_is_left_alone_by_every_process_and_no_longer_th
     server.get()
     cluster.clock.advance(11)
 
-    def elsewhere(job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+    def elsewhere(job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         task = Task.unpack(job)
         assert isinstance(server.fill._leases.acquire(task.page, task.lease, task.owner), Lease)
-        done(remote.DIED)
+        done(renderer_pool.DIED)
         return True
 
     server.fill.elsewhere = elsewhere
@@ -711,15 +711,15 @@ def test_what_renderers_die_of_is_left_alone_by_every_process_until_it_is_invali
     processes[0].get()
     deaths = []
 
-    def elsewhere(job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+    def elsewhere(job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         def die(task: Task) -> NoReturn:
             deaths.append(task)
-            done(remote.DIED)
+            done(renderer_pool.DIED)
             raise SystemExit
 
         renderer = Process(cluster.clock, cluster.store, die)
         if isinstance(renderer.fill.regenerate(Task.unpack(job)), BackingOff):
-            done(remote.BACKOFF)
+            done(renderer_pool.BACKOFF)
         return True
 
     for process in processes:
@@ -741,8 +741,8 @@ def test_a_renderer_that_dies_without_the_lock_leaves_it_to_who_has_it() -> None
     lease = leases.acquire(TASK.page, TASK.lease)
     assert isinstance(lease, Lease)
 
-    def elsewhere(_job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
-        done(remote.DIED)
+    def elsewhere(_job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
+        done(renderer_pool.DIED)
         return True
 
     server.fill.elsewhere = elsewhere
@@ -755,9 +755,9 @@ def test_a_refresh_of_a_page_that_its_renderer_dies_of_fails_at_once() -> None:
     server = Cluster().process()
     calls = []
 
-    def elsewhere(_job: bytes, _first: bool, _patience: float, done: remote.Done) -> bool:
+    def elsewhere(_job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         calls.append(1)
-        done(remote.DIED)
+        done(renderer_pool.DIED)
         return True
 
     server.fill.elsewhere = elsewhere

@@ -16,7 +16,7 @@ from typing import IO
 
 import pytest
 
-from wsgi_isr.renderers import supervisor as renderers
+from wsgi_isr.renderers import supervisor
 from wsgi_isr.renderers.supervisor import Watcher, make_folder
 from wsgi_isr.testing import in_processes
 
@@ -52,7 +52,7 @@ def test_a_folder_is_for_this_user_only(temporary: Path) -> None:
 
 
 def test_the_package_changes_the_owner_of_no_file_but_of_a_journal_that_root_has_just_made() -> None:
-    modules = Path(renderers.__file__).parents[1].rglob("*.py")
+    modules = Path(supervisor.__file__).parents[1].rglob("*.py")
     assert [module.name for module in modules if "chown" in module.read_text("utf-8")] == ["journal.py"]
 
 
@@ -81,7 +81,7 @@ def test_that_of_a_server_whose_process_is_hidden_stays(temporary: Path, monkeyp
         raise FileNotFoundError(path)
 
     theirs = Path(make_folder(os.getppid()))
-    monkeypatch.setattr(renderers, "open", hidden, raising=False)
+    monkeypatch.setattr(supervisor, "open", hidden, raising=False)
     make_folder(os.getpid())
     assert theirs.exists()
 
@@ -232,8 +232,8 @@ def test_a_watcher_that_has_no_place_for_sockets_says_why(temporary: Path) -> No
 
 
 def test_a_watcher_that_says_nothing_is_killed_after_a_while(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(renderers, "_BEGIN_IN", 0.05)
-    monkeypatch.setattr(renderers, "_LAST_WORDS", 0.0)
+    monkeypatch.setattr(supervisor, "_BEGIN_IN", 0.05)
+    monkeypatch.setattr(supervisor, "_LAST_WORDS", 0.0)
     alive, end = os.pipe()
 
     def hang() -> None:

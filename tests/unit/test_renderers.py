@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from wsgi_isr.renderers import supervisor as renderers
+from wsgi_isr.renderers import supervisor
 from wsgi_isr.renderers.supervisor import ProcessPool
 from wsgi_isr.renderers.worker import LOOK, Heartbeat
 
@@ -25,7 +25,7 @@ class World:
         self.failing: OSError | None = None
         self.deaf: set[int] = set()
         self._pids = itertools.count(101)
-        monkeypatch.setattr(renderers, "status_of", self.ended.get)
+        monkeypatch.setattr(supervisor, "status_of", self.ended.get)
         monkeypatch.setattr("os.kill", self._kill)
 
     def begin(self, board: Heartbeat) -> int:

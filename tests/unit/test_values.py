@@ -21,14 +21,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.data import codec as values
+from wsgi_isr.data import codec
 from wsgi_isr.data.codec import Types, Unencodable, encode, every
 
 T = TypeVar("T")
 
 
 def decode(data: bytes, allows: Any = every) -> Any:
-    return values.decode(data, allows)
+    return codec.decode(data, allows)
 
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -610,13 +610,11 @@ def test_a_function_without_a_module_of_its_own_allows_nothing(models: ModuleTyp
 @pytest.mark.parametrize("name", ["Rule", "Settings", "Entry", "CacheDirectives"])
 def test_a_class_of_this_package_is_allowed_only_where_an_annotation_names_it(name: str) -> None:
     import wsgi_isr
-    from wsgi_isr.cache import entry
-    from wsgi_isr.cache import verdict as freshness
-    from wsgi_isr.config import rules
-    from wsgi_isr.config import settings as config
+    from wsgi_isr.cache import entry, verdict
+    from wsgi_isr.config import rules, settings
 
-    (kind,) = [getattr(module, name) for module in (config, entry, freshness, rules) if name in vars(module)][:1]
-    modules = {"wsgi_isr": wsgi_isr, "config": config, "entry": entry, "rules": rules, name: kind}
+    (kind,) = [getattr(module, name) for module in (settings, entry, verdict, rules) if name in vars(module)][:1]
+    modules = {"wsgi_isr": wsgi_isr, "config": settings, "entry": entry, "rules": rules, name: kind}
     assert not Types(function_of("def f(): ...", **modules)).allows(kind)
     assert not Types(rules.check_templates).allows(kind)
     assert Types(function_of(f"def f() -> {name}: ...", **modules)).allows(kind)

@@ -11,7 +11,7 @@ from ..config import options as o
 from ..errors import ConfigError, InvalidationError, StoreError
 from ..events import Delivered, Events, InternalError, Invalidated
 from ..stores.base import Store
-from . import keyspace as keys
+from . import keyspace
 from .app_records import Registry, advice
 from .courier import courier
 from .journal import Journal, Kept
@@ -97,18 +97,18 @@ def tag_names(
     for option, value in (("tags", tags), ("paths", paths), ("routes", routes), ("prefixes", prefixes)):
         if isinstance(value, (str, bytes)):
             raise ConfigError(option, f"{value!r} is not a list", f"write {option}=[{value!r}]")
-    names = [keys.EVERYTHING] if everything else []
+    names = [keyspace.EVERYTHING] if everything else []
     for tag in tags:
         if not isinstance(tag, str) or not tag:
             raise ConfigError("tags", f"{tag!r} is not a tag", "give non-empty strings")
-        names.append(keys.tag_name(tag))
-    names += [keys.path_tag(o.parse_path(path, "paths")) for path in paths]
-    names += [keys.prefix_tag(o.parse_path(path, "prefixes")) for path in prefixes]
+        names.append(keyspace.tag_name(tag))
+    names += [keyspace.path_tag(o.parse_path(path, "paths")) for path in paths]
+    names += [keyspace.prefix_tag(o.parse_path(path, "prefixes")) for path in prefixes]
     for pattern in routes:
         if rules is not None and pattern not in rules:
             known = ", ".join(sorted(rules))
             raise ConfigError("routes", f"{pattern!r} is the pattern of no rule", f"one of: {known}")
-        names.append(keys.route_tag(pattern))
+        names.append(keyspace.route_tag(pattern))
     if not names:
         raise ConfigError("invalidate", "nothing to invalidate was named", "give tags, paths, routes or prefixes")
     return list(dict.fromkeys(names))
@@ -194,7 +194,7 @@ class Invalidator:
             return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
         # Read before the invalidation, which creates keys itself.
         apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
-        given = [name for name in names if name.startswith(keys.tag_name(""))]
+        given = [name for name in names if name.startswith(keyspace.tag_name(""))]
         absent = self._stamps.missing(given) if given else []
         try:
             undelivered = self._deliver(names, wanted)
@@ -228,7 +228,7 @@ class Invalidator:
 
     def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
         """Invalidate tags, and return the names that were not delivered, each with its error."""
-        stored = {name: keys.stored_tag(name) for name in names}
+        stored = {name: keyspace.stored_tag(name) for name in names}
         failed = self._stamps.invalidate(stored.values(), mode)
         return {name: failed[tag] for name, tag in stored.items() if tag in failed}
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from ..errors import ConfigError, listed
 from ..stores.base import Store
 from ..stores.files import check_writable, owner_of, this_user
-from . import keyspace as keys
+from . import keyspace
 from .tag_versions import Mode
 
 _log = logging.getLogger("wsgi_isr")
@@ -314,7 +314,7 @@ def _condensed(lines: Sequence[Kept]) -> list[Kept]:
     for group in groups.values():
         hardest = max((line.mode for line in group), key=_MODES.index)
         # The line has no nodes: only a store of these places knows which one has the tag of all pages.
-        left.append(group[-1]._replace(tags=(keys.EVERYTHING,), mode=hardest, nodes=()))
+        left.append(group[-1]._replace(tags=(keyspace.EVERYTHING,), mode=hardest, nodes=()))
     return left
 
 

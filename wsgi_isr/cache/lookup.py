@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from ..errors import InvalidationError, StoreError, StoreUnavailable
 from ..events import BackgroundFull, Events, InternalError, RenderFailed, StoreFailed
 from ..stores.base import Store
-from . import renderer_pool as remote
+from . import renderer_pool
 from .entry import Codec, Content, Entry, HitForMiss
 from .lease import BackingOff, Busy, Leases
 from .local_cache import CachedEntry, Local
@@ -88,7 +88,7 @@ class Cache(Regenerator):
         self._pool = Pool(self._run, self._drop, threads, queue)
         #: Hands a job to another process (:mod:`.renderer_pool`); ``None`` where no process takes jobs. Arguments: the
         #: job, whether it is urgent, the seconds that it may take, and a callback for the reply.
-        self.elsewhere: Callable[[bytes, bool, float, remote.Done], bool] | None = None
+        self.elsewhere: Callable[[bytes, bool, float, renderer_pool.Done], bool] | None = None
 
     # Looking up --------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Cache(Regenerator):
         try:
             self._tags_of(task)
         except Unknown:
-            return remote.UNKNOWN
+            return renderer_pool.UNKNOWN
         except Exception:
             pass  # raised by a rule's own callable: the render raises it again, and records it
         if task.refresh_tag is not None:
@@ -248,14 +248,14 @@ class Cache(Regenerator):
         else:
             outcome = self._work(task)
         if isinstance(outcome, Regenerated) and outcome.stored:
-            return remote.MADE + digest(self._codec.pack(outcome.slot.entry))
+            return renderer_pool.MADE + digest(self._codec.pack(outcome.slot.entry))
         if isinstance(outcome, (Regenerated, AlreadyFresh)):
-            return remote.FOUND + digest(self._codec.pack(outcome.slot.entry))
+            return renderer_pool.FOUND + digest(self._codec.pack(outcome.slot.entry))
         if isinstance(outcome, BackingOff):
-            return remote.BACKOFF
+            return renderer_pool.BACKOFF
         if isinstance(outcome, Failed):
-            return remote.FAILED + outcome.reason.encode()
-        return remote.FAILED + b"timeout" if outcome is None else remote.BUSY
+            return renderer_pool.FAILED + outcome.reason.encode()
+        return renderer_pool.FAILED + b"timeout" if outcome is None else renderer_pool.BUSY
 
     def _work(self, task: Task) -> Outcome | None:
         """Return the outcome of a flight that begins from now on, or of one whose page is still current."""
@@ -283,7 +283,7 @@ class Cache(Regenerator):
         """
         outcome: Outcome = Busy()
         try:
-            if word == remote.UNKNOWN and not flight.done and self._pool.submit(task.pack(), first):
+            if word == renderer_pool.UNKNOWN and not flight.done and self._pool.submit(task.pack(), first):
                 return
             outcome = self._outcome_of(task, word)
         except Exception as error:  # a store raises an undeclared error: the waiting threads still need a result
@@ -314,21 +314,21 @@ class Cache(Regenerator):
         return self._crash_backoff.get(task.page, (0.0, 0.0))[1]
 
     def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
-        if word == remote.DIED:
+        if word == renderer_pool.DIED:
             return self._died(task)
         if task.refresh_tag is not None:
             self._stamps.forget()
             self._local.drop_prepared()
-        if word == remote.BACKOFF:
+        if word == renderer_pool.BACKOFF:
             return BackingOff()
-        if word is not None and word.startswith(remote.FAILED):
-            reason = word.removeprefix(remote.FAILED).decode()
+        if word is not None and word.startswith(renderer_pool.FAILED):
+            reason = word.removeprefix(renderer_pool.FAILED).decode()
             error = None
             if reason == "undelivered":
                 cause = StoreUnavailable("the renderer", "it could not tell other processes")
                 error = InvalidationError((), {task.refresh_tag or task.page: cause})
             return Failed(reason, error)
-        if word is not None and word.startswith((remote.MADE, remote.FOUND)):
+        if word is not None and word.startswith((renderer_pool.MADE, renderer_pool.FOUND)):
             self._crash_backoff.pop(task.page, None)
             try:
                 data = self._store.get(task.page)
@@ -338,9 +338,9 @@ class Cache(Regenerator):
             if data is not None and (entry := self._read(task, data)) is not None:
                 slot = self._local.put(task.page, entry)
                 # Only for the same digest: another node of the store may still have an older page.
-                if word == remote.MADE + digest(data):
+                if word == renderer_pool.MADE + digest(data):
                     return Regenerated(slot, True)
-                return AlreadyFresh(slot, proven=word == remote.FOUND + digest(data))
+                return AlreadyFresh(slot, proven=word == renderer_pool.FOUND + digest(data))
         return Busy()
 
     def _drop(self, job: bytes) -> None:

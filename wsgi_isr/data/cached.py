@@ -33,7 +33,7 @@ from ..config.lifetime import Lifetime
 from ..config.rules import PROFILES, Rule, RuleSet, check_templates
 from ..errors import ConfigError, RefreshError
 from ..events import DataServed, Events
-from . import codec as values
+from . import codec
 from .isolation import is_importing
 from .registry import Functions, Known, closure_of
 
@@ -129,7 +129,7 @@ class Cached(Known, Generic[P, R]):
         self.name = name or f"{function.__module__}:{function.__qualname__}"
         self._function = function
         self._signature = inspect.signature(function)
-        self._types = values.Types(function)
+        self._types = codec.Types(function)
         self._rule = rule
         self._tags = tags
         # Functions of one factory share a name. The data in their closures tells them apart.
@@ -267,7 +267,7 @@ class Cached(Known, Generic[P, R]):
         if not isinstance(content, Value):
             return None
         try:
-            value: R = values.decode(content.data, self._types.allows)
+            value: R = codec.decode(content.data, self._types.allows)
         except ValueError as error:
             _log.warning("%s: what is kept cannot be read (%s); it is made anew", self.name, error)
             return None
@@ -335,7 +335,7 @@ class Cached(Known, Generic[P, R]):
 
         It has module, qualified name, version, arguments by name, closure data, and the app if there are several.
         """
-        arguments = base64.b85encode(values.encode(self._bind(args, kwargs), key=True)).decode()
+        arguments = base64.b85encode(codec.encode(self._bind(args, kwargs), key=True)).decode()
         return _joined([self.name, self._version, arguments, self.around, app])
 
     def _task(self, home: DataEngine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task:
@@ -486,8 +486,8 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
     if asked.no_store and not unkept:
         return HitForMiss("revalidate-0")
     try:
-        data = values.encode(value)
-    except values.Unencodable as error:
+        data = codec.encode(value)
+    except codec.Unencodable as error:
         _log.warning("%s is not kept: %s", function.name, error)
         return HitForMiss("unencodable")
     if unkept := unkept or asked.failed:
@@ -508,7 +508,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
 
 
 def _arguments(task: Task) -> dict[str, Any]:
-    arguments: dict[str, Any] = values.decode(base64.b85decode(json.loads(task.text)[2]), values.every)
+    arguments: dict[str, Any] = codec.decode(base64.b85decode(json.loads(task.text)[2]), codec.every)
     return arguments
 
 

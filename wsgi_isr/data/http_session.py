@@ -34,7 +34,7 @@ from ..config import options as o
 from ..config.rules import Rule
 from ..errors import ConfigError
 from ..events import DataServed
-from . import codec as values
+from . import codec
 from .cached import Cached, here, inside, is_among_visitors
 from .isolation import is_importing
 
@@ -256,8 +256,8 @@ class CachedSession(requests.Session):
                 "hooks": [getattr(hook, "__qualname__", "") for hooks in state["hooks"].values() for hook in hooks],
                 **{name: state[name] for name in ("proxies", "verify", "cert", "trust_env", "max_redirects")},
             }
-            return hashlib.blake2b(values.encode(told, key=True), digest_size=16).hexdigest(), state
-        except values.Unencodable:
+            return hashlib.blake2b(codec.encode(told, key=True), digest_size=16).hexdigest(), state
+        except codec.Unencodable:
             return "", state
 
     def _is_plain(self) -> bool:
@@ -495,8 +495,8 @@ def _is_personal(header: tuple[Any, Any]) -> bool:
 
 def _is_data(value: Any) -> bool:
     try:
-        values.encode(value)
-    except values.Unencodable:
+        codec.encode(value)
+    except codec.Unencodable:
         return False
     return True
 
@@ -510,5 +510,5 @@ def _told_of(auth: Any) -> Any:
         return auth  # with None, a .netrc may apply, which belongs to the machine, like host addresses
     if type(auth) not in (HTTPBasicAuth, HTTPProxyAuth, HTTPDigestAuth):
         # A custom class may look up the current visitor when it signs.
-        raise values.Unencodable(f"{type(auth).__qualname__} may sign for the current visitor")
+        raise codec.Unencodable(f"{type(auth).__qualname__} may sign for the current visitor")
     return [type(auth).__qualname__, auth.username, auth.password]

@@ -25,7 +25,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..cache.task import Task, Unknown
 from ..errors import ConfigError
-from . import codec as values
+from . import codec
 
 _log = logging.getLogger("wsgi_isr.data")
 
@@ -148,8 +148,8 @@ class _Teller:
     def tell(self, content: Any, path: str) -> list[Any] | None:
         """Return the identity of a value as data; ``None`` if it has none."""
         try:
-            return ["data", values.encode(content, key=True, whole=True)]
-        except (values.Unencodable, ValueError):
+            return ["data", codec.encode(content, key=True, whole=True)]
+        except (codec.Unencodable, ValueError):
             pass
         # isinstance() would run a proxy's code, which may return a different result for each visitor.
         kind = type(content)
@@ -199,7 +199,7 @@ def _global_name(content: Any) -> str | None:
     if not issubclass(kind, (type, FunctionType, BuiltinFunctionType)):
         return None
     module, qualname = content.__module__, content.__qualname__
-    if isinstance(module, str) and values.found(module, qualname) is content:
+    if isinstance(module, str) and codec.found(module, qualname) is content:
         return f"{module}:{qualname}"
     return None
 
@@ -225,7 +225,7 @@ def _told_of_constant(constant: Any) -> Any:
 
 
 def _digest(told: Any) -> str:
-    return hashlib.blake2b(values.encode(told, key=True), digest_size=12).hexdigest()
+    return hashlib.blake2b(codec.encode(told, key=True), digest_size=12).hexdigest()
 
 
 class Functions(Generic[K]):

@@ -24,7 +24,7 @@ from ..config.origin import Site
 from ..errors import ConfigError, ISRError, RefreshError
 from ..middleware import ISR
 from ..pages.resolver import Page
-from . import html_links as links
+from . import html_links
 from .html_links import spelled
 from .site_client import Fail, Later, SiteClient, Skip, shown, spelled_out, url_of
 from .sitemaps import pages_of_sitemap
@@ -425,15 +425,15 @@ class Prerender:
                 self._add_asset(needed, path)
 
     @staticmethod
-    def _refers_to(url: str, answer: Answer) -> links.Found:
+    def _refers_to(url: str, answer: Answer) -> html_links.Found:
         if 300 <= answer.code < 400:
-            return links.Found((urljoin(url, answer.header("location")),), ())
+            return html_links.Found((urljoin(url, answer.header("location")),), ())
         if answer.is_html:
             body = answer.unpacked()
-            return links.in_html(links.decoded_html(body, answer.header("content-type"))[0], url)
+            return html_links.in_html(html_links.decoded_html(body, answer.header("content-type"))[0], url)
         if answer.is_css:
-            return links.Found((), links.in_css(answer.unpacked().decode("utf-8", "replace"), url))
-        return links.Found((), ())
+            return html_links.Found((), html_links.in_css(answer.unpacked().decode("utf-8", "replace"), url))
+        return html_links.Found((), ())
 
     # Files that pages need ---------------------------------------------------------------------------
 

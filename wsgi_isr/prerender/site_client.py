@@ -16,7 +16,7 @@ from ..errors import ConfigError, ISRError, StoreError
 from ..middleware import ISR
 from ..pages.request_key import PageKey, canonical
 from ..pages.resolver import Page
-from . import html_links as links
+from . import html_links
 from .html_links import Here, spelled
 from .static_site import Answer
 
@@ -83,7 +83,7 @@ class SiteClient:
 
     def own_path(self, url: str) -> str | None:
         """Return the path of a URL of this site, absolute or not; ``None`` for any other URL."""
-        absolute = links.absolute(url, self.here.at("/"))
+        absolute = html_links.absolute(url, self.here.at("/"))
         return self.here.path_of(absolute) if absolute else None
 
     def page_at(self, path: str) -> Page:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from . import html_links as links
+from . import html_links
 from .site_client import Fail, SiteClient, shown
 from .static_site import NoFile
 
@@ -34,7 +34,7 @@ def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
         sitemap, depth = todo.popleft()
         name = sitemap.name
         try:
-            found = links.read_sitemap(_read(sitemap, maker))
+            found = html_links.read_sitemap(_read(sitemap, maker))
         except Exception as error:  # errors of the app as well, if it makes the sitemap
             known = isinstance(error, (ValueError, Fail, NoFile))
             pages.problems.append((name, getattr(error, "strerror", None) or (str(error) if known else shown(error))))
@@ -78,7 +78,7 @@ def _nested(index: _Sitemap, url: str, maker: SiteClient) -> _Sitemap | None:
 def _read(sitemap: _Sitemap, maker: SiteClient) -> bytes:
     if sitemap.is_file:
         with open(sitemap.name, "rb") as file:
-            return file.read(links.LARGEST_SITEMAP + 1)
+            return file.read(html_links.LARGEST_SITEMAP + 1)
     name = sitemap.name
     path = maker.own_path(name) if name.startswith(("/", "http://", "https://")) else None
     if path is None:

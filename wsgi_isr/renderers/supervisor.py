@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..cache import renderer_pool as remote
+from ..cache import renderer_pool
 from ..cache.renderer_pool import LATER, URGENT
 from ..middleware import instances
 from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
@@ -251,7 +251,7 @@ def _watch(
 ) -> int:
     """Run one supervisor after the other; return the exit code."""
     stopping = StopSignal(parent)
-    remote.folder = None  # a renderer asks no other renderer
+    renderer_pool.folder = None  # a renderer asks no other renderer
     prepare()
     # SIGCONT only wakes this process, which must clean up after the others. Repeated, because a change of the user in
     # prepare() undoes it.
