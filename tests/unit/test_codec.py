@@ -696,7 +696,7 @@ def local() -> Any:
 
 UNKNOWN = {
     "object": object(),
-    "test_values.Subclass": Subclass(1),
+    "test_codec.Subclass": Subclass(1),
     "Named": Named(1),
     "Colour": Colour.RED,
     "Number": Number.ONE,
