@@ -28,7 +28,7 @@ from wsgi_isr.data.registry import Functions, closure_of
 
 NAME = "HTTP_AUTHORIZATION"  # who is asking; such a request goes straight to the app
 
-# What is in a module is the same for everybody -------------------------------------------------------------
+# Values of a module are the same for all visitors ----------------------------------------------------------
 
 
 @dataclass
@@ -631,7 +631,7 @@ def showing(thing: Any) -> Callable[[], str]:
 
 
 def harmless() -> Iterator[tuple[str, Any]]:
-    """What a function may close over, and be kept."""
+    """A function that closes over such values only is cached."""
     number, text, rows = 1, "x", [{"a": (1, None)}]
     yield "numbers", lambda: f"{number}{text}{rows}"
     moment = dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)

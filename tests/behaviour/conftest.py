@@ -19,7 +19,7 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(autouse=True)
 def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of whoever runs the tests decides nothing."""
+    """Keep the caller's ``WSGI_ISR_*`` variables out of the tests."""
     import os
 
     for name in list(os.environ):

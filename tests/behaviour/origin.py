@@ -18,7 +18,7 @@ HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
 class Boom(Exception):
-    """What a broken page of the origin raises."""
+    """The error of a broken page of the origin."""
 
 
 class Gate:
@@ -139,7 +139,7 @@ class Origin:
 
 
 def body_of(environ: Environ) -> bytes:
-    """What the app can read of the request's body."""
+    """Return the part of the request's body that the app can read."""
     length = int(environ.get("CONTENT_LENGTH") or 0)
     source: io.BytesIO = environ["wsgi.input"]
     return source.read(length)

@@ -1,4 +1,4 @@
-"""What is stored and what is not, for which reason, and how long that is remembered."""
+"""Admission: which answers are stored, why others are not, and how long a refusal lasts (hit-for-miss)."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ def test_a_404_of_a_page_that_is_fresh_for_ever_lives_ten_seconds(
 
 
 def test_a_404_is_not_served_long_after_its_ten_seconds(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
-    """What lives ten seconds is not a visitor's answer an hour later, when the page may long exist."""
+    """The page may exist by then: an entry that lives ten seconds is not served an hour later."""
     origin.on("/a", answer(b"nothing here", status="404 Not Found"))
     site = make_site(revalidate=60)
     site.visit("/a")
@@ -489,7 +489,7 @@ def test_a_page_is_served_from_the_store_where_local_copies_have_no_room(make_si
     assert origin.calls["/a"] == 1
 
 
-# What apps may say that is odd
+# Odd answers of apps
 
 
 @pytest.mark.parametrize(

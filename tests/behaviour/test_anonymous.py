@@ -1,4 +1,4 @@
-"""Visitors with cookies who are nobody in particular: consent banners, and sessions that only hold a form's token."""
+"""Anonymous visitors with cookies: consent banners, and sessions that only hold a form's token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot work is an error at start, which names the option and the remedy."""
+"""Options that cannot work are an error at start. The error names the option and the remedy."""
 
 from __future__ import annotations
 

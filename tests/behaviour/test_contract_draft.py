@@ -1,4 +1,4 @@
-"""Draft mode: who is in it sees what is not cached, and nobody else sees anything of it."""
+"""Draft mode: an editor in it sees pages that are not cached. Other visitors see nothing of them."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def with_draft(origin: Origin, make: Make = RESPONSES["WSGI headers"][0], send: 
 
 
 def editor_of(site: Site, origin: Origin) -> Editor:
-    """Somebody who is in draft mode."""
+    """Return a visitor in draft mode."""
     with_draft(origin)
     editor = Editor(site)
     editor.ask("/in")
@@ -242,7 +242,7 @@ def test_another_cookie_that_is_no_utf8_makes_no_page_uncached(make_site: MakeSi
     assert (seen.label, seen.body, site.happened(InternalError)) == ("HIT", b"/a v1", [])
 
 
-# What is seen and what is stored -----------------------------------------------------------------------------
+# Drafts are seen and not stored ------------------------------------------------------------------------------
 
 
 def test_the_app_sees_the_editor_s_own_request_and_knows_of_draft_mode(make_site: MakeSite, origin: Origin) -> None:

@@ -1,4 +1,4 @@
-"""What an app says about its page, by calls and by headers, and what a page takes over from its data."""
+"""An app describes its page by calls and by headers. A page takes over lifetime and tags of its data."""
 
 from __future__ import annotations
 
@@ -420,7 +420,7 @@ def test_the_lowest_lifetime_three_deep_is_that_of_the_page(
     site.visit("/a")
     assert site.lifetime("/a").revalidate == 30
     clock.advance(20)
-    # What is left of it, for a page that uses what is there already.
+    # A page that uses data which is there already gets the rest of the data's lifetime.
     origin.on("/b", stream(lambda: way(data.high)))
     site.visit("/b")
     assert site.lifetime("/b").revalidate == 10
@@ -650,7 +650,7 @@ def test_data_that_was_invalidated_softly_is_handed_out_once_more(make_site: Mak
 def test_data_that_cannot_be_renewed_after_a_hard_invalidation_is_what_it_was(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    """The same promise as for pages: nobody gets it, unless rendering fails; and never after a purge."""
+    """As for pages: expired data is served only where rendering fails, and never after a purge."""
     site, broken = make_site({"/a": 0}), []
 
     @cached(tags=["t"])

@@ -357,7 +357,7 @@ def test_invalidate_on_write_can_be_turned_off(make_site: MakeSite) -> None:
     assert site.visit("/a").label == "HIT"
 
 
-# What the caller is told ----------------------------------------------------------------------------------
+# Errors that the caller gets ------------------------------------------------------------------------------
 
 
 def test_a_receipt_says_what_was_acknowledged(blog: Site) -> None:
@@ -380,7 +380,7 @@ def test_the_error_says_what_was_delivered_and_what_was_not(make_site: MakeSite,
     assert error.undelivered
     assert all("b:1" in str(cause) for cause in error.undelivered.values())
     store.unplugged = set()
-    # What was delivered holds.
+    # The delivered part of the invalidation holds.
     for name in error.delivered:
         assert site.visit(f"/{name.removeprefix('tag:')}").label == "EXPIRED", name
 

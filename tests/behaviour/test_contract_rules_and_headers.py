@@ -168,7 +168,7 @@ def test_a_callable_of_a_rule_that_fails_costs_nobody_the_page(
         assert seen.text.startswith("/a v")
 
 
-# What every kind of answer says --------------------------------------------------------------------------------
+# Headers of every kind of answer -------------------------------------------------------------------------------
 
 
 class Unplugged(MemoryStore):

@@ -30,7 +30,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class Source:
-    """What the cached functions read: a value each, calls that are counted, and gates."""
+    """The source that cached functions read: a value each, counted calls, and gates."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -51,7 +51,7 @@ class Source:
         return found
 
     def hold(self, name: str) -> Gate:
-        """Whoever has read ``name`` stops behind it, until the gate is opened."""
+        """Return a gate that stops each reader of ``name`` after the read, until the gate is opened."""
         gate = self.gates[name] = Gate()
         return gate
 
@@ -188,7 +188,7 @@ class Shop:
 
     @cached(tags=lambda given: [f"shop:{given['self'].name}"])
     def price(self, item: str) -> str:
-        """What it costs."""
+        """Return the price, and count the call."""
         self.calls[self.name] += 1
         return f"{item} at {self.name}"
 
@@ -301,7 +301,7 @@ def test_a_page_that_is_not_stored_gets_stale_data_at_once(
     assert site.visit("/a").body == b"n2"
 
 
-# What a page takes over ---------------------------------------------------------------------------------
+# Lifetime and tags that a page takes over ---------------------------------------------------------------
 
 
 def test_a_page_lives_as_long_as_the_shortest_of_rule_cache_life_and_data(
@@ -878,7 +878,7 @@ def test_a_refresh_by_a_process_of_other_types_returns_the_result_all_the_same(
     assert site.isr
 
 
-# What cannot be kept ------------------------------------------------------------------------------------
+# Values that cannot be cached ---------------------------------------------------------------------------
 
 
 def test_a_result_that_cannot_be_kept_is_returned_and_said(

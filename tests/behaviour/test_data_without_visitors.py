@@ -213,7 +213,7 @@ def test_of_several_apps_the_one_that_has_called_is_that_of_a_render_in_the_back
     first, second = (make_site({"/two/": 0}, app=both, watcher="nobody", store=store) for _ in range(2))
     first.visit("/two/")
     clock.advance(6)
-    # That process has only found what the other made.
+    # The second process has only found the value that the first one made.
     assert second.visit("/two/").text == "two"
     second.settle()
     assert calls == ["two", "two"]
@@ -601,7 +601,7 @@ def test_without_a_choice_of_language_that_of_the_settings_is_everybodys(make_si
 
 
 class _Connection:
-    """What Django knows of a connection to a database."""
+    """Django's book-keeping of a connection to a database."""
 
     def __init__(self, max_age: int | None, is_in_transaction: bool = False) -> None:
         self.settings_dict = {"CONN_MAX_AGE": max_age}

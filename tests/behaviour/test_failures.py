@@ -611,7 +611,7 @@ class Noting(MemoryStore):
         self.keys: set[str] = set()
 
     def holding(self, text: bytes) -> list[tuple[str, bytes]]:
-        """What is in the store now and contains ``text``."""
+        """Return the entries of the store that contain ``text``."""
         found = [(key, self.get(key)) for key in sorted(self.keys)]
         return [(key, value) for key, value in found if value is not None and text in value]
 

@@ -40,7 +40,7 @@ class Browser:
         return seen
 
 
-# The three apps do the same: /login/<name>, /me greets, /plain greets nobody, /count counts renders.
+# The three apps do the same: /login/<name>, /me greets, /plain does not greet, /count counts renders.
 
 
 def flask_app() -> Any:
@@ -416,7 +416,7 @@ def test_a_path_with_accents_reaches_the_framework(site: Site) -> None:
     assert seen.text == "logged in"
 
 
-# What only one of them does
+# Behaviour of one framework only
 
 
 def test_flask_flashes_a_message_to_its_visitor_only(flask_site: Site) -> None:
@@ -489,7 +489,7 @@ def test_django_s_cache_control_private_is_obeyed(django_site: Site) -> None:
 def test_a_bottle_page_that_does_not_say_that_it_reads_a_cookie_is_the_anonymous_one_for_all(
     bottle_site: Site,
 ) -> None:
-    """Without Vary: Cookie nobody can know. The render saw no cookie, so there is nothing of anybody in it."""
+    """Without Vary: Cookie the cache cannot know. The render saw no cookie, so no visitor's data is in it."""
     alice = Browser(bottle_site)
     alice.ask("/login/alice")
     assert {alice.ask("/me-unsaid").text for _ in range(3)} == {"hello stranger"}

@@ -100,7 +100,7 @@ def page_name(site: Site) -> str:
 
 
 def origin_body(handler: Handler) -> bytes:
-    """What the handler answers, whoever asks."""
+    """Return the handler's answer to any client."""
     return b"".join(handler({}, lambda *_: None))
 
 

@@ -398,7 +398,7 @@ def test_a_hostile_header_is_no_error(make_site: MakeSite, name: str, value: str
 
 @pytest.mark.parametrize("value", ["no-cache", "no-store", "max-age=0", "only-if-cached"])
 def test_a_visitor_cannot_make_the_app_render(make_site: MakeSite, origin: Origin, value: str) -> None:
-    """A reload is not worth a render: else anybody could keep the app busy."""
+    """A reload causes no render: otherwise any client could keep the app busy."""
     site = make_site(revalidate=60)
     site.visit("/a")
     for _ in range(3):

@@ -127,7 +127,7 @@ def test_what_is_no_host_is_refused_at_start(make_site: MakeSite, hosts: Any) ->
         make_site(revalidate=60, hosts=hosts)
 
 
-# What a refresh costs ------------------------------------------------------------------------------------
+# Cost of a refresh ---------------------------------------------------------------------------------------
 
 
 def invent(site: Site, path: str = "/a", hosts: int = 20) -> None:
@@ -237,7 +237,7 @@ def test_a_refresh_asks_a_list_of_pages_once_however_many_hosts_there_are(make_s
     assert len(asked) == 1
 
 
-# What the log says ---------------------------------------------------------------------------------------
+# Log lines -----------------------------------------------------------------------------------------------
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -50,7 +50,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def make_session(upstream: Upstream, make_site: MakeSite) -> Iterator[MakeSession]:
-    """``make_session(**options)``: a session that takes no proxy from the environment of whoever runs the tests."""
+    """Return ``make_session(**options)``: a session that takes no proxy from the environment."""
     sessions: list[CachedSession] = []
 
     def make(**options: Any) -> CachedSession:
@@ -868,7 +868,7 @@ def test_without_a_store_that_keeps_anything_everything_is_fetched(
     assert used(site)[0] == f'SKIP key="GET {upstream.url}/a" reason=store-disabled'
 
 
-# Who asks -----------------------------------------------------------------------------------------------
+# The caller's credentials -------------------------------------------------------------------------------
 
 
 def everything_in(store: MemoryStore) -> bytes:

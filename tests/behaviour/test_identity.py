@@ -1,4 +1,4 @@
-"""Nobody sees another's page: what a render may see, what makes another page, and who is passed through."""
+"""No visitor gets another's page: the request that a render sees, the page key, and bypassed requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def all_text(environ: Environ) -> str:
     return repr(watched)
 
 
-# What a render may see
+# The part of a request that a render may see
 
 SECRETS = {
     "Cookie": "session=secret-7f3a",
@@ -761,7 +761,7 @@ def test_a_page_for_members_is_there_for_them_whatever_the_anonymous_get(
 
 
 def test_a_page_that_answers_500_without_a_session_works_for_who_has_one(make_site: MakeSite, origin: Origin) -> None:
-    """``session["name"]`` of a page that nobody reaches without logging in: a KeyError for the anonymous."""
+    """``session["name"]`` of a page for members: the anonymous render raises a KeyError."""
     origin.on("/a", members_only("500 Internal Server Error"))
     site = make_site(revalidate=60)
     for _ in range(3):

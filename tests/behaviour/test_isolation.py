@@ -1,4 +1,4 @@
-"""Whose page, data or host it is: what one visitor leaves behind never decides what another one gets."""
+"""Isolation: the pages, data and hosts of one visitor never decide the answer to another one."""
 
 from __future__ import annotations
 

@@ -363,7 +363,7 @@ def test_an_expired_page_is_served_where_its_render_takes_longer_than_timeout(
 def time_out(site: Site, clock: Clock, seconds: float = 31) -> None:
     """Let time pass over the renders under way, and return when the one in question was given up."""
     clock.advance(seconds)
-    # A render that begins makes whoever watches over renders look at the clock.
+    # A render that begins makes the lease keep-alive look at the clock.
     site.visit("/unrelated")
     site.wait_for(RenderFailed)
 

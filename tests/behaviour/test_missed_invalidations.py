@@ -1,4 +1,4 @@
-"""What a node misses: named, kept on the disk, and delivered by itself."""
+"""Invalidations that a node misses are named, kept in the journal on disk, and delivered later."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def started(*parts: Any, headers: Iterable[tuple[str, str]] = (), bodies: list[B
 
 
 def error_of(ask: Callable[[], object]) -> Exception | None:
-    """What reaches the server, whoever raised it."""
+    """Return the error that reaches the server, from any source."""
     try:
         ask()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Pages that are made before anybody asks: which, how often, and what becomes of those that cannot be."""
+"""Prerendering: which pages are rendered before a visitor asks, how often, and what a failure leaves."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def links(*urls: str) -> bytes:
     return "".join(f'<a href="{url}">{url}</a>' for url in urls).encode()
 
 
-# What is made ------------------------------------------------------------------------------------------
+# Pages that are rendered -------------------------------------------------------------------------------
 
 
 def test_a_prerendered_page_is_a_hit_for_its_first_visitor(make_site: MakeSite, origin: Origin) -> None:
@@ -111,7 +111,7 @@ def test_what_the_app_says_where_no_rule_does_counts(make_site: MakeSite, origin
     assert outcome(prerender(make_site(), "/kept", "/other")) == (1, 0, ["/other: not-asked"], [])
 
 
-# What is not -------------------------------------------------------------------------------------------
+# Pages that are not rendered ---------------------------------------------------------------------------
 
 
 def test_pages_that_are_not_for_the_cache_are_skipped_with_the_reason(make_site: MakeSite, origin: Origin) -> None:
@@ -184,7 +184,7 @@ def test_waiting_for_others_has_an_end(make_site: MakeSite, origin: Origin, cloc
     visit = other.start_visit("/blog/a")
     gate.wait_until_entered()
     began = clock.now
-    # Time passes only while it waits: whoever keeps the lease of the other one alive has no turn meanwhile.
+    # Time passes only while it waits, so the keep-alive of the other process renews no lease meanwhile.
     lock = Keyspace.lock(site.isr._pages.at("/blog/a", site_at(site.isr, "http://example.org")[0]).task.page)
 
     def keep(_seconds: float) -> None:
@@ -266,7 +266,7 @@ def test_a_page_that_was_rendered_later_is_never_rolled_back(make_site: MakeSite
     gate.wait_until_entered()
     origin.let_go("/blog/a")
     clock.advance(6)
-    # Somebody else renders it meanwhile, with newer data, and is done first.
+    # Another process renders it meanwhile, with newer data, and is done first.
     assert other.isr.refresh("/blog/a", site=site_at(other.isr, "http://example.org")[0])
     gate.open()
     report = run()

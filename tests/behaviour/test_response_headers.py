@@ -1,4 +1,4 @@
-"""What leaves: Cache-Control, Age, Cache-Status, X-ISR, ETag and 304, HEAD, the app's own headers."""
+"""Response headers: Cache-Control, Age, Cache-Status, X-ISR, ETag and 304, HEAD, the app's own headers."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_bypassed_answer_keeps_the_cache_status_of_the_cache_behind_it(make_si
     assert ", ".join(values).startswith("Origin; hit, wsgi-isr; ")
 
 
-# What passes through untouched
+# Answers that pass through unchanged
 
 
 def test_the_app_s_headers_are_untouched_on_bypass(make_site: MakeSite, origin: Origin) -> None:

@@ -127,7 +127,7 @@ def cluster(request: pytest.FixtureRequest, clock: Clock, jobs: Jobs) -> Iterato
 
 
 def read(trips: Trips) -> list[list[str]]:
-    """What kinds of keys each round trip asked for, by node; and nothing was written."""
+    """Return the kinds of keys that each round trip asked for, by node. Nothing may be written."""
     assert all(trip.verb == "get" for node in trips.values() for trip in node), trips
     return [[trip.planes for trip in node] for node in trips.values()]
 
@@ -139,7 +139,7 @@ def test_a_page_with_100_tags_is_checked_with_one_round_trip_to_each_node(
     site, other = (make_site(RULES, store=cluster.open_store(), coherence=0) for _ in range(2))
     site.visit("/a")
     site.visit("/a")
-    # Of other pages: so many that each node had some.
+    # These tags belong to other pages. There are so many that each node gets some.
     (site if who == "this process" else other).isr.invalidate(tags=[f"other {number}" for number in range(100)])
     cluster.trips()
     assert site.visit("/a").label == "HIT"

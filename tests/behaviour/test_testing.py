@@ -1,4 +1,4 @@
-"""What people who test a cached app get from ``wsgi_isr.testing``: no cache, or a fresh one."""
+"""``wsgi_isr.testing`` gives tests of a cached app no cache, or an empty one."""
 
 from __future__ import annotations
 

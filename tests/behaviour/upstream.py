@@ -12,7 +12,7 @@ from tests.behaviour.origin import Gate
 
 
 class Reply(NamedTuple):
-    """What the server says; ``None`` as status hangs up."""
+    """An answer of the server. ``None`` as status closes the connection."""
 
     status: int | None = 200
     body: bytes = b""
@@ -20,7 +20,7 @@ class Reply(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the server was asked."""
+    """A request that the server got."""
 
     method: str
     target: str

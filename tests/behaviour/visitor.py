@@ -29,7 +29,7 @@ from wsgi_isr.stores.memory import MemoryStore
 ASKED_EACH_TIME = {"max-age": "0", "must-revalidate": ""}
 LABELS = {"HIT", "STALE", "MISS", "EXPIRED", "BYPASS", "STALE-IF-ERROR", "DEGRADED"}
 
-#: Who watches both sides of the middleware. wsgiref's validator raises; werkzeug's linter warns, and a
+#: Validators on both sides of the middleware. wsgiref's validator raises; werkzeug's linter warns, and a
 #: warning is an error here. "nobody" is for requests that no correct server would make.
 WATCHERS: dict[str, Callable[[Any], Any]] = {
     "wsgiref": validator,
@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass
 class Seen:
-    """What a visitor got."""
+    """The answer that a visitor got."""
 
     status: str
     headers: Headers
@@ -162,7 +162,7 @@ class Conversation:
         return seen
 
     def _check(self, seen: Seen) -> None:
-        """What holds for every answer."""
+        """Check the facts that hold for every answer."""
         assert len(seen.headers.getlist("X-ISR")) == 1, seen.headers
         assert seen.label in LABELS
         assert seen.headers.getlist("Cache-Status")[-1].startswith("wsgi-isr;")

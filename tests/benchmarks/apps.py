@@ -19,7 +19,7 @@ LIFETIME = 3600
 
 
 def environ_of(slug: str, **more: Any) -> dict[str, Any]:
-    """What gunicorn makes of a browser's GET for ``/blog/<slug>``."""
+    """Return the environ that gunicorn makes of a browser's GET for ``/blog/<slug>``."""
     path = f"/blog/{slug}"
     return {
         "wsgi.errors": sys.stderr,

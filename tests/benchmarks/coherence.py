@@ -120,9 +120,9 @@ class _Hit:
             raise AssertionError(f"coherence={self._coherence:g}: {asked} keys were asked for in {requests} requests")
 
     def check_news(self) -> None:
-        """An invalidation by somebody else reaches the first request after ``coherence``.
+        """Check that another client's invalidation reaches the first request after ``coherence``.
 
-        :raises AssertionError: it does not.
+        :raises AssertionError: the invalidation does not reach the request.
         """
         invalidate(paths=[PATH], store=url_of(self._nodes), namespace=self._namespace)
         time.sleep(self._coherence)

@@ -1,4 +1,4 @@
-"""What the prepared answers of ``ISR.__call__`` buy: every other way to a page in L1, beside them."""
+"""The gain by the prepared responses of ``ISR.__call__``: every other way to a page in L1, beside them."""
 
 from __future__ import annotations
 

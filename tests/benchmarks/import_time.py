@@ -23,7 +23,7 @@ class Size(NamedTuple):
 FULL, QUICK = Size(), Size(rounds=1, profiles=1)
 SHOWN = 15
 OURS, REFERENCE = "wsgi_isr", "werkzeug.wrappers"
-#: What everybody imports. A package that only put off the work would be no faster for anybody.
+#: The usual import of an app. Putting the work off to this statement would gain nothing.
 STATEMENTS = {OURS: "from wsgi_isr import ISR, Rule, wrap", REFERENCE: f"import {REFERENCE}"}
 
 # Without `site` (-S): what the environment's .pth files happen to import would be free for both.
@@ -56,7 +56,7 @@ def _interpreter(label: str, *options: str) -> tuple[str, str]:
 
 
 def _breakdown(profiles: int) -> str:
-    """What our import has and the other has not: modules by their own time, and all by package."""
+    """Return a note on the modules that only our import has: by their own time, and all by package."""
     ours, reference = (_own_times(label, profiles) for label in STATEMENTS)
     extra = {module: ms for module, ms in ours.items() if module not in reference}
     lines = [

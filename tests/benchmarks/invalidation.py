@@ -1,7 +1,7 @@
 """One invalidation of a tag that 1,000,000 pages carry, against one of a tag that a single page carries.
 
 The pages are variants (``?page=N``) of one page that ISR rendered and stored, written by the package's own
-codec into one memcached. Only the writing goes past the store, in bulk: nobody renders a million pages here.
+codec into one memcached. Only the writing goes past the store, in bulk: rendering a million pages would take too long.
 """
 
 from __future__ import annotations

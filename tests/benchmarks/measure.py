@@ -38,13 +38,13 @@ def interleaved(contestants: Mapping[str, Batch], rounds: int) -> list[Row]:
     """Microseconds per call, a sample for each round."""
     counts = {label: _count_for(batch) for label, batch in contestants.items()}
     samples: dict[str, list[float]] = {label: [] for label in contestants}
-    # The collector stays on, as in a server, so that whoever makes cycles pays for them; but what was
-    # built before the first round is nobody's.
+    # The collector stays on, as in a server, so that a contestant pays for the cycles that it makes. Objects
+    # from before the first round are frozen: no contestant pays for them.
     gc.collect()
     gc.freeze()
     try:
         for turn in range(rounds):
-            # In another order each time, so that nobody always comes after the same neighbour.
+            # The order changes, so that no contestant always runs after the same other one.
             for label, batch in random.Random(turn).sample(list(contestants.items()), len(contestants)):
                 samples[label].append(batch(counts[label]) / counts[label] * 1e6)
     finally:

@@ -91,7 +91,7 @@ def _asking(dice: random.Random, requests: int) -> dict[str, Any]:
 
 
 def _any(dice: random.Random) -> dict[str, Any]:
-    """A few pages that everybody asks for, many that nobody asks for twice, and some malice."""
+    """Return a request: for one of a few popular pages, for a page that is asked for once, or a hostile one."""
     kind = dice.random()
     if kind < 0.2:
         return environ_of(f"known-{dice.randrange(50)}")
@@ -139,7 +139,7 @@ def _weigh(local: Any) -> int:
     """Bytes of everything that L1 holds on to, each object once; none of it by its own books."""
     seen: set[int] = set()
     total = 0
-    # What is shared with the program, or with CPython's own tables, would be there without L1.
+    # Objects shared with the program, or with CPython's own tables, would be there without L1.
     waiting: list[Any] = [local._slots, local.probes]
     while waiting:
         thing = waiting.pop()

@@ -1,7 +1,7 @@
-"""``python -m tests.benchmarks.node_cost``: what a command costs a memcached node, in processor time.
+"""Measure the processor time that a command costs a memcached node: ``python -m tests.benchmarks.node_cost``.
 
-Clients that ask one question at a time, as processes do. That the machine is shared with them does not matter:
-the node's own time is counted (proc(5)), not the clock's.
+Each client asks one question at a time, as processes do. The clients share the machine with the node. This does not
+matter, because the node's own CPU time is counted (proc(5)).
 """
 
 from __future__ import annotations

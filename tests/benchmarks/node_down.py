@@ -1,9 +1,8 @@
-"""What visitors feel of a memcached node that dies, and of one that hangs; and what becomes of an invalidation that
-such a node should have been told of.
+"""Latency and errors that visitors get while a memcached node is dead or hangs, and the invalidations that it misses.
 
-A cluster as ``python -m cluster`` starts it, under a load that never pauses: hot pages that are due again every two
-seconds, and a few that nobody has seen before. In each round another node is killed, and the next one hangs, with quiet
-before both, so that what is compared is a few seconds apart.
+The cluster is started as by ``python -m cluster``, under a load that never pauses: hot pages that are due again every
+two seconds, and a few new ones. In each round another node is killed, and the next one hangs. There is quiet before
+both, so that the compared figures are a few seconds apart.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ QUICK = Size(nodes=2, instances=1, workers=1, rounds=1, measured=0.3, felt=0.5, 
 #: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
 COHERENCE = 0.1 + 0.2
 CONNECTIONS, RATE = 16, 300.0
-#: How many pages are hot; and which part of all requests is for one that nobody has seen.
+#: The number of hot pages, and the part of all requests that is for a new page.
 HOT, NEW = 20, 0.005
 SLOW, REVALIDATE = 0.03, 2.0
 HEALTHY, DEAD, HANGING = "all nodes are there", "a node is dead", "a node hangs"
@@ -88,7 +87,7 @@ def run(size: Size) -> Report:
 
 
 def _run(size: Size, cluster: Cluster, said: Invalidations) -> Report:
-    # What our own invalidations find out of the nodes is no news here.
+    # Warnings of our own invalidations about the faulty nodes are expected.
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
     spells: list[Spell] = []
     with _visited(cluster.balancer.port) as visits:
@@ -172,7 +171,7 @@ class Invalidations:
         there = next(row for row in self._rows if self._node_of[row] == node.address)
         elsewhere = next(row for row in self._rows if self._node_of[row] != node.address)
         for row in (there, elsewhere):
-            self._version(row)  # somebody has it
+            self._version(row)  # the page is stored
             self._site.commit(row)
         try:
             tags = [tag(there), tag(elsewhere)]

@@ -1,4 +1,4 @@
-"""What a benchmark has to say: tables of samples, budgets that are met or missed, notes."""
+"""The report of a benchmark: tables of samples, budgets that are met or missed, notes."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    # What was started is ended by `with` and `finally`, so a polite signal has to reach them, once.
+    # `with` and `finally` end the servers and nodes that were started, so a polite signal has to reach them, once.
     for number in ENDING:
         signal.signal(number, _exit)
     names = list(dict.fromkeys(options.names)) or list(BENCHMARKS)

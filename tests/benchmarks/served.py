@@ -1,4 +1,4 @@
-"""What ``under_gunicorn.py`` has gunicorn serve: the page from L1, and the same answer from a bare function.
+"""The app that ``under_gunicorn.py`` runs in gunicorn: the page from L1, and the same answer from a bare function.
 
 The bare function gets the head that ``ISR`` sent in the environment, so that both put the same bytes on the wire.
 """

@@ -1,4 +1,4 @@
-"""What the tags of a page cost: round trips to memcached, counted on the wire, and the time of a check."""
+"""The cost of a page's tags: round trips to memcached, counted on the wire, and the time of a check."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ class _Page:
         paths.prove(self.isr, self._environ, label)
 
     def count(self, wires: Wires, requests: int, elsewhere: bool) -> CacheDirectives:
-        """What each of some requests asked.
+        """Return the keys that each of some requests asked for.
 
-        :param elsewhere: before each of them, pages that have none of its tags were invalidated, on every node.
-        :raises AssertionError: not the same each time, or something else than `get`.
+        :param elsewhere: invalidate pages that have none of its tags, on every node, before each request.
+        :raises AssertionError: requests differ, or use another verb than `get`.
         """
         every = []
         for _ in range(requests):
@@ -149,7 +149,7 @@ class _Page:
         return batch
 
     def _disturb(self) -> None:
-        """What an invalidation does first, and last, on a node."""
+        """Set the epochs, as an invalidation does first, and last, on a node."""
         for key in self._epochs:
             self.isr._store.set(key, os.urandom(12))
 

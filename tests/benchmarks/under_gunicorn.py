@@ -1,10 +1,9 @@
 """Requests per second under gunicorn: pages from L1 against a bare function that sends the same bytes.
 
-Two gunicorns with one worker each, and a wrk at each, all at once; but only one worker runs at a time
-(SIGSTOP, SIGCONT), in turns of a twentieth of a second. What else a shared machine does in one second and
-not in the next is more than the difference to be seen here, and wrk cannot be run for less. Its requests
-are counted turn by turn, by the bytes that it has read, and the best tenth of the turns is compared: a
-neighbour can only take from them.
+Two gunicorns with one worker each, and a wrk at each, run all at once. Only one worker runs at a time (SIGSTOP,
+SIGCONT), in turns of a twentieth of a second. The load of a shared machine changes within a second by more than the
+difference to be measured, and wrk cannot run for less. Requests are counted turn by turn, by the bytes that wrk has
+read. The best tenth of the turns is compared, because other processes can only slow a turn down.
 """
 
 from __future__ import annotations
@@ -162,7 +161,7 @@ def _round(first: Server, second: Server, duration: int) -> list[tuple[float, fl
                 raise AssertionError(f"an answer has {size:.0f} bytes, by what its client and the kernel counted")
             turns = zip(read[which], read[which][1:], took[which], strict=False)
             rates.append([(after - before) / size / seconds for before, after, seconds in turns])
-    # A turn in which somebody else had every core for all of its time says nothing.
+    # Leave out turns in which other processes had every core all the time.
     return [pair for pair in zip(*rates, strict=True) if all(pair)]
 
 
@@ -187,7 +186,7 @@ def _client(server: Server, duration: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def _bytes_read(pid: int) -> int:
-    """What a process has read so far, from sockets as well (proc(5), ``rchar`` in /proc/pid/io)."""
+    """Return the bytes that a process has read, from sockets as well (proc(5), ``rchar`` in /proc/pid/io)."""
     found = re.search(r"rchar: (\d+)", Path(f"/proc/{pid}/io").read_text())
     assert found is not None
     return int(found[1])

@@ -1,10 +1,9 @@
-"""Visitors of a hot page while other pages, which take computing, are regenerated without a pause: by renderer
-processes, by threads of the worker, and not at all.
+"""Visitors of a hot page while CPU-bound pages are regenerated without a pause: by renderers, by threads, not at all.
 
-Three gunicorns with one worker each, loaded in turns; the order changes. Somebody asks each time for the pages that
-are due, so that one is always being made, and the time for which that was true is measured. The worker has a core of
-its own, and one is spare. Visitors come from elsewhere: wrk, which takes nearly half of the spare one, goes before the
-renderer there, where that is allowed.
+Three gunicorns with one worker each are loaded in turns; the order changes. A client asks each time for the pages that
+are due, so that one is always being rendered. The time for which that was true is measured. The worker has a core of
+its own, and one is spare. wrk stands for visitors from elsewhere: it takes nearly half of the spare core, and goes before
+the renderer there, where that is allowed.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ CONNECTIONS = 8
 #: Seconds between two requests for a page that is due.
 ASKING = 0.03
 PROCESSES, THREADS, NONE = "renderer processes", "threads of the worker", "no regeneration"
-#: Below this part of the time somebody was computing, it was not "without a pause".
+#: Pages must be rendered for at least this part of the time to count as "without a pause".
 BUSY_PART = 0.8
 
 
@@ -165,7 +164,7 @@ def _turn(server: Server, size: Size, regenerating: bool) -> Sample:
 
 
 def _settle(server: Server) -> None:
-    """What is still being made is not for the next one to bear."""
+    """Wait until the server renders nothing more, so that its load does not slow down the next one."""
     made = -1
     while made < (now := server.made()):
         made = now
@@ -174,7 +173,7 @@ def _settle(server: Server) -> None:
 
 @contextlib.contextmanager
 def _asked_for(server: Server, paths: tuple[str, ...]) -> Iterator[None]:
-    """In the block, somebody asks for these pages again and again. Those that are due they get stale, at once."""
+    """Ask for these pages again and again during the block. Pages that are due come stale, at once."""
     over = threading.Event()
 
     def ask() -> None:

@@ -26,17 +26,18 @@ from wsgi_isr.stores.base import route
 
 @dataclass(frozen=True)
 class System:
-    """What is explored.
+    """The programs, nodes and faults of a search.
 
-    :param programs: by name. :param setup: a program that is run alone before all others.
-    :param home: the node on which a key is while all are up. Pages and locks are found on the next node
-        while theirs is cut off; so are tags and epochs if ``control_keys_move``.
-    :param renders: more renders (reads of the data) than that, and one more for each lost key, are a violation.
-    :param overwrites: says what is wrong with a new value in place of an old one, if anything is.
+    :param programs: by name.
+    :param setup: a program that is run alone before all others.
+    :param home: the node on which a key is while all nodes are up. While a node is cut off, its pages and locks are
+        found on the next node; so are tags and epochs if ``control_keys_move``.
+    :param renders: the highest allowed number of renders (reads of the data); each lost key allows one more.
+    :param overwrites: returns the fault of a new value in place of an old one, or ``None``.
     :param vanishes: the keys that may be lost.
-    :param private: keys that only one program touches, or that nobody writes (which is checked): when that
-        is done is nothing to anybody, so it is done at once.
-    :param show: a key (as the value of ``"key"``) or the value of a key, for a trace.
+    :param private: keys that only one program touches, or that are never written (which is checked). The time of such
+        an operation matters to no other program, so it is done at once.
+    :param show: returns a key (as the value of ``"key"``) or the value of a key as text for a trace.
     """
 
     programs: Mapping[str, Program]
@@ -56,8 +57,11 @@ class System:
 
 @dataclass
 class Result:
-    """What a search found. ``served``: for each program, how it served, and whether with data older than
-    something acknowledged; it shows that the search has seen what it was for."""
+    """The result of a search.
+
+    ``served``: for each program, how it served, and whether its data was older than an acknowledged invalidation. It
+    proves that the search came across the situation it is for.
+    """
 
     states: int
     steps: int
@@ -226,7 +230,7 @@ class Explorer:
             world = self._worlds[facts] = _World(facts, self._places.setdefault(facts.down, {}))
         return world
 
-    # What may happen next ----------------------------------------------------------------------------
+    # Steps that may come next ------------------------------------------------------------------------
 
     def _choices(self, state: _State) -> Iterator[_Choice]:
         world, cells, spots = state

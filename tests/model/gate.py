@@ -41,10 +41,10 @@ class Unsound(AssertionError):
 
 
 class Spot:
-    """Where a program stands: the answers it has had so far, and what it asks next.
+    """The position of a program: its answers so far, and its next question.
 
-    ``acks``, ``served`` and ``violation`` are what it said since the last answer; ``begins``: a visitor comes
-    with the next question; ``at_once``: nobody can tell when it is answered; ``number`` is 0 at the end.
+    ``acks``, ``served`` and ``violation`` are its reports since the last answer. ``begins``: a visitor comes with the
+    next question. ``at_once``: no program can observe when it is answered. ``number`` is 0 at the end.
     """
 
     __slots__ = ("acks", "at_once", "begins", "history", "number", "question", "served", "then", "violation", "writer")
@@ -115,7 +115,7 @@ class Gate(Store):
         self._spot.served.append((how, version < self._floors[0]))
         wrong = ""
         if how == UNPROVEN:
-            # By time alone is no way to serve somebody to whom every node has answered.
+            # A visitor may be served by time alone only if a node has not answered.
             wrong = "" if self._refused else "and every node had answered"
         elif version < owed:
             wrong = f"and v{owed} was acknowledged before"
@@ -123,7 +123,7 @@ class Gate(Store):
             self._spot.violation = f"{self.name} was served v{version} as {how}, {wrong}"
 
     def nonce(self) -> str:
-        """A text that nobody else ever gets, of 12 characters."""
+        """Return a text of 12 characters that no other caller ever gets."""
         self._nonces += 1
         return f"{self.name:.8}.{self._nonces}".ljust(12, "_")
 
@@ -194,7 +194,7 @@ class Gate(Store):
             self.unsound = Unsound(f"{self.name} asked {asked} once, and {question} after the same answers")
             raise self.unsound
         self._position += 1
-        # What was said before this answer belongs to an earlier spot.
+        # Acknowledgements from before this answer belong to an earlier spot.
         spot.acks, spot.served, spot.violation = [], [], ""
         if self._begins:
             self._begins = False
@@ -202,6 +202,6 @@ class Gate(Store):
         return answer
 
     def _speak(self) -> None:
-        # A `finally` of a program that was left goes on for a while; nobody listens.
+        # A `finally` of a program that was left goes on for a while. Its reports are not recorded.
         if self._spot.question:
             raise Paused

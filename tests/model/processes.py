@@ -55,7 +55,7 @@ class TimedFill(Cache):
 
 
 class Parts:
-    """What a process is made of: the parts as they are. A variant that leaves a rule out replaces some."""
+    """The parts of a process, unchanged. A variant that leaves a rule out replaces some."""
 
     stamps: type[TagVersions] = TagVersions
     fill: type[TimedFill] = TimedFill
@@ -154,7 +154,7 @@ class Process:
             self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
 
     def render(self) -> None:
-        """Render the page, if it is due. What data it uses is in this process already."""
+        """Render the page, if it is due. The data that it uses is in this process already."""
         if self._uses_data and self._polls:
             self.fill.get(DATA_TASK)
         self.fill.regenerate(TASK)

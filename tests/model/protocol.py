@@ -50,13 +50,13 @@ class Capture(NamedTuple):
     before: dict[str, str | None]
 
 
-#: What became of an entry, from the best to the worst. UNPROVEN is served marked as such.
+#: The validity of an entry, from the best to the worst. UNPROVEN is served marked as such.
 VALID, UNPROVEN, SOFT, HARD, PURGED = range(5)
 _SERVED = {VALID: words.FRESH, UNPROVEN: words.UNPROVEN, SOFT: words.STALE, HARD: words.RETAINED}
 
-#: The stamp that nothing equals.
+#: The tag version that no other one equals.
 INVALID = ()
-#: That of a tag that did not exist, for a rule that is left out.
+#: The tag version of a tag that did not exist, for a rule that is left out.
 ABSENT = ("absent",)
 
 
@@ -207,7 +207,7 @@ class Protocol:
     # Look up -----------------------------------------------------------------------------------------
 
     def standing(self, entry: Entry, epochs: Mapping[str, str | None], since: Mapping[str, str | None]) -> int:
-        """What has become of ``entry`` as of ``epochs``, read before this; at ``since`` it was valid."""
+        """Return the validity of ``entry`` as of ``epochs``, read before this. At ``since`` it was valid."""
         valid_at = dict(entry.valid_at)
         worst, proven = VALID, True
         for tag, then in entry.stamps:

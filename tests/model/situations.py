@@ -1,5 +1,7 @@
-"""What happens beside each other in a search: the same for the model (``protocol``) and for the real thing
-(``processes``), which have programs of the same names."""
+"""Programs that run side by side in a search: the same for the model (``protocol``) and the real code (``processes``).
+
+Both have programs of the same names.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """One render in the cluster, searched: several processes on one store, in every order that Hypothesis finds.
 
-Each process is a real :class:`Cache`; only threads and time are the test's (:mod:`tests.model.turns`). Steps
-take no time; renders and pauses do, and time passes only when nobody can go on. A process that is *killed*
-ends between two of its steps and never releases its lease; one that is *frozen* stands still while time
-passes for the others, and then goes on as if nothing had been.
+Each process is a real :class:`Cache`; only threads and time are the test's (:mod:`tests.model.turns`). Steps take no
+time. Renders and pauses do, and time passes only when no process can go on. A process that is *killed* ends between
+two of its steps and never releases its lease. A process that is *frozen* stands still while time passes for the
+others, and goes on later without noticing.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Background:
         return True
 
     def write_off(self, thread: object) -> None:
-        """An actor that hangs keeps nobody else from running."""
+        """An actor that hangs does not keep the others from running."""
 
 
 class Process:
@@ -156,7 +156,7 @@ class World:
         self.stage = Stage()
         self.store = MemoryStore(clock=self.clock)
         self.expire = expire
-        #: Nobody renders without a lease: there is always something to serve during a back-off.
+        #: No process renders without a lease: there is always an entry to serve during a back-off.
         self.leases_hold = leases_hold
         self.duration = 0.5
         self.failing = False
@@ -174,12 +174,12 @@ class World:
     def clock(self) -> float:
         return self.now
 
-    # What processes do -----------------------------------------------------------------------------
+    # Steps of processes ----------------------------------------------------------------------------
 
     def produce(self, process: Process) -> Product:
         entry = self.entry()
-        # Who stood still for a while may have lost their lease without knowing, and may store at any moment.
-        # Nobody else is excused.
+        # A process that stood still for a while may have lost its lease without knowing, and may store at any
+        # moment. No other process is excused.
         if not any(each.stood_still for each in self.processes):
             self.check(entry is None or self.age(entry) >= REVALIDATE, "a fresh page was rendered")
         if self.leases_hold and not process.stood_still:
@@ -211,7 +211,7 @@ class World:
             self.stored.append(entry)
         return done
 
-    # What visitors do ------------------------------------------------------------------------------
+    # Steps of visitors -----------------------------------------------------------------------------
 
     def visit(self, process: Process) -> Actor:
         entry = self.entry()
@@ -230,7 +230,7 @@ class World:
         actor = self.stage.spawn(process, ask)
         return actor
 
-    # What time does --------------------------------------------------------------------------------
+    # Passing of time -------------------------------------------------------------------------------
 
     def ready(self) -> list[Actor]:
         return [actor for actor in self.stage.actors if actor.ready and not actor.owner.frozen]
@@ -273,7 +273,7 @@ class World:
 
     def evict(self) -> None:
         self.store.delete(TASK.page)
-        self.stored.clear()  # what nobody remembers, nobody can lose against
+        self.stored.clear()  # a late writer loses only against an entry that is there
         self.upsets += 1
 
     def freeze(self, which: int, frozen: bool) -> None:
@@ -286,7 +286,7 @@ class World:
             self.free_at = max(self.free_at, self.now + LEASE)
         process.frozen = frozen
 
-    # What is -----------------------------------------------------------------------------------------
+    # Invariants --------------------------------------------------------------------------------------
 
     def entry(self) -> Entry | None:
         data = self.store.get(TASK.page)

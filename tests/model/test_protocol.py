@@ -13,7 +13,7 @@ both for renders; ``test_one_render`` tries longer stories of the real code at r
     MODEL_DEPTH=2 pytest tests/model                 one more lost key everywhere; takes as much again, many times
 
 A search fails with the shortest story that breaks the promise. ``v0`` is the data before the first commit;
-a tag's value is shown as ``any/hard/purge``; a nonce has the name of whoever made it.
+a tag's value is shown as ``any/hard/purge``; a nonce has the name of the program that made it.
 """
 
 from __future__ import annotations

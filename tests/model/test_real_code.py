@@ -40,7 +40,7 @@ def test_an_invalidation_is_lost_unless(rule: Rule, monkeypatch: pytest.MonkeyPa
     assert "was served v" in result.violation
 
 
-# What only the real code can do ----------------------------------------------------------------------------
+# Situations of the real code only --------------------------------------------------------------------------
 
 _LOCK = {"losses": 1, "vanishes": lambda key: key.endswith(":lock")}
 

@@ -17,7 +17,7 @@ STUCK = 20.0
 
 
 class Killed(BaseException):
-    """What the threads of a killed process end with."""
+    """The exception that ends the threads of a killed process."""
 
 
 class Actor:
@@ -113,7 +113,7 @@ class Stage:
             actor._stop(until)
 
     def threading(self, clock: Callable[[], float]) -> Any:
-        """What modules under test get in the place of the module ``threading``."""
+        """Return the stand-in for the module ``threading`` in modules under test."""
 
         class Event:
             def __init__(self) -> None:

@@ -38,7 +38,7 @@ VARIANTS: dict[Rule | Also, Callable[[pytest.MonkeyPatch], Parts]] = {}
 
 
 class Also(enum.Enum):
-    """What the real code has to see to besides: rules that the model has no words for."""
+    """Rules of the real code that the model does not have."""
 
     EPOCH_LOST_TWICE = "an epoch that is lost once more while it begins is missing, not unreachable"
     OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
@@ -101,7 +101,7 @@ def _is_epoch(key: str) -> bool:
 
 
 class OneEpoch(Forwarding):
-    """Of the two times that an invalidation sets an epoch, the one before the tags or the one after them."""
+    """An invalidation that sets each epoch once instead of twice: before the tags, or after them."""
 
     before = True
 
@@ -214,7 +214,7 @@ def _without_agreement(_: pytest.MonkeyPatch) -> Parts:
 
 
 class TagsFirst(TimedFill):
-    """What was compared is remembered under epochs that were read after it."""
+    """A comparison of tags is remembered under epochs that were read after it."""
 
     def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked

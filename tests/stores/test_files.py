@@ -1,4 +1,4 @@
-"""What a process may do with a file is found out without making one."""
+"""The rights of a process on a file are found out without creating the file."""
 
 from __future__ import annotations
 

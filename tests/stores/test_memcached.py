@@ -69,7 +69,7 @@ def store(node, opened) -> MemcachedStore:
 
 @pytest.fixture
 def key() -> str:
-    """Of a page."""
+    """Return a random store key of a page."""
     return f"isr1:test:p:{secrets.token_hex(8)}"
 
 

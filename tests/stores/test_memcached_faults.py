@@ -185,7 +185,7 @@ def test_a_node_that_is_back_is_used_again_and_has_its_own_keys_back(cluster):
 
 
 def test_what_a_node_that_hung_adds_late_is_taken_back_since_it_was_added_elsewhere(cluster):
-    """A lock, say: nobody would let go of it, and it would keep everybody out for as long as a lease lasts."""
+    """For example a lock: no process would release it, and no other one could take it until it expires."""
     store = cluster.three()
     first = store.nodes[0]
     key, other = key_on(store, first), key_on(store, first)
@@ -207,7 +207,7 @@ def test_what_was_added_by_others_since_is_not_taken_back(cluster):
     node = cluster.nodes[first]
     with node.paused():
         assert store.add(key, b"same")
-        # It goes on without what was sent to it, as after a restart, and somebody else is first.
+        # The node goes on without the command, as after a restart, and another client is first.
         node.kill()
         node.start()
         assert nobody.add(key, b"same")

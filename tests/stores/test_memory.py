@@ -99,7 +99,7 @@ def test_a_child_starts_empty():
 
 def test_a_child_of_a_fork_in_the_middle_of_a_verb_of_another_thread_is_not_locked_out():
     store = MemoryStore()
-    with store._lock:  # what the child inherits; nobody there would ever release it
+    with store._lock:  # the child inherits a lock that no thread there would ever release
         [answers] = in_processes(1, lambda _: [store.add("key", b"child"), store.get("key") == b"child"])
     assert answers == [True, True]
 

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What ``gets`` told: of the model, and of each store."""
+    """Results of ``gets``: from the model, and from each store."""
 
     key: str
     version: int

@@ -28,7 +28,7 @@ from wsgi_isr.testing import StoreSuite, in_processes, in_threads
 
 
 class TestSuiteOnAFileThatIsNoDatabase(StoreSuite):
-    """What stands in is a store like any other."""
+    """The store that stands in keeps the contract of stores."""
 
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path, clock):
@@ -53,7 +53,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def warned(caplog):
-    """The messages of the store's logger so far; nobody else's are expected."""
+    """Return the messages of the store's logger so far. No other logger may write."""
     caplog.set_level(logging.DEBUG)
 
     def warned():
@@ -223,7 +223,7 @@ class TestFull:
 
         [[message]] = in_processes(1, child)
         assert str(path) in message
-        # What was stored before is whole.
+        # Entries stored before are complete.
         store = SQLiteStore(path)
         assert store.get("key:0") == b"x" * 10_000
         store.close()

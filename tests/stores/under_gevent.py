@@ -1,4 +1,4 @@
-"""What test_memcached_processes.py runs in a process whose sockets and threads are gevent's."""
+"""Functions that test_memcached_processes.py runs in a process whose sockets and threads are gevent's."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A site of numbered pages, each of which shows the release that made it and the version of its row.
 
-In gunicorn, ``application``; in tests, :class:`Numbered`, which commits new versions. What the two share is a
-directory, ``NUMBERED_DIRECTORY``. ``NUMBERED_SLOW``: seconds that a render waits, as for a database;
-``NUMBERED_REVALIDATE``: seconds for which a page of :data:`RENEWED` is fresh.
+Gunicorn runs ``application``. Tests use :class:`Numbered`, which commits new versions. Both use the directory
+``NUMBERED_DIRECTORY``. ``NUMBERED_SLOW``: seconds that a render waits, as for a database. ``NUMBERED_REVALIDATE``:
+seconds for which a page of :data:`RENEWED` is fresh.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 APP = "tests.support.numbered:application"
 #: Pages that are renewed by time, that stay until they are invalidated, and that are gone as soon as they are made.
 RENEWED, KEPT, RARE = "/renewed/%d", "/kept/%d", "/rare/%d"
-#: What makes a page as large as pages are.
+#: Filler that gives a page a usual size.
 PADDING = "x" * 8000
 
 

@@ -1,4 +1,4 @@
-"""What a store asks memcached for, counted on the wire."""
+"""Round trips of a store to memcached, counted on the wire."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Wires:
 
 
 def _whole(pieces: Sequence[bytes]) -> list[bytes]:
-    """What was sent as one may have been read in several pieces."""
+    """Join the pieces of a request: a request sent as one may have been read in several pieces."""
     requests: list[bytes] = []
     for piece in pieces:
         if requests and not requests[-1].endswith(b"\r\n"):

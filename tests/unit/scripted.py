@@ -64,7 +64,7 @@ class Gate:
 
 
 def page(body: str = "v1", revalidate: float | None = 10, expire: float | None = None) -> Storable:
-    """What an app's good answer becomes."""
+    """Return the result of a render with this body, to be stored."""
     content = Content("200 OK", (("Content-Type", "text/plain"),), body.encode(), "tag-" + body)
     return Storable(content, Lifetime(revalidate, expire))
 

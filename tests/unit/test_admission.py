@@ -1,4 +1,4 @@
-"""The two decisions: what an entry is worth now, and what of an answer may be stored."""
+"""The two decisions: the verdict on a cache entry now, and the admission of an answer to the cache."""
 
 from __future__ import annotations
 
@@ -429,7 +429,7 @@ def test_whatever_an_app_answers_the_decision_is_made(code: int, headers: Any, b
         assert "set-cookie" not in names
         assert code in {200, 203, 301, 308, 404, 410}
         assert decision.lifetime.revalidate is None or decision.lifetime.revalidate > 0
-        # What is known as soon as the head is there agrees with what is decided in the end.
+        # The decision by the head alone agrees with the final one.
         assert refuse(code, headers, policy()) == ""
     else:
         assert decision.reason

@@ -129,7 +129,7 @@ def test_records_are_bounded() -> None:
     assert found.records[0].name == f"app {3 * MAX_APPS - 1}"
 
 
-# What an app leaves there ---------------------------------------------------------------------------------
+# Records of an app ----------------------------------------------------------------------------------------
 
 
 class Scene:

@@ -1,4 +1,4 @@
-"""What a load is reported as, in figures and as a plot."""
+"""The report of a load, in figures and as a plot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wsgi_isr.pages.request_key import PageKey
 
 
 def samples(*answers: tuple[float, float, int, str]) -> Samples:
-    """Of two pages, from 10.0 to 14.0: when, how long it took, status, verdict."""
+    """Return samples of two pages, from 10.0 to 14.0 s: time, duration, status, verdict."""
     made = Samples(["/", "/about"], 10.0, 14.0)
     for number, (at, seconds, status, verdict) in enumerate(answers):
         error = f"{status} for /" if status >= 500 or not status else ""

@@ -281,7 +281,7 @@ def test_everything_that_can_be_ordered_says_what_it_does() -> None:
         faults.carry_out(None, {"do": "explode"})  # type: ignore[arg-type]
 
 
-# What else a cluster is made of
+# Other parts of a cluster
 
 
 def test_the_default_app_is_the_example() -> None:

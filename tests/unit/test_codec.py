@@ -652,7 +652,7 @@ def test_a_name_of_a_store_runs_no_code_of_proxies_and_lazy_modules(monkeypatch:
     assert CALLED == []
 
 
-# What cannot be kept ------------------------------------------------------------------------------------
+# Values that cannot be cached ---------------------------------------------------------------------------
 
 
 class Subclass(int):

@@ -70,8 +70,10 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def arrows(name: str, path: Path, known: dict[str, Path]) -> list[Arrow]:
-    """What a module imports. ``from package import x`` is an arrow to the module ``package.x`` where
-    there is one, and to ``package`` itself otherwise."""
+    """Return the names of the modules that a module imports.
+
+    ``from package import x`` counts as the module ``package.x`` where there is one, otherwise as ``package``.
+    """
     here = ".".join(part for part in (PACKAGE, name) if part)
     package = here if path.name == "__init__.py" else here.rpartition(".")[0]
     found = []

@@ -37,7 +37,7 @@ def kept(journal: Journal, namespace: str = "site") -> list[tuple[tuple[str, ...
     return [(line.tags, line.mode) for line in journal.lines(namespace, HERE)]
 
 
-# What it keeps ------------------------------------------------------------------------------------------
+# Records that the journal keeps -------------------------------------------------------------------------
 
 
 def test_lines_are_those_of_a_namespace_in_the_order_in_which_they_were_kept(journal: Journal) -> None:

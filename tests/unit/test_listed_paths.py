@@ -1,4 +1,4 @@
-"""Which pages exist: what ``paths`` lists, and when a callable is asked again."""
+"""Pages that exist: the paths that ``paths`` lists, and when a callable is called again."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class World:
         return self.listings.absent(request(path, method), lambda: self.epochs)
 
 
-# What is listed ------------------------------------------------------------------------------------------
+# Listed paths --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_no_dynamic_params_without_paths_is_an_error_at_start() -> None:
         RuleSet({"/blog/<slug>": Rule(revalidate=1, dynamic_params=False)}, Rule())
 
 
-# What is absent ------------------------------------------------------------------------------------------
+# Absent paths --------------------------------------------------------------------------------------------
 
 
 def test_only_a_path_of_the_rule_that_is_not_listed_is_absent() -> None:

@@ -1,4 +1,4 @@
-"""The filling core: look up, serve, and the one render, with a scripted origin and no HTTP."""
+"""The cache: look up, serve, and render once (single flight), with a scripted origin and no HTTP."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LOCK = Keyspace.lock(TASK.page)
 
 
 def stored(cluster: Cluster) -> Entry:
-    """What the store holds of the page."""
+    """Return the cache entry of the page in the store."""
     data = cluster.store.get(TASK.page)
     assert data is not None
     return Codec().unpack(data, TASK.text)
@@ -175,7 +175,7 @@ def test_visitors_who_joined_a_render_that_fails_hear_of_it_once() -> None:
     assert cluster.origin.renders == 1
 
 
-# Stale: nobody waits ------------------------------------------------------------------------------------
+# Stale: no visitor waits --------------------------------------------------------------------------------
 
 
 def test_a_stale_page_is_served_at_once_and_rendered_once_behind_the_visitors_backs() -> None:
@@ -388,7 +388,7 @@ def test_the_render_of_a_dead_process_is_taken_over_when_its_lease_lapses() -> N
     assert cluster.store.get(LOCK) is None
 
 
-# What the app says must not be stored --------------------------------------------------------------------
+# Answers that the app forbids to store -------------------------------------------------------------------
 
 
 def test_a_page_that_may_not_be_stored_is_remembered_and_nobody_queues_for_it() -> None:
@@ -701,7 +701,7 @@ def test_a_render_that_lost_its_lease_does_not_overwrite_the_page_of_its_success
     cluster.origin.script.append(gate)
     late.get()
     gate.reached()
-    cluster.clock.advance(11)  # its process was stopped: nobody renewed the lease
+    cluster.clock.advance(11)  # its process was stopped: the lease was not renewed
     successor = cluster.process()
     assert shown(successor.get()) == ("STALE", "v1")
     successor.settle()
@@ -824,7 +824,7 @@ def test_a_visitor_who_rendered_past_the_timeout_gets_what_they_waited_for() -> 
     assert process.joined.wait(NEVER)
     cluster.clock.advance(30)
     process.tick()
-    assert other.result(NEVER) == Failed("timeout")  # whoever joined is let go at the timeout
+    assert other.result(NEVER) == Failed("timeout")  # followers are released at the timeout
     gate.open()
     answer = visitor.result(NEVER)
     assert isinstance(answer, Failed)
@@ -1029,7 +1029,7 @@ def test_a_lock_that_could_not_be_given_back_and_became_somebody_elses_is_left_a
     assert cluster.store.get(LOCK) == b"another process"
 
 
-# What goes into something that is stored itself ------------------------------------------------------------
+# Data that goes into another cache entry -------------------------------------------------------------------
 
 
 def test_where_only_a_fresh_one_will_do_a_stale_one_is_rendered_anew_at_once() -> None:

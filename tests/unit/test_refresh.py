@@ -65,7 +65,7 @@ def test_the_lock_is_held_meanwhile_and_given_back() -> None:
     assert cluster.store.get(lock)
     cluster.clock.advance(0.1)
     other = cluster.process()
-    assert shown(other.get()) == ("STALE", "v1")  # served meanwhile, and not rendered by anybody else
+    assert shown(other.get()) == ("STALE", "v1")  # served meanwhile, and rendered by no other process
     other.settle()
     gate.open()
     assert body(refreshed.result(NEVER)) == "v2"
@@ -109,7 +109,7 @@ def test_a_refresh_that_hangs_is_not_joined_but_left_behind_after_a_while(monkey
     gate.reached()
     assert body(refresh(process)) == "new"
     gate.open()
-    # What it made began earlier than what is there by now, and that is what it returns.
+    # Its render began before the stored one, so it returns the stored one.
     assert body(hanging.result(NEVER)) == "new"
     assert shown(process.get()) == ("HIT", "new")
 

@@ -1,4 +1,4 @@
-"""Jobs for another process: the client's side of the socket, and what a filling core makes of the words."""
+"""Jobs for another process: the client's side of the socket, and the cache's use of the replies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TASK = task_of()
 
 
 class Renderers:
-    """Both sockets, and whoever sits behind them."""
+    """Both sockets, and the renderers behind them."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -315,7 +315,7 @@ def test_nor_without_a_thread(renderers: Renderers, client: Remote, monkeypatch:
     assert client.submit(b"job", False, 30, lambda word: None)
 
 
-# What the core makes of it -----------------------------------------------------------------------------------
+# The cache's use of a reply ----------------------------------------------------------------------------------
 
 
 class Sent:
@@ -503,8 +503,9 @@ def _second_job(scene: Scene) -> None:
 
 
 def test_a_word_is_not_taken_for_a_flight_that_began_later() -> None:
-    # A visitor with nothing to fall back on renders here what was sent there. After that the page is invalidated,
-    # and somebody waits for a new one: the word for the first render comes too late to be theirs.
+    # A visitor without an entry to fall back on renders in this process the page that was sent to a renderer. Later
+    # the page is invalidated, and a second visitor waits for a new render. The reply for the first job arrives then:
+    # it is too old for the second visitor.
     scene = Scene()
     scene.serving.get()
     first = scene.sent.jobs[0][2]

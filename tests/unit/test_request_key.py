@@ -1,4 +1,4 @@
-"""Keys: which requests are the same page, and what its render may see."""
+"""Page keys: which requests are for the same page, and the request that its render sees."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def test_a_fact_cannot_be_moved_into_another_field(key: PageKey, data: st.DataOb
     assert (moved.text == key.text) == (moved == key)
 
 
-#: What a client can declare to the rules above, by rule.
+#: Values that a client can send for the rules above, by rule.
 VALUES = st.lists(LATIN, max_size=3)
 DECLARED = st.fixed_dictionaries({"q": VALUES, "page": VALUES})
 
@@ -333,7 +333,7 @@ def test_a_function_that_narrows_a_header_to_nothing_makes_the_page_of_those_wit
     assert key_of(request(HTTP_X_PLAN="gold"), Matcher(rules, None, ())).headers == ()
 
 
-# What a render may see --------------------------------------------------------------------------------
+# The request that a render sees -----------------------------------------------------------------------
 
 MARK = "mArKeR7"
 ALLOWED = {
@@ -517,7 +517,7 @@ def test_only_a_host_that_is_one_gets_into_a_key(host: str) -> None:
         assert re.fullmatch(r"[a-z0-9._\-:\[\]]+", match[1].host)
 
 
-# Cookies that are nobody's --------------------------------------------------------------------------
+# Cookies that identify no visitor -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -637,7 +637,7 @@ def test_a_path_a_prefix_and_a_piece_of_data_have_one_of_a_fixed_number_of_slots
 
 
 def test_nothing_of_one_kind_shares_a_slot_with_something_of_another() -> None:
-    """Anybody can invalidate a path of their choice, by a POST to it."""
+    """Any client can invalidate a path of its choice, by a POST to the path."""
     every = [number for slots in SLOTS.values() for number in slots]
     assert sorted(every) == list(range(65536))
 

@@ -106,7 +106,7 @@ def test_the_parameters_of_the_url_come_with_the_rule() -> None:
     assert RuleSet({}, Rule()).match("/a")[1] == {}
 
 
-# What a policy is made of -----------------------------------------------------------------------------
+# Options of a policy ----------------------------------------------------------------------------------
 
 
 def test_a_bare_number_is_a_rule_with_that_revalidate() -> None:
@@ -250,7 +250,7 @@ def test_a_callable_that_gives_something_else_than_tags_is_said() -> None:
         tags_of(rules.policies["/a"], {})
 
 
-# What is refused at start -----------------------------------------------------------------------------
+# Rules that are refused at start ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

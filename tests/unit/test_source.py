@@ -1,4 +1,4 @@
-"""What tells one release of an app from the next: the content of its own source, and nothing else."""
+"""A release of an app is identified by the content of its own source, and by nothing else."""
 
 from __future__ import annotations
 
@@ -573,7 +573,7 @@ def test_an_app_that_cannot_be_looked_at_is_wrapped_all_the_same(monkeypatch: py
     assert ISR(Odd(), store="null://").configuration.settings.release == ""
 
 
-# What it costs, and when -------------------------------------------------------------------------------
+# Cost and time of the digest ---------------------------------------------------------------------------
 
 
 def test_it_is_read_when_the_app_is_wrapped_since_this_process_runs_the_code_of_then(
