@@ -16,7 +16,7 @@ from wsgi_isr import Rule
 from wsgi_isr.events import Refused
 from wsgi_isr.stores.memory import MemoryStore
 
-#: Headers of an answer that may not be stored, and what Cache-Status has to name.
+#: Headers of an answer that may not be stored, and the reason in Cache-Status.
 REFUSED = {
     "Set-Cookie": ([("Set-Cookie", "a=b")], "cookie"),
     "private": ([("Cache-Control", "private")], "private"),
@@ -27,7 +27,7 @@ REFUSED = {
     "no-store": ([("Cache-Control", "no-store")], "no-store"),
     "no-store in another case": ([("cache-control", "No-Store")], "no-store"),
     "no-store in a second header": ([("Cache-Control", "public"), ("Cache-Control", "no-store")], "no-store"),
-    # Not to be used without asking the app again (RFC 9111, 5.2.2.4); asking again is what a bypass does.
+    # The answer may not be used without asking the app again (RFC 9111, 5.2.2.4). A bypass asks again.
     "no-cache": ([("Cache-Control", "no-cache")], "no-cache"),
     "a nonce": ([("Content-Security-Policy", "default-src 'self'; script-src 'Nonce-r4nd0m'")], "csp-nonce"),
     "a nonce in a second policy": (
@@ -69,7 +69,7 @@ def test_a_redirect_that_leads_back_at_another_scheme_is_not_stored_or_it_would_
     make_site: MakeSite, origin: Origin, path: str, target: str
 ) -> None:
     def rewritten(environ: Environ, start_response: Any) -> Any:
-        environ["PATH_INFO"] = "/inside"  # what middlewares do, and the app below goes by the URL of before
+        environ["PATH_INFO"] = "/inside"  # as middlewares do; the app inside uses the URL from before
         return answer(b"", ("Location", f"https://localhost{target}"), status="301 Moved Permanently")(
             environ, start_response
         )
@@ -169,7 +169,7 @@ def test_several_visitors_of_an_uncacheable_page_are_in_the_app_at_once(make_sit
 def test_visitors_who_share_the_first_render_of_an_uncacheable_page_do_not_queue_up(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    """The first one finds out; the others are then in the app all at once, not one behind the other."""
+    """The first visitor gets the refusal. The others are then in the app all at once, not one by one."""
     found_out = threading.Event()
     together = threading.Barrier(4)
 

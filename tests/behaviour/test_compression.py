@@ -107,7 +107,7 @@ def test_each_coding_has_a_strong_tag_of_its_own_and_304_speaks_of_it(site: Site
         assert (seen.code, seen.body, seen.headers["ETag"]) == (304, b"", tag)
         assert seen.headers.get("Content-Encoding") is None
         assert "Accept-Encoding" in seen.headers.getlist("Vary")
-    # Another form of the page than the visitor has: the whole of it.
+    # The visitor has another content coding of the page: the whole page is sent.
     assert ask(site, "gzip", If_None_Match=str(tags["br"])).code == 200
 
 

@@ -29,20 +29,20 @@ Send = Callable[[Any, Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 def as_app(response: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A werkzeug response is a WSGI app."""
+    """Return an app of a werkzeug response, which is a WSGI app."""
     sent: Iterable[bytes] = response(environ, start_response)
     return sent
 
 
 def with_cookies(response: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A response as Django's handler sends it."""
+    """Return a response as Django's handler sends it."""
     headers = [*response.items(), *(("Set-Cookie", morsel.OutputString()) for morsel in response.cookies.values())]
     start_response("200 OK", headers)
     return [response.content]
 
 
 def of_bottle(response: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A response as Bottle sends it."""
+    """Return a response as Bottle sends it."""
     start_response(response.status_line, response.headerlist)
     return [b"ok"]
 
@@ -69,7 +69,7 @@ every_response = pytest.mark.parametrize(("make", "send"), RESPONSES.values(), i
 
 
 class Editor:
-    """A visitor who keeps what the site sets, like a browser."""
+    """A visitor who keeps cookies, like a browser."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -87,7 +87,7 @@ class Editor:
 
 
 def with_draft(origin: Origin, make: Make = RESPONSES["WSGI headers"][0], send: Send = with_headers) -> None:
-    """Pages that let their visitor into draft mode and out of it."""
+    """Add pages that let their visitor into draft mode and out of it."""
 
     def page(change: Callable[[Any], None]) -> Any:
         def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -285,7 +285,7 @@ def test_an_editor_neither_renews_nor_spoils_the_stored_page(make_site: MakeSite
     editor = editor_of(site, origin)
     clock.advance(60)
     editor.ask("/a")
-    assert site.visit_and_settle("/a").label == "STALE"  # it was not the editor who renewed it
+    assert site.visit_and_settle("/a").label == "STALE"  # the editor's request did not renew the page
     assert site.visit("/a").body == b"published"
 
 
@@ -340,7 +340,7 @@ def test_data_inside_is_bypassed_as_well(make_site: MakeSite, origin: Origin, cl
     assert site.visit("/a").body == b"published 1"
     editor = editor_of(site, origin)
     assert [editor.ask("/a").body for _ in range(2)] == [b"draft 2", b"draft 3"]
-    # Nothing of it was kept.
+    # Nothing of the draft was stored.
     site.isr.invalidate(paths=["/a"])
     assert site.visit("/a").body == b"published 1"
 

@@ -108,6 +108,6 @@ def test_a_site_whose_store_only_the_server_knows_is_an_error_that_says_what_to_
         )
     (said,) = run(site, FAILS).stdout.splitlines()
     assert said.startswith("store: no store is known here (give store=, set WSGI_ISR_STORE")
-    # The server wraps it on its command line, with options from the environment.
+    # The server wraps the app on its command line, with options from the environment.
     done = run(site, SHOW, WSGI_ISR_STORE=f"sqlite:///{site}/env.db")
     assert done.stdout.startswith(f"sqlite:///{site}/env.db default ")

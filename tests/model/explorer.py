@@ -1,4 +1,4 @@
-"""Every order in which programs can use one store: a breadth-first search over what may happen next.
+"""Every order in which programs can use one store: a breadth-first search over the possible next steps.
 
 At every moment each program (:mod:`tests.model.gate`) may take its next step, and besides:
 
@@ -77,7 +77,7 @@ class Result:
 
 
 def explore(system: System, most: int = 5_000_000) -> Result:
-    """Search all of ``system``.
+    """Return the result of a search of all orders of ``system``.
 
     :raises Unsound: a program raised, did not do the same twice, or there are more than ``most`` states.
     """
@@ -104,8 +104,10 @@ class _Facts(NamedTuple):
 
 
 class _World:
-    """The facts besides the store. There is one object for the same facts; that makes comparing states cheap.
-    ``places`` are the cells in which keys are found while the nodes are as they are."""
+    """The facts besides the store. Equal facts are one object, which makes comparing states cheap.
+
+    ``places`` are the cells in which keys are found in this state of the nodes.
+    """
 
     __slots__ = ("facts", "places")
 
@@ -121,7 +123,7 @@ _Choice = tuple[str, Any]
 
 
 class _Failed(Exception):
-    """The property does not hold."""
+    """Raised where the property does not hold."""
 
 
 class Explorer:
@@ -169,7 +171,7 @@ class Explorer:
     # Programs ----------------------------------------------------------------------------------------
 
     def _spot(self, actor: int, history: tuple[tuple[Question, Any], ...]) -> Spot:
-        """Run a program again with the answers it has had."""
+        """Run a program again with its answers so far, and return its spot."""
         self._runs += 1
         if self._runs % 20_000 == 0:
             gc.collect(0)  # a program that was left is a cycle, through the traceback of its end
@@ -354,7 +356,7 @@ class Explorer:
         return number
 
     def _place(self, down: tuple[str, ...], key: str) -> int | None:
-        """The cell of a key: one for each node that it may be on."""
+        """Return the cell of a key. A key has a cell for each node that it may be on."""
         node = self._system.home(key)
         if node in down:
             if route(key).control and not self._system.control_keys_move:

@@ -33,11 +33,11 @@ RAISES = {"stale": 1, "expire": 2, "purge": 3}
 
 
 class Paused(BaseException):
-    """The program has asked something that it was not answered yet."""
+    """Raised in a program that asked a question without an answer yet."""
 
 
 class Unsound(AssertionError):
-    """A program raised, or did not do the same twice: no violation of the protocol, but of the rules of the game."""
+    """A program raised, or did not repeat itself: an error of the program, no violation of the protocol."""
 
 
 class Spot:
@@ -51,7 +51,7 @@ class Spot:
 
     def __init__(self, name: str, history: tuple[tuple[Question, Any], ...]) -> None:
         self.history = history
-        # The token of what it writes next: the same in whatever order things happen, and never used twice.
+        # The token of its next write: the same in any order of steps, and never used twice.
         self.writer = (name, len(history))
         self.number = 0
         self.question: Question = ()
@@ -86,30 +86,30 @@ class Gate(Store):
         return version
 
     def read(self) -> int:
-        """The version of the data that is committed. Reading it is what counts as rendering."""
+        """Return the version of the committed data. This read counts as the render."""
         version: int = self._ask(("read",))
         return version
 
     def time(self) -> int:
-        """A clock that goes on with every commit and every acknowledgement. Looking at it takes no time."""
+        """Return the time. The clock moves with every commit and acknowledgement; reading it takes no time."""
         now: int = self._ask(("time",))
         return now
 
     def acknowledge(self, mode: str, version: int) -> None:
-        """An invalidation of everything before ``version`` is done."""
+        """Report that an invalidation of all data before ``version`` is done."""
         self._speak()
         self._spot.acks.append((mode, version))
 
     def begin(self) -> None:
-        """A visitor comes: as late as can be, right before the next question, for that is when most is owed."""
+        """Begin a visit, right before the next question: the latest moment demands the newest data."""
         self._speak()
         self._begins = True
         self._refused = False
 
     def serve(self, how: str, version: int) -> None:
-        """The visitor who came at the last :meth:`begin` gets data of ``version``."""
+        """Report that the visitor of the last :meth:`begin` gets data of ``version``."""
         if self._begins:
-            self.time()  # a visitor for whom nothing had to be asked is owed just as much
+            self.time()  # a visitor served without a question has the same right to new data
         self._speak()
         owed = self._floors[_FLOOR_OF[how]]
         self._spot.served.append((how, version < self._floors[0]))
@@ -128,7 +128,7 @@ class Gate(Store):
         return f"{self.name:.8}.{self._nonces}".ljust(12, "_")
 
     def urandom(self, size: int) -> bytes:
-        """In place of :func:`os.urandom`, for sizes that are a multiple of 12."""
+        """Return bytes in place of :func:`os.urandom`, for sizes that are a multiple of 12."""
         assert size % 12 == 0, size
         return "".join(self.nonce() for _ in range(size // 12)).encode()
 
@@ -141,7 +141,7 @@ class Gate(Store):
         return self._call("get", key)
 
     def get_many(self, keys: Sequence[str]) -> Many:
-        """Key by key in the order asked, as memcached does it: others may write in between."""
+        """Read key by key in the given order, as memcached does. Other programs may write in between."""
         found, unreachable = {}, {}
         for key in keys:
             try:
@@ -173,7 +173,7 @@ class Gate(Store):
         return done
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no resources."""
 
     def _call(self, *question: Any) -> Any:
         answer = self._ask(question)
@@ -190,7 +190,7 @@ class Gate(Store):
             raise Paused
         asked, answer = spot.history[self._position]
         if asked != question:
-            # Kept, for the program may take it for an error of the store.
+            # Kept, because the program may catch it as an error of the store.
             self.unsound = Unsound(f"{self.name} asked {asked} once, and {question} after the same answers")
             raise self.unsound
         self._position += 1

@@ -130,7 +130,7 @@ class Process:
 
     @property
     def due(self) -> float:
-        """When its keeper has something to do."""
+        """Return when its lease keep-alive is due."""
         watches = self.fill._keeper._watches
         return watches[0].due if watches and self.keeping is None else float("inf")
 
@@ -165,9 +165,9 @@ class World:
         self.failed_at: list[float] = []
         self.answers: list[Any] = []
         self.problems: list[str] = []
-        #: From when on nothing keeps a stale page from being rendered.
+        #: The time from which on a stale page can be rendered.
         self.free_at = 0.0
-        #: How often something happened that may take a page out of a visitor's reach.
+        #: The number of faults that may take a page out of a visitor's reach.
         self.upsets = 0
         self.processes: list[Process] = []
 
@@ -236,12 +236,12 @@ class World:
         return [actor for actor in self.stage.actors if actor.ready and not actor.owner.frozen]
 
     def settle(self) -> None:
-        """Everybody goes as far as they get without time passing."""
+        """Let every actor run as far as it gets without time passing."""
         while ready := self.ready():
             self.stage.turn(ready[0])
 
     def advance(self, seconds: float, settled: bool = True) -> None:
-        """Let time pass, as slowly as the keepers need it. ``settled``: and then let everybody go on."""
+        """Let time pass in the steps of the lease keep-alives. ``settled``: then let every actor go on."""
         until = self.now + seconds
         while True:
             if self.now >= until and not settled:
@@ -358,9 +358,9 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2))
     def a_visit_has_a_stale_page_rendered(self, which: int) -> None:
-        """At once, that is; at most one lease after a death; and when the back-off after a failure is over."""
+        """The page is rendered at once; at most one lease after a death; and after the back-off of a failure."""
         world = self.world
-        # A process that has just looked does not look again at once.
+        # A process that has just read the entry does not read it again at once.
         world.advance(LOOK_AGAIN)
         while world.now < world.free_at:
             world.advance(world.free_at - world.now)
@@ -377,7 +377,7 @@ class Cluster(RuleBasedStateMachine):
         assert self.world.problems == []
 
     def check_the_end(self) -> None:
-        """When everything has come to rest, one more visit makes the page new."""
+        """Check that one more visit renews the page when all steps are done."""
         world = self.world
         world.failing = False
         world.duration = 0.5
@@ -437,7 +437,7 @@ class Dying(Cluster):
 
 
 class Freezing(Cluster):
-    """One process stands still now and then, for longer than its leases; it comes back and knows nothing."""
+    """One process stands still now and then, for longer than its leases, and goes on without noticing."""
 
     @rule()
     def freeze(self) -> None:
@@ -468,7 +468,7 @@ class Freezing(Cluster):
 
 
 class Everything(Cluster):
-    """Whatever can happen, all of it."""
+    """All faults together."""
 
     EXPIRE = 2 * REVALIDATE
     FILLED = False
@@ -504,7 +504,7 @@ class Everything(Cluster):
 
 
 SEARCH = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# Those in which visitors wait, in many small pauses, take longer.
+# Searches in which visitors wait take longer, because of many small pauses.
 WAITING = settings(SEARCH, max_examples=20)
 
 TestNoFault = Cluster.TestCase

@@ -1,5 +1,7 @@
-"""The same searches with the real ``TagVersions``, ``Cache``, ``Leases`` and codec as the programs: what runs in
-production is what is explored, at every one of its operations on the store."""
+"""The same searches with programs of the real ``TagVersions``, ``Cache``, ``Leases`` and codec.
+
+So the search takes the production code through every order of its operations on the store.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """The real parts with one rule left out of each, by the names of the model (:class:`tests.model.protocol.Rule`).
 
-As much as possible of the real code stays: what is left out is a verb on its way to the store, or the order
-of two calls.
+Most of the real code stays. A variant leaves out a verb on its way to the store, or the order of two calls.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ def _variant(rule: Rule | Also) -> Callable[[Callable[[pytest.MonkeyPatch], Part
 
 
 def parts_with(**different: Any) -> Parts:
-    """Parts of which some are different."""
+    """Return the parts of a process with some of them replaced."""
     parts: Parts = type("Variant", (Parts,), different)()
     return parts
 
@@ -158,7 +157,7 @@ def _without_capture_before(_: pytest.MonkeyPatch) -> Parts:
 
 
 class Proving(TagVersions):
-    """Knows the epochs that a proof was made with."""
+    """Tag versions that record the epochs of each tag snapshot."""
 
     kept: Epochs | None = None
     last: Epochs = NOTHING
@@ -293,7 +292,7 @@ def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
 
 
 class TrustsWhatStays(TimedFill):
-    """Takes what was compared at an epoch for valid, whatever came of it."""
+    """Takes an entry compared at an epoch for valid, whatever the result of the comparison."""
 
     def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked

@@ -21,5 +21,5 @@ class Memcached(Node):
 
     def __init__(self, megabytes: int = 256, arguments: Sequence[str] = ()) -> None:
         super().__init__("node", megabytes=megabytes, arguments=arguments)
-        self.name = self.address  # as stores name it
+        self.name = self.address  # the address in the URLs of stores
         self.start()

@@ -27,19 +27,21 @@ PADDING = "x" * 8000
 
 
 def tag(number: int) -> str:
-    """The tag of a row."""
+    """Return the tag of a row."""
     return f"row:{number}"
 
 
 def version_of(page: bytes) -> int:
-    """Which version a page shows."""
+    """Return the version that a page shows."""
     return int(json.loads(page)["version"])
 
 
 class Numbered:
     """The data of the site.
 
-    :param directory: of the test. :param slow: :param revalidate: see above.
+    :param directory: of the test.
+    :param slow: see ``NUMBERED_SLOW`` above.
+    :param revalidate: see ``NUMBERED_REVALIDATE`` above.
     """
 
     def __init__(self, directory: Path, slow: float = 0.02, revalidate: float = 1.0) -> None:
@@ -52,7 +54,7 @@ class Numbered:
         }
 
     def commit(self, number: int) -> int:
-        """The next version of a row; it is there when this returns."""
+        """Commit the next version of a row, and return it."""
         version = _version(self._directory, number) + 1
         unfinished = self._directory / "unfinished"
         unfinished.write_text(str(version))
@@ -68,7 +70,7 @@ def _version(directory: Path, number: int) -> int:
 
 
 def site(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The app behind the cache."""
+    """Return the app behind the cache."""
     number = environ["PATH_INFO"].rpartition("/")[2]
     page: dict[str, Any] = {"release": os.environ.get("WSGI_ISR_RELEASE", ""), "padding": PADDING}
     if number.isdigit():

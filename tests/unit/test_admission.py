@@ -343,7 +343,7 @@ def test_the_etag_is_that_of_the_body() -> None:
         ([("Cache-Control", "s-maxage=1.5")], None),
         ([("Cache-Control", "s-maxage")], None),
         ([("Cache-Control", "s-maxage=\xb2")], None),
-        # Without a word to shared caches, what holds for any cache (RFC 9111, 4.2.1).
+        # Without a directive for shared caches, the one for all caches holds (RFC 9111, 4.2.1).
         ([("Cache-Control", "s-maxage=soon, max-age=60")], Lifetime(60, None)),
         ([("Cache-Control", "max-age=60")], Lifetime(60, None)),
         ([("Cache-Control", "max-age=60, stale-while-revalidate=30")], Lifetime(60, 90)),
@@ -445,7 +445,7 @@ def test_a_failure_is_not_refused_by_its_head() -> None:
 
 
 def beside(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, other: Callable[[], object]) -> None:
-    """In the middle of the next ``step``, another thread of the app has its turn, as far as it is let."""
+    """Run ``other`` in another thread in the middle of the next ``step``, as far as locks let it."""
     plain = getattr(owner, step)
 
     def interrupted(self: Any, *arguments: Any) -> Any:

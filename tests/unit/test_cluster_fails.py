@@ -38,7 +38,7 @@ from cluster.supervisor.topology import uncached
 
 @pytest.fixture
 def answering() -> Iterator[Callable[[bytes], int]]:
-    """A server that gives one answer, whatever it is asked; its port."""
+    """Yield the port of a server that gives the same answer to every request."""
     threads, listeners = [], []
 
     def answer(said: bytes) -> int:
@@ -63,7 +63,7 @@ def answering() -> Iterator[Callable[[bytes], int]]:
 
 
 class Once(readers.Visitor):
-    """Asks once."""
+    """A reader that sends one request."""
 
     def run(self) -> None:
         self.line = self._read("/a")
@@ -183,7 +183,7 @@ class Pretended:
 
 
 def strike(error: ClusterError | None) -> striking.Striker:
-    """A striker after one kill that ended in that error."""
+    """Return a striker after one kill that ended in ``error``."""
 
     class Striker(striking.Striker):
         def _kill(self, _strike: Strike) -> striking.Acting:

@@ -18,7 +18,7 @@ from wsgi_isr.config.development import Found, development_of, is_served_by
 
 @pytest.fixture(autouse=True)
 def nothing_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable, option or server of the tests themselves."""
+    """Hide variables, options and servers of the tests themselves."""
     for name in ("WERKZEUG_RUN_MAIN", "RUN_MAIN", "BOTTLE_CHILD", "FLASK_RUN_FROM_CLI", "FLASK_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["pytest"])

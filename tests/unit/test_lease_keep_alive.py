@@ -14,7 +14,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class World:
-    """A keeper whose thread is the test."""
+    """A keep-alive without a thread: the test runs its rounds."""
 
     def __init__(self) -> None:
         self.clock = Clock()

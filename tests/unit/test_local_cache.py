@@ -1,4 +1,4 @@
-"""L1: bounded by bytes, the least recently used out first, raw requests lead to nothing that was dropped."""
+"""L1: bounded by bytes, evicts the least recently used first. No fingerprint leads to an evicted entry."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def text_of(entry: Entry) -> str:
 
 
 def filled(cluster: Cluster, age: float = 0, **options: Any) -> Process:
-    """A process that has rendered the page, ``age`` seconds ago."""
+    """Return a process that rendered the page ``age`` seconds ago."""
     process = cluster.process(**options)
     assert shown(process.get()) == ("MISS", "v1")
     cluster.clock.advance(age)
@@ -568,7 +568,7 @@ def test_an_expired_page_is_rendered_by_its_visitor_where_the_background_is_full
 
 
 def board(process: Process, task: Task) -> bytes:
-    """A background job whose flight is under way."""
+    """Begin a flight for the task, and return the job of its background render."""
     process.fill._flights.board(task.page)
     return task.pack()
 
@@ -785,7 +785,7 @@ def test_a_background_render_past_its_timeout_is_given_up_and_its_page_not_store
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
     cluster.clock.advance(2)
-    # Its thread still hangs; another one has taken its place.
+    # Its thread still hangs. Another thread has taken its place.
     process.get()
     process.settle()
     assert shown(process.get()) == ("HIT", "v3")
@@ -870,7 +870,7 @@ def test_a_store_that_cannot_be_reached_is_never_the_visitors_trouble(
         assert body(answer) in ("v1", "v2", "v3", "v4")
         process.settle()
         cluster.clock.advance(0.2)
-    # And afterwards everything is as if nothing had been.
+    # Later requests are served as if there had been no fault.
     store.failing.clear()
     cluster.clock.advance(60)
     process.get()
@@ -880,7 +880,7 @@ def test_a_store_that_cannot_be_reached_is_never_the_visitors_trouble(
 
 
 class Flaky(Troubled):
-    """Verbs in ``failing`` raise: before they did anything, or after they did it."""
+    """A store whose verbs in ``failing`` raise: before the operation, or after it."""
 
     def __init__(self, inner: Store, when: str) -> None:
         super().__init__(inner)
@@ -1053,7 +1053,7 @@ def test_where_only_a_fresh_one_will_do_the_last_good_one_does_not() -> None:
 
 
 def adopting(cluster: Cluster) -> Process:
-    """A process of the next release: its page has another name, and the former one is known."""
+    """Return a process of the next release: its page has another key, and the former key is known."""
     return cluster.process(former=TASK.page)
 
 

@@ -1,4 +1,4 @@
-"""Refreshing on demand: a render that reads everything from now on, and that every process hears of."""
+"""Refresh on demand: a render that begins after the call. Every process serves its result."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_render_that_hangs_does_not_do_for_it() -> None:
     process.get()
     cluster.clock.advance(10)
     assert shown(process.get()) == ("STALE", "v1")
-    gate.reached()  # the background has read what there was before the change
+    gate.reached()  # the background render has read the data from before the change
     assert body(refresh(process)) == "new"
     assert shown(process.get())[1] == "new"
     gate.open()
@@ -127,7 +127,7 @@ def test_a_refresh_is_no_failure_where_there_is_one_newer_than_the_one_that_was_
     kept = process.fill.kept
 
     def late(task: Any) -> Any:
-        # Between our late write, which finds the new one, and the look at what there is.
+        # This happens between our late write, which finds the new entry, and the read of that entry.
         if cluster.origin.script:
             cluster.clock.advance(0.1)
             refresh(other)

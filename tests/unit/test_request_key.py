@@ -51,7 +51,7 @@ MATCHER = Matcher(RULES, None, ("_ga*", "_gid"))
 
 
 def request(path: str = "/", query: str = "", **environ: Any) -> dict[str, Any]:
-    """A GET as a server hands it over; ``None`` takes a variable away."""
+    """Return the environ of a GET. ``None`` removes a variable."""
     base: dict[str, Any] = {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
@@ -76,7 +76,7 @@ def key_of(environ: dict[str, Any], matcher: Matcher = MATCHER) -> PageKey:
 
 
 def page_of(environ: dict[str, Any]) -> tuple[Policy, PageKey] | None:
-    """Policy and key, where the request is for the cache."""
+    """Return policy and key of a request that is for the cache."""
     match = MATCHER.match(environ)
     return None if isinstance(match, Bypass) else match
 
@@ -273,7 +273,7 @@ DECLARED = st.fixed_dictionaries({"q": VALUES, "page": VALUES})
 
 
 def encode(facts: dict[str, list[str]], order: list[str]) -> str:
-    """A query string that names the parameters in this order, each with its values in their own order."""
+    """Return a query string with the parameters in this order, each with its values in their own order."""
     rest = {name: iter(values) for name, values in facts.items()}
     return urlencode([(name, next(rest[name])) for name in order], encoding="latin-1")
 
@@ -414,7 +414,7 @@ def test_nothing_that_a_client_sets_outside_the_key_reaches_the_render(
     assert seen.keys() <= ALLOWED | declared
     assert seen["wsgi.input"].read() == b""
     if policy.other_query == "key":
-        # Declared by wholesale: parameters are part of this key. Nothing else is.
+        # Parameters are part of this key as a whole. Nothing else is.
         seen["QUERY_STRING"] = ""
     assert MARK.lower() not in repr(seen).lower()
 
@@ -604,7 +604,7 @@ def test_a_lock_stays_on_the_node_of_its_entry_and_a_tag_never_moves() -> None:
     ("script", "path", "tags"),
     [
         ("", "/", ["path:/", "prefix:/"]),
-        ("", "", ["path:/", "prefix:/"]),  # what GET http://host asks for (RFC 9110, 4.2.3)
+        ("", "", ["path:/", "prefix:/"]),  # the target of GET http://host (RFC 9110, 4.2.3)
         ("/shop", "", ["path:/shop", "prefix:/", "prefix:/shop"]),
         ("", "/search", ["path:/search", "prefix:/", "prefix:/search"]),
         ("", "/a/b/", ["path:/a/b/", "prefix:/", "prefix:/a", "prefix:/a/b"]),

@@ -1,4 +1,4 @@
-"""Rules: which pattern wins, what a policy is made of, and what is refused at start."""
+"""Rules: the pattern that wins, the options of a policy, and rules that are refused at start."""
 
 from __future__ import annotations
 

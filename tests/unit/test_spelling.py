@@ -1,4 +1,4 @@
-"""Slips in rules: each is an error that says what to write."""
+"""Misspelled rules: the error of each says what to write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many renderers there are at any time: the supervisor's book-keeping, with processes that only exist in it."""
+"""The number of renderers at any time: the supervisor's book-keeping, without real processes."""
 
 from __future__ import annotations
 
