@@ -18,7 +18,7 @@ from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, no_store
 
 
 def saying(*said: Callable[[], Any]) -> Handler:
-    """Return a page that calls ``say`` while it is rendered."""
+    """Return a page that calls each of ``said`` while it is rendered."""
 
     def body(environ: Environ) -> bytes:
         for say in said:

@@ -860,7 +860,7 @@ def test_a_refresh_by_a_process_of_other_types_returns_the_result_all_the_same(
     exec("from dataclasses import dataclass\n@dataclass\nclass Price:\n    amount: int", vars(elsewhere))
 
     class Forgetful(dict[str, type]):
-        """A store whose first call belongs to another process: this process learns nothing from it."""
+        """A record of types that ignores the first call, as if another process had made the call."""
 
         def __setitem__(self, name: str, kind: type) -> None:
             if len(calls) > 1:

@@ -1,4 +1,4 @@
-"""Hosts: which ones a site answers to, and what the invented ones of a client cost."""
+"""Hosts: the hosts that a site answers to, and the cost of hosts that a client invents."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def invent(site: Site, path: str = "/a", hosts: int = 20) -> None:
 
 
 def rendered_for(origin: Origin, path: str = "/a") -> list[str]:
-    """The hosts for which a page was rendered, in order."""
+    """Return the hosts for which a page was rendered, in order."""
     return [host_of(environ) for environ in origin.seen[path]]
 
 

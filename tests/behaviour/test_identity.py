@@ -25,7 +25,7 @@ SESSION_PAGE: Handler = answer(greeting, ("Vary", "Cookie"))
 
 
 def all_text(environ: Environ) -> str:
-    """Everything a render can see, as text."""
+    """Return everything that a render can see, as text."""
     watched = {key: value for key, value in environ.items() if key != "the very same"}
     return repr(watched)
 
@@ -734,7 +734,7 @@ def test_a_broken_cookie_header_is_passed_through_or_ignored_and_never_shared(
 
 
 def members_only(status: str) -> Handler:
-    """A page that is only something for who has a session."""
+    """Return a page that works only with a session."""
 
     def handler(environ: Environ, start_response: Any) -> list[bytes]:
         cookie = environ.get("HTTP_COOKIE")

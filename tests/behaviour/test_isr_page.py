@@ -26,7 +26,7 @@ POSTS = 25
 
 
 class Blog:
-    """The example: posts in a database, a page for each, and one that lists them."""
+    """The example: posts in a database, a page for each post, and a page that lists the posts."""
 
     def __init__(self) -> None:
         self.posts = {str(number): f"Post {number}" for number in range(1, POSTS + 1)}
@@ -62,7 +62,7 @@ class Blog:
         return found
 
     def ids(self) -> list[dict[str, str]]:
-        """generateStaticParams."""
+        """Return the ids of the posts, as ``generateStaticParams`` does."""
         return [{"post": post} for post in self.posts]
 
     def rules(self, **options: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def blog() -> Blog:
 
 
 def generated(make_site: MakeSite, blog: Blog, **options: Any) -> Site:
-    """The site of the example after its build."""
+    """Return the site of the example after its build."""
     site: Site = make_site(blog.rules(**options), app=blog.flask.wsgi_app, canonical_url="http://example.org")
     for params in blog.ids():
         site.isr.refresh(f"/blog/{params['post']}")
@@ -554,7 +554,7 @@ def test_hits_and_misses_are_in_the_log_where_debugging_is_on(
 
 
 def numbers(blog: Blog, **lifetimes: Any) -> Callable[[], str]:
-    """A view that uses several pieces of data; each counts its calls."""
+    """Return a view that uses several pieces of data; each counts its calls."""
     functions = []
     for name, revalidate in lifetimes.items():
 
@@ -610,7 +610,7 @@ def test_with_a_lifetime_of_0_or_no_store_the_page_is_rendered_for_every_request
     site = make_site(revalidate=3600, app=blog.flask.wsgi_app)
     texts = [site.visit("/numbers").text for _ in range(4)]
     assert len(set(texts)) == 4
-    assert {text.split()[0] for text in texts} == {"a1"}  # what may be kept is kept
+    assert {text.split()[0] for text in texts} == {"a1"}  # an answer that may be stored is stored
     assert all(site.visit("/numbers").code == 200 for _ in range(3))
 
 

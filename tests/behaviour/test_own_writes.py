@@ -22,7 +22,7 @@ class Shared(MemoryStore):
 
 @pytest.fixture
 def sites(make_site: MakeSite, origin: Origin, clock: Clock) -> list[Site]:
-    """Four processes of one site, all of which have the page."""
+    """Return four processes of one site, all of which have the page."""
     store = Shared(clock=clock)
     made = [make_site({"/a": 60, "/form": 0}, store=store, coherence=0.1) for _ in range(4)]
     for site in made:

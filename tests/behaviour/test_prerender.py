@@ -39,7 +39,7 @@ def prerender(
 
 
 def outcome(report: Report) -> tuple[int, int, list[str], list[str]]:
-    """Rendered, already there; skipped and failed, with the reason."""
+    """Return the paths: rendered, already there; skipped and failed, with the reason."""
     skipped = [f"{problem.path}: {problem.reason}" for problem in report.skipped]
     return report.rendered, report.there, skipped, [f"{problem.path}: {problem.reason}" for problem in report.failed]
 
@@ -227,7 +227,7 @@ def test_as_many_pages_as_there_are_jobs_are_rendered_at_a_time(make_site: MakeS
 
 
 def test_force_is_as_parallel_as_told(make_site: MakeSite, origin: Origin) -> None:
-    together = threading.Barrier(6)  # more than the app's own background threads
+    together = threading.Barrier(6)  # more pages than the app has background threads
     slugs = [str(number) for number in range(6)]
 
     def handler(environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -484,7 +484,7 @@ def export(site: Site, root: Path, *paths: str, url: str = "http://example.org",
 
 
 def files_in(root: Path) -> dict[str, str]:
-    """Without the notes that an export keeps for itself."""
+    """Return the files of an export without its own notes."""
     files = [path for path in root.rglob("*") if path.is_file() and path.name != NOTES]
     return {str(path.relative_to(root)): path.read_text() for path in files}
 
@@ -518,7 +518,7 @@ def test_an_export_has_the_pages_and_what_they_need(make_site: MakeSite, origin:
 
 
 def listing(make_site: MakeSite, *pages: str) -> tuple[Site, list[str]]:
-    """A site whose pages are those of the list, which may change."""
+    """Return a site whose pages are those of the list, which may change."""
     listed = list(pages)
     return make_site({"/<path:page>": Rule(revalidate=60, paths=lambda: listed)}), listed
 
@@ -563,7 +563,7 @@ def test_an_export_of_one_page_removes_no_other_and_the_next_of_all_knows_which_
     export(site, tmp_path)
     listed[:] = ["/b"]
     assert export(site, tmp_path, "/c").removed == 0
-    assert export(site, tmp_path).removed == 0  # another run than the one before
+    assert export(site, tmp_path).removed == 0  # a new run
     assert set(files_in(tmp_path)) == {"a/index.html", "b/index.html", "c/index.html", "404.html"}
     assert export(site, tmp_path).removed == 2
     assert set(files_in(tmp_path)) == {"b/index.html", "404.html"}
@@ -648,7 +648,7 @@ def test_the_site_is_the_canonical_one_unless_it_is_given(make_site: MakeSite) -
 
 
 def _in_background(run: Callable[[], Report]) -> Callable[[], Report]:
-    """Begin it in a thread; calling the result waits for it."""
+    """Begin a call in a thread. Return a function that waits for its result."""
     reports: list[Report] = []
     thread = threading.Thread(target=lambda: reports.append(run()), daemon=True)
     thread.start()

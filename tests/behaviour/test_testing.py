@@ -27,7 +27,7 @@ __all__ = ["fresh_isr", "no_isr"]
 
 
 class Counter:
-    """How often a page was made, and where."""
+    """The number of renders of a page, and the threads of the renders."""
 
     def __init__(self) -> None:
         self.pages = 0
@@ -75,7 +75,7 @@ class Site:
 
 @pytest.fixture(params=MAKERS.values(), ids=MAKERS)
 def site(request: pytest.FixtureRequest) -> Site:
-    """An app that was wrapped before the test began, with a store that is away."""
+    """Return an app that was wrapped before the test, with an unreachable store."""
     return Site(request.param)
 
 

@@ -14,7 +14,7 @@ from tests.benchmarks.run import ROOT
 
 
 class Size(NamedTuple):
-    """How many interpreters are timed, and how many are profiled, of each kind."""
+    """The number of interpreters that are timed and that are profiled, for each statement."""
 
     rounds: int = 25
     profiles: int = 7
@@ -26,10 +26,10 @@ OURS, REFERENCE = "wsgi_isr", "werkzeug.wrappers"
 #: The usual import of an app. Putting the work off to this statement would gain nothing.
 STATEMENTS = {OURS: "from wsgi_isr import ISR, Rule, wrap", REFERENCE: f"import {REFERENCE}"}
 
-# Without `site` (-S): what the environment's .pth files happen to import would be free for both.
+# Without `site` (-S): imports of the environment's .pth files would be free for both.
 _PATH = [str(ROOT), *dict.fromkeys(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))]
-# CPU time: an import waits for nothing once its files are in the page cache, and on a busy machine the
-# wall clock measures the neighbours.
+# CPU time: an import does not wait once its files are in the page cache. On a busy machine the wall clock would measure
+# other processes.
 _TIMED = "import sys, time; sys.path[:0] = {path}; t = time.process_time(); {statement}; print(time.process_time() - t)"
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|(\s+)(\S+)")
 
@@ -39,7 +39,7 @@ def run(size: Size) -> Report:
     for turn in range(-1, size.rounds):
         for label in STATEMENTS:
             took = float(_interpreter(label)[0])
-            if turn >= 0:  # the first compiles
+            if turn >= 0:  # the first run compiles
                 samples[label].append(took * 1e3)
     rows = [Row(label, values) for label, values in samples.items()]
     table = Table("import, each in a fresh interpreter", "ms of CPU", rows, REFERENCE)
@@ -73,7 +73,7 @@ def _breakdown(profiles: int) -> str:
 
 
 def _own_times(label: str, profiles: int) -> dict[str, float]:
-    """Milliseconds of each module alone, in the interpreter that was disturbed least: its clock is the wall's."""
+    """Return the milliseconds of each module alone, at its best: ``-X importtime`` uses wall clock time."""
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(profiles):
         for own, _cumulative, _indent, module in _LINE.findall(_interpreter(label, "-X", "importtime")[1]):

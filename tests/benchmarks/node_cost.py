@@ -18,7 +18,7 @@ CLIENTS, SECONDS = 4, 5.0
 
 
 def microseconds(node: Memcached, size: int) -> float:
-    """For one ``get`` of so many bytes."""
+    """Return the node's microseconds for one ``get`` of so many bytes."""
     node.say(f"set k 0 0 {size}", "x" * size)
     answer = len(f"VALUE k 0 {size}\r\n\r\nEND\r\n") + size
     counts: list[int] = []

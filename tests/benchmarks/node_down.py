@@ -37,11 +37,12 @@ from wsgi_isr.stores.memcached.connection import USUAL
 
 
 class Size(NamedTuple):
-    """The parts of the cluster, and how much is measured.
+    """The parts of the cluster, and the extent of the measurement.
 
     :param rounds: in each of them one node is killed, and another one hangs.
-    :param measured: seconds. :param felt: seconds for which a fault may be felt before. :param noticed: seconds until
-        every process has noticed that a node is back.
+    :param measured: seconds of measurement.
+    :param felt: seconds after a fault that are not measured.
+    :param noticed: seconds until every process has noticed that a node is back.
     """
 
     nodes: int = 3
@@ -55,7 +56,7 @@ class Size(NamedTuple):
 
 FULL = Size()
 QUICK = Size(nodes=2, instances=1, workers=1, rounds=1, measured=0.3, felt=0.5, noticed=0.7)
-#: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
+#: Seconds for which a process may serve an L1 entry without asking, and some for a busy machine.
 COHERENCE = 0.1 + 0.2
 CONNECTIONS, RATE = 16, 300.0
 #: The number of hot pages, and the part of all requests that is for a new page.
@@ -65,7 +66,7 @@ HEALTHY, DEAD, HANGING = "all nodes are there", "a node is dead", "a node hangs"
 
 
 class Spell(NamedTuple):
-    """A stretch of time in which all was as it was called, of one round."""
+    """A time of one round during which the state named by its label held."""
 
     what: str
     round: int
@@ -97,7 +98,7 @@ def _run(size: Size, cluster: Cluster, said: Invalidations) -> Report:
                 (DEAD, faults.kill, faults.restart),
                 (HANGING, faults.pause, faults.resume),
             ):
-                # The two strike different nodes in a round, and each node in the end.
+                # The two faults hit different nodes in a round, and all nodes in the end.
                 node = cluster.nodes[(number + (what is HANGING)) % size.nodes]
                 spells.append(_spell(HEALTHY, number, size.measured))
                 strike(cluster, node.name)
@@ -122,7 +123,7 @@ def _spell(what: str, number: int, seconds: float) -> Spell:
 
 @contextlib.contextmanager
 def _visited(port: int) -> Iterator[list[Samples]]:
-    """In the block there are visitors; what they saw is in the list after it."""
+    """Send visitors during the block. The list gets their answers after it."""
     hot = [RENEWED % number for number in range(HOT)]
     new = [RARE % number for number in range(1000)]
     weights = [(1 - NEW) / len(hot)] * len(hot) + [NEW / len(new)] * len(new)
@@ -151,8 +152,10 @@ def _visited(port: int) -> Iterator[list[Samples]]:
 
 
 class Invalidations:
-    """Two at a time, of which a node that is away should have been told of the first: how often that was said, and made
-    up for."""
+    """Invalidations of two tags at a time. The node of the first tag is unreachable.
+
+    Counted are invalidations that were refused by name, and those that were replayed.
+    """
 
     def __init__(self, cluster: Cluster, site: Numbered, journal: Path) -> None:
         self._site = site
@@ -167,7 +170,7 @@ class Invalidations:
         self.refused = self.made_up = self.lost = 0
 
     def miss(self, node: Node) -> None:
-        """One of a row that the node has, and one of another row."""
+        """Invalidate a row of the node and a row of another node, together."""
         there = next(row for row in self._rows if self._node_of[row] == node.address)
         elsewhere = next(row for row in self._rows if self._node_of[row] != node.address)
         for row in (there, elsewhere):
@@ -187,7 +190,7 @@ class Invalidations:
         self._missed.append(there)
 
     def make_up(self) -> None:
-        """The node is back."""
+        """Replay, since the node is back. Count the invalidations that are delivered, and those that are lost."""
         missed, self._missed = self._missed, []
         delivered = replay(store=self._store, journal=str(self._journal))
         time.sleep(COHERENCE)

@@ -71,7 +71,7 @@ def test_the_memory_really_taken_stays_within_the_bound(size):
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # The last share is the dict's own table, and the rounding of the allocator.
+    # The last part is the dict's own table, and the rounding of the allocator.
     assert 1_000_000 < taken <= 2_000_000 * 1.02
 
 

@@ -57,7 +57,7 @@ def many_timeouts(port: str) -> None:
                 counts["ended"] += 1
 
     gevent.joinall([gevent.spawn(visit) for _ in range(12)], raise_error=True)
-    # No connection was lost on the way: all three can be in use at once.
+    # No connection was lost: all three can be in use at once.
     assert len(store._nodes[store.nodes[0]]._idle) == 3
     print(*counts.values())
     store.close()

@@ -35,7 +35,7 @@ def request(path: str, method: str = "GET") -> dict[str, Any]:
 class World:
     """Listings on a clock, and their events.
 
-    ``stamps`` are the tag versions in the store. ``None``: there are no tags, and every invalidation concerns all rules.
+    ``stamps`` are the tag versions in the store. ``None``: there are no tags, so an invalidation concerns all rules.
     """
 
     def __init__(self, paths: Any, stamps: dict[str, bytes] | None = None, **options: Any) -> None:
