@@ -122,7 +122,7 @@ def node() -> Iterator[Memcached]:
     node.stop()
 
 
-#: Stores so small that a key for each path and prefix of some hundred URLs would fill them, and slots in proportion.
+#: Small stores, and slots in proportion. A key for each path and prefix of some hundred URLs would fill them.
 SMALL_BYTES, NODE_MEGABYTES, SMALLER = 3 * 1024 * 1024, 6, 64
 DEEP = {
     "pages that are not there": "/missing/",

@@ -86,7 +86,7 @@ def reader(source: Source, name: str = "n", **options: Any) -> Cached[[], Any]:
     return cached(**options)(read)
 
 
-# Results are kept ---------------------------------------------------------------------------------------
+# Results are cached -------------------------------------------------------------------------------------
 
 
 def test_a_result_is_kept_and_comes_back_as_what_it_was(make_site: MakeSite, source: Source) -> None:

@@ -21,7 +21,7 @@ def host_of(environ: Environ) -> str:
     return str(environ["HTTP_HOST"])
 
 
-# Which ones are answered from the cache ------------------------------------------------------------------
+# Hosts that are answered from the cache ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

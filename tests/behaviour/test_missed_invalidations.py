@@ -146,7 +146,7 @@ def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
     assert len(site.happened(Delivered)) == 1
 
 
-# While a node is away -----------------------------------------------------------------------------------
+# While a node is unreachable ----------------------------------------------------------------------------
 
 
 class Known(Nodes):

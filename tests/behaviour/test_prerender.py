@@ -465,7 +465,7 @@ def test_a_sitemap_that_is_of_no_use_is_a_failure_and_the_rest_goes_on(
     assert problem in report.failed[0].reason
 
 
-# A store that is in trouble ------------------------------------------------------------------------------
+# A faulty store ------------------------------------------------------------------------------------------
 
 
 def test_a_page_that_the_store_does_not_take_is_a_failure(make_site: MakeSite, origin: Origin, clock: Clock) -> None:

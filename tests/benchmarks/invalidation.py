@@ -1,7 +1,7 @@
 """One invalidation of a tag that 1,000,000 pages carry, against one of a tag that a single page carries.
 
-The pages are variants (``?page=N``) of one page that ISR rendered and stored, written by the package's own
-codec into one memcached. Only the writing goes past the store, in bulk: rendering a million pages would take too long.
+The pages are variants (``?page=N``) of one page that ISR rendered and stored. The package's own codec writes them into
+one memcached. Only the writing goes past the store, in bulk: rendering a million pages would take too long.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(), Size(pages=1000, megabytes=64, sample=30, rounds=2)
-#: Seconds after which filling is given up.
+#: Seconds after which writing the pages is given up.
 PATIENCE = 90
 #: Pages in one write.
 AT_ONCE = 1000

@@ -1,7 +1,7 @@
 """Requests per second under gunicorn: pages from L1 against a bare function that sends the same bytes.
 
 Two gunicorns with one worker each, and a wrk at each, run all at once. Only one worker runs at a time (SIGSTOP,
-SIGCONT), in turns of a twentieth of a second. The load of a shared machine changes within a second by more than the
+SIGCONT), in turns of a twentieth of a second. The load of a shared machine changes within a second, by more than the
 difference to be measured, and wrk cannot run for less. Requests are counted turn by turn, by the bytes that wrk has
 read. The best tenth of the turns is compared, because other processes can only slow a turn down.
 """
@@ -50,8 +50,8 @@ PATH = "/blog/served"
 ISR, BARE = "isr", "same_bytes"
 OURS, REFERENCE = "pages from L1", "bare function"
 CONNECTIONS = 8
-#: Seconds: of a round, at its begin and at its end, while both workers stand still, so that every request was answered
-#: in a turn; of one turn.
+#: Seconds during which both workers stand still, at the begin and at the end of a round; seconds of one turn. So every
+#: request is answered in a turn.
 STILL, TURN = 0.25, 0.05
 #: Rounds that are repeated where other processes had every core.
 RETRIES = 5

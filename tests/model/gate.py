@@ -1,10 +1,9 @@
 """The store and the world as one program sees them, one question at a time.
 
-A *program* is an ordinary function that gets a :class:`Gate`, which is a store whose verbs are scheduling
-points. No threads are involved: a program whose part is known up to some answer is run again from its
-beginning with the answers it has had, up to the first question that has no answer yet; there it is left.
-So a program is an automaton, whose states are :class:`Spot`, made as far as it is needed. It may be a model
-or the real code; it only has to ask the same questions when it gets the same answers, which is checked.
+A *program* is an ordinary function that gets a :class:`Gate`, which is a store whose verbs are scheduling points. No
+threads are involved. For each step the program runs again from its beginning with its answers so far. It is left at
+the first question without an answer. So a program is an automaton whose states are :class:`Spot`, made on demand. A
+program may be a model or the real code. It has to ask the same questions after the same answers, which is checked.
 """
 
 from __future__ import annotations

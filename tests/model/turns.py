@@ -1,8 +1,8 @@
 """Threads that take turns: one runs at a time, and a test decides which.
 
-An actor is a thread that stops at each *point* (an operation on the shared store, a pause, a wait) and
-goes on when it is given its turn. Between two points nothing else happens, so a list of turns is a whole
-interleaving, and the same list is the same interleaving again. Time passes only when the test says so.
+An actor is a thread that stops at each *point*: an operation on the shared store, a pause, a wait. It goes on when it
+gets its turn. Between two points nothing else happens, so a list of turns fixes the interleaving. The same list gives
+the same interleaving again. Time passes only when the test says so.
 """
 
 from __future__ import annotations

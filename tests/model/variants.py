@@ -292,7 +292,7 @@ def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
 
 
 class TrustsWhatStays(TimedFill):
-    """Takes an entry compared at an epoch for valid, whatever the result of the comparison."""
+    """Takes an entry compared at an epoch for valid, with any result of the comparison."""
 
     def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked

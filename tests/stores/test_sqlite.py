@@ -185,7 +185,7 @@ class TestPaths:
         SQLiteStore(path).close()
 
     def test_a_new_file_that_is_locked_for_a_moment_is_tried_again(self, path):
-        """SQLite does not wait where two connections turn WAL on at once, whatever the timeout."""
+        """SQLite does not wait where two connections turn WAL on at once, with any timeout."""
         attempts = []
 
         def prepare(connection):
@@ -531,9 +531,10 @@ class TestFork:
             os.read(done, 1)
 
         def observer(_):
-            """Ask the system for a lock in the way of the last process to close the file, which deletes the log.
+            """Ask the system for the locks that would stop the last process from deleting the log.
 
-            All processes that have the file open hold a shared lock on these bytes (fcntl(2), F_GETLK).
+            The last process to close the file deletes the log. All processes that have the file open hold a shared
+            lock on these bytes (fcntl(2), F_GETLK).
             """
             [pid] = struct.unpack("=i", os.read(opened, 4))
             wish = struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0x40000002, 510, 0)

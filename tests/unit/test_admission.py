@@ -321,7 +321,7 @@ def test_the_etag_is_that_of_the_body() -> None:
     assert len(set(tags.values())) == 2
 
 
-# How long, where the app asks ---------------------------------------------------------------------------
+# Lifetimes by headers of the app ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ class Outer:
         value: Any
 
 
-# Everything that is kept --------------------------------------------------------------------------------
+# Values that can be cached ------------------------------------------------------------------------------
 
 OFFSETS = st.timedeltas(dt.timedelta(hours=-23, minutes=-59), dt.timedelta(hours=23, minutes=59))
 ZONES = (

@@ -218,7 +218,7 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(
         child.join()
 
 
-# Which site has one -------------------------------------------------------------------------------------
+# Sites with a journal -----------------------------------------------------------------------------------
 
 
 def test_stores_on_other_machines_have_one_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

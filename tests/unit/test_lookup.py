@@ -1082,7 +1082,7 @@ def test_a_new_release_without_a_former_page_renders_its_own() -> None:
     assert shown(adopting(cluster).get(NEXT)) == ("MISS", "v1")
 
 
-# Whom a page suits -----------------------------------------------------------------------------------------
+# Pages that a request may be served ------------------------------------------------------------------------
 
 
 def suits_nobody(content: Content) -> bool:

@@ -503,9 +503,9 @@ def _second_job(scene: Scene) -> None:
 
 
 def test_a_word_is_not_taken_for_a_flight_that_began_later() -> None:
-    # A visitor without an entry to fall back on renders in this process the page that was sent to a renderer. Later
-    # the page is invalidated, and a second visitor waits for a new render. The reply for the first job arrives then:
-    # it is too old for the second visitor.
+    # The page was sent to a renderer. A visitor without an entry to fall back on renders it in this process. Then the
+    # page is invalidated, and a second visitor waits for a new render. The reply for the first job arrives now. It is
+    # too old for the second visitor.
     scene = Scene()
     scene.serving.get()
     first = scene.sent.jobs[0][2]

@@ -17,7 +17,7 @@ def policy(rule: Any, **site: Any) -> Any:
     return RuleSet({"/x": rule}, Rule(**site)).policies["/x"]
 
 
-# Which rule ------------------------------------------------------------------------------------------
+# The rule that wins ----------------------------------------------------------------------------------
 
 SITE = RuleSet(
     {

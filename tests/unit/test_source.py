@@ -713,7 +713,7 @@ def test_this_package_is_no_part_of_an_app(tmp_path: Path) -> None:
     assert all(root.name != "wsgi_isr" for root in source._roots(wrap, "wsgi_isr.loading"))
 
 
-# Where state is kept -----------------------------------------------------------------------------------
+# The folder of state -----------------------------------------------------------------------------------
 
 
 def test_the_state_of_an_app_is_beside_its_package_wherever_the_server_was_started(

@@ -24,8 +24,8 @@ from tests.live.support.waiting import until
 from wsgi_isr.pages.own_writes import COOKIE as WROTE
 
 ABOUT = [f"/about/{number}" for number in range(5)]
-#: The first page does not read the session. The second one reads it after its headers are sent, too late for ``Vary``,
-#: so every visitor gets the page of a stranger.
+#: The first page does not read the session. The second one reads the session after its headers are sent, too late for
+#: ``Vary``. So every visitor gets the page of a stranger.
 PLAIN, LAZY = "/plain", "/lazy"
 PAGES = ["/", *ABOUT, PLAIN, LAZY, "/touched", "/private", "/data", "/about/x.css", "/about/x;y.css"]
 #: With a dot, so that no signature in base64 has one of them by chance.
