@@ -441,7 +441,7 @@ def test_that_there_is_nothing_does_not_fill_the_store(
     assert [site.store.get(name) is None for name in names] == [True, False]
 
 
-# Errors of fetches --------------------------------------------------------------------------------------
+# Statuses and errors ------------------------------------------------------------------------------------
 
 KEPT = [200, 203, 204, 300, 301, 308, 404, 410]
 ACCIDENTS = [400, 401, 403, 408, 429, 500, 502, 503]

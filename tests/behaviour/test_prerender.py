@@ -632,7 +632,7 @@ def test_a_site_at_a_mount_point_is_exported_where_its_links_lead(
     assert set(files_in(tmp_path)) == {"docs/index.html", "docs/a/index.html", "404.html"}
 
 
-# For whom ----------------------------------------------------------------------------------------------
+# The site of a prerender -------------------------------------------------------------------------------
 
 
 def test_the_site_is_the_canonical_one_unless_it_is_given(make_site: MakeSite) -> None:
