@@ -1,4 +1,4 @@
-"""What all tests share: how Hypothesis searches, and figures that are printed below the results."""
+"""Settings for all tests: how Hypothesis searches, and figures that are printed below the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameter cloaking, GETs with a body, and odd methods: no stranger gets the page that an attacker has asked for."""
+"""Parameter cloaking, GETs with a body, and odd methods: no stranger gets the page of an attacker's request."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ PIECES = [
 
 
 def queries() -> Iterator[str]:
-    """Yield the fixed and the random ones."""
+    """Yield the fixed queries, then random ones."""
     chance = dice("cloaking")
     some = ["".join(chance.choices(PIECES, k=chance.randrange(2, 12))) for _ in range(scaled(60))]
     for query in [*QUERIES, *some]:

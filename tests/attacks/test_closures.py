@@ -1,4 +1,4 @@
-"""A cached function that is made in a view never gives one visitor what it has of another."""
+"""A cached function that is made in a view never gives one visitor the data of another."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.behaviour.origin import Environ, Origin, answer
 from wsgi_isr import cached
 from wsgi_isr.data.registry import Functions, closure_of
 
-NAME = "HTTP_AUTHORIZATION"  # who is asking; such a request goes straight to the app
+NAME = "HTTP_AUTHORIZATION"  # the visitor's name; such a request bypasses the cache
 
-# What is in a module is the same for everybody -------------------------------------------------------------
+# Values of a module are the same for all visitors ----------------------------------------------------------
 
 
 @dataclass
@@ -82,7 +82,7 @@ VIEWS: dict[str, View] = {}
 
 
 def view(make: View) -> View:
-    """A view: what it makes is called, and the result is the page."""
+    """Register a view. The function that it makes is called, and the result is the page."""
     VIEWS[make.__name__] = make
     return make
 
@@ -602,7 +602,7 @@ def a_partial_of_data_of_the_visitor(environ: Environ) -> Any:
 
 @pytest.fixture
 def visits(make_site: MakeSite, origin: Origin) -> Callable[[View], list[str]]:
-    """Visits of alice and bob to one view, in turns."""
+    """Visit one view as alice and bob, in turns."""
     site = make_site(revalidate=60)
 
     def run(make: View) -> list[str]:
@@ -631,7 +631,7 @@ def showing(thing: Any) -> Callable[[], str]:
 
 
 def harmless() -> Iterator[tuple[str, Any]]:
-    """What a function may close over, and be kept."""
+    """Yield functions that are cached, because they close over such values only."""
     number, text, rows = 1, "x", [{"a": (1, None)}]
     yield "numbers", lambda: f"{number}{text}{rows}"
     moment = dt.datetime(2024, 1, 1, tzinfo=dt.timezone.utc)
@@ -740,7 +740,7 @@ def test_data_of_a_visitor_is_kept_for_that_visitor_alone(visits: Callable[[View
 def test_a_result_of_another_visitor_s_function_of_the_same_key_is_not_kept(
     visits: Callable[[View], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two visitors are answered at once, and a task finds the function that the other view has made last."""
+    """Two visitors are answered at once. A task then finds the function that the other view made last."""
     others: list[tuple[Any, dict[str, str]]] = []
     use = Functions.use
 

@@ -146,7 +146,7 @@ def account(headers: list[tuple[str, str]]) -> Callable[..., Iterable[bytes]]:
 
 
 def paths() -> Iterator[str]:
-    """Yield the fixed and the random ones."""
+    """Yield the fixed paths, then random ones."""
     yield from PATHS
     chance = dice("deception")
     for _ in range(scaled(20)):

@@ -206,7 +206,7 @@ def test_no_export_leaves_its_folder(make_site: MakeSite, origin: Origin, above:
         try:
             export(site, folder, *one)
         except ValueError:
-            pass  # a path that is none is refused at once
+            pass  # an invalid path is refused at once
         attack.check(tree(above, out) == before, f"{one[0]}: {tree(above, out)}")
     written = [path for path in out.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(written) > 10, "nothing was exported, so nothing was attacked"

@@ -23,7 +23,7 @@ STORE_BYTES = 2 * 1024 * 1024
 #: Visited pages, and the number of random requests between two visits.
 VISITED = [f"/visited/{number}" for number in range(10)]
 EVERY = 20
-#: Threads that a site may begin: background renders, and the keeper of leases.
+#: Threads that a site may begin: background renders, and the lease keep-alive.
 THREADS = 8
 
 
@@ -116,13 +116,13 @@ def test_no_flood_is_felt_by_those_who_visit_pages(
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Memcached]:
-    """A node with little memory."""
+    """Yield a node with little memory."""
     node = Memcached(megabytes=NODE_MEGABYTES)
     yield node
     node.stop()
 
 
-#: Stores so small that a key for each path and prefix of some hundred URLs would fill them, and slots in proportion.
+#: Small stores, and slots in proportion. A key for each path and prefix of some hundred URLs would fill them.
 SMALL_BYTES, NODE_MEGABYTES, SMALLER = 3 * 1024 * 1024, 6, 64
 DEEP = {
     "pages that are not there": "/missing/",
@@ -143,7 +143,7 @@ def test_no_flood_takes_the_last_good_pages_away(
     flood: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Deep random URLs, then an anonymous POST, which changes the epochs, then a backend that is down."""
+    """The flood: deep random URLs, an anonymous POST, which changes the epochs, and a backend that is down."""
     for what, slots in SLOTS.items():
         monkeypatch.setitem(SLOTS, what, slots[: len(slots) // SMALLER])
     chance, is_down = dice(f"{flood} and a POST"), threading.Event()

@@ -1,4 +1,4 @@
-"""Entries that another program has written into the store, with a right checksum: they are missing, and no error."""
+"""Forged cache entries with a right checksum, by another program: they count as missing, without error."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ NAN, INFINITE = float("nan"), float("inf")
 
 
 def fields_of(packed: bytes) -> list[Any]:
-    """The fields of an entry, as lists that can be changed."""
+    """Return the fields of an entry, as lists that can be changed."""
     fields: list[Any] = msgpack.unpackb(packed[HEAD:])
     return fields
 
 
 def sealed(fields: Any, packed: bytes) -> bytes:
-    """The bytes of other fields, with the schema of ``packed`` and a right checksum."""
+    """Return the bytes of other fields, with the schema of ``packed`` and a right checksum."""
     forged: bytes = msgpack.packb(fields, unicode_errors="surrogatepass")
     return packed[:1] + zlib.crc32(forged).to_bytes(4, "big") + forged
 
 
 # One field after the other --------------------------------------------------------------------------------
 
-#: Where a field is, and what an attacker puts there.
+#: The place of a field, and the attacker's value for it.
 FORGED: dict[str, tuple[tuple[int, ...], list[Any]]] = {
     "key": ((0,), [None, 1, b"/a", [], ""]),
     "kind": ((1,), ["", "value", "refusal", None, 1, b"page", ["page"]]),
@@ -105,7 +105,7 @@ EACH = [
 
 
 def put(fields: Any, place: tuple[int, ...], value: Any) -> Any:
-    """The same fields, with ``value`` at one place."""
+    """Return the same fields, with ``value`` at one place."""
     fields = copy.deepcopy(fields)
     inner = fields
     for step in place[:-1]:
@@ -130,7 +130,7 @@ def test_a_page_with_an_impossible_field_is_missing_and_rendered_anew(
 
 
 def stored_by(site: Site, path: str) -> tuple[str, bytes]:
-    """The name and the bytes of the page that one visit has stored."""
+    """Return key and bytes of the page that one visit has stored."""
     site.visit(path)
     (rendered,) = site.happened(Rendered)
     value = site.store.get(rendered.key)
@@ -215,7 +215,7 @@ ANY = st.recursive(
 
 
 def places(value: Any, before: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:
-    """Every place inside of nested lists."""
+    """Yield every place inside of nested lists."""
     if isinstance(value, list):
         for number, item in enumerate(value):
             yield (*before, number)
@@ -224,7 +224,7 @@ def places(value: Any, before: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]
 
 @st.composite
 def forgeries(draw: st.DrawFn) -> bytes:
-    """An entry of which a few parts are others, are gone, or are there twice."""
+    """Return an entry with a few parts replaced, removed or doubled."""
     packed = PACKED[draw(st.sampled_from(sorted(PACKED)))]
     fields = fields_of(packed)
     for _ in range(draw(st.integers(1, 3))):
@@ -271,7 +271,7 @@ REQUESTS = [
 
 
 def serve(entry: Entry, content: Content, environ: Environ, now: float) -> None:
-    """Send a page as the middleware does, to a server that takes nothing that is wrong."""
+    """Send a page as the middleware does, to a server that rejects any fault."""
     prepared = PreparedResponse(entry, content, now, 0.0).variant(environ.get("HTTP_ACCEPT_ENCODING"))
     assert prepared[1] == chosen(content, environ.get("HTTP_ACCEPT_ENCODING", "")).body
     for label, hit in (("HIT", True), ("STALE", True), ("STALE-IF-ERROR", True), ("MISS", False), ("DEGRADED", True)):
@@ -292,8 +292,10 @@ def serve(entry: Entry, content: Content, environ: Environ, now: float) -> None:
 
 
 def is_usual(content: Content) -> bool:
-    """Whether wsgiref's validator has no opinion about it that HTTP does not have: to it, each answer but a 204 has a
-    type, names are made of letters, and there are no tabs."""
+    """Return whether wsgiref's validator accepts every correct answer of this form.
+
+    The validator is stricter than HTTP: each answer but a 204 needs a type, names consist of letters, tabs are wrong.
+    """
     names = [name.lower() for name, _ in content.headers]
     are_usual = all(re.fullmatch(r"(?!status$)[a-z]([a-z0-9_-]*[a-z0-9])?", name) for name in names)
     has_type = "content-type" in names and content.status[:3] != "204" and len(content.status) > 4
@@ -301,7 +303,7 @@ def is_usual(content: Content) -> bool:
 
 
 def check_sent(told: Conversation) -> None:
-    """RFC 9112: what a server can write, and where its reader finds the end."""
+    """Check that a server can write the answer, and that a reader finds its end (RFC 9112)."""
     assert re.fullmatch(r"[2-4][0-9][0-9]( [\t -~\x80-\xff]*)?", told.status)
     for name, value in told.headers:
         assert re.fullmatch(r"[!#-'*+.0-9A-Z^_`a-z|~-]+", name)
@@ -323,7 +325,7 @@ GOOD = ["http", "example.org", ""]
 
 
 def list_of(*sites: Any) -> bytes:
-    """A list of sites, as another program would write it."""
+    """Return a list of sites, as another program would write it."""
     return CODEC.seal(msgpack.packb(sites), "sites")
 
 
@@ -479,7 +481,7 @@ CONSTRUCTED: list[str] = []
 
 @dataclasses.dataclass
 class Dangerous:
-    """Its constructor does what its arguments say."""
+    """A dataclass whose constructor acts on its arguments."""
 
     command: str = ""
 
@@ -488,7 +490,7 @@ class Dangerous:
 
 
 def dataclass_bytes(kind: type, **fields: Any) -> bytes:
-    """The bytes of a dataclass as another program writes them."""
+    """Return the bytes of a dataclass as another program writes them."""
     pairs = msgpack.ExtType(2, msgpack.packb([list(pair) for pair in fields.items()]))
     name = f"{kind.__module__}:{kind.__qualname__}"
     packed: bytes = msgpack.packb(msgpack.ExtType(5, msgpack.packb([name, pairs])))
@@ -506,7 +508,7 @@ def shape_of_a_page() -> Sample:
 
 
 def write_data(site: Site, function: Any, data: bytes) -> None:
-    """Put ``data`` where a process looks for the result of ``function``, with a right checksum."""
+    """Store ``data`` under the key of the result of ``function``, with a right checksum."""
     task = function._task(site.isr._engine, (), {})
     entry = Entry(task.text, Value(data), site.clock(), site.clock(), None, None, TagSnapshot())
     site.store.set(task.page, CODEC.pack(entry))
@@ -535,7 +537,7 @@ def test_a_forged_dataclass_that_is_expected_is_made_without_its_constructor(
     secret.write_text("secret")
     write_data(site, shape_of_a_page, dataclass_bytes(Sample, file=str(secret)))
     found = shape_of_a_page()
-    assert found.file == str(secret)  # and not what the file holds
+    assert found.file == str(secret)  # and not the content of the file
 
 
 def test_a_forged_dataclass_of_the_function_s_own_module_is_made_without_its_constructor(

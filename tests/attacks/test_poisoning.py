@@ -1,4 +1,4 @@
-"""Cache poisoning: no page of a stranger holds anything that an attacker has sent."""
+"""Cache poisoning: no page of a stranger holds any data that an attacker has sent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VALUES = [
     f'"{MARK}", {MARK};q=1, *;q=0',
     f"http://{MARK}.example/<script>",
 ]
-#: Values that mean something to apps and caches that obey the header.
+#: Values that apps and caches may obey.
 MEANT = {
     "X-Forwarded-Proto": ["https"],
     "X-Forwarded-Scheme": ["nothttps"],
@@ -100,7 +100,7 @@ def poison(visit: Visit, untouched: Visit, later: Callable[[], None], attack: At
                 visit(path, method=method, extra={name: value})
         for path, name, value in every:
             seen = first = visit(path)
-            if first.label == "BYPASS":  # the attacker was not for the cache, and has left nothing at all
+            if first.label == "BYPASS":  # the attacker's request bypassed the cache, and left nothing
                 seen = settled(visit, path)
             stored += seen.label in ("HIT", "STALE")
             held = lasting(seen) == expected[path] and MARK not in everything(first) + everything(seen)

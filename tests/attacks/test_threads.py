@@ -1,6 +1,6 @@
 """Outside of the requests that an ISR knows, a cached function gives no visitor the data of another visitor.
 
-Threads that the app starts, and middlewares around the ISR, have no context that tells which visitor is answered.
+Threads that the app starts, and middlewares around the ISR, have no context with the visitor of the request.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def in_pool(call: Callable[[], str]) -> str:
 
 
 class Around:
-    """A middleware around the ISR, with a header of what ``make`` makes."""
+    """A middleware around the ISR. It sends the value of ``make`` as a header."""
 
     def __init__(self, app: Any, make: View) -> None:
         self._app = app
@@ -179,7 +179,7 @@ def test_a_function_of_a_module_is_kept_in_threads(make_site: MakeSite, origin: 
 
 
 class Signing(HTTPAdapter):
-    """Sends the name of the visitor that it was made for."""
+    """An adapter that sends the name of its visitor with each request."""
 
     def __init__(self, user: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A scripted origin, a clock that moves when told to, and sites made of both."""
+"""Fixtures: a scripted origin, a scripted clock, and sites made of both."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeSite = Callable[..., Site]
 
 @pytest.fixture(autouse=True)
 def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of whoever runs the tests decides nothing."""
+    """Keep the caller's ``WSGI_ISR_*`` variables out of the tests."""
     import os
 
     for name in list(os.environ):
@@ -29,7 +29,7 @@ def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Helpers speak to every :class:`ISR` that is alive; in a test only to those of that test."""
+    """Hide the apps of earlier tests from the functions that reach every :class:`ISR` of the process."""
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
     monkeypatch.setattr(process, "instances", alive)
     monkeypatch.setattr(middleware, "instances", alive)
@@ -38,7 +38,7 @@ def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def no_courier() -> Iterator[None]:
-    """A journal is delivered when the test says so."""
+    """Start no courier: a test delivers the journal itself."""
     with courier.off():
         yield
 
@@ -77,7 +77,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Jobs:
 
 @pytest.fixture
 def make_site(origin: Origin, clock: Clock, jobs: Jobs) -> Iterator[MakeSite]:
-    """``make_site(rules, **options)``: the origin behind the middleware. Several share a store if told to."""
+    """Yield ``make_site(rules, **options)``: the origin behind the middleware. Sites may share a store."""
     sites: list[Site] = []
 
     def make(rules: Any = None, *, app: Any = None, **options: Any) -> Site:

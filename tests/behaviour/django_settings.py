@@ -1,4 +1,4 @@
-"""Django's settings are one for each process, whichever test comes first."""
+"""Settings of Django for all tests of a process: Django can be configured only once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.conf import settings
 
 
 def configure() -> None:
-    """Those of the Django site of the tests (its URLs are in ``test_flask_bottle_django``)."""
+    """Configure Django for the site of the tests (its URLs are in ``test_flask_bottle_django``)."""
     if settings.configured:
         return
     settings.configure(

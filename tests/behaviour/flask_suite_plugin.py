@@ -1,9 +1,9 @@
 """A pytest plugin that wraps every Flask app of a test run: ``-p flask_suite_plugin``.
 
-Loaded by ``test_flask_suite.py`` in a process of its own. ``WRAP_WITH=isr`` wraps every app by a middleware
-that passes every page on, ``WRAP_WITH=nothing`` by one that does nothing: what fails with that one fails with any (an
-app that is wrapped is part of a reference cycle, for example). ``WRAP_REPORT`` names a file that says at
-the end how many apps and requests there were.
+``test_flask_suite.py`` loads this plugin in a process of its own. ``WRAP_WITH=isr`` wraps every app by a middleware
+that bypasses the cache for every page. ``WRAP_WITH=nothing`` wraps it by a middleware that does nothing. A test that
+fails with the latter fails with any middleware (a wrapped app is part of a reference cycle, for example).
+``WRAP_REPORT`` names a file that gets the numbers of apps and requests at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A scripted app: what it answers, when it blocks and how it fails is set per path; it counts its renders."""
+"""A scripted app: its answers, gates and failures are set per path. It counts its renders."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 Environ = dict[str, Any]
 Handler = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
-#: Seconds after which whatever waits in a test gives up: reached only where a test fails.
+#: Seconds after which a wait of a test gives up: reached only where a test fails.
 DEADLINE = 20.0
 
 HTML = ("Content-Type", "text/html; charset=utf-8")
 
 
 class Boom(Exception):
-    """What a broken page of the origin raises."""
+    """The error of a broken page of the origin."""
 
 
 class Gate:
@@ -67,7 +67,7 @@ def answer(
     status: str = "200 OK",
     content_type: bool = True,
 ) -> Handler:
-    """A handler that gives the same answer every time (or what ``body(environ)`` makes of the request)."""
+    """Return a handler with the same answer each time, or with the body that ``body(environ)`` returns."""
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         made = body(environ) if callable(body) else body
@@ -78,7 +78,7 @@ def answer(
 
 
 def failing(error: BaseException) -> Handler:
-    """A handler that raises before it starts a response."""
+    """Return a handler that raises before it starts a response."""
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         raise error
@@ -98,21 +98,21 @@ class Origin:
         self._lock = threading.Lock()
 
     def on(self, path: str, handler: Handler) -> None:
-        """From now on, ``path`` is answered by ``handler``."""
+        """Answer ``path`` by ``handler`` from now on."""
         self.scripts[path] = handler
 
     def mend(self, path: str) -> None:
-        """From now on, ``path`` has its plain answer again."""
+        """Give ``path`` its plain answer again."""
         self.scripts.pop(path, None)
 
     def hold(self, path: str) -> Gate:
-        """Renders of ``path`` stop before a gate until it is opened."""
+        """Return a gate that stops renders of ``path`` until it is opened."""
         gate = self._gates[path] = Gate()
         self._every_gate.append(gate)
         return gate
 
     def let_go(self, path: str) -> None:
-        """Later renders of ``path`` find no gate; those before it still wait."""
+        """Remove the gate of ``path`` for later renders. Renders before it still wait."""
         self._gates.pop(path, None)
 
     def open_all(self) -> None:
@@ -120,7 +120,7 @@ class Origin:
             gate.open()
 
     def last(self, path: str = "/") -> Environ:
-        """The environ (a copy of what it was) of the latest call."""
+        """Return a copy of the environ at the beginning of the latest call."""
         return self.seen[path][-1]
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -139,7 +139,7 @@ class Origin:
 
 
 def body_of(environ: Environ) -> bytes:
-    """What the app can read of the request's body."""
+    """Return the part of the request's body that the app can read."""
     length = int(environ.get("CONTENT_LENGTH") or 0)
     source: io.BytesIO = environ["wsgi.input"]
     return source.read(length)

@@ -1,4 +1,4 @@
-"""What is stored and what is not, for which reason, and how long that is remembered."""
+"""Admission: which answers are stored, why others are not, and how long a refusal lasts (hit-for-miss)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsgi_isr import Rule
 from wsgi_isr.events import Refused
 from wsgi_isr.stores.memory import MemoryStore
 
-#: Headers of an answer that may not be stored, and what Cache-Status has to name.
+#: Headers of an answer that may not be stored, and the reason in Cache-Status.
 REFUSED = {
     "Set-Cookie": ([("Set-Cookie", "a=b")], "cookie"),
     "private": ([("Cache-Control", "private")], "private"),
@@ -27,7 +27,7 @@ REFUSED = {
     "no-store": ([("Cache-Control", "no-store")], "no-store"),
     "no-store in another case": ([("cache-control", "No-Store")], "no-store"),
     "no-store in a second header": ([("Cache-Control", "public"), ("Cache-Control", "no-store")], "no-store"),
-    # Not to be used without asking the app again (RFC 9111, 5.2.2.4); asking again is what a bypass does.
+    # The answer may not be used without asking the app again (RFC 9111, 5.2.2.4). A bypass asks again.
     "no-cache": ([("Cache-Control", "no-cache")], "no-cache"),
     "a nonce": ([("Content-Security-Policy", "default-src 'self'; script-src 'Nonce-r4nd0m'")], "csp-nonce"),
     "a nonce in a second policy": (
@@ -69,7 +69,7 @@ def test_a_redirect_that_leads_back_at_another_scheme_is_not_stored_or_it_would_
     make_site: MakeSite, origin: Origin, path: str, target: str
 ) -> None:
     def rewritten(environ: Environ, start_response: Any) -> Any:
-        environ["PATH_INFO"] = "/inside"  # what middlewares do, and the app below goes by the URL of before
+        environ["PATH_INFO"] = "/inside"  # as middlewares do; the app inside uses the URL from before
         return answer(b"", ("Location", f"https://localhost{target}"), status="301 Moved Permanently")(
             environ, start_response
         )
@@ -169,7 +169,7 @@ def test_several_visitors_of_an_uncacheable_page_are_in_the_app_at_once(make_sit
 def test_visitors_who_share_the_first_render_of_an_uncacheable_page_do_not_queue_up(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    """The first one finds out; the others are then in the app all at once, not one behind the other."""
+    """The first visitor gets the refusal. The others are then in the app all at once, not one by one."""
     found_out = threading.Event()
     together = threading.Barrier(4)
 
@@ -346,7 +346,7 @@ def test_a_404_of_a_page_that_is_fresh_for_ever_lives_ten_seconds(
 
 
 def test_a_404_is_not_served_long_after_its_ten_seconds(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
-    """What lives ten seconds is not a visitor's answer an hour later, when the page may long exist."""
+    """The page may exist by then: an entry that lives ten seconds is not served an hour later."""
     origin.on("/a", answer(b"nothing here", status="404 Not Found"))
     site = make_site(revalidate=60)
     site.visit("/a")
@@ -489,7 +489,7 @@ def test_a_page_is_served_from_the_store_where_local_copies_have_no_room(make_si
     assert origin.calls["/a"] == 1
 
 
-# What apps may say that is odd
+# Odd answers of apps
 
 
 @pytest.mark.parametrize(

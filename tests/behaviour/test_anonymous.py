@@ -1,4 +1,4 @@
-"""Visitors with cookies who are nobody in particular: consent banners, and sessions that only hold a form's token."""
+"""Anonymous visitors with cookies: consent banners, and sessions that only hold a form's token."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class User(flask_login.UserMixin):
 
 
 def make_flask(make_site: MakeSite, **options: Any) -> Site:
-    """A site with a user's name, or a form with a token, on its pages."""
+    """Return a site with a user's name, or a form with a token, on its pages."""
     app = flask.Flask(__name__)
     app.secret_key = "not a secret"
     flask_wtf.CSRFProtect(app)
@@ -162,7 +162,7 @@ def make_django(make_site: MakeSite, **options: Any) -> Site:
 
 @pytest.fixture(params=["flask", "django"])
 def make(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """``make(make_site)`` makes a site of one framework."""
+    """Return ``make(make_site)``, which makes a site of one framework."""
     if request.param == "flask":
         yield make_flask
         return

@@ -1,4 +1,4 @@
-"""What cannot work is an error at start, which names the option and the remedy."""
+"""Options that cannot work are an error at start. The error names the option and the remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ APP = answer(b"x")
 
 
 def refusal(rules: Any = None, **options: Any) -> str:
-    """The one line that says what is wrong."""
+    """Return the one line of the error."""
     options.setdefault("store", "memory://")
     with pytest.raises(ConfigError) as caught:
         ISR(APP, rules, **options)
@@ -266,7 +266,7 @@ def test_a_broken_store_url_in_the_environment_is_refused_at_start(monkeypatch: 
 
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory to import from."""
+    """Return a directory to import from."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("WSGI_ISR_STORE", "memory://")
     before = set(sys.modules)

@@ -1,4 +1,4 @@
-"""Browsers are told to ask for a stored page each time, or the app's own words to them."""
+"""Cache-Control for browsers: revalidate a stored page each time, or the app's own directives."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cache_control(*values: str) -> list[tuple[str, str]]:
 
 
 def told(seen: Seen) -> list[tuple[str, str]]:
-    """Return the fields of an answer that speak to browsers and other caches."""
+    """Return the fields of an answer that are for browsers and other caches."""
     return [(name, value) for name, value in seen.headers if name in ("Cache-Control", "Expires", "Pragma")]
 
 
@@ -108,7 +108,7 @@ def test_a_page_without_a_rule_whose_app_speaks_to_shared_caches_alone_is_asked_
 
 @pytest.mark.parametrize("status", ["404 Not Found", "410 Gone", "301 Moved Permanently", "308 Permanent Redirect"])
 def test_a_404_and_a_redirect_are_asked_for_each_time(make_site: MakeSite, origin: Origin, status: str) -> None:
-    """Without a word, each of these may be kept for as long as a browser likes (RFC 9110, 15.1)."""
+    """Without directives, a browser may keep each of these for as long as it likes (RFC 9110, 15.1)."""
     origin.on("/a", answer(b"x", ("Location", "/b"), status=status))
     site = make_site(revalidate=60)
     assert [site.visit("/a").directives for _ in range(2)] == [ASKED_EACH_TIME] * 2

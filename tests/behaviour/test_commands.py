@@ -1,4 +1,4 @@
-"""The commands that need the app: ``prerender``, ``refresh`` and ``invalidate --refresh``, and what they say."""
+"""The commands that need the app: ``prerender``, ``refresh`` and ``invalidate --refresh``, and their output."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Said(NamedTuple):
 
 @pytest.fixture(autouse=True)
 def app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A folder with the app in it, as the current one."""
+    """Make a folder with the app the current one."""
     (tmp_path / "theapp.py").write_text(APP)
     (tmp_path / "broken.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
@@ -53,7 +53,7 @@ def app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def run(*arguments: str) -> Said:
-    """One command, in a process that knows nothing of the one before it."""
+    """Run one command as in a new process."""
     sys.modules.pop("theapp", None)
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     return Said(result.exit_code, result.stdout, result.stderr)
@@ -160,7 +160,7 @@ def test_invalidate_may_render_the_pages_that_it_names(monkeypatch: pytest.Monke
     said = run("invalidate", "--path", "/bad", "--tag", "x", "--refresh", "--json")
     told = json.loads(said.out)
     assert (said.code, told["ok"], told["tags"], told["pages"][0]["path"]) == (1, False, ["tag:x", "path:/bad"], "/bad")
-    # A variable that says which app there is does not have it loaded where nothing is rendered.
+    # A command that renders nothing does not load the app that the variable names.
     sys.modules.pop("theapp")
     assert run("invalidate", "--path", "/").code == 0
     assert "theapp" not in sys.modules

@@ -23,14 +23,14 @@ from wsgi_isr import Rule, cached
 def debugged(
     make_site: MakeSite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> Callable[..., Site]:
-    """Makes a site that is debugged."""
+    """Return a function that makes a site with ``debug``."""
     monkeypatch.setenv("WSGI_ISR_DEBUG", "1")
     caplog.set_level(logging.DEBUG, "wsgi_isr")
     return make_site
 
 
 class Line(dict[str, str]):
-    """``kind name=value name="a value"``, taken apart."""
+    """A parsed line: ``kind name=value name="a value"``."""
 
     def __init__(self, text: str) -> None:
         self.kind, *fields = shlex.split(text)
@@ -38,7 +38,7 @@ class Line(dict[str, str]):
 
 
 def lines(caplog: pytest.LogCaptureFixture, kind: str | None = None) -> list[Line]:
-    """The lines about decisions so far, of one kind."""
+    """Return the lines about decisions of one kind so far."""
     texts = [record.getMessage() for record in caplog.records if record.name == "wsgi_isr.debug"]
     found = [Line(text) for text in texts]
     return [line for line in found if kind in (None, line.kind)]

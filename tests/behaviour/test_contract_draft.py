@@ -1,4 +1,4 @@
-"""Draft mode: who is in it sees what is not cached, and nobody else sees anything of it."""
+"""Draft mode: an editor in it sees pages that are not cached. Other visitors see nothing of them."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ Send = Callable[[Any, Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 def as_app(response: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A werkzeug response is a WSGI app."""
+    """Return an app of a werkzeug response, which is a WSGI app."""
     sent: Iterable[bytes] = response(environ, start_response)
     return sent
 
 
 def with_cookies(response: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A response as Django's handler sends it."""
+    """Return a response as Django's handler sends it."""
     headers = [*response.items(), *(("Set-Cookie", morsel.OutputString()) for morsel in response.cookies.values())]
     start_response("200 OK", headers)
     return [response.content]
 
 
 def of_bottle(response: Any, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """A response as Bottle sends it."""
+    """Return a response as Bottle sends it."""
     start_response(response.status_line, response.headerlist)
     return [b"ok"]
 
@@ -69,7 +69,7 @@ every_response = pytest.mark.parametrize(("make", "send"), RESPONSES.values(), i
 
 
 class Editor:
-    """A visitor who keeps what the site sets, like a browser."""
+    """A visitor who keeps cookies, like a browser."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -87,7 +87,7 @@ class Editor:
 
 
 def with_draft(origin: Origin, make: Make = RESPONSES["WSGI headers"][0], send: Send = with_headers) -> None:
-    """Pages that let their visitor into draft mode and out of it."""
+    """Add pages that let their visitor into draft mode and out of it."""
 
     def page(change: Callable[[Any], None]) -> Any:
         def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -102,7 +102,7 @@ def with_draft(origin: Origin, make: Make = RESPONSES["WSGI headers"][0], send: 
 
 
 def editor_of(site: Site, origin: Origin) -> Editor:
-    """Somebody who is in draft mode."""
+    """Return a visitor in draft mode."""
     with_draft(origin)
     editor = Editor(site)
     editor.ask("/in")
@@ -242,7 +242,7 @@ def test_another_cookie_that_is_no_utf8_makes_no_page_uncached(make_site: MakeSi
     assert (seen.label, seen.body, site.happened(InternalError)) == ("HIT", b"/a v1", [])
 
 
-# What is seen and what is stored -----------------------------------------------------------------------------
+# Drafts are seen and not stored ------------------------------------------------------------------------------
 
 
 def test_the_app_sees_the_editor_s_own_request_and_knows_of_draft_mode(make_site: MakeSite, origin: Origin) -> None:
@@ -285,7 +285,7 @@ def test_an_editor_neither_renews_nor_spoils_the_stored_page(make_site: MakeSite
     editor = editor_of(site, origin)
     clock.advance(60)
     editor.ask("/a")
-    assert site.visit_and_settle("/a").label == "STALE"  # it was not the editor who renewed it
+    assert site.visit_and_settle("/a").label == "STALE"  # the editor's request did not renew the page
     assert site.visit("/a").body == b"published"
 
 
@@ -340,7 +340,7 @@ def test_data_inside_is_bypassed_as_well(make_site: MakeSite, origin: Origin, cl
     assert site.visit("/a").body == b"published 1"
     editor = editor_of(site, origin)
     assert [editor.ask("/a").body for _ in range(2)] == [b"draft 2", b"draft 3"]
-    # Nothing of it was kept.
+    # Nothing of the draft was stored.
     site.isr.invalidate(paths=["/a"])
     assert site.visit("/a").body == b"published 1"
 

@@ -1,4 +1,4 @@
-"""What an app says about its page, by calls and by headers, and what a page takes over from its data."""
+"""An app describes its page by calls and by headers. A page takes over lifetime and tags of its data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsgi_isr import ConfigError, Rule, cache_life, cache_tag, cached, no_store
 
 
 def saying(*said: Callable[[], Any]) -> Handler:
-    """A page that says something about itself while it is rendered."""
+    """Return a page that calls each of ``said`` while it is rendered."""
 
     def body(environ: Environ) -> bytes:
         for say in said:
@@ -123,7 +123,7 @@ def test_the_lowest_lifetime_that_is_said_wins_the_rule_included(
     assert site.visit_and_settle("/a").label != "HIT"
 
 
-#: revalidate and expire of the profiles that everybody knows, in seconds.
+#: revalidate and expire of the built-in profiles, in seconds.
 PROFILES = {
     "seconds": (1, 60),
     "minutes": (60, 3600),
@@ -313,7 +313,7 @@ def test_of_header_call_data_and_rule_the_lowest_wins(make_site: MakeSite, origi
 
 
 class Depth:
-    """Three cached functions, one inside the other; where each is called from is up to the test."""
+    """Three cached functions, one inside the other. A test chooses the place of each call."""
 
     def __init__(self, call: Callable[[Callable[[], str]], str] = lambda function: function()) -> None:
         self.calls: Counter[str] = Counter()
@@ -378,7 +378,7 @@ every_way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 def stream(show: Callable[[], str]) -> Handler:
-    """A page whose body is made while the server reads it."""
+    """Return a page whose body is made while the server reads it."""
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         start_response("200 OK", [HTML])
@@ -420,7 +420,7 @@ def test_the_lowest_lifetime_three_deep_is_that_of_the_page(
     site.visit("/a")
     assert site.lifetime("/a").revalidate == 30
     clock.advance(20)
-    # What is left of it, for a page that uses what is there already.
+    # A page that uses data which is there already gets the rest of the data's lifetime.
     origin.on("/b", stream(lambda: way(data.high)))
     site.visit("/b")
     assert site.lifetime("/b").revalidate == 10
@@ -449,7 +449,7 @@ def test_a_failure_in_the_middle_keeps_the_last_good_page_and_nothing_half_made(
     make_site: MakeSite, origin: Origin, clock: Clock, way: Callable[[Callable[[], str]], str], broken: str
 ) -> None:
     if way is in_a_thread:
-        way = in_a_pool  # whose future raises what the function raised
+        way = in_a_pool  # its future raises the error of the function
     site, data = make_site(revalidate=1000), Depth(way)
     origin.on("/a", stream(lambda: way(data.high)))
     site.visit("/a")
@@ -650,7 +650,7 @@ def test_data_that_was_invalidated_softly_is_handed_out_once_more(make_site: Mak
 def test_data_that_cannot_be_renewed_after_a_hard_invalidation_is_what_it_was(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    """The same promise as for pages: nobody gets it, unless rendering fails; and never after a purge."""
+    """As for pages: expired data is served only where rendering fails, and never after a purge."""
     site, broken = make_site({"/a": 0}), []
 
     @cached(tags=["t"])

@@ -1,4 +1,4 @@
-"""Invalidation: what is named by each selector, what each mode does, and what the caller is told."""
+"""Invalidation: the pages of each selector, the effect of each mode, and errors for the caller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PAGES = ["/", "/blog", "/blog/a", "/blog/b", "/blog/a/comments", "/blogs", "/doc
 
 @pytest.fixture
 def blog(make_site: MakeSite) -> Site:
-    """A site whose pages are all cached."""
+    """Return a site whose pages are all cached."""
     site: Site = make_site(BLOG)
     for path in PAGES:
         site.visit(path)
@@ -42,7 +42,7 @@ def blog(make_site: MakeSite) -> Site:
 
 
 def gone(site: Site, pages: Sequence[str] = PAGES) -> list[str]:
-    """The pages that are not served as fresh any more; they are afterwards."""
+    """Visit all pages, and return those that were not served as fresh."""
     return [path for path in pages if site.visit_and_settle(path).label != "HIT"]
 
 
@@ -357,7 +357,7 @@ def test_invalidate_on_write_can_be_turned_off(make_site: MakeSite) -> None:
     assert site.visit("/a").label == "HIT"
 
 
-# What the caller is told ----------------------------------------------------------------------------------
+# Errors that the caller gets ------------------------------------------------------------------------------
 
 
 def test_a_receipt_says_what_was_acknowledged(blog: Site) -> None:
@@ -380,7 +380,7 @@ def test_the_error_says_what_was_delivered_and_what_was_not(make_site: MakeSite,
     assert error.undelivered
     assert all("b:1" in str(cause) for cause in error.undelivered.values())
     store.unplugged = set()
-    # What was delivered holds.
+    # The delivered part of the invalidation holds.
     for name in error.delivered:
         assert site.visit(f"/{name.removeprefix('tag:')}").label == "EXPIRED", name
 

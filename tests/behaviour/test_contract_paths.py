@@ -1,4 +1,4 @@
-"""Pages that are listed beforehand, pages that are not, and the shell that takes the place of a first render."""
+"""Listed pages, pages that are not listed, and the shell in place of a first render."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_list_that_cannot_be_made_makes_no_page_an_error(
 
 @pytest.fixture(params=["a file", "bytes", "a callable"])
 def shell(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """The three ways to give a shell."""
+    """Return a shell in one of the three accepted forms."""
     if request.param == "a file":
         (tmp_path / "shell.html").write_bytes(SHELL)
         return str(tmp_path / "shell.html")

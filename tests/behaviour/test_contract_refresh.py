@@ -1,4 +1,4 @@
-"""Rendering a page on demand: what a caller is told, what visitors get meanwhile, and what a failure leaves."""
+"""Refresh on demand: the result for the caller, the answers to visitors meanwhile, and failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class Call:
-    """Something under way in a thread of its own."""
+    """A call in progress in a thread of its own."""
 
     def __init__(self, run: Callable[[], Any]) -> None:
         self._found: Any = None
@@ -42,7 +42,7 @@ class Call:
         return self._found
 
 
-#: Where the pages of a refresh live: visitors of these tests come to this host.
+#: The site of the refreshed pages: visitors of these tests come to this host.
 HERE = {"canonical_url": "http://example.org"}
 
 

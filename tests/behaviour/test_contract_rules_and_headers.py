@@ -1,4 +1,4 @@
-"""Rules taken together, callables of users that fail, and what every kind of answer says to a CDN."""
+"""Rules taken together, callables of users that fail, and the headers of every kind of answer for a CDN."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_everything_that_a_rule_declares_makes_a_page_of_its_own_and_nothing_els
         }
         path = "/a" + query
         assert site.visit(path, **request).label == "MISS"
-        # The same with what no rule declares: another query, header and cookie.
+        # The page is the same with another query, header and cookie that no rule declares.
         request["headers"] = {**request["headers"], "X-Other": "1", "Accept-Language": "de"}
         request["cookie"] = "; ".join(filter(None, [request["cookie"], "other=1"]))
         again = site.visit(path + ("&" if query else "?") + "x=1", **request)
@@ -168,7 +168,7 @@ def test_a_callable_of_a_rule_that_fails_costs_nobody_the_page(
         assert seen.text.startswith("/a v")
 
 
-# What every kind of answer says --------------------------------------------------------------------------------
+# Headers of every kind of answer -------------------------------------------------------------------------------
 
 
 class Unplugged(MemoryStore):
@@ -211,7 +211,7 @@ class Unplugged(MemoryStore):
 
 
 def seconds_for_a_cdn(seen: Seen) -> int:
-    """How much longer a cache in front may serve it without asking."""
+    """Return for how many more seconds a cache in front may serve the answer without asking."""
     return int(seen.directives.get("s-maxage", seen.directives["max-age"])) - seen.age
 
 
@@ -273,13 +273,13 @@ def test_no_304_says_that_a_page_is_current_that_is_not(
 def test_a_cdn_in_front_never_shows_a_page_older_than_the_cache_behind_it_would(
     make_site: MakeSite, clock: Clock
 ) -> None:
-    """Whenever a CDN asks, what it gets and may keep is current for no longer than the page itself."""
+    """At any time of a request by a CDN, the answer stays fresh there for no longer than the page itself."""
     site = make_site(revalidate=60, expire=600)
     site.visit("/a")
     rendered = clock.now
     for step in (0, 0.5, 10, 29, 19.9, 0.6, 1, 100):
         clock.advance(step)
-        seen = site.visit("/a")  # its renewal is not waited for: it may well come later
+        seen = site.visit("/a")  # the visitor does not wait for the renewal, which may come later
         if seen.label == "HIT" and seen.body == b"/a v1":
             assert clock.now + seconds_for_a_cdn(seen) <= rendered + 60 + 1
         elif seen.label == "STALE":

@@ -1,4 +1,4 @@
-"""Control keys: which requests mint them, how many there can be, and which of them a store keeps."""
+"""Control keys: the requests that create them, their number, and those that a store keeps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MINTS_NOTHING: dict[str, Handler] = {
 
 
 def control_keys(site: Site) -> set[str]:
-    """The tags in the site's memory store."""
+    """Return the tags in the site's memory store."""
     store = site.store
     assert isinstance(store, MemoryStore)
     return {key for key in store._control.items if route(key).node is None}
@@ -57,7 +57,7 @@ def test_pages_of_any_number_of_urls_have_a_bounded_number_of_tags(make_site: Ma
     site = make_site(revalidate=60)
     for number in range(300):
         site.visit("".join(f"/{number}-{depth}" for depth in range(31)))
-    # Everything, the rule, and the slots of 300 x 32 names: most are prefixes, of which several meet.
+    # The tag of all pages, the rule's, and the slots of 300 x 32 names: most are prefixes, several in one slot.
     assert 7000 < len(control_keys(site)) <= 300 * 32 + 2
     assert len(control_keys(site)) <= 65536 + 2
 
@@ -98,7 +98,7 @@ def test_a_404_is_rendered_once_more_after_an_invalidation_of_something_else(
 def test_a_404_that_is_asked_for_again_stays_a_hit_beside_invalidations_of_other_pages(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    """A favicon that is not there, say: its own tags come into being, of which there is a fixed number."""
+    """For example a missing favicon: its own tags are created. Their number is fixed."""
     site = make_site(revalidate=60, coherence=0)
     origin.on("/favicon.ico", NOT_FOUND)
     labels = []
@@ -109,7 +109,7 @@ def test_a_404_that_is_asked_for_again_stays_a_hit_beside_invalidations_of_other
 
 
 def test_a_404_with_tags_of_its_url_is_rendered_after_each_invalidation(make_site: MakeSite, origin: Origin) -> None:
-    """There could be any number of such tags."""
+    """The number of such tags would have no bound."""
     site = make_site({"/<slug>": Rule(revalidate=60, tags=["page:{slug}"])}, coherence=0)
     origin.on("/a", NOT_FOUND)
     labels = []

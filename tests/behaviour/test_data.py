@@ -1,4 +1,4 @@
-"""The data cache: results that are kept like pages, and pages that know which data they were made of."""
+"""The data cache: results are cached like pages, and pages know the data that they were made of."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class Source:
-    """What the cached functions read: a value each, calls that are counted, and gates."""
+    """The source that cached functions read: a value each, counted calls, and gates."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -51,7 +51,7 @@ class Source:
         return found
 
     def hold(self, name: str) -> Gate:
-        """Whoever has read ``name`` stops behind it, until the gate is opened."""
+        """Return a gate that stops each reader of ``name`` after the read, until the gate is opened."""
         gate = self.gates[name] = Gate()
         return gate
 
@@ -70,14 +70,14 @@ def source() -> Iterator[Source]:
 
 
 def page(show: Callable[[], Any]) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
-    """A handler whose page shows what ``show`` returns."""
+    """Return a handler whose page shows the result of ``show``."""
     return answer(lambda environ: str(show()).encode())
 
 
 def reader(source: Source, name: str = "n", **options: Any) -> Cached[[], Any]:
-    """A cached function without arguments that reads ``name``."""
+    """Return a cached function without arguments that reads ``name``."""
 
-    number = id(source)  # a function that closes over an object is not kept outside of requests
+    number = id(source)  # the result of a function that closes over an object is not cached outside of requests
 
     def read() -> Any:
         return SOURCES[number].read(name)
@@ -86,7 +86,7 @@ def reader(source: Source, name: str = "n", **options: Any) -> Cached[[], Any]:
     return cached(**options)(read)
 
 
-# Results are kept ---------------------------------------------------------------------------------------
+# Results are cached -------------------------------------------------------------------------------------
 
 
 def test_a_result_is_kept_and_comes_back_as_what_it_was(make_site: MakeSite, source: Source) -> None:
@@ -188,7 +188,7 @@ class Shop:
 
     @cached(tags=lambda given: [f"shop:{given['self'].name}"])
     def price(self, item: str) -> str:
-        """What it costs."""
+        """Return the price, and count the call."""
         self.calls[self.name] += 1
         return f"{item} at {self.name}"
 
@@ -301,7 +301,7 @@ def test_a_page_that_is_not_stored_gets_stale_data_at_once(
     assert site.visit("/a").body == b"n2"
 
 
-# What a page takes over ---------------------------------------------------------------------------------
+# Lifetime and tags that a page takes over ---------------------------------------------------------------
 
 
 def test_a_page_lives_as_long_as_the_shortest_of_rule_cache_life_and_data(
@@ -320,7 +320,7 @@ def test_a_page_lives_as_long_as_the_shortest_of_rule_cache_life_and_data(
     assert site.visit("/a").label == "HIT"
     clock.advance(0.1)
     assert site.visit_and_settle("/a").label == "STALE"
-    assert site.visit("/a").body == b"short2 long1"  # each keeps its own
+    assert site.visit("/a").body == b"short2 long1"  # each process keeps its own value
     clock.advance(40)  # long is 70 s old, short 40
     assert site.visit_and_settle("/a").label == "STALE"
     assert site.visit("/a").body == b"short3 long2"
@@ -343,7 +343,7 @@ def test_a_page_gets_what_is_left_of_the_lifetime_of_its_data(
 
 
 def nest(source: Source, **innermost: Any) -> tuple[Cached[[], str], Cached[[], str], Cached[[], str]]:
-    """Three cached functions, each made of the next."""
+    """Return three cached functions, each of which calls the next."""
     c = reader(source, "c", **innermost)
 
     def second() -> str:
@@ -429,7 +429,7 @@ def test_data_whose_time_is_over_once_it_is_used_is_no_reason_never_to_keep_the_
     site, read = make_site(revalidate=100, store=SlowStore(clock=clock)), reader(source, revalidate=1)
     if slow == "get":
         read()
-        # Between the look at its age and its use, the last of its time goes by.
+        # The data expires between the read of its age and its use.
         decoded = Cached._decoded
         late = pytest.MonkeyPatch()
         late.setattr(Cached, "_decoded", lambda self, content: (clock.advance(1), decoded(self, content))[1])
@@ -558,14 +558,14 @@ def test_a_function_that_fails_in_a_regeneration_keeps_the_last_good_page(
 
 @dataclass
 class Post:
-    """As one version of an app has it."""
+    """A dataclass in one version of an app."""
 
     title: str
 
 
 @dataclass
 class LaterPost:
-    """As the next one has it."""
+    """The dataclass in the next version of the app."""
 
     title: str
     text: str = ""
@@ -662,7 +662,7 @@ def test_two_instances_ask_once(make_site: MakeSite, origin: Origin, source: Sou
 def test_two_entries_that_wait_for_each_other_do_so_no_longer_than_wait(
     make_site: MakeSite, origin: Origin, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A thread that waits for another one waits in real time: here the clock goes by itself.
+    # A thread that waits for another thread waits in real time: this clock moves by itself.
     monkeypatch.setattr(Clock, "__call__", lambda clock: time.monotonic())
     clock.on_pause = time.sleep
     site = make_site(revalidate=100)
@@ -674,7 +674,7 @@ def test_two_entries_that_wait_for_each_other_do_so_no_longer_than_wait(
             if getattr(inside, "one", False):
                 return name
             inside.one = True
-            both.wait(20)  # each holds its own lock now
+            both.wait(20)  # each thread holds its own lock now
             return name + other()()
 
         run.__qualname__ = f"half_{name}_{id(both)}"
@@ -686,7 +686,7 @@ def test_two_entries_that_wait_for_each_other_do_so_no_longer_than_wait(
     origin.on("/b", page(lambda: b()))
     began = time.monotonic()
     first, second = site.start_visit("/a"), site.start_visit("/b")
-    # Each has called the other itself, or got what the other made in the meantime.
+    # Each has called the other itself, or got the other's result in the meantime.
     assert first.result().body in (b"ab", b"aba")
     assert second.result().body in (b"ba", b"bab")
     assert 0.2 <= time.monotonic() - began < 10  # the `wait` of these two, not the 10 s of all others
@@ -721,7 +721,7 @@ def test_data_read_before_an_invalidation_never_ends_in_a_page_that_is_fresh(
 def test_data_kept_before_an_invalidation_and_delivered_after_it_is_not_used(
     make_site: MakeSite, origin: Origin, source: Source
 ) -> None:
-    """The function has read the old value; the tag is invalidated; a page that began later joins the flight."""
+    """The function has read the old value; the tag is invalidated; a later page joins the single flight."""
     site, read = make_site(revalidate=100), reader(source, tags=["posts"])
     origin.on("/a", page(read))
     gate = source.hold("n")
@@ -810,7 +810,7 @@ ANNOTATIONS = {"annotated": "-> list[Post]", "for type checkers": "-> 'list[Post
 
 @pytest.fixture
 def read_posts(tmp_path: Any) -> Callable[[str], tuple[str, str]]:
-    """Has a process of its own call a cached function twice, and returns what it prints and what it logs."""
+    """Return output and log of a process of its own that calls a cached function twice."""
     (tmp_path / "models.py").write_text(MODELS)
     options = {"WSGI_ISR_STORE": f"sqlite:///{tmp_path}/cache.db", "PYTHONPATH": str(tmp_path)}
 
@@ -860,7 +860,7 @@ def test_a_refresh_by_a_process_of_other_types_returns_the_result_all_the_same(
     exec("from dataclasses import dataclass\n@dataclass\nclass Price:\n    amount: int", vars(elsewhere))
 
     class Forgetful(dict[str, type]):
-        """The first call is another process's: this one learns nothing from it."""
+        """A record of types that ignores the first call, as if another process had made the call."""
 
         def __setitem__(self, name: str, kind: type) -> None:
             if len(calls) > 1:
@@ -878,7 +878,7 @@ def test_a_refresh_by_a_process_of_other_types_returns_the_result_all_the_same(
     assert site.isr
 
 
-# What cannot be kept ------------------------------------------------------------------------------------
+# Values that cannot be cached ---------------------------------------------------------------------------
 
 
 def test_a_result_that_cannot_be_kept_is_returned_and_said(
@@ -1136,7 +1136,7 @@ if "invalidate" in sys.argv:
 
 @pytest.fixture
 def run_script(tmp_path: Any) -> Callable[..., list[str]]:
-    """Runs the script above as a process of its own, on one store; returns the lines that it prints."""
+    """Run the script above as a process of its own, on one store. Return the lines that it prints."""
 
     def run(*arguments: str) -> list[str]:
         options = {"WSGI_ISR_STORE": f"sqlite:///{tmp_path}/cache.db", "WSGI_ISR_COHERENCE": "60"}

@@ -31,7 +31,7 @@ MakeData = Callable[..., Any]
 
 @pytest.fixture
 def app() -> flask.Flask:
-    """Logs in at /login/<name>; the tests add what looks at that."""
+    """Return an app with a login at /login/<name>. The tests add views that read the session."""
     app = flask.Flask(__name__)
     app.secret_key = "not a secret"
     app.testing = True
@@ -213,7 +213,7 @@ def test_of_several_apps_the_one_that_has_called_is_that_of_a_render_in_the_back
     first, second = (make_site({"/two/": 0}, app=both, watcher="nobody", store=store) for _ in range(2))
     first.visit("/two/")
     clock.advance(6)
-    # That process has only found what the other made.
+    # The second process has only found the value that the first one made.
     assert second.visit("/two/").text == "two"
     second.settle()
     assert calls == ["two", "two"]
@@ -260,7 +260,7 @@ def test_of_several_apps_a_renderer_that_does_not_have_it_leaves_it_to_the_proce
 
 
 class Tenants:
-    """Two apps of one import name behind one ISR, and a kept function that both call."""
+    """Two apps of one import name behind one ISR, and a cached function that both call."""
 
     def __init__(self, make_site: MakeSite, mounted: bool = True) -> None:
         self.apps = [flask.Flask("tenant") for _ in range(2)]
@@ -286,7 +286,7 @@ class Tenants:
 
 
 class Hidden(dict[str, Any]):
-    """Mounts that are made when a request comes."""
+    """Mounted apps that are made at the first request."""
 
     def __init__(self, app: Any) -> None:
         super().__init__()
@@ -545,7 +545,7 @@ def test_many_visitors_have_their_data_made_at_the_same_time(make_site: MakeSite
 
 @pytest.fixture
 def in_languages() -> Iterator[None]:
-    """Django chooses a language for each visitor."""
+    """Let Django choose a language for each visitor."""
     configure()
     middleware = ["django.middleware.locale.LocaleMiddleware"]
     with override_settings(MIDDLEWARE=middleware, USE_I18N=True, LANGUAGES=[("en", "English"), ("de", "German")]):
@@ -601,7 +601,7 @@ def test_without_a_choice_of_language_that_of_the_settings_is_everybodys(make_si
 
 
 class _Connection:
-    """What Django knows of a connection to a database."""
+    """Django's book-keeping of a connection to a database."""
 
     def __init__(self, max_age: int | None, is_in_transaction: bool = False) -> None:
         self.settings_dict = {"CONN_MAX_AGE": max_age}
@@ -619,7 +619,7 @@ class _Connection:
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[_Connection]:
-    """Those of the thread."""
+    """Return the connections of the thread."""
     configure()
     there: list[_Connection] = []
     monkeypatch.setattr("django.db.connections.all", lambda initialized_only=False: there)
@@ -649,7 +649,7 @@ def test_kept_functions_that_follow_each_other_share_a_connection_of_django(
     ended = threading.Event()
     monkeypatch.setattr("wsgi_isr.data.isolation.IDLE", 0.05)
     monkeypatch.setattr("django.db.connections.close_all", lambda: [connections[0].close(), ended.set()])
-    # By the settings of Django each request has a connection of its own.
+    # With Django's default settings each request has a connection of its own.
     connections.append(_Connection(0))
     numbers = iter("123")
 
@@ -684,7 +684,7 @@ def test_what_is_inside_an_app_may_be_a_proxy_that_can_be_used_in_a_request_only
             raise RuntimeError("Working outside of request context.")
 
         def __call__(self) -> None:
-            """Something that might be an app."""
+            """Do nothing: the object may be taken for an app."""
 
     current_user = Proxy()
 

@@ -1,4 +1,4 @@
-"""A new release of an app: its pages begin as those of the release before, which is found in the store."""
+"""A new release of an app begins with the pages of the release before, which it finds in the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Releases:
         self._store = store
 
     def begin(self, release: str, **options: Any) -> Site:
-        """A process of a release begins. Its pages say which one made them."""
+        """Begin a process of a release. Its pages name the release that rendered them."""
 
         def app(environ: dict[str, Any], start_response: Any) -> Any:
             start_response("200 OK", [("Content-Type", "text/html")])

@@ -1,4 +1,4 @@
-"""While an app is being developed, nothing is cached: each request is answered by the code and the templates of now."""
+"""During development nothing is cached: the current code and templates answer each request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def said_anew() -> None:
 
 
 class Watched(MemoryStore):
-    """A store that notes what it is asked."""
+    """A store that records its calls."""
 
     def __init__(self) -> None:
         super().__init__()

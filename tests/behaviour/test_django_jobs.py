@@ -1,4 +1,4 @@
-"""What a command of Django invalidates (``manage.py shell``, say): the site is loaded, its application is not."""
+"""Invalidations by a command of Django (``manage.py shell``, say): the site is loaded, its application is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from django.core.wsgi import get_wsgi_application
 from wsgi_isr import ISR
 application = ISR(get_wsgi_application(), {"/a": 60}, store="sqlite:///%s/pages.db", namespace="blog")
 """
-#: What manage.py does before a command runs.
+#: The set-up that manage.py does before a command runs.
 SET_UP = """
 import os, sys
 os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
@@ -108,6 +108,6 @@ def test_a_site_whose_store_only_the_server_knows_is_an_error_that_says_what_to_
         )
     (said,) = run(site, FAILS).stdout.splitlines()
     assert said.startswith("store: no store is known here (give store=, set WSGI_ISR_STORE")
-    # The server wraps it on its command line, with options from the environment.
+    # The server wraps the app on its command line, with options from the environment.
     done = run(site, SHOW, WSGI_ISR_STORE=f"sqlite:///{site}/env.db")
     assert done.stdout.startswith(f"sqlite:///{site}/env.db default ")

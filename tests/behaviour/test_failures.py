@@ -1,4 +1,4 @@
-"""When a render fails, when the store fails: the last good page, the back-off, and never an error by us."""
+"""Failures of renders and of the store: the last good page, the back-off, and no error by the cache."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RAISING: dict[str, Handler] = {
     "half-way": half_way,
 }
 
-#: Renders that answer, but with nothing that may take the place of a page.
+#: Renders whose answer may not replace a page.
 ANSWERING: dict[str, Handler] = {
     "500": answer(b"sorry", status="500 Internal Server Error"),
     "502": answer(b"sorry", status="502 Bad Gateway"),
@@ -139,7 +139,7 @@ def test_all_who_wait_for_a_missing_page_get_the_exception(make_site: MakeSite, 
 def test_the_visitors_of_a_broken_page_do_not_wait_for_its_back_off(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
-    """An error page at once is better than the same one after ten seconds, with a thread held all the while."""
+    """An error page at once is better than the same page after ten seconds, with a thread held meanwhile."""
     origin.on("/a", answer(b"sorry", status="500 Internal Server Error"))
     site = make_site(revalidate=60)
     for _ in range(8):
@@ -277,7 +277,7 @@ def test_a_failed_render_is_in_the_log_with_its_cause(
 
 
 class Exit(BaseException):
-    """Like gevent.Timeout, SystemExit or GreenletExit: no Exception."""
+    """Like gevent.Timeout, SystemExit or GreenletExit: no subclass of Exception."""
 
 
 def test_an_exit_in_a_render_reaches_the_server_and_leaves_no_lock(
@@ -308,7 +308,7 @@ def test_an_exit_in_the_background_ends_no_thread_for_good(make_site: MakeSite, 
 
 
 def fail_once(site: Site, origin: Origin, clock: Clock) -> None:
-    """A stored page, stale, whose first renewal has just failed."""
+    """Return a site with a stale page whose first regeneration has just failed."""
     site.visit("/a")
     origin.on("/a", answer(b"sorry", status="500 Internal Server Error"))
     clock.advance(61)
@@ -317,7 +317,7 @@ def fail_once(site: Site, origin: Origin, clock: Clock) -> None:
 
 
 def seconds_until_next_attempt(site: Site, origin: Origin, clock: Clock) -> float:
-    """Visit the page every tenth of a second until the app is asked again."""
+    """Visit the page every 0.1 s until the app is called again. Return the seconds until then."""
     begin, calls = clock.now, origin.calls["/a"]
     while origin.calls["/a"] == calls:
         assert clock.now - begin < 60, "no attempt in a minute"
@@ -604,14 +604,14 @@ def test_without_the_store_visitors_at_once_share_a_render(make_site: MakeSite, 
 
 
 class Noting(MemoryStore):
-    """A store that knows which keys were written."""
+    """A store that records the written keys."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
         self.keys: set[str] = set()
 
     def holding(self, text: bytes) -> list[tuple[str, bytes]]:
-        """What is in the store now and contains ``text``."""
+        """Return the entries of the store that contain ``text``."""
         found = [(key, self.get(key)) for key in sorted(self.keys)]
         return [(key, value) for key, value in found if value is not None and text in value]
 
@@ -691,7 +691,7 @@ def test_an_unreadable_entry_is_made_known(make_site: MakeSite, origin: Origin, 
 
 
 def test_the_page_of_another_key_is_a_missing_page(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
-    """A collision of hashed keys, or a store that mixes up its answers."""
+    """Hashed keys may collide, or a store may mix up its answers."""
     store = Noting(clock)
     site = make_site(revalidate=60, store=store)
     site.visit("/a")

@@ -1,4 +1,4 @@
-"""Which raw requests lead straight to a prepared answer, and that no client can take their places away."""
+"""Raw requests that lead straight to a prepared response. No client can evict their fingerprints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgi_isr.events import Served
 
 
 def is_prepared(site: Site, path: str = "/a", **request: Any) -> bool:
-    """Return whether a request is answered from what was prepared. Such an answer is no event."""
+    """Return whether a request is answered by a prepared response. Such an answer causes no event."""
     before = len(site.happened(Served))
     assert site.visit(path, **request).label == "HIT"
     return len(site.happened(Served)) == before
@@ -101,7 +101,7 @@ def test_campaigns_leave_a_prepared_answer_alone(make_site: MakeSite) -> None:
 
 
 def hosts(number: int) -> str:
-    """One of many spellings of example.org."""
+    """Return one of many spellings of example.org."""
     return "".join(c.upper() if number >> n & 1 else c for n, c in enumerate("example.org"))
 
 

@@ -35,12 +35,12 @@ class Browser:
         for line in seen.headers.getlist("Set-Cookie"):
             name, _, rest = line.strip().partition("=")
             self.jar[name] = rest.partition(";")[0]
-            if not self.jar[name].strip('"'):  # how each of them deletes one
+            if not self.jar[name].strip('"'):  # each framework's way to delete a cookie
                 del self.jar[name]
         return seen
 
 
-# The three apps do the same: /login/<name>, /me greets, /plain greets nobody, /count counts renders.
+# The three apps do the same: /login/<name>, /me greets, /plain does not greet, /count counts renders.
 
 
 def flask_app() -> Any:
@@ -65,7 +65,7 @@ def flask_app() -> Any:
 
     @app.get("/members")
     def members() -> str:
-        return f"hello {flask.session['name']}"  # a KeyError for the anonymous
+        return f"hello {flask.session['name']}"  # a KeyError for anonymous visitors
 
     @app.get("/flashes")
     def flashes() -> str:
@@ -124,7 +124,7 @@ def bottle_app() -> Any:
 
     @app.get("/me")
     def me() -> str:
-        # Bottle does not say by itself that a page looks at a cookie.
+        # Bottle does not declare by itself that a page reads a cookie.
         bottle.response.set_header("Vary", "Cookie")
         return f"hello {bottle.request.get_cookie('name', 'stranger', secret=secret)}"
 
@@ -232,7 +232,7 @@ APPS: dict[str, Callable[[], Any]] = {"flask": flask_app, "bottle": bottle_app, 
 
 @pytest.fixture(params=APPS.values(), ids=APPS)
 def site(request: pytest.FixtureRequest, make_site: MakeSite) -> Site:
-    """Each app in turn, wrapped in one line."""
+    """Return each app in turn, wrapped in one line."""
     return make_site(app=request.param(), revalidate=60)
 
 
@@ -416,7 +416,7 @@ def test_a_path_with_accents_reaches_the_framework(site: Site) -> None:
     assert seen.text == "logged in"
 
 
-# What only one of them does
+# Behaviour of one framework only
 
 
 def test_flask_flashes_a_message_to_its_visitor_only(flask_site: Site) -> None:
@@ -450,7 +450,7 @@ def test_flask_s_own_client_works_on_a_wrapped_app(make_site: MakeSite) -> None:
         flask.session["name"] = name
         return name
 
-    # Flask's client does not close what it is given, which the validators would not let pass.
+    # Flask's client does not close the answer. The validators raise for this.
     app.wsgi_app = make_site(app=app.wsgi_app, revalidate=60, watcher="nobody").isr  # type: ignore[method-assign]
     with app.test_client() as client:
         assert client.get("/alice").text == "alice"
@@ -489,7 +489,7 @@ def test_django_s_cache_control_private_is_obeyed(django_site: Site) -> None:
 def test_a_bottle_page_that_does_not_say_that_it_reads_a_cookie_is_the_anonymous_one_for_all(
     bottle_site: Site,
 ) -> None:
-    """Without Vary: Cookie nobody can know. The render saw no cookie, so there is nothing of anybody in it."""
+    """Without Vary: Cookie the cache cannot know. The render saw no cookie, so no visitor's data is in it."""
     alice = Browser(bottle_site)
     alice.ask("/login/alice")
     assert {alice.ask("/me-unsaid").text for _ in range(3)} == {"hello stranger"}

@@ -1,7 +1,7 @@
 """Flask's own test suite, with every app wrapped by a middleware without rules.
 
-The suite comes from the source distribution of the Flask that is installed, through pip (and from pytest's
-cache on later runs). What fails with a middleware that does nothing is not ours.
+The suite comes from the source distribution of the installed Flask, through pip (and from pytest's cache on later
+runs). A test that fails with a middleware that does nothing as well is left out.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ ROOT = HERE.parents[1]
 
 
 def run(command: list[str], cwd: Path, environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run to the end, within five minutes."""
+    """Run a command to its end, within five minutes."""
     return subprocess.run(command, cwd=cwd, env=environ, check=False, timeout=300, text=True, capture_output=True)
 
 
 def download(to: Path) -> Path:
-    """The source distribution of the installed Flask."""
+    """Return the source distribution of the installed Flask."""
     wanted = f"flask-{version('flask')}.tar.gz"
     if not (to / wanted).exists():
         command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps"]
@@ -40,7 +40,7 @@ def download(to: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Flask's tests, unpacked."""
+    """Return the folder of Flask's tests, unpacked."""
     to = tmp_path_factory.mktemp("flask")
     cache = request.config.cache
     archive = download(to if cache is None else cache.mkdir("flask-sdist"))
@@ -51,7 +51,7 @@ def suite(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def outcomes(suite: Path, tmp_path: Path, wrapper: str) -> tuple[dict[str, str], dict[str, int]]:
-    """The name of each of Flask's tests and how it ended; how many apps and requests were wrapped."""
+    """Return the outcome of each of Flask's tests by name, and the numbers of wrapped apps and requests."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("WSGI_ISR_", "PYTEST_"))}
     environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])
     environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -75,7 +75,7 @@ def test_flask_s_own_tests_pass_with_every_app_wrapped(suite: Path, tmp_path: Pa
 
     assert wrapped.keys() == plain.keys()
     assert {name: end for name, end in wrapped.items() if end != plain[name]} == {}
-    # Or nothing ran, or nothing was wrapped, and this test could not fail.
+    # Without this check, the test could not fail where nothing ran or nothing was wrapped.
     assert sum(end == "passed" for end in wrapped.values()) > 400
     assert sum(end in ("failure", "error") for end in wrapped.values()) < 5
     assert counted == expected

@@ -95,12 +95,12 @@ def test_a_copy_of_a_page_that_the_store_has_forgotten_is_kept_for_errors(
 
 
 def page_name(site: Site) -> str:
-    """The name in the store of the page that the site has rendered."""
+    """Return the store key of the page that the site has rendered."""
     return str(site.happened(Rendered)[-1].key)
 
 
 def origin_body(handler: Handler) -> bytes:
-    """What the handler answers, whoever asks."""
+    """Return the handler's answer to any client."""
     return b"".join(handler({}, lambda *_: None))
 
 

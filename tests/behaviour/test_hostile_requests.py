@@ -1,4 +1,4 @@
-"""Requests that no friend sends: what we cannot make sense of is the app's business, and never a 500 by us."""
+"""Hostile requests: a request that the cache cannot parse goes to the app, and is never a 500 by the cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsgi_isr import Rule
 
 LONG = 100_000
 
-#: Everything that a rule can declare, so that every part of a request is taken apart.
+#: A rule that declares everything, so that every part of a request is parsed.
 WATCHFUL = {
     "/l/<lang>": Rule(revalidate=60, vary=["Accept-Language", "User-Agent"]),
     "/c/<path:rest>": Rule(revalidate=60, cookies=["lang", "session"]),
@@ -34,7 +34,7 @@ def hostile_site(make_site: MakeSite, watcher: str = "wsgiref") -> Site:
 
 
 def ask(site: Site, environ_of: Callable[[], Environ]) -> None:
-    """The same request on a cold page, on a warm one, and on a stale one, by GET and by HEAD."""
+    """Send the same request for a cold, a warm and a stale page, by GET and by HEAD."""
     for seconds in (0, 1, 61):
         site.clock.advance(seconds)
         for method in ("GET", "HEAD"):
@@ -113,7 +113,7 @@ def test_an_absurdly_long_path_is_no_error(make_site: MakeSite, path: str) -> No
 
 @pytest.mark.parametrize("path", ["", "*", "a", "http://example.org/", "example.org:443", "?", " "])
 def test_a_path_that_begins_with_no_slash_is_no_error(make_site: MakeSite, path: str) -> None:
-    """No server should pass it on; some do (OPTIONS *, absolute URLs)."""
+    """No server should pass on such a path; some do (OPTIONS *, absolute URLs)."""
     site = hostile_site(make_site, "nobody")
     ask(site, lambda: make_environ("/", extra={"PATH_INFO": path}))
 
@@ -398,7 +398,7 @@ def test_a_hostile_header_is_no_error(make_site: MakeSite, name: str, value: str
 
 @pytest.mark.parametrize("value", ["no-cache", "no-store", "max-age=0", "only-if-cached"])
 def test_a_visitor_cannot_make_the_app_render(make_site: MakeSite, origin: Origin, value: str) -> None:
-    """A reload is not worth a render: else anybody could keep the app busy."""
+    """A reload causes no render: otherwise any client could keep the app busy."""
     site = make_site(revalidate=60)
     site.visit("/a")
     for _ in range(3):
@@ -479,7 +479,7 @@ def test_after_all_that_the_page_is_still_the_page(make_site: MakeSite, origin: 
 
 
 def test_a_flood_of_addresses_leaves_the_memory_bounded(make_site: MakeSite) -> None:
-    """Random URLs push each other out: 10 MB of pages go through a store and copies of under 1 MB."""
+    """Random URLs evict each other: 10 MB of pages go through a store and an L1 of under 1 MB."""
     site = make_site(
         app=answer(lambda environ: environ["PATH_INFO"].encode() * 2000),
         revalidate=60,

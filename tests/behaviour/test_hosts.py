@@ -1,4 +1,4 @@
-"""Hosts: which ones a site answers to, and what the invented ones of a client cost."""
+"""Hosts: the hosts that a site answers to, and the cost of hosts that a client invents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def host_of(environ: Environ) -> str:
     return str(environ["HTTP_HOST"])
 
 
-# Which ones are answered from the cache ------------------------------------------------------------------
+# Hosts that are answered from the cache ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_what_is_no_host_is_refused_at_start(make_site: MakeSite, hosts: Any) ->
         make_site(revalidate=60, hosts=hosts)
 
 
-# What a refresh costs ------------------------------------------------------------------------------------
+# Cost of a refresh ---------------------------------------------------------------------------------------
 
 
 def invent(site: Site, path: str = "/a", hosts: int = 20) -> None:
@@ -137,7 +137,7 @@ def invent(site: Site, path: str = "/a", hosts: int = 20) -> None:
 
 
 def rendered_for(origin: Origin, path: str = "/a") -> list[str]:
-    """The hosts for which a page was rendered, in order."""
+    """Return the hosts for which a page was rendered, in order."""
     return [host_of(environ) for environ in origin.seen[path]]
 
 
@@ -237,7 +237,7 @@ def test_a_refresh_asks_a_list_of_pages_once_however_many_hosts_there_are(make_s
     assert len(asked) == 1
 
 
-# What the log says ---------------------------------------------------------------------------------------
+# Log lines -----------------------------------------------------------------------------------------------
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

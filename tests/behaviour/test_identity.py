@@ -1,4 +1,4 @@
-"""Nobody sees another's page: what a render may see, what makes another page, and who is passed through."""
+"""No visitor gets another's page: the request that a render sees, the page key, and bypassed requests."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SESSION_PAGE: Handler = answer(greeting, ("Vary", "Cookie"))
 
 
 def all_text(environ: Environ) -> str:
-    """Everything a render can see, as text."""
+    """Return everything that a render can see, as text."""
     watched = {key: value for key, value in environ.items() if key != "the very same"}
     return repr(watched)
 
 
-# What a render may see
+# The part of a request that a render may see
 
 SECRETS = {
     "Cookie": "session=secret-7f3a",
@@ -734,7 +734,7 @@ def test_a_broken_cookie_header_is_passed_through_or_ignored_and_never_shared(
 
 
 def members_only(status: str) -> Handler:
-    """A page that is only something for who has a session."""
+    """Return a page that works only with a session."""
 
     def handler(environ: Environ, start_response: Any) -> list[bytes]:
         cookie = environ.get("HTTP_COOKIE")
@@ -761,7 +761,7 @@ def test_a_page_for_members_is_there_for_them_whatever_the_anonymous_get(
 
 
 def test_a_page_that_answers_500_without_a_session_works_for_who_has_one(make_site: MakeSite, origin: Origin) -> None:
-    """``session["name"]`` of a page that nobody reaches without logging in: a KeyError for the anonymous."""
+    """``session["name"]`` of a page for members: the anonymous render raises a KeyError."""
     origin.on("/a", members_only("500 Internal Server Error"))
     site = make_site(revalidate=60)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""``app = ISR(app)``: it stands in the place of the app, whose attributes it has besides its own."""
+"""``app = ISR(app)``: the ISR takes the place of the app, and has its attributes besides its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the guide to ISR that users come with says, statement by statement, about a blog in Flask."""
+"""The statements of a well-known guide to ISR, one by one, for a blog in Flask."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POSTS = 25
 
 
 class Blog:
-    """The example: posts in a database, a page for each, and one that lists them."""
+    """The example: posts in a database, a page for each post, and a page that lists the posts."""
 
     def __init__(self) -> None:
         self.posts = {str(number): f"Post {number}" for number in range(1, POSTS + 1)}
@@ -50,7 +50,7 @@ class Blog:
             return "".join(f"<li>{title}</li>" for title in self.posts.values())
 
     def read(self, what: str) -> str | None:
-        """What the pages are made of; counts as a render."""
+        """Return the text that a page is made of, and count a render."""
         with self._lock:
             self.renders[what] += 1
             found = self.posts.get(what)
@@ -62,7 +62,7 @@ class Blog:
         return found
 
     def ids(self) -> list[dict[str, str]]:
-        """generateStaticParams."""
+        """Return the ids of the posts, as ``generateStaticParams`` does."""
         return [{"post": post} for post in self.posts]
 
     def rules(self, **options: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def blog() -> Blog:
 
 
 def generated(make_site: MakeSite, blog: Blog, **options: Any) -> Site:
-    """The site of the example after its build."""
+    """Return the site of the example after its build."""
     site: Site = make_site(blog.rules(**options), app=blog.flask.wsgi_app, canonical_url="http://example.org")
     for params in blog.ids():
         site.isr.refresh(f"/blog/{params['post']}")
@@ -140,7 +140,7 @@ def test_step_2_all_requests_to_these_pages_are_cached_and_never_wait_for_the_ap
     make_site: MakeSite, blog: Blog, clock: Clock
 ) -> None:
     site = generated(make_site, blog)
-    blog.gate = Gate()  # whoever comes into the app now never gets out of it
+    blog.gate = Gate()  # a request that reaches the app now never returns
     before = blog.renders.total()
     for _ in range(3):
         for number in range(1, POSTS + 1):
@@ -176,7 +176,7 @@ def test_step_4_that_request_starts_a_new_version_in_the_background_and_does_not
     blog.gate.open()
     site.settle()
     assert blog.renders["1"] == 2
-    assert blog.renders["2"] == 1  # nobody asked for that one
+    assert blog.renders["2"] == 1  # no visitor asked for page 2
 
 
 def test_step_5_once_generated_the_new_page_is_shown_and_cached(make_site: MakeSite, blog: Blog, clock: Clock) -> None:
@@ -244,7 +244,7 @@ def test_the_fallback_is_aware_of_bots(make_site: MakeSite, blog: Blog) -> None:
     assert site.visit("/blog/26", headers={"User-Agent": CRAWLER}).text == "<h1>Late</h1>"
 
 
-# What ISR enables ---------------------------------------------------------------------------------------
+# Promises of ISR ----------------------------------------------------------------------------------------
 
 
 def test_a_cache_control_header_is_added_to_pages(make_site: MakeSite, blog: Blog) -> None:
@@ -274,7 +274,7 @@ def test_time_based_the_list_is_invalidated_after_an_hour_on_the_next_visit(
     blog.posts["26"] = "Late"
     clock.advance(3599)
     assert site.visit("/blog").label == "HIT"
-    clock.advance(2 * 3600)  # nobody comes: nothing is rendered
+    clock.advance(2 * 3600)  # no visitor comes: nothing is rendered
     site.settle()
     assert blog.renders["all"] == 1
     assert "Late" not in site.visit_and_settle("/blog").text
@@ -554,7 +554,7 @@ def test_hits_and_misses_are_in_the_log_where_debugging_is_on(
 
 
 def numbers(blog: Blog, **lifetimes: Any) -> Callable[[], str]:
-    """A view that uses several pieces of data; each counts its calls."""
+    """Return a view that uses several pieces of data; each counts its calls."""
     functions = []
     for name, revalidate in lifetimes.items():
 
@@ -610,7 +610,7 @@ def test_with_a_lifetime_of_0_or_no_store_the_page_is_rendered_for_every_request
     site = make_site(revalidate=3600, app=blog.flask.wsgi_app)
     texts = [site.visit("/numbers").text for _ in range(4)]
     assert len(set(texts)) == 4
-    assert {text.split()[0] for text in texts} == {"a1"}  # what may be kept is kept
+    assert {text.split()[0] for text in texts} == {"a1"}  # an answer that may be stored is stored
     assert all(site.visit("/numbers").code == 200 for _ in range(3))
 
 

@@ -1,4 +1,4 @@
-"""How often a list of pages is asked for: invalidations that concern a page are seen at once, all others are many."""
+"""The number of calls for a list of pages: after an invalidation that concerns it at once, else seldom."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class Posts:
-    """A list of posts that counts how often it is asked for."""
+    """A list of posts that counts its calls."""
 
     def __init__(self) -> None:
         self.slugs = ["a"]
@@ -26,7 +26,7 @@ class Posts:
 
 
 class Watched(MemoryStore):
-    """Notes every tag that is written."""
+    """A store that records every written tag."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
@@ -99,7 +99,7 @@ def test_a_new_post_is_there_at_once_after_an_invalidation_that_concerns_it(
     site.isr.invalidate(tags=["posts"], paths=["/blog/old"])
     for path in ["/blog/a", "/blog/other", *(["/blog/new"] if asked_before else [])]:
         site.visit(path)
-    for slug in ("other", "new"):  # at once each time, though the list was asked for a moment ago
+    for slug in ("other", "new"):  # at once each time, though the list was called a moment ago
         posts.slugs.append(slug)
         site.isr.invalidate(**named, mode=mode)
         assert site.visit("/blog/new").code == (200 if slug == "new" else 404)
@@ -122,7 +122,7 @@ def test_a_post_that_was_removed_is_not_asked_for_again_with_each_write_elsewher
         site.visit(f"/blog/{slug}")  # its tags are in the store from now on
     posts.slugs = []
     site.isr.invalidate(tags=["posts"])
-    site.visit("/blog/unknown")  # the list is asked for, and has none of them any more
+    site.visit("/blog/unknown")  # the list is called, and has none of them any more
     for _ in range(20):
         for slug in ("a", "b"):
             site.visit("/form", method="POST")
@@ -167,7 +167,7 @@ def test_tags_that_the_store_has_lost_count_as_invalidated_once(
     for number in range(10):
         site.visit("/form", method="POST")
         site.visit(f"/blog/{number}")
-    assert posts.asked <= before + 1  # the page that was rendered has begun the tag anew
+    assert posts.asked <= before + 1  # the rendered page has created the tag again
 
 
 def test_a_rule_whose_tags_cannot_be_made_is_asked_no_more_often(

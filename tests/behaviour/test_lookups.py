@@ -1,4 +1,4 @@
-"""Fresh, Stale, Expired, Missing: who gets which page, who waits, and how often the app renders."""
+"""Fresh, Stale, Expired, Missing: the page that each visitor gets, the waits, and the number of renders."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_who_waits_takes_over_when_the_renderer_is_gone(make_site: MakeSite, ori
     gate.wait_until_entered()
     origin.let_go("/a")
     begin = clock.now
-    # The fake clock runs so fast that the first process has no turn to renew its lease: as good as killed.
+    # The fake clock jumps, so the first process cannot renew its lease, as if it had been killed.
     seen = two.visit("/a")
     assert (seen.body, seen.cache_status) == (b"/a v2", "wsgi-isr; fwd=uri-miss; stored")
     assert 3 <= clock.now - begin < 20
@@ -298,7 +298,7 @@ def test_a_late_writer_does_not_overwrite_a_page_rendered_after_its_own(
     late = one.start_visit("/a")
     gate.wait_until_entered()
     origin.let_go("/a")
-    clock.advance(59)  # as if process one had been asleep: no lease outlives that
+    clock.advance(59)  # as if the first process had slept: its lease expires
     assert two.visit("/a").body == b"/a v2"
     gate.open()
     late.result()
@@ -309,7 +309,7 @@ def test_a_late_writer_does_not_overwrite_a_page_rendered_after_its_own(
 
 
 def slow(clock: Clock, seconds: float) -> Any:
-    """A handler that takes that long."""
+    """Return a handler that takes so many seconds."""
 
     def render(_: Environ) -> bytes:
         clock.advance(seconds)
@@ -361,9 +361,9 @@ def test_an_expired_page_is_served_where_its_render_takes_longer_than_timeout(
 
 
 def time_out(site: Site, clock: Clock, seconds: float = 31) -> None:
-    """Let time pass over the renders under way, and return when the one in question was given up."""
+    """Let time pass over the renders in progress, and return when this render was given up."""
     clock.advance(seconds)
-    # A render that begins makes whoever watches over renders look at the clock.
+    # A render that begins makes the lease keep-alive look at the clock.
     site.visit("/unrelated")
     site.wait_for(RenderFailed)
 

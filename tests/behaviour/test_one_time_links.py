@@ -1,4 +1,4 @@
-"""Links that work once: what the log says where a blanket rule covers them, and the rule that keeps them whole."""
+"""Links that work once: the log line where a blanket rule covers them, and the rule that excludes them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_with_the_rule_that_the_warning_names_a_link_is_opened_once(
 
 
 class Link:
-    """An app whose links work once. ``look`` is what it does with the environ of the request."""
+    """An app whose links work once. ``look`` reads the environ of the request."""
 
     def __init__(
         self, look: Callable[[Environ], Any] = lambda environ: "", status: str = "200 OK", **headers: str

@@ -1,4 +1,4 @@
-"""Read your own writes: who has posted sees the effect with the next request, through any process."""
+"""Read your own writes: a client that has posted sees the effect with the next request, through any process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Shared(MemoryStore):
 
 @pytest.fixture
 def sites(make_site: MakeSite, origin: Origin, clock: Clock) -> list[Site]:
-    """Four processes of one site, all of which have the page."""
+    """Return four processes of one site, all of which have the page."""
     store = Shared(clock=clock)
     made = [make_site({"/a": 60, "/form": 0}, store=store, coherence=0.1) for _ in range(4)]
     for site in made:
@@ -104,7 +104,7 @@ def test_the_cookie_is_not_given_where_each_process_knows_at_once(
 
 
 def test_the_cookie_says_nothing_of_its_visitor(sites: list[Site], origin: Origin) -> None:
-    """Whoever makes it up gets the page of everybody, and costs one look at the store."""
+    """A forged cookie gets the public page, and costs one read of the store."""
     assert sites[1].visit("/a", cookie=f"{COOKIE}=1; _ga=2").label == "HIT"
     origin.on("/a", answer(lambda environ: environ.get("HTTP_COOKIE", "").encode()))
     invalidate(paths=["/a"])

@@ -18,14 +18,14 @@ from wsgi_isr import cache_life
 from wsgi_isr.events import InternalError, RenderFailed
 from wsgi_isr.pages import capture
 
-#: How a request may reach the app: rendered for the cache, or straight through.
+#: The ways of a request to the app: rendered for the cache, or bypassed.
 WAYS = {"cached": {"revalidate": 60}, "bypassed": {"revalidate": 0}}
 
 both_ways = pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
 
 
 def started(*parts: Any, headers: Iterable[tuple[str, str]] = (), bodies: list[Body] | None = None) -> Handler:
-    """A handler whose body is a counted :class:`Body` of these parts."""
+    """Return a handler whose body is a counted :class:`Body` of these parts."""
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Body:
         start_response("200 OK", [HTML, *headers])
@@ -38,7 +38,7 @@ def started(*parts: Any, headers: Iterable[tuple[str, str]] = (), bodies: list[B
 
 
 def error_of(ask: Callable[[], object]) -> Exception | None:
-    """What reaches the server, whoever raised it."""
+    """Return the error that reaches the server, from any source."""
     try:
         ask()
     except Exception as error:
@@ -237,8 +237,10 @@ def test_on_bypass_exc_info_after_a_part_left_breaks_the_answer_off(make_site: M
 def test_exc_info_after_a_part_does_not_make_a_page_of_two_halves(
     make_site: MakeSite, origin: Origin, status: str
 ) -> None:
-    """A server would have sent the first part, and start_response would raise. Rendered for the cache, nothing
-    left yet: then it is the error, or the second page alone, and never a mixture."""
+    """A server would have sent the first part, so start_response would raise.
+
+    In a render for the cache, nothing was sent yet. The answer is the error or the second page, and never a mixture.
+    """
 
     def handler(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:
         start_response("200 OK", [HTML])
@@ -282,7 +284,7 @@ def test_an_app_that_starts_two_responses_is_an_error(make_site: MakeSite, origi
 
 
 def test_a_header_list_given_to_the_server_is_never_given_again(make_site: MakeSite, clock: Clock) -> None:
-    """The server of these tests empties each list it was given."""
+    """The server of these tests empties each list that it gets."""
     site = make_site(revalidate=60)
     lengths = {len(site.visit("/a").headers) for _ in range(4)}
     assert len(lengths) == 1
@@ -400,7 +402,7 @@ def test_the_body_is_closed_after_its_last_part_was_read(make_site: MakeSite, or
 
 
 class Unclosable(Body):
-    """A body whose ``close()`` raises, every time."""
+    """A body whose ``close()`` raises each time."""
 
     def close(self) -> None:
         super().close()
@@ -604,7 +606,7 @@ def test_on_bypass_the_server_s_own_file_wrapper_comes_back_to_it(make_site: Mak
         return environ["wsgi.file_wrapper"](io.BytesIO(b"file"))
 
     origin.on("/a", handler)
-    # The validators wrap what is returned; here the object itself is looked at.
+    # The validators wrap the returned object. This test needs the object itself.
     site = make_site(watcher="nobody", revalidate=0)
     talk = site.begin("/a", extra={"wsgi.file_wrapper": Sendfile})
     assert isinstance(talk._iterable, Sendfile)
@@ -674,7 +676,7 @@ def test_a_stream_that_never_ends_reaches_its_visitor_where_it_is_not_stored(
 def test_a_stream_that_waits_for_its_reader_is_not_waited_for_where_it_is_not_stored(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    """The second part is made only after the visitor has the first: buffering would wait for ever."""
+    """The second part is made only after the visitor has the first part: a buffer would wait for ever."""
     gates: list[Gate] = []
 
     def events(environ: Environ, start_response: Callable[..., Any]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Pages that are made before anybody asks: which, how often, and what becomes of those that cannot be."""
+"""Prerendering: which pages are rendered before a visitor asks, how often, and what a failure leaves."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prerender(
 
 
 def outcome(report: Report) -> tuple[int, int, list[str], list[str]]:
-    """Rendered, already there; skipped and failed, with the reason."""
+    """Return the paths: rendered, already there; skipped and failed, with the reason."""
     skipped = [f"{problem.path}: {problem.reason}" for problem in report.skipped]
     return report.rendered, report.there, skipped, [f"{problem.path}: {problem.reason}" for problem in report.failed]
 
@@ -48,7 +48,7 @@ def links(*urls: str) -> bytes:
     return "".join(f'<a href="{url}">{url}</a>' for url in urls).encode()
 
 
-# What is made ------------------------------------------------------------------------------------------
+# Pages that are rendered -------------------------------------------------------------------------------
 
 
 def test_a_prerendered_page_is_a_hit_for_its_first_visitor(make_site: MakeSite, origin: Origin) -> None:
@@ -111,7 +111,7 @@ def test_what_the_app_says_where_no_rule_does_counts(make_site: MakeSite, origin
     assert outcome(prerender(make_site(), "/kept", "/other")) == (1, 0, ["/other: not-asked"], [])
 
 
-# What is not -------------------------------------------------------------------------------------------
+# Pages that are not rendered ---------------------------------------------------------------------------
 
 
 def test_pages_that_are_not_for_the_cache_are_skipped_with_the_reason(make_site: MakeSite, origin: Origin) -> None:
@@ -184,7 +184,7 @@ def test_waiting_for_others_has_an_end(make_site: MakeSite, origin: Origin, cloc
     visit = other.start_visit("/blog/a")
     gate.wait_until_entered()
     began = clock.now
-    # Time passes only while it waits: whoever keeps the lease of the other one alive has no turn meanwhile.
+    # Time passes only while it waits, so the keep-alive of the other process renews no lease meanwhile.
     lock = Keyspace.lock(site.isr._pages.at("/blog/a", site_at(site.isr, "http://example.org")[0]).task.page)
 
     def keep(_seconds: float) -> None:
@@ -227,7 +227,7 @@ def test_as_many_pages_as_there_are_jobs_are_rendered_at_a_time(make_site: MakeS
 
 
 def test_force_is_as_parallel_as_told(make_site: MakeSite, origin: Origin) -> None:
-    together = threading.Barrier(6)  # more than the app's own background threads
+    together = threading.Barrier(6)  # more pages than the app has background threads
     slugs = [str(number) for number in range(6)]
 
     def handler(environ: Any, start_response: Any) -> Iterable[bytes]:
@@ -266,7 +266,7 @@ def test_a_page_that_was_rendered_later_is_never_rolled_back(make_site: MakeSite
     gate.wait_until_entered()
     origin.let_go("/blog/a")
     clock.advance(6)
-    # Somebody else renders it meanwhile, with newer data, and is done first.
+    # Another process renders it meanwhile, with newer data, and is done first.
     assert other.isr.refresh("/blog/a", site=site_at(other.isr, "http://example.org")[0])
     gate.open()
     report = run()
@@ -465,7 +465,7 @@ def test_a_sitemap_that_is_of_no_use_is_a_failure_and_the_rest_goes_on(
     assert problem in report.failed[0].reason
 
 
-# A store that is in trouble ------------------------------------------------------------------------------
+# A faulty store ------------------------------------------------------------------------------------------
 
 
 def test_a_page_that_the_store_does_not_take_is_a_failure(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
@@ -484,7 +484,7 @@ def export(site: Site, root: Path, *paths: str, url: str = "http://example.org",
 
 
 def files_in(root: Path) -> dict[str, str]:
-    """Without the notes that an export keeps for itself."""
+    """Return the files of an export without its own notes."""
     files = [path for path in root.rglob("*") if path.is_file() and path.name != NOTES]
     return {str(path.relative_to(root)): path.read_text() for path in files}
 
@@ -518,7 +518,7 @@ def test_an_export_has_the_pages_and_what_they_need(make_site: MakeSite, origin:
 
 
 def listing(make_site: MakeSite, *pages: str) -> tuple[Site, list[str]]:
-    """A site whose pages are those of the list, which may change."""
+    """Return a site whose pages are those of the list, which may change."""
     listed = list(pages)
     return make_site({"/<path:page>": Rule(revalidate=60, paths=lambda: listed)}), listed
 
@@ -563,7 +563,7 @@ def test_an_export_of_one_page_removes_no_other_and_the_next_of_all_knows_which_
     export(site, tmp_path)
     listed[:] = ["/b"]
     assert export(site, tmp_path, "/c").removed == 0
-    assert export(site, tmp_path).removed == 0  # another run than the one before
+    assert export(site, tmp_path).removed == 0  # a new run
     assert set(files_in(tmp_path)) == {"a/index.html", "b/index.html", "c/index.html", "404.html"}
     assert export(site, tmp_path).removed == 2
     assert set(files_in(tmp_path)) == {"b/index.html", "404.html"}
@@ -632,7 +632,7 @@ def test_a_site_at_a_mount_point_is_exported_where_its_links_lead(
     assert set(files_in(tmp_path)) == {"docs/index.html", "docs/a/index.html", "404.html"}
 
 
-# For whom ----------------------------------------------------------------------------------------------
+# The site of a prerender -------------------------------------------------------------------------------
 
 
 def test_the_site_is_the_canonical_one_unless_it_is_given(make_site: MakeSite) -> None:
@@ -648,7 +648,7 @@ def test_the_site_is_the_canonical_one_unless_it_is_given(make_site: MakeSite) -
 
 
 def _in_background(run: Callable[[], Report]) -> Callable[[], Report]:
-    """Begin it in a thread; calling the result waits for it."""
+    """Begin a call in a thread. Return a function that waits for its result."""
     reports: list[Report] = []
     thread = threading.Thread(target=lambda: reports.append(run()), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""Renders are told apart from requests: limiters and access logs inside of the cache can leave them out."""
+"""The mark of renders: limiters and access logs inside of the cache can tell renders from requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIMIT = 5
 
 
 def limited_app(exempts_renders: bool) -> Any:
-    """A Flask app that takes a few requests a minute from each address."""
+    """Return a Flask app that accepts a few requests a minute from each address."""
     app = flask.Flask(__name__)
     limiter = Limiter(get_remote_address, app=app, default_limits=[f"{LIMIT}/minute"], storage_uri="memory://")
     if exempts_renders:
@@ -72,7 +72,7 @@ def test_every_render_says_that_it_is_one(make_site: MakeSite, origin: Origin, c
     assert [seen["wsgi_isr.render"] for seen in origin.seen["/a"]] == [True, True, True]
 
 
-#: Spellings of a header that a server makes a variable of.
+#: Spellings of a header that a server turns into the variable.
 NAMES = ["wsgi_isr.render", "WSGI_ISR.RENDER", "Wsgi-Isr.Render", "wsgi-isr-render"]
 
 

@@ -1,4 +1,4 @@
-"""How often the store is asked, by three nodes of a cluster: in memory, and by real memcached nodes on the wire."""
+"""Round trips to the store in a cluster of three nodes: in memory, and on the wire of memcached nodes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from wsgi_isr.stores.memory import MemoryStore
 
 TAGS = [f"tag {number}" for number in range(100)]
 RULES = {"/a": Rule(revalidate=3600, tags=TAGS), "/b": 3600}
-#: Those of /a: its own, everything, its rule, its path, and the prefixes / and /a.
+#: The number of tags of /a: its own, all pages, its rule, its path, and the prefixes / and /a.
 EVERY_TAG = len(TAGS) + 5
 
 Trips = dict[str, list[Trip]]
 
 
 class ThreeNodes(MemoryStore):
-    """One dict, as if its keys were spread over three nodes; each verb is noted at the node that it would ask."""
+    """A memory store as if spread over three nodes. Each verb is recorded at the node of its key."""
 
     nodes = ("a:1", "b:1", "c:1")
 
@@ -39,7 +39,7 @@ class ThreeNodes(MemoryStore):
         self.trips()
 
     def trips(self) -> Trips:
-        """Those of each node since this was called last, in order."""
+        """Return the round trips of each node since the last call, in order."""
         trips, self._trips = self._trips, {node: [] for node in self.nodes}
         return trips
 
@@ -82,7 +82,7 @@ class ThreeNodes(MemoryStore):
 
 
 class Cluster:
-    """Three nodes: a store for each process, and what all of them asked since the last question."""
+    """Three nodes: a store for each process, and the round trips of all of them since the last call."""
 
     def __init__(self, open_store: Callable[[], Store], trips: Callable[[], Trips]) -> None:
         self.open_store = open_store
@@ -102,7 +102,7 @@ def memcached_nodes() -> Iterator[list[Memcached]]:
 @pytest.fixture(params=["in memory", "memcached"])
 def cluster(request: pytest.FixtureRequest, clock: Clock, jobs: Jobs) -> Iterator[Cluster]:
     def settled(trips: Callable[[], Trips]) -> Callable[[], Trips]:
-        """Without what is asked in the background, once in the life of a process."""
+        """Return ``trips`` behind a wait for background jobs, whose round trips come once in a process."""
 
         def after_all_jobs() -> Trips:
             jobs.wait()
@@ -121,13 +121,13 @@ def cluster(request: pytest.FixtureRequest, clock: Clock, jobs: Jobs) -> Iterato
             proxies.append(Proxy(node.port))
             stack.callback(proxies[-1].refuse)
         names = ",".join(proxy.name for proxy in proxies)
-        # A machine under load may be slow: what is counted is what is asked when all goes well.
+        # A machine under load may be slow. Long timeouts keep retries out of the count.
         url = f"memcached://{names}?timeout=5&connect_timeout=5&deadline=10"
         yield Cluster(lambda: MemcachedStore.from_url(url), settled(Wires(proxies).trips))
 
 
 def read(trips: Trips) -> list[list[str]]:
-    """What kinds of keys each round trip asked for, by node; and nothing was written."""
+    """Return the kinds of keys that each round trip asked for, by node. Nothing may be written."""
     assert all(trip.verb == "get" for node in trips.values() for trip in node), trips
     return [[trip.planes for trip in node] for node in trips.values()]
 
@@ -139,7 +139,7 @@ def test_a_page_with_100_tags_is_checked_with_one_round_trip_to_each_node(
     site, other = (make_site(RULES, store=cluster.open_store(), coherence=0) for _ in range(2))
     site.visit("/a")
     site.visit("/a")
-    # Of other pages: so many that each node had some.
+    # These tags belong to other pages. There are so many that each node gets some.
     (site if who == "this process" else other).isr.invalidate(tags=[f"other {number}" for number in range(100)])
     cluster.trips()
     assert site.visit("/a").label == "HIT"
@@ -155,14 +155,14 @@ def test_a_page_with_100_tags_is_checked_with_one_round_trip_to_each_node(
 def test_on_a_quiet_site_each_request_asks_each_node_for_its_epoch_and_for_nothing_else(
     make_site: MakeSite, cluster: Cluster, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wsgi_isr.cache.tag_versions.READ_AGAIN", (20.0, 20.0))  # as where thousands of tags are in use
+    monkeypatch.setattr("wsgi_isr.cache.tag_versions.READ_AGAIN", (20.0, 20.0))  # as if thousands of tags were in use
     site = make_site(RULES, store=cluster.open_store(), coherence=0)
     site.visit("/a")
     site.visit("/a")
     cluster.trips()
     for _ in range(5):
         assert site.visit("/a").label == "HIT"
-        clock.advance(1.5)  # no answer that was prepared for one second is of use in the next
+        clock.advance(1.5)  # a response prepared for one second is of no use in the next
     assert read(cluster.trips()) == [["e"] * 5] * 3
 
 
@@ -202,7 +202,7 @@ def test_a_page_that_another_process_stored_on_a_quiet_site_is_fetched_without_i
 ) -> None:
     make_site(RULES, store=cluster.open_store()).visit("/a")
     site = make_site(RULES, store=cluster.open_store(), coherence=0)
-    site.visit("/b")  # its connections are open now: what they say to begin with does not count
+    site.visit("/b")  # its connections are open now: their first commands do not count
     cluster.trips()
     assert site.visit("/a").label == "HIT"
     assert sorted(read(cluster.trips())) == [["e"], ["e"], ["e", "p"]]

@@ -1,4 +1,4 @@
-"""An invalidation that may have reached nothing says so; and so do two apps that serve each other's pages."""
+"""Warnings about an invalidation that may have reached no page, and about two apps that share pages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAGES = ["/blog", "/blog/a", "/blog/b"]
 
 @pytest.fixture
 def used(make_site: MakeSite, tmp_path: Path) -> Site:
-    """A site with a file as its store, in the namespace ``blog``."""
+    """Return a site with a file as its store, in the namespace ``blog``."""
     site = make_site(BLOG, store=f"sqlite:///{tmp_path}/pages.db", namespace="blog")
     for path in PAGES:
         site.visit(path)
@@ -36,7 +36,7 @@ def used(make_site: MakeSite, tmp_path: Path) -> Site:
 
 
 def job(site: Site, **named: Any) -> Receipt:
-    """As a job does it that knows nothing but the store."""
+    """Invalidate as a job that knows only the store."""
     return invalidate(**{"store": site.store, "namespace": "blog", **named})
 
 
@@ -109,7 +109,7 @@ def test_nodes_that_are_spelled_in_another_way_are_a_warning_that_says_what_to_w
 def test_an_app_that_invalidates_in_its_own_requests_is_told_of_tags_alone(make_site: MakeSite, origin: Origin) -> None:
     site = make_site(BLOG)
     origin.on("/save", answer(lambda environ: repr(invalidate(paths=["/blog/a"]).warnings).encode()))
-    assert site.visit("/save", method="POST").body == b"()"  # the first request that there ever was
+    assert site.visit("/save", method="POST").body == b"()"  # the first request of all
 
 
 # Two apps in one place --------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def test_two_apps_of_one_namespace_and_host_are_a_warning_by_both(
     assert f"{__name__}:one" in warning
     assert f"{__name__}:two" in warning
     assert 'namespace="shop"' in warning
-    # The one that was there before learns it by itself, within a minute.
+    # The app that was there before finds out within a minute.
     clock.advance(60)
     first.visit("/a")
     first.settle()

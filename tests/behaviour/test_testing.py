@@ -1,4 +1,4 @@
-"""What people who test a cached app get from ``wsgi_isr.testing``: no cache, or a fresh one."""
+"""``wsgi_isr.testing`` gives tests of a cached app no cache, or an empty one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["fresh_isr", "no_isr"]
 
 
 class Counter:
-    """How often a page was made, and where."""
+    """The number of renders of a page, and the threads of the renders."""
 
     def __init__(self) -> None:
         self.pages = 0
@@ -75,7 +75,7 @@ class Site:
 
 @pytest.fixture(params=MAKERS.values(), ids=MAKERS)
 def site(request: pytest.FixtureRequest) -> Site:
-    """An app that was wrapped before the test began, with a store that is away."""
+    """Return an app that was wrapped before the test, with an unreachable store."""
     return Site(request.param)
 
 

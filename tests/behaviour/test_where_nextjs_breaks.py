@@ -1,4 +1,4 @@
-"""Eighteen situations in which a well-known implementation of ISR fails, and what this one promises instead."""
+"""Eighteen situations in which a well-known implementation of ISR fails, and the promises of this one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MakeSiteAt = Callable[..., Site]
 
 @pytest.fixture
 def make_site_at(origin: Origin, jobs: Jobs) -> Iterator[MakeSiteAt]:
-    """``make_site_at(clock, rules, ...)``: like ``make_site``, for an instance with a clock of its own."""
+    """Return ``make_site_at(clock, rules, ...)``: like ``make_site``, with a clock of its own."""
     sites: list[Site] = []
 
     def make(clock: Clock, rules: Any = None, **options: Any) -> Site:
@@ -45,7 +45,7 @@ def make_site_at(origin: Origin, jobs: Jobs) -> Iterator[MakeSiteAt]:
 
 
 class NotingStore(MemoryStore):
-    """Notes which keys were written, and how many hold something."""
+    """A store that records the written keys, and the number of keys with a value."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock=clock)
@@ -68,12 +68,12 @@ class NotingStore(MemoryStore):
 
 
 def page(show: Callable[[], Any]) -> Callable[[Environ, Callable[..., Any]], Iterable[bytes]]:
-    """A handler whose page shows what ``show`` returns."""
+    """Return a handler whose page shows the result of ``show``."""
     return answer(lambda environ: str(show()).encode())
 
 
 def is_fresh(seen: Seen) -> bool:
-    """Whether an answer claims to be current."""
+    """Return whether an answer claims to be fresh."""
     return seen.label in ("HIT", "MISS", "EXPIRED")
 
 
@@ -91,7 +91,7 @@ def test_row_01_a_refresh_in_flight_during_an_invalidation_never_serves_the_old_
     clock.advance(60)
     gate = origin.hold("/a")
     assert sites[0].visit("/a").label == "STALE"
-    gate.wait_until_entered()  # it has read what is old by now
+    gate.wait_until_entered()  # the render has read data that is old by now
     origin.let_go("/a")
     sites[elsewhere].isr.invalidate(tags=["t"], mode=mode)
     gate.open()
@@ -318,7 +318,7 @@ def test_row_07_a_second_instance_knows_what_the_first_one_invalidated(
     store = MemoryStore(clock=clock)
     one, two = (make_site({"/a": Rule(revalidate=False, tags=["t"])}, store=store) for _ in range(2))
     one.visit("/a")
-    assert two.visit("/a").label == "HIT"  # it has a copy of its own now
+    assert two.visit("/a").label == "HIT"  # the instance has an L1 entry now
     one.isr.invalidate(tags=["t"], mode=mode)
     clock.advance(0.1)  # the `coherence` of two
     seen = two.visit_and_settle("/a")
@@ -362,7 +362,7 @@ def test_row_08_instances_whose_clocks_differ_agree_on_what_is_invalidated(
     there = make_site_at(Clock(clock.now + ahead), rules, store=store, coherence=0)
     for version, (renders, invalidates) in enumerate([(here, there), (there, here), (here, there)], 1):
         assert renders.visit("/a").text == f"/a v{version}"
-        # Rendered after the invalidation before: fresh for both, whatever their clocks say.
+        # The page was rendered after the earlier invalidation: fresh for both, on any clock.
         assert [site.visit("/a").label for site in (here, there)] == ["HIT", "HIT"]
         invalidates.isr.invalidate(tags=["t"])
     assert here.visit("/a").body == b"/a v4"
@@ -586,7 +586,7 @@ SECRET = "known to the servers only"
 
 
 def draft_cookie(site: Site, path: str = "/preview") -> str:
-    """The cookie of who was let into draft mode, as they send it back."""
+    """Return the draft cookie as its visitor sends it back."""
     (line,) = site.visit(path).headers.getlist("Set-Cookie")
     assert "httponly" in line.lower()
     return line.partition(";")[0]
@@ -613,7 +613,7 @@ def test_row_14_a_draft_cookie_makes_nothing_new_for_others(make_site: MakeSite,
         assert seen.body != b"/a v1"
         plain = site.visit("/a")
         assert (plain.label, plain.body) == ("HIT", b"/a v1")
-    # The holder makes no cold page for others either.
+    # A visitor in draft mode renders no cold page for others, either.
     site.visit_and_settle("/cold", cookie=cookie)
     assert site.visit("/cold").label == "MISS"
 
@@ -668,7 +668,7 @@ def test_row_15_a_page_that_turned_404_is_not_back_after_a_restart(
     seen = again.visit_and_settle("/a")
     assert (seen.label, seen.code) == ("HIT", 404)
     clock.advance(3600)
-    # Past its lifetime it is rendered anew, and where that fails, the page of long ago is still not back.
+    # Past its lifetime the page is rendered again. Where this fails, the purged page still does not come back.
     origin.on("/a", answer(b"sorry", status="500 Internal Server Error"))
     assert again.visit_and_settle("/a").code != 200
 
@@ -705,7 +705,7 @@ VALUES: list[Any] = [
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal, and of the same types all the way down."""
+    """Return whether two values are equal, with the same types at any depth."""
     if type(left) is not type(right) or left != right:
         return False
     if isinstance(left, dict):
@@ -732,7 +732,7 @@ def test_row_16_data_comes_back_from_the_store_as_what_it_was(
         return "shown"
 
     origin.on("/a", page(show))
-    for _ in range(2):  # the second one has it from the store alone
+    for _ in range(2):  # the second process has the value from the store alone
         make_site({"/a": 0}, store=store).visit("/a")
     assert calls["read"] == 1
     assert all(same(one, value) for one in found), found

@@ -1,4 +1,4 @@
-"""A real HTTP server on the loopback interface: what it answers is set per path, and it counts its requests."""
+"""A real HTTP server on the loopback interface: its answers are set per path. It counts its requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.behaviour.origin import Gate
 
 
 class Reply(NamedTuple):
-    """What the server says; ``None`` as status hangs up."""
+    """An answer of the server. ``None`` as status closes the connection."""
 
     status: int | None = 200
     body: bytes = b""
@@ -20,7 +20,7 @@ class Reply(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the server was asked."""
+    """A request that the server got."""
 
     method: str
     target: str
@@ -71,21 +71,21 @@ class Upstream:
         self._thread.start()
 
     def on(self, path: str, reply: Reply | Script) -> None:
-        """From now on, ``path`` is answered by ``reply``."""
+        """Answer ``path`` by ``reply`` from now on."""
         self.scripts[path] = (lambda request: reply) if isinstance(reply, Reply) else reply
 
     def mend(self, path: str) -> None:
-        """From now on, ``path`` has its plain answer again."""
+        """Give ``path`` its plain answer again."""
         self.scripts.pop(path, None)
 
     def hold(self, path: str) -> Gate:
-        """Requests of ``path`` stop before a gate until it is opened."""
+        """Return a gate that stops requests of ``path`` until it is opened."""
         gate = self._gates[path] = Gate()
         self._every_gate.append(gate)
         return gate
 
     def let_go(self, path: str) -> None:
-        """Later requests of ``path`` find no gate; those before it still wait."""
+        """Remove the gate of ``path`` for later requests. Requests before it still wait."""
         self._gates.pop(path, None)
 
     def reply(self, request: Request) -> Reply:

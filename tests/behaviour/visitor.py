@@ -25,11 +25,11 @@ from wsgi_isr.events import Event
 from wsgi_isr.pages.resolver import Page
 from wsgi_isr.stores.memory import MemoryStore
 
-#: Cache-Control, taken apart, of an answer that every cache and browser asks for each time.
+#: Parsed Cache-Control of an answer that every cache and browser revalidates each time.
 ASKED_EACH_TIME = {"max-age": "0", "must-revalidate": ""}
 LABELS = {"HIT", "STALE", "MISS", "EXPIRED", "BYPASS", "STALE-IF-ERROR", "DEGRADED"}
 
-#: Who watches both sides of the middleware. wsgiref's validator raises; werkzeug's linter warns, and a
+#: Validators on both sides of the middleware. wsgiref's validator raises; werkzeug's linter warns, and a
 #: warning is an error here. "nobody" is for requests that no correct server would make.
 WATCHERS: dict[str, Callable[[Any], Any]] = {
     "wsgiref": validator,
@@ -39,7 +39,7 @@ WATCHERS: dict[str, Callable[[Any], Any]] = {
 
 
 class Clock:
-    """Time that moves when it is told to: Unix time, monotonic time and pauses in one."""
+    """A clock that moves only when told to: Unix time, monotonic time and pauses in one."""
 
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
@@ -53,7 +53,7 @@ class Clock:
         self.now += seconds
 
     def pause(self, seconds: float) -> None:
-        """Instead of sleeping: the time passes at once, after ``on_pause`` had its say."""
+        """Call ``on_pause``, then let the time pass at once, instead of sleeping."""
         self.paused.append(seconds)
         if self.on_pause is not None:
             self.on_pause(seconds)
@@ -62,7 +62,7 @@ class Clock:
 
 @dataclass
 class Seen:
-    """What a visitor got."""
+    """The answer that a visitor got."""
 
     status: str
     headers: Headers
@@ -90,7 +90,7 @@ class Seen:
 
     @property
     def directives(self) -> dict[str, str]:
-        """Cache-Control, taken apart."""
+        """Return Cache-Control, parsed."""
         pairs = (part.strip().partition("=") for part in self.headers.get("Cache-Control", "").split(","))
         return {name.lower(): value for name, _, value in pairs}
 
@@ -119,8 +119,8 @@ class Conversation:
         elif self.status:
             raise AssertionError("start_response was called a second time, without exc_info")
         self.status, self.headers = status, list(headers)
-        # A server may do with the list what it likes (PEP 3333, "The start_response() Callable"), so that
-        # a middleware that hands out the same list twice is found out.
+        # A server may change the list (PEP 3333, "The start_response() Callable"). This finds a middleware that
+        # hands out the same list twice.
         headers.clear()
         return self._take
 
@@ -136,7 +136,7 @@ class Conversation:
         return self
 
     def read_part(self) -> bytes | None:
-        """The next part of the body, or None at its end."""
+        """Return the next part of the body, or None at its end."""
         part = next(self._iterator, None)
         if part is not None:
             self._take(part)
@@ -162,7 +162,7 @@ class Conversation:
         return seen
 
     def _check(self, seen: Seen) -> None:
-        """What holds for every answer."""
+        """Check the facts that hold for every answer."""
         assert len(seen.headers.getlist("X-ISR")) == 1, seen.headers
         assert seen.label in LABELS
         assert seen.headers.getlist("Cache-Status")[-1].startswith("wsgi-isr;")
@@ -189,7 +189,7 @@ def make_environ(
     script_name: str = "",
     extra: Mapping[str, Any] | None = None,
 ) -> Environ:
-    """A request as PEP 3333 wants it. ``path`` is percent-encoded, and may end in a query."""
+    """Return the environ of a request (PEP 3333). ``path`` is percent-encoded, and may end in a query."""
     path, _, query = path.partition("?")
     environ: Environ = {
         "REQUEST_METHOD": method,
@@ -222,7 +222,7 @@ def make_environ(
 
 
 class Visit:
-    """A request under way in a thread of its own."""
+    """A request in progress in a thread of its own."""
 
     def __init__(self, ask: Callable[[], Seen]) -> None:
         self._seen: Seen | None = None
@@ -250,7 +250,7 @@ class Visit:
 
 
 class Jobs:
-    """How many background renders were taken and did not come to their end yet."""
+    """The number of background renders that were accepted and have not ended."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -267,7 +267,7 @@ class Jobs:
         assert done, f"{self._open} background renders did not come to their end"
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Count the jobs of every pool. There is no event for a job that finds nothing left to do."""
+        """Count the jobs of every pool. No event tells of a job that ends without a render."""
         begin, submit = Pool.__init__, Pool.submit
 
         def counted_begin(pool: Pool, run: Any, drop: Any, *rest: Any, **named: Any) -> None:
@@ -297,7 +297,7 @@ class Jobs:
 
 
 class Site:
-    """The middleware around an app, with a validator on both sides, on a clock that moves when told to."""
+    """The middleware around an app, with a validator on both sides and a scripted clock."""
 
     def __init__(
         self,
@@ -325,7 +325,7 @@ class Site:
             self._happened.notify_all()
 
     def happened(self, kind: type[Event]) -> list[Any]:
-        """The events of one kind so far."""
+        """Return the events of one kind so far."""
         return [event for event in self.events if isinstance(event, kind)]
 
     def wait_for(self, kind: type[Event], count: int = 1) -> None:
@@ -344,22 +344,22 @@ class Site:
         return Lifetime(entry.revalidate, entry.expire)
 
     def begin(self, path: str = "/", *, exact_length: bool = True, **request: Any) -> Conversation:
-        """A request whose answer is not read yet: see :class:`Conversation`."""
+        """Begin a request whose answer is not read yet: see :class:`Conversation`."""
         return self.conversation(make_environ(path, **request), exact_length=exact_length).begin()
 
     def conversation(self, environ: Environ, *, exact_length: bool = True) -> Conversation:
         return Conversation(WATCHERS[self._watcher](self.isr), environ, exact_length)
 
     def visit(self, path: str = "/", *, exact_length: bool = True, **request: Any) -> Seen:
-        """One request, from its start to its end."""
+        """Send one request, and return its whole answer."""
         return self.conversation(make_environ(path, **request), exact_length=exact_length).answer()
 
     def start_visit(self, path: str = "/", **request: Any) -> Visit:
-        """The same in a thread."""
+        """Send one request in a thread of its own."""
         return Visit(lambda: self.visit(path, **request))
 
     def settle(self, held: int = 0) -> None:
-        """Return when no render is under way in the background, save those ``held`` at a gate."""
+        """Wait until no background render is in progress, except those ``held`` at a gate."""
         self.jobs.wait(held)
 
     def visit_and_settle(self, path: str = "/", **request: Any) -> Seen:
@@ -369,7 +369,7 @@ class Site:
 
 
 def all_at_once(visitors: int, ask: Callable[[int], Seen]) -> list[Seen]:
-    """``ask(0)`` to ``ask(visitors - 1)``, each in a thread; none begins before all are there."""
+    """Return the results of ``ask(0)`` to ``ask(visitors - 1)``, each in a thread. All begin together."""
     barrier = threading.Barrier(visitors)
     numbers = itertools.count()
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
 PAGE = (b"<!doctype html><title>On caching</title>" + b"<p>A page is rendered once.</p>\n" * 700)[:20_000]
-#: Seconds: long enough for no page to become stale while it is measured.
+#: Seconds: long enough that no page becomes stale during the measurement.
 LIFETIME = 3600
 
 
 def environ_of(slug: str, **more: Any) -> dict[str, Any]:
-    """What gunicorn makes of a browser's GET for ``/blog/<slug>``."""
+    """Return the environ that gunicorn makes of a browser's GET for ``/blog/<slug>``."""
     path = f"/blog/{slug}"
     return {
         "wsgi.errors": sys.stderr,
@@ -52,19 +52,19 @@ def environ_of(slug: str, **more: Any) -> dict[str, Any]:
 
 
 class Site:
-    """The page under any name, and how often each name was rendered: by a cache that works, once."""
+    """The page under any name, and the number of renders by name: one, if a cache works."""
 
     def __init__(self) -> None:
         self.renders: Counter[str] = Counter()
 
     def render(self, slug: str) -> bytes:
-        """The page as bytes, because text would cost the others an encoding with every answer."""
+        """Return the page as bytes: text would cost the other caches an encoding with every answer."""
         self.renders[slug] += 1
         return PAGE
 
 
 def bare(site: Site) -> WSGIApplication:
-    """The least that a WSGI app can do."""
+    """Return a minimal WSGI app."""
 
     def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         body = site.render(environ["PATH_INFO"].removeprefix("/blog/"))
@@ -75,7 +75,7 @@ def bare(site: Site) -> WSGIApplication:
 
 
 def flask(site: Site, cached: bool = False) -> WSGIApplication:
-    """A Flask view; ``cached``: by Flask-Caching, in its fastest store."""
+    """Return an app with a Flask view; ``cached``: by Flask-Caching, in its fastest store."""
     try:
         from flask import Flask
         from flask_caching import Cache
@@ -91,7 +91,7 @@ def flask(site: Site, cached: bool = False) -> WSGIApplication:
 
 
 def django(site: Site, cached: bool = False) -> WSGIApplication:
-    """A Django view with no other middleware; ``cached``: by its cache middleware, in locmem."""
+    """Return an app with a Django view and no other middleware; ``cached``: by Django's, in locmem."""
     try:
         from django import setup  # type: ignore[import-untyped]
         from django.conf import settings  # type: ignore[import-untyped]
@@ -110,7 +110,7 @@ def django(site: Site, cached: bool = False) -> WSGIApplication:
             CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
             CACHE_MIDDLEWARE_SECONDS=LIFETIME,
             LOGGING_CONFIG=None,
-            ROOT_URLCONF=(path("blog/<slug:slug>", view),),  # one for the process: all apps are of one site
+            ROOT_URLCONF=(path("blog/<slug:slug>", view),),  # settings are one for the process
         )
         setup()
     # A handler takes its middleware from the settings when it is made.

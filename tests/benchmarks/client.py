@@ -1,8 +1,8 @@
-"""A lean HTTP client for where wrk is not: ``python client.py PORT PATH CONNECTIONS SECONDS``.
+"""A small HTTP client for machines without wrk: ``python client.py PORT PATH CONNECTIONS SECONDS``.
 
-One process, one thread, connections that stay open where the server lets them. It prints a line when it
-asks on every connection, and one at the end: requests per second, the 99th percentile of the seconds that an answer
-took, and how many answers there were.
+One process and one thread ask on connections that stay open where the server allows it. The client prints a line once
+it asks on every connection. At the end it prints requests per second, the 99th percentile of the seconds of an answer,
+and the number of answers.
 """
 
 from __future__ import annotations

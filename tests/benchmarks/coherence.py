@@ -24,7 +24,7 @@ FULL, QUICK = 150, 4
 NOISE = "noise"
 SLUG = "coherence"
 PATH = f"/blog/{SLUG}"
-#: As long as the key of an epoch.
+#: A key as long as that of an epoch.
 KEY = "bench:" + "k" * 28
 REFERENCE = "one bare get of 8 bytes"
 TIMEOUTS = "the same, with our timeouts"
@@ -99,14 +99,14 @@ class _Hit:
         self.isr = ISR(
             bare(Site()), store=url_of(nodes), revalidate=LIFETIME, coherence=coherence, namespace=self._namespace
         )
-        self.isr._engine.presence = None  # what it asks once a minute, in the background, is not counted here
+        self.isr._engine.presence = None  # background requests, made once a minute, are not counted here
         for label in ("MISS", "HIT", "HIT"):
             paths.prove(self.isr, self.environ, label)
 
     def check_questions(self, requests: int = 100) -> None:
-        """It asks when it should, and not more.
+        """Check that the cache asks once for each request with ``coherence=0``, and not otherwise.
 
-        :raises AssertionError: otherwise, and then its figures are of something else.
+        :raises AssertionError: another number of keys was asked for, so the figures are wrong.
         """
         before = [int(node.stats()["cmd_get"]) for node in self._nodes]
         began = time.monotonic()
@@ -120,9 +120,9 @@ class _Hit:
             raise AssertionError(f"coherence={self._coherence:g}: {asked} keys were asked for in {requests} requests")
 
     def check_news(self) -> None:
-        """An invalidation by somebody else reaches the first request after ``coherence``.
+        """Check that another client's invalidation reaches the first request after ``coherence``.
 
-        :raises AssertionError: it does not.
+        :raises AssertionError: the invalidation does not reach the request.
         """
         invalidate(paths=[PATH], store=url_of(self._nodes), namespace=self._namespace)
         time.sleep(self._coherence)

@@ -15,7 +15,7 @@ def cores() -> tuple[set[int], set[int]]:
 def take_cores() -> None:
     """Pin this process: the worker to its core, renderers to the spare ones.
 
-    Otherwise the kernel moves three busy processes about on two cores, and the worker shares its core at times.
+    Otherwise the kernel moves three busy processes between two cores, and the worker shares its core at times.
     """
     own, spare = cores()
     renders = Path("/proc/self/comm").read_text().startswith("isr-")

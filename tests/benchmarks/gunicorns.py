@@ -28,7 +28,10 @@ RENDERING = (*PLAIN, "--config", "python:wsgi_isr.gunicorn")
 
 
 def need_gunicorn() -> None:
-    """Check that gunicorn is installed. :raises CannotRun: it is not."""
+    """Check that gunicorn is installed.
+
+    :raises CannotRun: it is not.
+    """
     if find_spec("gunicorn") is None:
         raise CannotRun("gunicorn is missing: pip install '.[dev]'")
 
@@ -37,7 +40,10 @@ def need_gunicorn() -> None:
 def running(
     app: str, worker_class: str, env: Mapping[str, str], log: Path, program: tuple[str, ...] = PLAIN
 ) -> Iterator[Gunicorn]:
-    """Run one until the block ends. :raises AssertionError: it does not start."""
+    """Run one gunicorn until the block ends.
+
+    :raises AssertionError: it does not start.
+    """
     from tests.live.support.server import Gunicorn
 
     arguments = ("--log-level", "warning", "--graceful-timeout", "2", *OPTIONS.get(worker_class, ()))
@@ -58,9 +64,9 @@ def has_wrk(seconds: float) -> bool:
 
 
 def load(port: int, path: str, connections: int, seconds: float, *, first: bool = True) -> Load:
-    """Ask for a page that long.
+    """Ask for a page for some seconds, and return the figures.
 
-    :param first: visitors go before renderers on the spare core, where that is allowed.
+    :param first: whether visitors go before renderers on the spare core, where that is allowed.
     :raises AssertionError: another answer than 200.
     """
 

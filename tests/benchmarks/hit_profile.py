@@ -1,4 +1,4 @@
-"""Where the time of a hit goes: the calls below ``ISR.__call__``, as a tree."""
+"""The time of a hit by function: the calls below ``ISR.__call__``, as a tree."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.benchmarks.report import Report, Table
 
 
 class Size(NamedTuple):
-    """How much is measured: requests under the profiler, how often, and rounds without it."""
+    """The extent: requests under the profiler, repeats, and rounds without the profiler."""
 
     requests: int = 1000
     tries: int = 8
@@ -23,14 +23,14 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(), Size(requests=100, tries=1, rounds=2)
-#: Shown are calls that take this share of a request, and at most so many levels of them.
+#: The smallest share of a request for a call to be shown, and the number of levels.
 SHARE = 0.03
 DEPTH = 4
 PREPARED = "hit, prepared"
 
-#: File, line and name; what pstats calls a function.
+#: A function as pstats names it: file, line and name.
 Function = tuple[str, int, str]
-#: To each its calls, own and cumulative seconds, and the same by caller; what pstats keeps.
+#: The data of pstats by function: calls, own and cumulative seconds, and the same by caller.
 Stats = dict[Function, Any]
 
 
@@ -46,7 +46,7 @@ def run(size: Size) -> Report:
         rows = interleaved(batches, size.rounds)
         notes = []
         for label, batch in batches.items():
-            # The one that was disturbed least; the profiler's clock is the wall's.
+            # The run that was disturbed least: the profiler uses wall clock time.
             best = min(
                 (_profiled(batch, size.requests) for _ in range(size.tries)), key=lambda stats: stats[_top(stats)][3]
             )

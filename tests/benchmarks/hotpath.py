@@ -1,4 +1,4 @@
-"""What the prepared answers of ``ISR.__call__`` buy: every other way to a page in L1, beside them."""
+"""The gain by the prepared responses of ``ISR.__call__``: every other way to a page in L1, beside them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(rounds: int) -> Report:
         ways["stale, rendered by another process"] = stack.enter_context(other)
         contestants = {label: wsgi(app, environ) for label, (app, environ, _) in ways.items()}
         *rows, noisy = interleaved({**contestants, NOISE: noise()}, rounds)
-        # Once more: what was measured were these answers, or this fails.
+        # Check again that these answers were the measured ones.
         for app, environ, word in ways.values():
             paths.prove(app, environ, word)
     table = Table("ways to a page of 20 KB in L1", "us of CPU per request", rows, PREPARED)

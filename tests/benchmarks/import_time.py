@@ -14,7 +14,7 @@ from tests.benchmarks.run import ROOT
 
 
 class Size(NamedTuple):
-    """How many interpreters are timed, and how many are profiled, of each kind."""
+    """The number of interpreters that are timed and that are profiled, for each statement."""
 
     rounds: int = 25
     profiles: int = 7
@@ -23,13 +23,13 @@ class Size(NamedTuple):
 FULL, QUICK = Size(), Size(rounds=1, profiles=1)
 SHOWN = 15
 OURS, REFERENCE = "wsgi_isr", "werkzeug.wrappers"
-#: What everybody imports. A package that only put off the work would be no faster for anybody.
+#: The usual import of an app. Putting the work off to this statement would gain nothing.
 STATEMENTS = {OURS: "from wsgi_isr import ISR, Rule, wrap", REFERENCE: f"import {REFERENCE}"}
 
-# Without `site` (-S): what the environment's .pth files happen to import would be free for both.
+# Without `site` (-S): imports of the environment's .pth files would be free for both.
 _PATH = [str(ROOT), *dict.fromkeys(path for path in sys.path if path.endswith(("site-packages", "dist-packages")))]
-# CPU time: an import waits for nothing once its files are in the page cache, and on a busy machine the
-# wall clock measures the neighbours.
+# CPU time: an import does not wait once its files are in the page cache. On a busy machine the wall clock would measure
+# other processes.
 _TIMED = "import sys, time; sys.path[:0] = {path}; t = time.process_time(); {statement}; print(time.process_time() - t)"
 _LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \|(\s+)(\S+)")
 
@@ -39,7 +39,7 @@ def run(size: Size) -> Report:
     for turn in range(-1, size.rounds):
         for label in STATEMENTS:
             took = float(_interpreter(label)[0])
-            if turn >= 0:  # the first compiles
+            if turn >= 0:  # the first run compiles
                 samples[label].append(took * 1e3)
     rows = [Row(label, values) for label, values in samples.items()]
     table = Table("import, each in a fresh interpreter", "ms of CPU", rows, REFERENCE)
@@ -56,7 +56,7 @@ def _interpreter(label: str, *options: str) -> tuple[str, str]:
 
 
 def _breakdown(profiles: int) -> str:
-    """What our import has and the other has not: modules by their own time, and all by package."""
+    """Return a note on the modules that only our import has: by their own time, and all by package."""
     ours, reference = (_own_times(label, profiles) for label in STATEMENTS)
     extra = {module: ms for module, ms in ours.items() if module not in reference}
     lines = [
@@ -73,7 +73,7 @@ def _breakdown(profiles: int) -> str:
 
 
 def _own_times(label: str, profiles: int) -> dict[str, float]:
-    """Milliseconds of each module alone, in the interpreter that was disturbed least: its clock is the wall's."""
+    """Return the milliseconds of each module alone, at its best: ``-X importtime`` uses wall clock time."""
     found: dict[str, list[float]] = defaultdict(list)
     for _ in range(profiles):
         for own, _cumulative, _indent, module in _LINE.findall(_interpreter(label, "-X", "importtime")[1]):

@@ -1,7 +1,7 @@
 """One invalidation of a tag that 1,000,000 pages carry, against one of a tag that a single page carries.
 
-The pages are variants (``?page=N``) of one page that ISR rendered and stored, written by the package's own
-codec into one memcached. Only the writing goes past the store, in bulk: nobody renders a million pages here.
+The pages are variants (``?page=N``) of one page that ISR rendered and stored. The package's own codec writes them into
+one memcached. Only the writing goes past the store, in bulk: rendering a million pages would take too long.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ CODEC = Codec()
 
 
 class Size(NamedTuple):
-    """How much is measured: pages with the tag, MiB that memcached may take for them (they need less), pages that are
-    visited, from all over, before and after, and rounds."""
+    """The extent: pages with the tag, MiB for them in memcached (they need less), sampled pages, and rounds.
+
+    The sampled pages are visited before and after.
+    """
 
     pages: int = 1_000_000
     megabytes: int = 2048
@@ -47,7 +49,7 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(), Size(pages=1000, megabytes=64, sample=30, rounds=2)
-#: Seconds after which filling is given up.
+#: Seconds after which writing the pages is given up.
 PATIENCE = 90
 #: Pages in one write.
 AT_ONCE = 1000
@@ -97,7 +99,7 @@ def run(size: Size) -> Report:
         *rows, noisy = interleaved({**batches, NOISE: noise()}, rounds)
 
         time.sleep(reader.configuration.settings.coherence)
-        for label in ("EXPIRED", "HIT"):  # rendered anew; from then on a hit again, and only these
+        for label in ("EXPIRED", "HIT"):  # only these pages are rendered again; later they are hits
             _expect(label, reader, TAGGED, seen)
         _expect("EXPIRED", reader, TAGGED, others)
         _expect("HIT", reader, UNTAGGED, seen)
@@ -125,14 +127,14 @@ def _body(number: int | str) -> bytes:
 
 
 def _isr(nodes: list[Memcached]) -> ISR:
-    # Without a release, so that the key of a page is known here.
+    # No release, so that the key of a page is known here.
     return ISR(_app, RULES, store=url_of(nodes), namespace=NAMESPACE, release=None)
 
 
 def _expect(label: str, isr: ISR, path: str, numbers: Iterable[int]) -> None:
-    """Visit pages.
+    """Visit pages, and check each answer.
 
-    :raises AssertionError: one is not ``label``, or not what it should be.
+    :raises AssertionError: an answer has another label than ``label``, or another body.
     """
     for number in numbers:
         environ = environ_of(path.rpartition("/")[2], QUERY_STRING=f"page={number}")
@@ -145,7 +147,7 @@ def _expect(label: str, isr: ISR, path: str, numbers: Iterable[int]) -> None:
 
 
 def _fill(node: Memcached, isr: ISR, pages: int) -> None:
-    """Write all pages but the first, which is there and shows how they look, its stamps included."""
+    """Write all pages but the first. The first one is stored, and is their pattern, tag versions included."""
     space = Keyspace(NAMESPACE)
     text = _key_text(0)
     data = isr._store.get(space.page(text))
@@ -160,11 +162,11 @@ def _fill(node: Memcached, isr: ISR, pages: int) -> None:
             done += len(batch)
             if time.monotonic() > deadline:
                 raise CannotRun(f"only {done:,} pages were written in {PATIENCE} s; repeat when nothing else runs")
-        connection.version()  # the answers come in order: all is written by now
+        connection.version()  # the answers come in order: all entries are written by now
 
 
 def _items(first: Entry, space: Keyspace, pages: int) -> Iterator[tuple[str, bytes]]:
-    """The other pages, as the store writes them: by name."""
+    """Yield the other pages as the store writes them: key and bytes."""
     content, times = first.content, (first.started, first.created, first.revalidate, first.expire)
     assert isinstance(content, Content)
     for number in range(1, pages):
@@ -180,7 +182,7 @@ def _key_text(number: int) -> str:
 
 
 def _available() -> float:
-    """MiB; without end where nothing says so."""
+    """Return the available MiB; infinity where the system does not say."""
     try:
         found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
     except OSError:

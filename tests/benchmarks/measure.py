@@ -1,6 +1,6 @@
 """Interleaved rounds: every contestant gets a short slice of each, in turn.
 
-A machine that slows down for a second slows down everybody, and the ratios within a round stay true.
+A machine that slows down for a second slows down all contestants. The ratios within a round stay true.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from tests.benchmarks.report import Row
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-#: Makes that many calls and returns the seconds that they took.
+#: A function that makes so many calls and returns their duration in seconds.
 Batch = Callable[[int], float]
-#: CPU time of this thread: for what waits for nothing. On a machine to itself that is the time that passes; on a
-#: busy one, what passes is mostly the neighbours' time.
+#: CPU time of this thread: for code that does not wait. On an idle machine that is the time that passes. On a busy
+#: machine, the time that passes is mostly that of other processes.
 CPU = time.thread_time
-#: The time that passes: for what waits for another process to answer.
+#: The time that passes: for code that waits for another process.
 PASSING = time.perf_counter
 
 #: Seconds of one contestant in one round: long against the clock's resolution, short against the
 #: time for which a shared machine stays as it is.
 SLICE = 0.004
-#: Environs that are made ahead. More of them would have the next contestant find the heap in pieces, or
-#: given back to the system, and pay for it.
+#: The number of environs that are made ahead. More of them would leave the heap fragmented, or returned to the
+#: system, at the cost of the next contestant.
 AT_ONCE = 50
 
 
 def interleaved(contestants: Mapping[str, Batch], rounds: int) -> list[Row]:
-    """Microseconds per call, a sample for each round."""
+    """Return the microseconds per call of each contestant, a sample for each round."""
     counts = {label: _count_for(batch) for label, batch in contestants.items()}
     samples: dict[str, list[float]] = {label: [] for label in contestants}
-    # The collector stays on, as in a server, so that whoever makes cycles pays for them; but what was
-    # built before the first round is nobody's.
+    # The collector stays on, as in a server, so that a contestant pays for the cycles that it makes. Objects
+    # from before the first round are frozen: no contestant pays for them.
     gc.collect()
     gc.freeze()
     try:
         for turn in range(rounds):
-            # In another order each time, so that nobody always comes after the same neighbour.
+            # The order changes, so that no contestant always runs after the same other one.
             for label, batch in random.Random(turn).sample(list(contestants.items()), len(contestants)):
                 samples[label].append(batch(counts[label]) / counts[label] * 1e6)
     finally:
@@ -53,7 +53,7 @@ def interleaved(contestants: Mapping[str, Batch], rounds: int) -> list[Row]:
 
 
 def _count_for(batch: Batch) -> int:
-    """How many calls fill a slice, by the best of some tries: the first ones are cold."""
+    """Return the number of calls that fill a slice, by the best of some tries: the first ones are cold."""
     count = 1
     while (took := min(batch(count) for _ in range(5))) < SLICE / 4:
         count *= 2
@@ -61,9 +61,9 @@ def _count_for(batch: Batch) -> int:
 
 
 def wsgi(app: WSGIApplication, environ: Mapping[str, Any], clock: Callable[[], float] = CPU) -> Batch:
-    """Requests as a server makes them: an environ for each, iterate, close.
+    """Return a batch of requests as a server makes them: an environ for each, iterate, close.
 
-    The environs are made outside of the time that is taken: that is the server's part.
+    The environs are made outside of the measured time, because they are the server's work.
     """
     head: tuple[str, list[tuple[str, str]]]
 
@@ -90,7 +90,7 @@ def wsgi(app: WSGIApplication, environ: Mapping[str, Any], clock: Callable[[], f
 
 
 def plain(function: Callable[[], object], clock: Callable[[], float] = CPU) -> Batch:
-    """Calls of ``function``."""
+    """Return a batch of calls of ``function``."""
 
     def batch(count: int) -> float:
         turns = range(count)
@@ -107,7 +107,7 @@ def _no_write(chunk: bytes) -> object:
 
 
 def noise() -> Batch:
-    """A fixed piece of arithmetic. Whatever its rounds differ by is the machine's doing."""
+    """Do a fixed piece of arithmetic. Its rounds differ only by the load of the machine."""
 
     def work() -> int:
         total = 0
@@ -119,7 +119,7 @@ def noise() -> Batch:
 
 
 def noise_note(row: Row) -> str:
-    """One line on how far this machine's figures can be trusted."""
+    """Return a line on the reliability of this machine's figures."""
     best = min(row.samples)
     slow = sorted(row.samples)[int(0.9 * (len(row.samples) - 1))]
     load = f"; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""

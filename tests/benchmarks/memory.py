@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """How many requests there are, and how many of them between two looks at the process."""
+    """The number of requests, and of those between two measurements of the process."""
 
     requests: int = 120_000
     stride: int = 1000
@@ -45,15 +45,15 @@ def run(size: Size) -> Report:
     if not STATM.exists():
         raise CannotRun("the memory of a process is read from /proc: run this on Linux")
     log = logging.getLogger("wsgi_isr")
-    log.addHandler(logging.NullHandler())  # failed renders are part of this, their tracebacks are not
+    log.addHandler(logging.NullHandler())  # failed renders belong to the benchmark, their tracebacks do not
     log.propagate = False
     dice = random.Random(20)
     listed = ISR(_site, revalidate=60, local_cache_bytes=LOCAL_BYTES, store=STORE)
-    unlisted = ISR(_site, local_cache_bytes=LOCAL_BYTES, store=STORE)  # every page is only kept where the app asks
+    unlisted = ISR(_site, local_cache_bytes=LOCAL_BYTES, store=STORE)  # a page is stored only where the app asks for it
     resident, counted, booked = [], [], 0
     seen: dict[str, int] = {}
     for turn in range(1, requests + 1):
-        # A fifth goes to the one that remembers who asked, enough to fill that memory in the first quarter.
+        # A fifth goes to the app that asks for storage. Its record of requests is full in the first quarter.
         isr, environ = (unlisted, _asking(dice, requests)) if turn % 5 == 0 else (listed, _any(dice))
         label = paths.answer(isr, environ)[1].get("X-ISR", "none")
         seen[label] = seen.get(label, 0) + 1
@@ -86,12 +86,12 @@ def run(size: Size) -> Report:
 
 
 def _asking(dice: random.Random, requests: int) -> dict[str, Any]:
-    """One page after another that the app wants kept, each asked for twice."""
+    """Return a request for a page that the app asks to store. Each page is asked for about twice."""
     return environ_of(f"asking-{dice.randrange(requests // 10):x}")
 
 
 def _any(dice: random.Random) -> dict[str, Any]:
-    """A few pages that everybody asks for, many that nobody asks for twice, and some malice."""
+    """Return a request: for one of a few popular pages, for a page that is asked for once, or a hostile one."""
     kind = dice.random()
     if kind < 0.2:
         return environ_of(f"known-{dice.randrange(50)}")
@@ -136,10 +136,10 @@ def _l1(isr: ISR) -> Any:
 
 
 def _weigh(local: Any) -> int:
-    """Bytes of everything that L1 holds on to, each object once; none of it by its own books."""
+    """Return the bytes of all objects that L1 holds, each once, independently of L1's own sum."""
     seen: set[int] = set()
     total = 0
-    # What is shared with the program, or with CPython's own tables, would be there without L1.
+    # Objects shared with the program, or with CPython's own tables, would be there without L1.
     waiting: list[Any] = [local._slots, local.probes]
     while waiting:
         thing = waiting.pop()

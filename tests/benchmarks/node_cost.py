@@ -1,7 +1,7 @@
-"""``python -m tests.benchmarks.node_cost``: what a command costs a memcached node, in processor time.
+"""Measure the processor time that a command costs a memcached node: ``python -m tests.benchmarks.node_cost``.
 
-Clients that ask one question at a time, as processes do. That the machine is shared with them does not matter:
-the node's own time is counted (proc(5)), not the clock's.
+Each client asks one question at a time, as processes do. The clients share the machine with the node. This does not
+matter, because the node's own CPU time is counted (proc(5)).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLIENTS, SECONDS = 4, 5.0
 
 
 def microseconds(node: Memcached, size: int) -> float:
-    """For one ``get`` of so many bytes."""
+    """Return the node's microseconds for one ``get`` of so many bytes."""
     node.say(f"set k 0 0 {size}", "x" * size)
     answer = len(f"VALUE k 0 {size}\r\n\r\nEND\r\n") + size
     counts: list[int] = []

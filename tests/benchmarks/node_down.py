@@ -1,9 +1,8 @@
-"""What visitors feel of a memcached node that dies, and of one that hangs; and what becomes of an invalidation that
-such a node should have been told of.
+"""Latency and errors that visitors get while a memcached node is dead or hangs, and the invalidations that it misses.
 
-A cluster as ``python -m cluster`` starts it, under a load that never pauses: hot pages that are due again every two
-seconds, and a few that nobody has seen before. In each round another node is killed, and the next one hangs, with quiet
-before both, so that what is compared is a few seconds apart.
+The cluster is started as by ``python -m cluster``, under a load that never pauses: hot pages that are due again every
+two seconds, and a few new ones. In each round another node is killed, and the next one hangs. There is quiet before
+both, so that the compared figures are a few seconds apart.
 """
 
 from __future__ import annotations
@@ -38,11 +37,12 @@ from wsgi_isr.stores.memcached.connection import USUAL
 
 
 class Size(NamedTuple):
-    """The parts of the cluster, and how much is measured.
+    """The parts of the cluster, and the extent of the measurement.
 
     :param rounds: in each of them one node is killed, and another one hangs.
-    :param measured: seconds. :param felt: seconds for which a fault may be felt before. :param noticed: seconds until
-        every process has noticed that a node is back.
+    :param measured: seconds of measurement.
+    :param felt: seconds after a fault that are not measured.
+    :param noticed: seconds until every process has noticed that a node is back.
     """
 
     nodes: int = 3
@@ -56,17 +56,17 @@ class Size(NamedTuple):
 
 FULL = Size()
 QUICK = Size(nodes=2, instances=1, workers=1, rounds=1, measured=0.3, felt=0.5, noticed=0.7)
-#: Seconds for which a process may serve a copy without asking, and a bit for a busy machine.
+#: Seconds for which a process may serve an L1 entry without asking, and some for a busy machine.
 COHERENCE = 0.1 + 0.2
 CONNECTIONS, RATE = 16, 300.0
-#: How many pages are hot; and which part of all requests is for one that nobody has seen.
+#: The number of hot pages, and the part of all requests that is for a new page.
 HOT, NEW = 20, 0.005
 SLOW, REVALIDATE = 0.03, 2.0
 HEALTHY, DEAD, HANGING = "all nodes are there", "a node is dead", "a node hangs"
 
 
 class Spell(NamedTuple):
-    """A stretch of time in which all was as it was called, of one round."""
+    """A time of one round during which the state named by its label held."""
 
     what: str
     round: int
@@ -88,7 +88,7 @@ def run(size: Size) -> Report:
 
 
 def _run(size: Size, cluster: Cluster, said: Invalidations) -> Report:
-    # What our own invalidations find out of the nodes is no news here.
+    # Warnings of our own invalidations about the faulty nodes are expected.
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
     spells: list[Spell] = []
     with _visited(cluster.balancer.port) as visits:
@@ -98,7 +98,7 @@ def _run(size: Size, cluster: Cluster, said: Invalidations) -> Report:
                 (DEAD, faults.kill, faults.restart),
                 (HANGING, faults.pause, faults.resume),
             ):
-                # The two strike different nodes in a round, and each node in the end.
+                # The two faults hit different nodes in a round, and all nodes in the end.
                 node = cluster.nodes[(number + (what is HANGING)) % size.nodes]
                 spells.append(_spell(HEALTHY, number, size.measured))
                 strike(cluster, node.name)
@@ -123,7 +123,7 @@ def _spell(what: str, number: int, seconds: float) -> Spell:
 
 @contextlib.contextmanager
 def _visited(port: int) -> Iterator[list[Samples]]:
-    """In the block there are visitors; what they saw is in the list after it."""
+    """Send visitors during the block. The list gets their answers after it."""
     hot = [RENEWED % number for number in range(HOT)]
     new = [RARE % number for number in range(1000)]
     weights = [(1 - NEW) / len(hot)] * len(hot) + [NEW / len(new)] * len(new)
@@ -152,8 +152,10 @@ def _visited(port: int) -> Iterator[list[Samples]]:
 
 
 class Invalidations:
-    """Two at a time, of which a node that is away should have been told of the first: how often that was said, and made
-    up for."""
+    """Invalidations of two tags at a time. The node of the first tag is unreachable.
+
+    Counted are invalidations that were refused by name, and those that were replayed.
+    """
 
     def __init__(self, cluster: Cluster, site: Numbered, journal: Path) -> None:
         self._site = site
@@ -168,11 +170,11 @@ class Invalidations:
         self.refused = self.made_up = self.lost = 0
 
     def miss(self, node: Node) -> None:
-        """One of a row that the node has, and one of another row."""
+        """Invalidate a row of the node and a row of another node, together."""
         there = next(row for row in self._rows if self._node_of[row] == node.address)
         elsewhere = next(row for row in self._rows if self._node_of[row] != node.address)
         for row in (there, elsewhere):
-            self._version(row)  # somebody has it
+            self._version(row)  # the page is stored
             self._site.commit(row)
         try:
             tags = [tag(there), tag(elsewhere)]
@@ -188,7 +190,7 @@ class Invalidations:
         self._missed.append(there)
 
     def make_up(self) -> None:
-        """The node is back."""
+        """Replay, since the node is back. Count the invalidations that are delivered, and those that are lost."""
         missed, self._missed = self._missed, []
         delivered = replay(store=self._store, journal=str(self._journal))
         time.sleep(COHERENCE)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 
 class Size(NamedTuple):
-    """How much is stored.
+    """The numbers of stored pages and of random URLs.
 
-    :param pages: distinct pages. :param urls: after so many random ones the control keys are counted.
+    :param pages: distinct pages.
+    :param urls: random URLs, after which the control keys are counted.
     """
 
     pages: int = 5000
@@ -81,7 +82,7 @@ class _Site:
 
     def __init__(self, stack: contextlib.ExitStack, node: Memcached) -> None:
         self._node = node
-        # Copies in L1 would hide whether a page is on the node.
+        # Entries in L1 would hide whether a page is on the node.
         self._isr = ISR(
             _app,
             {"/<path:page>": Rule(revalidate=LIFETIME, tags=["shared"])},
@@ -91,14 +92,20 @@ class _Site:
         stack.callback(self._isr.close)
 
     def visit(self, paths: Iterable[str], label: str = "MISS") -> None:
-        """Ask for pages. :raises AssertionError: one is not ``label``."""
+        """Ask for pages.
+
+        :raises AssertionError: an answer is not ``label``.
+        """
         for path in paths:
             _, headers, _ = answer(self._isr, environ_of(path))
             if headers.get("X-ISR") != label:
                 raise AssertionError(f"{path}: {headers.get('X-ISR')}, not {label}")
 
     def check(self, pages: int) -> None:
-        """Check that the node holds all pages. :raises AssertionError: it does not."""
+        """Check that the node holds all pages.
+
+        :raises AssertionError: a page is missing.
+        """
         self.visit((f"page-{number}" for number in range(0, pages, max(1, pages // 100))), "HIT")
         if int(self._node.stats()["evictions"]):
             raise AssertionError("pages were evicted, so the node does not hold what it should")

@@ -1,4 +1,4 @@
-"""memcached nodes for a benchmark, and the client that everybody measures against."""
+"""memcached nodes for a benchmark, and the plain client that benchmarks compare with."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.support.memcached import HOST, Memcached
 
 @contextlib.contextmanager
 def running(count: int, megabytes: int = 64) -> Iterator[list[Memcached]]:
-    """So many nodes of this machine, until the block ends."""
+    """Run so many nodes on this machine until the block ends."""
     with contextlib.ExitStack() as stack:
         nodes = []
         for _ in range(count):
             try:
                 nodes.append(Memcached(megabytes))
-            except pytest.fail.Exception as failure:  # how the helper of the tests says what is missing
+            except pytest.fail.Exception as failure:  # the tests' helper exits with a message about the missing program
                 raise CannotRun(str(failure)) from None
             stack.callback(nodes[-1].kill)
         yield nodes
@@ -34,6 +34,6 @@ def url_of(nodes: Sequence[Memcached | Proxy]) -> str:
 
 @contextlib.contextmanager
 def client(node: Memcached, timeout: float | None = None) -> Iterator[Client]:
-    """pymemcache's own, with nothing around it: no pool, no routing, and no timeouts unless they are asked for."""
+    """Return pymemcache's plain client: no pool, no routing, and no timeouts except by option."""
     with contextlib.closing(Client((HOST, node.port), timeout=timeout, connect_timeout=timeout)) as opened:
         yield opened

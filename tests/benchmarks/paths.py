@@ -1,6 +1,6 @@
-"""The ways that a request can take through ``ISR`` while its page is in L1, each held in place.
+"""The ways of a request through ``ISR`` while its page is in L1. Each app of this module forces one way.
 
-Where it can be, a way is chosen as users choose it, by a rule or a header.
+Where possible, a rule or a header chooses the way, as for users.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from wsgi_isr.stores import Store, open_store
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
-#: One way: the app, the request, and the word of ``X-ISR`` that proves which way it took.
+#: One way: the app, the request, and the value of ``X-ISR`` that proves the way.
 Way = tuple["WSGIApplication", dict[str, Any], str]
 
 
 def answer(app: WSGIApplication, environ: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
-    """Status, headers and body of one request."""
+    """Return status, headers and body of one request."""
     head: list[Any] = []
 
     def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
@@ -54,9 +54,9 @@ _DECODERS: Mapping[str, Callable[[bytes], bytes]] = {
 
 
 def prove(app: WSGIApplication, environ: dict[str, Any], label: str) -> None:
-    """Ask once.
+    """Send one request, and check its answer.
 
-    :raises AssertionError: the answer was not ``label`` (``""``: no answer of ours), or not the page.
+    :raises AssertionError: the answer was not ``label`` (``""``: not by the cache), or not the page.
     """
     status, headers, body = answer(app, environ)
     if headers.get("X-ISR", "") != label:
@@ -69,7 +69,7 @@ def prove(app: WSGIApplication, environ: dict[str, Any], label: str) -> None:
 
 
 def hit(app: WSGIApplication, slug: str, **options: Any) -> ISR:
-    """``ISR`` around ``app``, with the page in L1 and its answer prepared, if it is prepared at all."""
+    """Return ``ISR`` around ``app``, with the page in L1 and its prepared response, if there is one."""
     isr = ISR(app, store="memory://", **{"revalidate": LIFETIME, **options})
     for label in ("MISS", "HIT", "HIT"):
         prove(isr, environ_of(slug), label)
@@ -77,12 +77,12 @@ def hit(app: WSGIApplication, slug: str, **options: Any) -> ISR:
 
 
 def prepared() -> Way:
-    """The hot path."""
+    """Return the hot path: a prepared response."""
     return hit(bare(Site()), "prepared"), environ_of("prepared"), "HIT"
 
 
 def unprepared(patterns: int = 0) -> Way:
-    """Match, key, look-up, headers. A rule with ``vary`` is never prepared; the request has no such header."""
+    """Return the plain path: match, key, lookup, headers. Pages of a rule with ``vary`` are never prepared."""
     rules = {f"/section{number}/<slug>": 60 for number in range(patterns - 1)}
     if patterns:
         rules["/blog/<slug>"] = LIFETIME
@@ -91,9 +91,9 @@ def unprepared(patterns: int = 0) -> Way:
 
 
 def ticking() -> Way:
-    """A clock that moves on by a second with each look: no prepared answer is still true, all are made anew.
+    """Return a path whose clock moves by a second with each read: every prepared response is outdated.
 
-    It stands still until the page is stored. A render looks at the clock often, and would run into its own timeout.
+    The clock stands still until the page is stored. A render reads the clock often, and would run into its timeout.
     """
     began = 1_700_000_000
     seconds = itertools.count(began)
@@ -108,18 +108,18 @@ def ticking() -> Way:
 
 
 def asking() -> Way:
-    """A prepared answer, with a look at the store's epochs for each request."""
+    """Return a path with a prepared response that reads the store's epochs for each request."""
     return hit(bare(Site()), "asking", coherence=0), environ_of("asking"), "HIT"
 
 
 def with_header(name: str, value: str, label: str = "HIT") -> Way:
-    """A page that would be prepared, but the request says more than its URL."""
+    """Return a path of a page that could be prepared. A header of the request prevents this."""
     isr = hit(bare(Site()), "header")
     return isr, environ_of("header", **{name: value}), label
 
 
 def not_modified() -> Way:
-    """A browser that asks whether its copy is still good: 304."""
+    """Return a path of a conditional request: 304."""
     isr = hit(bare(Site()), "conditional")
     etag = answer(isr, environ_of("conditional"))[1]["ETag"]
     return isr, environ_of("conditional", HTTP_IF_NONE_MATCH=etag), "HIT"
@@ -127,9 +127,9 @@ def not_modified() -> Way:
 
 @contextlib.contextmanager
 def stale(url: str, rendered_here: bool) -> Iterator[Way]:
-    """A stale page, for as long as the block lasts: its one render waits at a gate.
+    """Yield a path with a stale page until the block ends: its one render waits at a gate.
 
-    :param rendered_here: by the process that answers; else by another one on the same store.
+    :param rendered_here: whether the answering process renders; else another one on the same store does.
     """
     ahead = [0.0]  # seconds, of the real clocks
     gate = threading.Event()

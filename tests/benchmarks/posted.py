@@ -33,7 +33,7 @@ class Counts:
         self._folder = Path(folder)
 
     def add(self, what: str, path: str) -> None:
-        """Count one. A write of one byte takes no lock and a microsecond."""
+        """Count one. A write of one byte needs no lock, and takes a microsecond."""
         descriptor = os.open(self._file(what, path), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, b".")

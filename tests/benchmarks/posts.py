@@ -1,9 +1,8 @@
-"""Visitors of a hot page while anonymous POSTs go to its URL, each of which invalidates it: through ``ISR`` with
-renderer processes and with threads, and to the bare app, under the same load.
+"""Visitors of a hot page while anonymous POSTs invalidate it: ``ISR`` with renderers or threads, and the bare app.
 
-Three gunicorns with one worker each, loaded in turns; the order changes. A POST has a connection of its own and comes
-when it is due, however long the answers to others take. Each page shows how many POSTs there were, so that a page which
-is older than the last of them is noticed.
+Three gunicorns with one worker each are loaded in turns; the order changes. A POST has a connection of its own and
+comes when it is due, regardless of the answers to others. Each page shows the number of POSTs, so that a page older
+than the last POST is noticed.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from tests.live.support.waiting import until
 
 
 class Size(NamedTuple):
-    """How much is measured: rounds, and seconds of load in one turn.
+    """The extent: rounds, and seconds of load in one turn.
 
-    :param is_judged: the machine is ours alone, so that it matters who goes first.
+    :param is_judged: whether the machine runs nothing else, so that priorities count.
     """
 
     rounds: int = 4
@@ -40,7 +39,7 @@ class Size(NamedTuple):
 
 
 FULL, QUICK = Size(), Size(rounds=1, turn=0.3, is_judged=False)
-#: POSTs in a second, and how many of them may be under way.
+#: POSTs in a second, and the highest number of them in progress.
 RATE, AT_ONCE = 100.0, 64
 CONNECTIONS = 8
 #: Below this part of the POSTs that should be sent in a turn, the load was another one. A busy bare app answers some of
@@ -153,7 +152,10 @@ def _grown(server: Server, path: str, before: tuple[int, int] = (0, 0)) -> tuple
 
 
 def _see(server: Server, path: str) -> None:
-    """Wait for a page that shows every POST. :raises AssertionError: there is none in 20 seconds."""
+    """Wait for a page that shows every POST.
+
+    :raises AssertionError: there is none in 20 seconds.
+    """
     posts = server.counts.of("posts", path)
 
     def sees() -> bool:

@@ -1,8 +1,8 @@
-"""What ``visitors.py`` has gunicorn serve: a hot page, and large pages of the pydoc example, which take a tenth of a
-second of computing and are due again as soon as they were made.
+"""The app that ``visitors.py`` runs in gunicorn: a hot page, and large pages of the pydoc example.
 
-In the folder ``BENCHMARK_FOLDER``, the file ``renders`` gets a line for each of these: seconds of monotonic time at
-which the computing began and ended.
+A large page takes a tenth of a second of CPU time, and is due again as soon as it was rendered. In the folder
+``BENCHMARK_FOLDER``, the file ``renders`` gets a line for each of these renders: seconds of monotonic time at its begin
+and its end.
 """
 
 from __future__ import annotations

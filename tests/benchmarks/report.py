@@ -1,4 +1,4 @@
-"""What a benchmark has to say: tables of samples, budgets that are met or missed, notes."""
+"""The report of a benchmark: tables of samples, budgets that are met or missed, notes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class CannotRun(Exception):
-    """Something that this benchmark needs is not on this machine; the message says what to do about it."""
+    """The machine lacks a program or resource of the benchmark. The message names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Row:
 
 
 def ratio(over: Row, under: Row) -> float:
-    """How many times ``under`` goes into ``over``: the median over the rounds.
+    """Return the ratio of ``over`` to ``under``: the median over the rounds.
 
-    Taken within each round, where both met the same machine. The ratio of two medians would compare
-    moments that may lie seconds apart.
+    The ratio is taken within each round, where the load of the machine was the same for both. The ratio of two medians
+    would compare moments that may lie seconds apart.
     """
     return statistics.median(a / b for a, b in zip(over.samples, under.samples, strict=True))
 
 
 def undisturbed(over: Row, under: Row) -> float:
-    """The same of the best tenth of each, where more is better and the rest was taken by the neighbours."""
+    """Return the ratio of the best tenth of each, for figures where more is better: other processes only take."""
     best, other = (sorted(row.samples)[int(0.9 * (len(row.samples) - 1))] for row in (over, under))
     return best / other
 
@@ -112,9 +112,9 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def text(self, is_judged: bool = True) -> str:
-        """All of it, to be read.
+        """Return the whole report as text.
 
-        :param is_judged: whether it says of each budget if it is met.
+        :param is_judged: whether the text says of each budget that it is met or missed.
         """
         parts = ["\n".join(table.lines()) for table in self.tables]
         parts += ["\n".join(self.notes)] if self.notes else []

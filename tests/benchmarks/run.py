@@ -1,7 +1,7 @@
 """The benchmarks: ``python tests/benchmarks/run.py [NAME ...] [--quick] [--json FILE]``; all of them without a name.
 
-Exit code: 0, every budget is met; 1, one is missed, or something else was measured than what should be; 2, something
-could not be run. With ``--quick``, budgets are reported and not judged.
+Exit code: 0, every budget is met; 1, a budget is missed, or a benchmark measured the wrong thing; 2, a benchmark could
+not run. With ``--quick``, budgets are reported and not judged.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name!r}; known: {', '.join(BENCHMARKS)}")
-    # What was started is ended by `with` and `finally`, so a polite signal has to reach them, once.
+    # `with` and `finally` end the servers and nodes that were started, so a polite signal has to reach them, once.
     for number in ENDING:
         signal.signal(number, _exit)
     names = list(dict.fromkeys(options.names)) or list(BENCHMARKS)
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def judged(outcomes: list[dict[str, Any]], quick: bool) -> tuple[int, str]:
-    """The exit code, and a line that says why."""
+    """Return the exit code, and a line with its reason."""
     budgets = [budget for outcome in outcomes for budget in outcome.get("budgets", ())]
     missed = [] if quick else [budget for budget in budgets if not budget["met"]]
     wrong = [outcome["name"] for outcome in outcomes if "wrong" in outcome]
@@ -89,7 +89,7 @@ def judged(outcomes: list[dict[str, Any]], quick: bool) -> tuple[int, str]:
 
 
 def machine() -> str:
-    """One line on where these figures are from."""
+    """Return a line on the machine of these figures."""
     parts = [f"{name} {version(name)}" for name in ("werkzeug", "flask", "flask-caching", "django") if _has(name)]
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return ", ".join([f"{python} on {os.cpu_count()} cores ({platform.machine()})", *parts])
@@ -114,7 +114,7 @@ def _run(name: str, quick: bool) -> dict[str, Any]:
 
 
 def _in_own_process(name: str, quick: bool) -> dict[str, Any]:
-    """Each in a fresh interpreter: what one imports, allocates or starts does not touch the next."""
+    """Run a benchmark in a fresh interpreter: imports, memory and processes do not affect the next one."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "result.json")
         child = subprocess.Popen([sys.executable, __file__, name, "--json", str(file), *["--quick"] * quick])
@@ -148,6 +148,6 @@ def _exit(number: int, frame: object) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # The script's own folder is not to be searched: the modules in it are named after what they measure.
+    # The script's own folder must not be searched: names of its modules may hide other modules.
     sys.path[0] = str(ROOT)
     raise SystemExit(main())

@@ -1,4 +1,4 @@
-"""What ``under_gunicorn.py`` has gunicorn serve: the page from L1, and the same answer from a bare function.
+"""The app that ``under_gunicorn.py`` runs in gunicorn: the page from L1, and the same answer from a bare function.
 
 The bare function gets the head that ``ISR`` sent in the environment, so that both put the same bytes on the wire.
 """
@@ -24,6 +24,6 @@ _headers = [(name, value) for name, value in json.loads(os.environ.get(HEADERS_V
 
 
 def same_bytes(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """The least that a WSGI function can do to send this page with these headers."""
+    """Send this page with these headers, by a minimal WSGI function."""
     start_response("200 OK", _headers)
     return [PAGE]

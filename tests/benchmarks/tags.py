@@ -1,4 +1,4 @@
-"""What the tags of a page cost: round trips to memcached, counted on the wire, and the time of a check."""
+"""The cost of a page's tags: round trips to memcached, counted on the wire, and the time of a check."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 NODES = 3
 TAGS = 100
-#: Those that every page has, at this depth: everything, its rule, its path, the prefixes /, /blog and its own.
+#: The tags of every page at this depth: all pages, its rule, its path, the prefixes /, /blog and its own.
 IMPLICIT = 6
 NOISE = "noise"
 SLUG = "tags"
 
 
 class Size(NamedTuple):
-    """How often what is counted is counted, and rounds of what is timed."""
+    """The number of counted requests, and of timed rounds."""
 
     requests: int = 20
     rounds: int = 100
@@ -37,8 +37,8 @@ class Size(NamedTuple):
 
 FULL, QUICK = Size(), Size(requests=3, rounds=2)
 
-#: To each node the `get`s of one request, in order, with a letter for each key: an epoch, a tag, a page.
-CacheDirectives = list[list[str]]
+#: The `get`s of one request by node, in order, with a letter for each key: an epoch, a tag, a page.
+Asked = list[list[str]]
 
 
 def run(size: Size) -> Report:
@@ -47,7 +47,7 @@ def run(size: Size) -> Report:
         proxies = [Proxy(node.port) for node in nodes]
         for proxy in proxies:
             stack.callback(proxy.refuse)
-        # Their time stands still: a prepared answer is asked about once more than one whose second is over.
+        # The clock stands still: a prepared response is checked once more than one whose second is over.
         asking, polling = (_Page(proxies, TAGS, coherence, clock=lambda: 1_700_000_000.0) for coherence in (0, 3600))
         timed = [_Page(nodes[:count], tags) for count in (1, NODES) for tags in (0, TAGS)]
         for page in (asking, polling, *timed):
@@ -97,25 +97,28 @@ class _Page:
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.label = f"{IMPLICIT + tags} tags on {len(nodes)} node{'s' * (len(nodes) > 1)}"
-        namespace = f"{self.label}, {coherence}, {nodes[0].name}"  # they share the nodes, and nothing else
+        namespace = f"{self.label}, {coherence}, {nodes[0].name}"  # the contestants share only the nodes
         rule = Rule(revalidate=LIFETIME, tags=[f"tag {number}" for number in range(tags)])
         rules, url = {"/blog/<slug>": rule}, url_of(nodes)
         self.isr = ISR(bare(Site()), rules, store=url, namespace=namespace, coherence=coherence, clock=clock)
         self._environ = environ_of(SLUG)
         self._epochs = [Keyspace(namespace).epoch(node) for node in self.isr._store.nodes]
-        self.isr._engine.presence = None  # what it asks once a minute, in the background, is not counted here
+        self.isr._engine.presence = None  # background requests, made once a minute, are not counted here
         for label in ("MISS", "HIT", "HIT"):
             self.prove(label)
 
     def prove(self, label: str) -> None:
-        """:raises AssertionError: the answer is not ``label``, or not the page."""
+        """Send one request, and check its answer.
+
+        :raises AssertionError: the answer is not ``label``, or not the page.
+        """
         paths.prove(self.isr, self._environ, label)
 
-    def count(self, wires: Wires, requests: int, elsewhere: bool) -> CacheDirectives:
-        """What each of some requests asked.
+    def count(self, wires: Wires, requests: int, elsewhere: bool) -> Asked:
+        """Return the keys that each of some requests asked for.
 
-        :param elsewhere: before each of them, pages that have none of its tags were invalidated, on every node.
-        :raises AssertionError: not the same each time, or something else than `get`.
+        :param elsewhere: invalidate pages that have none of its tags, on every node, before each request.
+        :raises AssertionError: requests differ, or use another verb than `get`.
         """
         every = []
         for _ in range(requests):
@@ -132,7 +135,7 @@ class _Page:
         return every[0]
 
     def batch(self, elsewhere: bool) -> Batch:
-        """Requests, in the time that passes; what happens elsewhere is not in it."""
+        """Return a batch of requests, in the time that passes, without the time of invalidations elsewhere."""
 
         def batch(count: int) -> float:
             took = 0.0
@@ -149,21 +152,21 @@ class _Page:
         return batch
 
     def _disturb(self) -> None:
-        """What an invalidation does first, and last, on a node."""
+        """Set the epochs, as an invalidation does first, and last, on a node."""
         for key in self._epochs:
             self.isr._store.set(key, os.urandom(12))
 
 
 def _start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-    """Takes what it gets."""
+    """Ignore status and headers."""
 
 
-def _beyond_epochs(asked: CacheDirectives) -> int:
-    """The most round trips that one node was asked for anything else."""
+def _beyond_epochs(asked: Asked) -> int:
+    """Return the highest number of round trips to one node for other keys than epochs."""
     return max(sum(planes != "e" for planes in node) for node in asked)
 
 
-def _text(asked: CacheDirectives) -> str:
+def _text(asked: Asked) -> str:
     names = {"e": "epoch", "t": "tag", "p": "page"}
 
     def text(planes: str) -> str:

@@ -1,10 +1,9 @@
 """Requests per second under gunicorn: pages from L1 against a bare function that sends the same bytes.
 
-Two gunicorns with one worker each, and a wrk at each, all at once; but only one worker runs at a time
-(SIGSTOP, SIGCONT), in turns of a twentieth of a second. What else a shared machine does in one second and
-not in the next is more than the difference to be seen here, and wrk cannot be run for less. Its requests
-are counted turn by turn, by the bytes that it has read, and the best tenth of the turns is compared: a
-neighbour can only take from them.
+Two gunicorns with one worker each, and a wrk at each, run all at once. Only one worker runs at a time (SIGSTOP,
+SIGCONT), in turns of a twentieth of a second. The load of a shared machine changes within a second, by more than the
+difference to be measured, and wrk cannot run for less. Requests are counted turn by turn, by the bytes that wrk has
+read. The best tenth of the turns is compared, because other processes can only slow a turn down.
 """
 
 from __future__ import annotations
@@ -32,10 +31,11 @@ from tests.benchmarks.served import HEADERS_VARIABLE
 
 
 class Size(NamedTuple):
-    """How much is measured: rounds of each worker class (the most for the one that the README recommends), and seconds
-    of load in one round.
+    """The extent: rounds of each worker class, and seconds of load in one round.
 
-    :param is_judged: the machine is ours alone, and has wrk.
+    The worker class that the README recommends gets the most rounds.
+
+    :param is_judged: whether the machine runs nothing else, and has wrk.
     """
 
     rounds: Mapping[str, int]
@@ -50,12 +50,12 @@ PATH = "/blog/served"
 ISR, BARE = "isr", "same_bytes"
 OURS, REFERENCE = "pages from L1", "bare function"
 CONNECTIONS = 8
-#: Seconds: of a round, at its begin and at its end, while both workers stand still, so that every request was answered
-#: in a turn; of one turn.
+#: Seconds during which both workers stand still, at the begin and at the end of a round; seconds of one turn. So every
+#: request is answered in a turn.
 STILL, TURN = 0.25, 0.05
 #: Rounds that are repeated where other processes had every core.
 RETRIES = 5
-#: Nothing that does more can be this much faster: beyond it, the neighbours have been measured.
+#: ISR does more work, so it cannot be faster than this. Beyond it, other processes were measured.
 NONSENSE = 1.1
 
 Head = list[tuple[str, str]]
@@ -110,7 +110,7 @@ def run(size: Size) -> Report:
 
 @contextlib.contextmanager
 def _server(app: str, worker_class: str, head: Head) -> Iterator[Server]:
-    """Until the block ends."""
+    """Run a server until the block ends."""
     with tempfile.TemporaryDirectory() as folder:
         env = {HEADERS_VARIABLE: json.dumps(head)}
         with gunicorns.running(f"tests.benchmarks.served:{app}", worker_class, env, Path(folder, "log")) as gunicorn:
@@ -118,7 +118,7 @@ def _server(app: str, worker_class: str, head: Head) -> Iterator[Server]:
 
 
 def _fetch(server: Server, label: str) -> Head:
-    """The head of the page, without what gunicorn adds, and the ``Age`` of its first second."""
+    """Return the head of the page without gunicorn's headers, with the ``Age`` of its first second."""
     connection = http.client.HTTPConnection(HOST, server.port, timeout=5)
     with contextlib.closing(connection):
         connection.request("GET", PATH)
@@ -134,7 +134,7 @@ def _fetch(server: Server, label: str) -> Head:
 
 
 def _round(first: Server, second: Server, duration: int) -> list[tuple[float, float]]:
-    """Requests per second of ``first`` and ``second``, for each pair of turns."""
+    """Return the requests per second of ``first`` and ``second``, for each pair of turns."""
     servers = (first, second)
     read: tuple[list[int], list[int]] = ([], [])  # bytes that its client had read at the begin of each turn
     took: tuple[list[float], list[float]] = ([], [])  # seconds of each turn
@@ -153,7 +153,7 @@ def _round(first: Server, second: Server, duration: int) -> list[tuple[float, fl
                 time.sleep(TURN)
                 os.kill(server.worker, signal.SIGSTOP)
                 took[which].append(time.perf_counter() - began)
-        time.sleep(STILL / 2)  # clients read what is under way
+        time.sleep(STILL / 2)  # clients read the answers in progress
         rates = []
         for which, client in enumerate(clients):
             read[which].append(_bytes_read(client.pid))
@@ -162,13 +162,13 @@ def _round(first: Server, second: Server, duration: int) -> list[tuple[float, fl
                 raise AssertionError(f"an answer has {size:.0f} bytes, by what its client and the kernel counted")
             turns = zip(read[which], read[which][1:], took[which], strict=False)
             rates.append([(after - before) / size / seconds for before, after, seconds in turns])
-    # A turn in which somebody else had every core for all of its time says nothing.
+    # Leave out turns in which other processes had every core all the time.
     return [pair for pair in zip(*rates, strict=True) if all(pair)]
 
 
 @contextlib.contextmanager
 def _client(server: Server, duration: int) -> Iterator[subprocess.Popen[str]]:
-    """A client that asks on all of its connections."""
+    """Run a client that asks on all of its connections."""
     if has_wrk := gunicorns.has_wrk(duration):
         command = ["wrk", "--threads", "1", "--connections", str(CONNECTIONS), "--duration", f"{duration}s"]
         command.append(f"http://{HOST}:{server.port}{PATH}")
@@ -178,7 +178,7 @@ def _client(server: Server, duration: int) -> Iterator[subprocess.Popen[str]]:
     try:
         if not has_wrk:
             assert client.stdout is not None
-            client.stdout.readline()  # what it read until then were its own modules
+            client.stdout.readline()  # until then it has read only its own modules
         yield client
     finally:
         if client.poll() is None:
@@ -187,14 +187,14 @@ def _client(server: Server, duration: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def _bytes_read(pid: int) -> int:
-    """What a process has read so far, from sockets as well (proc(5), ``rchar`` in /proc/pid/io)."""
+    """Return the bytes that a process has read, from sockets as well (proc(5), ``rchar`` in /proc/pid/io)."""
     found = re.search(r"rchar: (\d+)", Path(f"/proc/{pid}/io").read_text())
     assert found is not None
     return int(found[1])
 
 
 def _answered(client: subprocess.Popen[str], duration: int) -> int:
-    """How many requests got the page, by the client's own count."""
+    """Return the number of requests that got the page, by the client's own count."""
     said, _ = client.communicate(timeout=duration + 10)
     if bad := re.search(r"Non-2xx.*|Socket errors:.*", said):
         raise AssertionError(f"wrk says: {bad[0]}")

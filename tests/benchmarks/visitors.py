@@ -1,10 +1,9 @@
-"""Visitors of a hot page while other pages, which take computing, are regenerated without a pause: by renderer
-processes, by threads of the worker, and not at all.
+"""Visitors of a hot page while CPU-bound pages are regenerated without a pause: by renderers, by threads, not at all.
 
-Three gunicorns with one worker each, loaded in turns; the order changes. Somebody asks each time for the pages that
-are due, so that one is always being made, and the time for which that was true is measured. The worker has a core of
-its own, and one is spare. Visitors come from elsewhere: wrk, which takes nearly half of the spare one, goes before the
-renderer there, where that is allowed.
+Three gunicorns with one worker each are loaded in turns; the order changes. A client asks each time for the pages that
+are due, so that one is always being rendered. The time for which that was true is measured. The worker has a core of
+its own, and one is spare. wrk stands for visitors from elsewhere: it takes nearly half of the spare core, and goes
+before the renderer there, where that is allowed.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from tests.live.support.waiting import until
 
 
 class Size(NamedTuple):
-    """How much is measured: rounds of each worker class, and seconds of load in one turn.
+    """The extent: rounds of each worker class, and seconds of load in one turn.
 
-    :param is_judged: the machine is ours alone, so that it matters who goes first, and how much was regenerated.
+    :param is_judged: whether the machine runs nothing else, so that priorities and the number of renders count.
     """
 
     rounds: Mapping[str, int]
@@ -45,7 +44,7 @@ CONNECTIONS = 8
 #: Seconds between two requests for a page that is due.
 ASKING = 0.03
 PROCESSES, THREADS, NONE = "renderer processes", "threads of the worker", "no regeneration"
-#: Below this part of the time somebody was computing, it was not "without a pause".
+#: Pages must be rendered for at least this part of the time to count as "without a pause".
 BUSY_PART = 0.8
 
 
@@ -56,7 +55,7 @@ class Server(NamedTuple):
     folder: Path
 
     def made(self) -> int:
-        """How many pages were computed."""
+        """Return the number of rendered pages."""
         return len(self._lines())
 
     def _lines(self) -> list[str]:
@@ -66,7 +65,7 @@ class Server(NamedTuple):
             return []
 
     def computing(self, since: float, until: float) -> float:
-        """For which part of that time a page was being made."""
+        """Return the part of that time during which a page was being rendered."""
         spans = sorted(tuple(map(float, line.split())) for line in self._lines())
         covered, end = 0.0, since
         for began, ended in spans:
@@ -77,7 +76,7 @@ class Server(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One turn."""
+    """The figures of one turn."""
 
     rate: float
     p99: float
@@ -131,7 +130,7 @@ def _add(report: Report, worker_class: str, samples: dict[str, list[Sample]], is
 
 @contextlib.contextmanager
 def _server(worker_class: str, background: str) -> Iterator[Server]:
-    """Until the block ends."""
+    """Run a server until the block ends."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
@@ -142,7 +141,7 @@ def _server(worker_class: str, background: str) -> Iterator[Server]:
 
 
 def _fetch(server: Server, path: str) -> str:
-    """Return the word of ``X-ISR``."""
+    """Return the value of ``X-ISR``."""
     answer = fetch(server.port, path)
     assert answer.status == 200, answer
     return answer["X-ISR"]
@@ -152,7 +151,7 @@ def _fetch(server: Server, path: str) -> str:
 
 
 def _turn(server: Server, size: Size, regenerating: bool) -> Sample:
-    # The same requests in each turn: what is compared is the regeneration, not who asks for it.
+    # The requests are the same in each turn: the benchmark compares regeneration, not load.
     with _asked_for(server, BUSY if regenerating else KEPT):
         made = server.made()
         began = time.monotonic()
@@ -165,7 +164,7 @@ def _turn(server: Server, size: Size, regenerating: bool) -> Sample:
 
 
 def _settle(server: Server) -> None:
-    """What is still being made is not for the next one to bear."""
+    """Wait until the server renders nothing more, so that its load does not slow down the next one."""
     made = -1
     while made < (now := server.made()):
         made = now
@@ -174,7 +173,7 @@ def _settle(server: Server) -> None:
 
 @contextlib.contextmanager
 def _asked_for(server: Server, paths: tuple[str, ...]) -> Iterator[None]:
-    """In the block, somebody asks for these pages again and again. Those that are due they get stale, at once."""
+    """Ask for these pages again and again during the block. Pages that are due come stale, at once."""
     over = threading.Event()
 
     def ask() -> None:

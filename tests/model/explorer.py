@@ -1,4 +1,4 @@
-"""Every order in which programs can use one store: a breadth-first search over what may happen next.
+"""Every order in which programs can use one store: a breadth-first search over the possible next steps.
 
 At every moment each program (:mod:`tests.model.gate`) may take its next step, and besides:
 
@@ -26,17 +26,18 @@ from wsgi_isr.stores.base import route
 
 @dataclass(frozen=True)
 class System:
-    """What is explored.
+    """The programs, nodes and faults of a search.
 
-    :param programs: by name. :param setup: a program that is run alone before all others.
-    :param home: the node on which a key is while all are up. Pages and locks are found on the next node
-        while theirs is cut off; so are tags and epochs if ``control_keys_move``.
-    :param renders: more renders (reads of the data) than that, and one more for each lost key, are a violation.
-    :param overwrites: says what is wrong with a new value in place of an old one, if anything is.
+    :param programs: by name.
+    :param setup: a program that is run alone before all others.
+    :param home: the node on which a key is while all nodes are up. While a node is cut off, its pages and locks are
+        found on the next node; so are tags and epochs if ``control_keys_move``.
+    :param renders: the highest allowed number of renders (reads of the data); each lost key allows one more.
+    :param overwrites: returns the fault of a new value in place of an old one, or ``None``.
     :param vanishes: the keys that may be lost.
-    :param private: keys that only one program touches, or that nobody writes (which is checked): when that
-        is done is nothing to anybody, so it is done at once.
-    :param show: a key (as the value of ``"key"``) or the value of a key, for a trace.
+    :param private: keys that only one program touches, or that are never written (which is checked). The time of such
+        an operation matters to no other program, so it is done at once.
+    :param show: returns a key (as the value of ``"key"``) or the value of a key as text for a trace.
     """
 
     programs: Mapping[str, Program]
@@ -56,8 +57,11 @@ class System:
 
 @dataclass
 class Result:
-    """What a search found. ``served``: for each program, how it served, and whether with data older than
-    something acknowledged; it shows that the search has seen what it was for."""
+    """The result of a search.
+
+    ``served``: for each program, how it served, and whether its data was older than an acknowledged invalidation. It
+    proves that the search came across the situation it is for.
+    """
 
     states: int
     steps: int
@@ -73,7 +77,7 @@ class Result:
 
 
 def explore(system: System, most: int = 5_000_000) -> Result:
-    """Search all of ``system``.
+    """Return the result of a search of all orders of ``system``.
 
     :raises Unsound: a program raised, did not do the same twice, or there are more than ``most`` states.
     """
@@ -100,8 +104,10 @@ class _Facts(NamedTuple):
 
 
 class _World:
-    """The facts besides the store. There is one object for the same facts; that makes comparing states cheap.
-    ``places`` are the cells in which keys are found while the nodes are as they are."""
+    """The facts besides the store. Equal facts are one object, which makes comparing states cheap.
+
+    ``places`` are the cells in which keys are found in this state of the nodes.
+    """
 
     __slots__ = ("facts", "places")
 
@@ -117,7 +123,7 @@ _Choice = tuple[str, Any]
 
 
 class _Failed(Exception):
-    """The property does not hold."""
+    """Raised where the property does not hold."""
 
 
 class Explorer:
@@ -165,7 +171,7 @@ class Explorer:
     # Programs ----------------------------------------------------------------------------------------
 
     def _spot(self, actor: int, history: tuple[tuple[Question, Any], ...]) -> Spot:
-        """Run a program again with the answers it has had."""
+        """Run a program again with its answers so far, and return its spot."""
         self._runs += 1
         if self._runs % 20_000 == 0:
             gc.collect(0)  # a program that was left is a cycle, through the traceback of its end
@@ -226,7 +232,7 @@ class Explorer:
             world = self._worlds[facts] = _World(facts, self._places.setdefault(facts.down, {}))
         return world
 
-    # What may happen next ----------------------------------------------------------------------------
+    # Steps that may come next ------------------------------------------------------------------------
 
     def _choices(self, state: _State) -> Iterator[_Choice]:
         world, cells, spots = state
@@ -350,7 +356,7 @@ class Explorer:
         return number
 
     def _place(self, down: tuple[str, ...], key: str) -> int | None:
-        """The cell of a key: one for each node that it may be on."""
+        """Return the cell of a key. A key has a cell for each node that it may be on."""
         node = self._system.home(key)
         if node in down:
             if route(key).control and not self._system.control_keys_move:

@@ -1,10 +1,9 @@
 """The store and the world as one program sees them, one question at a time.
 
-A *program* is an ordinary function that gets a :class:`Gate`, which is a store whose verbs are scheduling
-points. No threads are involved: a program whose part is known up to some answer is run again from its
-beginning with the answers it has had, up to the first question that has no answer yet; there it is left.
-So a program is an automaton, whose states are :class:`Spot`, made as far as it is needed. It may be a model
-or the real code; it only has to ask the same questions when it gets the same answers, which is checked.
+A *program* is an ordinary function that gets a :class:`Gate`, which is a store whose verbs are scheduling points. No
+threads are involved. For each step the program runs again from its beginning with its answers so far. It is left at
+the first question without an answer. So a program is an automaton whose states are :class:`Spot`, made on demand. A
+program may be a model or the real code. It has to ask the same questions after the same answers, which is checked.
 """
 
 from __future__ import annotations
@@ -33,25 +32,25 @@ RAISES = {"stale": 1, "expire": 2, "purge": 3}
 
 
 class Paused(BaseException):
-    """The program has asked something that it was not answered yet."""
+    """Raised in a program that asked a question without an answer yet."""
 
 
 class Unsound(AssertionError):
-    """A program raised, or did not do the same twice: no violation of the protocol, but of the rules of the game."""
+    """A program raised, or did not repeat itself: an error of the program, no violation of the protocol."""
 
 
 class Spot:
-    """Where a program stands: the answers it has had so far, and what it asks next.
+    """The position of a program: its answers so far, and its next question.
 
-    ``acks``, ``served`` and ``violation`` are what it said since the last answer; ``begins``: a visitor comes
-    with the next question; ``at_once``: nobody can tell when it is answered; ``number`` is 0 at the end.
+    ``acks``, ``served`` and ``violation`` are its reports since the last answer. ``begins``: a visitor comes with the
+    next question. ``at_once``: no program can observe when it is answered. ``number`` is 0 at the end.
     """
 
     __slots__ = ("acks", "at_once", "begins", "history", "number", "question", "served", "then", "violation", "writer")
 
     def __init__(self, name: str, history: tuple[tuple[Question, Any], ...]) -> None:
         self.history = history
-        # The token of what it writes next: the same in whatever order things happen, and never used twice.
+        # The token of its next write: the same in any order of steps, and never used twice.
         self.writer = (name, len(history))
         self.number = 0
         self.question: Question = ()
@@ -86,36 +85,36 @@ class Gate(Store):
         return version
 
     def read(self) -> int:
-        """The version of the data that is committed. Reading it is what counts as rendering."""
+        """Return the version of the committed data. This read counts as the render."""
         version: int = self._ask(("read",))
         return version
 
     def time(self) -> int:
-        """A clock that goes on with every commit and every acknowledgement. Looking at it takes no time."""
+        """Return the time. The clock moves with every commit and acknowledgement; reading it takes no time."""
         now: int = self._ask(("time",))
         return now
 
     def acknowledge(self, mode: str, version: int) -> None:
-        """An invalidation of everything before ``version`` is done."""
+        """Report that an invalidation of all data before ``version`` is done."""
         self._speak()
         self._spot.acks.append((mode, version))
 
     def begin(self) -> None:
-        """A visitor comes: as late as can be, right before the next question, for that is when most is owed."""
+        """Begin a visit, right before the next question: the latest moment demands the newest data."""
         self._speak()
         self._begins = True
         self._refused = False
 
     def serve(self, how: str, version: int) -> None:
-        """The visitor who came at the last :meth:`begin` gets data of ``version``."""
+        """Report that the visitor of the last :meth:`begin` gets data of ``version``."""
         if self._begins:
-            self.time()  # a visitor for whom nothing had to be asked is owed just as much
+            self.time()  # a visitor served without a question has the same right to new data
         self._speak()
         owed = self._floors[_FLOOR_OF[how]]
         self._spot.served.append((how, version < self._floors[0]))
         wrong = ""
         if how == UNPROVEN:
-            # By time alone is no way to serve somebody to whom every node has answered.
+            # A visitor may be served by time alone only if a node has not answered.
             wrong = "" if self._refused else "and every node had answered"
         elif version < owed:
             wrong = f"and v{owed} was acknowledged before"
@@ -123,12 +122,12 @@ class Gate(Store):
             self._spot.violation = f"{self.name} was served v{version} as {how}, {wrong}"
 
     def nonce(self) -> str:
-        """A text that nobody else ever gets, of 12 characters."""
+        """Return a text of 12 characters that no other caller ever gets."""
         self._nonces += 1
         return f"{self.name:.8}.{self._nonces}".ljust(12, "_")
 
     def urandom(self, size: int) -> bytes:
-        """In place of :func:`os.urandom`, for sizes that are a multiple of 12."""
+        """Return bytes in place of :func:`os.urandom`, for sizes that are a multiple of 12."""
         assert size % 12 == 0, size
         return "".join(self.nonce() for _ in range(size // 12)).encode()
 
@@ -141,7 +140,7 @@ class Gate(Store):
         return self._call("get", key)
 
     def get_many(self, keys: Sequence[str]) -> Many:
-        """Key by key in the order asked, as memcached does it: others may write in between."""
+        """Read key by key in the given order, as memcached does. Other programs may write in between."""
         found, unreachable = {}, {}
         for key in keys:
             try:
@@ -173,7 +172,7 @@ class Gate(Store):
         return done
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no resources."""
 
     def _call(self, *question: Any) -> Any:
         answer = self._ask(question)
@@ -190,11 +189,11 @@ class Gate(Store):
             raise Paused
         asked, answer = spot.history[self._position]
         if asked != question:
-            # Kept, for the program may take it for an error of the store.
+            # Kept, because the program may catch it as an error of the store.
             self.unsound = Unsound(f"{self.name} asked {asked} once, and {question} after the same answers")
             raise self.unsound
         self._position += 1
-        # What was said before this answer belongs to an earlier spot.
+        # Acknowledgements from before this answer belong to an earlier spot.
         spot.acks, spot.served, spot.violation = [], [], ""
         if self._begins:
             self._begins = False
@@ -202,6 +201,6 @@ class Gate(Store):
         return answer
 
     def _speak(self) -> None:
-        # A `finally` of a program that was left goes on for a while; nobody listens.
+        # A `finally` of a program that was left goes on for a while. Its reports are not recorded.
         if self._spot.question:
             raise Paused

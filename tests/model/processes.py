@@ -1,5 +1,8 @@
-"""Programs for the explorer that are the real thing: ``Cache``, ``TagVersions``, ``Leases`` and the codec, put
-together as in a process of a cluster. Only time, randomness and the keeper's thread are stood in for."""
+"""Programs for the explorer made of the real code: ``Cache``, ``TagVersions``, ``Leases`` and the codec.
+
+The parts are put together as in a process of a cluster. Only time, randomness and the thread of the lease keep-alive
+are replaced.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ _SERVED = {
 
 
 class TimedFill(Cache):
-    """Pages do not age here, so that only a render need look at the time: it is held against others."""
+    """A cache whose pages do not age. Only renders read the time, to compare it with that of other renders."""
 
     time: Callable[[], float]
 
@@ -55,7 +58,7 @@ class TimedFill(Cache):
 
 
 class Parts:
-    """What a process is made of: the parts as they are. A variant that leaves a rule out replaces some."""
+    """The parts of a process, unchanged. A variant that leaves a rule out replaces some."""
 
     stamps: type[TagVersions] = TagVersions
     fill: type[TimedFill] = TimedFill
@@ -66,8 +69,11 @@ class Parts:
 
 
 class Process:
-    """One process, with an L1 of its own. ``late`` are tags that turn up in a render; every render fails if
-    ``fails``, and is a 404 without ``mints``; the clock is ``skew`` ahead of the world's."""
+    """One process, with an L1 of its own.
+
+    ``late`` are tags that turn up in a render. Every render fails if ``fails``, and is a 404 without ``mints``. The
+    clock is ``skew`` ahead of the world's.
+    """
 
     def __init__(
         self,
@@ -102,14 +108,14 @@ class Process:
             self.stamps,
             events,
             threads=0,
-            queue=0,  # the background takes nothing: what renders is a program of its own
+            queue=0,  # the pool accepts no job: renders are programs of their own
             uncacheable_ttl=60.0,
             codec=Codec(),
             clock=lambda: 0.0,
             monotonic=lambda: self.now,
         )
         self.fill.time = lambda: gate.time() + skew
-        self.fill._keeper._thread = threading.current_thread()  # so that it begins none
+        self.fill._keeper._thread = threading.current_thread()  # so that the visit begins no render
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, InternalError):
@@ -139,7 +145,7 @@ class Process:
         )
 
     def only_look(self) -> None:
-        """From now on nothing is rendered: a visitor gets what they would if that failed."""
+        """Render nothing from now on: a visitor gets the same as after a failed render."""
 
         def obtain(task: Task, old: CachedEntry | None, *_: Any, **__: Any) -> Answer:
             return Served(old, "STALE-IF-ERROR") if old is not None else Passed("lock-timeout")
@@ -147,14 +153,14 @@ class Process:
         self.fill._load = obtain  # type: ignore[method-assign]
 
     def visit(self) -> None:
-        """A visitor asks for the page and is served."""
+        """Serve the page to a visitor."""
         answer: Answer = self.fill.get(TASK)
         assert not self.troubles, self.troubles
         if isinstance(answer, Served):
             self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
 
     def render(self) -> None:
-        """Render the page, if it is due. What data it uses is in this process already."""
+        """Render the page, if it is due. The data that it uses is in this process already."""
         if self._uses_data and self._polls:
             self.fill.get(DATA_TASK)
         self.fill.regenerate(TASK)
@@ -171,14 +177,14 @@ def _version(entry: Entry) -> int:
 
 
 class Maker(NamedTuple):
-    """A program, once it is known of what parts. ``renders`` says whether it takes the lock of the page."""
+    """Makes a program of given parts. ``renders``: whether it takes the lock of the page."""
 
     run: Callable[[Parts, Gate], None]
     renders: bool = False
 
     def of(self, parts: Parts) -> Program:
         def program(gate: Gate) -> None:
-            # Random bytes that are the same whenever the program is run again, and in no other program.
+            # Random bytes: the same each time the program is run again, and in no other program.
             urandom, os.urandom = os.urandom, gate.urandom
             try:
                 self.run(parts, gate)
@@ -189,7 +195,7 @@ class Maker(NamedTuple):
 
 
 def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
-    """Commits new data, then invalidates ``tags``, again if none of them was delivered, so many times."""
+    """Commit new data, then invalidate ``tags``: up to ``attempts`` times, until a tag is delivered."""
 
     def run(parts: Parts, gate: Gate) -> None:
         version = gate.commit()
@@ -201,7 +207,7 @@ def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
 
 
 def bystander(*tags: str) -> Maker:
-    """Invalidates tags of other pages."""
+    """Invalidate tags of other pages."""
 
     def run(parts: Parts, gate: Gate) -> None:
         stamps = parts.stamps(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
@@ -211,7 +217,7 @@ def bystander(*tags: str) -> Maker:
 
 
 def renderer(known: Sequence[str] = (), late: Sequence[str] = (), **options: Any) -> Maker:
-    """A renderer of the background: acquires the lease, looks again, renders, stores and releases."""
+    """Render in the background: acquire the lease, look again, render, store, release."""
 
     def run(parts: Parts, gate: Gate) -> None:
         Process(gate, parts, known, late, **options).render()
@@ -220,7 +226,7 @@ def renderer(known: Sequence[str] = (), late: Sequence[str] = (), **options: Any
 
 
 def invalidated_since_failure(*tags: str, mode: str = "expire", **options: Any) -> Maker:
-    """For a setup: the page is rendered, then new data committed, and ``tags`` invalidated."""
+    """Render the page, then commit new data and invalidate ``tags``, as a setup."""
 
     def run(parts: Parts, gate: Gate) -> None:
         process = Process(gate, parts, tags, **options)
@@ -233,7 +239,7 @@ def invalidated_since_failure(*tags: str, mode: str = "expire", **options: Any) 
 
 
 def refresher(*tags: str, **options: Any) -> Maker:
-    """Commits new data, then refreshes the page. Once that is done, nothing older is shown as fresh."""
+    """Commit new data, then refresh the page. After that no older page is served as fresh."""
 
     def run(parts: Parts, gate: Gate) -> None:
         process = Process(gate, parts, tags, **options)
@@ -250,7 +256,7 @@ def refresher(*tags: str, **options: Any) -> Maker:
 
 
 def committer() -> Maker:
-    """Commits new data and invalidates nothing."""
+    """Commit new data and invalidate nothing."""
 
     def run(parts: Parts, gate: Gate) -> None:
         gate.commit()
@@ -259,8 +265,10 @@ def committer() -> Maker:
 
 
 def visitors(count: int, known: Sequence[str] = (), late: Sequence[str] = (), polls: int = 1, **options: Any) -> Maker:
-    """Visitors of one process, one after the other, each of whom renders if it must be. For ``polls`` see
-    :func:`reader`."""
+    """Serve visitors of one process, one after the other. A visit renders where it has to.
+
+    For ``polls`` see :func:`reader`.
+    """
 
     def run(parts: Parts, gate: Gate) -> None:
         process = Process(gate, parts, known, late, coherence=0.0 if polls == 1 else 1.0, **options)
@@ -274,8 +282,10 @@ def visitors(count: int, known: Sequence[str] = (), late: Sequence[str] = (), po
 
 
 def own_invalidator(*tags: str) -> Maker:
-    """A process that polls, and commits and invalidates between two of its own visitors: the second of them
-    is owed that, however short a time after the poll."""
+    """Serve two visitors in a process that polls; commit and invalidate between them.
+
+    The second visitor must get the new data, however short the time since the poll.
+    """
 
     def run(parts: Parts, gate: Gate) -> None:
         process = Process(gate, parts, coherence=1.0)
@@ -292,8 +302,11 @@ def own_invalidator(*tags: str) -> Maker:
 
 
 def reader(visits: int = 1, polls: int = 1) -> Maker:
-    """Visitors of one process, who look for the page and do not render it. The epochs are asked for at every
-    visit, or at every ``polls``-th: an answer owes what was acknowledged before that."""
+    """Serve visitors of one process from its entries, without renders.
+
+    The epochs are read at every visit, or at every ``polls``-th. An answer must include all that was acknowledged
+    before the last read.
+    """
 
     def run(parts: Parts, gate: Gate) -> None:
         process = Process(gate, parts, coherence=0.0 if polls == 1 else 1.0)
@@ -310,7 +323,7 @@ def reader(visits: int = 1, polls: int = 1) -> Maker:
 def system(
     programs: Mapping[str, Maker], parts: Parts | None = None, setup: Maker | None = None, **options: Any
 ) -> System:
-    """The programs, of these parts."""
+    """Return the system of the programs, made of these parts."""
     parts = parts or Parts()
     if options.get("nodes"):
         options.setdefault("home", on_two_nodes)
@@ -330,7 +343,7 @@ def system(
 
 @functools.lru_cache(maxsize=1024)
 def show(key: str, value: Any) -> str:
-    """For traces."""
+    """Return a key or a value as text for traces."""
     if key == "key":
         for stem, name in ((PAGE, "page"), (DATA, "data")):
             if value.startswith(stem):

@@ -1,7 +1,7 @@
-"""The protocol of invalidation as a model: what is written in the specification, and nothing else.
+"""The protocol of invalidation as a model of the specification alone.
 
-Each rule can be switched off by its name; ``test_protocol.py`` shows what then goes wrong. Nonces are texts,
-a tag's value is ``(any, hard, purge)``, an entry's ``(version of its data, stamps, valid at)``.
+Each rule can be switched off by its name; ``test_protocol.py`` shows the fault that follows. Nonces are texts. The
+value of a tag is ``(any, hard, purge)``, that of an entry ``(version of its data, tag versions, valid at)``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAGE = "isr:model:p:page"
 
 
 class Rule(enum.Enum):
-    """A rule that can be left out. The value says it."""
+    """A rule that can be left out. Its value is its text."""
 
     EPOCH_BEFORE_TAGS = "an invalidation renews the epoch before the tags"
     EPOCH_AFTER_TAGS = "an invalidation renews the epoch after the tags"
@@ -50,13 +50,13 @@ class Capture(NamedTuple):
     before: dict[str, str | None]
 
 
-#: What became of an entry, from the best to the worst. UNPROVEN is served marked as such.
+#: The validity of an entry, from the best to the worst. UNPROVEN is served marked as such.
 VALID, UNPROVEN, SOFT, HARD, PURGED = range(5)
 _SERVED = {VALID: words.FRESH, UNPROVEN: words.UNPROVEN, SOFT: words.STALE, HARD: words.RETAINED}
 
-#: The stamp that nothing equals.
+#: The tag version that no other one equals.
 INVALID = ()
-#: That of a tag that did not exist, for a rule that is left out.
+#: The tag version of a tag that did not exist, for a rule that is left out.
 ABSENT = ("absent",)
 
 
@@ -96,7 +96,7 @@ class Protocol:
                 return new
 
     def _stamps(self, tags: Iterable[str]) -> dict[str, Any]:
-        """Those of the tags that exist."""
+        """Return the tag versions of the tags that exist."""
         stamps: dict[str, Any] = {}
         for tag in tags:
             try:
@@ -121,7 +121,7 @@ class Protocol:
     # Invalidate --------------------------------------------------------------------------------------
 
     def invalidate(self, tags: Iterable[str], mode: str) -> list[str]:
-        """The tags that were delivered."""
+        """Invalidate tags, and return those that were delivered."""
         by_node: dict[str, list[str]] = {}
         for tag in tags:
             by_node.setdefault(self.gate.node_of(tag_key(tag)), []).append(tag)
@@ -171,7 +171,7 @@ class Protocol:
         return Capture(known, before)
 
     def prove(self, capture: Capture, tags: Iterable[str], version: int, mints: bool = True) -> Entry:
-        """Without ``mints`` (a 404), a tag that does not exist remains so."""
+        """Return an entry with its tag snapshot. Without ``mints`` (a 404), no tag is created."""
         tags = list(tags)
         after: Mapping[str, str | None] = {}
         if Rule.LATE_TAGS_BEFORE_EPOCHS in self.off:
@@ -207,7 +207,7 @@ class Protocol:
     # Look up -----------------------------------------------------------------------------------------
 
     def standing(self, entry: Entry, epochs: Mapping[str, str | None], since: Mapping[str, str | None]) -> int:
-        """What has become of ``entry`` as of ``epochs``, read before this; at ``since`` it was valid."""
+        """Return the validity of ``entry`` as of ``epochs``, read before this. At ``since`` it was valid."""
         valid_at = dict(entry.valid_at)
         worst, proven = VALID, True
         for tag, then in entry.stamps:
@@ -244,7 +244,7 @@ Maker = Callable[[Off], Program]
 
 
 def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
-    """Commits new data, then invalidates ``tags``, again if none of them was delivered, so many times."""
+    """Commit new data, then invalidate ``tags``: up to ``attempts`` times, until a tag is delivered."""
 
     def program(off: Off, gate: Gate) -> None:
         version = gate.commit()
@@ -255,7 +255,7 @@ def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
 
 
 def bystander(*tags: str) -> Maker:
-    """Invalidates tags of other pages."""
+    """Invalidate tags of other pages."""
 
     def program(off: Off, gate: Gate) -> None:
         Protocol(gate, off).invalidate(tags, "expire")
@@ -264,8 +264,10 @@ def bystander(*tags: str) -> Maker:
 
 
 def renderer(known: Iterable[str], late: Iterable[str] = (), mints: bool = True) -> Maker:
-    """Renders the page, whatever is there, and stores it unless another program has meanwhile. Without ``mints`` it is
-    a 404, for which no tag is minted."""
+    """Render the page in any case, and store it unless another program stored one meanwhile.
+
+    Without ``mints`` the page is a 404, for which no tag is created.
+    """
 
     def program(off: Off, gate: Gate) -> None:
         control = Protocol(gate, off)
@@ -292,9 +294,11 @@ def renderer(known: Iterable[str], late: Iterable[str] = (), mints: bool = True)
 
 
 def reader(visits: int = 1, polls: int | None = None) -> Maker:
-    """A process with an L1 copy that visitors come to, one after the other. Rendering fails here, so that a
-    visitor gets an expired page. It asks for the epochs at every visit, or at every ``polls``-th: an answer
-    then owes what was acknowledged before they were asked for."""
+    """Serve visitors of a process with an L1 entry, one after the other.
+
+    Renders fail, so that a visitor gets an expired page. The process reads the epochs at every visit, or at every
+    ``polls``-th. An answer must include all that was acknowledged before the last read.
+    """
 
     def program(off: Off, gate: Gate) -> None:
         control = Protocol(gate, off)
@@ -329,7 +333,7 @@ def reader(visits: int = 1, polls: int | None = None) -> Maker:
 
 
 def on_two_nodes(key: str) -> str:
-    """Tag ``a`` and the page with its lock are on n1, tags ``b`` and ``c`` on n2; epochs where they say."""
+    """Return the node of a key: tag ``a``, page and lock on n1; tags ``b``, ``c`` on n2; epochs as named."""
     name = key.split(":")[3]
     return {"a": "n1", "b": "n2", "c": "n2", "page": "n1"}.get(name, name)
 
@@ -340,7 +344,7 @@ def system(
     setup: Maker | None = None,
     **options: Any,
 ) -> System:
-    """The programs without the rules that are off."""
+    """Return the system of the programs, without the rules that are off."""
     if options.get("nodes"):
         options.setdefault("home", on_two_nodes)
     return System(
@@ -353,7 +357,7 @@ def system(
 
 
 def show(key: str, value: Any) -> str:
-    """For traces."""
+    """Return a key or a value as text for traces."""
     if key == "key":
         plane, _, name = value.removeprefix("isr:model:").partition(":")
         return {"p": "page", "t": f"tag {name}", "e": f"epoch of {name}"}[plane]

@@ -1,5 +1,7 @@
-"""What happens beside each other in a search: the same for the model (``protocol``) and for the real thing
-(``processes``), which have programs of the same names."""
+"""Programs that run side by side in a search: the same for the model (``protocol``) and the real code (``processes``).
+
+Both have programs of the same names.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,12 @@ DEPTH = int(os.environ.get("MODEL_DEPTH", "0"))
 
 
 class Situation(NamedTuple):
-    """``make`` is given a kit (one of the two modules) and gives the arguments of its ``system``. ``sees``:
-    how the reader is served in it, at least, and whether with data older than what was acknowledged: a search
-    that never sees this has missed what it is for."""
+    """Programs that run side by side.
+
+    ``make`` gets a kit (one of the two modules) and returns the arguments of its ``system``. ``sees``: the ways in
+    which the reader is served at least, each with whether the data was older than an acknowledged invalidation. A
+    search without these has missed its purpose.
+    """
 
     make: Callable[[Any], dict[str, Any]]
     sees: frozenset[tuple[str, bool]]
@@ -120,7 +125,7 @@ def _two_renders(kit: Any) -> dict[str, Any]:
         "another": kit.renderer(["a"]),
         "reader": kit.reader(1),
     }
-    # Without a lock in the model; the real one has to be lost for that.
+    # The model has no lock here. The lock of the real code has to be lost for this.
     lock = {"losses": 1, "vanishes": lambda key: key.endswith(":lock")}
     return {"programs": programs, "setup": kit.renderer(["a"]), **lock}
 
@@ -164,7 +169,7 @@ def _one_of_two_cut(kit: Any) -> dict[str, Any]:
 @_situation("a node is cut off twice, and a tag turns up in the render", ("retained", True), ("unproven", True))
 def _cut_twice(kit: Any) -> dict[str, Any]:
     programs = {"job": kit.invalidator("a"), "renderer": kit.renderer([], ["a"]), "reader": kit.reader(1)}
-    # With keys that are there already: how they begin is searched elsewhere.
+    # The keys are there already. Other situations search their beginning.
     return {"programs": programs, "setup": kit.invalidator("a"), "cuts": 2}
 
 
@@ -224,7 +229,7 @@ def _negative_and_page(kit: Any) -> dict[str, Any]:
 
 # Rules -----------------------------------------------------------------------------------------------------
 
-#: Where it shows that a rule is left out.
+#: The situation in which a missing rule is found.
 SHOWS_IN: Mapping[Rule, str] = {
     Rule.EPOCH_BEFORE_TAGS: "a tag that turns up in the render",
     Rule.EPOCH_AFTER_TAGS: "a tag that is known before the render",
@@ -246,7 +251,7 @@ SHOWS_IN: Mapping[Rule, str] = {
 
 
 def search(name: str, system: System) -> Result:
-    """Explore it, deeper if that is asked for, and say how many states that were."""
+    """Return the result of a search, as deep as ``MODEL_DEPTH`` says, and print its number of states."""
     result = explore(replace(system, losses=system.losses + (DEPTH if system.losses else 0)), most=100_000_000)
     print(f"\n{name}: {result}")
     return result

@@ -1,9 +1,9 @@
 """One render in the cluster, searched: several processes on one store, in every order that Hypothesis finds.
 
-Each process is a real :class:`Cache`; only threads and time are the test's (:mod:`tests.model.turns`). Steps
-take no time; renders and pauses do, and time passes only when nobody can go on. A process that is *killed*
-ends between two of its steps and never releases its lease; one that is *frozen* stands still while time
-passes for the others, and then goes on as if nothing had been.
+Each process is a real :class:`Cache`; only threads and time are the test's (:mod:`tests.model.turns`). Steps take no
+time. Renders and pauses do, and time passes only when no process can go on. A process that is *killed* ends between
+two of its steps and never releases its lease. A process that is *frozen* stands still while time passes for the
+others, and goes on later without noticing.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Background:
         return True
 
     def write_off(self, thread: object) -> None:
-        """An actor that hangs keeps nobody else from running."""
+        """An actor that hangs does not keep the others from running."""
 
 
 class Process:
@@ -129,7 +129,7 @@ class Process:
 
     @property
     def due(self) -> float:
-        """When its keeper has something to do."""
+        """Return when its lease keep-alive is due."""
         watches = self.fill._keeper._watches
         return watches[0].due if watches and self.keeping is None else float("inf")
 
@@ -155,7 +155,7 @@ class World:
         self.stage = Stage()
         self.store = MemoryStore(clock=self.clock)
         self.expire = expire
-        #: Nobody renders without a lease: there is always something to serve during a back-off.
+        #: No process renders without a lease: there is always an entry to serve during a back-off.
         self.leases_hold = leases_hold
         self.duration = 0.5
         self.failing = False
@@ -164,21 +164,21 @@ class World:
         self.failed_at: list[float] = []
         self.answers: list[Any] = []
         self.problems: list[str] = []
-        #: From when on nothing keeps a stale page from being rendered.
+        #: The time from which on a stale page can be rendered.
         self.free_at = 0.0
-        #: How often something happened that may take a page out of a visitor's reach.
+        #: The number of faults that may take a page out of a visitor's reach.
         self.upsets = 0
         self.processes: list[Process] = []
 
     def clock(self) -> float:
         return self.now
 
-    # What processes do -----------------------------------------------------------------------------
+    # Steps of processes ----------------------------------------------------------------------------
 
     def produce(self, process: Process) -> Product:
         entry = self.entry()
-        # Who stood still for a while may have lost their lease without knowing, and may store at any moment.
-        # Nobody else is excused.
+        # A process that stood still for a while may have lost its lease without knowing, and may store at any
+        # moment. No other process is excused.
         if not any(each.stood_still for each in self.processes):
             self.check(entry is None or self.age(entry) >= REVALIDATE, "a fresh page was rendered")
         if self.leases_hold and not process.stood_still:
@@ -210,7 +210,7 @@ class World:
             self.stored.append(entry)
         return done
 
-    # What visitors do ------------------------------------------------------------------------------
+    # Steps of visitors -----------------------------------------------------------------------------
 
     def visit(self, process: Process) -> Actor:
         entry = self.entry()
@@ -229,18 +229,18 @@ class World:
         actor = self.stage.spawn(process, ask)
         return actor
 
-    # What time does --------------------------------------------------------------------------------
+    # Passing of time -------------------------------------------------------------------------------
 
     def ready(self) -> list[Actor]:
         return [actor for actor in self.stage.actors if actor.ready and not actor.owner.frozen]
 
     def settle(self) -> None:
-        """Everybody goes as far as they get without time passing."""
+        """Let every actor run as far as it gets without time passing."""
         while ready := self.ready():
             self.stage.turn(ready[0])
 
     def advance(self, seconds: float, settled: bool = True) -> None:
-        """Let time pass, as slowly as the keepers need it. ``settled``: and then let everybody go on."""
+        """Let time pass in the steps of the lease keep-alives. ``settled``: then let every actor go on."""
         until = self.now + seconds
         while True:
             if self.now >= until and not settled:
@@ -272,7 +272,7 @@ class World:
 
     def evict(self) -> None:
         self.store.delete(TASK.page)
-        self.stored.clear()  # what nobody remembers, nobody can lose against
+        self.stored.clear()  # a late writer loses only against an entry that is there
         self.upsets += 1
 
     def freeze(self, which: int, frozen: bool) -> None:
@@ -285,7 +285,7 @@ class World:
             self.free_at = max(self.free_at, self.now + LEASE)
         process.frozen = frozen
 
-    # What is -----------------------------------------------------------------------------------------
+    # Invariants --------------------------------------------------------------------------------------
 
     def entry(self) -> Entry | None:
         data = self.store.get(TASK.page)
@@ -359,9 +359,9 @@ class Cluster(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 2))
     def a_visit_has_a_stale_page_rendered(self, which: int) -> None:
-        """At once, that is; at most one lease after a death; and when the back-off after a failure is over."""
+        """The page is rendered at once; at most one lease after a death; and after the back-off of a failure."""
         world = self.world
-        # A process that has just looked does not look again at once.
+        # A process that has just read the entry does not read it again at once.
         world.advance(LOOK_AGAIN)
         while world.now < world.free_at:
             world.advance(world.free_at - world.now)
@@ -378,7 +378,7 @@ class Cluster(RuleBasedStateMachine):
         assert self.world.problems == []
 
     def check_the_end(self) -> None:
-        """When everything has come to rest, one more visit makes the page new."""
+        """Check that one more visit renews the page when all steps are done."""
         world = self.world
         world.failing = False
         world.duration = 0.5
@@ -438,7 +438,7 @@ class Dying(Cluster):
 
 
 class Freezing(Cluster):
-    """One process stands still now and then, for longer than its leases; it comes back and knows nothing."""
+    """One process stands still now and then, for longer than its leases, and goes on without noticing."""
 
     @rule()
     def freeze(self) -> None:
@@ -469,7 +469,7 @@ class Freezing(Cluster):
 
 
 class Everything(Cluster):
-    """Whatever can happen, all of it."""
+    """All faults together."""
 
     EXPIRE = 2 * REVALIDATE
     FILLED = False
@@ -505,7 +505,7 @@ class Everything(Cluster):
 
 
 SEARCH = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# Those in which visitors wait, in many small pauses, take longer.
+# Searches in which visitors wait take longer, because of many small pauses.
 WAITING = settings(SEARCH, max_examples=20)
 
 TestNoFault = Cluster.TestCase

@@ -1,19 +1,23 @@
-"""The protocol as it is specified: no order of events loses an acknowledged invalidation, and none of its
-rules can be left out.
+"""The protocol as specified: no order of events loses an acknowledged invalidation, and every rule is needed.
 
-The files, from the inside out: ``gate`` is the store as one program sees it; ``explorer`` takes programs
-through every order of their operations; ``protocol`` is the model; ``processes`` are the same programs made
-of the real code; ``situations`` say what happens beside each other; ``variants`` are the real code with one
-rule left out of each. Here the model is searched, in ``test_real_code`` the real code, in ``test_renders``
-both for renders; ``test_one_render`` tries longer stories of the real code at random.
+The files, from the inside out:
+
+- ``gate`` is the store as one program sees it.
+- ``explorer`` takes programs through every order of their operations.
+- ``protocol`` is the model, ``processes`` are the same programs made of the real code.
+- ``situations`` name the programs that run side by side.
+- ``variants`` are the real code with one rule left out of each.
+
+This file searches the model, ``test_real_code`` the real code, ``test_renders`` both for renders.
+``test_one_render`` tries longer runs of the real code at random.
 
     pytest tests/model -s                            says how many states each search had
     pytest tests/model -s -k capture_before_data     tells what goes wrong without one rule, step by step
     MODEL_DEPTH=1 pytest tests/model                 22 million states instead of 2: ten minutes, 3 GB of memory
     MODEL_DEPTH=2 pytest tests/model                 one more lost key everywhere; takes as much again, many times
 
-A search fails with the shortest story that breaks the promise. ``v0`` is the data before the first commit;
-a tag's value is shown as ``any/hard/purge``; a nonce has the name of whoever made it.
+A search fails with the shortest run that breaks the promise. ``v0`` is the data before the first commit;
+a tag's value is shown as ``any/hard/purge``; a nonce has the name of the program that made it.
 """
 
 from __future__ import annotations

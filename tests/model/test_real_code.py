@@ -1,5 +1,7 @@
-"""The same searches with the real ``TagVersions``, ``Cache``, ``Leases`` and codec as the programs: what runs in
-production is what is explored, at every one of its operations on the store."""
+"""The same searches with programs of the real ``TagVersions``, ``Cache``, ``Leases`` and codec.
+
+So the search takes the production code through every order of its operations on the store.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def test_an_invalidation_is_lost_unless(rule: Rule, monkeypatch: pytest.MonkeyPa
     assert "was served v" in result.violation
 
 
-# What only the real code can do ----------------------------------------------------------------------------
+# Situations of the real code only --------------------------------------------------------------------------
 
 _LOCK = {"losses": 1, "vanishes": lambda key: key.endswith(":lock")}
 

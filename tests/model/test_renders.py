@@ -1,5 +1,8 @@
-"""One render in each window (P1), and late writers lose (P4): every order of the operations of workers on the
-store, as a model and with the real code; and what happens without the rule that it takes."""
+"""One render in each window (P1), and late writers lose (P4).
+
+The search covers every order of the workers' operations on the store, as a model and with the real code. Without the
+rule behind a promise, the search finds a violation.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Threads that take turns: one runs at a time, and a test decides which.
 
-An actor is a thread that stops at each *point* (an operation on the shared store, a pause, a wait) and
-goes on when it is given its turn. Between two points nothing else happens, so a list of turns is a whole
-interleaving, and the same list is the same interleaving again. Time passes only when the test says so.
+An actor is a thread that stops at each *point*: an operation on the shared store, a pause, a wait. It goes on when it
+gets its turn. Between two points nothing else happens, so a list of turns fixes the interleaving. The same list gives
+the same interleaving again. Time passes only when the test says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ STUCK = 20.0
 
 
 class Killed(BaseException):
-    """What the threads of a killed process end with."""
+    """The exception that ends the threads of a killed process."""
 
 
 class Actor:
@@ -27,7 +27,7 @@ class Actor:
         self.owner = owner
         self.killed = False
         self.done = False
-        #: It had to wait for time to pass or for another render.
+        #: Whether it waits for time to pass or for another render.
         self.waited = False
         self.result: Any = None
         self.error: BaseException | None = None
@@ -39,7 +39,7 @@ class Actor:
 
     @property
     def ready(self) -> bool:
-        """Whether it would get anywhere if it had its turn."""
+        """Return whether the actor could go on in a turn."""
         return not self.done and (self._until is None or self._until())
 
     def _run(self) -> None:
@@ -64,7 +64,7 @@ class Actor:
 
 
 class Stage:
-    """All actors, and whose turn it is."""
+    """All actors, and the one that has its turn."""
 
     def __init__(self) -> None:
         self.actors: list[Actor] = []
@@ -72,7 +72,7 @@ class Stage:
         self._back = threading.Semaphore(0)
 
     def spawn(self, owner: Any, call: Callable[[], object]) -> Actor:
-        """A new actor; it does nothing before its first turn."""
+        """Return a new actor. It does nothing before its first turn."""
         actor = Actor(self, owner, call)
         self.actors.append(actor)
         return actor
@@ -95,10 +95,10 @@ class Stage:
             while not actor.done:
                 self.turn(actor)
 
-    # For actors. A thread that is none (the test itself) goes straight through.
+    # For actors. Another thread (the test itself) does not stop here.
 
     def point(self) -> None:
-        """Here another actor may have its turn."""
+        """Stop, so that another actor may have its turn."""
         if self._current is not None:
             self._current._stop(None)
 
@@ -113,7 +113,7 @@ class Stage:
             actor._stop(until)
 
     def threading(self, clock: Callable[[], float]) -> Any:
-        """What modules under test get in the place of the module ``threading``."""
+        """Return the stand-in for the module ``threading`` in modules under test."""
 
         class Event:
             def __init__(self) -> None:

@@ -1,7 +1,6 @@
 """The real parts with one rule left out of each, by the names of the model (:class:`tests.model.protocol.Rule`).
 
-As much as possible of the real code stays: what is left out is a verb on its way to the store, or the order
-of two calls.
+Most of the real code stays. A variant leaves out a verb on its way to the store, or the order of two calls.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ VARIANTS: dict[Rule | Also, Callable[[pytest.MonkeyPatch], Parts]] = {}
 
 
 class Also(enum.Enum):
-    """What the real code has to see to besides: rules that the model has no words for."""
+    """Rules of the real code that the model does not have."""
 
     EPOCH_LOST_TWICE = "an epoch that is lost once more while it begins is missing, not unreachable"
     OWN_INVALIDATION = "a process that has invalidated something polls the epochs at once"
@@ -56,7 +55,7 @@ def _variant(rule: Rule | Also) -> Callable[[Callable[[pytest.MonkeyPatch], Part
 
 
 def parts_with(**different: Any) -> Parts:
-    """Parts of which some are different."""
+    """Return the parts of a process with some of them replaced."""
     parts: Parts = type("Variant", (Parts,), different)()
     return parts
 
@@ -101,7 +100,7 @@ def _is_epoch(key: str) -> bool:
 
 
 class OneEpoch(Forwarding):
-    """Of the two times that an invalidation sets an epoch, the one before the tags or the one after them."""
+    """An invalidation that sets each epoch once instead of twice: before the tags, or after them."""
 
     before = True
 
@@ -158,7 +157,7 @@ def _without_capture_before(_: pytest.MonkeyPatch) -> Parts:
 
 
 class Proving(TagVersions):
-    """Knows the epochs that a proof was made with."""
+    """Tag versions that record the epochs of each tag snapshot."""
 
     kept: Epochs | None = None
     last: Epochs = NOTHING
@@ -214,7 +213,7 @@ def _without_agreement(_: pytest.MonkeyPatch) -> Parts:
 
 
 class TagsFirst(TimedFill):
-    """What was compared is remembered under epochs that were read after it."""
+    """A comparison of tags is remembered under epochs that were read after it."""
 
     def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked
@@ -293,7 +292,7 @@ def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
 
 
 class TrustsWhatStays(TimedFill):
-    """Takes what was compared at an epoch for valid, whatever came of it."""
+    """Takes an entry compared at an epoch for valid, with any result of the comparison."""
 
     def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
         before = slot.checked

@@ -4,7 +4,7 @@ import pytest
 
 
 class Clock:
-    """Time that passes when told to."""
+    """A clock that moves only when told to."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.0

@@ -1,4 +1,4 @@
-"""A node is left alone until it answers again."""
+"""The circuit breaker: a node gets no requests until it answers a probe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Probe:
 
 
 class Pauses(list[float]):
-    """Collects what the breaker waits for, and waits for nothing until ``hold`` pauses were asked for."""
+    """Records the pauses of the breaker. They take no time before the ``hold``-th one."""
 
     def __init__(self, hold: int = 10**9) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which keys a full store of ours evicts: pages first, control keys last, and both within bounds."""
+"""Evictions of a full store: pages first, control keys last, and both within bounds."""
 
 from __future__ import annotations
 

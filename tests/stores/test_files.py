@@ -1,4 +1,4 @@
-"""What a process may do with a file is found out without making one."""
+"""The rights of a process on a file are found out without creating the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from wsgi_isr.testing import in_processes
 
 
 def refusal(path: Path) -> tuple[int | None, str]:
-    """The number of the error, and what is in the way."""
+    """Return the number of the error, and the path that causes it."""
     with pytest.raises(OSError) as caught:
         check_writable(str(path))
     return caught.value.errno, str(caught.value.filename)
@@ -32,7 +32,7 @@ def place() -> Iterator[Path]:
 
 
 def as_plain_user(job: Callable[[], object]) -> object:
-    """The answer of a child without root's rights, which no permission bits stop."""
+    """Return the answer of a child without root's rights: permission bits do not stop root."""
 
     def child(_: int) -> object:
         if os.getuid() == 0:
@@ -63,7 +63,7 @@ def test_a_file_behind_a_link_that_leads_nowhere_is_not_made(place: Path) -> Non
 
 @pytest.fixture
 def link(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A link of another user than root, which leads nowhere. The process believes that it is root's."""
+    """Return a dangling link of another user than root, in a process that believes to be root's."""
     link = place / "link"
     link.symlink_to(place / "elsewhere")
     if os.geteuid() == 0:

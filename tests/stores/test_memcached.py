@@ -1,4 +1,4 @@
-"""The memcached store on nodes that are well; for those that are not, see its neighbours."""
+"""The memcached store on healthy nodes. The neighbouring files test faulty ones."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def nodes() -> Iterator[list[Memcached]]:
 
 @pytest.fixture
 def opened(nodes) -> Iterator[list[MemcachedStore]]:
-    """Stores that are closed at the end of the test."""
+    """Yield a list of stores, which are closed at the end of the test."""
     stores: list[MemcachedStore] = []
     yield stores
     for store in stores:
@@ -56,20 +56,20 @@ def node(nodes) -> Memcached:
 
 
 def url(*nodes: Memcached | Proxy, options: str = "") -> str:
-    # A machine under load may be slow; what slowness does is the other file's matter.
+    # A machine under load may be slow. Another file tests slow nodes.
     return f"memcached://{','.join(each.name for each in nodes)}?timeout=5&connect_timeout=5&deadline=10{options}"
 
 
 @pytest.fixture
 def store(node, opened) -> MemcachedStore:
-    """On one node."""
+    """Return a store on one node."""
     opened.append(MemcachedStore.from_url(url(node)))
     return opened[-1]
 
 
 @pytest.fixture
 def key() -> str:
-    """Of a page."""
+    """Return a random store key of a page."""
     return f"isr1:test:p:{secrets.token_hex(8)}"
 
 
@@ -82,7 +82,7 @@ class Suite(StoreSuite):
     def _nodes(self, nodes):
         self.url = url(*nodes[: self.count])
 
-    # Its memory is bounded by what the node was started with, in steps of 1 MiB.
+    # The memory is bounded by the option that the node was started with, in steps of 1 MiB.
     test_thousands_of_random_writes_stay_within_the_bound = None
     test_what_is_read_is_kept_and_what_is_not_is_evicted = None
     test_a_token_from_before_an_eviction_is_not_good_for_what_came_after = None
@@ -91,7 +91,7 @@ class Suite(StoreSuite):
         return MemcachedStore.from_url(self.url)
 
     def advance(self, seconds: float) -> None:
-        time.sleep(seconds + 0.3)  # a node under load is late to look at its clock
+        time.sleep(seconds + 0.3)  # a node under load reads its clock late
 
 
 class TestOneNode(Suite):
@@ -280,7 +280,7 @@ def test_a_lock_that_is_let_go_of_is_free_at_once(store, key):
 def test_an_item_that_somebody_else_wrote_is_missing_and_not_in_the_way(store, node, key, caplog):
     for foreign in ("", "x", "\x02short", "\x03" + 24 * "x" + "not a list"):
         assert node.say(f"set {key} 0 0 {len(foreign)}", foreign) == [b"STORED"]
-        assert store.add(key, b"ours") is False  # it has not been looked at yet
+        assert store.add(key, b"ours") is False  # the store has not read it yet
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             assert store.get(key) is None
@@ -297,7 +297,7 @@ def test_an_item_that_somebody_else_wrote_is_missing_and_not_in_the_way(store, n
 
 
 def remaining(node: Memcached, key: str) -> int:
-    """Seconds that memcached gives an item, -1 for no end (doc/protocol.txt, "Meta Get")."""
+    """Return the seconds left to an item, -1 for no end (doc/protocol.txt, "Meta Get")."""
     [answer] = node.say(f"mg {key} t")
     return int(answer.removeprefix(b"HD t"))
 
@@ -354,7 +354,7 @@ def test_a_value_is_there_for_as_long_as_was_asked_at_least(store):
                 gone[key] = before - began[key]
         assert time.monotonic() - min(began.values()) < 10
     assert min(gone.values()) > 1.0
-    # Less than 1 s longer, were it not for what else runs on this machine.
+    # Less than 1 s longer on an idle machine.
     assert sorted(gone.values())[5] < 2.1
 
 
@@ -497,7 +497,7 @@ def test_readers_see_one_version_or_another_and_never_a_mixture(nodes, opened, k
 
 
 def limited(size: int) -> Memcached:
-    """A node with another item limit; memcached's chunks must fit into it, and in equal parts."""
+    """Return a node with another item limit. memcached's slab chunks must fit into it in equal parts."""
     return Memcached(arguments=["-I", str(size), "-o", f"slab_chunk_max={min(size // 2, 512 * 1024)}"])
 
 
@@ -578,7 +578,7 @@ def test_nodes_are_talked_to_over_tls(node, opened, key, asks):
     for each in (b"small", value, b"again"):
         opened[0].set(key, each)
         assert opened[0].get(key) == each
-    proxy.cut()  # while idle: the next write looks first, the next read tries again
+    proxy.cut()  # while idle: the next write checks the connection first, the next read tries again
     opened[0].set(key, b"after")
     proxy.cut()
     assert opened[0].get(key) == b"after"

@@ -141,7 +141,7 @@ def test_a_node_that_hangs_costs_one_timeout_and_no_more(cluster, monkeypatch):
     monkeypatch.setattr(node, "_classify_failure", lambda *cause: waited.append(cause[1]) or blame(*cause))
     with cluster.nodes[node.name].paused():
         took = [seconds(store.get, key) for key in itertools.islice(keys(), 5000)]
-        assert [type(error) for error in waited] == [TimeoutError]  # a third of the keys was concerned
+        assert [type(error) for error in waited] == [TimeoutError]  # the fault concerned a third of the keys
         assert TIMEOUT <= max(took) < 2 * TIMEOUT
         assert not [each for each in node._connections if each.sock is not None]
         assert is_open(store, node.name)
@@ -185,11 +185,11 @@ def test_a_node_that_is_back_is_used_again_and_has_its_own_keys_back(cluster):
 
 
 def test_what_a_node_that_hung_adds_late_is_taken_back_since_it_was_added_elsewhere(cluster):
-    """A lock, say: nobody would let go of it, and it would keep everybody out for as long as a lease lasts."""
+    """For example a lock: no process would release it, and no other one could take it until it expires."""
     store = cluster.three()
     first = store.nodes[0]
     key, other = key_on(store, first), key_on(store, first)
-    store.set(other, b"here")  # a connection is open: what is sent next waits in the node's buffer
+    store.set(other, b"here")  # a connection is open: the next command waits in the node's buffer
     with cluster.nodes[first].paused():
         assert store.add(key, b"ours")
     until(lambda: not is_open(store, first), "the probe")
@@ -207,7 +207,7 @@ def test_what_was_added_by_others_since_is_not_taken_back(cluster):
     node = cluster.nodes[first]
     with node.paused():
         assert store.add(key, b"same")
-        # It goes on without what was sent to it, as after a restart, and somebody else is first.
+        # The node goes on without the command, as after a restart, and another client is first.
         node.kill()
         node.start()
         assert nobody.add(key, b"same")
@@ -260,12 +260,12 @@ def test_the_deadline_bounds_a_verb_that_tries_several_nodes(cluster):
         for node in cluster.nodes.values():
             stack.enter_context(node.paused())
         assert seconds(store.get, key) < 1.1
-        # The node that was asked last had too little time to be blamed.
+        # The last node had too little time to count as faulty.
         assert [is_open(store, name) for name in store._ring.ranking(key)] == [True, False, False]
 
 
 def test_an_answer_that_comes_in_drops_is_cut_off_at_the_deadline():
-    """Each byte in time, and the whole never: no timeout of the socket sees it."""
+    """Each byte comes in time, but the whole answer never does: no timeout of the socket ends this."""
     stop = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -317,7 +317,7 @@ def test_a_node_with_too_many_connections_is_left_alone():
         try:
             return taken[-1].recv(100).startswith(b"ERROR Too many")
         except TimeoutError:
-            return False  # it found a place, and keeps it
+            return False  # the value found a place, and keeps it
 
     def refused() -> bool:
         until(lambda: all(full() for _ in range(5)), "the limit")
@@ -325,7 +325,7 @@ def test_a_node_with_too_many_connections_is_left_alone():
             store.get("key")
         except StoreUnavailable:
             return True
-        store.close()  # it found one as well: a connection of before was about to be closed
+        store.close()  # the value found a place as well: an earlier connection was about to be closed
         return False
 
     try:

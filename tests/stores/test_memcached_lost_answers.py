@@ -35,7 +35,7 @@ def test_an_add_whose_answer_is_lost_has_happened(cluster):
             assert store.add(key, b"token", 60) is True
             assert store.get(key) == b"token"
     assert not is_open(store, proxy.name)
-    assert len(proxy.commands(b"add")) == 6  # none was repeated
+    assert len(proxy.commands(b"add")) == 6  # no command was repeated
 
 
 @pytest.mark.parametrize("theirs", [b"other", b"token"], ids=["other", "equal"])
@@ -57,7 +57,7 @@ def test_of_an_add_that_may_not_have_arrived_nobody_can_tell(cluster, plane, for
     with pytest.raises(StoreUnavailable) as caught:
         store.add(key, b"token-token-token", 60)
     assert caught.value.node == proxies[0].name
-    # The node answers, so it is not elsewhere that others look for the lock.
+    # The node answers, so other processes look for the lock on this node.
     assert not [proxy.name for proxy in proxies if proxy.commands(b"add") and proxy is not proxies[0]]
     assert store.add(key, b"token", 60) is True
 

@@ -64,7 +64,7 @@ def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_bla
                 verb(key)
             assert 0.25 < time.monotonic() - began < 0.8
         assert list(store.get_many([key]).unreachable) == [key]
-        # Others see the node, and look for the key there.
+        # Other processes see the node, and look for the key there.
         assert not proxies[1].commands(b"get")
         assert not is_open(store, proxies[0].name)
     finally:
@@ -76,7 +76,7 @@ def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_bla
 def test_connections_are_not_opened_before_they_are_needed_nor_more_than_are(cluster):
     node = cluster.node()
     store = cluster.store(node, pool=16)
-    opened = int(node.stats()["total_connections"])  # each look at the stats is one more
+    opened = int(node.stats()["total_connections"])  # each read of the stats is one more
     for _ in range(100):
         store.get("key")
     assert int(node.stats()["total_connections"]) - opened == 2
@@ -87,7 +87,7 @@ def test_close_leaves_no_connection_open(cluster):
     store = cluster.store(node, pool=4)
     in_threads(4, lambda _: [store.get("key") for _ in range(50)])
     store.close()
-    until(lambda: node.stats()["curr_connections"] == "1", "the node to notice")  # that of this look
+    until(lambda: node.stats()["curr_connections"] == "1", "the node to notice")  # the connection of this read
 
 
 # Fork
@@ -154,7 +154,7 @@ def test_a_child_of_a_fork_while_the_pool_is_full_finds_it_empty(cluster):
         reader.join()
 
 
-# gevent, for real: in a process of its own, since monkey-patching cannot be undone
+# Real gevent, in a process of its own, since monkey-patching cannot be undone
 
 
 def run_under_gevent(name: str, *arguments: object) -> str:
@@ -204,7 +204,7 @@ def test_greenlets_that_wait_for_a_node_let_the_others_run(cluster):
     with node.paused():
         during_calls, during_probes, failed = map(int, run_under_gevent("others_run", node.port).split())
     assert failed == 20
-    # A hundred ticks a second, if the machine had nothing else to do.
+    # A hundred ticks a second on an idle machine.
     assert during_calls >= 10
     assert during_probes >= 30
 

@@ -71,7 +71,7 @@ def test_the_memory_really_taken_stays_within_the_bound(size):
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    # The last share is the dict's own table, and the rounding of the allocator.
+    # The last part is the dict's own table, and the rounding of the allocator.
     assert 1_000_000 < taken <= 2_000_000 * 1.02
 
 
@@ -99,7 +99,7 @@ def test_a_child_starts_empty():
 
 def test_a_child_of_a_fork_in_the_middle_of_a_verb_of_another_thread_is_not_locked_out():
     store = MemoryStore()
-    with store._lock:  # what the child inherits; nobody there would ever release it
+    with store._lock:  # the child inherits a lock that no thread there would ever release
         [answers] = in_processes(1, lambda _: [store.add("key", b"child"), store.get("key") == b"child"])
     assert answers == [True, True]
 

@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What ``gets`` told: of the model, and of each store."""
+    """Results of ``gets``: from the model, and from each store."""
 
     key: str
     version: int
@@ -119,7 +119,7 @@ class StoresAgreeWithTheModel(RuleBasedStateMachine):
 
     @rule(handle=HANDLES, what=consumes(seen), value=VALUES)
     def cas_at_once(self, handle, what, value):
-        """Most tokens above are outdated; here is one that may be used twice in a row."""
+        """Try one token that may be current, twice in a row. Most tokens above are outdated."""
         self.swap(handle, what, value, None)
         self.swap(handle, what, value, None)
 

@@ -98,7 +98,7 @@ def test_an_error_does_not_repeat_a_password():
 
 def test_a_scheme_loads_only_its_own_module():
     loaded = "{'sqlite3', 'importlib.metadata'} & set(sys.modules)"
-    # Straight from the files, without the package's __init__: what it imports is not the matter here.
+    # The files are imported without the package's __init__, whose imports do not matter here.
     script = (
         "import sys, types; package = types.ModuleType('wsgi_isr'); package.__path__ = ['wsgi_isr'];"
         "sys.modules['wsgi_isr'] = package; from wsgi_isr.stores import open_store; open_store('memory://');"
@@ -109,7 +109,7 @@ def test_a_scheme_loads_only_its_own_module():
 
 
 class TestEntryPoints:
-    """Other distributions, as they are found when installed: metadata in a directory of ``sys.path``."""
+    """Entry points of other distributions: metadata in a directory of ``sys.path``, as when installed."""
 
     @pytest.fixture
     def install(self, tmp_path, monkeypatch):

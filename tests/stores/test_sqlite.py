@@ -33,7 +33,7 @@ class TestSuite(StoreSuite):
         self.clock = clock
 
     def make_store(self) -> Store:
-        # Patient: it is not the speed of this machine that is tested.
+        # The timeout is long, because the test is not about the speed of this machine.
         return SQLiteStore(self.directory / "store.db", clock=self.clock, timeout=20)
 
     def make_bounded_store(self, max_bytes: int) -> Store:
@@ -50,7 +50,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def make(path, clock):
-    """Handles on one file, closed at the end."""
+    """Yield a function that makes handles on one file, closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def make(**options):
@@ -63,7 +63,7 @@ def make(path, clock):
 
 @pytest.fixture
 def raw(make, path):
-    """A connection of our own to the store's file."""
+    """Return a connection of the test to the store's file."""
     make().get("the first verb makes the file")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         yield connection
@@ -101,7 +101,7 @@ class TestPaths:
         assert list((tmp_path / "elsewhere").iterdir()) == []
 
     def test_construction_makes_no_file(self, tmp_path):
-        """gunicorn's master may construct it as root, and its workers use it as another user."""
+        """gunicorn's master may construct the store as root, and its workers use it as another user."""
         SQLiteStore(tmp_path / "directory" / "store.db")
         assert list(tmp_path.iterdir()) == []
 
@@ -126,7 +126,7 @@ class TestPaths:
         other = f"import sqlite3; sqlite3.connect({str(path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
         with holder._table._file.transaction():
             SQLiteStore(path)
-            # Not a fork, before which the store would let go of the file.
+            # This is no fork, before which the store would close the file.
             done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True, check=False)
         assert "database is locked" in done.stderr
 
@@ -170,12 +170,12 @@ class TestPaths:
         assert os.listdir(path.parent) == [path.name]
 
     def test_a_file_that_another_process_makes_while_we_look_at_it_is_ours(self, path):
-        """Its tables are there when we look for tables, its mark was not when we looked for the mark."""
+        """The mark was not there at our read of the mark. The tables are there at our later read of tables."""
 
         def another_process(statement):
             if "sqlite_master" in statement:
                 connection.set_trace_callback(None)
-                with contextlib.suppress(StoreUnavailable):  # the tables are there, and the log cannot be written yet
+                with contextlib.suppress(StoreUnavailable):  # the tables are there, but the log cannot be written yet
                     SQLiteStore(path, timeout=0.01).get("key")
 
         connection = sqlite3.connect(path, isolation_level=None)
@@ -185,7 +185,7 @@ class TestPaths:
         SQLiteStore(path).close()
 
     def test_a_new_file_that_is_locked_for_a_moment_is_tried_again(self, path):
-        """SQLite does not wait where two connections turn WAL on at once, whatever the timeout."""
+        """SQLite does not wait where two connections turn WAL on at once, with any timeout."""
         attempts = []
 
         def prepare(connection):
@@ -292,7 +292,7 @@ class TestRecency:
         assert store.get("key") == b"value"
         assert time.monotonic() - started < 30
         raw.execute("ROLLBACK")
-        # Nothing was forgotten for it.
+        # No entry was evicted for it.
         assert list(store._table._notes._ids) == [1]
 
     def test_notes_do_not_grow_without_end_while_nobody_can_write_them_down(self, make, raw):
@@ -317,7 +317,7 @@ class TestBound:
                 store.get(f"{chance.randrange(5000):040x}")
             if number % 500 == 0:
                 largest = max(largest, file_size(path))
-        # Above it: the value that is written before others are evicted for it, and leaves half full.
+        # Above the limit: the value is written before others are evicted for it. This leaves the store half full.
         assert max(largest, file_size(path)) <= 1_100_000 + 30_000
 
     def test_the_sum_that_the_bound_rests_on_is_right_after_any_verbs(self, make, raw, clock):
@@ -453,7 +453,7 @@ class TestConnections:
         table = store._table
 
         class Timeout(BaseException):
-            """Such as gevent's, or the SystemExit of a signal handler."""
+            """Like gevent's Timeout, or the SystemExit of a signal handler."""
 
         def write_and_raise():
             with table._file.transaction() as connection:
@@ -531,8 +531,11 @@ class TestFork:
             os.read(done, 1)
 
         def observer(_):
-            """Asks the system who would be in the way of the last one to close the file, who deletes
-            the log: all who have it open hold a shared lock on these bytes (fcntl(2), F_GETLK)."""
+            """Ask the system for the locks that would stop the last process from deleting the log.
+
+            The last process to close the file deletes the log. All processes that have the file open hold a shared
+            lock on these bytes (fcntl(2), F_GETLK).
+            """
             [pid] = struct.unpack("=i", os.read(opened, 4))
             wish = struct.pack("@hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0x40000002, 510, 0)
             with open(path, "r+b") as file:
@@ -549,7 +552,7 @@ class TestFork:
         store.set("key", b"parent")
         inherited = store._table._file._idle[0]
         result, report = os.pipe()
-        # PyDLL keeps the interpreter's lock, as a server does that forks in C.
+        # PyDLL keeps the GIL, as a server that forks in C does.
         pid = ctypes.PyDLL(None).fork()
         if pid == 0:
             with contextlib.suppress(BaseException):

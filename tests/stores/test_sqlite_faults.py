@@ -1,5 +1,7 @@
-"""A file that cannot be used costs one warning and its memory, never an error; a process that is killed
-loses nothing that it was told is stored."""
+"""Faults of the store's file, and killed processes.
+
+An unusable file causes one warning and a store in memory, never an error. A killed process loses no acknowledged write.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from wsgi_isr.testing import StoreSuite, in_processes, in_threads
 
 
 class TestSuiteOnAFileThatIsNoDatabase(StoreSuite):
-    """What stands in is a store like any other."""
+    """The store that stands in keeps the contract of stores."""
 
     @pytest.fixture(autouse=True)
     def _place(self, tmp_path, clock):
@@ -53,7 +55,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def warned(caplog):
-    """The messages of the store's logger so far; nobody else's are expected."""
+    """Return the messages of the store's logger so far. No other logger may write."""
     caplog.set_level(logging.DEBUG)
 
     def warned():
@@ -64,7 +66,7 @@ def warned(caplog):
 
 
 def use(store):
-    """Every verb, as a page would: none raises, and the memory really stores."""
+    """Use every verb, as a page does: none raises, and the memory stores values."""
     store.set("key", b"value")
     assert store.get("key") == b"value"
     assert store.cas("key", b"new", store.gets("key").token) is True
@@ -180,7 +182,7 @@ class TestFull:
 
     @pytest.mark.parametrize("kind", ["full", "read-only"])
     def test_a_real_disk_that_is_full_or_turns_read_only_while_the_store_is_in_use(self, tmp_path, kind):
-        """A file system of 1 MB that only a child sees, and that ends with it."""
+        """The child has a file system of 1 MB of its own, which ends with the child."""
         path = tmp_path / "store.db"
 
         def child(_):
@@ -223,7 +225,7 @@ class TestFull:
 
         [[message]] = in_processes(1, child)
         assert str(path) in message
-        # What was stored before is whole.
+        # Entries stored before are complete.
         store = SQLiteStore(path)
         assert store.get("key:0") == b"x" * 10_000
         store.close()
@@ -237,8 +239,10 @@ class TestReadOnly:
 
     @pytest.mark.parametrize("kind", ["file and directory", "file", "empty directory", "directory", "no access"])
     def test_what_this_user_may_not_write(self, kind):
-        """In a child without root's rights, which no permission bits stop. All but a file that may be written, in a
-        directory that may not, is found out before the first verb."""
+        """Run in a child without root's rights, because permission bits do not stop root.
+
+        All cases are found out before the first verb, except a writable file in a directory that is not writable.
+        """
         place = Path(tempfile.mkdtemp())  # tmp_path is inside a directory that others may not enter
         path = place / "store.db"
         try:
@@ -348,7 +352,7 @@ CLONE_NEWNS, CLONE_NEWUSER = 0x20000, 0x10000000
 
 
 def mount(directory, flags, options):
-    """A memory file system in a namespace of this process; whether the system allows it (mount(2))."""
+    """Mount a memory file system in a namespace of this process. Return whether the system allows it."""
     libc = ctypes.CDLL(None, use_errno=True)
     if not flags & MS_REMOUNT:
         user, group = os.getuid(), os.getgid()
@@ -364,7 +368,7 @@ def mount(directory, flags, options):
 
 
 def record_warnings():
-    """Into a list, for a child to send home."""
+    """Return a list that records warnings, for a child to send to the test."""
     messages = []
 
     class ToList(logging.Handler):
@@ -390,7 +394,7 @@ class TestKilled:
                 for pipe, numbers in zip(pipes, acknowledged, strict=True):
                     numbers.append(struct.unpack("=I", os.read(pipe, 4))[0])
         finally:
-            # One after the other, in no order: the second goes on over what the first left behind.
+            # One after the other, in any order: the second one continues with the files of the first one.
             for pid in pids if round_ % 2 else reversed(pids):
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
@@ -404,7 +408,7 @@ class TestKilled:
                 assert numbers == list(range(len(numbers)))
                 for number in numbers:
                     assert reader.get(f"{name}:{number}") == content(name, number)
-                # The one in the middle of which it was killed: whole, or not there.
+                # The kill hit this write: the entry is complete, or missing.
                 assert reader.get(f"{name}:{len(numbers)}") in (None, content(name, len(numbers)))
             assert reader._memory is None
             reader.close()
@@ -421,7 +425,7 @@ def content(name, number):
 
 
 def start_writer(store, name):
-    """A child that writes without end, and says each number once its value is stored."""
+    """Start a child that writes without end, and prints each number once its value is stored."""
     acknowledged, acknowledge = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,4 +1,4 @@
-"""What test_memcached_processes.py runs in a process whose sockets and threads are gevent's."""
+"""Functions that test_memcached_processes.py runs in a process whose sockets and threads are gevent's."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def many_timeouts(port: str) -> None:
                 counts["ended"] += 1
 
     gevent.joinall([gevent.spawn(visit) for _ in range(12)], raise_error=True)
-    # No connection was lost on the way: all three can be in use at once.
+    # No connection was lost: all three can be in use at once.
     assert len(store._nodes[store.nodes[0]]._idle) == 3
     print(*counts.values())
     store.close()

@@ -1,3 +1,3 @@
-"""What tests of several directories share."""
+"""Helpers of tests in several directories."""
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class Browser(ABC):
 
     @abstractmethod
     def go(self, url: str) -> None:
-        """Show a page, as one whose address is typed."""
+        """Show a page as if its address were typed."""
 
     @abstractmethod
     def click(self, selector: str) -> None:

@@ -1,4 +1,4 @@
-"""Nodes, proxies before them and stores on them, for tests of what goes wrong between the three."""
+"""Nodes, proxies before them and stores on them, for tests of faults between the three."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsgi_isr.stores.memcached.addresses import Address
 from wsgi_isr.stores.memcached.connection import Settings
 from wsgi_isr.stores.memcached.store import MemcachedStore
 
-#: Seconds: short enough to wait for, long enough for a node that is well on a machine under load.
+#: Seconds: short enough to wait for, long enough for a healthy node on a machine under load.
 TIMEOUT = 0.3
 
 
@@ -49,22 +49,22 @@ class Cluster:
 
 
 def keys(plane: str = "p") -> Iterator[str]:
-    """Keys of a plane, all different."""
+    """Yield keys of a plane, all different."""
     return (f"isr1:test:{plane}:{secrets.token_hex(6)}" for _ in itertools.count())
 
 
 def key_on(store: MemcachedStore, name: str, plane: str = "p") -> str:
-    """A key whose first node is ``name``."""
+    """Return a key whose first node is ``name``."""
     return next(key for key in keys(plane) if store.node_of(key) == name)
 
 
 def is_open(store: MemcachedStore, name: str) -> bool:
-    """The store leaves a node alone."""
+    """Return whether the store's circuit breaker for a node is open."""
     return store._nodes[name].breaker.cause is not None
 
 
 def seconds(call: Callable[..., object], *arguments: object) -> float:
-    """How long a call takes, whether it fails or not."""
+    """Return the duration of a call, successful or not."""
     began = time.monotonic()
     with contextlib.suppress(StoreError):
         call(*arguments)

@@ -36,7 +36,7 @@ class Marionette:
         self.capabilities: dict[str, Any] = self.send("WebDriver:NewSession")["capabilities"]
 
     def send(self, command: str, **parameters: Any) -> Any:
-        """Return the result of a command. :raises MarionetteError: Firefox refused it."""
+        """Return the result of a command, or raise :exc:`MarionetteError` where Firefox refuses it."""
         number = next(self._numbers)
         message = json.dumps([0, number, command, parameters]).encode()
         self._connection.sendall(b"%d:%s" % (len(message), message))
@@ -47,7 +47,7 @@ class Marionette:
         return result
 
     def close(self) -> None:
-        """Let go of Firefox, which ends the session."""
+        """Close the connection, which ends the session."""
         self._incoming.close()
         self._connection.close()
 

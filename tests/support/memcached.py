@@ -13,12 +13,13 @@ __all__ = ["HOST", "Memcached"]
 class Memcached(Node):
     """One node on a free port, which it keeps when it is started again.
 
-    A machine without memcached fails the test: skipped, nobody would notice that the cluster is not tested.
+    A machine without memcached fails the test: a skipped test would hide that the cluster is not tested.
 
-    :param megabytes: memory for items. :param arguments: more for the command line.
+    :param megabytes: memory for items.
+    :param arguments: more arguments for the command line.
     """
 
     def __init__(self, megabytes: int = 256, arguments: Sequence[str] = ()) -> None:
         super().__init__("node", megabytes=megabytes, arguments=arguments)
-        self.name = self.address  # as stores name it
+        self.name = self.address  # the address in the URLs of stores
         self.start()

@@ -1,4 +1,4 @@
-"""What a store asks memcached for, counted on the wire."""
+"""Round trips of a store to memcached, counted on the wire."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from wsgi_isr.stores.base import route
 
 
 class Trip(NamedTuple):
-    """One question and its answer.
+    """One request and its answer.
 
-    :param verb: of memcached. :param planes: a letter for each key that is named: an epoch, a tag, a page.
+    :param verb: of memcached.
+    :param planes: a letter for each key in the request: an epoch, a tag, a page.
     """
 
     verb: str
@@ -24,7 +25,7 @@ class Trip(NamedTuple):
 
 
 class Wires:
-    """The connections through proxies. For one thread: whatever is written at once is one round trip."""
+    """The connections through proxies. For one thread: bytes written at once are one round trip."""
 
     def __init__(self, proxies: Sequence[Proxy]) -> None:
         self._proxies = proxies
@@ -32,7 +33,7 @@ class Wires:
         self.trips()
 
     def trips(self) -> dict[str, list[Trip]]:
-        """Those of each node since this was called last, in order."""
+        """Return the round trips of each node since the last call, in order."""
         found = {}
         for number, proxy in enumerate(self._proxies):
             pieces = proxy.requests[self._seen[number] :]
@@ -42,7 +43,7 @@ class Wires:
 
 
 def _whole(pieces: Sequence[bytes]) -> list[bytes]:
-    """What was sent as one may have been read in several pieces."""
+    """Join the pieces of a request: a request sent as one may have been read in several pieces."""
     requests: list[bytes] = []
     for piece in pieces:
         if requests and not requests[-1].endswith(b"\r\n"):
@@ -54,6 +55,6 @@ def _whole(pieces: Sequence[bytes]) -> list[bytes]:
 
 def _trip(request: bytes) -> Trip:
     verb, *rest = request.partition(b"\r\n")[0].decode().split(" ")
-    if verb == "stats":  # how a connection begins
+    if verb == "stats":  # the first command of a connection
         return Trip(verb, "")
     return Trip.of(verb, rest if verb in ("get", "gets") else rest[:1])

@@ -1,5 +1,8 @@
-"""Scripted parts for tests of the core: a clock that stands still, an origin that counts its renders
-and can be held at a gate, a store that fails on demand, and a process made of these."""
+"""Scripted parts for tests of the cache.
+
+The clock stands still. The origin counts its renders and can be held at a gate. The store fails on demand. A process is
+made of these.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +29,12 @@ from wsgi_isr.stores.memory import MemoryStore
 
 T = TypeVar("T")
 
-#: Seconds after which something that must happen is said never to happen. No passing test waits for it.
+#: Seconds after which a wait fails. No passing test waits for so long.
 NEVER = 10.0
 
 
 class Clock:
-    """Seconds that pass only when told to. Serves as Unix time and as monotonic time."""
+    """A clock that moves only when told to. It serves as Unix time and as monotonic time."""
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self.now = now
@@ -44,7 +47,7 @@ class Clock:
 
 
 class Gate:
-    """A place in the script where a thread stops until the test lets it go on."""
+    """A point of the script where a thread stops until the test opens the gate."""
 
     def __init__(self, then: Any = None) -> None:
         self.then = then
@@ -64,14 +67,17 @@ class Gate:
 
 
 def page(body: str = "v1", revalidate: float | None = 10, expire: float | None = None) -> Storable:
-    """What an app's good answer becomes."""
+    """Return the result of a render with this body, to be stored."""
     content = Content("200 OK", (("Content-Type", "text/plain"),), body.encode(), "tag-" + body)
     return Storable(content, Lifetime(revalidate, expire))
 
 
 class Origin:
-    """The ``produce`` of a :class:`Cache`: gives the products of ``script`` one after the other, then pages
-    that count on: ``v1`` is the first render. An exception is raised; a :class:`Gate` holds the render."""
+    """The ``produce`` of a :class:`Cache`.
+
+    It returns the products of ``script`` one after the other, then numbered pages: ``v1`` is the first render. An
+    exception in the script is raised. A :class:`Gate` holds the render.
+    """
 
     def __init__(self, *script: Any, revalidate: float | None = 10, expire: float | None = None) -> None:
         self.script: deque[Any] = deque(script)
@@ -102,8 +108,11 @@ class Origin:
 
 
 class Troubled(Store):
-    """Another store, with trouble: verbs in ``failing`` find it unreachable; ``before`` and ``after`` hold
-    one-time interruptions by verb and key, which run at that point in the calling thread."""
+    """Another store, with faults.
+
+    Verbs in ``failing`` raise ``StoreUnavailable``. ``before`` and ``after`` hold one-time interruptions by verb and
+    key, which run at that point in the calling thread.
+    """
 
     def __init__(self, inner: Store) -> None:
         self.inner = inner
@@ -157,12 +166,12 @@ class Troubled(Store):
 
 
 def unavailable() -> None:
-    """For :class:`Troubled`: the verb happened, but its answer was lost."""
+    """Raise, as an interruption of :class:`Troubled`: the verb was applied, but its answer was lost."""
     raise StoreUnavailable("node-1", "timed out")
 
 
 class OneFormer(Releases):
-    """A release that adopts a page, under whatever name it has."""
+    """Releases whose former release has stored every page under the key ``page``."""
 
     def __init__(self, page: str) -> None:
         self._page = page
@@ -178,9 +187,9 @@ class OneFormer(Releases):
 
 
 class Process:
-    """One process of a cluster: a :class:`Cache` with an L1 of its own, on a store that others share.
+    """One process of a cluster: a :class:`Cache` with an L1 of its own, on a shared store.
 
-    Its keeper has no thread: a test calls :meth:`tick`.
+    Its keep-alive has no thread: a test calls :meth:`tick`.
     """
 
     def __init__(
@@ -233,12 +242,12 @@ class Process:
         return self.fill.get(task or task_of(), **options)
 
     def settle(self, task: Task | None = None) -> None:
-        """Wait until no render of the page is under way here."""
+        """Wait until this process has no render of the page in progress."""
         flight = self.fill._flights.get((task or task_of()).page)
         assert flight is None or flight.wait(NEVER) is not None, "the render never ended"
 
     def tick(self) -> None:
-        """Do what the keeper's thread does."""
+        """Run one round of the keep-alive's thread."""
         self.fill._keeper.tick()
 
     def events(self, kind: type[T]) -> list[T]:
@@ -258,13 +267,13 @@ class Cluster:
 
 
 def task_of(name: str = "/", **options: Any) -> Task:
-    """The task of the page ``name``."""
+    """Return the task of the page ``name``."""
     seconds = {"timeout": 30.0, "wait": 10.0, "lease": 10.0, **options}
     return Task(page="isr:p:" + name, text=f'["{name}"]', rule="*", **seconds)
 
 
 def body(answer: Answer) -> str:
-    """The text of a page that was served."""
+    """Return the text of a page that was served."""
     assert isinstance(answer, Served), answer
     content = answer.slot.entry.content
     assert isinstance(content, Content)
@@ -272,7 +281,7 @@ def body(answer: Answer) -> str:
 
 
 def shown(answer: Answer) -> tuple[str, str]:
-    """Label and text of a page that was served."""
+    """Return label and text of a page that was served."""
     assert isinstance(answer, Served), answer
     return answer.label, body(answer)
 

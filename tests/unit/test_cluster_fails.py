@@ -1,4 +1,4 @@
-"""What watches a cluster fails where something is wrong with it, or with the watching itself."""
+"""The checks of a cluster fail where the cluster is faulty, and where the checks themselves are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from cluster.supervisor.topology import uncached
 
 @pytest.fixture
 def answering() -> Iterator[Callable[[bytes], int]]:
-    """A server that gives one answer, whatever it is asked; its port."""
+    """Yield the port of a server that gives the same answer to every request."""
     threads, listeners = [], []
 
     def answer(said: bytes) -> int:
@@ -62,7 +62,7 @@ def answering() -> Iterator[Callable[[bytes], int]]:
 
 
 class Once(readers.Visitor):
-    """Asks once."""
+    """A reader that sends one request."""
 
     def run(self) -> None:
         self.line = self._read("/a")
@@ -104,7 +104,7 @@ def test_a_reader_that_dies_ends_the_others_and_is_an_error(capsys: pytest.Captu
     assert "unforeseen" in capsys.readouterr().err
 
 
-# What excuses an answer, and what does not
+# Excuses for an old answer
 
 CALM = Circumstances(0.0, renders_fail=True, patience=2.0, lifetimes={"/a": 1.0})
 #: Version 2 of the row was committed at 9.0, and acknowledged at 10.0.
@@ -175,14 +175,14 @@ def test_an_invalidation_is_refused_only_while_a_node_is_away() -> None:
 
 
 class Pretended:
-    """What a striker strikes: instances of which nothing is there."""
+    """Instances for a striker. No process belongs to them."""
 
     instances = (SimpleNamespace(name="instance-1"), SimpleNamespace(name="instance-2"))
     losses: ClassVar[dict[int, tuple[float, float]]] = {}
 
 
 def strike(error: ClusterError | None) -> striking.Striker:
-    """A striker after one kill that ended in that error."""
+    """Return a striker after one kill that ended in ``error``."""
 
     class Striker(striking.Striker):
         def _kill(self, _strike: Strike) -> striking.Acting:

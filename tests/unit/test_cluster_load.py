@@ -1,4 +1,4 @@
-"""Which pages a load asks for, and how they are written in a request."""
+"""The pages that a load asks for, and their form in a request."""
 
 from __future__ import annotations
 

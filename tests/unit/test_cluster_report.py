@@ -1,4 +1,4 @@
-"""What a load is reported as, in figures and as a plot."""
+"""The report of a load, in figures and as a plot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wsgi_isr.pages.request_key import PageKey
 
 
 def samples(*answers: tuple[float, float, int, str]) -> Samples:
-    """Of two pages, from 10.0 to 14.0: when, how long it took, status, verdict."""
+    """Return samples of two pages, from 10.0 to 14.0 s: time, duration, status, verdict."""
     made = Samples(["/", "/about"], 10.0, 14.0)
     for number, (at, seconds, status, verdict) in enumerate(answers):
         error = f"{status} for /" if status >= 500 or not status else ""
@@ -100,7 +100,7 @@ def test_more_renders_than_one_in_a_window_are_a_failure_unless_something_was_no
 
 @pytest.fixture
 def noted(tmp_path: Path) -> Iterator[Directory]:
-    """The directory of a cluster in which a page was rendered three times in its window."""
+    """Return the directory of a cluster in which a page was rendered three times in its window."""
     directory = Directory(tmp_path)
     with directory.owned():
         directory.write(State(1, 2, "a:b", f"http://{HOST}", "memory://", True, ()))
@@ -190,7 +190,7 @@ def test_ticks_are_round_and_reach_beyond_the_highest_value(highest: float, expe
 
 
 def texts(svg: str) -> list[str]:
-    """The words in a plot, which has to be well-formed for that."""
+    """Return the texts in a plot, which has to be well-formed XML."""
     return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 

@@ -1,4 +1,4 @@
-"""Which release an instance is of after a roll."""
+"""The release of an instance after a roll."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
-    """One that is not started."""
+    """Return an instance that is not started."""
     for name in ("WSGI_ISR_RELEASE", "WSGI_ISR_ADOPT_RELEASE"):
         monkeypatch.delenv(name, raising=False)
     made = Instance("instance-1", None, Served("app:app", "memory://", tmp_path, tmp_path / "renders"))

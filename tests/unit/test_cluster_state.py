@@ -94,7 +94,7 @@ def test_the_owner_of_a_directory_is_gone_however_it_ended(directory: Directory)
     with pytest.raises(Down, match="no cluster runs"):
         directory.read()
     with directory.owned(), pytest.raises(Down, match="just starting"):
-        directory.read()  # what the one before has left behind is gone
+        directory.read()  # files of the cluster before are gone
 
 
 def test_who_looks_does_not_keep_anybody_from_starting(directory: Directory) -> None:
@@ -188,7 +188,7 @@ def test_whoever_connects_and_says_nothing_holds_nobody_up(
 
 
 class in_a_terminal:
-    """An order is given in another thread, and what came of it is in the list."""
+    """Give an order in another thread, and return the list that gets its result."""
 
     def __init__(self, path: Path, order: control.Order) -> None:
         import threading
@@ -280,7 +280,7 @@ def test_everything_that_can_be_ordered_says_what_it_does() -> None:
         faults.carry_out(None, {"do": "explode"})  # type: ignore[arg-type]
 
 
-# What else a cluster is made of
+# Other parts of a cluster
 
 
 def test_the_default_app_is_the_example() -> None:

@@ -30,10 +30,10 @@ def render(began: float, key: str = "a", *, seconds: float = 1.0, stored: bool =
         # The page of the first is stale at 6, five seconds after the end of its render.
         ([render(0), render(6.1), render(12.2)], Windows(3, 3, 1)),
         ([render(0), render(5.9)], Windows(2, 1, 2)),
-        # Two at once are one too many, whoever ends first.
+        # Two renders at once are one too many, in either order of their ends.
         ([render(0), render(6.1), render(6.2)], Windows(3, 2, 2)),
         ([render(0), render(6.1, seconds=2), render(6.2, seconds=0.1)], Windows(3, 2, 2)),
-        # What was not stored has renewed nothing: its successor is for the same window.
+        # A render that was not stored renewed no page: its successor is for the same window.
         ([render(0), render(6.1, stored=False), render(8)], Windows(3, 2, 2)),
         ([render(0), render(0.5, "b")], Windows(1, 1, 1)),
     ],

@@ -1,4 +1,4 @@
-"""The thread that delivers what journals keep: when there is one, and what it does."""
+"""The courier: the thread that delivers the lines of journals. It runs only where a journal needs it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgi_isr.cache import courier as module
 from wsgi_isr.cache.courier import NAME, Courier
 from wsgi_isr.stores.memory import MemoryStore
 
-#: Seconds for what happens at once.
+#: Seconds to wait for a thing that happens at once.
 SOON = 20.0
 
 
@@ -26,7 +26,7 @@ class Store(MemoryStore):
 
 
 class App:
-    """An app with a journal that has something for a number of rounds."""
+    """An app with a journal that has lines to deliver for a number of rounds."""
 
     def __init__(self, rounds: int = 0, is_serving: bool = False) -> None:
         self._store = Store()
@@ -48,7 +48,7 @@ class Broken(App):
 
 @pytest.fixture
 def courier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Courier]:
-    """Yield one that is in no hurry, but for its first round, and that has the only thread of its kind."""
+    """Yield a courier with a long pause after its first round."""
     monkeypatch.setattr(module, "FIRST", 0.0)
     courier = Courier()
     module.courier.before_fork()  # ends the thread for apps of other tests

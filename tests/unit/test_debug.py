@@ -1,4 +1,4 @@
-"""One line for each decision, which nothing that a visitor sends can break out of."""
+"""One line for each decision. No request of a visitor can add lines of its own."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def test_nothing_that_a_visitor_sends_makes_a_second_line_or_another_pair(text: 
     assert line is not None
     assert line.isprintable()
     assert line.startswith("page verdict=BYPASS key=")
-    plain = line.split('"')[::2]  # what stands outside of quotes
+    plain = line.split('"')[::2]  # the text outside of quotes
     if '\\"' not in line:
         assert "".join(plain).count(" ms=") == 1

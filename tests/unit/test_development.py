@@ -1,4 +1,4 @@
-"""What tells that an app is being developed, and what it says of that on the console."""
+"""Signs that an app is being developed, and the line about it on the console."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from wsgi_isr.config.development import Found, development_of, is_served_by
 
 @pytest.fixture(autouse=True)
 def nothing_outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No variable, option or server of the tests themselves."""
+    """Hide variables, options and servers of the tests themselves."""
     for name in ("WERKZEUG_RUN_MAIN", "RUN_MAIN", "BOTTLE_CHILD", "FLASK_RUN_FROM_CLI", "FLASK_DEBUG"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["pytest"])
@@ -66,7 +66,7 @@ def test_any_other_server_is_none(software: str) -> None:
     [("WERKZEUG_RUN_MAIN", "werkzeug's"), ("RUN_MAIN", "Django's"), ("BOTTLE_CHILD", "Bottle's")],
 )
 def test_a_reloader_is_known_by_its_variable(monkeypatch: pytest.MonkeyPatch, variable: str, reloader: str) -> None:
-    import django  # noqa: F401 - RUN_MAIN may be anybody's otherwise
+    import django  # noqa: F401 - RUN_MAIN is Django's only where Django is imported
 
     monkeypatch.setenv(variable, "true")
     assert of(app) == f"{reloader} reloader is running"
@@ -164,7 +164,7 @@ def test_a_development_server_is_one_line_with_what_to_set(caplog: pytest.LogCap
     for _ in range(3):
         Found("flask run is running").announce()
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING  # without any set-up, less would be seen by nobody
+    assert record.levelno == logging.WARNING  # without a set-up of logging, lower levels are not printed
     assert record.getMessage() == (
         "development: flask run is running, so pages are not cached (X-ISR: BYPASS) and invalidating does nothing; to "
         "try the cache, set WSGI_ISR_DEVELOPMENT=cache"

@@ -30,7 +30,7 @@ PROGRAM_OF = {"chromium-driver": "chromedriver", "systemd": "systemd-analyze"}
 
 
 class Machine:
-    """A directory of programs, and an apt-get that notes what it is asked for."""
+    """A directory of programs, and an apt-get that records its arguments."""
 
     def __init__(self, root: Path) -> None:
         self.bin = root / "bin"

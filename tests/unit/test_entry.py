@@ -1,4 +1,4 @@
-"""The codec of entries: what goes in comes out, and nothing else ever does."""
+"""The codec of cache entries: decoding returns the encoded entry, or raises."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ TIMES = [1.0, 2.0, None, None]
 
 
 def sealed(value: Any) -> bytes:
-    """Bytes that are whole, so that only their shape can give them away."""
+    """Return bytes with a right checksum, so that only their structure can be wrong."""
     packed: bytes = msgpack.packb(value)
     return bytes([SCHEMA]) + zlib.crc32(packed).to_bytes(4, "big") + packed
 

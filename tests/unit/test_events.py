@@ -1,4 +1,4 @@
-"""Events: subscribers hear everything, and a broken one breaks nothing."""
+"""Events: subscribers get every event, and a broken subscriber breaks nothing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_broken_subscriber_is_reported(caplog: pytest.LogCaptureFixture) ->
 
 @dataclass
 class Unhashable:
-    """A dataclass with ``__eq__`` has no hash."""
+    """A dataclass with ``__eq__``, so without a hash."""
 
     calls: int = 0
 
@@ -87,7 +87,7 @@ def test_a_broken_subscriber_that_cannot_be_hashed_breaks_nothing_either(caplog:
 
 
 class Nameless:
-    """Not even its ``repr`` works."""
+    """A subscriber whose ``repr`` raises."""
 
     def __call__(self, event: Event) -> None:
         raise RuntimeError

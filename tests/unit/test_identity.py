@@ -1,4 +1,4 @@
-"""What an app is called: the same in every process and release, and not like another one."""
+"""The name of an app: the same in every process and release, and different from that of another app."""
 
 from __future__ import annotations
 

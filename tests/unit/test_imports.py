@@ -35,7 +35,7 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({""}),
 )
 
-# Folders and modules that may know less than everything below them: the folders and modules that they may know.
+# Folders and modules that may not know everything below them, and the ones that they may know.
 ONLY: dict[str, frozenset[str]] = {
     # The contract knows no store.
     "stores.base": frozenset({"errors"}),
@@ -44,7 +44,7 @@ ONLY: dict[str, frozenset[str]] = {
     "cache": frozenset({"cache", "stores.base", "stores.files", "config", "events", "errors"}),
 }
 
-# Folders that must not speak HTTP, WSGI and the words of servers.
+# Folders that must not know HTTP, WSGI and servers.
 HTTP = frozenset({"werkzeug", "http", "wsgiref", "flask", "gunicorn", "requests", "urllib3"})
 NO_HTTP = frozenset({"stores", "cache"})
 # Directories beside the package. They import it, never the other way.
@@ -60,7 +60,7 @@ class Arrow(NamedTuple):
 
 
 def modules(root: Path) -> dict[str, Path]:
-    """Every module of the package under ``root``, by its name inside the package."""
+    """Return every module of the package under ``root``, by its name inside the package."""
     package = root / PACKAGE
     found = {}
     for path in sorted(package.rglob("*.py")):
@@ -70,8 +70,10 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def arrows(name: str, path: Path, known: dict[str, Path]) -> list[Arrow]:
-    """What a module imports. ``from package import x`` is an arrow to the module ``package.x`` where
-    there is one, and to ``package`` itself otherwise."""
+    """Return the names of the modules that a module imports.
+
+    ``from package import x`` counts as the module ``package.x`` where there is one, otherwise as ``package``.
+    """
     here = ".".join(part for part in (PACKAGE, name) if part)
     package = here if path.name == "__init__.py" else here.rpartition(".")[0]
     found = []
@@ -91,7 +93,7 @@ def arrows(name: str, path: Path, known: dict[str, Path]) -> list[Arrow]:
 
 
 def inside(target: str) -> str | None:
-    """The name inside the package of an imported dotted name; ``None`` for anything else."""
+    """Return the name inside the package of an imported dotted name; ``None`` for anything else."""
     top, _, rest = target.partition(".")
     return rest if top == PACKAGE else None
 
@@ -284,7 +286,7 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
 )
 def test_a_forbidden_arrow_is_found_and_nothing_else(tmp_path: Path, sources: dict[str, str], expected: str) -> None:
     (problem,) = violations(tree(tmp_path, sources))
-    if expected.startswith("a cycle"):  # which begins anywhere on the circle
+    if expected.startswith("a cycle"):  # the cycle may begin with any of its modules
         assert problem.startswith("a cycle: ")
         named = set(problem.removeprefix("a cycle: ").split(" <- "))
         assert named == {"wsgi_isr.cache.flight", "wsgi_isr.cache.lease"}

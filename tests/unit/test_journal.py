@@ -1,4 +1,4 @@
-"""The journal: what it keeps, in which order, until when, and its files."""
+"""The journal: its lines, their order and lifetime, and its files."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def keep(journal: Journal, *tags: str, mode: str = "expire", namespace: str = "s
 
 
 def kept(journal: Journal, namespace: str = "site") -> list[tuple[tuple[str, ...], str]]:
-    """The tags and the mode of each line."""
+    """Return the tags and the mode of each line."""
     return [(line.tags, line.mode) for line in journal.lines(namespace, HERE)]
 
 
-# What it keeps ------------------------------------------------------------------------------------------
+# Records that the journal keeps -------------------------------------------------------------------------
 
 
 def test_lines_are_those_of_a_namespace_in_the_order_in_which_they_were_kept(journal: Journal) -> None:
@@ -75,8 +75,8 @@ def test_what_was_delivered_of_a_line_leaves_the_rest_in_its_place(journal: Jour
 
 
 def test_what_is_kept_again_while_it_is_delivered_is_not_removed_by_the_end_of_that_delivery(journal: Journal) -> None:
-    # A process reads the line, and delivers it. New data are committed, and the node has gone again: the very same tag
-    # is kept once more. Only then the process notes what it has delivered.
+    # A process reads the line, and delivers it. New data are committed while the node is down again, so the same tag
+    # is kept once more. Only then the process notes its delivery.
     keep(journal, "tag:a")
     (delivered,) = journal.lines("site", HERE)
     keep(journal, "tag:a")
@@ -218,7 +218,7 @@ def test_a_child_that_was_forked_meanwhile_does_not_keep_the_lock(
         child.join()
 
 
-# Which site has one -------------------------------------------------------------------------------------
+# Sites with a journal -----------------------------------------------------------------------------------
 
 
 def test_stores_on_other_machines_have_one_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

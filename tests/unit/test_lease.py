@@ -1,4 +1,4 @@
-"""Leases: one owner in the cluster, who may lose it; and the back-off after failures."""
+"""Leases: one owner in the cluster at a time, which may lose its lease; and the back-off after failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class World:
         return Leases(store, Keyspace.lock, Keyspace.failures, Events(self.seen.append))
 
     def meanwhile(self, act: Callable[[], object]) -> Callable[[], None]:
-        """``act`` in another thread: to its end, or as far as it gets where it has to wait for this one."""
+        """Run ``act`` in another thread, to its end or until it has to wait for this thread."""
 
         def interruption() -> None:
             self.future = start(act)
@@ -161,8 +161,8 @@ def test_a_renewal_after_the_release_brings_nothing_back(world: World) -> None:
 
 
 def test_a_renewal_in_the_middle_of_a_release_does_not_keep_the_lock(world: World) -> None:
-    # The keeper has taken the lease in hand just before its render ended: the release has read the lock,
-    # then the renewal writes it. Left in place, it would keep everybody from rendering for one more lease.
+    # The keep-alive began to renew the lease just before its render ended: the release has read the lock, then the
+    # renewal writes it. Left in place, the lock would keep every process from rendering for one more lease.
     lease = world.take()
     world.store.after["gets", LOCK] = world.meanwhile(lease.renew)
     lease.release()
@@ -181,8 +181,8 @@ def test_a_release_in_the_middle_of_a_renewal_is_no_loss(world: World) -> None:
 
 
 def test_a_release_in_the_middle_of_going_to_rest_does_not_end_the_back_off(world: World) -> None:
-    # A render past its timeout: the keeper is leaving the lock as a back-off when the render comes back
-    # at last and releases.
+    # A render past its timeout: the keep-alive is turning the lock into a back-off when the render ends at last and
+    # releases the lock.
     lease = world.take()
     world.store.before["set", Keyspace.failures(PAGE)] = world.meanwhile(lease.release)
     lease.rest()
@@ -325,7 +325,7 @@ def test_forgetting_failures_without_a_store_is_no_error(world: World, verb: str
 
 
 class Strict(Troubled):
-    """A store that takes the contract at its word: only ``cas`` may be given a ttl of 0."""
+    """A store that enforces the contract: only ``cas`` may be given a ttl of 0."""
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
         assert ttl is None or ttl > 0

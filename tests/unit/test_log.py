@@ -1,4 +1,4 @@
-"""Events as log lines: each thing is said once, and no client writes lines of its own."""
+"""Events as log lines: each event is logged once, and no client writes lines of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log says what happened, and nothing that did not."""
+"""The log has lines for events that happened, and for no others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 def line_of(event: Event, caplog: pytest.LogCaptureFixture) -> str:
-    """The line that one event makes."""
+    """Return the line that one event makes."""
     with caplog.at_level(logging.DEBUG, "wsgi_isr"):
         log_events()(event)
     (record,) = caplog.records
@@ -47,7 +47,7 @@ def test_a_failed_render_does_not_claim_that_there_is_an_older_page(caplog: pyte
 
 
 class Lost(MemoryStore):
-    """A store that takes no invalidation."""
+    """A store that refuses invalidations."""
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
         raise StoreUnavailable("node", "away")

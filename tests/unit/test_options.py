@@ -1,4 +1,4 @@
-"""The kinds of option value: what is taken, how it is written as text, and what an error says."""
+"""The kinds of option values: accepted values, their form as text, and error messages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ BAD: list[tuple[str, Any]] = [
     *[("COUNT", value) for value in (0, -4, 1.0, "4", True)],
     *[("NAMES", value) for value in ("page", 7, [""], [1], b"ab", [None], None)],
     *[("HEADERS", value) for value in ("Accept", 7, [""], {"": None}, {1: None}, {"Accept": "en"})],
-    # "*" is no header: it would declare away the one Vary that must never be declared away.
+    # "*" is no header name. Declared, it would allow to store `Vary: *`, which must never be stored.
     *[("HEADERS", value) for value in (["*"], ["Accept Language"], ["Accept:"], ["Acc\xe9nt"])],
     *[("STATUSES", value) for value in (200, "200", ["200"], [True], [199], [500], [206], [304], [429], b"\xc8")],
     *[("TAGS", value) for value in ("posts", 7, [""], [1], None)],

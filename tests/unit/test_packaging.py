@@ -14,7 +14,7 @@ COLLECTIONS = {"demo", "dev"}
 
 
 def declared() -> tuple[set[str], dict[str, set[str]]]:
-    """The names of what is always installed, and of what each extra adds."""
+    """Return the distributions that are always installed, and those that each extra adds."""
     parser = configparser.ConfigParser()
     parser.read(ROOT / "setup.cfg", encoding="utf-8")
     extras = {name: names(text) for name, text in parser["options.extras_require"].items() if name not in COLLECTIONS}
@@ -22,13 +22,13 @@ def declared() -> tuple[set[str], dict[str, set[str]]]:
 
 
 def names(requirements: str) -> set[str]:
-    """The import names in a list of requirements."""
+    """Return the import names in a list of requirements."""
     lines = [line for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
     return {re.split(r"[\[<>=!~; ]", line.strip())[0].lower().replace("-", "_") for line in lines}
 
 
 def imported() -> set[str]:
-    """The top names of everything that the package imports and that is neither its own nor Python's."""
+    """Return the top-level names that the package imports and that are neither its own nor Python's."""
     found: set[str] = set()
     for path in (ROOT / "wsgi_isr").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -41,8 +41,8 @@ def imported() -> set[str]:
 
 def test_every_imported_distribution_is_declared() -> None:
     always, extras = declared()
-    # tomllib is part of Python from 3.11 on; wsgi_isr.testing is for people who have pytest, and what is said of Django
-    # for apps that have imported it.
+    # tomllib is part of Python from 3.11 on. wsgi_isr.testing needs pytest, which its users have. Code for Django runs
+    # only in apps that have imported Django.
     assert imported() - always.union(*extras.values()) <= {"tomllib", "pytest", "django"}
 
 

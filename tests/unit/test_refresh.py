@@ -1,4 +1,4 @@
-"""Refreshing on demand: a render that reads everything from now on, and that every process hears of."""
+"""Refresh on demand: a render that begins after the call. Every process serves its result."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_lock_is_held_meanwhile_and_given_back() -> None:
     assert cluster.store.get(lock)
     cluster.clock.advance(0.1)
     other = cluster.process()
-    assert shown(other.get()) == ("STALE", "v1")  # served meanwhile, and not rendered by anybody else
+    assert shown(other.get()) == ("STALE", "v1")  # served meanwhile, and rendered by no other process
     other.settle()
     gate.open()
     assert body(refreshed.result(NEVER)) == "v2"
@@ -80,7 +80,7 @@ def test_a_render_that_hangs_does_not_do_for_it() -> None:
     process.get()
     cluster.clock.advance(10)
     assert shown(process.get()) == ("STALE", "v1")
-    gate.reached()  # the background has read what there was before the change
+    gate.reached()  # the background render has read the data from before the change
     assert body(refresh(process)) == "new"
     assert shown(process.get())[1] == "new"
     gate.open()
@@ -109,7 +109,7 @@ def test_a_refresh_that_hangs_is_not_joined_but_left_behind_after_a_while(monkey
     gate.reached()
     assert body(refresh(process)) == "new"
     gate.open()
-    # What it made began earlier than what is there by now, and that is what it returns.
+    # Its render began before the stored one, so it returns the stored one.
     assert body(hanging.result(NEVER)) == "new"
     assert shown(process.get()) == ("HIT", "new")
 
@@ -127,7 +127,7 @@ def test_a_refresh_is_no_failure_where_there_is_one_newer_than_the_one_that_was_
     kept = process.fill.kept
 
     def late(task: Any) -> Any:
-        # Between our late write, which finds the new one, and the look at what there is.
+        # This happens between our late write, which finds the new entry, and the read of that entry.
         if cluster.origin.script:
             cluster.clock.advance(0.1)
             refresh(other)

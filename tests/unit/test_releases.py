@@ -22,7 +22,7 @@ TASK = task_of("/")
 def releases(
     store: Store, release: str, adopt: str | None = "auto", codec: Codec | None = None, app: str = "shop"
 ) -> Releases:
-    """A process of a release that begins now."""
+    """Return a process of a release that begins now."""
     return Releases(release, adopt, "site", store, codec or Codec(), app)
 
 
@@ -36,7 +36,7 @@ def page_of(release: str) -> str:
 
 
 def served(store: Store, *names: str) -> None:
-    """A process of each of these has stored a page, one after the other."""
+    """Let a process of each of these releases store a page, one after the other."""
     for name in names:
         releases(store, name).stored()
 

@@ -32,14 +32,14 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def gone() -> str:
-    """The id of a process that has ended."""
+    """Return the id of a process that has ended."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         return str(process.pid)
 
 
 @pytest.fixture
 def old(temporary: Path, gone: str) -> Path:
-    """The path that the folder of a server had which is gone; nothing is there."""
+    """Return the path of a folder of a server that is gone. There is no folder at the path."""
     mine = Path(make_folder(os.getpid()))
     *where, _, started, namespace, unique = mine.name.split("-")
     mine.rmdir()
@@ -66,7 +66,7 @@ def test_the_folder_of_a_server_that_is_gone_is_removed(old: Path) -> None:
 
 
 def test_that_of_a_server_that_cannot_be_seen_from_here_stays(temporary: Path, gone: str) -> None:
-    # As where two containers share /tmp: each has process ids of its own.
+    # Two containers may share /tmp, and each has process ids of its own.
     *where, _, started, namespace, unique = Path(make_folder(os.getpid())).name.split("-")
     theirs = temporary / "-".join([*where, gone, started, f"{namespace}1", unique])
     theirs.mkdir()
@@ -75,7 +75,7 @@ def test_that_of_a_server_that_cannot_be_seen_from_here_stays(temporary: Path, g
 
 
 def test_that_of_a_server_whose_process_is_hidden_stays(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where /proc is mounted with hidepid=, and the server runs as another user."""
+    """/proc may be mounted with hidepid= while the server runs as another user."""
 
     def hidden(path: str, **more: str) -> IO[str]:
         raise FileNotFoundError(path)
@@ -167,7 +167,7 @@ def test_a_folder_of_another_user_stays(old: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("unreadable", ["folder", "parent"])
 def test_what_this_user_may_not_read_keeps_no_server_from_starting(unreadable: str, old: Path) -> None:
-    """In a child without root's rights, which no permission bits stop."""
+    """The test runs in a child without root's rights, because permission bits do not stop root."""
     old.mkdir()
     closed = old if unreadable == "folder" else old.parent
     old.parent.chmod(0o777)
@@ -193,7 +193,7 @@ def test_what_this_user_may_not_read_keeps_no_server_from_starting(unreadable: s
 
 
 def watcher(folder: str | None, prepare: Callable[[], object]) -> Watcher:
-    """A watcher whose supervisor takes for ever to load its app."""
+    """Return a watcher whose supervisor never ends loading its app."""
     with warnings.catch_warnings():
         # Python 3.12 warns of a fork beside threads, such as those of pytest-xdist.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,4 +1,4 @@
-"""Rules: which pattern wins, what a policy is made of, and what is refused at start."""
+"""Rules: the pattern that wins, the options of a policy, and rules that are refused at start."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def policy(rule: Any, **site: Any) -> Any:
     return RuleSet({"/x": rule}, Rule(**site)).policies["/x"]
 
 
-# Which rule ------------------------------------------------------------------------------------------
+# The rule that wins ----------------------------------------------------------------------------------
 
 SITE = RuleSet(
     {
@@ -106,7 +106,7 @@ def test_the_parameters_of_the_url_come_with_the_rule() -> None:
     assert RuleSet({}, Rule()).match("/a")[1] == {}
 
 
-# What a policy is made of -----------------------------------------------------------------------------
+# Options of a policy ----------------------------------------------------------------------------------
 
 
 def test_a_bare_number_is_a_rule_with_that_revalidate() -> None:
@@ -250,7 +250,7 @@ def test_a_callable_that_gives_something_else_than_tags_is_said() -> None:
         tags_of(rules.policies["/a"], {})
 
 
-# What is refused at start -----------------------------------------------------------------------------
+# Rules that are refused at start ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

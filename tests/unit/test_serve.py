@@ -1,4 +1,4 @@
-"""``wsgi-isr serve``: which gunicorn it becomes, and one line for whatever is wrong before that."""
+"""``wsgi-isr serve``: the gunicorn that it runs, and one line for each error before that."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ outer = Outer(ISR(lambda environ, start_response: [], store="memory://"))
 
 
 class Became(Exception):
-    """The process would be another one now."""
+    """Raised in place of ``exec``, which would replace the process."""
 
 
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
-    """The command, in a folder with an app ``plain:app``."""
+    """Yield the command, in a folder with an app ``plain:app``."""
     for name in [name for name in os.environ if name.startswith(("WSGI_ISR_", "GUNICORN_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

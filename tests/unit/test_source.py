@@ -1,4 +1,4 @@
-"""What tells one release of an app from the next: the content of its own source, and nothing else."""
+"""A release of an app is identified by the content of its own source, and by nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Load = Callable[[Path, str], Any]
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Imports a module from a folder, as a process does that has just begun."""
+    """Return a function that imports a module from a folder, as a new process does."""
     before = set(sys.modules)
 
     def forget() -> None:
@@ -68,7 +68,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
 
 @pytest.fixture
 def release(load: Load) -> Callable[..., str]:
-    """The release of the app in a folder, in a process that has just begun."""
+    """Return the release of the app in a folder, in a new process."""
 
     def release(folder: Path, module: str = "shop", app: str = "application") -> str:
         loaded = load(folder, module)
@@ -169,7 +169,7 @@ def test_of_a_module_alone_those_count_that_it_imports_and_the_usual_folders(tmp
 
 
 def compiled(folder: Path) -> None:
-    """Leave compiled files alone of a project, as an image does that ships no source."""
+    """Replace the source of a project by compiled files, as an image without source does."""
     assert compileall.compile_dir(
         folder, ddir="/srv", legacy=True, quiet=1, invalidation_mode=PycInvalidationMode.TIMESTAMP
     )
@@ -441,7 +441,7 @@ DJANGO = {
 
 
 def django_release(folder: Path, code: str = "", **env: str) -> tuple[str, str]:
-    """The release and the state's folder of the project, as a server has them that begins now."""
+    """Return the release and the state folder of the project for a server that begins now."""
     say = "from mysite.wsgi import application as a; print(a.configuration.settings.release, a.configuration.folder)"
     done = subprocess.run(
         [sys.executable, "-c", code or say],
@@ -557,7 +557,7 @@ def test_a_script_without_an_app_is_told_nothing_of_releases(
 
 
 class Odd:
-    """An app that does not let itself be looked at."""
+    """An app whose attributes cannot be read."""
 
     def __call__(self, environ: Any, start_response: Any) -> list[bytes]:
         return []
@@ -573,7 +573,7 @@ def test_an_app_that_cannot_be_looked_at_is_wrapped_all_the_same(monkeypatch: py
     assert ISR(Odd(), store="null://").configuration.settings.release == ""
 
 
-# What it costs, and when -------------------------------------------------------------------------------
+# Cost and time of the digest ---------------------------------------------------------------------------
 
 
 def test_it_is_read_when_the_app_is_wrapped_since_this_process_runs_the_code_of_then(
@@ -713,7 +713,7 @@ def test_this_package_is_no_part_of_an_app(tmp_path: Path) -> None:
     assert all(root.name != "wsgi_isr" for root in source._roots(wrap, "wsgi_isr.loading"))
 
 
-# Where state is kept -----------------------------------------------------------------------------------
+# The folder of state -----------------------------------------------------------------------------------
 
 
 def test_the_state_of_an_app_is_beside_its_package_wherever_the_server_was_started(

@@ -1,4 +1,4 @@
-"""Slips in rules: each is an error that says what to write."""
+"""Misspelled rules: the error of each says what to write."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_rule_can_still_be_copied_and_compared() -> None:
     assert copy.copy(rule) == copy.deepcopy(rule) == Rule(60, tags=["a"]) == rule
 
 
-# What is wrapped ---------------------------------------------------------------------------------------
+# Wrapped apps -------------------------------------------------------------------------------------------
 
 
 def create_app() -> Any:

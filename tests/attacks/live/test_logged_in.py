@@ -1,5 +1,7 @@
-"""Two visitors with a session and a stranger, all at once, on real servers whose pages are renewed by renderer
-processes each second: each answer belongs to its request."""
+"""Each answer belongs to its request: two visitors with a session and a stranger, all at once.
+
+The servers are real ones. Renderer processes regenerate their pages each second.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from tests.live.support.waiting import until
 from wsgi_isr.pages.own_writes import COOKIE as WROTE
 
 ABOUT = [f"/about/{number}" for number in range(5)]
-#: The first page does not read the session. The second one reads it after its headers are sent, too late for ``Vary``,
-#: so every visitor gets the page of a stranger.
+#: The first page does not read the session. The second one reads the session after its headers are sent, too late for
+#: ``Vary``. So every visitor gets the page of a stranger.
 PLAIN, LAZY = "/plain", "/lazy"
 PAGES = ["/", *ABOUT, PLAIN, LAZY, "/touched", "/private", "/data", "/about/x.css", "/about/x;y.css"]
 #: With a dot, so that no signature in base64 has one of them by chance.
@@ -77,12 +79,12 @@ class Visitor:
         if self.name != STRANGER:
             for line in cookies:
                 self.jar.update({name: morsel.value for name, morsel in SimpleCookie(line).items()})
-        # The cookie after a write is the cache's own, and the same for everybody.
+        # The cookie after a write is the cache's own, and the same for all visitors.
         cookies = [line for line in cookies if line.partition(";")[0] != f"{WROTE}=1"]
         return Answer(response.status, cookies, response.getheader("X-ISR", ""), body)
 
     def log_in(self) -> None:
-        """Post the form, and keep the token of the session."""
+        """Post the form, and store the token of the session."""
         assert self.ask("/login", "POST", user=self.name).status == 303
         found = CARD.search(self.ask("/").body)
         assert found is not None
@@ -106,7 +108,7 @@ class Checks:
         self.verdicts: Counter[tuple[bool, str]] = Counter()
 
     def judge(self, visitor: Visitor, path: str, method: str, answer: Answer) -> None:
-        """Count an answer, and whether it belongs to its visitor."""
+        """Count an answer, and check that it belongs to its visitor."""
         with self._lock:
             problem = self._problem(visitor, path, method, answer)
             self._attack.check(not problem, f"{visitor.name} at {path}: {problem}: {answer}")

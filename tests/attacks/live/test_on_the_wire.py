@@ -1,4 +1,4 @@
-"""Poisoned headers, cloaked parameters and deceptive paths as bytes: a real server takes the request apart."""
+"""Poisoned headers, cloaked parameters and deceptive paths as bytes, parsed by a real server."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_nothing_that_is_sent_to_a_server_stays_behind(server: Gunicorn, attack:
         for asked in (path, path, *more):
             seen = send(server.port, request(asked))
             hits += b"X-ISR: HIT" in seen
-            # The same as a page that was never attacked, but for its path and length.
+            # The page is the same as one that was never attacked, except for path and length.
             held = seen.startswith(b"HTTP/1.1 200") and MARK not in seen
             held &= seen.count(b"HTTP_") == clean.count(b"HTTP_") and seen.count(b"\r\n") == clean.count(b"\r\n")
             attack.check(held, f"{sent[:300]!r}, then {asked!r}: {seen.decode('latin-1')}")

@@ -40,14 +40,18 @@ class Attack:
     def check(self, held: bool, what: str) -> None:
         """Count an attempt.
 
-        :param held: it came to nothing. :param what: describes it, for the failure.
+        :param held: whether the attempt had no effect.
+        :param what: describes the attempt, for the failure.
         """
         self.tried += 1
         if not held:
             self.leaks.append(what)
 
     def over(self, what: str = "attempts") -> None:
-        """Report the count. :raises AssertionError: there was a leak, or no attempt."""
+        """Report the count.
+
+        :raises AssertionError: there was a leak, or no attempt.
+        """
         self.is_over = True
         self._say(f"{self.tried:,} {what}, {len(self.leaks)} leaks (scale {SCALE}, seed {SEED})")
         assert self.tried, "no attempt was made"

@@ -17,7 +17,7 @@ def send(port: int, request: bytes) -> bytes:
             while piece := connection.recv(65536):
                 answer += piece
         except ConnectionError:
-            pass  # it had heard enough
+            pass  # the server closed the connection early
         return answer
 
 

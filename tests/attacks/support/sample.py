@@ -1,4 +1,4 @@
-"""A dataclass of another module than the functions that are kept."""
+"""A dataclass of another module than the cached functions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass
 class Sample:
-    """Its constructor puts what a file holds in the place of the file's name."""
+    """A dataclass whose constructor replaces the name of a file by the content of the file."""
 
     file: str
 

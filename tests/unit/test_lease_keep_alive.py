@@ -1,4 +1,4 @@
-"""The keeper renews the leases of renders under way, and gives up those that take too long."""
+"""The keep-alive renews the leases of renders in progress, and gives up renders that take too long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class World:
-    """A keeper whose thread is the test."""
+    """A keep-alive without a thread: the test runs its rounds."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -215,7 +215,7 @@ def test_a_render_begins_while_the_thread_is_busy_with_another(threaded: tuple[L
     gate = Gate()
     keeper.watch(None, 0, gate.enter)
     gate.reached()
-    # I/O of the keeper happens outside its lock: nobody waits for it.
+    # The keep-alive does its I/O outside its lock: no render waits for it.
     watch = start(lambda: keeper.watch(None, 3600, lambda: None)).result(NEVER)
     assert start(lambda: keeper.finish(watch)).result(NEVER)
     gate.open()

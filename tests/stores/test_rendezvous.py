@@ -1,4 +1,4 @@
-"""Where keys belong, and which addresses name the same node."""
+"""The node of each key, and addresses that name the same node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_ranking_has_every_node_once():
 
 
 def test_a_place_depends_on_names_and_key_alone():
-    # Another version of this package must find what this one wrote.
+    # Another version of this package must find the entries of this one.
     ring = Ring(["a:1", "b:2", "c:3"])
     assert ring.ranking("isr1:ns:p:x") == ("c:3", "a:1", "b:2")
     assert ring.ranking("isr1:ns:p:y") == ("b:2", "c:3", "a:1")

@@ -1,4 +1,4 @@
-"""What a page refers to, and what a sitemap lists."""
+"""Links of a page, and URLs of a sitemap."""
 
 from __future__ import annotations
 

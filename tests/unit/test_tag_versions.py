@@ -1,4 +1,4 @@
-"""How often the tags of copies that are served are read, so that a store does not take them for unused."""
+"""Tags of served entries are read often enough that the store does not evict them as unused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsgi_isr.stores.memory import MemoryStore
 
 
 class Counting(MemoryStore):
-    """Counts how often each key is read."""
+    """A store that counts the reads of each key."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Counting(MemoryStore):
 
 
 class Served:
-    """A process that serves copies with ``tags`` in every half second of a fake clock."""
+    """A process that serves entries with ``tags`` every half second of a fake clock."""
 
     def __init__(self, tags: int, stamp: bytes = b"stamp") -> None:
         self.now = 0.0

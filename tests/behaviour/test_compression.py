@@ -1,4 +1,4 @@
-"""Content codings: a page is compressed once, and everybody gets it in a coding that they take."""
+"""Content codings: a page is compressed once. Each client gets it in a coding that it accepts."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_each_coding_has_a_strong_tag_of_its_own_and_304_speaks_of_it(site: Site
         assert (seen.code, seen.body, seen.headers["ETag"]) == (304, b"", tag)
         assert seen.headers.get("Content-Encoding") is None
         assert "Accept-Encoding" in seen.headers.getlist("Vary")
-    # Another form of the page than the visitor has: the whole of it.
+    # The visitor has another content coding of the page: the whole page is sent.
     assert ask(site, "gzip", If_None_Match=str(tags["br"])).code == 200
 
 
@@ -126,7 +126,7 @@ def test_parts_are_those_of_the_page_as_it_is_and_of_no_other_form(make_site: Ma
     part = ask(site, "gzip", Range="bytes=10-19")
     assert (part.code, part.body, part.headers["ETag"]) == (206, PAGE[10:20], plain.headers["ETag"])
     assert part.headers.get("Content-Encoding") is None
-    # Whoever has the beginning of the other form gets the whole page.
+    # A client that has the beginning of the other content coding gets the whole page.
     whole = ask(site, "gzip", Range="bytes=10-", If_Range=str(zipped.headers["ETag"]))
     assert (whole.code, whole.body) == (200, PAGE)
 

@@ -1,4 +1,4 @@
-"""Fetches: a requests session whose GETs are kept like data, against a real server."""
+"""Fetches: a requests session whose GETs are cached like data, against a real server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def make_session(upstream: Upstream, make_site: MakeSite) -> Iterator[MakeSession]:
-    """``make_session(**options)``: a session that takes no proxy from the environment of whoever runs the tests."""
+    """Return ``make_session(**options)``: a session that takes no proxy from the environment."""
     sessions: list[CachedSession] = []
 
     def make(**options: Any) -> CachedSession:
@@ -74,12 +74,12 @@ def session(make_session: MakeSession) -> CachedSession:
 
 
 def page(show: Callable[[], Any]) -> Any:
-    """A handler whose page shows what ``show`` returns."""
+    """Return a handler whose page shows the result of ``show``."""
     return answer(lambda environ: str(show()).encode())
 
 
 def used(site: Site) -> list[str]:
-    """The line of each fetch so far, without the time it took."""
+    """Return the line of each fetch so far, without its duration."""
     lines = [line_of(event) or "" for event in site.happened(DataServed)]
     return [line.rpartition(" ms=")[0].removeprefix("data verdict=") for line in lines]
 
@@ -440,11 +440,11 @@ def test_that_there_is_nothing_does_not_fill_the_store(
     assert [site.store.get(name) is None for name in names] == [True, False]
 
 
-# Accidents ----------------------------------------------------------------------------------------------
+# Statuses and errors ------------------------------------------------------------------------------------
 
 KEPT = [200, 203, 204, 300, 301, 308, 404, 410]
 ACCIDENTS = [400, 401, 403, 408, 429, 500, 502, 503]
-ONE_REQUESTS = [201, 206, 302, 303, 307]  # true for the one who asked, and for the moment
+ONE_REQUESTS = [201, 206, 302, 303, 307]  # true for this caller and this moment only
 
 
 @pytest.mark.parametrize("status", KEPT)
@@ -481,7 +481,7 @@ def test_an_accident_upstream_keeps_the_last_good_page_although_the_app_copes_wi
     assert site.visit("/a").text == "/a v1"
     assert upstream.calls["/a"] == 2
     assert f"fetch-{status}" in {event.reason for event in site.happened(RenderFailed)}
-    # Past its time, too: a refusal would be taken at its word there, and the page would be gone.
+    # The data is past its time, too. There a refusal would be stored, and the page would be gone.
     site.isr.invalidate(tags=["a"])
     seen = site.visit("/a")
     assert (seen.label, seen.text) == ("STALE-IF-ERROR", "/a v1")
@@ -600,7 +600,7 @@ def test_an_exception_goes_through_after_one_request_and_keeps_the_last_good_pag
         try:
             return session.get(f"{upstream.url}/a").text
         except requests.RequestException:
-            return "no prices"  # the app copes with it
+            return "no prices"  # the app handles the error
 
     origin.on("/a", page(show))
     site.visit("/a")
@@ -728,7 +728,7 @@ def test_who_comes_after_an_invalidation_does_not_get_the_large_body_from_before
     gate.open()
     for thread in (first, second):
         thread.join(20)
-    # Whether the second joined the flight of the first or came after it.
+    # The second fetch joined the flight of the first, or came after it.
     assert len(found) == 2
     assert "1" * 11 not in found
 
@@ -867,7 +867,7 @@ def test_without_a_store_that_keeps_anything_everything_is_fetched(
     assert used(site)[0] == f'SKIP key="GET {upstream.url}/a" reason=store-disabled'
 
 
-# Who asks -----------------------------------------------------------------------------------------------
+# The caller's credentials -------------------------------------------------------------------------------
 
 
 def everything_in(store: MemoryStore) -> bytes:
@@ -1168,7 +1168,7 @@ def test_a_hook_of_the_session_is_run_on_the_real_answer_and_what_it_makes_of_it
 
     def hook(response: requests.Response, **rest: Any) -> None:
         calls.append(response.url)
-        response.headers["X-Hook"] = f"was here: {response.text}"  # requests leaves open what a hook did not read
+        response.headers["X-Hook"] = f"was here: {response.text}"  # requests leaves an unread body open
         response.raise_for_status()
 
     session.hooks["response"].append(hook)
@@ -1214,7 +1214,7 @@ def test_a_process_that_was_never_asked_can_renew_for_one_that_was(
     clock.advance(61)
     session.get(f"{upstream.url}/a")
     site.settle()
-    session._site._known.clear()  # as in a process that has just begun
+    session._site._known.clear()  # as in a new process
     clock.advance(61)
     task = session._fetch._task(site.isr._engine, ("", "", {}, {}, 1, None, ()), {})
     assert task.rule == "CachedSession:renewing"

@@ -1,4 +1,4 @@
-"""How many renderers there are at any time: the supervisor's book-keeping, with processes that only exist in it."""
+"""The number of renderers at any time: the supervisor's book-keeping, without real processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KILLED, EXITED = int(signal.SIGKILL), 0
 
 
 class World:
-    """Processes by number. Who is killed has ended at the next look."""
+    """Processes by number. A killed process has ended at the next look."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.boards: dict[int, Heartbeat] = {}
@@ -144,6 +144,6 @@ def test_at_the_end_all_are_asked_and_who_does_not_hear_is_killed(world: World) 
     staff.turn(1000.0)
     world.deaf = {102}
     staff.stop(0.0)
-    # Whoever was stopped hears of it as well.
+    # SIGCONT lets a process that was stopped get the SIGTERM, too.
     asked = [(pid, number) for pid in (101, 102, 103, 104) for number in (signal.SIGTERM, signal.SIGCONT)]
     assert sorted(world.signals) == sorted([*asked, (102, signal.SIGKILL)])

@@ -224,7 +224,7 @@ def test_where_the_app_hangs_everywhere_jobs_are_refused_until_one_comes_back() 
     for job in jobs:
         world.hold(job)
         world.pool.write_off(world.threads[job])
-    # Two hang written off, two hang in their place: more threads would only hang with them.
+    # Two threads hang and are written off, and their two successors hang. More threads would only hang, too.
     assert not world.submit(b"5")
     world.finish(b"1")
     world.threads[b"1"].join(NEVER)

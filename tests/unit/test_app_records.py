@@ -1,4 +1,4 @@
-"""The records of apps in a store: bounded, sealed, and no trouble for anything else."""
+"""The records of apps in a store: bounded and sealed. Their errors disturb nothing else."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def record(name: str = "shop", **fields: Any) -> AppRecord:
 
 
 class Remote(MemoryStore):
-    """As on other machines: a node may be away."""
+    """A store on other machines: a node may be unreachable."""
 
     remote = True
     nodes = ("a:1", "b:1")
@@ -129,7 +129,7 @@ def test_records_are_bounded() -> None:
     assert found.records[0].name == f"app {3 * MAX_APPS - 1}"
 
 
-# What an app leaves there ---------------------------------------------------------------------------------
+# Records of an app ----------------------------------------------------------------------------------------
 
 
 class Scene:
@@ -187,7 +187,7 @@ def test_an_app_that_is_closed_waits_for_the_look_in_progress_and_begins_none(
 
 def test_an_app_that_is_closed_waits_no_longer_than_its_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(monkeypatch)
-    scene.serve()  # and the look never begins
+    scene.serve()  # and the read never begins
     scene.presence.close(0.0)
 
 

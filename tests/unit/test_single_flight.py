@@ -1,4 +1,4 @@
-"""Single flight: one leads, the others get what the leader lands."""
+"""Single flight: one caller leads, and the followers get its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys: which requests are the same page, and what its render may see."""
+"""Page keys: which requests are for the same page, and the request that its render sees."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ MATCHER = Matcher(RULES, None, ("_ga*", "_gid"))
 
 
 def request(path: str = "/", query: str = "", **environ: Any) -> dict[str, Any]:
-    """A GET as a server hands it over; ``None`` takes a variable away."""
+    """Return the environ of a GET. ``None`` removes a variable."""
     base: dict[str, Any] = {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
@@ -76,7 +76,7 @@ def key_of(environ: dict[str, Any], matcher: Matcher = MATCHER) -> PageKey:
 
 
 def page_of(environ: dict[str, Any]) -> tuple[Policy, PageKey] | None:
-    """Policy and key, where the request is for the cache."""
+    """Return policy and key of a request that is for the cache."""
     match = MATCHER.match(environ)
     return None if isinstance(match, Bypass) else match
 
@@ -267,13 +267,13 @@ def test_a_fact_cannot_be_moved_into_another_field(key: PageKey, data: st.DataOb
     assert (moved.text == key.text) == (moved == key)
 
 
-#: What a client can declare to the rules above, by rule.
+#: Values that a client can send for the rules above, by rule.
 VALUES = st.lists(LATIN, max_size=3)
 DECLARED = st.fixed_dictionaries({"q": VALUES, "page": VALUES})
 
 
 def encode(facts: dict[str, list[str]], order: list[str]) -> str:
-    """A query string that names the parameters in this order, each with its values in their own order."""
+    """Return a query string with the parameters in this order, each with its values in their own order."""
     rest = {name: iter(values) for name, values in facts.items()}
     return urlencode([(name, next(rest[name])) for name in order], encoding="latin-1")
 
@@ -333,7 +333,7 @@ def test_a_function_that_narrows_a_header_to_nothing_makes_the_page_of_those_wit
     assert key_of(request(HTTP_X_PLAN="gold"), Matcher(rules, None, ())).headers == ()
 
 
-# What a render may see --------------------------------------------------------------------------------
+# The request that a render sees -----------------------------------------------------------------------
 
 MARK = "mArKeR7"
 ALLOWED = {
@@ -414,7 +414,7 @@ def test_nothing_that_a_client_sets_outside_the_key_reaches_the_render(
     assert seen.keys() <= ALLOWED | declared
     assert seen["wsgi.input"].read() == b""
     if policy.other_query == "key":
-        # Declared by wholesale: parameters are part of this key. Nothing else is.
+        # Parameters are part of this key as a whole. Nothing else is.
         seen["QUERY_STRING"] = ""
     assert MARK.lower() not in repr(seen).lower()
 
@@ -517,7 +517,7 @@ def test_only_a_host_that_is_one_gets_into_a_key(host: str) -> None:
         assert re.fullmatch(r"[a-z0-9._\-:\[\]]+", match[1].host)
 
 
-# Cookies that are nobody's --------------------------------------------------------------------------
+# Cookies that identify no visitor -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -604,7 +604,7 @@ def test_a_lock_stays_on_the_node_of_its_entry_and_a_tag_never_moves() -> None:
     ("script", "path", "tags"),
     [
         ("", "/", ["path:/", "prefix:/"]),
-        ("", "", ["path:/", "prefix:/"]),  # what GET http://host asks for (RFC 9110, 4.2.3)
+        ("", "", ["path:/", "prefix:/"]),  # the target of GET http://host (RFC 9110, 4.2.3)
         ("/shop", "", ["path:/shop", "prefix:/", "prefix:/shop"]),
         ("", "/search", ["path:/search", "prefix:/", "prefix:/search"]),
         ("", "/a/b/", ["path:/a/b/", "prefix:/", "prefix:/a", "prefix:/a/b"]),
@@ -637,7 +637,7 @@ def test_a_path_a_prefix_and_a_piece_of_data_have_one_of_a_fixed_number_of_slots
 
 
 def test_nothing_of_one_kind_shares_a_slot_with_something_of_another() -> None:
-    """Anybody can invalidate a path of their choice, by a POST to it."""
+    """Any client can invalidate a path of its choice, by a POST to the path."""
     every = [number for slots in SLOTS.values() for number in slots]
     assert sorted(every) == list(range(65536))
 

@@ -1,4 +1,4 @@
-"""A page that is invalidated faster than it can be rendered: who waits gets the render that began after they came."""
+"""Invalidations faster than renders: a waiting client gets a render that began after its request."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(process: Process) -> None:
 
 
 class Renderer:
-    """Another process that does each job at once, in a thread of its own."""
+    """A renderer process that does each job at once, in a thread of its own."""
 
     def __init__(self, serving: Process, rendering: Process) -> None:
         self.words: list[bytes] = []
@@ -43,7 +43,7 @@ def test_a_renderer_whose_epochs_are_from_before_a_write_renders_all_the_same() 
     serving, rendering = cluster.process(), cluster.process()
     renderer = Renderer(serving, rendering)
     serving.get()
-    assert shown(rendering.get()) == ("HIT", "v1")  # it has polled the epochs now
+    assert shown(rendering.get()) == ("HIT", "v1")  # the process has polled the epochs now
     write(serving)
     assert shown(serving.get()) == ("EXPIRED", "v2")
     assert [word[:5] for word in renderer.words] == [renderer_pool.MADE]

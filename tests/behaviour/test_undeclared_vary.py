@@ -1,4 +1,4 @@
-"""An app that looks at who asks and does not say so by ``Vary`` is noticed."""
+"""A page whose app reads request headers without declaring them by ``Vary`` is reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def strings(environ: Environ) -> dict[str, str]:
 
 
 def looked(site: Site, path: str = "/a") -> list[tuple[str, ...]]:
-    """What is said of a page when it is rendered."""
+    """Return the headers that the render of a page was reported for."""
     seen: list[Event] = []
     site.isr.subscribe(seen.append)
     assert site.visit(path, cookie="user=alice", headers={"Accept-Language": "de"}).code == 200

@@ -1,4 +1,4 @@
-"""Pages as files: which file, what is in it, and never one outside of the folder."""
+"""Pages as files: their names and contents. No file is outside of the folder."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_notes_that_cannot_be_written_leave_nothing_behind(folder: StaticSite) -
 
 
 def test_a_page_that_is_gone_does_not_take_along_one_whose_file_is_the_same(folder: StaticSite) -> None:
-    """As where a file system knows no case, and ``/About`` has become ``/about``."""
+    """On a file system without case, ``/About`` may have become ``/about``."""
     root = Path(folder.root)
     folder.put("/About", page())
     folder.finish(whole=True)

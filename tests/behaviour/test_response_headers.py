@@ -1,4 +1,4 @@
-"""What leaves: Cache-Control, Age, Cache-Status, X-ISR, ETag and 304, HEAD, the app's own headers."""
+"""Response headers: Cache-Control, Age, Cache-Status, X-ISR, ETag and 304, HEAD, the app's own headers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_age(make_site: MakeSite, cl
 
 
 def test_a_page_from_the_future_is_not_fresh_for_ever(make_site: MakeSite, origin: Origin, clock: Clock) -> None:
-    """The clock was an hour ahead when it was rendered: an hour is what is lost, not the page's renewal."""
+    """The clock was an hour ahead at the render: the page is regenerated, an hour late at most."""
     site = make_site(revalidate=60)
     site.visit("/a")
     clock.advance(-3600)
@@ -199,7 +199,7 @@ def test_a_bypassed_answer_keeps_the_cache_status_of_the_cache_behind_it(make_si
     assert ", ".join(values).startswith("Origin; hit, wsgi-isr; ")
 
 
-# What passes through untouched
+# Answers that pass through unchanged
 
 
 def test_the_app_s_headers_are_untouched_on_bypass(make_site: MakeSite, origin: Origin) -> None:
@@ -274,7 +274,7 @@ def test_the_app_s_headers_are_kept_with_its_page(make_site: MakeSite, origin: O
 
 
 def test_a_page_says_that_it_varies_on_the_headers_its_rule_declares(make_site: MakeSite, origin: Origin) -> None:
-    """Or a cache in front would give the German page to everybody (RFC 9110, 12.5.5)."""
+    """Without ``Vary`` a cache in front would give the German page to all visitors (RFC 9110, 12.5.5)."""
     site = make_site({"/a": Rule(revalidate=60, vary=["Accept-Language"])})
     for _ in range(2):
         seen = site.visit("/a", headers={"Accept-Language": "de"})
@@ -516,7 +516,7 @@ def file(make_site: MakeSite, origin: Origin) -> Site:
         ("bytes=4-", b"456789", "bytes 4-9/10"),
         ("bytes=-2", b"89", "bytes 8-9/10"),
         ("bytes=5-99", b"56789", "bytes 5-9/10"),
-        ("bytes=-99", FILE, "bytes 0-9/10"),  # RFC 9110, 14.1.2: all of a file that is shorter
+        ("bytes=-99", FILE, "bytes 0-9/10"),  # RFC 9110, 14.1.2: the whole of a shorter file
     ],
 )
 def test_of_a_file_whose_app_gives_parts_there_are_parts(
@@ -577,7 +577,7 @@ def test_head_takes_no_part(file: Site) -> None:
 
 @pytest.mark.parametrize("kind", ["video/mp4", "audio/ogg"])
 def test_a_film_comes_in_parts_even_if_the_app_did_not_promise(make_site: MakeSite, origin: Origin, kind: str) -> None:
-    """Browsers that play it ask for the first two bytes, and give up where they get all."""
+    """Browsers that play the film ask for the first two bytes, and give up where they get all."""
     origin.on("/film", answer(FILE, ("Content-Type", kind), content_type=False))
     site = make_site(revalidate=60)
     assert [site.visit("/film", headers={"Range": "bytes=0-1"}).code for _ in range(3)] == [206] * 3

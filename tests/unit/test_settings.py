@@ -1,4 +1,4 @@
-"""The option table and its three faces: constructor, environment, TOML file."""
+"""The option table in its three forms: constructor, environment, TOML file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_mine(environ: Any) -> bool:
 
 
 class Sample(NamedTuple):
-    """One value of an option in each face (``None``: this face cannot have it), and what becomes of it."""
+    """One value of an option in each form (``None``: the form cannot have it), and the parsed value."""
 
     given: Any
     text: str | None
@@ -95,7 +95,7 @@ def value_of(config: Config, name: str) -> Any:
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Callable[[str], dict[str, str]]:
-    """Writes a file and returns the environment that names it."""
+    """Return a function that writes a file and returns the environment that names it."""
 
     def write(text: str) -> dict[str, str]:
         file = tmp_path / "isr.toml"

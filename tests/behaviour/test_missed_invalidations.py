@@ -1,4 +1,4 @@
-"""What a node misses: named, kept on the disk, and delivered by itself."""
+"""Invalidations that a node misses are named, kept in the journal on disk, and delivered later."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_journal_keeps_what_was_not_delivered_for_replay(
         assert (seen.label == "STALE") == (mode == "stale"), path
         assert seen.label != "HIT", path
         assert site.visit(path).label == "HIT"
-    # Delivered once: neither a second replay nor another call has anything left.
+    # The lines are delivered once: a second replay or another call finds none.
     assert replay(store=store, journal=journal) == ()
     assert site.isr.invalidate(tags=["something else"]).replayed == ()
 
@@ -68,13 +68,13 @@ def test_a_receipt_names_what_is_pending_and_can_be_made_an_error(
     assert set(raised.value.delivered) == set(receipt.tags) - set(receipt.pending)
     assert raised.value.journal == journal
     assert journal in str(raised.value)
-    # It is there, on the disk, before the call returns; what was delivered holds.
+    # The line is on disk before the call returns. The delivered part holds.
     lines = [json.loads(line) for line in Path(journal).read_text().splitlines() if line]
     assert [tag for line in lines for tag in line[1]] == list(receipt.pending)
     store.unplugged = set()
     for name in raised.value.delivered:
         assert site.visit(f"/{name.removeprefix('tag:')}").label == "EXPIRED", name
-    # A task queue may hand it on.
+    # A task queue may copy the error.
     assert str(copy.deepcopy(receipt)) == str(receipt)
     assert str(copy.deepcopy(raised.value)) == str(raised.value)
     done = site.isr.invalidate(tags=TAGS)
@@ -140,17 +140,17 @@ def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
         assert is_ours
         assert [site.isr.deliver_kept() for _ in range(3)] == [True] * 3
         assert site.happened(Delivered) == []
-        # It was stopped, or hangs.
+        # The process was stopped, or hangs.
         monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_PATIENCE", 0.0)
         assert site.isr.deliver_kept() is False
     assert len(site.happened(Delivered)) == 1
 
 
-# While a node is away -----------------------------------------------------------------------------------
+# While a node is unreachable ----------------------------------------------------------------------------
 
 
 class Known(Nodes):
-    """Nodes of which it is known when they are away, as of memcached's."""
+    """Nodes whose outages are known, as with memcached."""
 
     def is_displaced(self, key: str) -> bool:
         return self.node_of(key) in self.unplugged
@@ -158,7 +158,7 @@ class Known(Nodes):
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The journals that were read."""
+    """Return the journals that were read."""
     found: list[str] = []
     read = Journal.lines
     monkeypatch.setattr(Journal, "lines", lambda self, *of: found.append(self.path) or read(self, *of))
@@ -235,7 +235,7 @@ def test_an_anonymous_flood_of_writes_keeps_the_journal_small_and_each_line_chea
 
 
 class Other(Nodes):
-    """The same nodes but for the first."""
+    """The same nodes without the first one."""
 
     nodes = ("b:1", "c:1", "d:1")
 
@@ -256,7 +256,7 @@ def test_only_a_store_that_has_a_tag_on_the_node_that_missed_it_takes_it_out_of_
 
     assert elsewhere.deliver_kept() is False
     assert {tag for line in journal.lines("default", store.places) for tag in line.tags} == {*pending} - both
-    # It was told the rest, once: a page of it that has one of these tags is not shown, either.
+    # The node got the rest, once. A page on it with one of these tags is not served, either.
     assert all(other.get(key(name)) is not None for name in pending)
     told = [other.get(key(name)) for name in pending]
     assert elsewhere.deliver_kept() is False
@@ -275,7 +275,7 @@ def test_only_a_store_that_has_a_tag_on_the_node_that_missed_it_takes_it_out_of_
 
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URL of a store whose only node is away, in a process without an app, in a folder of its own."""
+    """Return the URL of a store whose only node is down, for a process without an app in its own folder."""
     monkeypatch.setattr(process, "state_folder", lambda app: str(tmp_path / ".wsgi_isr"))
     return "memcached://127.0.0.1:1"
 

@@ -1,4 +1,4 @@
-"""The filling core: look up, serve, and the one render, with a scripted origin and no HTTP."""
+"""The cache: look up, serve, and render once (single flight), with a scripted origin and no HTTP."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LOCK = Keyspace.lock(TASK.page)
 
 
 def stored(cluster: Cluster) -> Entry:
-    """What the store holds of the page."""
+    """Return the cache entry of the page in the store."""
     data = cluster.store.get(TASK.page)
     assert data is not None
     return Codec().unpack(data, TASK.text)
@@ -54,7 +54,7 @@ def text_of(entry: Entry) -> str:
 
 
 def filled(cluster: Cluster, age: float = 0, **options: Any) -> Process:
-    """A process that has rendered the page, ``age`` seconds ago."""
+    """Return a process that rendered the page ``age`` seconds ago."""
     process = cluster.process(**options)
     assert shown(process.get()) == ("MISS", "v1")
     cluster.clock.advance(age)
@@ -175,7 +175,7 @@ def test_visitors_who_joined_a_render_that_fails_hear_of_it_once() -> None:
     assert cluster.origin.renders == 1
 
 
-# Stale: nobody waits ------------------------------------------------------------------------------------
+# Stale: no visitor waits --------------------------------------------------------------------------------
 
 
 def test_a_stale_page_is_served_at_once_and_rendered_once_behind_the_visitors_backs() -> None:
@@ -388,7 +388,7 @@ def test_the_render_of_a_dead_process_is_taken_over_when_its_lease_lapses() -> N
     assert cluster.store.get(LOCK) is None
 
 
-# What the app says must not be stored --------------------------------------------------------------------
+# Answers that the app forbids to store -------------------------------------------------------------------
 
 
 def test_a_page_that_may_not_be_stored_is_remembered_and_nobody_queues_for_it() -> None:
@@ -568,7 +568,7 @@ def test_an_expired_page_is_rendered_by_its_visitor_where_the_background_is_full
 
 
 def board(process: Process, task: Task) -> bytes:
-    """A background job whose flight is under way."""
+    """Begin a flight for the task, and return the job of its background render."""
     process.fill._flights.board(task.page)
     return task.pack()
 
@@ -701,7 +701,7 @@ def test_a_render_that_lost_its_lease_does_not_overwrite_the_page_of_its_success
     cluster.origin.script.append(gate)
     late.get()
     gate.reached()
-    cluster.clock.advance(11)  # its process was stopped: nobody renewed the lease
+    cluster.clock.advance(11)  # its process was stopped: the lease was not renewed
     successor = cluster.process()
     assert shown(successor.get()) == ("STALE", "v1")
     successor.settle()
@@ -785,7 +785,7 @@ def test_a_background_render_past_its_timeout_is_given_up_and_its_page_not_store
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
     cluster.clock.advance(2)
-    # Its thread still hangs; another one has taken its place.
+    # Its thread still hangs. Another thread has taken its place.
     process.get()
     process.settle()
     assert shown(process.get()) == ("HIT", "v3")
@@ -824,7 +824,7 @@ def test_a_visitor_who_rendered_past_the_timeout_gets_what_they_waited_for() -> 
     assert process.joined.wait(NEVER)
     cluster.clock.advance(30)
     process.tick()
-    assert other.result(NEVER) == Failed("timeout")  # whoever joined is let go at the timeout
+    assert other.result(NEVER) == Failed("timeout")  # followers are released at the timeout
     gate.open()
     answer = visitor.result(NEVER)
     assert isinstance(answer, Failed)
@@ -870,7 +870,7 @@ def test_a_store_that_cannot_be_reached_is_never_the_visitors_trouble(
         assert body(answer) in ("v1", "v2", "v3", "v4")
         process.settle()
         cluster.clock.advance(0.2)
-    # And afterwards everything is as if nothing had been.
+    # Later requests are served as if there had been no fault.
     store.failing.clear()
     cluster.clock.advance(60)
     process.get()
@@ -880,7 +880,7 @@ def test_a_store_that_cannot_be_reached_is_never_the_visitors_trouble(
 
 
 class Flaky(Troubled):
-    """Verbs in ``failing`` raise: before they did anything, or after they did it."""
+    """A store whose verbs in ``failing`` raise: before the operation, or after it."""
 
     def __init__(self, inner: Store, when: str) -> None:
         super().__init__(inner)
@@ -1029,7 +1029,7 @@ def test_a_lock_that_could_not_be_given_back_and_became_somebody_elses_is_left_a
     assert cluster.store.get(LOCK) == b"another process"
 
 
-# What goes into something that is stored itself ------------------------------------------------------------
+# Data that goes into another cache entry -------------------------------------------------------------------
 
 
 def test_where_only_a_fresh_one_will_do_a_stale_one_is_rendered_anew_at_once() -> None:
@@ -1053,7 +1053,7 @@ def test_where_only_a_fresh_one_will_do_the_last_good_one_does_not() -> None:
 
 
 def adopting(cluster: Cluster) -> Process:
-    """A process of the next release: its page has another name, and the former one is known."""
+    """Return a process of the next release: its page has another key, and the former key is known."""
     return cluster.process(former=TASK.page)
 
 
@@ -1082,7 +1082,7 @@ def test_a_new_release_without_a_former_page_renders_its_own() -> None:
     assert shown(adopting(cluster).get(NEXT)) == ("MISS", "v1")
 
 
-# Whom a page suits -----------------------------------------------------------------------------------------
+# Pages that a request may be served ------------------------------------------------------------------------
 
 
 def suits_nobody(content: Content) -> bool:

@@ -1,5 +1,7 @@
-"""The codec of data: what goes in comes out as what it was, different values have different bytes, and nothing
-that a store holds runs code."""
+"""The codec of data.
+
+Decoding returns the encoded value with its types. Different values have different bytes. No bytes of a store run code.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ class Outer:
         value: Any
 
 
-# Everything that is kept --------------------------------------------------------------------------------
+# Values that can be cached ------------------------------------------------------------------------------
 
 OFFSETS = st.timedeltas(dt.timedelta(hours=-23, minutes=-59), dt.timedelta(hours=23, minutes=59))
 ZONES = (
@@ -129,7 +131,7 @@ VALUES = st.recursive(
 
 
 def shape(value: Any) -> Any:
-    """The value with every type in it, all the way down, and all that equality overlooks."""
+    """Return the value with every type in it at any depth, and with all differences that equality overlooks."""
     kind = type(value)
     if kind in (list, tuple):
         return kind, [shape(item) for item in value]
@@ -155,7 +157,7 @@ def test_a_key_can_be_read_back_as_well_but_for_the_order_in_dicts(value: Any) -
 @given(VALUES, VALUES)
 def test_different_values_have_different_keys(one: Any, other: Any) -> None:
     if shape(one) != shape(other) and encode(one, key=True) == encode(other, key=True):
-        assert one == other  # then they differ in nothing but the order of a dict
+        assert one == other  # then they differ only in the order of a dict
         assert encode(one) != encode(other)
 
 
@@ -239,7 +241,7 @@ def test_fields_come_back_as_they_were_whatever_post_init_makes_of_them() -> Non
 
 
 def rename(value: Any, name: str, **fields: Any) -> bytes:
-    """The bytes of a dataclass, with another name."""
+    """Return the bytes of a dataclass, with another name."""
     packed: bytes = msgpack.packb([name, msgpack.ExtType(2, msgpack.packb([list(pair) for pair in fields.items()]))])
     assert encode(value) == ext(5, encode_name(value, fields)), "this helper no longer builds what encode() does"
     return ext(5, packed)
@@ -306,7 +308,7 @@ CALLED: list[str] = []
 
 @dataclass
 class Loud:
-    """Every call of its own is noted."""
+    """A dataclass that records every call of its methods."""
 
     x: Any
     made: Any = field(init=False, default="made")
@@ -475,7 +477,7 @@ def load(): return Stranger()
 
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Another module of the app. Nothing of it has been encoded yet."""
+    """Yield another module of the app. None of its values has been encoded yet."""
     module = ModuleType("models_of_this_test")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(MODELS, vars(module))
@@ -483,7 +485,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def function_of(source: str, **names: Any) -> Any:
-    """The function ``f`` of a module that has these names."""
+    """Return the function ``f`` of a module that has these names."""
     module = ModuleType("app_of_this_test")
     vars(module).update(names)
     exec(source, vars(module))
@@ -491,14 +493,14 @@ def function_of(source: str, **names: Any) -> Any:
 
 
 def stored(kind: Any) -> bytes:
-    """An instance as another program would write it: this process has encoded none."""
+    """Return an instance as another program would write it: this process has encoded none."""
     names = [f.name for f in dataclasses.fields(kind)]
     pairs = msgpack.ExtType(2, msgpack.packb([[name, None] for name in names]))
     return ext(5, msgpack.packb([f"{kind.__module__}:{kind.__qualname__}", pairs]))
 
 
 def allowed(function: Any, models: ModuleType) -> set[str]:
-    """The dataclasses of ``models`` that a stored result of ``function`` may be of."""
+    """Return the dataclasses of ``models`` that a stored result of ``function`` may be of."""
     types, found = Types(function), set()
     for kind in [*vars(models).values(), models.Outer.Inner]:
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -566,7 +568,7 @@ def test_an_annotation_names_the_dataclasses_of_a_result(
     names = {name: getattr(typing, name) for name in ("Any", "Optional", "Union", "List", "Annotated", "Literal")}
     names |= {"T": TypeVar("T", bound="m.Cover")}  # noqa: F821
     names |= {"Alias": dict[str, "list[Alias] | m.Cover"]}  # noqa: F821
-    # Under another name than that of its module, and not as a module: nothing is imported.
+    # The name is not that of its module, and it is no module: nothing is imported.
     holder = SimpleNamespace(**vars(models))
     future = "from __future__ import annotations\n" if "missing" in signature else ""
     assert allowed(function_of(f"{future}def f{signature}: ...", m=holder, **names), models) == expected
@@ -578,7 +580,7 @@ def test_a_module_names_the_dataclasses_that_it_defines_or_imports(models: Modul
     assert allowed(function_of("def f(): ...", Outer=models.Outer), models) == {"Outer.Inner"}
     assert len(allowed(function_of("def f(): ...", models=models), models)) == 10
     assert len(allowed(models.load, models)) == 10
-    # A function of another module says nothing of what else that has.
+    # A function of another module does not allow the other names of that module.
     assert allowed(function_of("def f(): ...", load=models.load), models) == set()
 
 
@@ -621,7 +623,7 @@ def test_a_class_of_this_package_is_allowed_only_where_an_annotation_names_it(na
 
 
 class Proxy:
-    """Stands for something else, as a framework's ``request`` does."""
+    """A proxy for another object, as a framework's ``request`` is."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
@@ -650,7 +652,7 @@ def test_a_name_of_a_store_runs_no_code_of_proxies_and_lazy_modules(monkeypatch:
     assert CALLED == []
 
 
-# What cannot be kept ------------------------------------------------------------------------------------
+# Values that cannot be cached ---------------------------------------------------------------------------
 
 
 class Subclass(int):
@@ -694,7 +696,7 @@ def local() -> Any:
 
 UNKNOWN = {
     "object": object(),
-    "test_values.Subclass": Subclass(1),
+    "test_codec.Subclass": Subclass(1),
     "Named": Named(1),
     "Colour": Colour.RED,
     "Number": Number.ONE,

@@ -1,4 +1,4 @@
-"""Jobs for another process: the client's side of the socket, and what a filling core makes of the words."""
+"""Jobs for another process: the client's side of the socket, and the cache's use of the replies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TASK = task_of()
 
 
 class Renderers:
-    """Both sockets, and whoever sits behind them."""
+    """Both sockets, and the renderers behind them."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -49,7 +49,7 @@ class Renderers:
         listener.settimeout(NEVER)
 
     def accept(self, name: str = LATER) -> tuple[socket.socket, bytes]:
-        """The next job, and the connection that it came over."""
+        """Return the next job, and the connection that it came over."""
         connection, _ = self.listeners[name].accept()
         connection.settimeout(NEVER)
         message = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -78,7 +78,7 @@ def client(renderers: Renderers) -> Iterator[Remote]:
 
 
 class Heard:
-    """A ``done`` that can be waited for."""
+    """A callback ``done`` that a test can wait for."""
 
     def __init__(self) -> None:
         self.words: list[bytes | None] = []
@@ -315,11 +315,11 @@ def test_nor_without_a_thread(renderers: Renderers, client: Remote, monkeypatch:
     assert client.submit(b"job", False, 30, lambda word: None)
 
 
-# What the core makes of it -----------------------------------------------------------------------------------
+# The cache's use of a reply ----------------------------------------------------------------------------------
 
 
 class Sent:
-    """An ``elsewhere`` that takes every job, and does nothing."""
+    """An ``elsewhere`` that accepts every job, and does nothing."""
 
     def __init__(self, process: Process, takes: bool = True) -> None:
         self.takes = takes
@@ -333,7 +333,7 @@ class Sent:
 
 
 class Scene:
-    """A process that serves a page which has become stale, one that renders, and what was sent between them."""
+    """A process that serves a stale page, a renderer, and the jobs sent between them."""
 
     def __init__(self, *script: Any, age: float = 15, expire: float | None = None) -> None:
         self.cluster = Cluster(Origin(*script, expire=expire))
@@ -345,7 +345,7 @@ class Scene:
         self.sent = Sent(self.serving)
 
     def do(self) -> bytes:
-        """The other process does the one job that was sent; its word is returned, not yet told."""
+        """Let the renderer do the one job that was sent. Return its reply, which is not delivered yet."""
         return self.rendering.fill.work(self.sent.jobs[-1][0])
 
     def tell(self, word: bytes | None) -> None:
@@ -482,7 +482,7 @@ def test_a_task_that_only_the_other_one_can_describe_is_unknown() -> None:
 
 
 def test_an_older_page_than_the_one_that_was_made_counts_as_found() -> None:
-    # Another node of the store still has the one before: it is not taken for what was rendered just now.
+    # Another node of the store still has the entry before: it is not taken for the new one.
     scene = Scene(expire=12)
     visitor = start(scene.serving.get)
     _until_sent(scene)
@@ -503,8 +503,9 @@ def _second_job(scene: Scene) -> None:
 
 
 def test_a_word_is_not_taken_for_a_flight_that_began_later() -> None:
-    # A visitor with nothing to fall back on renders here what was sent there. After that the page is invalidated,
-    # and somebody waits for a new one: the word for the first render comes too late to be theirs.
+    # The page was sent to a renderer. A visitor without an entry to fall back on renders it in this process. Then the
+    # page is invalidated, and a second visitor waits for a new render. The reply for the first job arrives now. It is
+    # too old for the second visitor.
     scene = Scene()
     scene.serving.get()
     first = scene.sent.jobs[0][2]
@@ -632,7 +633,7 @@ def test_a_task_is_the_same_after_its_way() -> None:
     entry.process().get()
     stored = entry.store.get(TASK.page)
     assert stored is not None
-    # The digest that a word carries is of what is stored.
+    # The digest in a reply is that of the stored entry.
     assert Codec().pack(Codec().unpack(stored, TASK.text)) == stored
 
 
@@ -647,7 +648,7 @@ def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_ne
     server.fill._stamps.invalidate(["all"], Mode.STALE)
 
     def elsewhere(_job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
-        # The renderer joins the render that is under way there, and says so.
+        # The renderer joins its render in progress, and reports it.
         gate.open()
         assert shown(earlier.result()) == ("EXPIRED", "v2")
         done(renderer_pool.FOUND)

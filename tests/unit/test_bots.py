@@ -1,4 +1,4 @@
-"""Crawlers by their published user agents; people by those of their browsers."""
+"""Crawlers by their published user agents; visitors by those of their browsers."""
 
 from __future__ import annotations
 

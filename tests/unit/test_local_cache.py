@@ -1,4 +1,4 @@
-"""L1: bounded by bytes, the least recently used out first, raw requests lead to nothing that was dropped."""
+"""L1: bounded by bytes, evicts the least recently used first. No fingerprint leads to an evicted entry."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(header
     for number in range(200):
         content = Content("200 OK", pairs, bytes(size), "0123456789abcdef")
         packed.append(Codec().pack(Entry(key % number, content, 1.5, 2.5, 60.0, None)))
-    # What a client may send: long enough to matter, short enough to be for the cache.
+    # A client may send this: long enough to matter, short enough to be cached.
     url = "/" + "x" * 4_000
     gc.collect()
     tracemalloc.start()
@@ -232,7 +232,7 @@ class LocalMachine(RuleBasedStateMachine):
         self.number = 0
 
     def sync(self) -> None:
-        """What was pushed out must have been the oldest."""
+        """Check that the least recently used entries were evicted."""
         while len(self.known) > len(self.local):
             self.known.popitem(last=False)
 

@@ -1,4 +1,4 @@
-"""The two decisions: what an entry is worth now, and what of an answer may be stored."""
+"""The two decisions: the verdict on a cache entry now, and the admission of an answer to the cache."""
 
 from __future__ import annotations
 
@@ -321,7 +321,7 @@ def test_the_etag_is_that_of_the_body() -> None:
     assert len(set(tags.values())) == 2
 
 
-# How long, where the app asks ---------------------------------------------------------------------------
+# Lifetimes by headers of the app ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_the_etag_is_that_of_the_body() -> None:
         ([("Cache-Control", "s-maxage=1.5")], None),
         ([("Cache-Control", "s-maxage")], None),
         ([("Cache-Control", "s-maxage=\xb2")], None),
-        # Without a word to shared caches, what holds for any cache (RFC 9111, 4.2.1).
+        # Without a directive for shared caches, the one for all caches holds (RFC 9111, 4.2.1).
         ([("Cache-Control", "s-maxage=soon, max-age=60")], Lifetime(60, None)),
         ([("Cache-Control", "max-age=60")], Lifetime(60, None)),
         ([("Cache-Control", "max-age=60, stale-while-revalidate=30")], Lifetime(60, 90)),
@@ -429,7 +429,7 @@ def test_whatever_an_app_answers_the_decision_is_made(code: int, headers: Any, b
         assert "set-cookie" not in names
         assert code in {200, 203, 301, 308, 404, 410}
         assert decision.lifetime.revalidate is None or decision.lifetime.revalidate > 0
-        # What is known as soon as the head is there agrees with what is decided in the end.
+        # The decision by the head alone agrees with the final one.
         assert refuse(code, headers, policy()) == ""
     else:
         assert decision.reason
@@ -445,7 +445,7 @@ def test_a_failure_is_not_refused_by_its_head() -> None:
 
 
 def beside(monkeypatch: pytest.MonkeyPatch, owner: Any, step: str, other: Callable[[], object]) -> None:
-    """In the middle of the next ``step``, another thread of the app has its turn, as far as it is let."""
+    """Run ``other`` in another thread in the middle of the next ``step``, as far as locks let it."""
     plain = getattr(owner, step)
 
     def interrupted(self: Any, *arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Header fields of an app that a stored page keeps, and those that browsers are told."""
+"""Header fields of an app that a stored page keeps, and those that are sent to browsers."""
 
 from __future__ import annotations
 

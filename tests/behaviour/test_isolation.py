@@ -1,4 +1,4 @@
-"""Whose page, data or host it is: what one visitor leaves behind never decides what another one gets."""
+"""Isolation: the pages, data and hosts of one visitor never decide the answer to another one."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_data_is_kept_as_for_nobody_whoever_asks_first(make_site: MakeSite, orig
     def load() -> bool:
         return is_draft()
 
-    # In the thread of a visitor in draft mode, through a function that does not know of that.
+    # The call runs in the thread of a visitor in draft mode, through a function without that context.
     def view(environ: Environ) -> Any:
         from wsgi_isr.cache.context import within
 
@@ -402,7 +402,7 @@ def test_shells_leave_room_for_renewals(make_site: MakeSite, origin: Origin, clo
     agent = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:132.0) Gecko/20100101 Firefox/132.0"}
     seen = [site.visit(f"/shell/{number}", headers=agent).body for number in range(6)]
     assert seen[:2] == [b"shell", b"shell"]
-    assert seen[2:] == [f"/shell/{number} v1".encode() for number in range(2, 6)]  # made while they waited
+    assert seen[2:] == [f"/shell/{number} v1".encode() for number in range(2, 6)]  # rendered while they waited
     clock.advance(60)
     assert site.visit("/a").label == "STALE"
     gate.open()

@@ -1,4 +1,4 @@
-"""``revalidate="auto"``: pages that say by their own headers how long they live."""
+"""``revalidate="auto"``: pages whose own headers give their lifetime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pages exist: what ``paths`` lists, and when a callable is asked again."""
+"""Pages that exist: the paths that ``paths`` lists, and when a callable is called again."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def request(path: str, method: str = "GET") -> dict[str, Any]:
 
 
 class World:
-    """Listings on a clock, and what they said.
+    """Listings on a clock, and their events.
 
-    ``stamps`` are those of tags in the store; ``None``: there are no tags, and every invalidation concerns every rule.
+    ``stamps`` are the tag versions in the store. ``None``: there are no tags, so an invalidation concerns all rules.
     """
 
     def __init__(self, paths: Any, stamps: dict[str, bytes] | None = None, **options: Any) -> None:
@@ -67,7 +67,7 @@ class World:
         return self.listings.absent(request(path, method), lambda: self.epochs)
 
 
-# What is listed ------------------------------------------------------------------------------------------
+# Listed paths --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_no_dynamic_params_without_paths_is_an_error_at_start() -> None:
         RuleSet({"/blog/<slug>": Rule(revalidate=1, dynamic_params=False)}, Rule())
 
 
-# What is absent ------------------------------------------------------------------------------------------
+# Absent paths --------------------------------------------------------------------------------------------
 
 
 def test_only_a_path_of_the_rule_that_is_not_listed_is_absent() -> None:
@@ -180,7 +180,7 @@ def test_a_callable_is_asked_when_it_is_first_needed_and_again_for_what_it_did_n
     assert not world.has("/blog/new")
     posts.append("/blog/new")
     world.clock.advance(9)
-    assert not world.has("/blog/new")  # asked a moment ago
+    assert not world.has("/blog/new")  # called a moment ago
     world.clock.advance(1)
     assert world.has("/blog/a")
     assert len(calls) == 1
@@ -252,7 +252,7 @@ def test_a_callable_that_fails_later_leaves_what_was_known() -> None:
     assert world.has("/blog/a")
     world.clock.advance(10)
     assert not world.has("/blog/b")
-    assert not world.has("/blog/b")  # it is not asked again at once
+    assert not world.has("/blog/b")  # it is not called again at once
     assert len(answers) == 1
     world.clock.advance(10)
     assert world.has("/blog/b")
@@ -403,7 +403,7 @@ def test_a_path_whose_stamp_is_new_here_has_a_list_asked_for_that_takes_its_time
     before = len(asked)
     world.invalidate("path:/blog/0")
     assert not world.has("/blog/0")
-    assert len(asked) == before + 1  # it had been asked for, and its stamp has changed: that is not waited with
+    assert len(asked) == before + 1  # it had been called, and its tag version has changed: no wait
 
 
 def test_tags_whose_node_is_away_are_no_reason_to_ask_again_and_again() -> None:
