@@ -36,7 +36,7 @@ cluster: $(VENV)/.demo
 	$(BIN)/python -m cluster $(if $(filter-out 0,$(CHECK)),check,up)
 
 test: servers style docs
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n auto --ignore=tests/live --ignore=tests/faults --ignore=tests/benchmarks \
