@@ -46,7 +46,7 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
     """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
 
     :param target: ``module:attribute``; with ``()`` at its end, a factory to call.
-    :raises ConfigError: the module does not import, or the object is no WSGI app.
+    :raises ConfigError: the module does not import, the object is no WSGI app, or an option is invalid.
     """
     return ISR(load(target, f"wrap({target!r})"), rules, import_name=target.partition(":")[0], **options)
 

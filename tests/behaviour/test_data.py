@@ -205,7 +205,7 @@ def test_a_method_has_its_object_as_an_argument(make_site: MakeSite) -> None:
     assert Shop.calls == {"a": 2, "b": 1}
     Shop("b").price.invalidate("tea")
     assert Shop("b").price.refresh("tea") == "tea at b"
-    assert Shop.price.__doc__ == "What it costs."
+    assert Shop.price.__doc__ == "Return the price, and count the call."
 
 
 def test_an_exception_goes_through_and_is_not_kept(make_site: MakeSite, source: Source) -> None:

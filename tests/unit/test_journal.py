@@ -249,9 +249,7 @@ def test_a_default_that_cannot_be_written_is_a_warning_that_says_what_to_write(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage().startswith(f"{tmp_path}/.wsgi_isr/journal: ")
-    assert (
-        "name a file that can be written by journal= (WSGI_ISR_JOURNAL), or write journal=False" in record.getMessage()
-    )
+    assert "set journal= (WSGI_ISR_JOURNAL) to a writable file, or write journal=False" in record.getMessage()
 
 
 # Its files ----------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ _STATUS = re.compile(r"(?!206|304|429)[2-4][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ETAG = re.compile(r"[!#-~\x80-\xff]*")
-#: Content codings that :mod:`.coding` makes.
+#: Content codings of ``pages/compression.py``. An entry with another one is unreadable.
 _CODINGS = frozenset({"br", "gzip", "zstd"})
 #: Statuses without a body (RFC 9110, 15.3.5 and 15.3.6): a client would read a body as the next response.
 _WITHOUT_BODY = frozenset({"204", "205"})

@@ -86,7 +86,7 @@ class Journal:
         self._turn = f"{self.path}.turn"
 
     def check(self) -> None:
-        """Return if the file can be written. The check creates no file.
+        """Check that the file can be written. The check creates no file.
 
         :raises ConfigError: the file cannot be written.
         """
@@ -291,8 +291,8 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
     except ConfigError as error:
         # The default must not stop a server from starting: its file system may be read-only.
         _log.warning(
-            "%s. An invalidation that a node misses will raise InvalidationError: name a file that can be written by "
-            "journal= (WSGI_ISR_JOURNAL), or write journal=False",
+            "%s. An invalidation that a node misses will raise InvalidationError: set journal= "
+            "(WSGI_ISR_JOURNAL) to a writable file, or write journal=False",
             error.problem,
         )
     return journal

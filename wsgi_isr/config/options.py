@@ -1,7 +1,7 @@
 """The kinds of value that an option can have: their form in text, and their checks.
 
 Each field of :class:`~wsgi_isr.config.rules.Rule` and :class:`~wsgi_isr.config.settings.Settings` has an
-:class:`Option`. The constructor, the environment, TOML files and the README all use it.
+:class:`Option`. The constructor, the environment, TOML files and ``docs/reference/options.md`` use it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ TRACKING = (
 
 
 #: Cookies that no page reads: those of analytics, advertising, consent banners, chats, payment and bot protection, and
-#: the package's own. ``*`` stands for any text. Sorted; the README shows the list.
+#: the package's own. ``*`` stands for any text. Keep the list sorted: ``docs/reference/options.md`` shows it.
 IGNORED_COOKIES = (
     "__adroll*",
     "__cf_bm",
@@ -269,13 +269,22 @@ Paths = tuple[str | Mapping[str, Any], ...] | Callable[[], Iterable[str | Mappin
 TagTemplates = tuple[str, ...] | Callable[[Mapping[str, Any]], Iterable[str]]
 
 
+def lease_for(render_timeout: float) -> float:
+    """Return the ttl of a lock, in seconds, for renders that take at most ``render_timeout`` seconds.
+
+    A render in progress renews its lease, so a short one costs nothing. It frees the page sooner after a killed worker.
+    memcached counts whole seconds: below 3 s, a lease could lapse.
+    """
+    return max(3.0, min(5.0, render_timeout))
+
+
 @dataclass(frozen=True)
 class Policy:
     """A rule with all defaults filled in, as the rest of the package uses it.
 
     ``name`` is the pattern (``"*"``: everything unlisted). ``lifetime`` is ``None`` where the page's own headers
-    decide; ``expire`` holds even then. ``is_off``: these pages have no rule. ``lease`` is the time, in seconds, by
-    which a lease outlives the worker that held it.
+    decide; ``expire`` holds even then. ``is_off``: no rule covers these pages. ``lease`` is the ttl of the lock, in
+    seconds: a killed worker blocks the page for at most this time.
     """
 
     name: str
@@ -298,11 +307,9 @@ class Policy:
     max_body: int
     bypass: Callable[[Mapping[str, Any]], bool] | None
 
-    #: Seconds. A lease is renewed while its render runs, so a short one costs nothing, and ends sooner after a killed
-    #: worker. Below 3 s, memcached's steps of one second would let it lapse.
     @property
     def lease(self) -> float:
-        return max(3.0, min(5.0, self.render_timeout))
+        return lease_for(self.render_timeout)
 
     @property
     def by_url_alone(self) -> bool:
@@ -357,7 +364,7 @@ def _policy(
     if lifetime and not never and expire is not None and (lifetime.revalidate is None or expire < lifetime.revalidate):
         raise ConfigError(
             where + "expire",
-            f"{expire:g} is below revalidate={revalidate!r}: every page would expire before it is due",
+            f"{expire:g} is below revalidate={revalidate!r}: every page would expire before it becomes stale",
             "make expire at least revalidate, or leave it out",
         )
     # Paths belong to one pattern: a rule does not inherit those of the site.
@@ -411,7 +418,7 @@ def check_templates(where: str, tags: Iterable[str], params: set[str]) -> None:
         for name in names - params:
             raise ConfigError(
                 where + "tags",
-                f"{tag!r} names {{{name}}}, which there is not",
+                f"{tag!r} names {{{name}}}, which the pattern does not have",
                 f"use {', '.join(sorted(params)) or 'none'}",
             )
 
@@ -449,7 +456,7 @@ class RuleSet:
             if not isinstance(pattern, str):
                 raise ConfigError(where, "a pattern is text", "write it like '/blog/<slug>'")
             if (spelled := spelling(pattern)) != pattern:
-                problem = "werkzeug would take that as it stands, and no page would match"
+                problem = "werkzeug would match this text literally, so the rule would match no page"
                 raise ConfigError(where, problem, f"write {spelled!r}")
             if not pattern.startswith("/"):
                 raise ConfigError(where, "a pattern starts with a slash", "write it like '/blog/<slug>'")
@@ -499,7 +506,7 @@ class RuleSet:
     def _listed(self, policy: Policy, where: str, given: str | Mapping[str, Any]) -> Listed:
         if isinstance(given, Mapping):
             if policy.name == "*":
-                raise ConfigError(where, f"{given!r} has no pattern to go into", "write paths")
+                raise ConfigError(where, f"{given!r} needs a pattern with parameters", "write the full path as text")
             try:
                 # A parameter that the pattern lacks would become a part of the query.
                 path, _, query = self._adapter.build(policy.name, dict(given)).partition("?")

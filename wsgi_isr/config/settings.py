@@ -301,7 +301,7 @@ def _from_file(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def option_table() -> str:
-    """Return the option table as Markdown, for the README; a test compares the two."""
+    """Return the option table as Markdown, for ``docs/reference/options.md``. A test compares the two."""
     rows = ["| option | meaning | value | default |", "| --- | --- | --- | --- |"]
     for cls in (Rule, Settings):
         for f in fields(cls):

@@ -30,7 +30,7 @@ from ..cache.verdict import CacheDirectives, Failure, Storable, Validity
 from ..config import options as o
 from ..config.frameworks import personal
 from ..config.lifetime import Lifetime
-from ..config.rules import PROFILES, Rule, RuleSet, check_templates
+from ..config.rules import PROFILES, Rule, RuleSet, check_templates, lease_for
 from ..errors import ConfigError, RefreshError
 from ..events import DataServed, Events
 from . import codec
@@ -342,8 +342,7 @@ class Cached(Known, Generic[P, R]):
         text, rule = self._text(args, kwargs, home.active_app() or ""), self._rule
         _functions.use(self)
         timeout, wait = rule.render_timeout or 30.0, 10.0 if rule.lock_timeout is None else rule.lock_timeout
-        lease = max(3.0, min(5.0, timeout))
-        return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease, data=True)
+        return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease_for(timeout), data=True)
 
     def _given_tags(self, arguments: dict[str, Any]) -> list[str]:
         if not callable(self._tags):

@@ -81,7 +81,7 @@ class CachedSession(requests.Session):
     :param expire: seconds past which an answer is no longer returned while a new one is made.
     :param tags: the tags of everything that the session fetches.
     :param version: change it when the meaning of the fetched data changes.
-    :param timeout: seconds for the longest fetch, and for a call without its own ``timeout``; 30 by default.
+    :param timeout: the longest fetch, in seconds; 30 by default. It holds for calls without a ``timeout``, too.
     :param lock_timeout: seconds to wait for another process's fetch.
     :param name: the session's name in logs and keys; by default the module and function of the call site.
     :raises ConfigError: a value is impossible.
@@ -334,7 +334,7 @@ class _Fetch(Cached[..., Answer]):
         return "max-body" if len(answer.body) > MAX_BODY else ""
 
     def _kept_for(self, answer: Answer) -> float | None:
-        # As for pages: answers without content expire by themselves, or random URLs would fill the store.
+        # A stored 404 or 410 must expire. Otherwise, random URLs would fill the store.
         return NEGATIVE_TTL + 60 if answer.status in NEGATIVE_STATUSES else None
 
 
