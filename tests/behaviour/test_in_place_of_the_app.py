@@ -153,6 +153,7 @@ def test_routes_of_bottle_are_reached_through_it() -> None:
     assert [Client(app).get("/").headers["X-ISR"] for _ in range(2)] == ["MISS", "HIT"]
 
 
+@pytest.mark.filterwarnings("ignore:Pickle, copy:DeprecationWarning")  # from itertools.count, before the lock
 def test_copying_says_what_it_says_of_any_object_with_a_lock(app: Any) -> None:
     bare = ISR.__new__(ISR)
     assert not hasattr(bare, "anything")

@@ -13,7 +13,10 @@ from importlib import import_module
 PACKAGES = ("encodings", "gunicorn.workers.gthread", "msgpack", "sqlite3", "werkzeug", "wsgi_isr")
 LATE = ("ctypes", "difflib", "email.utils", "gzip", "linecache", "pwd", "socket", "tests.live.support.origin")
 #: Modules of other systems, or with missing dependencies.
-LEFT_OUT = ("encodings.mbcs", "encodings.oem", "encodings.cp65001", "sqlite3.__main__", "wsgi_isr.__main__")
+LEFT_OUT = (
+    *("encodings.mbcs", "encodings.oem", "encodings.cp65001", "sqlite3.__main__"),
+    "wsgi_isr.commands.demo_site.hooks",  # gunicorn's configuration, for the demo alone
+)
 PROGRAM = ("-c", "from tests.live.support.as_user import run; run()", "--config", "python:wsgi_isr.gunicorn")
 
 
