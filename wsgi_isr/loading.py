@@ -54,8 +54,8 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
 def wrapped(target: str) -> ISR:
     """Return the :class:`ISR` of the app that ``target`` names.
 
-    The :class:`ISR` is the app itself, or is inside the app (Flask's ``wsgi_app``, or below other middlewares). An app
-    without one is wrapped, configured by the environment.
+    The :class:`ISR` may be the object, Flask's ``wsgi_app``, or below other middlewares. If there is none, wrap the app
+    with the options of the environment.
 
     :raises ConfigError: see :func:`load`.
     """
@@ -75,5 +75,5 @@ def served(target: str) -> WSGIApplication:
 
 
 def find_isr(app: Any) -> ISR | None:
-    """Return the :class:`ISR` around or inside an app: itself, or below the attributes by which apps are nested."""
+    """Return the :class:`ISR` among an app and the apps that it wraps; ``None`` if there is none."""
     return next((found for found in nested(app) if isinstance(found, ISR)), None)

@@ -23,10 +23,10 @@ _log = logging.getLogger("wsgi_isr")
 
 #: Seconds that a process waits for the lock. A holder that was stopped (SIGSTOP) must not hang a view for ever.
 LOCK_TIMEOUT = 5.0
-#: Sizes in bytes. Up to the first, a new line is compared with the present ones. Beyond the second, one line for all
-#: pages replaces the lines of a site.
+#: Sizes of the file in bytes. Up to the first, :meth:`Journal.keep` looks for an equal line. Above the second, it
+#: merges the lines of the site.
 SEARCHED, MAX_BYTES = 16 * 1024, 8 * 1024 * 1024
-#: Seconds after which a line is dropped with a warning: its node was removed for good, or is empty when it is back.
+#: Seconds after which a line is dropped with a warning. Its node was removed for good by then, or restarts empty.
 KEPT_FOR = 7 * 24 * 3600.0
 
 _MODES = [mode.value for mode in Mode]
@@ -35,11 +35,11 @@ _MODES = [mode.value for mode in Mode]
 class Kept(NamedTuple):
     """A line of a journal: tags that a store has missed.
 
-    :param places: the places of the store.
-    :param id: an id of its own for each call. So the end of a delivery never removes a line that was kept meanwhile.
-    :param nodes: the places that missed the tags, one for each tag. Only a store that has a tag at that place delivers
-        the tag: a store of another node list may have it elsewhere. Without ``nodes``, a store of the same places
-        delivers the line.
+    :param places: the URLs of the store's nodes, or of its file.
+    :param id: unique for each call of :meth:`Journal.keep`. So :meth:`Journal.settle` never removes a line that was
+        added during the delivery.
+    :param nodes: for each tag, the URL of the node that missed it. A store may settle a tag only if it maps the tag to
+        that URL. An empty tuple requires a store with the same URLs.
     :param since: the Unix time in seconds at which the line was kept.
     """
 
@@ -53,11 +53,11 @@ class Kept(NamedTuple):
 
     @property
     def what(self) -> tuple[object, ...]:
-        """Return all fields but ``id`` and ``since``. An invalidation delivers all lines that share these fields."""
+        """Return all fields but ``id`` and ``since``. One invalidation settles all lines with equal fields."""
         return (*self[:4], self.nodes)
 
     def settled_by(self, places: Sequence[str], place_of: Callable[[str], str]) -> set[str]:
-        """Return the tags that are delivered once a store has invalidated them.
+        """Return the tags of the line that an invalidation in a store settles.
 
         :param place_of: returns the place where that store has a tag.
         """
@@ -129,9 +129,9 @@ class Journal:
     def lines(self, namespace: str, places: Sequence[str]) -> list[Kept]:
         """Return the lines of a site, oldest first.
 
-        A line is of the site if its namespace is the same, and its store shares a place with ``places``. Lines older
-        than :data:`KEPT_FOR` are dropped with a warning, for all sites. The lock is not held during the delivery, which
-        may take long: delivering a line twice is harmless.
+        A line belongs to the site if its namespace is equal and it shares a URL with ``places``. Lines older than
+        :data:`KEPT_FOR` are dropped with a warning, for all sites. The caller delivers without the lock. A second
+        delivery of a line is harmless.
 
         :raises OSError: the file cannot be read.
         """
@@ -161,7 +161,7 @@ class Journal:
                 return
             is_new = not os.path.lexists(self.path)
             with open(self.path, "ab", opener=_private) as file:
-                # Each append begins with a line break: one that a crash cut short spoils one line, not two.
+                # Begin with a newline. An append that a crash truncates then damages one line, not two.
                 file.write(b"\n" + _line(line))
                 file.flush()
                 os.fsync(file.fileno())
@@ -171,7 +171,7 @@ class Journal:
     def settle(self, delivered: Mapping[str, Collection[str]]) -> None:
         """Remove delivered tags from lines. The order of the lines stays.
 
-        :param delivered: the id of a line to its delivered tags.
+        :param delivered: a mapping from the id of a line to its delivered tags.
         :raises OSError: the file cannot be written.
         """
         with self._locked():
@@ -180,7 +180,7 @@ class Journal:
 
     @contextmanager
     def turn(self) -> Iterator[bool]:
-        """Take the turn to deliver for the block, and yield whether it was free.
+        """Hold the delivery lock during the block. Yield ``False`` if another process holds it.
 
         The kernel ends the turn of a process that is killed.
 
@@ -273,8 +273,8 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
 
     :param given: the option ``journal``. By default, stores on other machines have a journal.
     :param folder: the folder of the default journal.
-    :param begins: whether the default journal may be a new file. A job outside of the app may run in another folder,
-        and no process would deliver a file there.
+    :param begins: whether to create the default journal. A job in another folder must not: no process delivers from
+        there.
     :raises ConfigError: the named file cannot be written.
     """
     if isinstance(given, str):
@@ -299,10 +299,9 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
 
 
 def _condensed(lines: Sequence[Kept]) -> list[Kept]:
-    """Return ``lines`` with one line for all pages in place of the lines of the last line's site.
+    """Merge all lines of the last line's site into one line that invalidates all pages.
 
-    The new line covers the replaced ones, and the file stays small. Where the lines of other sites fill the file, each
-    of these sites gets one such line, too.
+    If the lines of other sites exceed half of :data:`MAX_BYTES`, merge them as well, one line a site.
     """
     own = lines[-1]
     left = [line for line in lines if _site_of(line) != _site_of(own)]
@@ -313,7 +312,7 @@ def _condensed(lines: Sequence[Kept]) -> list[Kept]:
         left = []
     for group in groups.values():
         hardest = max((line.mode for line in group), key=_MODES.index)
-        # The line has no nodes: only a store of these places knows which one has the tag of all pages.
+        # Without nodes: only a store with the same nodes knows which of them holds the tag of all pages.
         left.append(group[-1]._replace(tags=(keyspace.EVERYTHING,), mode=hardest, nodes=()))
     return left
 
@@ -327,7 +326,7 @@ def _is_of(line: Kept, namespace: str, places: Sequence[str]) -> bool:
 
 
 def _make_folder(path: str) -> None:
-    """Create a directory and its parents, for this user only; as root, for the owner of the directory above."""
+    """Create a directory and its parents with mode 0700. As root, give each to the owner of its parent."""
     if os.path.isdir(path):
         return
     _make_folder(above := os.path.dirname(path))
@@ -360,7 +359,7 @@ def _line(line: Kept) -> bytes:
 def _parse(text: str, now: float) -> Kept | None:
     """Return a line; ``None`` where it is damaged.
 
-    An append that a crash cut short belongs to a call that never returned.
+    A truncated line may be dropped: the call that wrote it never returned.
     """
     try:
         namespace, tags, mode, places, number, nodes, since = (*json.loads(text), (), now)[:7]

@@ -1,8 +1,8 @@
 """Cached fetches: a ``requests`` session whose GETs go through the data cache.
 
-The cache keeps an :class:`Answer`, made by one cached function for each call site of :class:`CachedSession`. All that
-identifies a request is an argument of that function, so any process with the same code can regenerate the answer. The
-session's own headers and credentials are in the key as a digest only; a process regenerates with its own copy.
+Each call site of :class:`CachedSession` has one cached function, which returns an :class:`Answer`. Its arguments
+identify the request. So any process with the same code can regenerate the answer. The session's own headers and
+credentials are in the key as a digest only. A process regenerates with its own copy of them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MAX_BODY = 8 << 20
 _SCHEMA = 1  # of Answer: increase it when its fields or their meaning change
 _TIMEOUT = 30.0
 _COOKIES = ("set-cookie", "set-cookie2")
-#: Headers that identify a user. In a call they may be a visitor's.
+#: Names of headers that may carry credentials. In a call, these may be the credentials of one visitor.
 _PERSONAL = re.compile(r"auth|cookie|token|secret|session|passw|credential|signature|key$", re.IGNORECASE)
 
 
@@ -193,7 +193,7 @@ class CachedSession(requests.Session):
         try:
             answer = self._fetch(configuration, full_url, given, how, *lifetime, every_tag)
         except Exception:
-            # Even if the app handles the error: a page without the prices must not be kept for an hour.
+            # Even if the app handles the error. Otherwise, an incomplete page would be stored.
             fail("fetch-error")
             raise
         return answer.response()
@@ -202,9 +202,9 @@ class CachedSession(requests.Session):
     def _noted(
         self, reason: str, method: str, url: str, lifetime: tuple[Any, float | None], tags: tuple[str, ...]
     ) -> Iterator[Callable[[requests.Response], requests.Response]]:
-        """Run a request that bypasses the cache: apply its tags and lifetime to the page, and emit its event.
+        """Wrap an uncached request: apply its tags, lifetime and status to the current page, and emit ``DataServed``.
 
-        It yields a function that takes the response and returns it.
+        Yield a function that takes the response, records its status and returns it.
         """
         home, status = here(), 0
         began = home.monotonic() if home is not None else 0.0
@@ -226,7 +226,7 @@ class CachedSession(requests.Session):
                 home.events.emit(DataServed(self._site.name, "SKIP", reason=reason, seconds=seconds, shown=shown))
 
     def _remembered(self) -> str:
-        """Return the digest of the session's current configuration, and remember it; empty if there is none."""
+        """Store the current configuration, and return its digest; an empty string if it cannot be identified."""
         configuration, state = self.configuration()
         if configuration:
             self._site.know(configuration, state)
@@ -261,7 +261,7 @@ class CachedSession(requests.Session):
             return "", state
 
     def _is_plain(self) -> bool:
-        """Return whether only code of requests takes part in sending and receiving."""
+        """Return whether the session has no custom adapters and no hooks."""
         adapters = all(type(adapter) is HTTPAdapter for adapter in self.adapters.values())
         return adapters and not any(self.hooks.values())
 
@@ -344,7 +344,7 @@ def _given_tags(arguments: dict[str, Any]) -> Iterable[str]:
 
 
 def _say_of_page(reason: str, lifetime: tuple[Any, float | None], tags: tuple[str, ...]) -> None:
-    """Apply a fetch that bypasses the cache to the page that uses it."""
+    """Apply the tags and lifetime of an uncached fetch to the current page."""
     if reason in ("no-store", "revalidate-0"):
         no_store()
     else:
@@ -435,7 +435,7 @@ class _Site:
         return session
 
 
-# Weak, because names may be made at run time. The cached functions of this process are bounded, and hold their own.
+# Weak, because apps may create names at run time. The bounded registry of functions keeps each site in use alive.
 _sites: weakref.WeakValueDictionary[str, _Site] = weakref.WeakValueDictionary()
 _calls: dict[tuple[str, str], list[int]] = {}
 _counting = threading.Lock()
@@ -502,9 +502,9 @@ def _is_data(value: Any) -> bool:
 
 
 def _told_of(auth: Any) -> Any:
-    """Return the identity of a way to sign requests.
+    """Return the part of the key that identifies ``auth``.
 
-    :raises Unencodable: it has none: it may sign for the current visitor.
+    :raises Unencodable: its class is unknown, so it may use credentials of the current visitor.
     """
     if auth is None or isinstance(auth, tuple):
         return auth  # with None, a .netrc may apply, which belongs to the machine, like host addresses
