@@ -21,10 +21,10 @@ from .cache.keyspace import path_tag
 from .cache.task import Answer, Failed, Passed, Pending, Served
 from .cache.verdict import CacheDirectives
 from .config.development import Found, development_of, is_served_by
-from .config.identity import name_of
+from .config.identity import caller, name_of
 from .config.origin import Site
 from .config.settings import Config
-from .config.wrapping import Wrapper, advise, caller, check_app, configured, site_of
+from .config.wrapping import Wrapper, advise, check_app, configured, site_of
 from .data.cached import activate
 from .engine import Engine, on_behalf_of
 from .errors import ISRError, RefreshError

@@ -13,6 +13,7 @@ import msgpack
 
 from ..errors import StoreError
 from ..stores.base import Store
+from .compare_and_swap import update
 from .entry import Codec
 from .keyspace import Keyspace
 from .task import Task
@@ -96,22 +97,14 @@ class Releases:
             return
         if not self._is_settled:
             self._settle()  # before this release is in the record
-        try:
-            for _ in range(4):
-                held = self._store.gets(self._key)
-                known = self._read(held.value) if held is not None else []
-                if known[-1:] == [self._release]:
-                    return
-                latest = [*(name for name in known if name != self._release), self._release][-MOST:]
-                packed = self._codec.seal(msgpack.packb(latest, unicode_errors=_UNICODE), "releases")
-                if held is None:
-                    done = self._store.add(self._key, packed)
-                else:
-                    done = self._store.cas(self._key, packed, held.token)
-                if done:
-                    return
-        except StoreError:
-            pass
+        update(self._store, self._key, self._with_own)
+
+    def _with_own(self, data: bytes | None) -> bytes | None:
+        known = self._read(data)
+        if known[-1:] == [self._release]:
+            return None
+        latest = [*(name for name in known if name != self._release), self._release][-MOST:]
+        return self._codec.seal(msgpack.packb(latest, unicode_errors=_UNICODE), "releases")
 
     def _read(self, data: bytes | None) -> list[str]:
         """Return the names in ``data``; damaged bytes hold none."""

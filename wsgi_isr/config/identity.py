@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from types import FrameType
 from typing import Any
 
 from .frameworks import directly_in, is_django, is_flask, nested
@@ -15,7 +16,7 @@ def name_of(app: Any, wrapped_in: str = "") -> str:
     :param wrapped_in: ``module:attribute``, or the module that wraps it; by default the one that calls this package. It
         distinguishes two objects of one class.
     """
-    where = module_name(wrapped_in or _caller())
+    where = module_name(wrapped_in or caller())
     try:
         return _name_of(app, where)
     except Exception:  # an app may be any object, with attributes that raise; a failure here must not stop it
@@ -58,9 +59,12 @@ def module_name(name: str) -> str:
     return os.path.splitext(os.path.basename(getattr(main, "__file__", None) or name))[0]
 
 
-def _caller() -> str:
-    """Return the name of the module that called this package."""
-    frame, own = sys._getframe(1), __name__.partition(".")[0]
-    while (name := str(frame.f_globals.get("__name__", ""))).partition(".")[0] == own and frame.f_back is not None:
+def caller() -> str:
+    """Return the name of the module outside of this package that called it."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if str(name).partition(".")[0] != __name__.partition(".")[0]:
+            return str(name)
         frame = frame.f_back
-    return name
+    return ""

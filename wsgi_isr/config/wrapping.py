@@ -7,10 +7,8 @@ import hashlib
 import inspect
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -65,17 +63,6 @@ def _tell_of_flask() -> None:
         "ISR wraps a Flask object, which the flask command does not find any more; if you use that command, write "
         "app.wsgi_app = ISR(app.wsgi_app, ...)"
     )
-
-
-def caller() -> str:
-    """Return the name of the module outside of this package that called it."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if str(name).partition(".")[0] != __name__.partition(".")[0]:
-            return str(name)
-        frame = frame.f_back
-    return ""
 
 
 def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) -> Config:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgpack
 
+from ..cache.compare_and_swap import update
 from ..cache.entry import Codec
 from ..config.origin import MAX_HOST, MAX_URL, Site, site_of_url
 from ..config.settings import HOST, Settings
@@ -124,21 +125,14 @@ class Sites:
         if site in self._told_here or len(self._told_here) >= self._most:
             return
         self._told_here[site] = None
-        try:
-            for _ in range(4):
-                held = self._store.gets(self._key)
-                told = self._read(held.value) if held is not None else []
-                if site in told or len(told) >= self._most:
-                    return
-                packed = self._codec.seal(msgpack.packb([*told, site]), "sites")
-                if held is None:
-                    done = self._store.add(self._key, packed)
-                else:
-                    done = self._store.cas(self._key, packed, held.token)
-                if done:
-                    return
-        except StoreError:
-            pass
+
+        def with_site(data: bytes | None) -> bytes | None:
+            told = self._read(data)
+            if site in told or len(told) >= self._most:
+                return None
+            return self._codec.seal(msgpack.packb([*told, site]), "sites")
+
+        update(self._store, self._key, with_site)
 
     def _read(self, data: bytes | None) -> list[Site]:
         """Return the sites in ``data``. Sites that no request can have are left out; damaged bytes hold none."""
