@@ -132,7 +132,7 @@ class Engine:
             if store.keeps and (store.shared or isinstance(settings.store, Store))
             else None
         )
-        self.stamps = TagVersions(
+        self.tag_versions = TagVersions(
             store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
         )
 
@@ -168,13 +168,13 @@ class Engine:
                     raise Unknown(task.rule)
                 return tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules)
 
-        self.fill = Cache(
+        self.cache = Cache(
             produce,
             tags_of,
             store,
             self.local,
             Leases(store, Keyspace.lock, Keyspace.failures, events),
-            self.stamps,
+            self.tag_versions,
             events,
             releases=Releases(release, settings.adopt_release, settings.namespace, store, self.codec, name),
             threads=0 if inline else settings.background_threads,
@@ -190,7 +190,7 @@ class Engine:
         self._is_alone = is_alone
         self._is_confused = False
         if self._remote is not None:
-            self.fill.elsewhere = self._hand_over
+            self.cache.elsewhere = self._hand_over
 
     @cached_property
     def _application(self) -> Application:
@@ -209,7 +209,7 @@ class Engine:
         """Do a job that another process has submitted (:meth:`.Cache.work`)."""
         if task.data and not self._application.knows(app_of(task)):
             return renderer_pool.UNKNOWN  # the job is for an app that this process does not have
-        return self.fill.work(task)
+        return self.cache.work(task)
 
     def _hand_over(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
         assert self._remote is not None
@@ -228,7 +228,7 @@ class Engine:
         """Return whether this process made the engine. A server that forks in C may not have told Python."""
         return self._pid == os.getpid()
 
-    def still_valid(self, slot: CachedEntry, answer: PreparedResponse) -> bool:
+    def still_valid(self, cached: CachedEntry, answer: PreparedResponse) -> bool:
         """Return whether nothing was invalidated since the copy was checked.
 
         If so, the response may be sent until the next poll.
@@ -236,10 +236,10 @@ class Engine:
         if not self.is_here:
             return False
         try:
-            polled = self.stamps.polled()
+            polled = self.tag_versions.polled()
         except Exception:
             return False  # The slow path reports an unexpected exception of the store, and the app answers.
-        checked = slot.checked
+        checked = cached.checked
         if checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
             return False
         answer.until = min(answer.over, polled.lapses_at)
@@ -247,7 +247,7 @@ class Engine:
 
     def forget(self) -> None:
         """Drop this process's tag versions and prepared responses, so that its own invalidations show at once."""
-        self.stamps.forget()
+        self.tag_versions.forget()
         self.local.drop_prepared()
 
     def close(self, timeout: float | None = None) -> bool:
@@ -259,7 +259,7 @@ class Engine:
             self._remote.close()
         timeout = self.drain if timeout is None else timeout
         until = self.monotonic() + timeout
-        is_drained = self.fill.stop(timeout)
+        is_drained = self.cache.stop(timeout)
         if self.presence is not None:
             self.presence.close(max(0.0, until - self.monotonic()))
         return is_drained

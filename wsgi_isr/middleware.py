@@ -171,13 +171,13 @@ class ISR(Wrapper):
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         live = self._live or self._begin(environ)
-        probe = _probe(environ)
+        fingerprint = fingerprint_of(environ)
         # The hot path: send the response that was prepared for a plain request. Its code is inlined because the
         # benchmark "hotpath" shows that matching, keys and headers would take twenty times as long.
-        slot = live.local.probes.get(probe)
-        if slot is not None and (answer := slot.ready) is not None:
+        cached = live.local.fingerprints.get(fingerprint)
+        if cached is not None and (answer := cached.prepared) is not None:
             now = live.monotonic()
-            if now < answer.until or (now < answer.over and live.still_valid(slot, answer)):
+            if now < answer.until or (now < answer.over and live.still_valid(cached, answer)):
                 accepted = environ.get("HTTP_ACCEPT_ENCODING")
                 headers, body, etag, unchanged = answer.variants.get(accepted) or answer.variant(accepted)
                 condition = environ.get("HTTP_IF_NONE_MATCH")
@@ -197,9 +197,9 @@ class ISR(Wrapper):
         try:
             with activate(live):
                 if live.writes.wrote(environ):
-                    live.stamps.ask()
+                    live.tag_versions.ask()
                 draft = live.drafts.holds(environ)
-                page = self._pages.match(environ, live.stamps.epochs, draft)
+                page = self._pages.match(environ, live.tag_versions.epochs, draft)
                 found = self._find(environ, live, page) if isinstance(page, Page) else page
         except Exception as error:
             # An error of the cache costs speed and never fails a request. (An exception of the app is an outcome.)
@@ -210,7 +210,7 @@ class ISR(Wrapper):
             found = Passed("cookie")
         self._note(environ, page, found, live.monotonic() - began)
         if isinstance(found, Served) and isinstance(page, Page):
-            return self._serve(environ, start_response, live, page, probe, found)
+            return self._serve(environ, start_response, live, page, fingerprint, found)
         if isinstance(found, Passed):
             return self._pass_on(environ, start_response, found)
         if isinstance(found, Failed):
@@ -224,7 +224,7 @@ class ISR(Wrapper):
         """Return the page for this client, rendered first if necessary, or the shell that is shown until then."""
         policy = page.policy
         if policy.has_shell and not is_crawler(environ.get("HTTP_USER_AGENT", "")):
-            found = live.fill.get(page.task, page.may_serve, waits=False)
+            found = live.cache.get(page.task, page.may_serve, waits=False)
             if not isinstance(found, Pending):
                 return found
             try:
@@ -233,9 +233,9 @@ class ISR(Wrapper):
                 outcome = "the visitor waits for the page"
                 self._events.emit(InternalError(f"rule {policy.name!r}: fallback", error, outcome))
         with nullcontext() if page.personal else on_behalf_of(self._pages.without_ignored_cookies(page, environ)):
-            found = live.fill.get(page.task, page.may_serve)
+            found = live.cache.get(page.task, page.may_serve)
         if isinstance(found, Served):
-            content = found.slot.entry.content
+            content = found.cached.entry.content
             if isinstance(content, Content) and content.status.startswith("2"):
                 self._pages.sites.served(page.key.host)
                 if live.presence is not None:
@@ -252,20 +252,20 @@ class ISR(Wrapper):
         start_response: StartResponse,
         live: Engine,
         page: Page,
-        probe: tuple[Any, ...],
+        fingerprint: tuple[Any, ...],
         found: Served,
     ) -> Iterable[bytes]:
-        entry, now = found.slot.entry, self._clock()
+        entry, now = found.cached.entry, self._clock()
         content = entry.content
         assert isinstance(content, Content)
-        is_plain = page.policy.by_url_alone and probe[_PLAIN:] == _PLAIN_VALUES and probe[_HOST]
+        is_plain = page.policy.by_url_alone and fingerprint[_PLAIN:] == _PLAIN_VALUES and fingerprint[_HOST]
         is_plain = is_plain and not self.configuration.settings.debug
-        if found.label == "HIT" and is_plain and page.is_spelled(probe[_QUERY]):
+        if found.label == "HIT" and is_plain and page.is_spelled(fingerprint[_QUERY]):
             # A condition that does not match comes here although a response is prepared. Keep that response.
-            monotonic, ready = live.monotonic(), found.slot.ready
-            if ready is None or monotonic >= ready.over:
-                found.slot.ready = PreparedResponse(entry, content, now, monotonic)
-            live.local.lead(probe, page.task.page, found.slot)
+            monotonic, prepared = live.monotonic(), found.cached.prepared
+            if prepared is None or monotonic >= prepared.over:
+                found.cached.prepared = PreparedResponse(entry, content, now, monotonic)
+            live.local.add_alias(fingerprint, page.task.page, found.cached)
         if "HTTP_RANGE" not in environ:  # Ranges count bytes of the uncompressed page.
             content = chosen(content, environ.get("HTTP_ACCEPT_ENCODING", ""))
         status = cache_status(found, now)
@@ -356,7 +356,7 @@ class ISR(Wrapper):
         name = page.task.page if isinstance(page, Page) else ""
         label, age, reason, lock = "MISS", 0.0, "", "none"
         if isinstance(found, Served):
-            label, age = found.label, found.slot.entry.age(self._clock())
+            label, age = found.label, found.cached.entry.age(self._clock())
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
         elif isinstance(found, Passed):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
@@ -409,15 +409,15 @@ class ISR(Wrapper):
             return False
 
     def _kept(self, page: Page) -> Entry | None:
-        entry = self._engine.fill.kept(page.task)
+        entry = self._engine.cache.kept(page.task)
         return entry if entry is not None and isinstance(entry.content, Content) else None
 
     def _refresh(self, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
         tag = path_tag(page.path) if marks else ""
-        outcome = self._engine.fill.refresh(page.task, tag)
+        outcome = self._engine.cache.refresh(page.task, tag)
         if isinstance(outcome, Failed):
             raise RefreshError(path, outcome.reason) from outcome.error
-        content = outcome.slot.entry.content
+        content = outcome.cached.entry.content
         if not isinstance(content, Content):
             raise RefreshError(path, content.reason if isinstance(content, HitForMiss) else "unreadable")
         old = before.content if before is not None else None
@@ -597,7 +597,7 @@ _PLAIN = 5
 _PLAIN_VALUES = ("GET", *(None,) * 7)
 
 
-def _probe(environ: dict[str, Any]) -> tuple[Any, ...]:
+def fingerprint_of(environ: dict[str, Any]) -> tuple[Any, ...]:
     get = environ.get
     return (
         get("PATH_INFO"),

@@ -57,7 +57,7 @@ class Records:
         self.seconds: list[Second] = []
         self._last = Second(0.0, 0.0, 0.0, 0.0, 0.0)
 
-    def invalidated_since_failure(self, seconds: float) -> None:
+    def served_outdated(self, seconds: float) -> None:
         """Record that a page was served as fresh ``seconds`` after its invalidation."""
         self.outdated_hits += 1
         self.outdated_longest = max(self.outdated_longest, seconds)

@@ -34,27 +34,27 @@ class Waiting:
 class Process:
     """A worker. ``seen``: how many of all invalidations it has noticed."""
 
-    __slots__ = ("flights", "local", "number", "polled", "seen", "stamps")
+    __slots__ = ("flights", "local", "number", "polled", "seen", "tag_versions")
 
     def __init__(
         self, number: int, store: Store, local_cache_bytes: int, coherence: float, clock: Callable[[], float]
     ) -> None:
         self.number = number
         self.local = Local(local_cache_bytes)
-        self.stamps = TagVersions(store, tag_key, epoch_key, coherence=coherence, monotonic=clock)
+        self.tag_versions = TagVersions(store, tag_key, epoch_key, coherence=coherence, monotonic=clock)
         self.polled: Polled | None = None
         self.seen = 0
         self.flights: dict[int, Waiting] = {}
 
-    def judge(self, slot: CachedEntry, epochs: Epochs, now: float) -> Verdict:
+    def judge(self, cached: CachedEntry, epochs: Epochs, now: float) -> Verdict:
         """Judge an entry as ``Cache._judge`` does: tag versions are compared once for each vector of epochs."""
-        checked = slot.checked
+        checked = cached.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
-            standing: Validity = checked[1]
+            validity: Validity = checked[1]
         else:
             since = checked[0] if checked is not None and checked[1] is Validity.VALID else {}
-            standing = self.stamps.standing(slot.entry.proof, epochs, since)
+            validity = self.tag_versions.validity(cached.entry.snapshot, epochs, since)
             if checked is not None and checked[1] >= Validity.EXPIRED:
-                standing = max(standing, checked[1])
-            slot.checked = (epochs, standing)
-        return judge(slot.entry, standing, now)
+                validity = max(validity, checked[1])
+            cached.checked = (epochs, validity)
+        return judge(cached.entry, validity, now)

@@ -166,43 +166,43 @@ class _Run:
         self._nodes.tally = self._by_process
         records, now = self._records, self.now
         records.requests += 1
-        polled = process.stamps.polled()
+        polled = process.tag_versions.polled()
         if polled is not process.polled:
             process.polled = polled
             self._notice(process)
         epochs = polled.epochs
-        slot = process.local.get(page.key)
-        if slot is not None:
-            verdict = process.judge(slot, epochs, now)
+        cached = process.local.get(page.key)
+        if cached is not None:
+            verdict = process.judge(cached, epochs, now)
             if isinstance(verdict, Fresh):
                 records.hits += 1
-                self._check(page, slot.entry)
+                self._check(page, cached.entry)
                 return
-            if isinstance(verdict, Stale) and now < slot.look_at:
-                self._stale(slot.entry)
+            if isinstance(verdict, Stale) and now < cached.look_at:
+                self._stale(cached.entry)
                 return
         entry = page.entry
         self._nodes.read_page(page.place, entry is not None)
         if entry is not None:
-            slot = process.local.put(page.key, entry)
-        verdict = Missing() if slot is None else process.judge(slot, epochs, now)
+            cached = process.local.put(page.key, entry)
+        verdict = Missing() if cached is None else process.judge(cached, epochs, now)
         if isinstance(verdict, Fresh):
-            assert slot is not None
+            assert cached is not None
             records.fetched += 1
-            self._check(page, slot.entry)
+            self._check(page, cached.entry)
             return
         if not self._is_current(page):
             page.herd.add(process.number)
             if page.noticed is None:
                 page.noticed = now
         if isinstance(verdict, Stale):
-            assert slot is not None
-            self._renew(process, page, slot)
-            self._stale(slot.entry)
-        elif isinstance(verdict, Expired) and slot is not None and now < slot.resting_until:
+            assert cached is not None
+            self._revalidate(process, page, cached)
+            self._stale(cached.entry)
+        elif isinstance(verdict, Expired) and cached is not None and now < cached.backoff_until:
             records.retained += 1
         else:
-            self._load(process, page, slot if isinstance(verdict, Expired) else None)
+            self._load(process, page, cached if isinstance(verdict, Expired) else None)
 
     def _notice(self, process: Process) -> None:
         """Handle a poll of the epochs: the process sees every invalidation so far."""
@@ -216,7 +216,7 @@ class _Run:
         invalidated = self._invalidated[page.tag]
         if invalidated and invalidated[-1] > entry.started:
             first = invalidated[bisect.bisect_right(invalidated, entry.started)]
-            self._records.invalidated_since_failure(self.now - first)
+            self._records.served_outdated(self.now - first)
 
     def _stale(self, entry: Entry) -> None:
         self._records.stale += 1
@@ -233,10 +233,10 @@ class _Run:
 
     # Stale: Cache._renew. Expired, Missing: Cache._load and _lead ----------------------------------------
 
-    def _renew(self, process: Process, page: Page, slot: CachedEntry) -> None:
-        if self.now < slot.look_at:
+    def _revalidate(self, process: Process, page: Page, cached: CachedEntry) -> None:
+        if self.now < cached.look_at:
             return
-        slot.look_at = self.now + LOOK_AGAIN * self._rng.uniform(0.5, 1.0)
+        cached.look_at = self.now + LOOK_AGAIN * self._rng.uniform(0.5, 1.0)
         if page.number not in process.flights:
             self._regenerate(process, page, Waiting([], 0.0, alone=False, ignore_backoff=False))
 
@@ -267,9 +267,9 @@ class _Run:
         self._land(process, page, waiting)
 
     def _retain(self, process: Process, page: Page) -> None:
-        slot = process.local.get(page.key)
-        if slot is not None:
-            slot.resting_until = self.now + LOOK_AGAIN
+        cached = process.local.get(page.key)
+        if cached is not None:
+            cached.backoff_until = self.now + LOOK_AGAIN
 
     def _land(self, process: Process, page: Page, waiting: Waiting) -> None:
         if process.flights.get(page.number) is waiting:
@@ -278,10 +278,10 @@ class _Run:
             return
         self._records.waits.extend(self.now - came for came in waiting.visitors)
         # Cache._landed: the result of the wait is judged once more.
-        slot = process.local.get(page.key)
-        if slot is not None:
+        cached = process.local.get(page.key)
+        if cached is not None:
             self._nodes.tally = self._by_process
-            process.judge(slot, process.stamps.epochs(), self.now)
+            process.judge(cached, process.tag_versions.epochs(), self.now)
 
     # The one render: Cache.regenerate and _render -------------------------------------------------------
 
@@ -306,14 +306,14 @@ class _Run:
                 counted = nodes.tally
                 if process is self._rest:  # the look-up has judged the page already, so it is not judged again
                     nodes.tally = self._by_nobody
-                slot = process.local.put(page.key, page.entry)
-                verdict = process.judge(slot, process.stamps.epochs(), self.now)
+                cached = process.local.put(page.key, page.entry)
+                verdict = process.judge(cached, process.tag_versions.epochs(), self.now)
                 nodes.tally = counted
                 if isinstance(verdict, Fresh):
                     self._release(page, lease)
                     return _Outcome.FOUND
-            former = [tag for tag, _ in page.entry.proof.tags] if page.entry is not None else []
-            capture = process.stamps.capture([*page.tags, *former])
+            former = [tag for tag, _ in page.entry.snapshot.tags] if page.entry is not None else []
+            capture = process.tag_versions.capture([*page.tags, *former])
         finally:
             nodes.tally = before
         page.renders += 1
@@ -349,15 +349,15 @@ class _Run:
         if self._p.failing and self._rng.random() < self._p.failing:
             self._records.failed += 1
             page.failed = render.started
-            pause = lease.rest() if lease is not None else 0.0
+            pause = lease.back_off() if lease is not None else 0.0
             self._retain(process, page)
             self._expect(page.number, self.now + pause)
         else:
-            proof = process.stamps.prove(render.capture, page.tags)
+            snapshot = process.tag_versions.prove(render.capture, page.tags)
             self._nodes.write_page(page.place)
             # Cache._put: a late writer loses.
             if page.version == render.version or (page.entry is not None and page.entry.started < render.started):
-                page.entry = self._site.entry(page, render.started, self.now, proof)
+                page.entry = self._site.entry(page, render.started, self.now, snapshot)
                 page.version += 1
                 self._records.rendered += 1
                 self._close_window(page)
@@ -405,8 +405,8 @@ class _Run:
             return
         expires = self._nodes.expires(Keyspace.lock(page.key))
         self._nodes.tally = self._by_nobody
-        self._rest.stamps.forget()
-        self._rest.stamps.epochs()
+        self._rest.tag_versions.forget()
+        self._rest.tag_versions.epochs()
         outcome = self._regenerate(self._rest, page, Waiting([], 0.0, alone=False, ignore_backoff=page.entry is None))
         if outcome is _Outcome.BACKING_OFF and expires is not None:
             self._expect(number, expires)

@@ -82,7 +82,7 @@ class Page:
 class Site:
     """All pages; each becomes one Python object at its first use."""
 
-    def __init__(self, parameters: Parameters, nodes: Nodes, stamps: TagVersions, rng: random.Random) -> None:
+    def __init__(self, parameters: Parameters, nodes: Nodes, tag_versions: TagVersions, rng: random.Random) -> None:
         self._p = parameters
         self._nodes = nodes
         self.popularity = Popularity(parameters.pages, parameters.zipf)
@@ -92,8 +92,8 @@ class Site:
         self._content = Content("200 OK", (("Content-Type", "text/html"),), bytes(parameters.page_bytes), "etag")
         # The initial versions of all shared tags; pages older than the simulation carry them.
         names = [*self._common, *(tag_name(str(number)) for number in range(parameters.tags))]
-        stamps.prove(stamps.capture(names), names)  # mints them
-        capture = stamps.capture(names)
+        tag_versions.prove(tag_versions.capture(names), names)  # mints them
+        capture = tag_versions.capture(names)
         self._first = capture.known
         # With invalidations, the epochs have changed since nearly every page was rendered.
         self._epochs = () if parameters.invalidations else tuple((n, e) for n, e in capture.before.items() if e)
@@ -116,9 +116,9 @@ class Site:
         """Return the numbers of all pages with one tag: popular ones and others."""
         return range(tag, self._p.pages, self._p.tags)
 
-    def entry(self, page: Page, started: float, created: float, proof: TagSnapshot) -> Entry:
+    def entry(self, page: Page, started: float, created: float, snapshot: TagSnapshot) -> Entry:
         """Return the entry that a render of a page produces."""
-        return Entry(page.key, self._content, started, created, self._p.revalidate, self._p.expire, proof)
+        return Entry(page.key, self._content, started, created, self._p.revalidate, self._p.expire, snapshot)
 
     def _make(self, number: int) -> Page:
         path, tag = f"/p/{number}", number % self._p.tags
@@ -137,12 +137,12 @@ class Site:
         tally, self._nodes.tally = self._nodes.tally, Tally(len(self._nodes.nodes))
         stamped = []
         for tag in tags:
-            stamp = self._first.get(tag)
-            if stamp is None:  # the tag of its path, which is not invalidated here
+            tag_version = self._first.get(tag)
+            if tag_version is None:  # the tag of its path, which is not invalidated here
                 value = TagVersion.fresh(tag)
                 self._nodes.add(tag_key(tag), value)
-                stamp = self._first[tag] = value.nonces
-            stamped.append((tag, stamp))
+                tag_version = self._first[tag] = value.nonces
+            stamped.append((tag, tag_version))
         self._nodes.tally = tally
         return TagSnapshot(tuple(stamped), self._epochs)
 

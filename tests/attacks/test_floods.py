@@ -79,7 +79,8 @@ def check(site: Any, threads: int, attack: Attack, flood: str) -> None:
     local = site.isr._live.local
     attack.check(local.bytes <= LOCAL_BYTES, f"{flood}: L1 has {local.bytes} bytes of {LOCAL_BYTES}")
     attack.check(
-        len(local.probes) <= 4 * len(local), f"{flood}: {len(local.probes)} requests lead to {len(local)} pages"
+        len(local.fingerprints) <= 4 * len(local),
+        f"{flood}: {len(local.fingerprints)} requests lead to {len(local)} pages",
     )
     store = site.store
     attack.check(store.size <= STORE_BYTES, f"{flood}: the store has {store.size} bytes of {STORE_BYTES}")

@@ -201,10 +201,10 @@ def test_somebody_who_sends_many_forms_of_the_header_fills_no_memory(site: Site)
     for number in range(100):
         ask(site, f"gzip, x{number}")
         ask(site, "gzip," + f"x{number}" * 1000)
-    (slot,) = site.isr._engine.local.probes.values()
-    assert slot.ready is not None
-    assert len(slot.ready.variants) <= MOST_VARIANTS
-    assert all(len(accepted or "") <= LONGEST for accepted in slot.ready.variants)
+    (cached,) = site.isr._engine.local.fingerprints.values()
+    assert cached.prepared is not None
+    assert len(cached.prepared.variants) <= MOST_VARIANTS
+    assert all(len(accepted or "") <= LONGEST for accepted in cached.prepared.variants)
 
 
 def test_a_header_of_kilobytes_counts_as_absent(site: Site) -> None:

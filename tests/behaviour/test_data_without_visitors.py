@@ -232,7 +232,7 @@ def test_of_several_apps_a_renderer_takes_the_one_that_has_called(make_site: Mak
         task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
     renderer = make_site(app=both, watcher="nobody").isr._engine
     assert renderer.work(task)[:5] == renderer_pool.MADE
-    entry = renderer.fill.kept(task)
+    entry = renderer.cache.kept(task)
     assert entry is not None
     assert name._decoded(entry.content) == ("two",)
 

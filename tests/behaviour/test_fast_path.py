@@ -59,11 +59,11 @@ def test_any_other_condition_is_read_with_care(make_site: MakeSite, origin: Orig
 def test_conditions_that_do_not_match_leave_a_prepared_answer_alone(make_site: MakeSite) -> None:
     site = made(make_site)
     site.visit("/a")
-    (slot,) = {id(slot): slot for slot in site.isr._engine.local.probes.values()}.values()
-    ready = slot.ready
+    (cached,) = {id(cached): cached for cached in site.isr._engine.local.fingerprints.values()}.values()
+    prepared = cached.prepared
     for number in range(10):
         assert site.visit("/a", headers={"If-None-Match": f'"{number}"'}).code == 200
-    assert slot.ready is ready
+    assert cached.prepared is prepared
     assert is_prepared(site)
 
 

@@ -336,9 +336,9 @@ class Site:
     def lifetime(self, path: str = "/", **request: Any) -> Lifetime:
         """Return for how long the stored page is fresh, and when it expires, as ages in seconds."""
         live = self.isr._engine
-        page = self.isr._pages.match(make_environ(path, **request), live.stamps.epochs, False)
+        page = self.isr._pages.match(make_environ(path, **request), live.tag_versions.epochs, False)
         assert isinstance(page, Page), page
-        entry = live.fill.kept(page.task)
+        entry = live.cache.kept(page.task)
         assert entry is not None, f"no page is stored for {path}"
         assert isinstance(entry.content, Content), entry.content
         return Lifetime(entry.revalidate, entry.expire)

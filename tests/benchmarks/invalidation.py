@@ -173,7 +173,7 @@ def _items(first: Entry, space: Keyspace, pages: int) -> Iterator[tuple[str, byt
         body = _body(number)
         etag = hashlib.blake2b(body, digest_size=len(content.etag) // 2).hexdigest()
         text = _key_text(number)
-        entry = Entry(text, Content(content.status, content.headers, body, etag), *times, first.proof)
+        entry = Entry(text, Content(content.status, content.headers, body, etag), *times, first.snapshot)
         yield space.page(text), pack(CODEC.pack(entry))
 
 

@@ -28,7 +28,7 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(stack)
 
 
-def stamps(store: Store) -> TagVersions:
+def tag_versions(store: Store) -> TagVersions:
     """Return the control plane of a process that asks each time."""
     return TagVersions(store, KEYS.tag, KEYS.epoch, coherence=0, monotonic=time.monotonic)
 
@@ -41,34 +41,34 @@ def tag_that_moves_to(store: Store, node: Memcached) -> str:
 
 def test_a_tag_that_moves_to_a_new_node_counts_as_purged(cluster: Cluster) -> None:
     old, other, new = cluster.node(), cluster.node(), cluster.node()
-    before, after = stamps(cluster.store(old, other)), cluster.store(old, other, new)
+    before, after = tag_versions(cluster.store(old, other)), cluster.store(old, other, new)
     tag = tag_that_moves_to(after, new)
-    proof = before.prove(before.capture([tag]), [tag])
-    assert before.standing(proof, before.epochs()) is Validity.VALID
-    seen = stamps(after)
-    assert seen.standing(proof, seen.epochs()) is Validity.PURGED
+    snapshot = before.prove(before.capture([tag]), [tag])
+    assert before.validity(snapshot, before.epochs()) is Validity.VALID
+    seen = tag_versions(after)
+    assert seen.validity(snapshot, seen.epochs()) is Validity.PURGED
 
 
 def test_processes_with_different_lists_do_not_see_each_others_invalidations(cluster: Cluster) -> None:
     old, other, new = cluster.node(), cluster.node(), cluster.node()
-    before, list_with_new = stamps(cluster.store(old, other)), cluster.store(old, other, new)
-    after = stamps(list_with_new)
+    before, list_with_new = tag_versions(cluster.store(old, other)), cluster.store(old, other, new)
+    after = tag_versions(list_with_new)
     tag = tag_that_moves_to(list_with_new, new)
     everything = "all"
-    proof = after.prove(after.capture([tag, everything]), [tag, everything])
+    snapshot = after.prove(after.capture([tag, everything]), [tag, everything])
 
     # Acknowledged by a process that still has the old list, and unseen by processes with the new one ...
     assert before.invalidate([tag], Mode.EXPIRE) == {}
-    assert after.standing(proof, after.epochs()) is Validity.VALID
+    assert after.validity(snapshot, after.epochs()) is Validity.VALID
     # ... until a process with the new list invalidates everything, the last step of the guide.
     assert after.invalidate([everything], Mode.STALE) == {}
-    assert after.standing(proof, after.epochs()) is Validity.STALE
+    assert after.validity(snapshot, after.epochs()) is Validity.STALE
 
 
 def test_a_node_that_is_replaced_under_its_name_begins_with_nothing(cluster: Cluster) -> None:
     node, other = cluster.node(), cluster.node()
     store = cluster.store(node, other)
-    process = stamps(store)
+    process = tag_versions(store)
     here, there = tag_that_moves_to(store, node), tag_that_moves_to(store, other)
     on_it, elsewhere = (process.prove(process.capture([tag]), [tag]) for tag in (here, there))
     node.restart()
@@ -79,8 +79,8 @@ def test_a_node_that_is_replaced_under_its_name_begins_with_nothing(cluster: Clu
     deadline = time.monotonic() + 20
     while not came_back():
         assert time.monotonic() < deadline
-    assert process.standing(on_it, process.epochs()) is Validity.PURGED
-    assert process.standing(elsewhere, process.epochs()) is Validity.VALID
+    assert process.validity(on_it, process.epochs()) is Validity.PURGED
+    assert process.validity(elsewhere, process.epochs()) is Validity.VALID
     # Invalidations are delivered again, and seen by all processes with the same list.
     assert process.invalidate([here, there], Mode.EXPIRE) == {}
 

@@ -60,8 +60,8 @@ class TimedFill(Cache):
 class Parts:
     """The parts of a process, unchanged. A variant that leaves a rule out replaces some."""
 
-    stamps: type[TagVersions] = TagVersions
-    fill: type[TimedFill] = TimedFill
+    tag_versions: type[TagVersions] = TagVersions
+    cache: type[TimedFill] = TimedFill
     control_keys_move = False
 
     def store(self, gate: Gate) -> Store:
@@ -98,14 +98,16 @@ class Process:
         self.troubles: list[Event] = []
         events = Events(self._hear)
         store = parts.store(gate)
-        self.stamps = parts.stamps(store, tag_key, epoch_key, coherence=coherence, monotonic=lambda: self.now)
-        self.fill = parts.fill(
+        self.tag_versions = parts.tag_versions(
+            store, tag_key, epoch_key, coherence=coherence, monotonic=lambda: self.now
+        )
+        self.cache = parts.cache(
             self._produce,
             lambda task: (known[:1] or ("a",)) if task.data else known,
             store,
             Local(1 << 20),
             Leases(store, Keyspace.lock, Keyspace.failures, events),
-            self.stamps,
+            self.tag_versions,
             events,
             threads=0,
             queue=0,  # the pool accepts no job: renders are programs of their own
@@ -114,8 +116,8 @@ class Process:
             clock=lambda: 0.0,
             monotonic=lambda: self.now,
         )
-        self.fill.time = lambda: gate.time() + skew
-        self.fill._keeper._thread = threading.current_thread()  # so that the visit begins no render
+        self.cache.time = lambda: gate.time() + skew
+        self.cache._keeper._thread = threading.current_thread()  # so that the visit begins no render
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, InternalError):
@@ -129,10 +131,10 @@ class Process:
         asked = CacheDirectives()
         version = self._gate.read()
         if self._uses_data:
-            answer = self.fill.get(DATA_TASK, fresh=True)
+            answer = self.cache.get(DATA_TASK, fresh=True)
             if isinstance(answer, Served):
-                asked.use(answer.slot.entry, 0.0)
-                version = min(version, _version(answer.slot.entry))
+                asked.use(answer.cached.entry, 0.0)
+                version = min(version, _version(answer.cached.entry))
         body = str(version)
         content = Content("200 OK", (), body.encode(), body)
         return Storable(
@@ -150,20 +152,20 @@ class Process:
         def obtain(task: Task, old: CachedEntry | None, *_: Any, **__: Any) -> Answer:
             return Served(old, "STALE-IF-ERROR") if old is not None else Passed("lock-timeout")
 
-        self.fill._load = obtain  # type: ignore[method-assign]
+        self.cache._load = obtain  # type: ignore[method-assign]
 
     def visit(self) -> None:
         """Serve the page to a visitor."""
-        answer: Answer = self.fill.get(TASK)
+        answer: Answer = self.cache.get(TASK)
         assert not self.troubles, self.troubles
         if isinstance(answer, Served):
-            self._gate.serve(_SERVED[answer.label], _version(answer.slot.entry))
+            self._gate.serve(_SERVED[answer.label], _version(answer.cached.entry))
 
     def render(self) -> None:
         """Render the page, if it is due. The data that it uses is in this process already."""
         if self._uses_data and self._polls:
-            self.fill.get(DATA_TASK)
-        self.fill.regenerate(TASK)
+            self.cache.get(DATA_TASK)
+        self.cache.regenerate(TASK)
         assert not self.troubles, self.troubles
 
 
@@ -199,8 +201,8 @@ def invalidator(*tags: str, mode: str = "expire", attempts: int = 1) -> Maker:
 
     def run(parts: Parts, gate: Gate) -> None:
         version = gate.commit()
-        stamps = parts.stamps(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
-        if any(set(tags) - set(stamps.invalidate(tags, Mode(mode))) for _ in range(attempts)):
+        tag_versions = parts.tag_versions(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
+        if any(set(tags) - set(tag_versions.invalidate(tags, Mode(mode))) for _ in range(attempts)):
             gate.acknowledge(mode, version)
 
     return Maker(run)
@@ -210,8 +212,8 @@ def bystander(*tags: str) -> Maker:
     """Invalidate tags of other pages."""
 
     def run(parts: Parts, gate: Gate) -> None:
-        stamps = parts.stamps(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
-        stamps.invalidate(tags, Mode.EXPIRE)
+        tag_versions = parts.tag_versions(parts.store(gate), tag_key, epoch_key, coherence=0.0, monotonic=lambda: 0.0)
+        tag_versions.invalidate(tags, Mode.EXPIRE)
 
     return Maker(run)
 
@@ -232,7 +234,7 @@ def invalidated_since_failure(*tags: str, mode: str = "expire", **options: Any) 
         process = Process(gate, parts, tags, **options)
         process.render()
         version = gate.commit()
-        assert not process.stamps.invalidate(tags, Mode(mode))
+        assert not process.tag_versions.invalidate(tags, Mode(mode))
         gate.acknowledge(mode, version)
 
     return Maker(run, renders=True)
@@ -245,7 +247,7 @@ def refresher(*tags: str, **options: Any) -> Maker:
         process = Process(gate, parts, tags, **options)
         version = gate.commit()
         try:
-            outcome = process.fill.refresh(TASK, tags[0])
+            outcome = process.cache.refresh(TASK, tags[0])
         except InvalidationError:
             return
         assert not process.troubles, process.troubles
@@ -293,7 +295,7 @@ def own_invalidator(*tags: str) -> Maker:
         gate.begin()
         process.visit()
         version = gate.commit()
-        assert not process.stamps.invalidate(tags, Mode.EXPIRE)
+        assert not process.tag_versions.invalidate(tags, Mode.EXPIRE)
         gate.acknowledge("expire", version)
         gate.begin()
         process.visit()
@@ -354,8 +356,10 @@ def show(key: str, value: Any) -> str:
         return "missing" if value is None else str(value)
     if key in (PAGE, DATA):
         entry = Codec().unpack(value, (TASK if key == PAGE else DATA_TASK).text, key == DATA)
-        stamps = ", ".join(f"{tag}={show('', stamp) or 'invalid'}" for tag, stamp in entry.proof.tags)
-        valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in entry.proof.valid_at)
-        return f"v{_version(entry)} [{stamps}; valid at {valid_at or 'none'}]"
+        tag_versions = ", ".join(
+            f"{tag}={show('', tag_version) or 'invalid'}" for tag, tag_version in entry.snapshot.tags
+        )
+        valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in entry.snapshot.valid_at)
+        return f"v{_version(entry)} [{tag_versions}; valid at {valid_at or 'none'}]"
     text = value.decode()
     return "/".join(text[place : place + 12].rstrip("_") for place in range(0, min(len(text), 36), 12))

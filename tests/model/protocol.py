@@ -41,7 +41,7 @@ class Rule(enum.Enum):
 
 class Entry(NamedTuple):
     version: int
-    stamps: tuple[tuple[str, Any], ...]
+    tag_versions: tuple[tuple[str, Any], ...]
     valid_at: tuple[tuple[str, str], ...]
 
 
@@ -95,17 +95,17 @@ class Protocol:
             if self.gate.add(key, new):
                 return new
 
-    def _stamps(self, tags: Iterable[str]) -> dict[str, Any]:
+    def _tag_versions(self, tags: Iterable[str]) -> dict[str, Any]:
         """Return the tag versions of the tags that exist."""
-        stamps: dict[str, Any] = {}
+        tag_versions: dict[str, Any] = {}
         for tag in tags:
             try:
-                stamp = self.gate.get(tag_key(tag))
+                tag_version = self.gate.get(tag_key(tag))
             except StoreUnavailable:
-                stamp = INVALID
-            if stamp is not None:
-                stamps[tag] = stamp
-        return stamps
+                tag_version = INVALID
+            if tag_version is not None:
+                tag_versions[tag] = tag_version
+        return tag_versions
 
     def _mint(self, tag: str) -> Any:
         try:
@@ -131,7 +131,7 @@ class Protocol:
                 if Rule.EPOCH_BEFORE_TAGS not in self.off:
                     self.gate.set(epoch_key(node), self.gate.nonce())
                 for tag in on_node:
-                    self._renew(tag_key(tag), mode)
+                    self._revalidate(tag_key(tag), mode)
                 if Rule.EPOCH_AFTER_TAGS not in self.off:
                     self.gate.set(epoch_key(node), self.gate.nonce())
             except StoreUnavailable:
@@ -139,7 +139,7 @@ class Protocol:
             delivered += on_node
         return delivered
 
-    def _renew(self, key: str, mode: str) -> None:
+    def _revalidate(self, key: str, mode: str) -> None:
         if mode == "purge" and Rule.TAG_NONCES not in self.off:
             self.gate.set(key, self._new_stamp())
             return
@@ -149,10 +149,10 @@ class Protocol:
                 if self.gate.add(key, self._new_stamp()):
                     return
                 continue
-            stamp: Any = held.value
+            tag_version: Any = held.value
             new = {"stale": 1, "expire": 2, "purge": 3}[mode]
-            fresh = [part + 1 for part in stamp] if Rule.TAG_NONCES in self.off else list(self._new_stamp())
-            renewed = (*fresh[:new], *stamp[new:])
+            fresh = [part + 1 for part in tag_version] if Rule.TAG_NONCES in self.off else list(self._new_stamp())
+            renewed = (*fresh[:new], *tag_version[new:])
             if Rule.CAS_OF_WHAT_STAYS in self.off:
                 self.gate.set(key, renewed)
                 return
@@ -164,10 +164,10 @@ class Protocol:
     def capture(self, tags: Iterable[str]) -> Capture:
         tags = list(tags)
         before = self.epochs()
-        known = self._stamps(tags)
+        known = self._tag_versions(tags)
         if len(known) < len(tags):
             before = self.epochs()
-            known = self._stamps(tags)
+            known = self._tag_versions(tags)
         return Capture(known, before)
 
     def prove(self, capture: Capture, tags: Iterable[str], version: int, mints: bool = True) -> Entry:
@@ -177,7 +177,7 @@ class Protocol:
         if Rule.LATE_TAGS_BEFORE_EPOCHS in self.off:
             after = self.epochs()
         wanted = [tag for tag in tags if tag not in capture.known]
-        late = self._stamps(wanted)
+        late = self._tag_versions(wanted)
         if mints:
             late |= {tag: self._mint(tag) for tag in wanted if tag not in late}
         if Rule.LATE_TAGS_BEFORE_EPOCHS not in self.off:
@@ -187,30 +187,30 @@ class Protocol:
             same = after[node] == capture.before[node]
             return same and (after[node] is not None or Rule.UNREACHABLE_PROVES_NOTHING in self.off)
 
-        stamps, proven = {}, True
+        tag_versions, proven = {}, True
         for tag in tags:
             accepted = quiet(self.gate.node_of(tag_key(tag))) or Rule.INVALID_WHERE_EPOCHS_DIFFER in self.off
             if tag in capture.known:
-                stamps[tag] = capture.known[tag]
+                tag_versions[tag] = capture.known[tag]
             else:
-                stamps[tag] = late.get(tag, INVALID) if accepted else INVALID
-            proven = proven and (stamps[tag] != INVALID or (accepted and tag in wanted and tag not in late))
+                tag_versions[tag] = late.get(tag, INVALID) if accepted else INVALID
+            proven = proven and (tag_versions[tag] != INVALID or (accepted and tag in wanted and tag not in late))
             if Rule.ABSENT_IS_NO_STAMP in self.off and tag in wanted and tag not in late:
-                stamps[tag] = ABSENT
+                tag_versions[tag] = ABSENT
         valid_at = [
             (node, nonce)
             for node, nonce in after.items()
             if nonce is not None and (quiet(node) or Rule.VALID_AT_WHERE_EPOCHS_AGREE in self.off)
         ]
-        return Entry(version, tuple(stamps.items()), tuple(valid_at) if proven else ())
+        return Entry(version, tuple(tag_versions.items()), tuple(valid_at) if proven else ())
 
     # Look up -----------------------------------------------------------------------------------------
 
-    def standing(self, entry: Entry, epochs: Mapping[str, str | None], since: Mapping[str, str | None]) -> int:
+    def validity(self, entry: Entry, epochs: Mapping[str, str | None], since: Mapping[str, str | None]) -> int:
         """Return the validity of ``entry`` as of ``epochs``, read before this. At ``since`` it was valid."""
         valid_at = dict(entry.valid_at)
         worst, proven = VALID, True
-        for tag, then in entry.stamps:
+        for tag, then in entry.tag_versions:
             node = self.gate.node_of(tag_key(tag))
             if epochs[node] is not None and epochs[node] in (valid_at.get(node), since.get(node)):
                 continue
@@ -320,7 +320,7 @@ def reader(visits: int = 1, polls: int | None = None) -> Maker:
                 if entry is None:
                     continue
                 was_valid = checked[1] == VALID or Rule.SINCE_IT_WAS_VALID in off
-                checked = (epochs, control.standing(entry, epochs, checked[0] if was_valid else {}))
+                checked = (epochs, control.validity(entry, epochs, checked[0] if was_valid else {}))
                 if Rule.EPOCHS_BEFORE_TAGS in off:
                     checked = (control.epochs(), checked[1])
             if checked[1] != PURGED:
@@ -362,9 +362,11 @@ def show(key: str, value: Any) -> str:
         plane, _, name = value.removeprefix("isr:model:").partition(":")
         return {"p": "page", "t": f"tag {name}", "e": f"epoch of {name}"}[plane]
     if isinstance(value, Entry):
-        stamps = ", ".join(f"{tag}={show('', stamp) or 'invalid'}" for tag, stamp in value.stamps)
+        tag_versions = ", ".join(
+            f"{tag}={show('', tag_version) or 'invalid'}" for tag, tag_version in value.tag_versions
+        )
         valid_at = ", ".join(f"{node}={show('', nonce)}" for node, nonce in value.valid_at)
-        return f"v{value.version} [{stamps}; valid at {valid_at or 'none'}]"
+        return f"v{value.version} [{tag_versions}; valid at {valid_at or 'none'}]"
     if isinstance(value, tuple):
         return "/".join(show("", part) for part in value)
     return "missing" if value is None else str(value).rstrip("_")

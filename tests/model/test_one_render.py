@@ -90,7 +90,7 @@ class Background:
         self.process = process
 
     def submit(self, job: bytes, first: bool = False) -> bool:
-        self.world.stage.spawn(self.process, lambda: self.process.fill._run(job))
+        self.world.stage.spawn(self.process, lambda: self.process.cache._run(job))
         return True
 
     def write_off(self, thread: object) -> None:
@@ -108,7 +108,7 @@ class Process:
         store = SharedStore(world, self)
         events = Events()
         keys = Keyspace("site")
-        self.fill = Cache(
+        self.cache = Cache(
             lambda task: world.produce(self),
             lambda task: ["all"],
             store,
@@ -124,13 +124,13 @@ class Process:
             monotonic=world.clock,
             pause=world.pause,
         )
-        self.fill._pool = Background(world, self)  # type: ignore[assignment]
-        self.fill._keeper._thread = object()  # type: ignore[assignment]  # the world looks after that
+        self.cache._pool = Background(world, self)  # type: ignore[assignment]
+        self.cache._keeper._thread = object()  # type: ignore[assignment]  # the world looks after that
 
     @property
     def due(self) -> float:
         """Return when its lease keep-alive is due."""
-        watches = self.fill._keeper._watches
+        watches = self.cache._keeper._watches
         return watches[0].due if watches and self.keeping is None else float("inf")
 
 
@@ -218,7 +218,7 @@ class World:
         upsets = self.upsets
 
         def ask() -> None:
-            answer = process.fill.get(TASK)
+            answer = process.cache.get(TASK)
             self.answers.append(answer)
             if self.upsets != upsets:
                 return
@@ -259,7 +259,7 @@ class World:
 
     def keep(self, process: Process) -> None:
         try:
-            process.fill._keeper.tick()
+            process.cache._keeper.tick()
         finally:
             process.keeping = None
 
@@ -329,7 +329,7 @@ class Cluster(RuleBasedStateMachine):
         world.processes = [Process(world) for _ in range(3)]
 
     @initialize()
-    def fill(self) -> None:
+    def cache(self) -> None:
         if self.FILLED:
             self.world.visit(self.world.processes[0])
             self.world.advance(self.world.duration)
@@ -532,8 +532,8 @@ def no_lock(leases: Leases, page: str, ttl: float, owner: bytes = b"") -> Lease:
     return Lease(leases, page, ttl, owner)
 
 
-def no_second_look(fill: Cache, task: Task) -> tuple[None, Token | None]:
-    held = fill._store.gets(task.page)
+def no_second_look(cache: Cache, task: Task) -> tuple[None, Token | None]:
+    held = cache._store.gets(task.page)
     return None, held and held.token
 
 

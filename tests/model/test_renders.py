@@ -134,7 +134,7 @@ class BlindlyStored(Forwarding):
 
 
 _VARIANTS: dict[Rule, Callable[[], Parts]] = {
-    Rule.LOOK_AGAIN: lambda: parts_with(fill=NeverLooksAgain),
+    Rule.LOOK_AGAIN: lambda: parts_with(cache=NeverLooksAgain),
     Rule.STORE_BY_CAS: lambda: parts_with(store=lambda self, gate: BlindlyStored(gate)),
 }
 

@@ -153,7 +153,7 @@ class CapturesLate(TagVersions):
 
 @_variant(Rule.CAPTURE_BEFORE_DATA)
 def _without_capture_before(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=CapturesLate)
+    return parts_with(tag_versions=CapturesLate)
 
 
 class Proving(TagVersions):
@@ -178,7 +178,7 @@ class EpochsFirst(Proving):
 
 @_variant(Rule.LATE_TAGS_BEFORE_EPOCHS)
 def _without_late_tags_first(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=EpochsFirst)
+    return parts_with(tag_versions=EpochsFirst)
 
 
 class _Whatever(bytes):
@@ -196,43 +196,45 @@ class TakesLateTags(TagVersions):
 
 @_variant(Rule.INVALID_WHERE_EPOCHS_DIFFER)
 def _without_invalid_stamps(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=TakesLateTags)
+    return parts_with(tag_versions=TakesLateTags)
 
 
 class ValidAtAnyEpoch(Proving):
     def prove(self, capture: Capture, tags: Iterable[str], *given: Any) -> TagSnapshot:
-        proof = super().prove(capture, tags, *given)
-        if not all(stamp for _, stamp in proof.tags):
-            return proof
-        return TagSnapshot(proof.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None))
+        snapshot = super().prove(capture, tags, *given)
+        if not all(tag_version for _, tag_version in snapshot.tags):
+            return snapshot
+        return TagSnapshot(
+            snapshot.tags, tuple((node, nonce) for node, nonce in self.last.items() if nonce is not None)
+        )
 
 
 @_variant(Rule.VALID_AT_WHERE_EPOCHS_AGREE)
 def _without_agreement(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=ValidAtAnyEpoch)
+    return parts_with(tag_versions=ValidAtAnyEpoch)
 
 
 class TagsFirst(TimedFill):
     """A comparison of tags is remembered under epochs that were read after it."""
 
-    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
-        before = slot.checked
-        judged = super()._judge(slot, epochs)
-        if slot.checked is not None and slot.checked is not before:
-            slot.checked = (self._stamps.epochs(), slot.checked[1])
+    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
+        before = cached.checked
+        judged = super()._judge(cached, epochs)
+        if cached.checked is not None and cached.checked is not before:
+            cached.checked = (self._tag_versions.epochs(), cached.checked[1])
         return judged
 
 
 @_variant(Rule.EPOCHS_BEFORE_TAGS)
 def _without_epochs_first(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(fill=TagsFirst)
+    return parts_with(cache=TagsFirst)
 
 
-def _count_on(stamp: TagVersion, mode: Mode) -> TagVersion:
-    parts = [int(stamp[place : place + 12]) for place in (0, 12, 24)]
+def _count_on(tag_version: TagVersion, mode: Mode) -> TagVersion:
+    parts = [int(tag_version[place : place + 12]) for place in (0, 12, 24)]
     renewed = {Mode.STALE: 1, Mode.EXPIRE: 2, Mode.PURGE: 3}[mode]
     counted = [part + (place < renewed) for place, part in enumerate(parts)]
-    return TagVersion("".join(f"{part:012}" for part in counted).encode() + stamp[36:])
+    return TagVersion("".join(f"{part:012}" for part in counted).encode() + tag_version[36:])
 
 
 @_variant(Rule.TAG_NONCES)
@@ -250,7 +252,7 @@ class FirstEpoch(TagVersions):
 
 @_variant(Rule.EPOCH_NONCES)
 def _with_a_first_epoch(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=FirstEpoch)
+    return parts_with(tag_versions=FirstEpoch)
 
 
 @_variant(Rule.MISSING_IS_PURGED)
@@ -288,22 +290,22 @@ def _named(epochs: Epochs) -> Epochs:
 
 @_variant(Rule.UNREACHABLE_PROVES_NOTHING)
 def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=UnreachableIsAnEpoch)
+    return parts_with(tag_versions=UnreachableIsAnEpoch)
 
 
 class TrustsWhatStays(TimedFill):
     """Takes an entry compared at an epoch for valid, with any result of the comparison."""
 
-    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
-        before = slot.checked
+    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
+        before = cached.checked
         if before is not None and before[0] != epochs:
-            slot.checked = (before[0], Validity.VALID)
-        return super()._judge(slot, epochs)
+            cached.checked = (before[0], Validity.VALID)
+        return super()._judge(cached, epochs)
 
 
 @_variant(Rule.SINCE_IT_WAS_VALID)
 def _with_whatever_stays(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(fill=TrustsWhatStays)
+    return parts_with(cache=TrustsWhatStays)
 
 
 class AbsentIsAStamp(TagVersions):
@@ -315,19 +317,19 @@ class AbsentIsAStamp(TagVersions):
 
 @_variant(Rule.ABSENT_IS_NO_STAMP)
 def _with_absent_as_a_stamp(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=AbsentIsAStamp)
+    return parts_with(tag_versions=AbsentIsAStamp)
 
 
 class RemembersUnproven(TimedFill):
-    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Any:
-        judged = super()._judge(slot, epochs)
-        slot.checked = (epochs, judged.standing)
+    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
+        judged = super()._judge(cached, epochs)
+        cached.checked = (epochs, judged.validity)
         return judged
 
 
 @_variant(Rule.UNPROVEN_IS_FORGOTTEN)
 def _with_unproven_remembered(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(fill=RemembersUnproven)
+    return parts_with(cache=RemembersUnproven)
 
 
 class UnreachableIfLostTwice(TagVersions):
@@ -341,7 +343,7 @@ class UnreachableIfLostTwice(TagVersions):
 
 @_variant(Also.EPOCH_LOST_TWICE)
 def _with_an_epoch_that_is_none(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=UnreachableIfLostTwice)
+    return parts_with(tag_versions=UnreachableIfLostTwice)
 
 
 class NeverForgets(TagVersions):
@@ -351,7 +353,7 @@ class NeverForgets(TagVersions):
 
 @_variant(Also.OWN_INVALIDATION)
 def _without_forgetting(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=NeverForgets)
+    return parts_with(tag_versions=NeverForgets)
 
 
 class TrustsClocks(TimedFill):
@@ -361,7 +363,7 @@ class TrustsClocks(TimedFill):
 
 @_variant(Also.CLOCKS_DIFFER)
 def _with_trusted_clocks(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(fill=TrustsClocks)
+    return parts_with(cache=TrustsClocks)
 
 
 class TellsNobody(TimedFill):
@@ -371,7 +373,7 @@ class TellsNobody(TimedFill):
 
 @_variant(Also.REFRESH_MARKS)
 def _without_marking(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(fill=TellsNobody)
+    return parts_with(cache=TellsNobody)
 
 
 class StampsFirst(TagVersions):
@@ -382,17 +384,17 @@ class StampsFirst(TagVersions):
 
 @_variant(Also.STAMPS_AFTER_EPOCHS)
 def _with_stamps_first(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=StampsFirst)
+    return parts_with(tag_versions=StampsFirst)
 
 
 class TakesWhatDataCarries(TagVersions):
     def prove(
         self, capture: Capture, tags: Iterable[str], carried: Carried = NOTHING, mints: Mints = ALL, absent: bytes = b""
     ) -> TagSnapshot:
-        proof = super().prove(capture, tags, carried, mints, absent)
-        return TagSnapshot(tuple((tag, carried.get(tag, stamp)) for tag, stamp in proof.tags))
+        snapshot = super().prove(capture, tags, carried, mints, absent)
+        return TagSnapshot(tuple((tag, carried.get(tag, tag_version)) for tag, tag_version in snapshot.tags))
 
 
 @_variant(Also.CARRIED_STAMPS)
 def _with_any_carried_stamp(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(stamps=TakesWhatDataCarries)
+    return parts_with(tag_versions=TakesWhatDataCarries)

@@ -209,7 +209,7 @@ class Process:
         self.joins = threading.Semaphore(0)
         events = Events(self.seen.append)
         keys = Keyspace("site")
-        self.fill = Cache(
+        self.cache = Cache(
             origin,
             lambda task: ["all"],
             store,
@@ -226,29 +226,29 @@ class Process:
             monotonic=clock,
             pause=pause or clock.advance,
         )
-        self.fill._keeper._thread = threading.current_thread()
-        board = self.fill._flights.board
+        self.cache._keeper._thread = threading.current_thread()
+        join_or_create = self.cache._flights.join_or_create
 
         def spy(key: str, instead_of: Any = None) -> Any:
-            flight, leads = board(key, instead_of)
-            if not leads:
+            flight, is_leader = join_or_create(key, instead_of)
+            if not is_leader:
                 self.joined.set()
                 self.joins.release()
-            return flight, leads
+            return flight, is_leader
 
-        self.fill._flights.board = spy  # type: ignore[method-assign]
+        self.cache._flights.join_or_create = spy  # type: ignore[method-assign]
 
     def get(self, task: Task | None = None, **options: Any) -> Answer:
-        return self.fill.get(task or task_of(), **options)
+        return self.cache.get(task or task_of(), **options)
 
     def settle(self, task: Task | None = None) -> None:
         """Wait until this process has no render of the page in progress."""
-        flight = self.fill._flights.get((task or task_of()).page)
+        flight = self.cache._flights.get((task or task_of()).page)
         assert flight is None or flight.wait(NEVER) is not None, "the render never ended"
 
     def tick(self) -> None:
         """Run one round of the keep-alive's thread."""
-        self.fill._keeper.tick()
+        self.cache._keeper.tick()
 
     def events(self, kind: type[T]) -> list[T]:
         return [event for event in self.seen if isinstance(event, kind)]
@@ -275,7 +275,7 @@ def task_of(name: str = "/", **options: Any) -> Task:
 def body(answer: Answer) -> str:
     """Return the text of a page that was served."""
     assert isinstance(answer, Served), answer
-    content = answer.slot.entry.content
+    content = answer.cached.entry.content
     assert isinstance(content, Content)
     return content.body.decode()
 

@@ -70,12 +70,12 @@ def test_a_refused_page_stays_uncacheable_and_is_due_for_another_try_after_its_t
 
 
 def test_nothing_is_missing() -> None:
-    for standing in Validity:
-        assert judge(None, standing, 100) == Missing()
+    for validity in Validity:
+        assert judge(None, validity, 100) == Missing()
 
 
 @pytest.mark.parametrize(
-    ("standing", "age", "verdict"),
+    ("validity", "age", "verdict"),
     [
         (Validity.STALE, 0, Stale),
         (Validity.STALE, 20, Stale),
@@ -85,9 +85,9 @@ def test_nothing_is_missing() -> None:
         (Validity.EXPIRED, 30, Expired),
     ],
 )
-def test_a_page_that_was_invalidated_is_no_fresher_than_that(standing: Validity, age: int, verdict: type) -> None:
+def test_a_page_that_was_invalidated_is_no_fresher_than_that(validity: Validity, age: int, verdict: type) -> None:
     held = entry(10, 30)
-    assert judge(held, standing, 100 + age) == verdict(held)
+    assert judge(held, validity, 100 + age) == verdict(held)
 
 
 @pytest.mark.parametrize("age", [0, 20, 30])
@@ -96,7 +96,7 @@ def test_a_page_that_was_purged_is_not_there(age: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "verdict"),
+    ("validity", "verdict"),
     [
         (Validity.VALID, Uncacheable("private", due=False)),
         (Validity.UNKNOWN, Uncacheable("private", due=False)),
@@ -105,8 +105,8 @@ def test_a_page_that_was_purged_is_not_there(age: int) -> None:
         (Validity.PURGED, Missing()),
     ],
 )
-def test_an_invalidation_is_a_reason_to_try_a_refused_page_again(standing: Validity, verdict: Verdict) -> None:
-    assert judge(entry(60, None, HitForMiss("private")), standing, 100) == verdict
+def test_an_invalidation_is_a_reason_to_try_a_refused_page_again(validity: Validity, verdict: Verdict) -> None:
+    assert judge(entry(60, None, HitForMiss("private")), validity, 100) == verdict
 
 
 ORDER: dict[type, int] = {Fresh: 0, Stale: 1, Expired: 2, Missing: 3}
@@ -127,11 +127,11 @@ def rank(verdict: Verdict) -> int:
     st.lists(st.sampled_from(Validity), min_size=2, max_size=2).map(sorted),
 )
 def test_a_verdict_never_gets_fresher_with_time_or_invalidations(
-    revalidate: Any, expire: Any, created: float, now: float, later: float, content: Any, standings: list[Validity]
+    revalidate: Any, expire: Any, created: float, now: float, later: float, content: Any, validities: list[Validity]
 ) -> None:
     held = entry(revalidate, expire, content, created)
     now, later = sorted([now, later])
-    first, second = judge(held, standings[0], now), judge(held, standings[1], later)
+    first, second = judge(held, validities[0], now), judge(held, validities[1], later)
     assert rank(first) <= rank(second)
 
 

@@ -37,7 +37,7 @@ ENTRIES = st.builds(
     created=SECONDS,
     revalidate=st.none() | SECONDS,
     expire=st.none() | SECONDS,
-    proof=st.builds(TagSnapshot, tags=NONCES, valid_at=NONCES),
+    snapshot=st.builds(TagSnapshot, tags=NONCES, valid_at=NONCES),
 )
 
 PAGE = Entry(

@@ -18,7 +18,7 @@ TASK = task_of()
 
 def write(process: Process) -> None:
     """Invalidate the page, as a successful POST to its URL does."""
-    assert process.fill._stamps.invalidate(["all"], Mode.EXPIRE) == {}
+    assert process.cache._tag_versions.invalidate(["all"], Mode.EXPIRE) == {}
 
 
 class Renderer:
@@ -27,11 +27,11 @@ class Renderer:
     def __init__(self, serving: Process, rendering: Process) -> None:
         self.words: list[bytes] = []
         self._rendering = rendering
-        serving.fill.elsewhere = self
+        serving.cache.elsewhere = self
 
     def __call__(self, job: bytes, first: bool, max_lease_wait: float, done: Any) -> bool:
         def work() -> None:
-            self.words.append(self._rendering.fill.work(Task.unpack(job)))
+            self.words.append(self._rendering.cache.work(Task.unpack(job)))
             done(self.words[-1])
 
         threading.Thread(target=work, daemon=True).start()
@@ -46,7 +46,7 @@ def test_a_renderer_whose_epochs_are_from_before_a_write_renders_all_the_same() 
     assert shown(rendering.get()) == ("HIT", "v1")  # the process has polled the epochs now
     write(serving)
     assert shown(serving.get()) == ("EXPIRED", "v2")
-    assert [word[:5] for word in renderer.words] == [renderer_pool.MADE]
+    assert [reply[:5] for reply in renderer.words] == [renderer_pool.MADE]
 
 
 def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None:
@@ -56,10 +56,10 @@ def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None
     serving.get()
     write(serving)
     assert shown(third.get()) == ("EXPIRED", "v2")
-    serving.fill._look_up(TASK)
-    answer = serving.fill._load(TASK, serving.local.get(TASK.page))
+    serving.cache._look_up(TASK)
+    answer = serving.cache._load(TASK, serving.local.get(TASK.page))
     assert shown(answer) == ("EXPIRED", "v2")
-    assert [word[:5] for word in renderer.words] == [renderer_pool.FOUND]
+    assert [reply[:5] for reply in renderer.words] == [renderer_pool.FOUND]
     assert cluster.origin.renders == 2
 
 
@@ -110,7 +110,7 @@ def test_a_visitor_whom_no_answer_suffices_pauses_between_two_looks() -> None:
         return True
 
     cluster.clock.advance(15)
-    process.fill.elsewhere = elsewhere
+    process.cache.elsewhere = elsewhere
     answer = process.get(TASK._replace(wait=10.0))
     assert answer == Passed("lock-timeout", missed=True)
     assert len(jobs) < 100
@@ -121,7 +121,7 @@ def test_a_page_that_is_busy_elsewhere_is_looked_for_again_after_a_pause() -> No
     pauses: list[float] = []
     process = cluster.process(pause=lambda seconds: (pauses.append(seconds), cluster.clock.advance(seconds)))
     other = cluster.process()
-    lease = other.fill._leases.acquire(TASK.page, 10.0)
+    lease = other.cache._leases.acquire(TASK.page, 10.0)
     assert not isinstance(lease, Busy)
     answer = process.get(TASK._replace(wait=1.0))
     assert not isinstance(answer, Served)

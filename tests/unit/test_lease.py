@@ -103,7 +103,7 @@ def test_a_renewed_lease_begins_its_ttl_anew(world: World) -> None:
 # The late owner ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("act", [Lease.release, Lease.rest, Lease.renew])
+@pytest.mark.parametrize("act", [Lease.release, Lease.back_off, Lease.renew])
 def test_a_late_owner_changes_nothing_about_the_lease_of_the_next(world: World, act: object) -> None:
     late = world.take(world.one)
     world.clock.advance(10)
@@ -117,7 +117,7 @@ def test_a_late_owner_changes_nothing_about_the_lease_of_the_next(world: World, 
     assert world.seen == [LeaseLost(PAGE)]
 
 
-@pytest.mark.parametrize("act", [Lease.release, Lease.rest, Lease.renew])
+@pytest.mark.parametrize("act", [Lease.release, Lease.back_off, Lease.renew])
 def test_a_late_owner_does_not_bring_a_lapsed_lease_back(world: World, act: object) -> None:
     late = world.take()
     world.clock.advance(10)
@@ -185,7 +185,7 @@ def test_a_release_in_the_middle_of_going_to_rest_does_not_end_the_back_off(worl
     # releases the lock.
     lease = world.take()
     world.store.before["set", Keyspace.failures(PAGE)] = world.meanwhile(lease.release)
-    lease.rest()
+    lease.back_off()
     world.future.result(NEVER)
     assert world.other.acquire(PAGE, 10) == BackingOff()
 
@@ -194,7 +194,7 @@ def test_a_release_in_the_middle_of_going_to_rest_does_not_end_the_back_off(worl
 
 
 def test_after_a_failure_nobody_gets_the_lease_until_the_pause_is_over(world: World) -> None:
-    pause = world.take().rest()
+    pause = world.take().back_off()
     world.clock.advance(pause - 0.01)
     assert world.other.acquire(PAGE, 10) == BackingOff()
     assert world.one.acquire(PAGE, 10) == BackingOff()
@@ -204,7 +204,7 @@ def test_after_a_failure_nobody_gets_the_lease_until_the_pause_is_over(world: Wo
 
 def test_releasing_after_going_to_rest_changes_nothing(world: World) -> None:
     lease = world.take()
-    lease.rest()
+    lease.back_off()
     lease.release()
     assert world.memory.get(LOCK) == BACKOFF
     assert world.seen == []
@@ -216,7 +216,7 @@ def test_pauses_double_up_to_a_bound_whoever_fails(failures: int) -> None:
     world = World()
     pause = 0.0
     for number in range(failures):
-        pause = world.take(world.one if number % 2 else world.other).rest()
+        pause = world.take(world.one if number % 2 else world.other).back_off()
         world.clock.advance(pause)
     least = min(BACK_OFF[0] * 2 ** (failures - 1), BACK_OFF[1])
     assert least <= pause <= 1.25 * least
@@ -227,35 +227,35 @@ def test_pauses_of_many_pages_that_fail_together_do_not_end_together(world: Worl
     for number in range(20):
         lease = world.one.acquire(f"{PAGE}{number}", 10)
         assert isinstance(lease, Lease)
-        pauses.add(lease.rest())
+        pauses.add(lease.back_off())
     assert len(pauses) == 20
 
 
 def test_after_a_success_the_next_failure_is_the_first_again(world: World) -> None:
     for _ in range(4):
-        world.clock.advance(world.take().rest())
+        world.clock.advance(world.take().back_off())
     world.one.forget_failures(PAGE)
-    assert world.take().rest() <= 1.25
+    assert world.take().back_off() <= 1.25
 
 
 def test_a_streak_is_forgotten_after_a_while_without_failures(world: World) -> None:
     for _ in range(4):
-        world.clock.advance(world.take().rest())
+        world.clock.advance(world.take().back_off())
     world.clock.advance(4 * BACK_OFF[1])
-    assert world.take().rest() <= 1.25
+    assert world.take().back_off() <= 1.25
 
 
 def test_failures_of_one_page_do_not_count_for_another(world: World) -> None:
-    world.clock.advance(world.take().rest())
+    world.clock.advance(world.take().back_off())
     lease = world.one.acquire(PAGE + "2", 10)
     assert isinstance(lease, Lease)
-    assert lease.rest() <= 1.25
+    assert lease.back_off() <= 1.25
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff", b"-5", b"1e9", b"9" * 5000])
 def test_a_damaged_counter_of_failures_is_no_error(world: World, damage: bytes) -> None:
     world.memory.set(Keyspace.failures(PAGE), damage)
-    assert 0 < world.take().rest() <= 1.25 * BACK_OFF[1]
+    assert 0 < world.take().back_off() <= 1.25 * BACK_OFF[1]
 
 
 # A store with trouble ----------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def test_a_release_that_the_store_cannot_take_leaves_the_lock_to_lapse(world: Wo
 def test_going_to_rest_without_a_store_still_says_how_long(world: World, verb: str) -> None:
     lease = world.take()
     world.store.failing.add(verb)
-    assert 1 <= lease.rest() <= 1.25
+    assert 1 <= lease.back_off() <= 1.25
 
 
 @pytest.mark.parametrize("verb", ["get", "delete"])
@@ -339,7 +339,7 @@ class Strict(Troubled):
 def test_a_lock_is_only_ever_changed_by_its_owner_and_within_the_store_contract(world: World) -> None:
     store = Strict(world.memory)
     leases = world.leases(store)
-    for end in (Lease.release, Lease.rest):
+    for end in (Lease.release, Lease.back_off):
         lease = world.take(leases)
         lease.renew()
         end(lease)

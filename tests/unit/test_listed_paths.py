@@ -35,29 +35,29 @@ def request(path: str, method: str = "GET") -> dict[str, Any]:
 class World:
     """Listings on a clock, and their events.
 
-    ``stamps`` are the tag versions in the store. ``None``: there are no tags, so an invalidation concerns all rules.
+    ``tag_versions`` are those in the store. ``None``: there are no tags, so an invalidation concerns all rules.
     """
 
-    def __init__(self, paths: Any, stamps: dict[str, bytes] | None = None, **options: Any) -> None:
+    def __init__(self, paths: Any, tag_versions: dict[str, bytes] | None = None, **options: Any) -> None:
         self.clock = Clock()
         self.epochs = "before"
-        self.stamps = stamps
+        self.tag_versions = tag_versions
         self.away: set[str] = set()
         self.reads = 0
         self.said: list[Event] = []
         made = rules(paths, dynamic_params=False, **options)
-        read = self.read if stamps is not None else None
+        read = self.read if tag_versions is not None else None
         self.listings = Listings(made, Events(self.said.append), self.clock, read)
 
     def read(self, tags: Any) -> dict[str, bytes | None]:
-        assert self.stamps is not None
+        assert self.tag_versions is not None
         self.reads += 1
-        return {tag: self.stamps.get(tag) for tag in tags if tag not in self.away}
+        return {tag: self.tag_versions.get(tag) for tag in tags if tag not in self.away}
 
     def invalidate(self, name: str) -> None:
         tag = stored_tag(name)
-        if self.stamps is not None:
-            self.stamps[tag] = self.stamps.get(tag, b"") + b"!"
+        if self.tag_versions is not None:
+            self.tag_versions[tag] = self.tag_versions.get(tag, b"") + b"!"
         self.epochs += tag
 
     def has(self, path: str) -> bool:
@@ -283,11 +283,11 @@ def test_a_list_that_takes_long_holds_up_no_other_rule() -> None:
     assert asking.result(NEVER) is None
 
 
-@pytest.mark.parametrize("stamps", [None, {}], ids=["no tags", "tags"])
-def test_while_a_list_is_asked_for_again_after_an_invalidation_nobody_goes_by_the_old_one(stamps: Any) -> None:
+@pytest.mark.parametrize("tag_versions", [None, {}], ids=["no tags", "tags"])
+def test_while_a_list_is_asked_for_again_after_an_invalidation_nobody_goes_by_the_old_one(tag_versions: Any) -> None:
     gate = Gate(["/blog/new"])
     answers: list[Any] = [lambda: ["/blog/a"], gate.enter]
-    world = World(lambda: answers.pop(0)(), stamps)
+    world = World(lambda: answers.pop(0)(), tag_versions)
     assert not world.has("/blog/new")
     world.invalidate("path:/blog/new")
     asking = [start(lambda: world.has("/blog/new")) for _ in range(2)]
@@ -392,9 +392,9 @@ def test_a_path_whose_stamp_is_new_here_has_a_list_asked_for_that_takes_its_time
         return ["/blog/a"]
 
     world = World(paths, {})
-    assert world.stamps is not None
+    assert world.tag_versions is not None
     assert not world.has("/blog/b")
-    world.stamps |= {stored_tag(f"path:/blog/{n}"): b"of another page" for n in range(100)}
+    world.tag_versions |= {stored_tag(f"path:/blog/{n}"): b"of another page" for n in range(100)}
     for n in range(100):
         world.invalidate("another page")
         assert not world.has(f"/blog/{n}")

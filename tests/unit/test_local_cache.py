@@ -25,9 +25,9 @@ def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:
 def test_what_was_put_is_there_and_nothing_else() -> None:
     local = Local(20_000)
     held = entry("a")
-    slot = local.put("a", held)
-    assert local.get("a") is slot
-    assert slot.entry is held
+    cached = local.put("a", held)
+    assert local.get("a") is cached
+    assert cached.entry is held
     assert local.get("b") is None
     assert (len(local), local.bytes) == (1, held.size)
 
@@ -35,19 +35,19 @@ def test_what_was_put_is_there_and_nothing_else() -> None:
 def test_a_new_entry_takes_the_place_of_the_old_one_in_a_slot_of_its_own() -> None:
     local = Local(20_000)
     first = local.put("a", entry())
-    first.ready, first.look_at = "prepared", 5.0
+    first.prepared, first.look_at = "prepared", 5.0
     second = local.put("a", entry(number=1))
     assert local.get("a") is second
-    assert (second.ready, second.look_at) == (None, 0.0)
+    assert (second.prepared, second.look_at) == (None, 0.0)
     assert local.bytes == second.entry.size
 
 
 def test_the_same_entry_keeps_its_slot_and_what_is_known_of_it() -> None:
     local = Local(20_000)
-    slot = local.put("a", entry())
-    slot.look_at = 5.0
-    assert local.put("a", entry()) is slot
-    assert local.bytes == slot.entry.size
+    cached = local.put("a", entry())
+    cached.look_at = 5.0
+    assert local.put("a", entry()) is cached
+    assert local.bytes == cached.entry.size
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -87,88 +87,92 @@ def test_an_entry_that_grew_above_the_limit_takes_its_old_copy_along() -> None:
 
 def test_a_raw_request_leads_straight_to_its_slot() -> None:
     local = Local(20_000)
-    slot = local.put("a", entry())
-    local.lead(("/", ""), "a", slot)
-    assert local.probes[("/", "")] is slot
+    cached = local.put("a", entry())
+    local.add_alias(("/", ""), "a", cached)
+    assert local.fingerprints[("/", "")] is cached
 
 
 def test_a_slot_that_was_replaced_meanwhile_is_led_to_by_nobody() -> None:
     local = Local(20_000)
     old = local.put("a", entry())
     local.put("a", entry(number=1))
-    local.lead(("probe",), "a", old)
-    assert local.probes == {}
+    local.add_alias(("alias",), "a", old)
+    assert local.fingerprints == {}
 
 
 def test_of_many_raw_requests_the_last_few_lead_to_a_copy() -> None:
     local = Local(100_000)
-    slot = local.put("a", entry())
+    cached = local.put("a", entry())
     for number in range(100):
-        local.lead((f"{number}",), "a", slot)
-    assert list(local.probes) == slot.probes == [(f"{number}",) for number in range(100 - MAX_PROBES, 100)]
+        local.add_alias((f"{number}",), "a", cached)
+    assert (
+        list(local.fingerprints) == cached.fingerprints == [(f"{number}",) for number in range(100 - MAX_PROBES, 100)]
+    )
 
 
 def test_raw_requests_take_the_place_of_their_own_copy_s_alone() -> None:
     local = Local(100_000)
-    slots = {key: local.put(key, entry()) for key in "ab"}
-    local.lead(("b",), "b", slots["b"])
+    cached_entries = {key: local.put(key, entry()) for key in "ab"}
+    local.add_alias(("b",), "b", cached_entries["b"])
     for number in range(100):
-        local.lead((f"{number}",), "a", slots["a"])
-    assert local.probes[("b",)] is slots["b"]
+        local.add_alias((f"{number}",), "a", cached_entries["a"])
+    assert local.fingerprints[("b",)] is cached_entries["b"]
 
 
 def test_a_raw_request_in_the_place_of_another_gives_back_what_that_one_weighed() -> None:
     local = Local(100_000)
-    slot = local.put("a", entry())
+    cached = local.put("a", entry())
     for number in range(MAX_PROBES):
-        local.lead((f"{number}" * 1_000,), "a", slot)
+        local.add_alias((f"{number}" * 1_000,), "a", cached)
     before = local.bytes
     for number in range(3 * MAX_PROBES):
-        local.lead((f"{number % 10}" * 999,), "a", slot)
+        local.add_alias((f"{number % 10}" * 999,), "a", cached)
     assert local.bytes == before - MAX_PROBES
 
 
 def test_leading_the_same_request_twice_costs_nothing() -> None:
     local = Local(20_000)
-    slot = local.put("a", entry())
-    local.lead(("probe",), "a", slot)
+    cached = local.put("a", entry())
+    local.add_alias(("alias",), "a", cached)
     before = local.bytes
-    local.lead(("probe",), "a", slot)
+    local.add_alias(("alias",), "a", cached)
     assert local.bytes == before
 
 
 def test_a_raw_request_leads_nowhere_once_its_entry_was_pushed_out() -> None:
     size = entry().size
     local = Local(2 * size)
-    local.lead(("probe",), "a", local.put("a", entry()))
+    local.add_alias(("alias",), "a", local.put("a", entry()))
     local.put("b", entry())
     local.put("c", entry())
-    assert local.probes == {}
+    assert local.fingerprints == {}
 
 
 def test_an_invalidation_takes_every_prepared_answer_back_but_keeps_the_copies() -> None:
     local = Local(20_000)
-    slot = local.put("a", entry())
-    local.lead(("probe",), "a", slot)
-    slot.ready = "prepared"
+    cached = local.put("a", entry())
+    local.add_alias(("alias",), "a", cached)
+    cached.prepared = "prepared"
     local.drop_prepared()
-    assert slot.ready is None
-    assert local.probes == {("probe",): slot}
+    assert cached.prepared is None
+    assert local.fingerprints == {("alias",): cached}
 
 
 def test_probes_count_and_make_room_for_themselves() -> None:
     size = entry().size
     local = Local(2 * size)
     local.put("a", entry())
-    slot = local.put("b", entry())
-    local.lead(("probe",), "b", slot)
+    cached = local.put("b", entry())
+    local.add_alias(("alias",), "b", cached)
     assert local.bytes <= 2 * size
 
 
 @pytest.mark.parametrize("headers", [0, 6, 60])
 @pytest.mark.parametrize("size", [0, 20_000])
-@pytest.mark.parametrize("probes", [0, MAX_PROBES])
-def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(headers: int, size: int, probes: int) -> None:
+@pytest.mark.parametrize("fingerprints", [0, MAX_PROBES])
+def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(
+    headers: int, size: int, fingerprints: int
+) -> None:
     key = '["https","example.com","","/blog/%d",[],[],[]]'
     pairs = tuple((f"X-Header-{n}", f"value {n}") for n in range(headers))
     packed = []
@@ -182,9 +186,9 @@ def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(header
     try:
         local = Local(1 << 30)
         for number, data in enumerate(packed):
-            slot = local.put(key % number, Codec().unpack(data, key % number))
-            for probe in range(probes):
-                local.lead((f"{url}{number}.{probe}", f"utm_id={probe}", "GET"), key % number, slot)
+            cached = local.put(key % number, Codec().unpack(data, key % number))
+            for fingerprint in range(fingerprints):
+                local.add_alias((f"{url}{number}.{fingerprint}", f"utm_id={fingerprint}", "GET"), key % number, cached)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -204,11 +208,11 @@ def test_answers_that_are_prepared_for_whatever_visitors_take_count_as_well(head
     try:
         local = Local(1 << 30)
         for number in range(200):
-            slot = local.put(str(number), Codec().unpack(packed, "/"))
-            assert isinstance(slot.entry.content, Content)
-            slot.ready = PreparedResponse(slot.entry, slot.entry.content, 3.0, 3.0)
+            cached = local.put(str(number), Codec().unpack(packed, "/"))
+            assert isinstance(cached.entry.content, Content)
+            cached.prepared = PreparedResponse(cached.entry, cached.entry.content, 3.0, 3.0)
             for form in range(2 * MOST_VARIANTS):
-                slot.ready.variant(f"{names[form % 4]}, x{number}.{form}".ljust(LONGEST, "x"))
+                cached.prepared.variant(f"{names[form % 4]}, x{number}.{form}".ljust(LONGEST, "x"))
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()
     finally:
@@ -228,7 +232,7 @@ class LocalMachine(RuleBasedStateMachine):
         super().__init__()
         self.local = Local(self.LIMIT)
         self.known: OrderedDict[str, Entry] = OrderedDict()
-        self.slots: list[tuple[str, CachedEntry]] = []
+        self.cached_entries: list[tuple[str, CachedEntry]] = []
         self.number = 0
 
     def sync(self) -> None:
@@ -242,10 +246,10 @@ class LocalMachine(RuleBasedStateMachine):
         new = entry(key, size, self.number)
         if refused:
             new = Entry(key, HitForMiss("private"), 1.0, 2.0, 60, None)
-        slot = self.local.put(key, new)
-        assert slot.entry == new  # and where it is the same as before, so is the slot
-        new = slot.entry
-        self.slots.append((key, slot))
+        cached = self.local.put(key, new)
+        assert cached.entry == new  # and where it is the same as before, so is the slot
+        new = cached.entry
+        self.cached_entries.append((key, cached))
         self.known.pop(key, None)
         if new.size <= self.LIMIT:
             self.known[key] = new
@@ -253,16 +257,16 @@ class LocalMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def get(self, key: str) -> None:
-        slot = self.local.get(key)
-        assert (slot and slot.entry) is self.known.get(key)
-        if slot:
+        cached = self.local.get(key)
+        assert (cached and cached.entry) is self.known.get(key)
+        if cached:
             self.known.move_to_end(key)
 
-    @rule(probe=st.integers(0, 12), which=st.integers(0, 100))
-    def lead(self, probe: int, which: int) -> None:
-        if self.slots:
-            key, slot = self.slots[which % len(self.slots)]
-            self.local.lead((str(probe), None), key, slot)
+    @rule(fingerprint=st.integers(0, 12), which=st.integers(0, 100))
+    def add_alias(self, fingerprint: int, which: int) -> None:
+        if self.cached_entries:
+            key, cached = self.cached_entries[which % len(self.cached_entries)]
+            self.local.add_alias((str(fingerprint), None), key, cached)
             self.sync()
 
     @invariant()
@@ -272,21 +276,21 @@ class LocalMachine(RuleBasedStateMachine):
     @invariant()
     def counted(self) -> None:
         kept = self.local._slots.values()
-        probes = [probe for slot in kept for probe in slot.probes]
-        assert all(len(slot.probes) <= MAX_PROBES for slot in kept)
-        assert sorted(probes) == sorted(self.local.probes)
-        assert self.local.bytes == sum(slot.entry.size for slot in kept) + sum(map(_weight, probes))
+        fingerprints = [fingerprint for cached in kept for fingerprint in cached.fingerprints]
+        assert all(len(cached.fingerprints) <= MAX_PROBES for cached in kept)
+        assert sorted(fingerprints) == sorted(self.local.fingerprints)
+        assert self.local.bytes == sum(cached.entry.size for cached in kept) + sum(map(_weight, fingerprints))
 
     @invariant()
     def probes_lead_only_to_what_is_kept(self) -> None:
-        kept = {id(slot) for slot in self.local._slots.values()}
-        assert all(id(slot) in kept for slot in self.local.probes.values())
+        kept = {id(cached) for cached in self.local._slots.values()}
+        assert all(id(cached) in kept for cached in self.local.fingerprints.values())
 
     @invariant()
     def empty_is_empty(self) -> None:
         assert list(self.local._slots) == list(self.known)
         if not self.known:
-            assert (self.local.bytes, self.local.probes) == (0, {})
+            assert (self.local.bytes, self.local.fingerprints) == (0, {})
 
 
 TestLocalMachine = LocalMachine.TestCase

@@ -464,7 +464,7 @@ def test_a_copy_that_is_due_is_served_where_the_page_may_be_on_a_node_that_is_do
     cluster = Cluster()
     process = filled(cluster, age=10)
     cluster.store.delete(TASK.page)
-    process.fill._store.is_displaced = lambda key: key == TASK.page  # type: ignore[method-assign]
+    process.cache._store.is_displaced = lambda key: key == TASK.page  # type: ignore[method-assign]
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
 
@@ -557,9 +557,9 @@ def test_an_expired_page_is_rendered_by_its_visitor_where_the_background_is_full
     process = filled(cluster, age=20, threads=1, queue=1)
     gates = [Gate(page()), Gate(page())]
     cluster.origin.script.extend(gates)
-    process.fill._pool.submit(board(process, task_of("/a")))
+    process.cache._pool.submit(join_or_create(process, task_of("/a")))
     gates[0].reached()
-    process.fill._pool.submit(board(process, task_of("/b")))
+    process.cache._pool.submit(join_or_create(process, task_of("/b")))
     cluster.origin.script.appendleft(page("mine"))
     assert shown(process.get()) == ("EXPIRED", "mine")
     for gate in gates:
@@ -567,9 +567,9 @@ def test_an_expired_page_is_rendered_by_its_visitor_where_the_background_is_full
     process.settle(task_of("/b"))
 
 
-def board(process: Process, task: Task) -> bytes:
+def join_or_create(process: Process, task: Task) -> bytes:
     """Begin a flight for the task, and return the job of its background render."""
-    process.fill._flights.board(task.page)
+    process.cache._flights.join_or_create(task.page)
     return task.pack()
 
 
@@ -592,7 +592,7 @@ def test_who_comes_after_an_invalidation_is_not_told_of_a_failure_from_before_it
     process, other = cluster.process(), cluster.process()
     first = start(process.get)
     gate.reached()
-    assert other.fill._stamps.invalidate(["all"], Mode.EXPIRE) == {}  # the epochs that were polled are older
+    assert other.cache._tag_versions.invalidate(["all"], Mode.EXPIRE) == {}  # the epochs that were polled are older
     second = start(process.get)
     assert process.joined.wait(NEVER)
     gate.open()
@@ -790,7 +790,7 @@ def test_a_background_render_past_its_timeout_is_given_up_and_its_page_not_store
     process.settle()
     assert shown(process.get()) == ("HIT", "v3")
     gate.open()
-    assert process.fill.stop(NEVER)
+    assert process.cache.stop(NEVER)
     assert text_of(stored(cluster)) == "v3"
     assert len(process.events(RenderFailed)) == 1
 
@@ -1146,9 +1146,9 @@ def test_stopping_waits_for_the_render_under_way_and_drops_the_others() -> None:
     process.get()
     gate.reached()
     process.get(task)
-    dropped = process.fill._flights.get(task.page)
+    dropped = process.cache._flights.get(task.page)
     assert dropped is not None
-    stopping: Future[bool] = start(lambda: process.fill.stop(NEVER))
+    stopping: Future[bool] = start(lambda: process.cache.stop(NEVER))
     assert dropped.wait(NEVER) is not None
     gate.open()
     assert stopping.result(NEVER)
@@ -1159,7 +1159,7 @@ def test_stopping_waits_for_the_render_under_way_and_drops_the_others() -> None:
 def test_after_the_stop_stale_pages_are_served_on_and_nothing_is_rendered_behind() -> None:
     cluster = Cluster()
     process = filled(cluster, age=10)
-    assert process.fill.stop(NEVER)
+    assert process.cache.stop(NEVER)
     assert shown(process.get()) == ("STALE", "v1")
     assert cluster.origin.renders == 1
 
@@ -1174,7 +1174,7 @@ def test_an_invalidation_on_one_node_has_only_the_tags_of_that_node_compared() -
     server, job = cluster.process(store), cluster.process(store)
     server.get()
     for invalidated, compared in [("beside all", "all"), ("beside b", "b"), ("beside all", "all")]:
-        assert job.fill._stamps.invalidate([invalidated], Mode.EXPIRE) == {}
+        assert job.cache._tag_versions.invalidate([invalidated], Mode.EXPIRE) == {}
         cluster.clock.advance(0.2)
         store.calls.clear()
         assert shown(server.get()) == ("HIT", "v1")
@@ -1184,7 +1184,7 @@ def test_an_invalidation_on_one_node_has_only_the_tags_of_that_node_compared() -
 def test_after_the_stop_a_missing_page_is_rendered_by_its_visitor() -> None:
     cluster = Cluster()
     process = cluster.process()
-    assert process.fill.stop(NEVER)
+    assert process.cache.stop(NEVER)
     assert shown(process.get()) == ("MISS", "v1")
 
 
@@ -1194,20 +1194,20 @@ def test_a_visitor_of_an_expired_page_whose_render_is_dropped_gets_the_old_one_o
     gate = Gate(page("other"))
     cluster.origin.script.append(gate)
     other = task_of("/other")
-    process.fill._pool.submit(board(process, other))
+    process.cache._pool.submit(join_or_create(process, other))
     gate.reached()
     boarded = threading.Event()
-    submit = process.fill._pool.submit
+    submit = process.cache._pool.submit
 
     def watched(job: bytes, first: bool = False) -> bool:
         taken = submit(job, first)
         boarded.set()
         return taken
 
-    process.fill._pool.submit = watched  # type: ignore[method-assign]
+    process.cache._pool.submit = watched  # type: ignore[method-assign]
     visitor = start(process.get)
     assert boarded.wait(NEVER)
-    assert not process.fill.stop(0)
+    assert not process.cache.stop(0)
     assert shown(visitor.result(NEVER)) in [("STALE-IF-ERROR", "v1"), ("EXPIRED", "v3")]
     gate.open()
     process.settle(other)
@@ -1220,7 +1220,7 @@ def test_a_render_that_outlives_the_stop_gives_its_lease_to_others_and_is_not_st
     cluster.origin.script.append(gate)
     process.get()
     gate.reached()
-    assert not process.fill.stop(0)
+    assert not process.cache.stop(0)
     other = cluster.process()
     other.get()
     other.settle()

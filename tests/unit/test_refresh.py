@@ -19,12 +19,12 @@ TAG = "all"
 
 
 def refresh(process: Process) -> Regenerated | Failed:
-    return process.fill.refresh(TASK, TAG)
+    return process.cache.refresh(TASK, TAG)
 
 
 def body(outcome: Any) -> str:
     assert isinstance(outcome, Regenerated), outcome
-    return outcome.slot.entry.content.body.decode()  # type: ignore[union-attr]
+    return outcome.cached.entry.content.body.decode()  # type: ignore[union-attr]
 
 
 def filled(*script: Any) -> tuple[Cluster, Process]:
@@ -124,7 +124,7 @@ def test_a_refresh_is_no_failure_where_there_is_one_newer_than_the_one_that_was_
     other = cluster.process()
     cluster.clock.advance(0.1)
     assert body(refresh(other)) == "new"
-    kept = process.fill.kept
+    kept = process.cache.kept
 
     def late(task: Any) -> Any:
         # This happens between our late write, which finds the new entry, and the read of that entry.
@@ -133,7 +133,7 @@ def test_a_refresh_is_no_failure_where_there_is_one_newer_than_the_one_that_was_
             refresh(other)
         return kept(task)
 
-    monkeypatch.setattr(process.fill, "kept", late)
+    monkeypatch.setattr(process.cache, "kept", late)
     gate.open()
     assert body(hanging.result(NEVER)) == "new"
     assert shown(cluster.process().get()) == ("HIT", "newest")
@@ -176,7 +176,7 @@ def test_an_answer_that_may_not_be_stored_is_what_it_is() -> None:
     cluster = Cluster(Origin(HitForMiss("private")))
     outcome = refresh(cluster.process())
     assert isinstance(outcome, Regenerated)
-    assert outcome.slot.entry.content == HitForMiss("private")
+    assert outcome.cached.entry.content == HitForMiss("private")
 
 
 def test_a_render_past_its_timeout_is_reported_while_it_still_hangs() -> None:
@@ -213,17 +213,17 @@ def test_without_a_thread_to_be_had_it_is_rendered_by_the_caller() -> None:
 
 def test_after_the_end_of_a_process_it_still_works() -> None:
     _, process = filled()
-    process.fill.stop(NEVER)
+    process.cache.stop(NEVER)
     assert body(refresh(process)) == "v2"
 
 
 def test_what_the_store_has_is_told_whatever_it_is_worth() -> None:
     cluster, process = filled()
     cluster.clock.advance(1e9)
-    entry = process.fill.kept(TASK)
+    entry = process.cache.kept(TASK)
     assert entry is not None
     assert entry.content.body == b"v1"  # type: ignore[union-attr]
-    assert process.fill.kept(task_of("/other")) is None
+    assert process.cache.kept(task_of("/other")) is None
 
 
 def test_a_store_that_cannot_be_asked_says_so() -> None:
@@ -231,7 +231,7 @@ def test_a_store_that_cannot_be_asked_says_so() -> None:
     store = Troubled(cluster.store)
     store.failing.add("get")
     with pytest.raises(StoreError):
-        cluster.process(store).fill.kept(TASK)
+        cluster.process(store).cache.kept(TASK)
 
 
 def test_a_refresh_is_one_render_in_the_figures() -> None:

@@ -84,18 +84,18 @@ class Heard:
         self.words: list[bytes | None] = []
         self._called = threading.Event()
 
-    def __call__(self, word: bytes | None) -> None:
-        self.words.append(word)
+    def __call__(self, reply: bytes | None) -> None:
+        self.words.append(reply)
         self._called.set()
 
-    def word(self) -> bytes | None:
+    def reply(self) -> bytes | None:
         assert self._called.wait(NEVER), "nothing was heard"
         assert len(self.words) == 1
         return self.words[0]
 
 
-def unheard(word: bytes | None) -> None:
-    raise AssertionError(f"nothing was sent, and yet: {word!r}")
+def unheard(reply: bytes | None) -> None:
+    raise AssertionError(f"nothing was sent, and yet: {reply!r}")
 
 
 def test_a_job_goes_out_with_its_site_and_one_word_comes_back(renderers: Renderers, client: Remote) -> None:
@@ -106,7 +106,7 @@ def test_a_job_goes_out_with_its_site_and_one_word_comes_back(renderers: Rendere
     assert message == SITE + b"the job"
     with connection:
         connection.sendall(renderer_pool.FOUND)
-    assert heard.word() == renderer_pool.FOUND
+    assert heard.reply() == renderer_pool.FOUND
 
 
 def test_what_a_visitor_waits_for_goes_another_way(renderers: Renderers, client: Remote) -> None:
@@ -117,7 +117,7 @@ def test_what_a_visitor_waits_for_goes_another_way(renderers: Renderers, client:
     with connection:
         connection.sendall(renderer_pool.FOUND)
     assert message == SITE + b"at once"
-    assert heard.word() == renderer_pool.FOUND
+    assert heard.reply() == renderer_pool.FOUND
 
 
 def test_many_are_under_way_at_once_and_each_hears_its_own(renderers: Renderers, client: Remote) -> None:
@@ -129,7 +129,7 @@ def test_many_are_under_way_at_once_and_each_hears_its_own(renderers: Renderers,
     for connection, message in reversed(taken):
         with connection:
             connection.sendall(b"word for " + message[SITE_BYTES:])
-    assert [each.word() for each in heard] == [f"word for {number}".encode() for number in range(50)]
+    assert [each.reply() for each in heard] == [f"word for {number}".encode() for number in range(50)]
 
 
 def test_a_renderer_that_dies_is_heard_of_at_once(renderers: Renderers, client: Remote) -> None:
@@ -137,7 +137,7 @@ def test_a_renderer_that_dies_is_heard_of_at_once(renderers: Renderers, client: 
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     renderers.accept()[0].close()
-    assert heard.word() == renderer_pool.DIED
+    assert heard.reply() == renderer_pool.DIED
 
 
 def test_who_dies_with_jobs_in_its_queue_has_not_begun_them(renderers: Renderers, client: Remote) -> None:
@@ -145,7 +145,7 @@ def test_who_dies_with_jobs_in_its_queue_has_not_begun_them(renderers: Renderers
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     renderers.close()
-    assert heard.word() == renderer_pool.UNKNOWN
+    assert heard.reply() == renderer_pool.UNKNOWN
 
 
 def test_a_word_that_takes_too_long_is_not_waited_for(renderers: Renderers, client: Remote) -> None:
@@ -153,7 +153,7 @@ def test_a_word_that_takes_too_long_is_not_waited_for(renderers: Renderers, clie
     heard = Heard()
     assert client.submit(b"job", False, 0.5, heard)
     connection, _ = renderers.accept()
-    assert heard.word() is None
+    assert heard.reply() is None
     connection.close()
 
 
@@ -165,7 +165,7 @@ def test_a_job_that_nobody_accepts_in_a_moment_is_taken_back(
     renderers.listen(URGENT if first else LATER)
     heard = Heard()
     assert client.submit(b"job", first, 30, heard)
-    assert heard.word() == renderer_pool.UNKNOWN
+    assert heard.reply() == renderer_pool.UNKNOWN
 
 
 def test_a_renderer_that_says_two_things_at_once_is_understood(renderers: Renderers, client: Remote) -> None:
@@ -175,7 +175,7 @@ def test_a_renderer_that_says_two_things_at_once_is_understood(renderers: Render
     connection, _ = renderers.listeners[LATER].accept()
     with connection:
         connection.sendall(renderer_pool.ACCEPTED + renderer_pool.BACKOFF)
-    assert heard.word() == renderer_pool.BACKOFF
+    assert heard.reply() == renderer_pool.BACKOFF
 
 
 def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
@@ -187,14 +187,14 @@ def test_what_listens_to_words_may_end_and_the_next_job_begins_another_one(
         broken.setattr(renderer_pool._Sent, "hear", lambda self, connection: 1 / 0)
         assert client.submit(b"job", False, 30, heard)
         connection, _ = renderers.accept()
-        assert heard.word() is None
+        assert heard.reply() is None
         connection.close()
     assert "has ended" in caplog.text
     assert client.submit(b"job", False, 30, again)
     connection, _ = renderers.accept()
     with connection:
         connection.sendall(renderer_pool.FOUND)
-    assert again.word() == renderer_pool.FOUND
+    assert again.reply() == renderer_pool.FOUND
 
 
 def test_without_descriptors_for_listening_a_job_is_refused(
@@ -216,7 +216,7 @@ def test_after_the_end_nothing_is_sent_and_who_waits_hears_of_it(renderers: Rend
     heard = Heard()
     client.submit(b"job", False, 30, heard)
     client.close()
-    assert heard.word() is None
+    assert heard.reply() is None
     assert not client.submit(b"another", False, 30, unheard)
 
 
@@ -239,7 +239,7 @@ def test_who_hears_of_the_end_while_a_word_comes_hears_one_of_them(renderers: Re
     with connection:
         for thread in listening:
             thread.join(NEVER)
-    assert heard.word() is None
+    assert heard.reply() is None
 
 
 def test_where_nobody_listens_it_is_said_once_and_once_more_after_a_minute_of_work(
@@ -260,7 +260,7 @@ def test_where_nobody_listens_it_is_said_once_and_once_more_after_a_minute_of_wo
     assert not client.submit(b"job", False, 30, unheard)
     assert len(caplog.records) == 1, "it has not been well since"
     renderers.listen()
-    assert client.submit(b"job", False, 30, lambda word: None)
+    assert client.submit(b"job", False, 30, lambda reply: None)
     renderers.close()
     assert not client.submit(b"job", False, 30, unheard)
     assert len(caplog.records) == 2
@@ -269,7 +269,7 @@ def test_where_nobody_listens_it_is_said_once_and_once_more_after_a_minute_of_wo
 def test_a_full_queue_refuses_at_once(renderers: Renderers, client: Remote, caplog: pytest.LogCaptureFixture) -> None:
     renderers.listen(backlog=1)
     taken = 0
-    while client.submit(b"job", False, 30, lambda word: None):
+    while client.submit(b"job", False, 30, lambda reply: None):
         taken += 1
         assert taken < 10
     assert taken >= 1
@@ -283,7 +283,7 @@ def test_a_job_that_is_too_large_for_the_way_stays_here_without_a_word(
 ) -> None:
     renderers.listen()
     assert not client.submit(b"x" * MAX_JOB, False, 30, unheard)
-    assert client.submit(b"x" * (MAX_JOB - SITE_BYTES), False, 30, lambda word: None)
+    assert client.submit(b"x" * (MAX_JOB - SITE_BYTES), False, 30, lambda reply: None)
     connection, message = renderers.accept()
     connection.close()
     assert len(message) == MAX_JOB
@@ -312,7 +312,7 @@ def test_nor_without_a_thread(renderers: Renderers, client: Remote, monkeypatch:
     monkeypatch.setattr(threading.Thread, "start", none_left)
     assert not client.submit(b"job", False, 30, unheard)
     monkeypatch.undo()
-    assert client.submit(b"job", False, 30, lambda word: None)
+    assert client.submit(b"job", False, 30, lambda reply: None)
 
 
 # The cache's use of a reply ----------------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class Sent:
     def __init__(self, process: Process, takes: bool = True) -> None:
         self.takes = takes
         self.jobs: list[tuple[Task, bool, Callable[[bytes | None], object]]] = []
-        process.fill.elsewhere = self
+        process.cache.elsewhere = self
 
     def __call__(self, job: bytes, first: bool, max_lease_wait: float, done: Callable[[bytes | None], object]) -> bool:
         if self.takes:
@@ -346,10 +346,10 @@ class Scene:
 
     def do(self) -> bytes:
         """Let the renderer do the one job that was sent. Return its reply, which is not delivered yet."""
-        return self.rendering.fill.work(self.sent.jobs[-1][0])
+        return self.rendering.cache.work(self.sent.jobs[-1][0])
 
-    def tell(self, word: bytes | None) -> None:
-        self.sent.jobs[-1][2](word)
+    def tell(self, reply: bytes | None) -> None:
+        self.sent.jobs[-1][2](reply)
 
 
 def test_a_stale_page_is_rendered_by_the_other_process_alone() -> None:
@@ -357,9 +357,9 @@ def test_a_stale_page_is_rendered_by_the_other_process_alone() -> None:
     assert shown(scene.serving.get()) == ("STALE", "v1")
     ((task, first, _),) = scene.sent.jobs
     assert (task.page, first) == (TASK.page, False)
-    word = scene.do()
-    assert word.startswith(renderer_pool.MADE)
-    scene.tell(word)
+    reply = scene.do()
+    assert reply.startswith(renderer_pool.MADE)
+    scene.tell(reply)
     assert shown(scene.serving.get()) == ("HIT", "v2")
     assert scene.cluster.origin.renders == 2
 
@@ -421,9 +421,9 @@ def test_a_page_that_somebody_else_has_rendered_is_found() -> None:
     third = scene.cluster.process()
     assert shown(third.get()) == ("STALE", "v1")
     third.settle()
-    word = scene.do()
-    assert word.startswith(renderer_pool.FOUND)
-    scene.tell(word)
+    reply = scene.do()
+    assert reply.startswith(renderer_pool.FOUND)
+    scene.tell(reply)
     assert shown(scene.serving.get()) == ("HIT", "v2")
 
 
@@ -444,7 +444,7 @@ def test_a_failure_is_heard_of_with_its_reason_and_then_the_page_rests() -> None
     scene = Scene(None, ValueError("no"))
     scene.serving.get()
     assert scene.do() == renderer_pool.FAILED + b"exception"
-    assert scene.rendering.fill.work(TASK._replace(ignore_backoff=False)) == renderer_pool.BACKOFF
+    assert scene.rendering.cache.work(TASK._replace(ignore_backoff=False)) == renderer_pool.BACKOFF
     scene.tell(renderer_pool.BACKOFF)
     assert shown(scene.serving.get()) == ("STALE", "v1")
 
@@ -453,9 +453,9 @@ def test_for_who_waits_the_last_good_page_is_kept_after_a_failure() -> None:
     scene = Scene(None, Failure("status-500"), expire=12)
     visitor = start(scene.serving.get)
     _until_sent(scene)
-    word = scene.do()
-    assert word == renderer_pool.FAILED + b"status-500"
-    scene.tell(word)
+    reply = scene.do()
+    assert reply == renderer_pool.FAILED + b"status-500"
+    scene.tell(reply)
     assert shown(visitor.result(NEVER)) == ("STALE-IF-ERROR", "v1")
 
 
@@ -466,7 +466,7 @@ def test_a_rules_own_callable_that_raises_is_a_failure_like_any_other() -> None:
     def raises(task: Task) -> list[str]:
         raise ValueError("no tags")
 
-    scene.rendering.fill._tags_of = raises
+    scene.rendering.cache._tags_of = raises
     assert scene.do() == renderer_pool.FAILED + b"tags"
 
 
@@ -476,8 +476,8 @@ def test_a_task_that_only_the_other_one_can_describe_is_unknown() -> None:
     def raises(task: Task) -> list[str]:
         raise Unknown("no such function")
 
-    scene.rendering.fill._tags_of = raises
-    assert scene.rendering.fill.work(TASK) == renderer_pool.UNKNOWN
+    scene.rendering.cache._tags_of = raises
+    assert scene.rendering.cache.work(TASK) == renderer_pool.UNKNOWN
     assert scene.cluster.origin.renders == 1
 
 
@@ -488,9 +488,9 @@ def test_an_older_page_than_the_one_that_was_made_counts_as_found() -> None:
     _until_sent(scene)
     before = scene.cluster.store.get(TASK.page)
     assert before is not None
-    word = scene.do()
+    reply = scene.do()
     scene.cluster.store.set(TASK.page, before)
-    scene.tell(word)
+    scene.tell(reply)
     _second_job(scene)
     scene.tell(scene.do())
     assert shown(visitor.result(NEVER)) == ("EXPIRED", "v3")
@@ -509,49 +509,49 @@ def test_a_word_is_not_taken_for_a_flight_that_began_later() -> None:
     scene = Scene()
     scene.serving.get()
     first = scene.sent.jobs[0][2]
-    word = scene.do()
-    flight = scene.serving.fill._flights.get(TASK.page)
+    reply = scene.do()
+    flight = scene.serving.cache._flights.get(TASK.page)
     assert flight is not None
     assert flight.claim()
-    scene.serving.fill._lead(TASK, flight)
-    assert len(scene.serving.fill._flights) == 0
+    scene.serving.cache._lead(TASK, flight)
+    assert len(scene.serving.cache._flights) == 0
 
-    later, leads = scene.serving.fill._flights.board(TASK.page)
-    assert leads
-    first(word)
+    later, is_leader = scene.serving.cache._flights.join_or_create(TASK.page)
+    assert is_leader
+    first(reply)
     assert not later.done
 
 
 def test_a_store_that_fails_meanwhile_is_reported_and_nobody_waits_for_ever() -> None:
     scene = Scene()
     scene.serving.get()
-    word = scene.do()
+    reply = scene.do()
     scene.store.failing = {"get"}
-    scene.tell(word)
-    assert len(scene.serving.fill._flights) == 0
+    scene.tell(reply)
+    assert len(scene.serving.cache._flights) == 0
     assert len(scene.serving.events(StoreFailed)) == 1
 
 
 def test_nor_where_it_raises_what_it_should_not() -> None:
     scene = Scene()
     scene.serving.get()
-    word = scene.do()
+    reply = scene.do()
 
     def breaks() -> None:
         raise TypeError("a bug")
 
     scene.store.before["get", TASK.page] = breaks
-    scene.tell(word)
-    assert len(scene.serving.fill._flights) == 0
+    scene.tell(reply)
+    assert len(scene.serving.cache._flights) == 0
     assert [event.where for event in scene.serving.events(InternalError)] == ["a render in another process"]
 
 
 def test_two_that_send_the_same_page_to_one_renderer_have_it_rendered_once() -> None:
     gate = Gate(page("v2"))
     scene = Scene(None, gate)
-    one = start(lambda: scene.rendering.fill.work(TASK))
+    one = start(lambda: scene.rendering.cache.work(TASK))
     gate.reached()
-    two = start(lambda: scene.rendering.fill.work(TASK))
+    two = start(lambda: scene.rendering.cache.work(TASK))
     assert scene.rendering.joined.wait(NEVER)
     gate.open()
     assert one.result(NEVER).startswith(renderer_pool.MADE)
@@ -562,10 +562,10 @@ def test_two_that_send_the_same_page_to_one_renderer_have_it_rendered_once() -> 
 def test_a_render_from_before_an_invalidation_does_not_count_for_a_job_that_came_after_it() -> None:
     gate = Gate(page("v2"))
     scene = Scene(None, gate)
-    one = start(lambda: scene.rendering.fill.work(TASK))
+    one = start(lambda: scene.rendering.cache.work(TASK))
     gate.reached()
-    assert scene.serving.fill._stamps.invalidate(["all"], Mode.EXPIRE) == {}
-    two = start(lambda: scene.rendering.fill.work(TASK))
+    assert scene.serving.cache._tag_versions.invalidate(["all"], Mode.EXPIRE) == {}
+    two = start(lambda: scene.rendering.cache.work(TASK))
     assert scene.rendering.joined.wait(NEVER)
     gate.open()
     assert one.result(NEVER).startswith(renderer_pool.MADE)
@@ -577,13 +577,13 @@ def test_a_render_from_before_an_invalidation_does_not_count_for_a_job_that_came
 # On demand ---------------------------------------------------------------------------------------------------
 
 
-def refresh(fill: Cache) -> Regenerated | Failed:
-    return fill.refresh(TASK, "all")
+def refresh(cache: Cache) -> Regenerated | Failed:
+    return cache.refresh(TASK, "all")
 
 
 def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     scene = Scene(age=0)
-    caller = start(lambda: refresh(scene.serving.fill))
+    caller = start(lambda: refresh(scene.serving.cache))
     _until_sent(scene)
     job, first = scene.sent.jobs[0][:2]
     assert first
@@ -592,7 +592,7 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     scene.tell(scene.do())
     outcome = caller.result(NEVER)
     assert isinstance(outcome, Regenerated)
-    content = outcome.slot.entry.content
+    content = outcome.cached.entry.content
     assert isinstance(content, Content)
     assert content.body == b"v2"
     assert shown(scene.serving.get()) == ("HIT", "v2")
@@ -600,12 +600,12 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
 
 def test_a_refresh_that_could_not_be_announced_there_raises_here() -> None:
     scene = Scene(age=0)
-    caller = start(lambda: refresh(scene.serving.fill))
+    caller = start(lambda: refresh(scene.serving.cache))
     _until_sent(scene)
-    scene.rendering.fill._stamps._store = _failing(scene)
-    word = scene.do()
-    assert word == renderer_pool.FAILED + b"undelivered"
-    scene.tell(word)
+    scene.rendering.cache._tag_versions._store = _failing(scene)
+    reply = scene.do()
+    assert reply == renderer_pool.FAILED + b"undelivered"
+    scene.tell(reply)
     with pytest.raises(InvalidationError):
         caller.result(NEVER)
 
@@ -619,7 +619,7 @@ def _failing(scene: Scene) -> Troubled:
 def test_what_a_function_raises_is_for_its_caller_so_that_data_is_refreshed_here() -> None:
     scene = Scene(None, ZeroDivisionError("mine"), age=0)
     task = TASK._replace(data=True)
-    outcome = scene.serving.fill.refresh(task, "all")
+    outcome = scene.serving.cache.refresh(task, "all")
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, ZeroDivisionError)
     assert scene.sent.jobs == []
@@ -642,10 +642,10 @@ def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_ne
     cluster = Cluster(Origin(page("v1"), gate))
     server, renderer = cluster.process(), cluster.process()
     server.get()
-    server.fill._stamps.invalidate(["all"], Mode.EXPIRE)
+    server.cache._tag_versions.invalidate(["all"], Mode.EXPIRE)
     earlier = start(renderer.get)  # another visitor's
     gate.reached()
-    server.fill._stamps.invalidate(["all"], Mode.STALE)
+    server.cache._tag_versions.invalidate(["all"], Mode.STALE)
 
     def elsewhere(_job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         # The renderer joins its render in progress, and reports it.
@@ -654,7 +654,7 @@ def test_a_page_whose_render_began_before_a_soft_invalidation_is_not_shown_as_ne
         done(renderer_pool.FOUND)
         return True
 
-    server.fill.elsewhere = elsewhere
+    server.cache.elsewhere = elsewhere
     assert shown(server.get()) == ("STALE", "v2")
 
 
@@ -662,7 +662,7 @@ def test_a_page_that_renderers_die_of_is_left_alone_for_a_while_and_longer_each_
     cluster = Cluster(Origin(page("v1")))
     server = cluster.process()
     server.get()
-    server.fill._stamps.invalidate(["all"], Mode.EXPIRE)
+    server.cache._tag_versions.invalidate(["all"], Mode.EXPIRE)
     jobs: list[bytes] = []
 
     def elsewhere(job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
@@ -670,7 +670,7 @@ def test_a_page_that_renderers_die_of_is_left_alone_for_a_while_and_longer_each_
         done(renderer_pool.DIED)
         return True
 
-    server.fill.elsewhere = elsewhere
+    server.cache.elsewhere = elsewhere
     pauses = []
     for _ in range(7):
         before = len(jobs)
@@ -690,11 +690,11 @@ def test_what_a_renderer_died_of_is_left_alone_by_every_process_and_no_longer_th
 
     def elsewhere(job: bytes, _first: bool, _patience: float, done: renderer_pool.Done) -> bool:
         task = Task.unpack(job)
-        assert isinstance(server.fill._leases.acquire(task.page, task.lease, task.owner), Lease)
+        assert isinstance(server.cache._leases.acquire(task.page, task.lease, task.owner), Lease)
         done(renderer_pool.DIED)
         return True
 
-    server.fill.elsewhere = elsewhere
+    server.cache.elsewhere = elsewhere
     assert shown(server.get()) == ("STALE", "v1")
     cluster.clock.advance(0.9)
     assert shown(other.get()) == ("STALE", "v1")
@@ -719,14 +719,14 @@ def test_what_renderers_die_of_is_left_alone_by_every_process_until_it_is_invali
             raise SystemExit
 
         renderer = Process(cluster.clock, cluster.store, die)
-        if isinstance(renderer.fill.regenerate(Task.unpack(job)), BackingOff):
+        if isinstance(renderer.cache.regenerate(Task.unpack(job)), BackingOff):
             done(renderer_pool.BACKOFF)
         return True
 
     for process in processes:
-        process.fill.elsewhere = elsewhere
+        process.cache.elsewhere = elsewhere
     for number in (1, 2):
-        processes[0].fill._stamps.invalidate(["all"], Mode.EXPIRE)
+        processes[0].cache._tag_versions.invalidate(["all"], Mode.EXPIRE)
         cluster.clock.advance(0.9)  # less than the first pause
         for process in processes:
             assert shown(process.get()) == ("STALE-IF-ERROR", "v1")
@@ -738,7 +738,7 @@ def test_a_renderer_that_dies_without_the_lock_leaves_it_to_who_has_it() -> None
     server = cluster.process()
     server.get()
     cluster.clock.advance(11)
-    leases = server.fill._leases
+    leases = server.cache._leases
     lease = leases.acquire(TASK.page, TASK.lease)
     assert isinstance(lease, Lease)
 
@@ -746,7 +746,7 @@ def test_a_renderer_that_dies_without_the_lock_leaves_it_to_who_has_it() -> None
         done(renderer_pool.DIED)
         return True
 
-    server.fill.elsewhere = elsewhere
+    server.cache.elsewhere = elsewhere
     server.get()
     assert cluster.store.get(leases.keyed(TASK.page)) == lease.token
     assert leases.failures(TASK.page) == 0
@@ -761,6 +761,6 @@ def test_a_refresh_of_a_page_that_its_renderer_dies_of_fails_at_once() -> None:
         done(renderer_pool.DIED)
         return True
 
-    server.fill.elsewhere = elsewhere
-    assert server.fill.refresh(TASK, "all") == Failed("renderer-died")
+    server.cache.elsewhere = elsewhere
+    assert server.cache.refresh(TASK, "all") == Failed("renderer-died")
     assert len(calls) == 1

@@ -630,10 +630,10 @@ def test_a_page_carries_its_path_each_ancestor_its_rule_and_everything(script: s
 @given(st.text())
 def test_a_path_a_prefix_and_a_piece_of_data_have_one_of_a_fixed_number_of_slots(text: str) -> None:
     for kind, name in (("path:", f"path:/{text}"), ("prefix:", f"prefix:/{text}"), ("data:", f"data:{text}")):
-        slot = stored_tag(name)
-        assert re.fullmatch(r"slot:[0-9a-f]{4}", slot)
-        assert int(slot.removeprefix("slot:"), 16) in SLOTS[kind]
-        assert stored_tag(slot) == slot
+        cached = stored_tag(name)
+        assert re.fullmatch(r"slot:[0-9a-f]{4}", cached)
+        assert int(cached.removeprefix("slot:"), 16) in SLOTS[kind]
+        assert stored_tag(cached) == cached
 
 
 def test_nothing_of_one_kind_shares_a_slot_with_something_of_another() -> None:

@@ -28,22 +28,22 @@ class Counting(MemoryStore):
 class Served:
     """A process that serves entries with ``tags`` every half second of a fake clock."""
 
-    def __init__(self, tags: int, stamp: bytes = b"stamp") -> None:
+    def __init__(self, tags: int, tag_version: bytes = b"stamp") -> None:
         self.now = 0.0
         self.store = Counting()
-        self.stamps = TagVersions(
+        self.tag_versions = TagVersions(
             self.store, lambda tag: tag, lambda node: f"epoch:{node}", coherence=0, monotonic=lambda: self.now
         )
-        self._proof = TagSnapshot(tuple((str(number), stamp) for number in range(tags)))
+        self._proof = TagSnapshot(tuple((str(number), tag_version) for number in range(tags)))
 
     def reads_in(self, seconds: float) -> set[int]:
         """Return how often each tag was read meanwhile."""
         self.store.reads.clear()
         for _ in range(int(seconds * 2)):
             self.now += 0.5
-            self.stamps.keep_alive(self._proof)
+            self.tag_versions.keep_alive(self._proof)
             for _ in range(64):
-                self.stamps.ask()
+                self.tag_versions.ask()
         return {count for key, count in self.store.reads.items() if not key.startswith("epoch:")}
 
 
@@ -54,11 +54,11 @@ def test_the_fewer_tags_are_in_use_the_more_often_they_are_read(tags: int, secon
     served = Served(tags)
     served.reads_in(seconds)  # from the first time that they are seen
     assert served.reads_in(3 * seconds) == {3}
-    assert served.stamps.read_again == seconds
+    assert served.tag_versions.read_again == seconds
 
 
 def test_a_tag_that_does_not_exist_is_not_read() -> None:
-    for stamp in (ABSENT, b""):
-        served = Served(1000, stamp)
+    for tag_version in (ABSENT, b""):
+        served = Served(1000, tag_version)
         assert served.reads_in(60) == set()
-        assert served.stamps.read_again == 5
+        assert served.tag_versions.read_again == 5

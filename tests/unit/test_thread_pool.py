@@ -100,7 +100,7 @@ def test_a_job_that_somebody_waits_for_comes_before_those_that_nobody_does() -> 
     world.submit(b"b")
     world.submit(b"c")
     world.done[b"urgent"] = threading.Event()
-    assert world.pool.submit(b"urgent", first=True)
+    assert world.pool.submit(b"urgent", urgent=True)
     world.finish(b"a", b"b", b"c", b"urgent")
     assert world.ran == [b"a", b"urgent", b"b", b"c"]
     assert world.pool.stop(NEVER)

@@ -93,7 +93,7 @@ class Entry:
     :param created: the end of the render, in seconds of Unix time. The age counts from it.
     :param revalidate: the age in seconds from which on the entry is stale; ``None`` for never.
     :param expire: the age in seconds from which on the entry is expired; ``None`` for never.
-    :param proof: the tag snapshot.
+    :param snapshot: the tag snapshot.
     """
 
     key: str
@@ -102,12 +102,12 @@ class Entry:
     created: float
     revalidate: float | None
     expire: float | None
-    proof: TagSnapshot = _NO_PROOF
+    snapshot: TagSnapshot = _NO_PROOF
     size: int = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
         # The size in memory: the bytes, the objects around them, and a response prepared from them.
-        size = len(self.key) + 3712 + sum(len(tag) + len(stamp) + 200 for tag, stamp in self.proof.tags)
+        size = len(self.key) + 3712 + sum(len(tag) + len(tag_version) + 200 for tag, tag_version in self.snapshot.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
             size += sum(len(body) + 1280 for _, body in self.content.coded)
@@ -157,7 +157,7 @@ class Codec:
         else:
             kind, payload = "refusal", [content.reason]
         times = [entry.started, entry.created, entry.revalidate, entry.expire]
-        fields = [entry.key, kind, payload, times, entry.proof.tags, entry.proof.valid_at]
+        fields = [entry.key, kind, payload, times, entry.snapshot.tags, entry.snapshot.valid_at]
         packed: bytes = msgpack.packb(fields, unicode_errors=_UNICODE)
         _read(packed)
         return self.seal(packed, "entry")
@@ -257,8 +257,8 @@ def _are_stamped(pairs: Any) -> bool:
     for pair in pairs:
         if type(pair) is not tuple:
             return False
-        name, stamp = pair
-        if type(name) is not str or type(stamp) is not bytes:
+        name, tag_version = pair
+        if type(name) is not str or type(tag_version) is not bytes:
             return False
     return True
 

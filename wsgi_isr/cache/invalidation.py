@@ -160,7 +160,9 @@ class Invalidator:
     ) -> None:
         self._names = Keyspace(namespace)
         # coherence=0: no polled epochs are used here.
-        self._stamps = TagVersions(store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic)
+        self._tag_versions = TagVersions(
+            store, self._names.tag, self._names.epoch, coherence=0, monotonic=time.monotonic
+        )
         self._store = store
         self._space = namespace
         self.journal = journal
@@ -195,7 +197,7 @@ class Invalidator:
         # Read before the invalidation, which creates keys itself.
         apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
         given = [name for name in names if name.startswith(keyspace.tag_name(""))]
-        absent = self._stamps.missing(given) if given else []
+        absent = self._tag_versions.missing(given) if given else []
         try:
             undelivered = self._deliver(names, wanted)
         finally:
@@ -229,7 +231,7 @@ class Invalidator:
     def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
         """Invalidate tags, and return the names that were not delivered, each with its error."""
         stored = {name: keyspace.stored_tag(name) for name in names}
-        failed = self._stamps.invalidate(stored.values(), mode)
+        failed = self._tag_versions.invalidate(stored.values(), mode)
         return {name: failed[tag] for name, tag in stored.items() if tag in failed}
 
     def _keep(self, names: tuple[str, ...], mode: str) -> str | None:

@@ -80,7 +80,7 @@ class Lease:
         with self._turn:
             return self._swap(_FREE, 0, expected=False) is not None
 
-    def rest(self, of: str = "") -> float:
+    def back_off(self, of: str = "") -> float:
         """Turn the lock into a back-off for the whole cluster, and return its seconds.
 
         The first back-off is 1 second. Each failure in a row doubles the seconds up to 30, and jitter adds up to a

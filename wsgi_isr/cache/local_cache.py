@@ -17,27 +17,27 @@ _PROBE_BYTES = 600
 class CachedEntry:
     """An entry with this process's knowledge about it. Times are monotonic seconds.
 
-    :ivar ready: the prepared response, set by the module that serves it; replaced whole, so that the hot path reads it
-        without a lock.
+    :ivar prepared: the response that the middleware has prepared; replaced whole, so that the hot path reads it without
+        a lock.
     :ivar look_at: the time before which the store is not asked again about a stale copy.
-    :ivar resting_until: the end of the back-off. Until then an expired copy is served.
+    :ivar backoff_until: the end of the back-off. Until then an expired copy is served.
     :ivar checked: a pair, replaced whole: the epochs at which the tag versions were last compared, and the validity.
     :ivar adopted: the entry belongs to the previous release, and is stale however fresh it looks.
     :ivar only_here: the store did not take the entry, and so cannot have evicted it.
     :ivar read_tags_at: the time from which on the tags should be read again, so that the store does not evict them.
-    :ivar probes: the aliases that lead to the entry.
+    :ivar fingerprints: the aliases that lead to the entry.
     """
 
     __slots__ = (
         "adopted",
+        "backoff_until",
         "checked",
         "entry",
+        "fingerprints",
         "look_at",
         "only_here",
-        "probes",
+        "prepared",
         "read_tags_at",
-        "ready",
-        "resting_until",
     )
 
     def __init__(self, entry: Entry) -> None:
@@ -45,18 +45,18 @@ class CachedEntry:
         self.adopted = False
         self.only_here = False
         self.checked: tuple[Any, Any] | None = None
-        self.ready: Any = None
+        self.prepared: Any = None
         self.look_at = 0.0
-        self.resting_until = 0.0
+        self.backoff_until = 0.0
         self.read_tags_at = 0.0
-        self.probes: list[tuple[Any, ...]] = []
+        self.fingerprints: list[tuple[Any, ...]] = []
 
 
 class Local:
     """A cache that evicts the least recently used entry first.
 
-    ``probes`` maps aliases, which are raw requests, to entries; reading ``probes`` takes no lock. No replaced or
-    evicted entry is in ``probes``, so that all memory is inside the bound.
+    ``fingerprints`` maps the fingerprints of requests to entries, and is read without a lock. No replaced or evicted
+    entry is in it, so that all memory is inside the bound.
 
     :param max_bytes: the bound; an entry that alone is larger is not kept.
     """
@@ -65,16 +65,16 @@ class Local:
         self._max = max_bytes
         self._lock = threading.Lock()
         self._slots: OrderedDict[str, CachedEntry] = OrderedDict()
-        self.probes: dict[tuple[Any, ...], CachedEntry] = {}
+        self.fingerprints: dict[tuple[Any, ...], CachedEntry] = {}
         self.bytes = 0
 
     def get(self, key: str) -> CachedEntry | None:
         """Return the entry of ``key``, now the most recently used; ``None`` without one."""
         with self._lock:
-            slot = self._slots.get(key)
-            if slot is not None:
+            cached = self._slots.get(key)
+            if cached is not None:
                 self._slots.move_to_end(key)
-            return slot
+            return cached
 
     def put(self, key: str, entry: Entry) -> CachedEntry:
         """Keep ``entry`` in place of the present one, and return it. An equal entry keeps its knowledge.
@@ -88,44 +88,44 @@ class Local:
                 self._slots.move_to_end(key)
                 return old
             self._drop(key)
-            slot = CachedEntry(entry)
+            cached = CachedEntry(entry)
             if entry.size <= self._max:
-                self._slots[key] = slot
+                self._slots[key] = cached
                 self._take(entry.size)
-            return slot
+            return cached
 
-    def lead(self, probe: tuple[Any, ...], key: str, slot: CachedEntry) -> None:
-        """Add the alias ``probe``, a raw request, to ``slot``, while that is the entry of ``key``.
+    def add_alias(self, fingerprint: tuple[Any, ...], key: str, cached: CachedEntry) -> None:
+        """Add the alias ``fingerprint``, a raw request, to ``cached``, while that is the entry of ``key``.
 
         If all places are taken, the oldest alias goes. Refusing the new one instead would let one client take all
         places for as long as the copy lives.
         """
         with self._lock:
-            if self._slots.get(key) is not slot or probe in self.probes:
+            if self._slots.get(key) is not cached or fingerprint in self.fingerprints:
                 return
-            if len(slot.probes) == MAX_PROBES:
-                oldest = slot.probes.pop(0)
-                del self.probes[oldest]
+            if len(cached.fingerprints) == MAX_PROBES:
+                oldest = cached.fingerprints.pop(0)
+                del self.fingerprints[oldest]
                 self.bytes -= _weight(oldest)
-            slot.probes.append(probe)
-            self.probes[probe] = slot
-            self._take(_weight(probe))
+            cached.fingerprints.append(fingerprint)
+            self.fingerprints[fingerprint] = cached
+            self._take(_weight(fingerprint))
 
     def drop_prepared(self) -> None:
         """Drop every prepared response, because this process knows of an invalidation."""
         with self._lock:
-            for slot in self.probes.values():
-                slot.ready = None
+            for cached in self.fingerprints.values():
+                cached.prepared = None
 
     def __len__(self) -> int:
         return len(self._slots)
 
     def _drop(self, key: str) -> None:
-        slot = self._slots.pop(key, None)
-        if slot is not None:
-            self.bytes -= slot.entry.size + sum(map(_weight, slot.probes))
-            for probe in slot.probes:
-                del self.probes[probe]
+        cached = self._slots.pop(key, None)
+        if cached is not None:
+            self.bytes -= cached.entry.size + sum(map(_weight, cached.fingerprints))
+            for fingerprint in cached.fingerprints:
+                del self.fingerprints[fingerprint]
 
     def _take(self, size: int) -> None:
         self.bytes += size
@@ -133,6 +133,6 @@ class Local:
             self._drop(next(iter(self._slots)))
 
 
-def _weight(probe: tuple[Any, ...]) -> int:
+def _weight(fingerprint: tuple[Any, ...]) -> int:
     # The strings come from the client, and may be as long as a URL can be.
-    return _PROBE_BYTES + sum(len(part) + 60 for part in probe if part is not None)
+    return _PROBE_BYTES + sum(len(part) + 60 for part in fingerprint if part is not None)

@@ -3,8 +3,8 @@
 The module knows neither HTTP nor functions. A :class:`~.task.Task` describes a render, and packs into bytes. The
 ``produce`` that the cache was given renders it.
 
-``get`` looks up and judges. ``_renew`` regenerates a stale entry in the background. ``_load`` makes the client wait for
-the one render. ``refresh`` renders whatever is stored. :mod:`.regenerate` is the render itself.
+``get`` looks up and judges. ``_revalidate`` regenerates a stale entry in the background. ``_load`` makes the client
+wait for the one render. ``refresh`` renders whatever is stored. :mod:`.regenerate` is the render itself.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Cache(Regenerator):
         store: Store,
         local: Local,
         leases: Leases,
-        stamps: TagVersions,
+        tag_versions: TagVersions,
         events: Events,
         *,
         releases: Releases | None = None,
@@ -77,7 +77,7 @@ class Cache(Regenerator):
         monotonic: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
-        parts = produce, tags_of, store, local, leases, stamps, events
+        parts = produce, tags_of, store, local, leases, tag_versions, events
         super().__init__(*parts, uncacheable_ttl=uncacheable_ttl, codec=codec, clock=clock, monotonic=monotonic)
         self._releases = releases
         self._most_coming = max(1, queue // 4)
@@ -106,39 +106,39 @@ class Cache(Regenerator):
         :param fresh: the result goes into a stored entry. A stale copy, or one kept for errors, is not used.
         :param waits: where nothing is stored, the client waits for a render. Otherwise it gets :class:`Pending`.
         """
-        slot, judged = self._look_up(task)
+        cached, judged = self._look_up(task)
         if fresh and not judged.is_proven_fresh:
-            slot = None
-        if slot is not None and isinstance(slot.entry.content, Content) and not may_serve(slot.entry.content):
+            cached = None
+        if cached is not None and isinstance(cached.entry.content, Content) and not may_serve(cached.entry.content):
             return Passed("cookie")
-        if (slot is None or isinstance(judged.verdict, Missing)) and not waits and self._begin(task):
+        if (cached is None or isinstance(judged.verdict, Missing)) and not waits and self._begin(task):
             return Pending()
-        answer = self._load(task, None, fresh=fresh) if slot is None else self._answer(task, slot, judged)
+        answer = self._load(task, None, fresh=fresh) if cached is None else self._answer(task, cached, judged)
         if isinstance(answer, Served):
-            content = answer.slot.entry.content
+            content = answer.cached.entry.content
             if isinstance(content, HitForMiss):
                 return Passed(content.reason, personal=answer.personal)
             if isinstance(content, Content) and not may_serve(content):
                 return Passed("cookie")
         return answer
 
-    def _answer(self, task: Task, slot: CachedEntry, judged: Judged) -> Answer:
+    def _answer(self, task: Task, cached: CachedEntry, judged: Judged) -> Answer:
         verdict = judged.verdict
         if isinstance(verdict, Missing):
             return self._load(task, None)
         if isinstance(verdict, Fresh):
-            return Served(slot, judged.label("HIT"))
+            return Served(cached, judged.label("HIT"))
         if isinstance(verdict, Stale):
-            self._renew(task, slot)
-            return Served(slot, judged.label("STALE"))
+            self._revalidate(task, cached)
+            return Served(cached, judged.label("STALE"))
         if isinstance(verdict, Uncacheable):
             if verdict.due:
-                self._renew(task, slot)
+                self._revalidate(task, cached)
             return Passed(verdict.reason)
         if isinstance(verdict, Expired):
-            if self._monotonic() < max(slot.resting_until, self._rests_until(task)):
-                return Served(slot, "STALE-IF-ERROR")
-            return self._load(task, slot, judged.standing)
+            if self._monotonic() < max(cached.backoff_until, self._backoff_until(task)):
+                return Served(cached, "STALE-IF-ERROR")
+            return self._load(task, cached, judged.validity)
         assert_never(verdict)
 
     def _look_up(self, task: Task) -> tuple[CachedEntry | None, Judged]:
@@ -146,21 +146,21 @@ class Cache(Regenerator):
 
         The epochs are read first **[needed]**: every tag version that is compared later is at least as new.
         """
-        epochs = self._stamps.epochs()
-        slot = self._local.get(task.page)
-        if slot is not None:
-            judged = self._judge(slot, epochs)
+        epochs = self._tag_versions.epochs()
+        cached = self._local.get(task.page)
+        if cached is not None:
+            judged = self._judge(cached, epochs)
             if is_current(judged.verdict):
-                return slot, judged
-            if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < slot.look_at:
-                return slot, judged
+                return cached, judged
+            if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < cached.look_at:
+                return cached, judged
         is_forgotten = False
         try:
             data = self._store.get(task.page)
             stored = self._read(task, data)
-            if stored is None and (slot is None or slot.adopted):
+            if stored is None and (cached is None or cached.adopted):
                 adopted = self._adopted(task)
-                slot, is_forgotten = adopted or slot, adopted is None
+                cached, is_forgotten = adopted or cached, adopted is None
             else:
                 is_forgotten = data is None
             is_forgotten = is_forgotten and not self._store.is_displaced(task.page)
@@ -168,15 +168,15 @@ class Cache(Regenerator):
             self._events.emit(StoreFailed("get", task.page, error))
             stored = None
         if stored is not None:
-            slot = self._local.put(task.page, stored)
-        if slot is None:
+            cached = self._local.put(task.page, stored)
+        if cached is None:
             return None, Judged(Missing(), Validity.VALID)
-        judged = self._judge(slot, epochs)
-        if is_forgotten and isinstance(judged.verdict, Stale) and not slot.only_here:
+        judged = self._judge(cached, epochs)
+        if is_forgotten and isinstance(judged.verdict, Stale) and not cached.only_here:
             # The store may have evicted a later answer as well, a 404 or a hit-for-miss. A stale copy does not rule
             # that out, and is a fallback for errors only.
-            judged = Judged(Expired(slot.entry), judged.standing)
-        return slot, judged
+            judged = Judged(Expired(cached.entry), judged.validity)
+        return cached, judged
 
     def _adopted(self, task: Task) -> CachedEntry | None:
         """Return the page of the previous release, to be served as stale; ``None`` without one.
@@ -188,15 +188,15 @@ class Cache(Regenerator):
         entry = self._read(task, self._store.get(former))
         if entry is None or isinstance(entry.content, HitForMiss):
             return None
-        slot = self._local.put(task.page, entry)
-        slot.adopted = True
-        return slot
+        cached = self._local.put(task.page, entry)
+        cached.adopted = True
+        return cached
 
     def _note_release(self, task: Task, outcome: Outcome) -> None:
         """Record whether this release has stored a page, or refuses it."""
         if self._releases is None or task.data or not isinstance(outcome, Regenerated):
             return
-        content = outcome.slot.entry.content
+        content = outcome.cached.entry.content
         try:
             if not isinstance(content, Content) or int(content.status[:3]) in NEGATIVE_STATUSES:
                 self._releases.refused(task)
@@ -207,21 +207,21 @@ class Cache(Regenerator):
 
     # Stale: no client waits --------------------------------------------------------------------------
 
-    def _renew(self, task: Task, slot: CachedEntry) -> None:
+    def _revalidate(self, task: Task, cached: CachedEntry) -> None:
         """Regenerate the page in the background.
 
         Do nothing in a back-off, or where this process has asked for the same a moment ago.
         """
-        if self._monotonic() < max(slot.look_at, self._rests_until(task)):
+        if self._monotonic() < max(cached.look_at, self._backoff_until(task)):
             return
-        slot.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
+        cached.look_at = self._monotonic() + LOOK_AGAIN * random.uniform(0.5, 1.0)
         self._send_off(task)
 
     def _send_off(self, task: Task) -> bool:
         """Start a background render, and return whether this process has one in progress or queued."""
-        flight, leads = self._flights.board(task.page)
-        if leads and not self._submit(task._replace(max_lease_wait=0.0, ignore_backoff=False), flight):
-            flight.land(Busy())
+        flight, is_leader = self._flights.join_or_create(task.page)
+        if is_leader and not self._submit(task._replace(max_lease_wait=0.0, ignore_backoff=False), flight):
+            flight.set_result(Busy())
             return False
         return True
 
@@ -248,9 +248,9 @@ class Cache(Regenerator):
         else:
             outcome = self._work(task)
         if isinstance(outcome, Regenerated) and outcome.stored:
-            return renderer_pool.MADE + digest(self._codec.pack(outcome.slot.entry))
+            return renderer_pool.MADE + digest(self._codec.pack(outcome.cached.entry))
         if isinstance(outcome, (Regenerated, AlreadyFresh)):
-            return renderer_pool.FOUND + digest(self._codec.pack(outcome.slot.entry))
+            return renderer_pool.FOUND + digest(self._codec.pack(outcome.cached.entry))
         if isinstance(outcome, BackingOff):
             return renderer_pool.BACKOFF
         if isinstance(outcome, Failed):
@@ -262,35 +262,35 @@ class Cache(Regenerator):
         asked = self._flights.latest
         until = self._monotonic() + task.timeout + 1
         while True:
-            flight, leads = self._flights.board(task.flight)
-            if leads and not self._pool.submit(task.pack(), True):
-                flight.land(Busy())
+            flight, is_leader = self._flights.join_or_create(task.flight)
+            if is_leader and not self._pool.submit(task.pack(), True):
+                flight.set_result(Busy())
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if (
                 flight.number > asked
                 or not isinstance(outcome, (Regenerated, AlreadyFresh))
-                or self._is_proven(outcome.slot)
+                or self._is_proven(outcome.cached)
             ):
                 return outcome
 
-    def worked(self, task: Task, flight: Flight[Outcome], first: bool, word: bytes | None) -> None:
+    def worked(self, task: Task, flight: Flight[Outcome], first: bool, reply: bytes | None) -> None:
         """Set the result of ``flight`` from the reply of another process.
 
         The reply is for this flight alone. Clients of a later flight may have arrived after an invalidation that the
         render missed.
 
-        :param word: the reply; ``None`` where it takes too long. The lease then lapses, and the next request renders.
+        :param reply: the reply; ``None`` where it takes too long. The lease then lapses, and the next request renders.
         """
         outcome: Outcome = Busy()
         try:
-            if word == renderer_pool.UNKNOWN and not flight.done and self._pool.submit(task.pack(), first):
+            if reply == renderer_pool.UNKNOWN and not flight.done and self._pool.submit(task.pack(), first):
                 return
-            outcome = self._outcome_of(task, word)
+            outcome = self._outcome_of(task, reply)
         except Exception as error:  # a store raises an undeclared error: the waiting threads still need a result
             self._events.emit(InternalError("a render in another process", error))
         # A client that could not wait may have claimed the flight in this process: only a page ends such a flight.
         if isinstance(outcome, (Regenerated, AlreadyFresh)) or flight.claim():
-            flight.land(outcome)
+            flight.set_result(outcome)
 
     def _died(self, task: Task) -> Failed:
         """Back off after a render that killed its process, and return the failure.
@@ -304,31 +304,31 @@ class Cache(Regenerator):
         self._crash_backoff[task.page] = (pause, self._monotonic() + pause)
         try:
             if (lease := self._leases.of(task.page, task.owner)) is not None:
-                lease.rest(self._told_now(task))
+                lease.back_off(self._current_tags_digest(task))
         except Exception:  # raised by the store, or by a rule's own callable
             pass  # the lock lapses by itself
         self._events.emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
         return Failed("renderer-died")
 
-    def _rests_until(self, task: Task) -> float:
+    def _backoff_until(self, task: Task) -> float:
         return self._crash_backoff.get(task.page, (0.0, 0.0))[1]
 
-    def _outcome_of(self, task: Task, word: bytes | None) -> Outcome:
-        if word == renderer_pool.DIED:
+    def _outcome_of(self, task: Task, reply: bytes | None) -> Outcome:
+        if reply == renderer_pool.DIED:
             return self._died(task)
         if task.refresh_tag is not None:
-            self._stamps.forget()
+            self._tag_versions.forget()
             self._local.drop_prepared()
-        if word == renderer_pool.BACKOFF:
+        if reply == renderer_pool.BACKOFF:
             return BackingOff()
-        if word is not None and word.startswith(renderer_pool.FAILED):
-            reason = word.removeprefix(renderer_pool.FAILED).decode()
+        if reply is not None and reply.startswith(renderer_pool.FAILED):
+            reason = reply.removeprefix(renderer_pool.FAILED).decode()
             error = None
             if reason == "undelivered":
                 cause = StoreUnavailable("the renderer", "it could not tell other processes")
                 error = InvalidationError((), {task.refresh_tag or task.page: cause})
             return Failed(reason, error)
-        if word is not None and word.startswith((renderer_pool.MADE, renderer_pool.FOUND)):
+        if reply is not None and reply.startswith((renderer_pool.MADE, renderer_pool.FOUND)):
             self._crash_backoff.pop(task.page, None)
             try:
                 data = self._store.get(task.page)
@@ -336,18 +336,18 @@ class Cache(Regenerator):
                 self._events.emit(StoreFailed("get", task.page, raised))
                 data = None
             if data is not None and (entry := self._read(task, data)) is not None:
-                slot = self._local.put(task.page, entry)
+                cached = self._local.put(task.page, entry)
                 # Only for the same digest: another node of the store may still have an older page.
-                if word == renderer_pool.MADE + digest(data):
-                    return Regenerated(slot, True)
-                return AlreadyFresh(slot, proven=word == renderer_pool.FOUND + digest(data))
+                if reply == renderer_pool.MADE + digest(data):
+                    return Regenerated(cached, True)
+                return AlreadyFresh(cached, proven=reply == renderer_pool.FOUND + digest(data))
         return Busy()
 
     def _drop(self, job: bytes) -> None:
         """Set a busy result for a job that is dropped because the pool stops."""
         flight = self._flights.get(Task.unpack(job).flight)
         if flight is not None and flight.claim():
-            flight.land(Busy())
+            flight.set_result(Busy())
 
     # Missing, and the client does not wait ---------------------------------------------------------------
 
@@ -367,38 +367,38 @@ class Cache(Regenerator):
     # Expired, Missing: the client waits for the one render --------------------------------------------
 
     def _load(
-        self, task: Task, old: CachedEntry | None, standing: Validity = Validity.VALID, fresh: bool = False
+        self, task: Task, old: CachedEntry | None, validity: Validity = Validity.VALID, fresh: bool = False
     ) -> Answer:
         """Return a new page; ``old`` if the render fails or takes too long; else the failure, or :class:`Passed`."""
         until = self._monotonic() + task.wait
         came, pause, again = self._flights.latest, WAIT_PAUSE[0], False
         # A back-off that began before an invalidation says nothing about the page after it.
         task = task._replace(
-            invalidated_since_failure=standing is Validity.EXPIRED, ignore_backoff=task.ignore_backoff and old is None
+            invalidated_since_failure=validity is Validity.EXPIRED, ignore_backoff=task.ignore_backoff and old is None
         )
         while True:
             left = max(0.0, until - self._monotonic())
-            flight, leads = self._flights.board(task.page)
+            flight, is_leader = self._flights.join_or_create(task.page)
             if flight.is_led_here:
                 return Passed("recursive", missed=True)
-            if leads and old is not None and self._submit(task._replace(max_lease_wait=0.0), flight, first=True):
+            if is_leader and old is not None and self._submit(task._replace(max_lease_wait=0.0), flight, first=True):
                 outcome = flight.wait(task.timeout)
-            elif (leads or old is None) and flight.claim():
+            elif (is_leader or old is None) and flight.claim():
                 # There is no fallback: rendering in the request's own thread loses nothing. An exception of the app
                 # propagates to the server as usual.
-                leads = True
+                is_leader = True
                 outcome = self._lead(task._replace(max_lease_wait=left), flight)
             else:
                 outcome = flight.wait(left)
             # A flight that began after the request arrived has seen every invalidation from before the request.
-            is_new = leads or flight.number > came
+            is_new = is_leader or flight.number > came
             if isinstance(outcome, (Regenerated, AlreadyFresh)):
-                answer = self._landed(task, outcome, leads, is_new, "EXPIRED" if old else "MISS", fresh)
+                answer = self._landed(task, outcome, is_leader, is_new, "EXPIRED" if old else "MISS", fresh)
                 if answer is not None:
                     return answer
             elif isinstance(outcome, Failed) and not is_new and self._is_outdated(outcome):
                 pass  # the failure is older than an invalidation before this request: render again
-            elif isinstance(outcome, (Failed, BackingOff)) or (leads and outcome is None):
+            elif isinstance(outcome, (Failed, BackingOff)) or (is_leader and outcome is None):
                 break  # the render failed, or takes too long
             if self._monotonic() >= until:
                 return Passed("lock-timeout", missed=True)
@@ -406,11 +406,11 @@ class Cache(Regenerator):
                 self._pause(min(max(0.0, until - self._monotonic()), pause * random.uniform(0.5, 1.0)))
                 pause = min(pause * 1.5, WAIT_PAUSE[1])
             again = True
-        epochs = self._stamps.epochs()
+        epochs = self._tag_versions.epochs()
         if old is not None and not isinstance(self._judge(old, epochs).verdict, Missing):
-            old.resting_until = self._monotonic() + LOOK_AGAIN
+            old.backoff_until = self._monotonic() + LOOK_AGAIN
             # While a node that holds one of the tags is unreachable, a purge of the copy cannot be ruled out.
-            proven = self._stamps.reachable(old.entry.proof, epochs)
+            proven = self._tag_versions.reachable(old.entry.snapshot, epochs)
             return Served(old, "STALE-IF-ERROR" if proven else "DEGRADED")
         if isinstance(outcome, Failed):
             return outcome
@@ -418,7 +418,7 @@ class Cache(Regenerator):
 
     def _is_outdated(self, failed: Failed) -> bool:
         """Return whether a tag was invalidated since the failed render began: the failure is not shared then."""
-        return self._stamps.standing(failed.proof, self._stamps.ask()) >= Validity.EXPIRED
+        return self._tag_versions.validity(failed.snapshot, self._tag_versions.ask()) >= Validity.EXPIRED
 
     def _submit(self, task: Task, flight: Flight[Outcome], first: bool = False) -> bool:
         """Hand a task to another process or to the pool, and return whether one of them took it."""
@@ -435,7 +435,7 @@ class Cache(Regenerator):
         return False
 
     def _landed(
-        self, task: Task, outcome: Regenerated | AlreadyFresh, leads: bool, is_new: bool, label: str, fresh: bool
+        self, task: Task, outcome: Regenerated | AlreadyFresh, is_leader: bool, is_new: bool, label: str, fresh: bool
     ) -> Served | None:
         """Return the answer for a client that waited for a flight; ``None`` where another render is due.
 
@@ -445,19 +445,19 @@ class Cache(Regenerator):
 
         :param is_new: the flight began after this client arrived.
         """
-        judged = self._judge(outcome.slot, self._stamps.epochs())
+        judged = self._judge(outcome.cached, self._tag_versions.epochs())
         verdict = judged.verdict
         suffices = is_new and (isinstance(outcome, Regenerated) or outcome.proven)
         if not suffices and isinstance(verdict, (Expired, Missing)):
             return None
         if not suffices and fresh and not judged.is_proven_fresh:
             return None
-        own = leads and isinstance(outcome, Regenerated)
+        own = is_leader and isinstance(outcome, Regenerated)
         if not suffices and isinstance(verdict, Stale):
-            self._renew(task, outcome.slot)
-            return Served(outcome.slot, judged.label("STALE"))
+            self._revalidate(task, outcome.cached)
+            return Served(outcome.cached, judged.label("STALE"))
         return Served(
-            outcome.slot,
+            outcome.cached,
             judged.label(label),
             stored=own and isinstance(outcome, Regenerated) and outcome.stored,
             collapsed=not own,
@@ -486,21 +486,21 @@ class Cache(Regenerator):
         until = self._monotonic() + task.timeout + task.wait
         older: Flight[Outcome] | None = None
         while True:
-            flight, leads = self._flights.board(task.flight, instead_of=older)
-            if not leads and older is None and flight.begun:
+            flight, is_leader = self._flights.join_or_create(task.flight, instead_of=older)
+            if not is_leader and older is None and flight.begun:
                 # Refreshes that arrive during this wait share the next render, instead of rendering beside it.
                 flight.wait(min(OLDER_RENDER, task.wait))
                 older = flight
                 continue
             # The pool renders, since a render may hang: the caller gets a result after `timeout` even then.
-            if leads and (here or not self._submit(task, flight, first=True)) and flight.claim():
+            if is_leader and (here or not self._submit(task, flight, first=True)) and flight.claim():
                 self._lead(task, flight)
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
             if isinstance(outcome, Regenerated):
                 # Not stored by us: either a later render was stored first, or the store took no entry at all.
-                return outcome if outcome.stored or self._is_there(task, outcome.slot.entry) else Failed("not-stored")
+                return outcome if outcome.stored or self._is_there(task, outcome.cached.entry) else Failed("not-stored")
             if isinstance(outcome, Failed):
                 return outcome
             if self._monotonic() >= until:
@@ -526,7 +526,7 @@ class Cache(Regenerator):
         thread = threading.current_thread()
 
         def overdue() -> None:
-            flight.land(Failed("timeout"))
+            flight.set_result(Failed("timeout"))
             if pooled:
                 self._pool.write_off(thread)
 
@@ -547,9 +547,9 @@ class Cache(Regenerator):
             # The end of the leader's thread (its own timeout, a stopping process) does not end the followers. An answer
             # for the leader's client alone is not shared.
             if isinstance(outcome, Failed) and outcome.reason == "exit":
-                flight.land(Busy())
+                flight.set_result(Busy())
             else:
-                flight.land(outcome._replace(personal=None) if isinstance(outcome, Regenerated) else outcome)
+                flight.set_result(outcome._replace(personal=None) if isinstance(outcome, Regenerated) else outcome)
 
     # The end -----------------------------------------------------------------------------------------
 

@@ -39,16 +39,16 @@ class Judged(NamedTuple):
     """
 
     verdict: Verdict
-    standing: Validity
+    validity: Validity
 
     @property
     def is_proven_fresh(self) -> bool:
         """Return whether the copy may go into a stored entry, which is then served as fresh."""
-        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.standing is not Validity.UNKNOWN
+        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.validity is not Validity.UNKNOWN
 
-    def label(self, word: str) -> str:
-        """Return the value of ``X-ISR``: ``word``, or ``DEGRADED`` where the validity is unknown."""
-        return "DEGRADED" if self.standing is Validity.UNKNOWN else word
+    def label(self, reply: str) -> str:
+        """Return the value of ``X-ISR``: ``reply``, or ``DEGRADED`` where the validity is unknown."""
+        return "DEGRADED" if self.validity is Validity.UNKNOWN else reply
 
 
 class Regenerator:
@@ -69,7 +69,7 @@ class Regenerator:
         store: Store,
         local: Local,
         leases: Leases,
-        stamps: TagVersions,
+        tag_versions: TagVersions,
         events: Events,
         *,
         uncacheable_ttl: float,
@@ -82,7 +82,7 @@ class Regenerator:
         self._store = store
         self._local = local
         self._leases = leases
-        self._stamps = stamps
+        self._tag_versions = tag_versions
         self._events = events
         self._uncacheable_ttl = uncacheable_ttl
         self._codec = codec
@@ -91,30 +91,30 @@ class Regenerator:
         self._keeper = LeaseKeepAlive(monotonic, events)
         leases.orphaned = self._keeper.let_go
 
-    def _judge(self, slot: CachedEntry, epochs: Epochs) -> Judged:
+    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Judged:
         """Return the verdict on a copy. Its tag versions are compared once for each vector of epochs."""
-        checked = slot.checked
+        checked = cached.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
-            standing: Validity = checked[1]
+            validity: Validity = checked[1]
         else:
             since = checked[0] if checked is not None and checked[1] is Validity.VALID else _NEVER
-            standing = self._stamps.standing(slot.entry.proof, epochs, since)
+            validity = self._tag_versions.validity(cached.entry.snapshot, epochs, since)
             if checked is not None and checked[1] >= Validity.EXPIRED:
                 # Nonces are never reused: an invalid copy stays invalid, even when the node that proved it becomes
                 # unreachable.
-                standing = max(standing, checked[1])
-            if standing is not Validity.UNKNOWN or not self._stamps.reachable(slot.entry.proof, epochs):
+                validity = max(validity, checked[1])
+            if validity is not Validity.UNKNOWN or not self._tag_versions.reachable(cached.entry.snapshot, epochs):
                 # A single lost reply, with all nodes reachable, is not remembered: the next read may succeed.
-                slot.checked = (epochs, standing)
-        self._keep_alive(slot)
-        verdict = judge(slot.entry, standing, self._clock())
-        return Judged(Stale(slot.entry) if slot.adopted and isinstance(verdict, Fresh) else verdict, standing)
+                cached.checked = (epochs, validity)
+        self._keep_alive(cached)
+        verdict = judge(cached.entry, validity, self._clock())
+        return Judged(Stale(cached.entry) if cached.adopted and isinstance(verdict, Fresh) else verdict, validity)
 
-    def _keep_alive(self, slot: CachedEntry) -> None:
+    def _keep_alive(self, cached: CachedEntry) -> None:
         now = self._monotonic()
-        if now >= slot.read_tags_at:
-            self._stamps.keep_alive(slot.entry.proof)
-            slot.read_tags_at = now + self._stamps.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
+        if now >= cached.read_tags_at:
+            self._tag_versions.keep_alive(cached.entry.snapshot)
+            cached.read_tags_at = now + self._tag_versions.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
 
     def _read(self, task: Task, data: bytes | None) -> Entry | None:
         """Return the entry in ``data``. Unreadable bytes count as missing, and emit an event."""
@@ -165,23 +165,23 @@ class Regenerator:
             # worker took the lease. Without this look, the page would be rendered twice in one window.
             current, token = self._gets(task)
             if current is not None:
-                slot = self._local.put(task.page, current)
-                if task.refresh_tag is None and self._is_proven(slot):
-                    return AlreadyFresh(slot)
+                cached = self._local.put(task.page, current)
+                if task.refresh_tag is None and self._is_proven(cached):
+                    return AlreadyFresh(cached)
             return self._render(task, lease, current, token, overdue)
         finally:
             if lease is not None:
                 lease.release()
 
-    def _is_proven(self, slot: CachedEntry) -> bool:
+    def _is_proven(self, cached: CachedEntry) -> bool:
         """Return whether a copy is current, all invalidations until now included.
 
         A copy of unknown validity does not save a render. The epochs are read anew: polled epochs may be older than an
         invalidation that a waiting client arrived after. Such a client would reject the copy and ask again at once.
         """
-        for epochs in (self._stamps.epochs, self._stamps.ask):
-            judged = self._judge(slot, epochs())
-            if not is_current(judged.verdict) or judged.standing is Validity.UNKNOWN:
+        for epochs in (self._tag_versions.epochs, self._tag_versions.ask):
+            judged = self._judge(cached, epochs())
+            if not is_current(judged.verdict) or judged.validity is Validity.UNKNOWN:
                 return False
         return True
 
@@ -191,21 +191,23 @@ class Regenerator:
         A back-off counts unless the page was invalidated after the failure that it followed.
         """
         try:
-            if self._leases.failed(task.page) == self._told_now(task):
+            if self._leases.failed(task.page) == self._current_tags_digest(task):
                 return None
             return self._leases.take_over(task.page, task.lease, task.owner)
         except Exception as error:  # raised by the store or by a rule's own callable: the back-off counts
             self._events.emit(StoreFailed("gets", task.page, error))
             return None
 
-    def _told_now(self, task: Task) -> str:
+    def _current_tags_digest(self, task: Task) -> str:
         """Return the digest that a failure would be recorded with, for a render that began now."""
         current, _ = self._gets(task)
-        return _told(self._stamps.capture(self._tags(task, current)).known)
+        return _tags_digest(self._tag_versions.capture(self._tags(task, current)).known)
 
     def _tags(self, task: Task, current: Entry | None) -> list[str]:
         """Return the tags that are known before a render, those of the current entry included."""
-        return [*self._tags_of(task), *(tag for tag, _ in current.proof.tags)] if current else list(self._tags_of(task))
+        return (
+            [*self._tags_of(task), *(tag for tag, _ in current.snapshot.tags)] if current else list(self._tags_of(task))
+        )
 
     def _mark(self, tag: str) -> dict[str, StoreError]:
         """Mark a tag as stale in every process, before a refresh captures its tag versions.
@@ -214,7 +216,7 @@ class Regenerator:
 
         :returns: the tags that were not delivered, each with its error.
         """
-        undelivered = self._stamps.invalidate([stored_tag(tag)], Mode.STALE)
+        undelivered = self._tag_versions.invalidate([stored_tag(tag)], Mode.STALE)
         self._local.drop_prepared()
         self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
         return undelivered
@@ -235,11 +237,11 @@ class Regenerator:
         try:
             # Before any data is read **[needed]**: capture the version of every tag that is known by now.
             known = self._tags_of(task)
-            capture = self._stamps.capture(self._tags(task, current))
+            capture = self._tag_versions.capture(self._tags(task, current))
         except Exception as raised:  # raised by a rule's own callable
             self._failed(task, lease, "tags", raised)
             return Failed("tags")
-        of = _told(capture.known)
+        of = _tags_digest(capture.known)
 
         def give_up() -> None:
             self._failed(task, lease, "timeout", None, of)
@@ -274,8 +276,8 @@ class Regenerator:
         lifetime = product.lifetime
         try:
             mints, absent = _mints(product, current)
-            proof = self._stamps.prove(capture, [*known, *product.tags], dict(product.carried), mints, absent)
-            entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, proof)
+            snapshot = self._tag_versions.prove(capture, [*known, *product.tags], dict(product.carried), mints, absent)
+            entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, snapshot)
             packed = self._codec.pack(entry)
             if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
                 # The page may fit without its other content codings.
@@ -291,16 +293,16 @@ class Regenerator:
             Rendered(task.page, over - began, stored, task.text, over - made, lifetime.revalidate, refused)
         )
         self._leases.forget_failures(task.page)
-        slot = self._local.put(task.page, winner)
-        slot.only_here = winner is entry and not stored
-        return Regenerated(slot, stored, personal)
+        cached = self._local.put(task.page, winner)
+        cached.only_here = winner is entry and not stored
+        return Regenerated(cached, stored, personal)
 
     def _is_better(self, ours: Entry, theirs: Entry) -> bool:
-        epochs = self._stamps.epochs()
-        return self._stamps.standing(ours.proof, epochs) < self._stamps.standing(theirs.proof, epochs)
+        epochs = self._tag_versions.epochs()
+        return self._tag_versions.validity(ours.snapshot, epochs) < self._tag_versions.validity(theirs.snapshot, epochs)
 
     def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, of: str = "") -> None:
-        pause = lease.rest(of) if lease is not None else 0.0
+        pause = lease.back_off(of) if lease is not None else 0.0
         self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
 
     def _put(
@@ -344,9 +346,9 @@ def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bo
     return lambda tag: current is not None and not is_given(tag), b""
 
 
-def _told(stamps: Mapping[str, bytes]) -> str:
+def _tags_digest(tag_versions: Mapping[str, bytes]) -> str:
     """Return a digest of tag versions: it differs before and after an invalidation."""
-    return digest(b"".join(stamps[tag] for tag in sorted(stamps))).hex()
+    return digest(b"".join(tag_versions[tag] for tag in sorted(tag_versions))).hex()
 
 
 def digest(data: bytes) -> bytes:
@@ -361,7 +363,7 @@ def _failed(failure: Failure, error: BaseException | None, known: Sequence[str],
     """
     shows = failure.content is not None or failure.said is not None
     return Failed(
-        failure.reason, error, failure.content, failure.said, capture.proof(known) if shows else TagSnapshot()
+        failure.reason, error, failure.content, failure.said, capture.snapshot(known) if shows else TagSnapshot()
     )
 
 

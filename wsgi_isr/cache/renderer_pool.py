@@ -94,10 +94,10 @@ class Remote:
         self._warned_at: float | None = None
         self._well = True
 
-    def submit(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
+    def submit(self, job: bytes, urgent: bool, max_lease_wait: float, done: Done) -> bool:
         """Send a job, and return whether it was sent.
 
-        :param first: the job is urgent: a client waits for it.
+        :param urgent: the job is urgent: a client waits for it.
         :param max_lease_wait: seconds within which the reply has to come.
         :param done: called once with the reply, in another thread; it must not raise.
         """
@@ -105,7 +105,7 @@ class Remote:
         if len(message) > MAX_JOB:
             return False
         try:
-            connection = self._send(message, URGENT if first else LATER)
+            connection = self._send(message, URGENT if urgent else LATER)
         except OSError as error:
             self._warn(error)
             return False
@@ -113,7 +113,7 @@ class Remote:
             if self._closed or not self._is_listening():
                 connection.close()
                 return False
-            self._sent[connection] = _Sent(done, ACCEPT_IN[0] if first else ACCEPT_IN[1], max_lease_wait)
+            self._sent[connection] = _Sent(done, ACCEPT_IN[0] if urgent else ACCEPT_IN[1], max_lease_wait)
             self._well = True
             self._nudge()
         return True
@@ -222,7 +222,7 @@ class Remote:
                 came = {one: sent for one, sent in self._sent.items() if one not in known}
             now = time.monotonic()
             for connection in [one for one, sent in known.items() if one in ready or sent.due <= now]:
-                over, word = known[connection].hear(connection)
+                over, reply = known[connection].hear(connection)
                 if not over:
                     continue
                 with self._lock:
@@ -230,7 +230,7 @@ class Remote:
                         return
                 selector.unregister(connection)
                 connection.close()
-                known.pop(connection).done(word)
+                known.pop(connection).done(reply)
             for connection in came:
                 selector.register(connection, selectors.EVENT_READ)
             known |= came

@@ -50,7 +50,7 @@ class Flight(Generic[T]):
             first, self._claimed = not self._claimed and not self._done.is_set(), True
             return first
 
-    def land(self, outcome: T) -> bool:
+    def set_result(self, outcome: T) -> bool:
         """Set the outcome, and wake all waiting threads. Return ``False``, and do nothing, after the first call."""
         with self._flights._lock:
             if self._done.is_set():
@@ -94,7 +94,7 @@ class Flights(Generic[T]):
         #: The number of the latest flight.
         self.latest = 0
 
-    def board(self, key: str, instead_of: Flight[T] | None = None) -> tuple[Flight[T], bool]:
+    def join_or_create(self, key: str, instead_of: Flight[T] | None = None) -> tuple[Flight[T], bool]:
         """Return the flight of ``key``, and whether the caller leads it.
 
         The leader makes sure that the flight is claimed and its outcome is set.

@@ -113,21 +113,23 @@ class Capture(NamedTuple):
     known: dict[str, bytes]
     before: Epochs
 
-    def proof(self, tags: Iterable[str]) -> TagSnapshot:
+    def snapshot(self, tags: Iterable[str]) -> TagSnapshot:
         """Return a tag snapshot for data that was read after the capture, but may not be stored.
 
         The snapshot is valid as long as the epochs and the versions of all ``tags`` stay.
         """
-        stamps = tuple((tag, self.known.get(tag, b"")) for tag in tags)
-        return TagSnapshot(stamps, tuple((node, nonce) for node, nonce in self.before.items() if nonce is not None))
+        tag_versions = tuple((tag, self.known.get(tag, b"")) for tag in tags)
+        return TagSnapshot(
+            tag_versions, tuple((node, nonce) for node, nonce in self.before.items() if nonce is not None)
+        )
 
 
-def claims(proof: TagSnapshot) -> dict[str, bytes]:
+def claims(snapshot: TagSnapshot) -> dict[str, bytes]:
     """Return the tag versions of data that is not stored, for the page that uses the data.
 
     Where the data has no version of a tag, the version of the page counts.
     """
-    return {tag: stamp or ABSENT for tag, stamp in proof.tags}
+    return {tag: tag_version or ABSENT for tag, tag_version in snapshot.tags}
 
 
 class Polled(NamedTuple):
@@ -217,13 +219,13 @@ class TagVersions:
         """Return the seconds after which a used tag is read again; more for more tags."""
         return min(max(len(self._read_at) / _READS, READ_AGAIN[0]), READ_AGAIN[1])
 
-    def keep_alive(self, proof: TagSnapshot) -> None:
+    def keep_alive(self, snapshot: TagSnapshot) -> None:
         """Have the tags of a served copy read with the next epochs, as no request compares them.
 
         A store evicts keys that no process reads. The copy would be purged at the next change of the epochs. Tags that
         do not exist have no key.
         """
-        keys = [self._tag_key(tag) for tag, stamp in proof.tags if stamp not in (ABSENT, b"")]
+        keys = [self._tag_key(tag) for tag, tag_version in snapshot.tags if tag_version not in (ABSENT, b"")]
         now, read_again = self._monotonic(), self.read_again
         with self._lock:
             if len(self._read_at) > _MAX_KNOWN:
@@ -311,18 +313,18 @@ class TagVersions:
             is_quiet = self._node(tag) in quiet
             is_absent = tag not in capture.known and tag not in late_stamps
             if tag in capture.known:
-                stamp = capture.known[tag]
+                tag_version = capture.known[tag]
             elif is_absent:
-                stamp = absent
+                tag_version = absent
             else:
                 # On any other node an invalidation went on beside the render. Whether it hit this tag, before or after
                 # the data was read, is unknown **[needed]**. The next request renders again, and then the tag is known
                 # beforehand.
-                stamp = late_stamps[tag] if is_quiet else b""
-            if carried.get(tag, stamp) not in (stamp, ABSENT):
-                stamp, is_quiet = b"", False
-            proven = proven and (is_quiet if is_absent else stamp != b"")
-            stamped.append((tag, stamp))
+                tag_version = late_stamps[tag] if is_quiet else b""
+            if carried.get(tag, tag_version) not in (tag_version, ABSENT):
+                tag_version, is_quiet = b"", False
+            proven = proven and (is_quiet if is_absent else tag_version != b"")
+            stamped.append((tag, tag_version))
         nodes = {self._node(tag) for tag, _ in stamped}
         valid_at = tuple((node, nonce) for node, nonce in after.items() if node in quiet & nodes and nonce is not None)
         return TagSnapshot(tuple(stamped), valid_at if proven else ())
@@ -331,31 +333,31 @@ class TagVersions:
         """Return the current versions of those tags that exist; ``b""`` where the node is unreachable."""
         keys = {tag: self._tag_key(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))
-        stamps: dict[str, bytes] = {}
+        tag_versions: dict[str, bytes] = {}
         for tag, key in keys.items():
             value = found.values.get(key)
             if key in found.unreachable:
-                stamps[tag] = b""
+                tag_versions[tag] = b""
             elif value is not None and TagVersion(value).belongs_to(tag):
-                stamps[tag] = TagVersion(value).nonces
-        return stamps
+                tag_versions[tag] = TagVersion(value).nonces
+        return tag_versions
 
     def _begin_tag(self, tag: str, key: str) -> bytes:
         """Create a missing or damaged tag; return its nonces or those of a faster process, ``b""`` after an error."""
-        stamp = TagVersion.fresh(tag)
+        tag_version = TagVersion.fresh(tag)
         try:
-            if self._store.add(key, stamp):
-                return stamp.nonces
+            if self._store.add(key, tag_version):
+                return tag_version.nonces
             held = self._store.gets(key)
             if held is not None and TagVersion(held.value).belongs_to(tag):
                 return TagVersion(held.value).nonces
-            return stamp.nonces if held is not None and self._store.cas(key, stamp, held.token) else b""
+            return tag_version.nonces if held is not None and self._store.cas(key, tag_version, held.token) else b""
         except StoreError:
             return b""
 
     # Looking up --------------------------------------------------------------------------------------
 
-    def standing(self, proof: TagSnapshot, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Validity:
+    def validity(self, snapshot: TagSnapshot, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Validity:
         """Return the validity of an entry at ``epochs``.
 
         :param epochs: read before this call **[needed]**. The compared tag versions are then at least as new as the
@@ -364,13 +366,13 @@ class TagVersions:
             no tag is compared again.
         """
         # The names are made once: each is a hash, and an entry may have a hundred tags.
-        keys = {tag: self._tag_key(tag) for tag, _ in proof.tags}
+        keys = {tag: self._tag_key(tag) for tag, _ in snapshot.tags}
         homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
-        valid_at = dict(proof.valid_at)
+        valid_at = dict(snapshot.valid_at)
         quiet = {
             node for node, now in epochs.items() if now is not None and now in (valid_at.get(node), since.get(node))
         }
-        changed = [(tag, then) for tag, then in proof.tags if homes[tag] not in quiet]
+        changed = [(tag, then) for tag, then in snapshot.tags if homes[tag] not in quiet]
         if not changed:
             return Validity.VALID
         found = self._store.get_many([keys[tag] for tag, _ in changed])
@@ -385,9 +387,9 @@ class TagVersions:
         # of an unreachable node: the validity is unknown, and the response is marked.
         return worst if proven or worst >= Validity.EXPIRED else Validity.UNKNOWN
 
-    def reachable(self, proof: TagSnapshot, epochs: Epochs) -> bool:
+    def reachable(self, snapshot: TagSnapshot, epochs: Epochs) -> bool:
         """Return whether every node that holds one of the tags has answered with its epoch."""
-        return all(epochs.get(self._node(tag)) is not None for tag, _ in proof.tags)
+        return all(epochs.get(self._node(tag)) is not None for tag, _ in snapshot.tags)
 
     def _node(self, tag: str) -> str:
         return self._store.node_of(self._tag_key(tag))

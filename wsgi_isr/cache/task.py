@@ -78,12 +78,12 @@ Produce = Callable[[Task], Product]
 class Regenerated(NamedTuple):
     """This process rendered the page.
 
-    :param slot: the entry to serve; not the rendered one, if a later render was stored first.
+    :param cached: the entry to serve; not the rendered one, if a later render was stored first.
     :param stored: whether the rendered entry was stored.
     :param personal: the app's response, where it fits one client alone.
     """
 
-    slot: CachedEntry
+    cached: CachedEntry
     stored: bool
     personal: Personal | None = None
 
@@ -94,7 +94,7 @@ class AlreadyFresh(NamedTuple):
     :param proven: the page was found current after the flight had begun.
     """
 
-    slot: CachedEntry
+    cached: CachedEntry
     proven: bool = True
 
 
@@ -104,14 +104,14 @@ class Failed(NamedTuple):
     :param reason: a token.
     :param content: the app's error response, or a page that came too late to be stored.
     :param said: the cache directives of the render.
-    :param proof: the tag snapshot from before the render.
+    :param snapshot: the tag snapshot from before the render.
     """
 
     reason: str
     error: BaseException | None = None
     content: Content | Value | None = None
     said: CacheDirectives | None = None
-    proof: TagSnapshot = TagSnapshot()
+    snapshot: TagSnapshot = TagSnapshot()
 
 
 Outcome = Regenerated | AlreadyFresh | Failed | Busy | BackingOff
@@ -130,7 +130,7 @@ class Served(NamedTuple):
     :param personal: the app's response to this request alone, where the page may not be stored.
     """
 
-    slot: CachedEntry
+    cached: CachedEntry
     label: str
     stored: bool = False
     collapsed: bool = False

@@ -37,21 +37,21 @@ class Pool:
         self._written_off: set[threading.Thread] = set()
         self._stopping = False
 
-    def submit(self, job: bytes, first: bool = False) -> bool:
+    def submit(self, job: bytes, urgent: bool = False) -> bool:
         """Take a job; return ``False`` where the queue is full, no thread can start, or the pool is stopping.
 
-        :param first: the job is urgent, because a client waits for it: it goes before all jobs in the queue.
+        :param urgent: the job is urgent, because a client waits for it: it goes before all jobs in the queue.
         """
         with self._changed:
             if self._stopping or len(self._jobs) >= self._queue:
                 return False
             if self._threads:
-                return self._take(job, first)
+                return self._take(job, urgent)
         self._run(job)
         return True
 
-    def _take(self, job: bytes, first: bool) -> bool:
-        if first:
+    def _take(self, job: bytes, urgent: bool) -> bool:
+        if urgent:
             self._jobs.appendleft(job)
         else:
             self._jobs.append(job)

@@ -78,23 +78,23 @@ class Validity(enum.IntEnum):
     PURGED = 5
 
 
-def judge(entry: Entry | None, standing: Validity, now: float) -> Verdict:
+def judge(entry: Entry | None, validity: Validity, now: float) -> Verdict:
     """Return the verdict on an entry.
 
-    :param standing: the validity of the entry.
+    :param validity: the validity of the entry.
     :param now: Unix time in seconds.
     """
-    if entry is None or standing is Validity.PURGED:
+    if entry is None or validity is Validity.PURGED:
         return Missing()
     age = entry.age(now)
     if isinstance(entry.content, HitForMiss):
-        if standing is Validity.EXPIRED:
+        if validity is Validity.EXPIRED:
             return Missing()
-        due = standing is Validity.STALE or (entry.revalidate is not None and age >= entry.revalidate)
+        due = validity is Validity.STALE or (entry.revalidate is not None and age >= entry.revalidate)
         return Uncacheable(entry.content.reason, due)
-    if standing is Validity.EXPIRED or (entry.expire is not None and age >= entry.expire):
+    if validity is Validity.EXPIRED or (entry.expire is not None and age >= entry.expire):
         return Expired(entry)
-    if standing is Validity.STALE or (entry.revalidate is not None and age >= entry.revalidate):
+    if validity is Validity.STALE or (entry.revalidate is not None and age >= entry.revalidate):
         return Stale(entry)
     return Fresh(entry)
 
@@ -174,7 +174,7 @@ class CacheDirectives:
         # The least is above 0, even for data past its lifetime: 0 would mean that the page is never stored.
         left = [None if limit is None else max(0.001, limit - age) for limit in (entry.revalidate, entry.expire)]
         self.limit(*left)
-        self._carry(entry.proof.tags)
+        self._carry(entry.snapshot.tags)
 
     def take_over(self, inner: CacheDirectives, carried: Mapping[str, bytes]) -> None:
         """Add the directives and tags of data that was rendered for this page alone.
@@ -192,8 +192,8 @@ class CacheDirectives:
 
     def _carry(self, stamped: Iterable[tuple[str, bytes]]) -> None:
         with self._changing:
-            for tag, stamp in stamped:
-                self.carried[tag] = stamp if self.carried.get(tag, stamp) == stamp else b""
+            for tag, tag_version in stamped:
+                self.carried[tag] = tag_version if self.carried.get(tag, tag_version) == tag_version else b""
 
     def ask(self, revalidate: float | None, expire: float | None) -> None:
         """Ask for storage, for at most so many seconds (``None``: no limit)."""

@@ -51,7 +51,7 @@ def refresh_all(isr: ISR, paths: Sequence[str], site: Site, only_if_cached: bool
     pages: list[dict[str, Any]] = []
     for path in dict.fromkeys(paths):
         try:
-            if only_if_cached and isr._engine.fill.kept(isr._pages.at(path, site).task) is None:
+            if only_if_cached and isr._engine.cache.kept(isr._pages.at(path, site).task) is None:
                 pages.append({"path": path, "ok": True, "changed": False, "cached": False})
                 continue
             pages.append({"path": path, "ok": True, "changed": isr.refresh(path, site=site)})

@@ -49,13 +49,13 @@ _log = logging.getLogger("wsgi_isr.data")
 class DataEngine(Protocol):
     """The engine that keeps data: one process's share of a store (:class:`~.engine.Engine`)."""
 
-    fill: Cache
+    cache: Cache
     events: Events
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     keyspace: Keyspace
     invalidator: Invalidator
-    stamps: TagVersions
+    tag_versions: TagVersions
     profiles: Mapping[str, tuple[float, float]]
     keeps: bool
 
@@ -159,13 +159,13 @@ class Cached(Known, Generic[P, R]):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
-        found: Answer | Regenerated = home.fill.get(task, fresh=frame is not None and frame.stored)
+        found: Answer | Regenerated = home.cache.get(task, fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
-            label, age = found.label, found.slot.entry.age(home.clock())
-            if (read := self._read(found.slot.entry, home, frame)) is None:
+            label, age = found.label, found.cached.entry.age(home.clock())
+            if (read := self._read(found.cached.entry, home, frame)) is None:
                 # Another version of the code has stored it. Treat it as missing and call the function here.
-                found, label, age = home.fill.refresh(task, "", here=True), "MISS", 0.0
-                read = self._read(found.slot.entry, home, frame) if isinstance(found, Regenerated) else None
+                found, label, age = home.cache.refresh(task, "", here=True), "MISS", 0.0
+                read = self._read(found.cached.entry, home, frame) if isinstance(found, Regenerated) else None
             if read is not None:
                 seconds = home.monotonic() - began
                 home.events.emit(DataServed(self.name, label, task.text, age, seconds=seconds, shown=shown))
@@ -184,7 +184,7 @@ class Cached(Known, Generic[P, R]):
 
     def _own(self, home: DataEngine, frame: RenderContext | None, tags: Sequence[str], args: Any, kwargs: Any) -> R:
         """Return a new result for one caller. The page that uses it still takes over its ``tags`` and lifetime."""
-        carried = {} if frame is None else claims(home.stamps.capture(tags).proof(tags))
+        carried = {} if frame is None else claims(home.tag_versions.capture(tags).snapshot(tags))
         with rendering(home.profiles, stored=frame is not None and frame.stored) as asked:
             try:
                 return self._function(*args, **kwargs)
@@ -247,7 +247,10 @@ class Cached(Known, Generic[P, R]):
 
         A result from before an invalidation is not returned: this caller may have arrived after the invalidation.
         """
-        if found.said is None or home.stamps.standing(found.proof, home.stamps.ask()) >= Validity.EXPIRED:
+        if (
+            found.said is None
+            or home.tag_versions.validity(found.snapshot, home.tag_versions.ask()) >= Validity.EXPIRED
+        ):
             return None
         read = self._decoded(found.content)
         if read is not None:
@@ -260,7 +263,7 @@ class Cached(Known, Generic[P, R]):
         The page may depend on the failure (such as a page that says that there is no such post).
         """
         if frame is not None:
-            frame.asked.take_over(failed.said or CacheDirectives(), claims(failed.proof))
+            frame.asked.take_over(failed.said or CacheDirectives(), claims(failed.snapshot))
             frame.asked.limit(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
@@ -312,11 +315,11 @@ class Cached(Known, Generic[P, R]):
         if home is None or self._skips(home, frame):
             return self(*args, **kwargs)
         task = self._task(home, args, kwargs)
-        outcome = home.fill.refresh(task, _own_tag(task.text))
+        outcome = home.cache.refresh(task, _own_tag(task.text))
         if isinstance(outcome, Failed):
             self._carry(outcome, home, frame)
             raise outcome.error or RefreshError(self.name, outcome.reason)
-        entry = outcome.slot.entry
+        entry = outcome.cached.entry
         if isinstance(entry.content, HitForMiss):
             raise RefreshError(self.name, entry.content.reason)
         read = self._read(entry, home, frame)

@@ -64,7 +64,7 @@ class Listings:
     """The lists of all rules, as one process knows them.
 
     :param monotonic: monotonic time in seconds.
-    :param stamps: reads tag versions and writes none; without it, every invalidation concerns every rule.
+    :param tag_versions: reads tag versions and writes none; without it, every invalidation concerns every rule.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Listings:
         rules: RuleSet,
         events: Events,
         monotonic: Callable[[], float] = time.monotonic,
-        stamps: Callable[[Sequence[str]], TagVersions] | None = None,
+        tag_versions: Callable[[Sequence[str]], TagVersions] | None = None,
     ) -> None:
         self._rules = rules
         self._events = events
         self._monotonic = monotonic
-        self._stamps = stamps
+        self._tag_versions = tag_versions
         self._known: dict[str, _Known] = {}
         # One lock for each rule: a slow query delays no other rule's pages. A lock is made when it is first needed,
         # after gevent has patched the process, because lists are loaded while it is held.
@@ -112,34 +112,36 @@ class Listings:
             return known
         # Read the epochs first: tag versions that are read later are at least as new.
         now = epochs() if epochs is not None else None
-        stamps = functools.cache(lambda: self._read(policy, script, path))
-        if self._counts(policy, known, now, stamps):
+        tag_versions = functools.cache(lambda: self._read(policy, script, path))
+        if self._counts(policy, known, now, tag_versions):
             assert known is not None
             return known
         # One thread loads the list. Other threads use the known list, or wait if it was invalidated since.
-        is_due = known is not None and epochs is not None and not self._is_outdated(known, now, stamps)
+        is_due = known is not None and epochs is not None and not self._is_outdated(known, now, tag_versions)
         asking = self._asking.setdefault(policy.name, threading.Lock())
         if not asking.acquire(timeout=0 if is_due else policy.lock_timeout):
             return known if known is not None and is_due else _Known(None, 0.0, now)
         try:
             known = self._known.get(policy.name)
-            if not self._counts(policy, known, now, stamps):
-                seen = _seen(known, stamps())  # before loading, so that the list is newer
+            if not self._counts(policy, known, now, tag_versions):
+                seen = _seen(known, tag_versions())  # before loading, so that the list is newer
                 known = self._known[policy.name] = self._ask(policy, known, now)._replace(seen=seen)
             assert known is not None
             return known
         finally:
             asking.release()
 
-    def _counts(self, policy: Policy, known: _Known | None, epochs: Any, stamps: Callable[[], TagVersions]) -> bool:
+    def _counts(
+        self, policy: Policy, known: _Known | None, epochs: Any, tag_versions: Callable[[], TagVersions]
+    ) -> bool:
         if known is None or epochs is None:
             return known is not None and known.paths is not None and not callable(policy.paths)
         if known.paths is not None and not callable(policy.paths):
             return True
         ttl = policy.negative_ttl if known.epochs == epochs else min(ELSEWHERE, policy.negative_ttl)
-        return self._monotonic() < known.asked + ttl and not self._is_outdated(known, epochs, stamps)
+        return self._monotonic() < known.asked + ttl and not self._is_outdated(known, epochs, tag_versions)
 
-    def _is_outdated(self, known: _Known, epochs: Any, stamps: Callable[[], TagVersions]) -> bool:
+    def _is_outdated(self, known: _Known, epochs: Any, tag_versions: Callable[[], TagVersions]) -> bool:
         """Return whether a path or its rule may have been invalidated since the list was loaded.
 
         - A version that is missing and that the list never saw: not invalidated, unless the store has lost it since.
@@ -149,16 +151,16 @@ class Listings:
         """
         if known.epochs == epochs:
             return False
-        if self._stamps is None:
+        if self._tag_versions is None:
             return True
-        changed = {tag for tag, stamp in stamps().items() if known.seen.get(tag) != stamp}
+        changed = {tag for tag, tag_version in tag_versions().items() if known.seen.get(tag) != tag_version}
         if changed & known.seen.keys():
             return True
         return bool(changed) and self._monotonic() >= known.asked + min(ELSEWHERE, SHARE * known.took)
 
     def _read(self, policy: Policy, script: str, path: str) -> TagVersions:
         """Return the versions of a page's tags, whether the page exists or not."""
-        if self._stamps is None:
+        if self._tag_versions is None:
             return {}
         tags = [EVERYTHING, route_tag(policy.name)]
         if path.count("/") <= MAX_SEGMENTS:  # otherwise it is no page of the cache
@@ -167,7 +169,7 @@ class Listings:
                 tags = tags_of_page(key, policy, self._rules)
             except Exception:
                 pass  # a rule's callable failed for a page that does not exist
-        return self._stamps(tags)
+        return self._tag_versions(tags)
 
     def _ask(self, policy: Policy, known: _Known | None, epochs: Any) -> _Known:
         began = self._monotonic()
@@ -183,8 +185,12 @@ class Listings:
         return _Known(paths, now, epochs, took=now - began)
 
 
-def _seen(known: _Known | None, stamps: TagVersions) -> Mapping[str, bytes]:
+def _seen(known: _Known | None, tag_versions: TagVersions) -> Mapping[str, bytes]:
     """Return the versions that a new list is newer than: these, and those of the list before. Drop the oldest."""
-    kept = {tag: stamp for tag, stamp in known.seen.items() if tag not in stamps} if known is not None else {}
-    kept.update((tag, stamp) for tag, stamp in stamps.items() if stamp is not None)
+    kept = (
+        {tag: tag_version for tag, tag_version in known.seen.items() if tag not in tag_versions}
+        if known is not None
+        else {}
+    )
+    kept.update((tag, tag_version) for tag, tag_version in tag_versions.items() if tag_version is not None)
     return dict(list(kept.items())[-MOST_STAMPS:])

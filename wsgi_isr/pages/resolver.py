@@ -93,10 +93,10 @@ class Pages:
         settings = self._settings
         codec = Codec(settings.signing_key, settings.namespace)
         self.sites = Sites(settings, self._matcher.is_own, self._store, Keyspace(settings.namespace).sites, codec)
-        stamps = self._stamps if self._store.keeps else None
-        self._listings = Listings(self._rules, self._events, self._monotonic, stamps)
+        tag_versions = self._tag_versions if self._store.keeps else None
+        self._listings = Listings(self._rules, self._events, self._monotonic, tag_versions)
 
-    def _stamps(self, tags: Sequence[str]) -> TagVersions:
+    def _tag_versions(self, tags: Sequence[str]) -> TagVersions:
         """Return the versions of tags in the store. The store is only read: random paths must not create tags."""
         keys = {tag: self._names.tag(tag) for tag in tags}
         found = self._store.get_many(list(keys.values()))

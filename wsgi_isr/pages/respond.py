@@ -153,7 +153,7 @@ def headers_of(entry: Entry, content: Content, label: str, cache_status: str, no
 
 def cache_status(found: Served, now: float) -> str:
     """Return the ``Cache-Status`` of a page from the cache (RFC 9211, 2)."""
-    entry, label = found.slot.entry, found.label
+    entry, label = found.cached.entry, found.label
     if label == "HIT":
         return f"{NAME}; hit"
     left = 0 if entry.revalidate is None else min(0, math.floor(entry.revalidate - entry.age(now)))

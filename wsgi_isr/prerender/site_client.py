@@ -78,7 +78,7 @@ class SiteClient:
         self._isr = isr
         self._site = site
         live = isr._engine
-        self._fill, self._keeps, self._codec = live.fill, live.keeps, live.codec
+        self._fill, self._keeps, self._codec = live.cache, live.keeps, live.codec
         self.here = here_of(site)
 
     def own_path(self, url: str) -> str | None:
@@ -112,7 +112,7 @@ class SiteClient:
         if isinstance(answer, Failed):
             raise Fail(_why(answer))
         assert isinstance(answer, Served)
-        entry = answer.slot.entry
+        entry = answer.cached.entry
         assert isinstance(entry.content, Content)
         if answer.label == "DEGRADED":
             raise Fail("a node of the store is unreachable, so the page cannot be proven fresh")
@@ -127,7 +127,7 @@ class SiteClient:
         made = self._fill.refresh(page.task, path_tag(page.path), here=True)
         if isinstance(made, Failed):
             raise Fail(_why(made))
-        entry = made.slot.entry
+        entry = made.cached.entry
         if isinstance(entry.content, HitForMiss):
             raise Skip(entry.content.reason)
         assert isinstance(entry.content, Content)
@@ -166,7 +166,7 @@ class SiteClient:
             found = self._fill.get(page.task, fresh=True)
             if isinstance(found, Failed):
                 raise Fail(_why(found))
-            if isinstance(found, Served) and isinstance(content := found.slot.entry.content, Content):
+            if isinstance(found, Served) and isinstance(content := found.cached.entry.content, Content):
                 return Answer(int(content.status[:3]), content.headers, content.body)
         plain, _, query = path.partition("?")
         below = o.parse_path(plain, "path").removeprefix(self.here.mount)

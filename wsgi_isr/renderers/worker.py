@@ -174,10 +174,10 @@ class _JobRunner:
         except Exception:  # sent by another version of this package
             return UNKNOWN
         with self._limited(task.timeout + task.wait + GRACE):
-            word = isr._engine.work(task)
-        if word == FAILED + b"timeout":
+            reply = isr._engine.work(task)
+        if reply == FAILED + b"timeout":
             self.hangs = True
-        return word
+        return reply
 
     @contextmanager
     def _limited(self, seconds: float) -> Iterator[None]:

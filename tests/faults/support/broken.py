@@ -38,7 +38,7 @@ class RenewsOneEpoch(TagVersions):
             for node in {self._node(tag) for tag in every}:
                 self._store.set(self._epoch_key(node), os.urandom(12))
             for tag in every:
-                self._renew(tag, mode)
+                self._revalidate(tag, mode)
         except StoreError as error:
             return dict.fromkeys(every, error)
         self.forget()
@@ -57,20 +57,20 @@ class TrustsLateTags(TagVersions):
 class WritesSoftlyBlind(TagVersions):
     """Invalidate 2: the rest of a tag is written back, over any change since it was read."""
 
-    def _renew(self, tag: str, mode: Mode) -> None:
+    def _revalidate(self, tag: str, mode: Mode) -> None:
         if mode is Mode.STALE and (held := self._store.gets(self._tag_key(tag))) is not None:
             self._store.set(self._tag_key(tag), TagVersion(held.value).renewed(mode))
         else:
-            super()._renew(tag, mode)
+            super()._revalidate(tag, mode)
 
 
-def _use(stamps: type[TagVersions]) -> None:
+def _use(tag_versions: type[TagVersions]) -> None:
     import_module("wsgi_isr.middleware")  # imports all modules that create TagVersions
     names = [name for name, module in sys.modules.items() if getattr(module, "TagVersions", None) is TagVersions]
     users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.cache.tag_versions"}
     assert users > {"wsgi_isr.cache.invalidation"}, f"who looks up is not among {users}"
     for name in users:
-        sys.modules[name].TagVersions = stamps  # type: ignore[attr-defined]
+        sys.modules[name].TagVersions = tag_versions  # type: ignore[attr-defined]
 
 
 def _move_control_keys() -> None:
