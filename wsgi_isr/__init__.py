@@ -21,8 +21,8 @@ from .errors import (
     StoreError,
     StoreUnavailable,
 )
-from .loading import wrap
-from .middleware import ISR
+from .middleware.isr import ISR
+from .middleware.loading import wrap
 from .pages.draft import disable_draft, enable_draft, is_draft
 from .process import invalidate, refresh, replay
 

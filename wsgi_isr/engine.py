@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
@@ -43,17 +43,6 @@ from .stores.base import Store
 
 _log = logging.getLogger("wsgi_isr")
 
-
-class StandIn(NamedTuple):
-    """The replacement, made by tests, of every store of this process (:mod:`.testing`).
-
-    :param store_of: returns the replacement of a configured store or its URL.
-    """
-
-    store_of: Callable[[Any], Store]
-
-
-stand_in: StandIn | None = None
 
 _client: ContextVar[Mapping[str, Any] | None] = ContextVar("wsgi_isr_client", default=None)
 

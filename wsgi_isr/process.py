@@ -6,20 +6,18 @@ import atexit
 import functools
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from . import engine
 from .cache.app_records import Registry
-from .cache.courier import courier
 from .cache.invalidation import Invalidator, Receipt, check_mode, tag_names
 from .cache.journal import journal_for
 from .config.development import development_of
 from .config.identity import module_name
+from .config.loading import load
 from .config.settings import Config
 from .config.source import state_folder
 from .config.wrapping import configured
@@ -27,8 +25,9 @@ from .data.cached import inside, set_engine_lookup
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
-from .loading import load
-from .middleware import ISR, any_of, instances
+from .middleware.isr import ISR
+from .middleware.on_demand import any_of
+from .middleware.runtime import runtime
 from .observe.log import log_events
 from .stores import open_store
 from .stores.base import Store
@@ -37,22 +36,16 @@ from .stores.null import NullStore
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-# By process id. Each lock is made when it is first needed, after gevent has patched the process.
-_beginning: dict[int, threading.Lock] = {}
-# The engine of scripts that only use cached functions, configured by the environment like ``ISR()``.
-_alone: Engine | None = None
-
 
 def _homes() -> list[Engine]:
     """Return the engines that may keep data used outside of any app, one for each store, namespace and release."""
-    if instances:
-        return list({_place(isr): isr._engine for isr in list(instances)}.values())
-    global _alone
-    with _beginning.setdefault(os.getpid(), threading.Lock()):
-        if is_new := _alone is None:
-            _alone = _begin_alone()
-        alone = _alone
-    if is_new and alone.presence is not None and engine.stand_in is None:
+    if runtime.instances:
+        return list({_place(isr): isr._engine for isr in list(runtime.instances)}.values())
+    with runtime.beginning:
+        if is_new := runtime.alone is None:
+            runtime.alone = _begin_alone()
+        alone = runtime.alone
+    if is_new and alone.presence is not None and runtime.stand_in is None:
         # In this thread: a script may end before a thread runs. Outside the lock: the call asks the store.
         alone.presence.look_quietly()
     return [alone]
@@ -62,7 +55,7 @@ def _begin_alone() -> Engine:
     """Return an engine for the data of a process that wraps no app."""
     config = configured(None, None, {}, "")
     store, events = config.settings.store, Events(log_events())
-    if (stand_in := engine.stand_in) is not None:
+    if (stand_in := runtime.stand_in) is not None:
         return Engine(config, stand_in.store_of(store), events, inline=True)
     if (development := development_of(config.settings.development, None)) is not None:
         development.announce()
@@ -72,29 +65,7 @@ def _begin_alone() -> Engine:
     return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
 
 
-def exchange_alone(other: Engine | None) -> Engine | None:
-    """Replace the engine for data outside of any app, and return the replaced engine."""
-    global _alone
-    alone, _alone = _alone, other
-    return alone
-
-
-set_engine_lookup(_homes, lambda: any(isr.is_serving for isr in instances))
-
-
-def _after_fork() -> None:
-    # The child has no threads, flights and locks of the parent, and begins with an empty L1.
-    global _alone, _beginning
-    _beginning = {}
-    _alone = None
-    for isr in instances:
-        isr._reset_after_fork()
-    courier.after_fork_in_child()
-
-
-os.register_at_fork(
-    before=courier.before_fork, after_in_parent=courier.after_fork_in_parent, after_in_child=_after_fork
-)
+set_engine_lookup(_homes, lambda: any(isr.is_serving for isr in runtime.instances))
 
 
 def close_all(timeout: float | None = None) -> None:
@@ -102,17 +73,15 @@ def close_all(timeout: float | None = None) -> None:
 
     :param timeout: seconds for all together; by default the ``drain_timeout`` of each.
     """
-    global _alone
     began = time.monotonic()
 
     def left(drain: float) -> float:
         # All drains share one start time; they do not add up.
         return max(0.0, began + (drain if timeout is None else timeout) - time.monotonic())
 
-    for isr in list(instances):
+    for isr in list(runtime.instances):
         isr.close(left(isr.configuration.settings.drain_timeout))
-    alone, _alone = _alone, None
-    if alone is not None:
+    if (alone := runtime.exchange_alone(None)) is not None:
         alone.close(left(alone.drain))
         alone.store.close()
 
@@ -166,8 +135,8 @@ def invalidate(
         try:
             return invalidator.invalidate(names, mode)
         finally:
-            if _alone is not None:
-                _alone.forget()
+            if runtime.alone is not None:
+                runtime.alone.forget()
 
 
 def refresh(path: str, *, only_if_cached: bool = False) -> bool:
@@ -240,8 +209,8 @@ def apps_here() -> Collection[ISR]:
 
     :raises ConfigError: the application does not import.
     """
-    if instances or (target := _django_application()) is None:
-        return instances
+    if runtime.instances or (target := _django_application()) is None:
+        return runtime.instances
     try:
         load(target, "WSGI_APPLICATION")
     except Exception as error:
@@ -249,7 +218,7 @@ def apps_here() -> Collection[ISR]:
         named = target.replace(":", ".")
         problem = f"Django's WSGI_APPLICATION = {named!r} does not import: {' '.join(str(error).split())}"
         raise ConfigError("store", problem, remedy) from error
-    return instances
+    return runtime.instances
 
 
 def _django_application() -> str | None:
@@ -269,7 +238,7 @@ def _given(store: str | Store | None, namespace: str | None, journal: str | bool
 
     :raises ConfigError: no store is named.
     """
-    if store is None and (stand_in := engine.stand_in) is not None:
+    if store is None and (stand_in := runtime.stand_in) is not None:
         config = configured(None, None, {"namespace": namespace}, "")
         settings = replace(config.settings, store=stand_in.store_of(config.settings.store), journal=False)
         return replace(config, settings=settings)

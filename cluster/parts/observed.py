@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gunicorn.util import import_app
 
-from wsgi_isr.loading import find_isr
+from wsgi_isr.middleware.loading import find_isr
 
 from ..load.renders import Recorder
 from .tether import tether

@@ -10,9 +10,9 @@ import pytest
 
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
-from wsgi_isr import middleware, process
 from wsgi_isr.cache import app_records
 from wsgi_isr.cache.courier import courier
+from wsgi_isr.middleware.runtime import runtime
 
 MakeSite = Callable[..., Site]
 
@@ -31,9 +31,8 @@ def no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def only_these_apps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the apps of earlier tests from the functions that reach every :class:`ISR` of the process."""
     alive: weakref.WeakSet[Any] = weakref.WeakSet()
-    monkeypatch.setattr(process, "instances", alive)
-    monkeypatch.setattr(middleware, "instances", alive)
-    monkeypatch.setattr(process, "_alone", None)
+    monkeypatch.setattr(runtime, "instances", alive)
+    monkeypatch.setattr(runtime, "alone", None)
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from werkzeug.test import Client
 from wsgi_isr import ISR, ConfigError, cached, wrap
 from wsgi_isr.config.frameworks import is_flask, nested
 from wsgi_isr.config.wrapping import _tell_of_flask
-from wsgi_isr.loading import find_isr
+from wsgi_isr.middleware.loading import find_isr
 from wsgi_isr.stores.memory import MemoryStore
 
 SHOP = flask.Flask(__name__)

@@ -16,7 +16,8 @@ import pytest
 from werkzeug.test import Client
 
 from tests.behaviour.django_settings import configure
-from wsgi_isr import ISR, Rule, cached, engine, invalidate, no_store, process, refresh
+from wsgi_isr import ISR, Rule, cached, invalidate, no_store, refresh
+from wsgi_isr.middleware.runtime import runtime
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.testing import fresh_cache, fresh_isr, no_isr, without_cache
 
@@ -127,7 +128,7 @@ def test_afterwards_everything_is_as_it_was(tmp_path: Path) -> None:
         with stand_in():
             site.ask()
         assert site.ask() == ("HIT", "page 1")
-    assert engine.stand_in is None
+    assert runtime.stand_in is None
 
 
 def test_one_may_be_inside_of_another(site: Site) -> None:
@@ -175,7 +176,7 @@ def test_without_an_app_data_is_kept_and_invalidated_as_with_one() -> None:
     with without_cache():
         invalidate(tags=["rows"])
         assert [rows(), rows()] == [3, 4]
-    assert process._alone is None
+    assert runtime.alone is None
 
 
 def test_what_a_page_says_of_itself_counts() -> None:

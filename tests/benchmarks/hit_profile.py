@@ -67,7 +67,7 @@ def _profiled(batch: Batch, requests: int) -> Stats:
 
 
 def _top(stats: Stats) -> Function:
-    return next(function for function in stats if function[2] == "__call__" and function[0].endswith("middleware.py"))
+    return next(function for function in stats if function[2] == "__call__" and function[0].endswith("isr.py"))
 
 
 def _tree(label: str, stats: Stats, requests: int) -> str:

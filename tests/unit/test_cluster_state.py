@@ -22,7 +22,7 @@ from cluster.supervisor import control, topology
 from cluster.supervisor.state import Directory, PartState, State
 from cluster.supervisor.supervise import Cluster
 from wsgi_isr import ISR
-from wsgi_isr.loading import find_isr
+from wsgi_isr.middleware.loading import find_isr
 
 PART = PartState("node-1", "memcached", "127.0.0.1:1", "log", 7, 8)
 STATE = State(1, 2, "app", "http://127.0.0.1:3", "memcached://127.0.0.1:1", True, (PART,), (4, 5))

@@ -27,7 +27,6 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"observe", "sessions"}),
     frozenset({"engine"}),
     frozenset({"middleware"}),
-    frozenset({"loading"}),
     frozenset({"process"}),
     frozenset({"renderers", "prerender"}),
     frozenset({"gunicorn", "testing"}),
@@ -199,7 +198,7 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
     root = tree(
         tmp_path,
         {
-            "__init__.py": "from .middleware import ISR\n",
+            "__init__.py": "from .middleware.isr import ISR\n",
             "errors.py": "import json\n",
             "config/rules.py": "import werkzeug.routing\nfrom .. import errors\n",
             "stores/base.py": "from ..errors import StoreError\n",
@@ -207,7 +206,7 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
             "stores/__init__.py": "from .memory import MemoryStore\n",
             "cache/lookup.py": "import threading\nfrom wsgi_isr.config import rules\nfrom ..stores.base import Store\n",
             "pages/respond.py": "from werkzeug.http import http_date\nfrom ..cache import lookup\n",
-            "middleware.py": "from .stores import open_store\nfrom .cache import lookup\nfrom .pages import respond\n",
+            "middleware/isr.py": "from ..stores import open_store\nfrom ..cache import lookup\n",
         },
     )
     assert violations(root) == []
@@ -264,8 +263,9 @@ def test_a_package_without_fault_passes(tmp_path: Path) -> None:
             id="a name from the __init__, absolute",
         ),
         pytest.param(
-            {"middleware.py": "import cluster.nodes\n"},
-            "wsgi_isr.middleware, line 1, imports cluster.nodes: the package does not know the directories beside it",
+            {"middleware/isr.py": "import cluster.nodes\n"},
+            "wsgi_isr.middleware.isr, line 1, imports cluster.nodes: "
+            "the package does not know the directories beside it",
             id="the package knows the cluster",
         ),
         pytest.param(

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from wsgi_isr import ISR
 from wsgi_isr.commands.main import main
-from wsgi_isr.loading import served
+from wsgi_isr.middleware.loading import app_to_serve
 
 APP = """
 def app(environ, start_response):
@@ -71,7 +71,7 @@ def refusal_of(result: Result) -> str:
 SCRIPT = Path(sys.executable).with_name("gunicorn")
 GUNICORN = [str(SCRIPT)] if SCRIPT.exists() else ["-m", "gunicorn"]
 HEAD = [*GUNICORN, "--config", "python:wsgi_isr.gunicorn", "--name", "plain:app"]
-TAIL = "wsgi_isr.loading:served('plain:app')"
+TAIL = "wsgi_isr.middleware.loading:app_to_serve('plain:app')"
 
 
 def test_it_becomes_gunicorn_with_the_hooks_and_the_options_as_they_are(serve: Callable[..., Result]) -> None:
@@ -111,7 +111,10 @@ def test_an_app_is_looked_for_where_gunicorn_would(serve: Callable[..., Result],
         (["broken:app"], "broken:app: does not import: KeyError: 'DATABASE'"),
         (["plain:app", "--wrokers", "4"], "unrecognized arguments: --wrokers"),
         (["--workers", "4"], "needs one app"),
-        (["plain:app", "-c", "mine.py"], "gunicorn -c mine.py \"wsgi_isr.loading:served('plain:app')\""),
+        (
+            ["plain:app", "-c", "mine.py"],
+            "gunicorn -c mine.py \"wsgi_isr.middleware.loading:app_to_serve('plain:app')\"",
+        ),
         (["plain:app", "--config=mine.py"], "from wsgi_isr.gunicorn import *"),
     ],
 )
@@ -161,7 +164,7 @@ def test_an_app_without_an_isr_is_wrapped_and_another_is_served_as_it_is(
     serve: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
-    assert isinstance(served("plain:app"), ISR)
+    assert isinstance(app_to_serve("plain:app"), ISR)
     import inside  # type: ignore[import-not-found]
 
-    assert served("inside:outer") is inside.outer
+    assert app_to_serve("inside:outer") is inside.outer

@@ -708,7 +708,7 @@ def test_reading_the_source_of_an_example_takes_milliseconds(figure: Callable[[s
 
 
 def test_this_package_is_no_part_of_an_app(tmp_path: Path) -> None:
-    assert all(root.name != "wsgi_isr" for root in source._roots(wrap, "wsgi_isr.loading"))
+    assert all(root.name != "wsgi_isr" for root in source._roots(wrap, "wsgi_isr.middleware.loading"))
 
 
 # The folder of state -----------------------------------------------------------------------------------

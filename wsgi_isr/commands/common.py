@@ -17,8 +17,8 @@ import click
 from ..cache.courier import courier
 from ..config.origin import Site
 from ..errors import ConfigError, InvalidationError
-from ..loading import wrapped
-from ..middleware import ISR
+from ..middleware.isr import ISR
+from ..middleware.loading import isr_of
 from ..prerender.site_client import site_at
 
 
@@ -55,7 +55,7 @@ def app_of(target: str) -> Iterator[ISR]:
         sys.path.insert(0, os.getcwd())
     with redirect_stdout(sys.stderr), courier.off():
         try:
-            isr = wrapped(target)
+            isr = isr_of(target)
         except ConfigError:
             raise
         except Exception as error:

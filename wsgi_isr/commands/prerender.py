@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from ..errors import ConfigError
-from ..middleware import ISR
+from ..middleware.isr import ISR
 from ..prerender.run import Prerender, Progress, Report
 from ..prerender.site_client import check_shared, here_of
 from ..prerender.static_site import StaticSite

@@ -12,7 +12,7 @@ from ..cache.invalidation import Receipt
 from ..config import options as o
 from ..config.origin import Site
 from ..errors import ConfigError, ISRError, listed
-from ..middleware import ISR
+from ..middleware.isr import ISR
 from ..prerender.site_client import check_shared
 from .common import app_of, json_option, reported, say, site_of, url_option
 

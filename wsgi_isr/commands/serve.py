@@ -14,9 +14,11 @@ from typing import NoReturn
 import click
 
 from ..errors import ConfigError
-from ..loading import served
+from ..middleware.loading import app_to_serve
 
 _HOOKS = "python:wsgi_isr.gunicorn"
+# The app, as gunicorn takes it: an import path and a call.
+_EXPRESSION = "wsgi_isr.middleware.loading:app_to_serve('%s')"
 
 
 @click.command(
@@ -63,7 +65,7 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
     # The target stands before all options or after them: in between, the same word may be the value of an option.
     options = arguments[1:] if arguments[0] == target else arguments[:-1]
     name = [] if given.proc_name or of_environment.proc_name else ["--name", target]
-    expression = f"wsgi_isr.loading:served({target!r})"
+    expression = _EXPRESSION % target
     return [sys.executable, *_gunicorn(), "--config", _HOOKS, *name, *options, expression]
 
 
@@ -93,8 +95,9 @@ def _refuse_configuration(target: str, named: str | None) -> None:
     if named == _HOOKS:
         return
     if found := named or get_default_config_file():
-        remedy = f"begin it with `from wsgi_isr.gunicorn import *`, then run: gunicorn -c {found} "
-        raise ConfigError("serve", f"{found} would not be read", f"{remedy}\"wsgi_isr.loading:served('{target}')\"")
+        command = f'gunicorn -c {found} "{_EXPRESSION % target}"'
+        remedy = f"begin it with `from wsgi_isr.gunicorn import *`, then run: {command}"
+        raise ConfigError("serve", f"{found} would not be read", remedy)
 
 
 @contextlib.contextmanager
@@ -114,7 +117,7 @@ def _where_the_app_is(given: Namespace) -> Iterator[None]:
 def _check(target: str) -> None:
     """Import the app, so that an error is one line now, and not a traceback of each worker."""
     try:
-        served(target)
+        app_to_serve(target)
     except ConfigError:
         raise
     except Exception as error:

@@ -83,7 +83,7 @@ def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) ->
     return replace(config, settings=settings, folder=folder)
 
 
-def site_of(config: Config, app: Any) -> bytes:
+def app_digest(config: Config, app: Any) -> bytes:
     """Return the identity of a wrapped app, in every process that runs the same code.
 
     Each release of the app has its own identity. It does not depend on the order in which apps were wrapped: the order

@@ -21,7 +21,7 @@ from .compression import LONGEST, chosen
 from .response_headers import ASK_EACH_TIME, ask_each_time, is_for_caches
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication
+    from _typeshed.wsgi import StartResponse
 
 #: RFC 9211: the cache's name in ``Cache-Status``.
 NAME = "wsgi-isr"
@@ -248,15 +248,23 @@ def _has_it(environ: dict[str, Any], content: Content) -> bool:
         return False
 
 
+def app_headers(reason: str, missed: bool) -> list[tuple[str, str]]:
+    """Return the cache's two headers for an answer of the app (RFC 9211, 2.2).
+
+    :param missed: the cache has no page to serve; otherwise the request goes around the cache.
+    """
+    status = f'{NAME}; fwd={"uri-miss" if missed else "bypass"}; detail="{reason}"'
+    return [("Cache-Status", status), ("X-ISR", "MISS" if missed else "BYPASS")]
+
+
 def send_as_is(
-    environ: dict[str, Any], start_response: StartResponse, content: Content, status: str, label: str
+    environ: dict[str, Any], start_response: StartResponse, content: Content, own: list[tuple[str, str]]
 ) -> Iterable[bytes]:
-    """Send the app's answer unchanged, except for the cache's two headers."""
+    """Send the app's answer unchanged, except for the headers of the cache."""
     headers = [
         *(pair for pair in content.headers if pair[0].lower() != "content-length"),
         ("Content-Length", str(len(content.body))),
-        ("Cache-Status", status),
-        ("X-ISR", label),
+        *own,
     ]
     start_response(content.status, headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [content.body]
@@ -269,36 +277,6 @@ def send_own(
     own_headers = [("Content-Type", own.content_type), ("Content-Length", str(len(own.body)))]
     start_response(own.status, own_headers + headers)
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [own.body]
-
-
-def pass_on(
-    app: WSGIApplication,
-    environ: dict[str, Any],
-    start_response: StartResponse,
-    status: str,
-    label: str,
-    on_success: Callable[[], list[tuple[str, str]]] | None = None,
-    private: bool = False,
-) -> Iterable[bytes]:
-    """Call the app with the client's own environ and return the app's body.
-
-    The body goes to the server unchanged, so ``close()``, ``wsgi.file_wrapper`` and streaming work as without the
-    cache.
-
-    :param on_success: called when the app reports success, before the server gets the response; returns more headers.
-    :param private: forbid all caches to keep the answer, whatever the app says.
-    """
-
-    def own_start_response(status_line: str, headers: list[tuple[str, str]], *exc_info: Any) -> Any:
-        own = [("Cache-Status", status), ("X-ISR", label)]
-        if on_success is not None and status_line[:1] in ("2", "3"):
-            own += on_success()
-        if private:
-            headers = [pair for pair in headers if not is_for_caches(pair[0])]
-            headers.append(("Cache-Control", "private, no-store"))
-        return start_response(status_line, [*headers, *own], *exc_info)
-
-    return app(environ, own_start_response)
 
 
 class _Files:

@@ -22,7 +22,7 @@ from ..cache.lease import BACK_OFF
 from ..cache.thread_pool import Pool
 from ..config.origin import Site
 from ..errors import ConfigError, ISRError, RefreshError
-from ..middleware import ISR
+from ..middleware.isr import ISR
 from ..pages.resolver import Page
 from . import html_links
 from .html_links import spelled

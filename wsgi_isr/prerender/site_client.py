@@ -13,7 +13,7 @@ from ..config import options as o
 from ..config.origin import Site, site_of_url
 from ..config.settings import HOST
 from ..errors import ConfigError, ISRError, StoreError
-from ..middleware import ISR
+from ..middleware.isr import ISR
 from ..pages.request_key import PageKey, canonical
 from ..pages.resolver import Page
 from . import html_links

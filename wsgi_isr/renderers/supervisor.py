@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from ..cache import renderer_pool
 from ..cache.renderer_pool import LATER, URGENT
-from ..middleware import instances
+from ..middleware.runtime import runtime
 from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
 from .worker import LOOK, Heartbeat, Sockets, render
 
@@ -340,7 +340,7 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
         _log.exception("the app does not import in the supervisor of the renderer processes")
         return _NO_APP
     # Apps with the same identity are not served: a job might belong to another tenant.
-    sites = {isr._site: isr for isr in instances if isr._renders_elsewhere and isr._is_alone}
+    sites = {isr._app_digest: isr for isr in runtime.instances if isr._renders_elsewhere and isr._is_alone}
     if not sites:
         return 0
     # Only now there are renderers to stop, and the app may have installed handlers of its own.

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from ..cache.renderer_pool import ACCEPTED, FAILED, MAX_JOB, UNKNOWN
 from ..cache.task import Task
 from ..config.wrapping import SITE_BYTES
-from ..middleware import ISR
+from ..middleware.isr import ISR
 from ..process import close_all
 from .child_process import StopSignal
 

@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from .. import engine, middleware, process
-from ..engine import StandIn
+from ..middleware.runtime import StandIn, runtime
 from ..stores.base import Store
 from ..stores.memory import MemoryStore
 from ..stores.null import NullStore
@@ -66,17 +65,17 @@ def fresh_cache() -> Iterator[None]:
 
 @contextmanager
 def _in_place_of_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
-    outer, engine.stand_in = engine.stand_in, StandIn(store_of)
-    alone = process.exchange_alone(None)
-    restore = {isr: isr._begin_with_stand_in() for isr in list(middleware.instances)}
+    outer, runtime.stand_in = runtime.stand_in, StandIn(store_of)
+    alone = runtime.exchange_alone(None)
+    restore = {isr: isr._begin_with_stand_in() for isr in list(runtime.instances)}
     try:
         with _kept_connections():
             yield
     finally:
-        engine.stand_in = outer
-        if (inner := process.exchange_alone(alone)) is not None:
+        runtime.stand_in = outer
+        if (inner := runtime.exchange_alone(alone)) is not None:
             inner.close()
-        for isr in list(middleware.instances):
+        for isr in list(runtime.instances):
             if isr in restore:
                 restore[isr]()
             else:  # created in the block, when its module was imported

@@ -65,7 +65,7 @@ class WritesSoftlyBlind(TagVersions):
 
 
 def _use(tag_versions: type[TagVersions]) -> None:
-    import_module("wsgi_isr.middleware")  # imports all modules that create TagVersions
+    import_module("wsgi_isr.middleware.isr")  # imports all modules that create TagVersions
     names = [name for name, module in sys.modules.items() if getattr(module, "TagVersions", None) is TagVersions]
     users = {name for name in names if name.startswith("wsgi_isr.")} - {"wsgi_isr.cache.tag_versions"}
     assert users > {"wsgi_isr.cache.invalidation"}, f"who looks up is not among {users}"

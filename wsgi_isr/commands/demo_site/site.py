@@ -24,7 +24,7 @@ from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
 from ...config.rules import Rule
-from ...middleware import ISR
+from ...middleware.isr import ISR
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
