@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from typing import TypeGuard
 
 
-def _homes() -> list[Engine]:
+def _engines_outside_apps() -> list[Engine]:
     """Return the engines that may keep data used outside of any app, one for each store, namespace and release."""
     if runtime.instances:
-        return list({_place(isr): isr._engine for isr in list(runtime.instances)}.values())
+        return list({_store_key(isr): isr._engine for isr in list(runtime.instances)}.values())
     with runtime.beginning:
         if is_new := runtime.alone is None:
             runtime.alone = _begin_alone()
@@ -65,7 +65,7 @@ def _begin_alone() -> Engine:
     return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
 
 
-set_engine_lookup(_homes, lambda: any(isr.is_serving for isr in runtime.instances))
+set_engine_lookup(_engines_outside_apps, lambda: any(isr.is_serving for isr in runtime.instances))
 
 
 def close_all(timeout: float | None = None) -> None:
@@ -121,17 +121,17 @@ def invalidate(
     :raises InvalidationError: some tags were not delivered, and no journal keeps them; repeating is always safe.
     :raises ConfigError: no argument names anything, or no store is known.
     """
-    here = list(apps_here()) if store is None and namespace is None and journal is None else []
-    rules = {pattern for isr in here for pattern in isr.configuration.rules.policies} if here else None
+    apps = list(apps_of_process()) if store is None and namespace is None and journal is None else []
+    rules = {pattern for isr in apps for pattern in isr.configuration.rules.policies} if apps else None
     names = tag_names(tags, paths, routes, prefixes, everything, rules)
     check_mode(mode)
-    if here:
-        return _in_all({_place(isr): isr._engine.invalidator for isr in here}.values(), names, mode)
-    given = _given(store, namespace, journal)
-    if (note := _unseen(given)) is not None:
-        location, space = str(given.settings.store), given.settings.namespace
+    if apps:
+        return _invalidate_each({_store_key(isr): isr._engine.invalidator for isr in apps}.values(), names, mode)
+    config = _configuration_of(store, namespace, journal)
+    if (note := _reason_for_nothing(config)) is not None:
+        location, space = str(config.settings.store), config.settings.namespace
         return Receipt(tuple(names), mode, 0.0, store=location, namespace=space, notes=(note,))
-    with _elsewhere(given) as invalidator:
+    with _invalidator_for(config) as invalidator:
         try:
             return invalidator.invalidate(names, mode)
         finally:
@@ -147,9 +147,9 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
     :param only_if_cached: do nothing for a page that is not in the cache.
     :raises ConfigError: no app is wrapped in this process.
     """
-    home = inside()
-    here = list(apps_here())
-    own = [isr for isr in here if isr._is_at(home)] or here
+    engine = inside()
+    apps = list(apps_of_process())
+    own = [isr for isr in apps if isr._is_at(engine)] or apps
     if not own:
         raise ConfigError("refresh", "no app is wrapped in this process", "use `wsgi-isr refresh`, or invalidate()")
     # With several apps, only apps that have the page render it.
@@ -168,19 +168,19 @@ def replay(
     :raises InvalidationError: some still cannot be delivered.
     :raises ConfigError: no store or no journal is known.
     """
-    here = list(apps_here()) if store is None and namespace is None and journal is None else []
-    if own := [isr for isr in here if isr._has_journal]:
-        return _replayed(isr.replay for isr in {_place(isr): isr for isr in own}.values())
-    given = _given(store, namespace, journal)
-    if _unseen(given) is not None:
+    apps = list(apps_of_process()) if store is None and namespace is None and journal is None else []
+    if own := [isr for isr in apps if isr._has_journal]:
+        return _replay_each(isr.replay for isr in {_store_key(isr): isr for isr in own}.values())
+    config = _configuration_of(store, namespace, journal)
+    if _reason_for_nothing(config) is not None:
         return ()
-    with _elsewhere(given, begins=True) as invalidator:
+    with _invalidator_for(config, begins=True) as invalidator:
         if invalidator.journal is None:
             raise ConfigError("journal", "no journal is known", "give journal=, or set WSGI_ISR_JOURNAL")
         return invalidator.replay()
 
 
-def _replayed(replays: Iterable[Callable[[], tuple[str, ...]]]) -> tuple[str, ...]:
+def _replay_each(replays: Iterable[Callable[[], tuple[str, ...]]]) -> tuple[str, ...]:
     """Call every replay, even after an error, and return the names of all delivered tags.
 
     :raises InvalidationError: for all failures together.
@@ -201,7 +201,7 @@ def _replayed(replays: Iterable[Callable[[], tuple[str, ...]]]) -> tuple[str, ..
     return names
 
 
-def apps_here() -> Collection[ISR]:
+def apps_of_process() -> Collection[ISR]:
     """Return every :class:`ISR` of this process.
 
     A command of Django (``manage.py shell``) has loaded the settings and models of its site, but not the application.
@@ -227,13 +227,13 @@ def _django_application() -> str | None:
     if conf is None or not (conf.settings.configured or os.environ.get("DJANGO_SETTINGS_MODULE")):
         return None
     # Tests and commands that set these want no cache, so the application is not needed.
-    if _is_unseen(os.environ.get("WSGI_ISR_STORE")):
+    if _is_of_one_process(os.environ.get("WSGI_ISR_STORE")):
         return None
     module, dot, attribute = (getattr(conf.settings, "WSGI_APPLICATION", None) or "").rpartition(".")
     return f"{module}:{attribute}" if dot else None
 
 
-def _given(store: str | Store | None, namespace: str | None, journal: str | bool | None) -> Config:
+def _configuration_of(store: str | Store | None, namespace: str | None, journal: str | bool | None) -> Config:
     """Return the configuration from the arguments, or else from the environment.
 
     :raises ConfigError: no store is named.
@@ -242,37 +242,37 @@ def _given(store: str | Store | None, namespace: str | None, journal: str | bool
         config = configured(None, None, {"namespace": namespace}, "")
         settings = replace(config.settings, store=stand_in.store_of(config.settings.store), journal=False)
         return replace(config, settings=settings)
-    given = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
-    if not given.names_store:
+    config = Config.load(options={"store": store, "namespace": namespace, "journal": journal})
+    if not config.names_store:
         # The default is a path relative to the app's folder. A job in another folder would invalidate nothing.
         remedy = (
             "give store=, set WSGI_ISR_STORE as the app has it (null:// for none), or import the module that wraps the "
             "app in ISR"
         )
         raise ConfigError("store", "no store is known here", remedy)
-    return given
+    return config
 
 
-def _unseen(given: Config) -> str | None:
+def _reason_for_nothing(config: Config) -> str | None:
     """Return why there is nothing to invalidate; ``None`` if there may be something."""
-    store = given.settings.store
-    if not _is_unseen(store):
+    store = config.settings.store
+    if not _is_of_one_process(store):
         return None
     where = "keeps nothing" if store.lower().startswith("null:") else "is seen by no other process"
     return f"{store} {where}: there is nothing to invalidate"
 
 
-def _is_unseen(store: object) -> TypeGuard[str]:
+def _is_of_one_process(store: object) -> TypeGuard[str]:
     return isinstance(store, str) and store.partition(":")[0].lower() in ("memory", "null")
 
 
 @contextmanager
-def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
+def _invalidator_for(config: Config, begins: bool = False) -> Iterator[Invalidator]:
     """Yield an invalidator for a store that no app of this process uses.
 
     :param begins: see :func:`journal_for`.
     """
-    settings = given.settings
+    settings = config.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
         registry = Registry(opened, settings.namespace, settings.signing_key)
@@ -283,11 +283,11 @@ def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
             opened.close()
 
 
-def _place(isr: ISR) -> tuple[int, str, str | None]:
+def _store_key(isr: ISR) -> tuple[int, str, str | None]:
     return id(isr._store), isr.configuration.settings.namespace, isr.configuration.settings.release
 
 
-def _in_all(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
+def _invalidate_each(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
     """Call every invalidator, even after an error, and return one receipt for all.
 
     :raises InvalidationError: for all failures together.

@@ -19,8 +19,8 @@ from tests.behaviour.origin import HTML, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr.cache.entry import Content
 from wsgi_isr.pages import compression
-from wsgi_isr.pages.compression import LONGEST, SMALLEST, chosen, encoded
-from wsgi_isr.pages.respond import MOST_VARIANTS
+from wsgi_isr.pages.compression import MAX_CACHED, MIN_BYTES, chosen, encoded
+from wsgi_isr.pages.respond import MAX_VARIANTS
 from wsgi_isr.stores.memory import MemoryStore
 
 PAGE = b"<p>A page that says the same again and again, as pages do.</p>\n" * 100
@@ -134,7 +134,7 @@ def test_parts_are_those_of_the_page_as_it_is_and_of_no_other_form(make_site: Ma
 @pytest.mark.parametrize(
     ("body", "headers"),
     [
-        (PAGE[: SMALLEST - 1], [HTML]),
+        (PAGE[: MIN_BYTES - 1], [HTML]),
         (PAGE, [("Content-Type", "image/png")]),
         (PAGE, [HTML, ("Cache-Control", "public, no-transform")]),
         (gzip.compress(PAGE * 20), [HTML, ("Content-Encoding", "gzip")]),
@@ -203,8 +203,8 @@ def test_somebody_who_sends_many_forms_of_the_header_fills_no_memory(site: Site)
         ask(site, "gzip," + f"x{number}" * 1000)
     (cached,) = site.isr._engine.local.fingerprints.values()
     assert cached.prepared is not None
-    assert len(cached.prepared.variants) <= MOST_VARIANTS
-    assert all(len(accepted or "") <= LONGEST for accepted in cached.prepared.variants)
+    assert len(cached.prepared.variants) <= MAX_VARIANTS
+    assert all(len(accepted or "") <= MAX_CACHED for accepted in cached.prepared.variants)
 
 
 def test_a_header_of_kilobytes_counts_as_absent(site: Site) -> None:

@@ -422,7 +422,7 @@ def test_tags_whose_node_is_away_are_no_reason_to_ask_again_and_again() -> None:
 
 
 def test_of_many_stamps_the_newest_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.pages.listed_paths.MOST_STAMPS", 20)
+    monkeypatch.setattr("wsgi_isr.pages.listed_paths.MAX_TAG_VERSIONS", 20)
     world = World(
         lambda: ["/blog/a"], {stored_tag(f"path:/blog/{number}"): b"1" for number in range(100)} | {"all": b"1"}
     )

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss
-from wsgi_isr.cache.local_cache import MAX_PROBES, CachedEntry, Local, _weight
-from wsgi_isr.pages.compression import LONGEST, encoded
-from wsgi_isr.pages.respond import MOST_VARIANTS, PreparedResponse
+from wsgi_isr.cache.local_cache import MAX_FINGERPRINTS, CachedEntry, Local, _weight
+from wsgi_isr.pages.compression import MAX_CACHED, encoded
+from wsgi_isr.pages.respond import MAX_VARIANTS, PreparedResponse
 
 
 def entry(key: str = "k", size: int = 100, number: int = 0) -> Entry:
@@ -106,7 +106,9 @@ def test_of_many_raw_requests_the_last_few_lead_to_a_copy() -> None:
     for number in range(100):
         local.add_alias((f"{number}",), "a", cached)
     assert (
-        list(local.fingerprints) == cached.fingerprints == [(f"{number}",) for number in range(100 - MAX_PROBES, 100)]
+        list(local.fingerprints)
+        == cached.fingerprints
+        == [(f"{number}",) for number in range(100 - MAX_FINGERPRINTS, 100)]
     )
 
 
@@ -122,12 +124,12 @@ def test_raw_requests_take_the_place_of_their_own_copy_s_alone() -> None:
 def test_a_raw_request_in_the_place_of_another_gives_back_what_that_one_weighed() -> None:
     local = Local(100_000)
     cached = local.put("a", entry())
-    for number in range(MAX_PROBES):
+    for number in range(MAX_FINGERPRINTS):
         local.add_alias((f"{number}" * 1_000,), "a", cached)
     before = local.bytes
-    for number in range(3 * MAX_PROBES):
+    for number in range(3 * MAX_FINGERPRINTS):
         local.add_alias((f"{number % 10}" * 999,), "a", cached)
-    assert local.bytes == before - MAX_PROBES
+    assert local.bytes == before - MAX_FINGERPRINTS
 
 
 def test_leading_the_same_request_twice_costs_nothing() -> None:
@@ -169,7 +171,7 @@ def test_probes_count_and_make_room_for_themselves() -> None:
 
 @pytest.mark.parametrize("headers", [0, 6, 60])
 @pytest.mark.parametrize("size", [0, 20_000])
-@pytest.mark.parametrize("fingerprints", [0, MAX_PROBES])
+@pytest.mark.parametrize("fingerprints", [0, MAX_FINGERPRINTS])
 def test_the_bytes_that_are_counted_are_no_less_than_those_that_are_taken(
     headers: int, size: int, fingerprints: int
 ) -> None:
@@ -211,8 +213,8 @@ def test_answers_that_are_prepared_for_whatever_visitors_take_count_as_well(head
             cached = local.put(str(number), Codec().unpack(packed, "/"))
             assert isinstance(cached.entry.content, Content)
             cached.prepared = PreparedResponse(cached.entry, cached.entry.content, 3.0, 3.0)
-            for form in range(2 * MOST_VARIANTS):
-                cached.prepared.variant(f"{names[form % 4]}, x{number}.{form}".ljust(LONGEST, "x"))
+            for form in range(2 * MAX_VARIANTS):
+                cached.prepared.variant(f"{names[form % 4]}, x{number}.{form}".ljust(MAX_CACHED, "x"))
         gc.collect()
         taken, _ = tracemalloc.get_traced_memory()
     finally:
@@ -277,7 +279,7 @@ class LocalMachine(RuleBasedStateMachine):
     def counted(self) -> None:
         kept = self.local._slots.values()
         fingerprints = [fingerprint for cached in kept for fingerprint in cached.fingerprints]
-        assert all(len(cached.fingerprints) <= MAX_PROBES for cached in kept)
+        assert all(len(cached.fingerprints) <= MAX_FINGERPRINTS for cached in kept)
         assert sorted(fingerprints) == sorted(self.local.fingerprints)
         assert self.local.bytes == sum(cached.entry.size for cached in kept) + sum(map(_weight, fingerprints))
 

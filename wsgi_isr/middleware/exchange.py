@@ -153,7 +153,7 @@ class Exchange:
             if self._engine.presence is not None:
                 self._engine.presence.served(page.site)
             if answer.stored:
-                self._pages.sites.tell(page.site)
+                self._pages.sites.record(page.site)
 
     # Note ----------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ def refresh_path(engine: Engine, pages: Pages, path: str, only_if_cached: bool, 
     at_path = pages.everywhere(path, site)
     calls: list[Callable[[], bool]] = []
     for page in at_path:
-        if len(calls) < pages.sites.most_refreshed and (entry := _entry_of(engine, page)) is not None:
+        if len(calls) < pages.sites.max_refreshed and (entry := _entry_of(engine, page)) is not None:
             # The first call marks all variants of the page as stale, on all sites.
             calls.append(functools.partial(_refresh, engine, path, page, entry, marks=not calls))
     if not calls and not only_if_cached:

@@ -17,7 +17,7 @@ from werkzeug.http import parse_accept_header
 from ..cache.entry import Content
 
 #: A smaller body fits one packet anyway.
-SMALLEST = 500
+MIN_BYTES = 500
 #: The largest part of the body that may be left for a coding to pay.
 _PAYS = 0.9
 #: Types like text whose name does not say so. Other types are compressed already or not worth trying.
@@ -33,9 +33,9 @@ _LIKE_TEXT = frozenset(
 #: Headers about the exact bytes.
 _OF_THESE_BYTES = frozenset({"content-encoding", "content-md5", "content-digest", "digest", "repr-digest"})
 #: Most clients send one of few short values of Accept-Encoding; longer values are not cached.
-LONGEST = 80
+MAX_CACHED = 80
 #: Longer values count as absent (RFC 9110, 12.5.3): parsing 8 KB takes milliseconds.
-LONGEST_READ = 1024
+MAX_READ = 1024
 
 
 def encoded(content: Content, sent: Sequence[tuple[str, str]]) -> Content:
@@ -43,7 +43,7 @@ def encoded(content: Content, sent: Sequence[tuple[str, str]]) -> Content:
 
     :param sent: the headers that the app has sent, ``Cache-Control`` included.
     """
-    if len(content.body) < SMALLEST or not _may_be_coded(sent):
+    if len(content.body) < MIN_BYTES or not _may_be_coded(sent):
         return content
     most = _PAYS * len(content.body)
     made = [(len(body), name, body) for name, code in _coders().items() if len(body := code(content.body)) < most]
@@ -70,9 +70,9 @@ def chosen(content: Content, accepted: str) -> Content:
 
     Each coding is a representation with its own strong entity tag (RFC 9110, 8.8.3.3).
     """
-    if not content.coded or not accepted or len(accepted) > LONGEST_READ:
+    if not content.coded or not accepted or len(accepted) > MAX_READ:
         return content
-    best = _best if len(accepted) <= LONGEST else _best.__wrapped__
+    best = _best if len(accepted) <= MAX_CACHED else _best.__wrapped__
     name = best(accepted, tuple(name for name, _ in content.coded))
     if not name:
         return content

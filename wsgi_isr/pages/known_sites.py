@@ -26,9 +26,9 @@ from .request_key import decoded, site_of
 _log = logging.getLogger("wsgi_isr")
 
 #: The site if no request and no option names one.
-NOBODY = Site("http", "localhost")
+FALLBACK = Site("http", "localhost")
 #: The number of sites that a refresh renders for if clients can invent hosts.
-MOST_INVENTED = 4
+MAX_INVENTED = 4
 #: The number of hosts in a warning, and the length of each.
 SHOWN, SHOWN_LENGTH = 4, 80
 
@@ -44,21 +44,27 @@ class Sites:
     """
 
     def __init__(
-        self, settings: Settings, is_own: Callable[[Site], bool], store: Store, key: str, codec: Codec, most: int = 16
+        self,
+        settings: Settings,
+        is_own: Callable[[Site], bool],
+        store: Store,
+        key: str,
+        codec: Codec,
+        max_sites: int = 16,
     ) -> None:
         self._canonical = site_of_url(settings.canonical_url) if settings.canonical_url else None
         exact = [host for host in settings.hosts if not host.startswith("*")]
-        self._default = Site("http", exact[0]) if exact else NOBODY
+        self._default = Site("http", exact[0]) if exact else FALLBACK
         self._is_own = is_own
         self._store = store
         self._key = key
         self._codec = codec
-        self._most = most
+        self._max_sites = max_sites
         is_fixed = self._canonical is not None or (bool(exact) and len(exact) == len(settings.hosts))
         #: The number of sites that a refresh renders for.
-        self.most_refreshed = most if is_fixed else MOST_INVENTED
-        self._told_here: dict[Site, None] = {}
-        self._asked: Site | None = None
+        self.max_refreshed = max_sites if is_fixed else MAX_INVENTED
+        self._recorded_here: dict[Site, None] = {}
+        self._first_asked: Site | None = None
         # Hosts that got a page; None if a second host needs no warning, or after the warning.
         self._hosts: dict[str, None] | None = None if self._canonical or settings.hosts else {}
         self._noting = threading.Lock()
@@ -71,8 +77,8 @@ class Sites:
 
     def note(self, environ: dict[str, Any]) -> None:
         """Note the site of a request, as a fallback while no site is known."""
-        if self._asked is None:
-            self._asked = self.of(environ)
+        if self._first_asked is None:
+            self._first_asked = self.of(environ)
 
     @contextmanager
     def answering(self, site: Site | None) -> Iterator[None]:
@@ -91,15 +97,15 @@ class Sites:
         """
         owner, own = _answering.get()
         first = [own] if own is not None and owner is self else []
-        known = list(dict.fromkeys([*first, *self._told(), *list(self._told_here)]))
-        return known or [self._canonical or self._asked or self._default]
+        known = list(dict.fromkeys([*first, *self._stored_sites(), *list(self._recorded_here)]))
+        return known or [self._canonical or self._first_asked or self._default]
 
-    def _told(self) -> list[Site]:
+    def _stored_sites(self) -> list[Site]:
         try:
-            told = self._read(self._store.get(self._key))[: self._most]
+            stored = self._read(self._store.get(self._key))[: self._max_sites]
         except StoreError:
             return []
-        return [site for site in told if self._is_own(site)]
+        return [site for site in stored if self._is_own(site)]
 
     def served(self, host: str) -> None:
         """Note that a client got a page. Warn of a second host if no option names the hosts."""
@@ -107,30 +113,30 @@ class Sites:
         if hosts is None or host in hosts:
             return
         # A new process does not know which hosts others have seen.
-        told = [] if hosts else [site.host for site in self._told()]
+        stored = [] if hosts else [site.host for site in self._stored_sites()]
         with self._noting:
             if self._hosts is None:
                 return
-            self._hosts = hosts = dict.fromkeys([*self._hosts, *told, host])
+            self._hosts = hosts = dict.fromkeys([*self._hosts, *stored, host])
             if len(hosts) == 1:
                 return
             self._hosts = None
         _warn_of(list(hosts))
 
-    def tell(self, site: Site) -> None:
+    def record(self, site: Site) -> None:
         """Tell other processes, through the store, that a page was rendered for ``site``.
 
         This is best effort. Without it, a refresh in a process that never saw the site only makes its page stale.
         """
-        if site in self._told_here or len(self._told_here) >= self._most:
+        if site in self._recorded_here or len(self._recorded_here) >= self._max_sites:
             return
-        self._told_here[site] = None
+        self._recorded_here[site] = None
 
         def with_site(data: bytes | None) -> bytes | None:
-            told = self._read(data)
-            if site in told or len(told) >= self._most:
+            stored = self._read(data)
+            if site in stored or len(stored) >= self._max_sites:
                 return None
-            return self._codec.seal(msgpack.packb([*told, site]), "sites")
+            return self._codec.seal(msgpack.packb([*stored, site]), "sites")
 
         update(self._store, self._key, with_site)
 

@@ -25,11 +25,11 @@ from ..events import Events, InternalError
 from .request_key import MAX_SEGMENTS, PageKey, decoded, tags_of_page
 
 #: Seconds for which a list stays valid after an invalidation of something else.
-ELSEWHERE = 1.0
+OTHER_TAGS_AGAIN = 1.0
 #: A list stays valid for this many times the time that it took to load, despite invalidations.
-SHARE = 10
+LOAD_SHARE = 10
 #: The number of tag versions kept for each rule.
-MOST_STAMPS = 4096
+MAX_TAG_VERSIONS = 4096
 
 TagVersions = Mapping[str, bytes | None]
 """From a tag to its version; ``None`` if the store has none. Tags on unreachable nodes are left out."""
@@ -138,7 +138,7 @@ class Listings:
             return known is not None and known.paths is not None and not callable(policy.paths)
         if known.paths is not None and not callable(policy.paths):
             return True
-        ttl = policy.negative_ttl if known.epochs == epochs else min(ELSEWHERE, policy.negative_ttl)
+        ttl = policy.negative_ttl if known.epochs == epochs else min(OTHER_TAGS_AGAIN, policy.negative_ttl)
         return self._monotonic() < known.asked + ttl and not self._is_outdated(known, epochs, tag_versions)
 
     def _is_outdated(self, known: _Known, epochs: Any, tag_versions: Callable[[], TagVersions]) -> bool:
@@ -156,7 +156,7 @@ class Listings:
         changed = {tag for tag, tag_version in tag_versions().items() if known.seen.get(tag) != tag_version}
         if changed & known.seen.keys():
             return True
-        return bool(changed) and self._monotonic() >= known.asked + min(ELSEWHERE, SHARE * known.took)
+        return bool(changed) and self._monotonic() >= known.asked + min(OTHER_TAGS_AGAIN, LOAD_SHARE * known.took)
 
     def _read(self, policy: Policy, script: str, path: str) -> TagVersions:
         """Return the versions of a page's tags, whether the page exists or not."""
@@ -193,4 +193,4 @@ def _seen(known: _Known | None, tag_versions: TagVersions) -> Mapping[str, bytes
         else {}
     )
     kept.update((tag, tag_version) for tag, tag_version in tag_versions.items() if tag_version is not None)
-    return dict(list(kept.items())[-MOST_STAMPS:])
+    return dict(list(kept.items())[-MAX_TAG_VERSIONS:])

@@ -105,7 +105,7 @@ class Matcher:
         own = (self._site[1],) if self._site else ()
         self._is_own = _any_of((*hosts, *own)) if hosts else None
 
-    def is_here(self, environ: dict[str, Any]) -> bool:
+    def is_served(self, environ: dict[str, Any]) -> bool:
         """Return whether there are pages for the host of a request."""
         if self._is_own is None:
             return True
@@ -142,7 +142,7 @@ class Matcher:
         except UnicodeError:
             return Bypass("url-encoding")
         site = self._site or site_of(environ)
-        if site is None or not self.is_here(environ):
+        if site is None or not self.is_served(environ):
             return Bypass("host")
         policy, _ = self._rules.match(text or "/")
         if policy.is_off:

@@ -109,7 +109,7 @@ class Pages:
         :param draft: whether the client is in draft mode.
         """
         self.sites.note(environ)
-        if not draft and self._matcher.is_here(environ):
+        if not draft and self._matcher.is_served(environ):
             # In development the list is always loaded again, because its pages are being edited.
             absent = self._listings.absent(environ, None if self._off == "development" else epochs)
             if absent is not None:

@@ -17,7 +17,7 @@ from werkzeug.http import is_resource_modified, parse_range_header, quote_etag
 from ..cache.entry import Content, Entry
 from ..cache.task import Served
 from ..config.options import Shell
-from .compression import LONGEST, chosen
+from .compression import MAX_CACHED, chosen
 from .response_headers import ASK_EACH_TIME, ask_each_time, is_for_caches
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Synthetic:
 
 
 #: The number of values of ``Accept-Encoding`` for which a response is prepared.
-MOST_VARIANTS = 8
+MAX_VARIANTS = 8
 
 
 class Variant(NamedTuple):
@@ -130,7 +130,7 @@ class PreparedResponse:
             headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
             etag = quote_etag(content.etag) if _is_compared(content) else None
             made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
-        if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
+        if len(self.variants) < MAX_VARIANTS and len(accepted or "") <= MAX_CACHED:
             self.variants[accepted] = made
         return made
 
