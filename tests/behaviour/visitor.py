@@ -22,6 +22,7 @@ from wsgi_isr.cache.entry import Content
 from wsgi_isr.cache.thread_pool import Pool
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.events import Event
+from wsgi_isr.pages.fingerprint import fingerprint_of
 from wsgi_isr.pages.resolver import Page
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -336,7 +337,8 @@ class Site:
     def lifetime(self, path: str = "/", **request: Any) -> Lifetime:
         """Return for how long the stored page is fresh, and when it expires, as ages in seconds."""
         live = self.isr._engine
-        page = self.isr._pages.match(make_environ(path, **request), live.tag_versions.epochs, False)
+        environ = make_environ(path, **request)
+        page = self.isr._pages.match(environ, fingerprint_of(environ), live.tag_versions.epochs, False)
         assert isinstance(page, Page), page
         entry = live.cache.kept(page.task)
         assert entry is not None, f"no page is stored for {path}"

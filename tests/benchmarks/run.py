@@ -29,6 +29,7 @@ BENCHMARKS = {
     "hit-profile": "hit_profile",
     "hotpath": "hotpath",
     "coherence": "coherence",
+    "fetched": "fetched",
     "invalidate": "invalidation",
     "tags": "tags",
     "gunicorn": "under_gunicorn",

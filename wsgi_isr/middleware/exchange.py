@@ -20,7 +20,7 @@ from ..events import Events, InternalError
 from ..events import Served as ServedEvent
 from ..pages.bots import is_crawler
 from ..pages.compression import chosen
-from ..pages.fingerprint import Fingerprint, is_plain, query_of
+from ..pages.fingerprint import Fingerprint
 from ..pages.listed_paths import Absent
 from ..pages.request_key import shown_url
 from ..pages.resolver import Page, Pages
@@ -104,7 +104,7 @@ class Exchange:
                 if self._engine.writes.wrote(self._environ):
                     self._engine.tag_versions.ask()
                 draft = self._engine.drafts.holds(self._environ)
-                matched = self._pages.match(self._environ, self._engine.tag_versions.epochs, draft)
+                matched = self._pages.match(self._environ, self._fingerprint, self._engine.tag_versions.epochs, draft)
                 if not isinstance(matched, Page):
                     return matched
                 self._page = matched
@@ -193,25 +193,28 @@ class Exchange:
         entry, now = found.cached.entry, self._clock()
         content = entry.content
         assert isinstance(content, Content)
-        if found.label == "HIT":
-            self._prepare(found, content, now)
+        prepared = self._prepare(found, content, now) if found.label == "HIT" else None
+        if prepared is not None and "HTTP_IF_NONE_MATCH" not in self._environ:
+            variant = prepared.variant(self._environ.get("HTTP_ACCEPT_ENCODING"))
+            self._start_response(prepared.status, variant.headers.copy())
+            return [variant.body]
         if "HTTP_RANGE" not in self._environ:  # Ranges count bytes of the uncompressed page.
             content = chosen(content, self._environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers = headers_of(entry, content, found.label, cache_status(found, now), now)
         return send_page(self._environ, self._start_response, content, headers)
 
-    def _prepare(self, found: Served, content: Content, now: float) -> None:
-        """Prepare the response for the next plain requests with this fingerprint."""
+    def _prepare(self, found: Served, content: Content, now: float) -> PreparedResponse | None:
+        """Return the response for this and the next plain requests with this fingerprint; ``None`` for others."""
         page, cached = self._page, found.cached
-        if page is None or not (page.policy.by_url_alone and is_plain(self._fingerprint)):
-            return
-        if self._configuration.settings.debug or not page.is_spelled(query_of(self._fingerprint)):
-            return
+        if page is None or self._configuration.settings.debug or not page.is_plain(self._fingerprint):
+            return None
         # A condition that does not match comes here although a response is prepared. Keep that response.
+        prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it
         monotonic = self._engine.monotonic()
-        if cached.prepared is None or monotonic >= cached.prepared.over:
-            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
+        if prepared is None or monotonic >= prepared.over:
+            prepared = cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
+        return prepared
 
     def _pass_through(self, found: Passed) -> Iterable[bytes]:
         if found.personal is not None:

@@ -17,9 +17,15 @@ from ..config.settings import Config
 from ..errors import RefreshError
 from ..events import Events
 from ..stores.base import Store
+from .fingerprint import Fingerprint, is_plain, query_of
 from .known_sites import Sites
 from .listed_paths import Absent, Listings, TagVersions
 from .request_key import Matcher, PageKey, canonical, decoded, public_path, query_string
+
+#: The pages of plain requests that are remembered: matching, key and hash take longer than the rest of a look-up. The
+#: longest text of a key among them; both bound the memory to a few megabytes.
+MAX_REMEMBERED = 4096
+MAX_REMEMBERED_TEXT = 512
 
 
 class Page(NamedTuple):
@@ -43,12 +49,15 @@ class Page(NamedTuple):
         """Return the public path, for people."""
         return public_path(self.key.script, self.key.path)
 
-    def is_spelled(self, query: str | None) -> bool:
-        """Return whether a raw query is that of the key, spelled as a render sees it; the order may differ.
+    def is_plain(self, fingerprint: Fingerprint) -> bool:
+        """Return whether each request with this fingerprint is for this page, and few fingerprints are.
 
-        A page has few such queries, but any number of others: campaigns add parameters.
+        The raw query is that of the key, spelled as a render sees it; the order may differ. A page has few such
+        queries, but any number of others: campaigns add parameters.
         """
-        return sorted((query or "").split("&")) == sorted(query_string(self.key).split("&"))
+        if not (self.policy.by_url_alone and is_plain(fingerprint)):
+            return False
+        return sorted((query_of(fingerprint) or "").split("&")) == sorted(query_string(self.key).split("&"))
 
     def may_serve(self, content: Content) -> bool:
         """Return whether this client may get the page.
@@ -89,6 +98,7 @@ class Pages:
 
     def reset_after_fork(self) -> None:
         """Make new locks after a fork: the parent's locks may be held forever in the child."""
+        self._remembered: dict[Fingerprint, Page] = {}
         #: The known sites, for which pages are rendered.
         settings = self._settings
         codec = Codec(settings.signing_key, settings.namespace)
@@ -102,13 +112,18 @@ class Pages:
         found = self._store.get_many(list(keys.values()))
         return {tag: found.values.get(key) for tag, key in keys.items() if key not in found.unreachable}
 
-    def match(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | Passed | Absent:
+    def match(
+        self, environ: dict[str, Any], fingerprint: Fingerprint, epochs: Callable[[], Any], draft: bool
+    ) -> Page | Passed | Absent:
         """Return the page of a request, or why it is not for the cache.
 
+        :param fingerprint: that of ``environ``: the page of a plain request is remembered by it.
         :param epochs: returns the current epochs, for lists of pages.
         :param draft: whether the client is in draft mode.
         """
         self.sites.note(environ)
+        if not draft and (page := self._remembered.get(fingerprint)) is not None:
+            return page
         if not draft and self._matcher.is_served(environ):
             # In development the list is always loaded again, because its pages are being edited.
             absent = self._listings.absent(environ, None if self._off == "development" else epochs)
@@ -123,7 +138,17 @@ class Pages:
         policy, key = match
         if draft:
             return Passed("draft", draft=True)
-        return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
+        page = self._page(policy, key, self._matcher.personal_cookies(policy, environ))
+        self._remember(fingerprint, page)
+        return page
+
+    def _remember(self, fingerprint: Fingerprint, page: Page) -> None:
+        """Remember the page of a plain request, unless its rule asks a list of pages each time."""
+        if page.policy.lists_all or len(page.task.text) > MAX_REMEMBERED_TEXT or not page.is_plain(fingerprint):
+            return
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()  # removing one item while another thread reads would need a lock
+        self._remembered[fingerprint] = page
 
     def without_ignored_cookies(self, page: Page, environ: dict[str, Any]) -> dict[str, Any]:
         """Return the request for a page, without its cookies if all of them are ignored."""
