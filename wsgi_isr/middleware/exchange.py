@@ -193,28 +193,24 @@ class Exchange:
         entry, now = found.cached.entry, self._clock()
         content = entry.content
         assert isinstance(content, Content)
-        prepared = self._prepare(found, content, now) if found.label == "HIT" else None
-        if prepared is not None and "HTTP_IF_NONE_MATCH" not in self._environ:
-            variant = prepared.variant(self._environ.get("HTTP_ACCEPT_ENCODING"))
-            self._start_response(prepared.status, variant.headers.copy())
-            return [variant.body]
+        if found.label == "HIT":
+            self._prepare(found, content, now)
         if "HTTP_RANGE" not in self._environ:  # Ranges count bytes of the uncompressed page.
             content = chosen(content, self._environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers = headers_of(entry, content, found.label, cache_status(found, now), now)
         return send_page(self._environ, self._start_response, content, headers)
 
-    def _prepare(self, found: Served, content: Content, now: float) -> PreparedResponse | None:
-        """Return the response for this and the next plain requests with this fingerprint; ``None`` for others."""
+    def _prepare(self, found: Served, content: Content, now: float) -> None:
+        """Prepare the response for the next plain requests with this fingerprint."""
         page, cached = self._page, found.cached
         if page is None or self._configuration.settings.debug or not page.is_plain(self._fingerprint):
-            return None
+            return
         # A condition that does not match comes here although a response is prepared. Keep that response.
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it
         monotonic = self._engine.monotonic()
         if prepared is None or monotonic >= prepared.over:
-            prepared = cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
+            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
-        return prepared
 
     def _pass_through(self, found: Passed) -> Iterable[bytes]:
         if found.personal is not None:
