@@ -11,7 +11,7 @@ import functools
 import hmac
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -103,17 +103,17 @@ class Entry:
     revalidate: float | None
     expire: float | None
     snapshot: TagSnapshot = _NO_PROOF
-    size: int = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        # The size in memory: the bytes, the objects around them, and a response prepared from them.
+    @property
+    def size(self) -> int:
+        """Return the bytes in memory: those of the entry, of the objects around them and of a prepared response."""
         size = len(self.key) + 3712 + sum(len(tag) + len(tag_version) + 200 for tag, tag_version in self.snapshot.tags)
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
             size += sum(len(body) + 1280 for _, body in self.content.coded)
         elif isinstance(self.content, Value):
             size += len(self.content.data)
-        object.__setattr__(self, "size", size)
+        return size
 
     def age(self, now: float) -> float:
         """Return the seconds since the end of the render. Never negative: the clocks of machines differ."""

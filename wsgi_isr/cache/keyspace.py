@@ -6,6 +6,7 @@ alone. So no data from one client's request is stored for others.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 from .entry import SCHEMA
@@ -13,6 +14,8 @@ from .entry import SCHEMA
 #: The schema of tags and epochs. All versions of this package share both, and several versions run side by side during
 #: a rolling deploy. The number goes up only for a change that no older version can read.
 CONTROL_SCHEMA = 2
+#: The number of tags whose names are remembered.
+MAX_TAG_NAMES = 8192
 
 
 class Keyspace:
@@ -27,6 +30,8 @@ class Keyspace:
         self._prefix = f"isr{SCHEMA}:{_digest(namespace, 6)}"
         self._control = f"isr{CONTROL_SCHEMA}:{_digest(namespace, 6)}"
         self._release = release
+        # An entry may have a hundred tags, most of them those of its neighbours. Each name is a hash.
+        self._tag_names = functools.lru_cache(MAX_TAG_NAMES)(self._tag_name)
 
     def page(self, key_text: str) -> str:
         """Return the name of a page."""
@@ -38,6 +43,9 @@ class Keyspace:
 
     def tag(self, tag: str) -> str:
         """Return the name of a tag's version, from the tag's name or its stored form."""
+        return self._tag_names(tag)
+
+    def _tag_name(self, tag: str) -> str:
         stored = stored_tag(tag)
         return f"{self._control}:t:{stored if stored.startswith(_SLOT) else _digest(stored, 20)}"
 

@@ -25,6 +25,7 @@ class CachedEntry:
     :ivar adopted: the entry belongs to the previous release, and is stale however fresh it looks.
     :ivar only_here: the store did not take the entry, and so cannot have evicted it.
     :ivar read_tags_at: the time from which on the tags should be read again, so that the store does not evict them.
+    :ivar size: the size of the entry in bytes, which takes some microseconds to add up.
     :ivar fingerprints: the aliases that lead to the entry.
     """
 
@@ -38,10 +39,12 @@ class CachedEntry:
         "only_here",
         "prepared",
         "read_tags_at",
+        "size",
     )
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
+        self.size = entry.size
         self.adopted = False
         self.only_here = False
         self.checked: tuple[Any, Any] | None = None
@@ -89,9 +92,9 @@ class Local:
                 return old
             self._drop(key)
             cached = CachedEntry(entry)
-            if entry.size <= self._max:
+            if cached.size <= self._max:
                 self._slots[key] = cached
-                self._take(entry.size)
+                self._take(cached.size)
             return cached
 
     def add_alias(self, fingerprint: tuple[Any, ...], key: str, cached: CachedEntry) -> None:
@@ -123,7 +126,7 @@ class Local:
     def _drop(self, key: str) -> None:
         cached = self._slots.pop(key, None)
         if cached is not None:
-            self.bytes -= cached.entry.size + sum(map(_weight, cached.fingerprints))
+            self.bytes -= cached.size + sum(map(_weight, cached.fingerprints))
             for fingerprint in cached.fingerprints:
                 del self.fingerprints[fingerprint]
 

@@ -365,13 +365,15 @@ class TagVersions:
         :param since: the epochs at which the whole entry was found valid **[needed]**. On a node with the same epoch,
             no tag is compared again.
         """
-        # The names are made once: each is a hash, and an entry may have a hundred tags.
-        keys = {tag: self._tag_key(tag) for tag, _ in snapshot.tags}
-        homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
         valid_at = dict(snapshot.valid_at)
         quiet = {
             node for node, now in epochs.items() if now is not None and now in (valid_at.get(node), since.get(node))
         }
+        if len(quiet) == len(epochs):
+            return Validity.VALID  # no tag is looked at: most look-ups end here
+        # The names are made once: each is a hash, and an entry may have a hundred tags.
+        keys = {tag: self._tag_key(tag) for tag, _ in snapshot.tags}
+        homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
         changed = [(tag, then) for tag, then in snapshot.tags if homes[tag] not in quiet]
         if not changed:
             return Validity.VALID
