@@ -25,7 +25,7 @@ from .config.identity import caller, name_of
 from .config.origin import Site
 from .config.settings import Config
 from .config.wrapping import Wrapper, advise, check_app, configured, site_of
-from .data.cached import activate
+from .data.active_engine import activate
 from .engine import Engine, on_behalf_of
 from .errors import ISRError, RefreshError
 from .events import Events, InternalError, Subscriber

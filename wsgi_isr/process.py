@@ -23,7 +23,7 @@ from .config.identity import module_name
 from .config.settings import Config
 from .config.source import state_folder
 from .config.wrapping import configured
-from .data.cached import inside, set_engine_lookup
+from .data.active_engine import request_engine, set_engine_lookup
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
@@ -178,7 +178,7 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
     :param only_if_cached: do nothing for a page that is not in the cache.
     :raises ConfigError: no app is wrapped in this process.
     """
-    home = inside()
+    home = request_engine()
     here = list(apps_here())
     own = [isr for isr in here if isr._is_at(home)] or here
     if not own:

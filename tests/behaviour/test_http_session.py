@@ -31,7 +31,7 @@ from wsgi_isr import CachedSession, ConfigError, cached
 from wsgi_isr.cache.context import RenderContext, within
 from wsgi_isr.cache.verdict import CacheDirectives
 from wsgi_isr.data import codec, http_session
-from wsgi_isr.data.cached import activate
+from wsgi_isr.data.active_engine import activate
 from wsgi_isr.data.http_session import Answer, _Site
 from wsgi_isr.events import DataServed, Refused, RenderFailed
 from wsgi_isr.observe.debug import line_of

@@ -12,19 +12,16 @@ import functools
 import inspect
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from types import ModuleType
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from ..cache.context import RenderContext, current, rendering
 from ..cache.entry import Entry, HitForMiss, Value
-from ..cache.invalidation import Invalidator, Receipt
-from ..cache.keyspace import EVERYTHING, Keyspace, stored_tag, tag_name
-from ..cache.lookup import Cache
-from ..cache.tag_versions import TagVersions, claims
+from ..cache.invalidation import Receipt
+from ..cache.keyspace import EVERYTHING, stored_tag, tag_name
+from ..cache.tag_versions import claims
 from ..cache.task import Answer, Failed, Passed, Product, Regenerated, Served, Task
 from ..cache.verdict import CacheDirectives, Failure, Storable, Validity
 from ..config import options as o
@@ -32,8 +29,9 @@ from ..config.frameworks import personal
 from ..config.lifetime import Lifetime
 from ..config.rules import PROFILES, Rule, RuleSet, check_templates, lease_for
 from ..errors import ConfigError, RefreshError
-from ..events import DataServed, Events
+from ..events import DataServed
 from . import codec
+from .active_engine import DataEngine, all_engines, current_engine, may_be_in_request, request_engine
 from .isolation import is_importing
 from .registry import Functions, Known, closure_of
 
@@ -44,79 +42,6 @@ R = TypeVar("R")
 NOTHING_KEPT = 600.0
 
 _log = logging.getLogger("wsgi_isr.data")
-
-
-class DataEngine(Protocol):
-    """The engine that keeps data: one process's share of a store (:class:`~.engine.Engine`)."""
-
-    cache: Cache
-    events: Events
-    clock: Callable[[], float]
-    monotonic: Callable[[], float]
-    keyspace: Keyspace
-    invalidator: Invalidator
-    tag_versions: TagVersions
-    profiles: Mapping[str, tuple[float, float]]
-    keeps: bool
-
-    def active_app(self) -> str | None:
-        """Return the name of the active app; ``None`` if it is not known."""
-
-
-_here: ContextVar[DataEngine | None] = ContextVar("wsgi_isr_home", default=None)
-_elsewhere: Callable[[], Sequence[DataEngine]] = tuple
-_is_serving: Callable[[], bool] = bool
-
-
-@contextmanager
-def activate(home: DataEngine) -> Iterator[None]:
-    """Make ``home`` the engine of all data in this context. The wiring does so around all code that it calls."""
-    token = _here.set(home)
-    try:
-        yield
-    finally:
-        _here.reset(token)
-
-
-def set_engine_lookup(find_homes: Callable[[], Sequence[DataEngine]], is_serving: Callable[[], bool]) -> None:
-    """Set the engines for data outside of any app: in a script, or in a thread that the app started.
-
-    :param find_homes: returns the engines.
-    :param is_serving: returns whether this process answers requests.
-    """
-    global _elsewhere, _is_serving
-    _elsewhere, _is_serving = find_homes, is_serving
-
-
-def inside() -> DataEngine | None:
-    """Return the engine of the app around this call, if there is one."""
-    return _here.get()
-
-
-def is_among_visitors() -> bool:
-    """Return whether this code may run for one client.
-
-    Threads that an app starts, and middlewares around an ISR, have no context that tells. So any code of a process
-    that answers requests counts, except an import.
-    """
-    return inside() is not None or (_is_serving() and not is_importing())
-
-
-def here() -> DataEngine | None:
-    """Return the engine for data used here.
-
-    Outside of all apps it is the only engine. With several engines the result is ``None``: each may belong to another
-    tenant.
-    """
-    if (home := _here.get()) is not None:
-        return home
-    homes = _elsewhere()
-    return homes[0] if len(homes) == 1 else None
-
-
-def _everywhere() -> Sequence[DataEngine]:
-    """Return every engine that may keep data of this function."""
-    return (home,) if (home := _here.get()) is not None else _elsewhere()
 
 
 class Cached(Known, Generic[P, R]):
@@ -140,7 +65,7 @@ class Cached(Known, Generic[P, R]):
         #: The identity of the function in this process.
         self.told = self.name, json.dumps(version), self.around
         self._untold = ""
-        if is_among_visitors():
+        if may_be_in_request():
             self.watch(function, closure)
         elif closure.untold and not is_importing():
             self._untold = closure.untold
@@ -154,7 +79,7 @@ class Cached(Known, Generic[P, R]):
 
         :raises Unencodable: an argument cannot be part of a key. Exceptions of the function pass through.
         """
-        frame, home = current(), here()
+        frame, home = current(), current_engine()
         if home is None or (skip := self._skips(home, frame) or "closure" * self.is_personal()):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
@@ -213,7 +138,7 @@ class Cached(Known, Generic[P, R]):
         """
         if super().is_personal():
             return True
-        if not self._untold or inside() is not None:
+        if not self._untold or request_engine() is not None:
             return False
         if not self._has_warned:
             self._has_warned = True
@@ -228,7 +153,7 @@ class Cached(Known, Generic[P, R]):
         """Return a new result that is not kept, because there is no engine or it may not be kept."""
         if reason == "revalidate-0" and frame is not None:
             frame.asked.no_store = True
-        if (home := here()) is not None:
+        if (home := current_engine()) is not None:
             home.events.emit(DataServed(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
             if reason in ("closure", "unknown-app"):
                 tags = list(map(tag_name, self._given_tags(self._bind(args, kwargs))))
@@ -300,7 +225,7 @@ class Cached(Known, Generic[P, R]):
         :raises InvalidationError: it could not be delivered.
         """
         names = [_own_tag(self._text(args, kwargs))]
-        receipts = [home.invalidator.invalidate(names, "expire") for home in _everywhere() if home.keeps]
+        receipts = [home.invalidator.invalidate(names, "expire") for home in all_engines() if home.keeps]
         return receipts[0] if receipts else None
 
     def refresh(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -311,7 +236,7 @@ class Cached(Known, Generic[P, R]):
         :raises RefreshError: the call took longer than its ``timeout``, or its result cannot be kept.
         :raises InvalidationError: other processes could not be told. Exceptions of the function pass through.
         """
-        frame, home = current(), here()
+        frame, home = current(), current_engine()
         if home is None or self._skips(home, frame):
             return self(*args, **kwargs)
         task = self._task(home, args, kwargs)

@@ -35,7 +35,8 @@ from ..config.rules import Rule
 from ..errors import ConfigError
 from ..events import DataServed
 from . import codec
-from .cached import Cached, here, inside, is_among_visitors
+from .active_engine import current_engine, may_be_in_request, request_engine
+from .cached import Cached
 from .isolation import is_importing
 
 #: Statuses that are kept; others are errors, or belong to one request.
@@ -111,7 +112,7 @@ class CachedSession(requests.Session):
         place = _place() if name is None else f"CachedSession:{o.TEXT.check(where + 'name', name)}"
         self._site = _sites.setdefault(place, _Site(place))
         # A session made while a request is answered may be the visitor's.
-        self._is_personal = is_among_visitors()
+        self._is_personal = may_be_in_request()
         self._is_of_module = not self._is_personal and is_importing()
         self._fetch = _Fetch(self._site.fetch, rule, _given_tags, f"{version}.{_SCHEMA}", self._site.name)
         self._site.join(self)
@@ -206,7 +207,7 @@ class CachedSession(requests.Session):
 
         Yield a function that takes the response, records its status and returns it.
         """
-        home, status = here(), 0
+        home, status = current_engine(), 0
         began = home.monotonic() if home is not None else 0.0
 
         def note(response: requests.Response) -> requests.Response:
@@ -246,7 +247,7 @@ class CachedSession(requests.Session):
             "params": {},  # in the URL already
             "stream": False,
         }
-        is_unknown = inside() is None and not self._is_of_module
+        is_unknown = request_engine() is None and not self._is_of_module
         if (self._is_personal or is_unknown) and not self._is_plain():
             return "", state
         try:
