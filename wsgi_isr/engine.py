@@ -33,7 +33,7 @@ from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
 from .data.active_engine import activate, request_engine
-from .data.cached import app_of, produce_data, tags_of_data
+from .data.function import app_of, produce_data, tags_of_data
 from .data.isolation import Isolation, NoThread, Overdue, is_importing
 from .events import Events
 from .pages.draft import Drafts, Visitor, answering

@@ -48,14 +48,14 @@ Allows = Callable[[type], bool]
 def decode(data: bytes, allows: Allows) -> Any:
     """Return the value of :func:`encode`'s bytes. No code of a dataclass is called to make it.
 
-    :param allows: whether a dataclass may be made: :meth:`Types.allows`, or :func:`every` for bytes that have never
+    :param allows: whether a dataclass may be made: :meth:`Types.allows`, or :func:`allow_all` for bytes that have never
         been in a store.
     :raises ValueError: damage, or a dataclass that is missing in this process, has other fields, or is not allowed.
     """
     return _unpack(data, 0, allows)
 
 
-def every(kind: type) -> bool:
+def allow_all(kind: type) -> bool:
     """Allow all dataclasses: for bytes from a process of this site."""
     return True
 
@@ -235,13 +235,13 @@ def _dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
 
 
 def _class(name: str) -> Any:
-    """Return a dataclass of this process, or None. See :func:`found`."""
+    """Return a dataclass of this process, or None. See :func:`find_object`."""
     module, _, qualname = name.partition(":")
-    kind = found(module, qualname)
+    kind = find_object(module, qualname)
     return kind if issubclass(type(kind), type) and dataclasses.is_dataclass(kind) else None
 
 
-def found(module: str, qualname: str) -> Any:
+def find_object(module: str, qualname: str) -> Any:
     """Return the object of that name in a module of this process, or None.
 
     Nothing is imported, and no code is run (such as a module's or a proxy's ``__getattr__``): names come from the
@@ -295,7 +295,7 @@ def _is_known(kind: type, function: Any) -> bool:
     if _encoded.get(_name(kind)) is kind or kind.__module__ == namespace.get("__name__"):
         return True
     module = sys.modules.get(kind.__module__)
-    outermost = found(kind.__module__, kind.__qualname__.partition(".")[0])
+    outermost = find_object(kind.__module__, kind.__qualname__.partition(".")[0])
     return any(value is kind or value is outermost or value is module for value in list(namespace.values()))
 
 

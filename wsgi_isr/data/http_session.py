@@ -326,15 +326,15 @@ class Answer:
 class _Fetch(Cached[..., Answer]):
     """The cached function of fetches."""
 
-    def _shown(self, _configuration: str, url: str, *_rest: Any) -> str:
+    def _description(self, _configuration: str, url: str, *_rest: Any) -> str:
         return f"GET {url}"
 
-    def _unkept_because(self, answer: Answer) -> str:
+    def _unstorable_reason(self, answer: Answer) -> str:
         if answer.status not in KEPT_STATUSES:
             return f"status-{answer.status}"
         return "max-body" if len(answer.body) > MAX_BODY else ""
 
-    def _kept_for(self, answer: Answer) -> float | None:
+    def _store_ttl(self, answer: Answer) -> float | None:
         # A stored 404 or 410 must expire. Otherwise, random URLs would fill the store.
         return NEGATIVE_TTL + 60 if answer.status in NEGATIVE_STATUSES else None
 
