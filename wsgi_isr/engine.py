@@ -147,7 +147,7 @@ class Engine:
             # another thread would deadlock.
             is_locked = request_engine() is None and is_importing()
             try:
-                return self._isolation.run(make, task.timeout, here=is_locked)
+                return self._isolation.run(make, task.timeout, in_caller=is_locked)
             except NoThread:
                 return Failure("no-thread")
             except Overdue:
