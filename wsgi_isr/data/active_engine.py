@@ -16,7 +16,7 @@ from .isolation import is_importing
 
 
 class DataEngine(Protocol):
-    """The engine that keeps data: one process's share of a store (:class:`~.engine.Engine`)."""
+    """The engine that stores data: one process's share of a store (:class:`~.engine.Engine`)."""
 
     cache: Cache
     events: Events

@@ -62,27 +62,29 @@ class Cached(DataFunction[P, R]):
 
         :raises Unencodable: an argument cannot be part of a key. Exceptions of the function pass through.
         """
-        page, engine = current(), current_engine()
-        reason = self._bypass_reason(engine, page)
+        outer, engine = current(), current_engine()
+        reason = self._bypass_reason(engine, outer)
         if engine is None or reason:
             if engine is not None:
                 shown = self._description(*args, **kwargs)
                 engine.events.emit(DataServed(self.name, "SKIP", reason=reason, shown=shown))
-            return self._bypass(reason, engine, page, args, kwargs)
+            return self._bypass(reason, engine, outer, args, kwargs)
         began, shown = engine.monotonic(), self._description(*args, **kwargs)
         task = self._task(engine, args, kwargs)
-        found = self._look_up(task, engine, page)
+        found = self._look_up(task, engine, outer)
         seconds = engine.monotonic() - began
         if isinstance(found, _Found):
             engine.events.emit(DataServed(self.name, found.label, task.text, found.age, seconds=seconds, shown=shown))
             result: R = found.result
             return result
         engine.events.emit(DataServed(self.name, "SKIP", task.text, reason=found.reason, seconds=seconds, shown=shown))
-        if isinstance(found, Failed) and (shared := self._shared(found, engine, page)) is not None:
+        if isinstance(found, Failed) and (shared := self._shared(found, engine, outer)) is not None:
             return shared[0]
-        return self._bypass(found.reason, engine, page, args, kwargs, task)
+        return self._bypass(found.reason, engine, outer, args, kwargs, task)
 
-    def _bypass_reason(self, engine: DataEngine | None, page: RenderContext | None, *, is_refresh: bool = False) -> str:
+    def _bypass_reason(
+        self, engine: DataEngine | None, outer: RenderContext | None, *, is_refresh: bool = False
+    ) -> str:
         """Return why a call must go around the cache, as a token; empty if it uses the cache.
 
         :param is_refresh: the call is a :meth:`refresh`, which a function with objects in its closure allows outside
@@ -94,7 +96,7 @@ class Cached(DataFunction[P, R]):
             return "store-disabled"
         if self._rule.revalidate == 0 and self._rule.revalidate is not False:
             return "revalidate-0"
-        if page is not None and page.draft:
+        if outer is not None and outer.draft:
             return "draft"
         if engine.active_app() is None:
             return "unknown-app"
@@ -105,68 +107,69 @@ class Cached(DataFunction[P, R]):
         self,
         reason: str,
         engine: DataEngine | None,
-        page: RenderContext | None,
+        outer: RenderContext | None,
         args: Any,
         kwargs: Any,
         task: Task | None = None,
     ) -> R:
         """Call the function around the cache: the result is for this caller alone, and is not stored.
 
-        Each call without a result from the cache ends here. The page that uses the result still takes over its tags
-        and lifetime.
+        Each call without a result from the cache ends here. The render around the call still takes over the tags and
+        the lifetime of the result.
 
         :param reason: the token of :meth:`_bypass_reason`, or the reason of a look-up without a result.
+        :param outer: the render around the call, of a page or of other data.
         :param task: the task of the look-up; ``None`` without a look-up.
         """
         if engine is None or (task is None and reason in _UNSTORED_PAGE):
-            if reason == "revalidate-0" and page is not None:
-                page.asked.no_store = True
+            if reason == "revalidate-0" and outer is not None:
+                outer.asked.no_store = True
             return self._function(*args, **kwargs)
         tags = self._declared_tags(self._arguments(args, kwargs)) if task is None else tags_of_data(task)
-        carried = {} if page is None else claims(engine.tag_versions.capture(tags).snapshot(tags))
-        with rendering(engine.profiles, stored=page is not None and page.stored) as directives:
+        carried = {} if outer is None else claims(engine.tag_versions.capture(tags).snapshot(tags))
+        with rendering(engine.profiles, stored=outer is not None and outer.stored) as directives:
             try:
                 return self._function(*args, **kwargs)
             finally:
-                if page is not None:
-                    page.asked.take_over(directives, carried)
-                    page.asked.limit(*self._lifetime(engine.profiles))
+                if outer is not None:
+                    outer.asked.take_over(directives, carried)
+                    outer.asked.limit(*self._lifetime(engine.profiles))
 
     # Look-ups ----------------------------------------------------------------------------------------------
 
-    def _look_up(self, task: Task, engine: DataEngine, page: RenderContext | None) -> _Found | Failed | Passed:
+    def _look_up(self, task: Task, engine: DataEngine, outer: RenderContext | None) -> _Found | Failed | Passed:
         """Return the result of a task from the cache, or why there is none."""
-        answer = engine.cache.get(task, fresh=page is not None and page.stored)
+        answer = engine.cache.get(task, fresh=outer is not None and outer.stored)
         if isinstance(answer, (Failed, Passed)):
             return answer
         if isinstance(answer, Served):
             entry = answer.cached.entry
             label, age = answer.label, entry.age(engine.clock())
-            if (read := self._read(entry, engine, page)) is not None:
+            if (read := self._read(entry, engine, outer)) is not None:
                 return _Found(read[0], label, age)
             # Another version of the code has stored the result. Treat it as missing, and call the function here.
             outcome = engine.cache.refresh(task, "", here=True)
             if isinstance(outcome, Failed):
                 return outcome
-            if (read := self._read(outcome.cached.entry, engine, page)) is not None:
+            if (read := self._read(outcome.cached.entry, engine, outer)) is not None:
                 return _Found(read[0], "MISS", 0.0)
         return Passed("unreadable")
 
-    def _read(self, entry: Entry, engine: DataEngine, page: RenderContext | None) -> tuple[R] | None:
+    def _read(self, entry: Entry, engine: DataEngine, outer: RenderContext | None) -> tuple[R] | None:
         """Return the stored result (which may be None) and note its use; ``None`` if it cannot be read."""
         read = self._decoded(entry.content)
-        if read is not None and page is not None:
-            page.asked.use(entry, engine.clock())
+        if read is not None and outer is not None:
+            outer.asked.use(entry, engine.clock())
         return read
 
-    def _shared(self, failed: Failed, engine: DataEngine, page: RenderContext | None) -> tuple[R] | None:
+    def _shared(self, failed: Failed, engine: DataEngine, outer: RenderContext | None) -> tuple[R] | None:
         """Return the result of a shared call that may not be stored; ``None`` if there is none.
 
         Raise the exception of the shared call, if it raised one. A result from before an invalidation is not returned:
         this caller may have arrived after the invalidation.
         """
         if failed.error is not None:
-            self._take_over(failed, engine, page)
+            self._take_over(failed, engine, outer)
             raise failed.error
         if failed.said is None:
             return None
@@ -174,17 +177,17 @@ class Cached(DataFunction[P, R]):
             return None
         read = self._decoded(failed.content)
         if read is not None:
-            self._take_over(failed, engine, page)
+            self._take_over(failed, engine, outer)
         return read
 
-    def _take_over(self, failed: Failed, engine: DataEngine, page: RenderContext | None) -> None:
+    def _take_over(self, failed: Failed, engine: DataEngine, outer: RenderContext | None) -> None:
         """Give the page the tags and the lifetime of a failed call.
 
         The page may depend on the failure: it may say that there is no such post.
         """
-        if page is not None:
-            page.asked.take_over(failed.said or CacheDirectives(), claims(failed.snapshot))
-            page.asked.limit(*self._lifetime(engine.profiles))
+        if outer is not None:
+            outer.asked.take_over(failed.said or CacheDirectives(), claims(failed.snapshot))
+            outer.asked.limit(*self._lifetime(engine.profiles))
 
     # Invalidation ------------------------------------------------------------------------------------------
 
@@ -206,18 +209,18 @@ class Cached(DataFunction[P, R]):
         :raises RefreshError: the call took longer than its ``timeout``, or its result cannot be stored.
         :raises InvalidationError: other processes could not be told. Exceptions of the function pass through.
         """
-        page, engine = current(), current_engine()
-        if engine is None or self._bypass_reason(engine, page, is_refresh=True):
+        outer, engine = current(), current_engine()
+        if engine is None or self._bypass_reason(engine, outer, is_refresh=True):
             return self(*args, **kwargs)
         task = self._task(engine, args, kwargs)
         outcome = engine.cache.refresh(task, DataKey.parse(task.text).tag)
         if isinstance(outcome, Failed):
-            self._take_over(outcome, engine, page)
+            self._take_over(outcome, engine, outer)
             raise outcome.error or RefreshError(self.name, outcome.reason)
         entry = outcome.cached.entry
         if isinstance(entry.content, HitForMiss):
             raise RefreshError(self.name, entry.content.reason)
-        read = self._read(entry, engine, page)
+        read = self._read(entry, engine, outer)
         # Another process may have produced the result, with types that this process does not know.
         return self(*args, **kwargs) if read is None else read[0]
 

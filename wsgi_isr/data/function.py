@@ -26,7 +26,7 @@ from .registry import Functions
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Seconds for which a store keeps None as the result for arguments.
+#: Seconds after which the store may drop None as the result for arguments.
 NONE_TTL = 600.0
 _TIMEOUT = 30.0
 _LOCK_TIMEOUT = 10.0

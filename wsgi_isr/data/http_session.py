@@ -33,7 +33,7 @@ from .http_response import SCHEMA, StoredResponse, apply_status, store_ttl, unst
 from .isolation import is_importing
 
 _TIMEOUT = 30.0
-#: ``revalidate`` and ``expire``, in seconds.
+#: ``revalidate`` (seconds, a profile or False) and ``expire`` (seconds).
 _Lifetime = tuple[Any, float | None]
 
 
@@ -46,7 +46,7 @@ class CachedSession(requests.Session):
     Make it once, in a module, like any other session.
 
     Each call takes three more arguments: ``revalidate`` (with ``expire``) replaces the session's, ``tags`` are added
-    to the session's, and ``no_store=True`` fetches anew. A page that uses ``no_store`` is not stored.
+    to the session's, and ``no_store=True`` bypasses the cache. A page that uses ``no_store`` is not stored.
 
     A stored response is a :class:`requests.Response` like any other, except for ``raw``. The statuses 200, 203, 204,
     300, 301 and 308 are stored, and 404 and 410 for at most 10 s. The server's caching headers are ignored. An
