@@ -77,10 +77,11 @@ class Cached(DataFunction[P, R]):
             engine.events.emit(DataServed(self.name, found.label, task.text, found.age, seconds=seconds, shown=shown))
             result: R = found.result
             return result
-        engine.events.emit(DataServed(self.name, "SKIP", task.text, reason=found.reason, seconds=seconds, shown=shown))
+        reason = "unreadable" if found is None else found.reason
+        engine.events.emit(DataServed(self.name, "SKIP", task.text, reason=reason, seconds=seconds, shown=shown))
         if isinstance(found, Failed) and (shared := self._shared(found, engine, outer)) is not None:
             return shared[0]
-        return self._bypass(found.reason, engine, outer, args, kwargs, task)
+        return self._bypass(reason, engine, outer, args, kwargs, task)
 
     def _bypass_reason(
         self, engine: DataEngine | None, outer: RenderContext | None, *, is_refresh: bool = False
@@ -137,8 +138,8 @@ class Cached(DataFunction[P, R]):
 
     # Look-ups ----------------------------------------------------------------------------------------------
 
-    def _look_up(self, task: Task, engine: DataEngine, outer: RenderContext | None) -> _Found | Failed | Passed:
-        """Return the result of a task from the cache, or why there is none."""
+    def _look_up(self, task: Task, engine: DataEngine, outer: RenderContext | None) -> _Found | Failed | Passed | None:
+        """Return the result of a task from the cache, or why there is none; ``None`` if it cannot be read."""
         answer = engine.cache.get(task, fresh=outer is not None and outer.stored)
         if isinstance(answer, (Failed, Passed)):
             return answer
@@ -153,7 +154,7 @@ class Cached(DataFunction[P, R]):
                 return outcome
             if (read := self._read(outcome.cached.entry, engine, outer)) is not None:
                 return _Found(read[0], "MISS", 0.0)
-        return Passed("unreadable")
+        return None
 
     def _read(self, entry: Entry, engine: DataEngine, outer: RenderContext | None) -> tuple[R] | None:
         """Return the stored result (which may be None) and note its use; ``None`` if it cannot be read."""
