@@ -32,7 +32,8 @@ from .cache.task import Product, Task, Unknown
 from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
-from .data.cached import activate, app_of, inside, produce_data, tags_of_data
+from .data.active_engine import activate, request_engine
+from .data.function import app_of, produce_data, tags_of_data
 from .data.isolation import Isolation, NoThread, Overdue, is_importing
 from .events import Events
 from .pages.draft import Drafts, Visitor, answering
@@ -133,9 +134,9 @@ class Engine:
             make = functools.partial(make_data, task, self._application.surroundings(app_of(task)))
             # A module that calls a function at import holds its import lock. The function may import that module, so
             # another thread would deadlock.
-            is_locked = inside() is None and is_importing()
+            is_locked = request_engine() is None and is_importing()
             try:
-                return self._isolation.run(make, task.timeout, here=is_locked)
+                return self._isolation.run(make, task.timeout, in_caller=is_locked)
             except NoThread:
                 return Failure("no-thread")
             except Overdue:

@@ -21,7 +21,7 @@ from .config.loading import load
 from .config.settings import Config
 from .config.source import state_folder
 from .config.wrapping import configured
-from .data.cached import inside, set_engine_lookup
+from .data.active_engine import request_engine, set_engine_lookup
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
@@ -147,7 +147,7 @@ def refresh(path: str, *, only_if_cached: bool = False) -> bool:
     :param only_if_cached: do nothing for a page that is not in the cache.
     :raises ConfigError: no app is wrapped in this process.
     """
-    engine = inside()
+    engine = request_engine()
     apps = list(apps_of_process())
     own = [isr for isr in apps if isr._is_at(engine)] or apps
     if not own:

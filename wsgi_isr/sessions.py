@@ -1,20 +1,19 @@
-"""Ready functions for the option ``anonymous``: they recognise visitors whose session identifies no user.
+"""Functions for the option ``anonymous``: each recognises visitors whose session identifies no user.
 
-A form with a token against forgery begins a session for each visitor. From then on the visitor carries a cookie, and
-pages that read cookies are passed on to the app. These functions find out that the session says nothing about the
-visitor:
+A form with a CSRF token begins a session for each visitor. From then on the visitor sends a cookie, and the app answers
+requests for pages that read cookies. These functions read the session, and find visitors who are not logged in:
 
 >>> from flask import Flask
 >>> from wsgi_isr import ISR, sessions
 >>> app = Flask(__name__)
 >>> app.wsgi_app = ISR(app.wsgi_app, revalidate=60, store="memory://", anonymous=sessions.flask(app))
 
-Each function judges its own cookies alone: a visitor with any other cookie is not anonymous. ``personal`` names other
+Each function knows its own cookies alone: a visitor with any other cookie is not anonymous. ``personal`` names further
 session keys that pages show, such as a cart. A page with a token in it is never stored, not even for anonymous
 visitors.
 
-The functions get an environ with a reduced ``HTTP_COOKIE``. It lacks the cookies that all pages ignore and those in
-the page's key.
+The functions get an environ with a reduced ``HTTP_COOKIE``. The cookies that all pages ignore, and those in the page's
+key, are left out.
 """
 
 from __future__ import annotations
@@ -40,14 +39,14 @@ def flask(app: Any, *, personal: Collection[str] = ()) -> Anonymous:
     :param app: the Flask app, with any session interface.
     :param personal: further session keys that make a visitor not anonymous.
     """
-    keys = {"_user_id", "user_id", "_flashes", *personal}
+    personal_keys = {"_user_id", "user_id", "_flashes", *personal}
 
     def anonymous(environ: Mapping[str, Any]) -> bool:
         name = app.session_interface.get_cookie_name(app)
-        if not _only(environ, {name}):
+        if not _sends_only(environ, {name}):
             return False
         session = app.session_interface.open_session(app, app.request_class(dict(environ)))
-        return session is not None and keys.isdisjoint(session)
+        return session is not None and personal_keys.isdisjoint(session)
 
     return anonymous
 
@@ -59,19 +58,21 @@ def django(*, personal: Collection[str] = ()) -> Anonymous:
 
     :param personal: further session keys that make a visitor not anonymous.
     """
-    keys = {"_auth_user_id", "_messages", *personal}
+    personal_keys = {"_auth_user_id", "_messages", *personal}
 
     def anonymous(environ: Mapping[str, Any]) -> bool:
         from importlib import import_module
 
         from django.conf import settings
 
-        # The cookies of Django's messages and languages are not in this list: their visitors must see them take
-        # effect.
-        if not _only(environ, {settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME}):
+        # Messages and the language in cookies change pages, so visitors with these cookies are not anonymous.
+        if not _sends_only(environ, {settings.SESSION_COOKIE_NAME, settings.CSRF_COOKIE_NAME}):
             return False
         sent = _cookies(environ).get(settings.SESSION_COOKIE_NAME)
-        return sent is None or keys.isdisjoint(import_module(settings.SESSION_ENGINE).SessionStore(sent).keys())
+        if sent is None:
+            return True
+        session = import_module(settings.SESSION_ENGINE).SessionStore(sent)
+        return personal_keys.isdisjoint(session.keys())
 
     return anonymous
 
@@ -95,10 +96,10 @@ def signed_cookie(
     from itsdangerous import BadData, URLSafeTimedSerializer
 
     serializer = URLSafeTimedSerializer(secret, salt=salt)
-    keys = set(personal)
+    personal_keys = set(personal)
 
     def anonymous(environ: Mapping[str, Any]) -> bool:
-        if not _only(environ, {name}):
+        if not _sends_only(environ, {name}):
             return False
         sent = _cookies(environ).get(name)
         if sent is None:
@@ -107,7 +108,7 @@ def signed_cookie(
             session = serializer.loads(sent, max_age=max_age)
         except BadData:
             return False
-        return isinstance(session, dict) and keys.isdisjoint(session)
+        return isinstance(session, dict) and personal_keys.isdisjoint(session)
 
     return anonymous
 
@@ -116,7 +117,10 @@ def _cookies(environ: Mapping[str, Any]) -> Mapping[str, str]:
     return parse_cookie(environ.get("HTTP_COOKIE", ""))
 
 
-def _only(environ: Mapping[str, Any], names: Collection[str]) -> bool:
-    """Return whether a visitor sends no cookies but these, each at most once: of two, an app may read the other."""
+def _sends_only(environ: Mapping[str, Any], names: Collection[str]) -> bool:
+    """Return whether a visitor sends no cookies but these, each at most once.
+
+    With two cookies of one name, the app may read the other one.
+    """
     sent = [name for name, _ in cookie_pairs(environ.get("HTTP_COOKIE", ""))]
     return len(sent) == len(set(sent)) and set(sent) <= set(names)

@@ -24,7 +24,8 @@ from werkzeug.local import LocalProxy
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Environ, Origin, answer
 from wsgi_isr import cached
-from wsgi_isr.data.registry import Functions, closure_of
+from wsgi_isr.data.closure import closure_of
+from wsgi_isr.data.registry import Functions
 
 NAME = "HTTP_AUTHORIZATION"  # the visitor's name; such a request bypasses the cache
 
@@ -786,7 +787,7 @@ def test_the_warning_names_what_a_function_closes_over(
 
 
 SCRIPT = """
-from wsgi_isr.data.registry import closure_of
+from wsgi_isr.data.closure import closure_of
 
 def make(n):
     def helper(x=(1, "a", None), *, y=frozenset({3, 4})):

@@ -647,7 +647,7 @@ def test_kept_functions_that_follow_each_other_share_a_connection_of_django(
     make_site: MakeSite, connections: list[_Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended = threading.Event()
-    monkeypatch.setattr("wsgi_isr.data.isolation.IDLE", 0.05)
+    monkeypatch.setattr("wsgi_isr.data.isolation.IDLE_TIMEOUT", 0.05)
     monkeypatch.setattr("django.db.connections.close_all", lambda: [connections[0].close(), ended.set()])
     # With Django's default settings each request has a connection of its own.
     connections.append(_Connection(0))

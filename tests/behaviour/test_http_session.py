@@ -30,9 +30,10 @@ from tests.behaviour.visitor import Clock, Site, all_at_once
 from wsgi_isr import CachedSession, ConfigError, cached
 from wsgi_isr.cache.context import RenderContext, within
 from wsgi_isr.cache.verdict import CacheDirectives
-from wsgi_isr.data import codec, http_session
-from wsgi_isr.data.cached import activate
-from wsgi_isr.data.http_session import Answer, _Site
+from wsgi_isr.data import codec, http_response
+from wsgi_isr.data.active_engine import activate
+from wsgi_isr.data.call_site import CallSite
+from wsgi_isr.data.http_response import StoredResponse
 from wsgi_isr.events import DataServed, Refused, RenderFailed
 from wsgi_isr.observe.debug import line_of
 from wsgi_isr.stores.memory import MemoryStore
@@ -671,7 +672,7 @@ def test_a_cached_function_made_of_an_accident_is_not_kept_either(
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_session, "MAX_BODY", 10)
+    monkeypatch.setattr(http_response, "MAX_BODY", 10)
 
 
 def test_a_body_of_8_mib_is_kept_and_a_larger_one_handed_on(
@@ -996,7 +997,7 @@ def test_sessions_of_one_factory_do_not_renew_for_each_other(
 ) -> None:
     upstream.on("/a", echo)
     sessions = {token: make_session(revalidate=60) for token in ("one", "two", "three")}
-    assert len({session._site.name for session in sessions.values()}) == 1
+    assert len({session._call_site.name for session in sessions.values()}) == 1
     for token, session in sessions.items():
         session.headers["Authorization"] = token
     for _ in range(3):
@@ -1124,7 +1125,7 @@ def test_a_permanent_redirect_that_is_not_followed_is_kept(
 
 text = st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=20)
 answers = st.builds(
-    Answer,
+    StoredResponse,
     status=st.integers(100, 599),
     reason=st.one_of(st.none(), text, st.binary(max_size=10)),
     url=st.text(max_size=30),
@@ -1138,13 +1139,13 @@ answers = st.builds(
 
 
 @given(answers, st.lists(answers, max_size=2))
-def test_any_response_comes_back_as_what_it_was(answer: Answer, history: list[Answer]) -> None:
-    on_the_way = tuple(Answer(**{**vars(one), "body": b""}) for one in history)
-    whole = Answer(**{**vars(answer), "history": on_the_way})
-    back = codec.decode(codec.encode(whole), codec.Types(_Site.fetch).allows)
+def test_any_response_comes_back_as_what_it_was(answer: StoredResponse, history: list[StoredResponse]) -> None:
+    on_the_way = tuple(StoredResponse(**{**vars(one), "body": b""}) for one in history)
+    whole = StoredResponse(**{**vars(answer), "history": on_the_way})
+    back = codec.decode(codec.encode(whole), codec.Types(CallSite.fetch).allows)
     assert back == whole
-    response = back.response()
-    assert Answer.of(response) == whole
+    response = back.restore()
+    assert StoredResponse.of(response) == whole
     assert response.content == whole.body
     assert response.text == response.text
     assert response.ok is (whole.status < 400 or whole.status >= 600)
@@ -1192,7 +1193,7 @@ def test_the_name_of_a_session_is_that_of_the_place_that_makes_it() -> None:
 
     here, there = CachedSession(), CachedSession(revalidate=1)
     try:
-        names = [session._site.name for session in (here, there, in_a_function(), in_a_function())]
+        names = [session._call_site.name for session in (here, there, in_a_function(), in_a_function())]
     finally:
         for session in (here, there):
             session.close()
@@ -1214,14 +1215,14 @@ def test_a_process_that_was_never_asked_can_renew_for_one_that_was(
     clock.advance(61)
     session.get(f"{upstream.url}/a")
     site.settle()
-    session._site._known.clear()  # as in a new process
+    session._call_site._configurations.clear()  # as in a new process
     clock.advance(61)
     task = session._fetch._task(site.isr._engine, ("", "", {}, {}, 1, None, ()), {})
     assert task.rule == "CachedSession:renewing"
     digest, _ = session.configuration()
-    assert session._site._session(digest).headers["Authorization"] == "one"
+    assert session._call_site._session(digest).headers["Authorization"] == "one"
     with pytest.raises(LookupError, match="no session of this process"):
-        session._site._session("another")
+        session._call_site._session("another")
 
 
 SCRIPT = """

@@ -1,1 +1,1 @@
-"""The data cache: functions whose results are kept, and a session of requests."""
+"""The data cache: functions whose results are stored, and a session of requests."""

@@ -3,8 +3,8 @@
 With ``key=True`` equal values have equal bytes (mappings are sorted), so the bytes serve as keys. A value of an
 unknown type is an error that names the type. No value is decoded as another type.
 
-A dataclass is stored by its name, and a program that can write to a store can write any name. So a dataclass is made
-from its fields, without a call of its constructor, and only if the function expects it (:class:`Types`).
+Bytes hold a dataclass by its name. A program that can write to a store can write any name. So the decoder makes a
+dataclass from its fields, without a call of its constructor, and only if the function expects it (:class:`Types`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgpack
 
-_MAX = 64  # levels of nesting; deeper values are cycles, or no data
+_MAX_NESTING = 64  # levels of nesting; deeper values are cycles, or no data
 _UNICODE = "surrogatepass"  # a file name may hold surrogates, which UTF-8 lacks
 
 
@@ -35,11 +35,11 @@ def encode(value: Any, *, key: bool = False, whole: bool = False) -> bytes:
     The value consists of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, date, time, datetime,
     timedelta, Decimal, UUID and dataclasses.
 
-    :param key: for comparison: the order of a mapping's keys does not count.
+    :param key: make the bytes comparable: the order of a mapping's keys does not count.
     :param whole: refuse a dataclass with attributes that are no fields. By default these attributes are left out.
-    :raises Unencodable: it holds another type.
+    :raises Unencodable: the value holds another type.
     """
-    return _pack(_plain(value, 0, key, whole))
+    return _pack(_to_msgpack(value, 0, key, whole))
 
 
 Allows = Callable[[type], bool]
@@ -48,20 +48,20 @@ Allows = Callable[[type], bool]
 def decode(data: bytes, allows: Allows) -> Any:
     """Return the value of :func:`encode`'s bytes. No code of a dataclass is called to make it.
 
-    :param allows: whether a dataclass may be made: :meth:`Types.allows`, or :func:`every` for bytes that have never
-        been in a store.
+    :param allows: returns whether a dataclass may be made: :meth:`Types.allows`, or :func:`allow_all` for bytes that
+        have never been in a store.
     :raises ValueError: damage, or a dataclass that is missing in this process, has other fields, or is not allowed.
     """
     return _unpack(data, 0, allows)
 
 
-def every(kind: type) -> bool:
-    """Allow all dataclasses: for bytes from a process of this site."""
+def allow_all(kind: type) -> bool:
+    """Return True for each dataclass: for bytes from a process of this site."""
     return True
 
 
 def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
-    if depth > _MAX + 1:
+    if depth > _MAX_NESTING + 1:
         raise ValueError("nested too deeply")  # damaged bytes may overflow the stack of C
 
     def restore(code: int, inner: bytes) -> Any:
@@ -75,13 +75,13 @@ def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _plain(value: Any, depth: int, key: bool, whole: bool) -> Any:
-    """Return the value in msgpack's own types. Only exact types are accepted: a subclass would lose its additions."""
-    if depth > _MAX:
+def _to_msgpack(value: Any, depth: int, key: bool, whole: bool) -> Any:
+    """Return the value in the types of msgpack. Subclasses are refused: they would lose their additions."""
+    if depth > _MAX_NESTING:
         raise Unencodable("nested too deeply, or in a cycle")
 
-    def inside(item: Any) -> Any:
-        return _plain(item, depth + 1, key, whole)
+    def plain(item: Any) -> Any:
+        return _to_msgpack(item, depth + 1, key, whole)
 
     kind: Any = type(value)
     if value is None or kind in (bool, float, str, bytes):
@@ -89,24 +89,24 @@ def _plain(value: Any, depth: int, key: bool, whole: bool) -> Any:
     if kind is int:
         return value if -(2**63) <= value < 2**64 else msgpack.ExtType(_INT, _pack(f"{value:x}"))
     if kind is list:
-        return [inside(item) for item in value]
+        return [plain(item) for item in value]
     if kind is dict:
         # As pairs: keys of msgpack's maps cannot have all types of a dict's keys.
-        pairs = [[inside(name), inside(item)] for name, item in value.items()]
+        pairs = [[plain(name), plain(item)] for name, item in value.items()]
         return msgpack.ExtType(_DICT, _pack(sorted(pairs, key=lambda pair: _pack(pair[0])) if key else pairs))
     if kind in (set, frozenset):
-        items = sorted(map(inside, value), key=_pack)
+        items = sorted(map(plain, value), key=_pack)
         return msgpack.ExtType(_SET if kind is set else _FROZENSET, _pack(items))
-    for code, (own, split, _) in _types().items():
-        if kind is own:
-            return msgpack.ExtType(code, _pack(inside(split(value))))
+    for code, (extended, split, _) in _extensions().items():
+        if kind is extended:
+            return msgpack.ExtType(code, _pack(plain(split(value))))
     is_dataclass: bool = dataclasses.is_dataclass(kind)
     if is_dataclass:
         fields = {name: getattr(value, name) for name in _fields(kind)}
-        if whole and (more := _attributes(value) - fields.keys()):
-            raise Unencodable(f"{_name(kind)} has attributes that are no fields: {', '.join(sorted(more))}")
-        _encoded[_name(kind)] = kind
-        return msgpack.ExtType(_DATACLASS, _pack([_name(kind), inside(fields)]))
+        if whole and (others := _attributes(value) - fields.keys()):
+            raise Unencodable(f"{_stored_name(kind)} has attributes that are no fields: {', '.join(sorted(others))}")
+        _encoded[_stored_name(kind)] = kind
+        return msgpack.ExtType(_DATACLASS, _pack([_stored_name(kind), plain(fields)]))
     raise Unencodable(f"{kind.__module__}.{kind.__qualname__} cannot be kept; make it a dataclass, or give its data")
 
 
@@ -118,47 +118,47 @@ def _pack(value: Any) -> bytes:
 _INT, _DICT, _SET, _FROZENSET, _DATACLASS = range(1, 6)
 
 
-def _zone(zone: Any) -> Any:
+def _zone_arguments(zone: Any) -> Any:
     """Return the arguments that make a time zone. Its current offset would make another zone."""
     if zone is None:
         return None
     if type(zone) is dt.timezone:
-        made_of: tuple[Any, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]
-        return made_of
+        arguments: tuple[Any, ...] = zone.__getinitargs__()  # type: ignore[attr-defined]
+        return arguments
     zoneinfo = sys.modules.get("zoneinfo")
     if zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
         return zone.key
     raise Unencodable(f"the time zone {zone!r} cannot be kept; make it a datetime.timezone or a ZoneInfo")
 
 
-def _zone_of(made_of: Any) -> dt.tzinfo | None:
-    if isinstance(made_of, str):
-        from zoneinfo import ZoneInfo  # takes long, and few need it
+def _zone_from(arguments: Any) -> dt.tzinfo | None:
+    if isinstance(arguments, str):
+        from zoneinfo import ZoneInfo  # slow to import, and few apps need it
 
-        return ZoneInfo(made_of)
-    return None if made_of is None else dt.timezone(*made_of)
-
-
-# `fold` is not part of the ISO text, and tells apart the two times that a clock shows twice.
-def _split(value: Any) -> Any:
-    return [value.replace(tzinfo=None).isoformat(), value.fold, _zone(value.tzinfo)]
+        return ZoneInfo(arguments)
+    return None if arguments is None else dt.timezone(*arguments)
 
 
-def _joined(kind: Any) -> Callable[[Any], Any]:
-    return lambda v: kind.fromisoformat(v[0]).replace(fold=v[1], tzinfo=_zone_of(v[2]))
+# `fold` distinguishes the two times that a clock shows twice (PEP 495). The ISO text lacks it.
+def _time_parts(value: Any) -> Any:
+    return [value.replace(tzinfo=None).isoformat(), value.fold, _zone_arguments(value.tzinfo)]
+
+
+def _time_from(kind: Any) -> Callable[[Any], Any]:
+    return lambda v: kind.fromisoformat(v[0]).replace(fold=v[1], tzinfo=_zone_from(v[2]))
 
 
 @functools.cache
-def _types() -> dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]]:
-    # These modules take long to import, and not all apps keep data.
+def _extensions() -> dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]]]:
+    # These modules take long to import, and not all apps cache data.
     import decimal
     import uuid
 
     return {
         10: (tuple, list, tuple),
-        11: (dt.datetime, _split, _joined(dt.datetime)),
+        11: (dt.datetime, _time_parts, _time_from(dt.datetime)),
         12: (dt.date, dt.date.isoformat, dt.date.fromisoformat),
-        13: (dt.time, _split, _joined(dt.time)),
+        13: (dt.time, _time_parts, _time_from(dt.time)),
         14: (dt.timedelta, lambda v: [v.days, v.seconds, v.microseconds], lambda v: dt.timedelta(v[0], v[1], v[2])),
         15: (decimal.Decimal, str, decimal.Decimal),
         16: (uuid.UUID, lambda v: v.bytes, lambda v: uuid.UUID(bytes=v)),
@@ -166,8 +166,8 @@ def _types() -> dict[int, tuple[type, Callable[[Any], Any], Callable[[Any], Any]
 
 
 def _restore(code: int, value: Any, allows: Allows) -> Any:
-    if code in _types():
-        return _types()[code][2](value)
+    if code in _extensions():
+        return _extensions()[code][2](value)
     if code == _INT:
         return int(value, 16)  # decimal digits have a limit (sys.set_int_max_str_digits)
     if code == _DICT:
@@ -176,7 +176,7 @@ def _restore(code: int, value: Any, allows: Allows) -> Any:
         return set(value) if code == _SET else frozenset(value)
     if code == _DATACLASS:
         name, fields = value
-        return _dataclass(name, fields, allows)
+        return _make_dataclass(name, fields, allows)
     raise ValueError(f"type {code}")
 
 
@@ -186,33 +186,33 @@ def _restore(code: int, value: Any, allows: Allows) -> Any:
 _encoded: dict[str, type] = {}
 
 
-def _name(kind: type) -> str:
+def _stored_name(kind: type) -> str:
     return f"{kind.__module__}:{kind.__qualname__}"
 
 
 @functools.lru_cache(256)
 def _fields(kind: Any) -> tuple[str, ...]:
-    """Return the fields of a dataclass that can be made again from them.
+    """Return the fields of a dataclass.
 
-    :raises Unencodable: it cannot.
+    :raises Unencodable: the dataclass cannot be made from its fields.
     """
     fields = dataclasses.fields(kind)
     # A container's contents are no fields, and neither is an InitVar.
     special = any("__new__" in vars(base) for base in kind.__mro__[:-1])
     if special or set(inspect.signature(kind).parameters) != {f.name for f in fields if f.init}:
-        raise Unencodable(f"{_name(kind)} cannot be kept: it is not made of its fields alone")
+        raise Unencodable(f"{_stored_name(kind)} cannot be kept: it is not made of its fields alone")
     for f in fields:
         # A setter (a property's, say) would run code of the class with a value from the store.
         setter = inspect.getattr_static(kind, f.name, None)
         if hasattr(type(setter), "__set__") and not inspect.ismemberdescriptor(setter):
-            raise Unencodable(f"{_name(kind)} cannot be kept: its field {f.name} is a {type(setter).__name__}")
-    if _class(_name(kind)) is not kind:
-        raise Unencodable(f"{_name(kind)} cannot be kept: it cannot be found by its name; define it in a module")
+            raise Unencodable(f"{_stored_name(kind)} cannot be kept: its field {f.name} is a {type(setter).__name__}")
+    if _dataclass_named(_stored_name(kind)) is not kind:
+        raise Unencodable(f"{_stored_name(kind)} cannot be kept: it cannot be found by its name; define it in a module")
     return tuple(f.name for f in fields)
 
 
 def _attributes(value: Any) -> set[str]:
-    """Return the names of all attributes of an object itself, in a ``__dict__`` or in slots."""
+    """Return the names of the attributes that an object holds, in a ``__dict__`` or in slots."""
     held = set(getattr(value, "__dict__", ()))
     for base in type(value).__mro__:
         for name, slot in vars(base).items():
@@ -221,8 +221,8 @@ def _attributes(value: Any) -> set[str]:
     return held
 
 
-def _dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
-    kind = _class(name)
+def _make_dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
+    kind = _dataclass_named(name)
     if kind is None or set(_fields(kind)) != set(values):
         raise ValueError(f"{name} is not a dataclass of this process, or has other fields")
     if not allows(kind):
@@ -234,14 +234,14 @@ def _dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
     return made
 
 
-def _class(name: str) -> Any:
-    """Return a dataclass of this process, or None. See :func:`found`."""
+def _dataclass_named(name: str) -> Any:
+    """Return a dataclass of this process, or None. See :func:`find_object`."""
     module, _, qualname = name.partition(":")
-    kind = found(module, qualname)
+    kind = find_object(module, qualname)
     return kind if issubclass(type(kind), type) and dataclasses.is_dataclass(kind) else None
 
 
-def found(module: str, qualname: str) -> Any:
+def find_object(module: str, qualname: str) -> Any:
     """Return the object of that name in a module of this process, or None.
 
     Nothing is imported, and no code is run (such as a module's or a proxy's ``__getattr__``): names come from the
@@ -273,7 +273,7 @@ class Types:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        # The unwrapped function: names in annotations are those of its module.
+        # Annotations use the names of the module of the unwrapped function.
         self._function = inspect.unwrap(function)
         self._allowed: set[type] = set()
 
@@ -281,35 +281,35 @@ class Types:
         """Return whether ``kind`` may be made from a stored result."""
         if kind in self._allowed:
             return True
-        # Check each time: a module may have been incomplete when the function was defined.
-        if _is_named(kind, self._function) or _is_known(kind, self._function):
+        # Each time, because a module may have been incomplete when the function was defined.
+        if _is_annotated(kind, self._function) or _is_in_scope(kind, self._function):
             self._allowed.add(kind)
             return True
         return False
 
 
-def _is_known(kind: type, function: Any) -> bool:
+def _is_in_scope(kind: type, function: Any) -> bool:
     if kind.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return False
     namespace = getattr(function, "__globals__", {})
-    if _encoded.get(_name(kind)) is kind or kind.__module__ == namespace.get("__name__"):
+    if _encoded.get(_stored_name(kind)) is kind or kind.__module__ == namespace.get("__name__"):
         return True
     module = sys.modules.get(kind.__module__)
-    outermost = found(kind.__module__, kind.__qualname__.partition(".")[0])
+    outermost = find_object(kind.__module__, kind.__qualname__.partition(".")[0])
     return any(value is kind or value is outermost or value is module for value in list(namespace.values()))
 
 
-def _is_named(kind: type, function: Any) -> bool:
+def _is_annotated(kind: type, function: Any) -> bool:
     seen: set[Any] = set()
     if isinstance(function, type):
-        _walk(function, {}, seen)
+        _note_classes(function, {}, seen)
     for hint in inspect.get_annotations(function).values():
-        _walk(hint, getattr(function, "__globals__", {}), seen)
+        _note_classes(hint, getattr(function, "__globals__", {}), seen)
     return any(base in seen for base in kind.__mro__ if base is not object)
 
 
-def _walk(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
-    """Note every class in an annotation, and in the annotations of a dataclass's or TypedDict's fields."""
+def _note_classes(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
+    """Add to ``seen`` every class in an annotation, and in the annotations of a dataclass's or TypedDict's fields."""
     if isinstance(hint, typing.ForwardRef):
         hint = hint.__forward_arg__
     if isinstance(hint, str):
@@ -321,7 +321,7 @@ def _walk(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
             evaluated = eval(hint, names)
         except Exception:
             return  # may be imported for type checkers only
-        _walk(evaluated, names, seen)
+        _note_classes(evaluated, names, seen)
         return
     origin = typing.get_origin(hint)
     parts: list[Any] = []
@@ -339,9 +339,9 @@ def _walk(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
             for base in hint.__mro__:
                 inner = getattr(sys.modules.get(base.__module__), "__dict__", {})
                 for part in inspect.get_annotations(base).values():
-                    _walk(part, inner, seen)
+                    _note_classes(part, inner, seen)
     elif type(hint).__name__ == "TypeAliasType" and id(hint) not in seen:  # Python 3.12
         seen.add(id(hint))
         parts = [hint.__value__]
     for part in parts:
-        _walk(part, names, seen)
+        _note_classes(part, names, seen)

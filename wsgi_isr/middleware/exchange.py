@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..cache.entry import Content
 from ..cache.task import Answer, Failed, Passed, Pending, Served
 from ..config.settings import Config
-from ..data.cached import activate
+from ..data.active_engine import activate
 from ..engine import Engine, on_behalf_of
 from ..events import Events, InternalError
 from ..events import Served as ServedEvent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.context import RenderContext, within
 from ..cache.task import Passed
 from ..cache.verdict import CacheDirectives
-from ..data.cached import activate
+from ..data.active_engine import activate
 from ..engine import Engine
 from ..events import InternalError
 from ..pages.draft import Visitor, answering
