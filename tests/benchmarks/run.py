@@ -39,6 +39,7 @@ BENCHMARKS = {
     "node-memory": "node_memory",
     "import": "import_time",
     "memory": "memory",
+    "eviction": "eviction",
 }
 #: Seconds after which a benchmark is given up. Each should take less than 30.
 PATIENCE = 180

@@ -1,10 +1,9 @@
-"""L1: bounded by bytes, evicts the least recently used first. No fingerprint leads to an evicted entry."""
+"""L1: bounded by bytes, keeps what is asked for again. No fingerprint leads to an evicted entry."""
 
 from __future__ import annotations
 
 import gc
 import tracemalloc
-from collections import OrderedDict
 
 import pytest
 from hypothesis import settings
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss
-from wsgi_isr.cache.local_cache import MAX_FINGERPRINTS, CachedEntry, Local, _weight
+from wsgi_isr.cache.local_cache import _GHOST_BYTES, MAX_FINGERPRINTS, CachedEntry, Local, _weight
 from wsgi_isr.pages.compression import MAX_CACHED, encoded
 from wsgi_isr.pages.respond import MAX_VARIANTS, PreparedResponse
 
@@ -50,23 +49,83 @@ def test_the_same_entry_keeps_its_slot_and_what_is_known_of_it() -> None:
     assert local.bytes == cached.entry.size
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def kept(local: Local, keys: str) -> str:
+    """Return those of ``keys`` that are kept, without a use of them."""
+    return "".join(key for key in keys if local._of(key))
+
+
+def test_an_entry_that_was_asked_for_stays_and_the_oldest_other_goes() -> None:
     size = entry().size
-    local = Local(3 * size)
+    local = Local(3 * size + 1000)
     for key in "abc":
         local.put(key, entry())
     local.get("a")
     local.put("d", entry())
-    assert [key for key in "abcd" if local.get(key)] == ["a", "c", "d"]
+    assert kept(local, "abcd") == "acd"
 
 
 def test_a_big_entry_pushes_out_as_many_as_it_needs() -> None:
     size = entry().size
-    local = Local(4 * size)
+    local = Local(4 * size + 1000)
     for key in "abcd":
         local.put(key, entry())
     local.put("e", entry(size=100 + size))
-    assert [key for key in "abcde" if local.get(key)] == ["c", "d", "e"]
+    assert kept(local, "abcde") == "cde"
+
+
+def test_a_crawler_that_asks_for_each_page_once_evicts_nothing_that_visitors_ask_for() -> None:
+    local = Local(20 * entry().size)
+    for key in "abcdefgh":
+        local.put(key, entry())
+        local.get(key)
+    for number in range(1000):
+        local.put(f"crawled {number}", entry())
+    assert kept(local, "abcdefgh") == "abcdefgh"
+
+
+def test_an_entry_that_comes_back_soon_is_kept_before_newer_ones() -> None:
+    local = Local(20 * entry().size)
+    for number in range(30):
+        local.put(f"filler {number}", entry())
+    local.put("back", entry())
+    for number in range(25):
+        local.put(f"later {number}", entry())
+    assert local._of("back") is None
+    local.put("back", entry())
+    for number in range(100):
+        local.put(f"last {number}", entry())
+    assert local._of("back") is not None
+
+
+def test_a_page_that_visitors_no_longer_ask_for_makes_room_at_last() -> None:
+    local = Local(10 * entry().size)
+    for key in "abcdefgh":
+        local.put(key, entry())
+        for _ in range(10):
+            local.get(key)
+    for _turn in range(2):
+        for number in range(400):
+            local.put(f"new {number}", entry())
+            local.get(f"new {number}")
+    assert kept(local, "abcdefgh") == ""
+
+
+def test_a_regenerated_page_keeps_its_place_and_its_uses() -> None:
+    local = Local(20 * entry().size)
+    local.put("a", entry())
+    local.get("a")
+    local.put("a", entry(number=1))
+    for number in range(100):
+        local.put(f"crawled {number}", entry())
+    assert local._of("a") is not None
+
+
+def test_remembered_keys_count_and_are_fewer_than_the_entries() -> None:
+    local = Local(10 * entry().size)
+    for number in range(1000):
+        local.put(f"{number}", entry())
+    assert 0 < len(local._ghosts) <= len(local)
+    assert local.bytes == len(local) * entry().size + len(local._ghosts) * _GHOST_BYTES
 
 
 def test_an_entry_above_the_limit_is_served_but_not_kept_and_pushes_out_nobody() -> None:
@@ -226,21 +285,16 @@ KEYS = st.sampled_from("abcde")
 
 
 class LocalMachine(RuleBasedStateMachine):
-    """Random operations against a model that is a plain ordered dict."""
+    """Random operations: an entry that is kept is the last one that was put."""
 
     LIMIT = 24_000
 
     def __init__(self) -> None:
         super().__init__()
         self.local = Local(self.LIMIT)
-        self.known: OrderedDict[str, Entry] = OrderedDict()
+        self.last: dict[str, Entry] = {}
         self.cached_entries: list[tuple[str, CachedEntry]] = []
         self.number = 0
-
-    def sync(self) -> None:
-        """Check that the least recently used entries were evicted."""
-        while len(self.known) > len(self.local):
-            self.known.popitem(last=False)
 
     @rule(key=KEYS, size=st.sampled_from([0, 100, 2_000, 8_000, 20_000, 25_000]), refused=st.booleans())
     def put(self, key: str, size: int, refused: bool) -> None:
@@ -248,50 +302,56 @@ class LocalMachine(RuleBasedStateMachine):
         new = entry(key, size, self.number)
         if refused:
             new = Entry(key, HitForMiss("private"), 1.0, 2.0, 60, None)
+        is_new = self.local._of(key) is None
         cached = self.local.put(key, new)
-        assert cached.entry == new  # and where it is the same as before, so is the slot
-        new = cached.entry
+        assert cached.entry == new
+        self.last[key] = cached.entry
         self.cached_entries.append((key, cached))
-        self.known.pop(key, None)
-        if new.size <= self.LIMIT:
-            self.known[key] = new
-        self.sync()
+        if new.size > self.LIMIT:
+            assert self.local._of(key) is None
+        # A regenerated page keeps its place, and may be the oldest. A huge page may be the only one to evict.
+        elif is_new and new.size < self.LIMIT // 4:
+            assert self.local._of(key) is cached
 
     @rule(key=KEYS)
     def get(self, key: str) -> None:
         cached = self.local.get(key)
-        assert (cached and cached.entry) is self.known.get(key)
-        if cached:
-            self.known.move_to_end(key)
+        assert cached is None or cached.entry is self.last[key]
 
     @rule(fingerprint=st.integers(0, 12), which=st.integers(0, 100))
     def add_alias(self, fingerprint: int, which: int) -> None:
         if self.cached_entries:
             key, cached = self.cached_entries[which % len(self.cached_entries)]
             self.local.add_alias((str(fingerprint), None), key, cached)
-            self.sync()
+
+    @property
+    def kept(self) -> list[CachedEntry]:
+        return [*self.local._small.values(), *self.local._main.values()]
 
     @invariant()
     def bounded(self) -> None:
         assert 0 <= self.local.bytes <= self.LIMIT
+        assert not self.local._small.keys() & self.local._main.keys()
+        assert not self.local._ghosts.keys() & (self.local._small.keys() | self.local._main.keys())
 
     @invariant()
     def counted(self) -> None:
-        kept = self.local._slots.values()
-        fingerprints = [fingerprint for cached in kept for fingerprint in cached.fingerprints]
-        assert all(len(cached.fingerprints) <= MAX_FINGERPRINTS for cached in kept)
+        fingerprints = [fingerprint for cached in self.kept for fingerprint in cached.fingerprints]
+        assert all(len(cached.fingerprints) <= MAX_FINGERPRINTS for cached in self.kept)
         assert sorted(fingerprints) == sorted(self.local.fingerprints)
-        assert self.local.bytes == sum(cached.entry.size for cached in kept) + sum(map(_weight, fingerprints))
+        weights = sum(cached.entry.size for cached in self.kept) + sum(map(_weight, fingerprints))
+        assert weights == sum(cached.weight for cached in self.kept)
+        assert self.local.bytes == weights + _GHOST_BYTES * len(self.local._ghosts)
+        assert self.local._small_bytes == sum(cached.weight for cached in self.local._small.values())
 
     @invariant()
-    def probes_lead_only_to_what_is_kept(self) -> None:
-        kept = {id(cached) for cached in self.local._slots.values()}
+    def fingerprints_lead_only_to_what_is_kept(self) -> None:
+        kept = {id(cached) for cached in self.kept}
         assert all(id(cached) in kept for cached in self.local.fingerprints.values())
 
     @invariant()
     def empty_is_empty(self) -> None:
-        assert list(self.local._slots) == list(self.known)
-        if not self.known:
+        if not len(self.local):
             assert (self.local.bytes, self.local.fingerprints) == (0, {})
 
 
