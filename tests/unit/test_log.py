@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.config.rules import Rule, RuleSet
+from wsgi_isr.config.rule_set import RuleSet
+from wsgi_isr.config.rules import Rule
 from wsgi_isr.events import Refused, UndeclaredVary
 from wsgi_isr.observe.log import log_events
 from wsgi_isr.pages.request_key import PageKey

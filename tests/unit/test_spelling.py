@@ -9,7 +9,7 @@ import pytest
 
 from wsgi_isr import ISR, ConfigError, Rule, cache_life, cached, wrap
 from wsgi_isr.config.patterns import spelling
-from wsgi_isr.config.rules import RuleSet
+from wsgi_isr.config.rule_set import RuleSet
 
 WRITTEN = {
     # Globs.

@@ -29,8 +29,10 @@ from ..cache.task import Answer, Failed, Passed, Product, Regenerated, Served, T
 from ..cache.verdict import CacheDirectives, Failure, Storable, Validity
 from ..config import options as o
 from ..config.frameworks import personal
-from ..config.lifetime import Lifetime
-from ..config.rules import PROFILES, Rule, RuleSet, check_templates, lease_for
+from ..config.lifetime import PROFILES, Lifetime
+from ..config.policy import check_templates, lease_for
+from ..config.rule_set import RuleSet
+from ..config.rules import Rule
 from ..errors import ConfigError, RefreshError
 from ..events import DataServed, Events
 from . import codec

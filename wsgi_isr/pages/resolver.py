@@ -12,7 +12,7 @@ from ..cache.task import Passed, Task
 from ..cache.verdict import Bypass
 from ..config import options as o
 from ..config.origin import Site
-from ..config.rules import Policy
+from ..config.policy import Policy
 from ..config.settings import Config
 from ..errors import RefreshError
 from ..events import Events
