@@ -20,11 +20,11 @@ from .cache.journal import journal_for
 from .cache.keyspace import path_tag
 from .cache.task import Answer, Failed, Passed, Pending, Served
 from .cache.verdict import CacheDirectives
-from .config.development import Found, development_of, is_served_by
+from .config.development import DevelopmentSign, development_of, is_served_by
 from .config.identity import caller, name_of
 from .config.origin import Site
 from .config.settings import Config
-from .config.wrapping import Wrapper, advise, check_app, configured, site_of
+from .config.wrapping import Wrapper, check_app, configured, site_digest, warn_of_flask_command
 from .data.cached import activate
 from .engine import Engine, on_behalf_of
 from .errors import ISRError, RefreshError
@@ -102,7 +102,7 @@ class ISR(Wrapper):
     ) -> None:
         check_app(app)
         if import_name is None:  # The flask command looks for the app in the app's own module.
-            advise(app)
+            warn_of_flask_command(app)
         self._configuration: Config = configured(app, rules, options, import_name or caller())
         settings = self.configuration.settings
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
@@ -117,7 +117,7 @@ class ISR(Wrapper):
         self._is_serving = False
         self._name = name_of(app)
         #: The digest of this app, the same in every process that runs the same code. It is unique if :attr:`is_alone`.
-        self._site = site_of(self.configuration, app)
+        self._site = site_digest(self.configuration, app)
         self._settle(self._look_for_development(app))
         self._app = app  # Last: attributes set from here on go to the app, unless the ISR has them.
         instances.add(self)
@@ -147,18 +147,18 @@ class ISR(Wrapper):
         """Return whether this process has answered a request for the app."""
         return self._is_serving
 
-    def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
+    def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> DevelopmentSign | None:
         if engine.stand_in is not None:
             return None
         return development_of(self.configuration.settings.development, app, environ)
 
-    def _settle(self, development: Found | None) -> None:
+    def _settle(self, development: DevelopmentSign | None) -> None:
         """Use the configured store, the store that tests put in its place, or no store during development."""
         given = self.configuration.settings
         self._live: Engine | None = None
         #: The sign that the app is being developed, which turns caching off.
         self._development = development
-        if development is not None and development.serves:
+        if development is not None and development.serves_requests:
             development.announce()
         if (stand_in := engine.stand_in) is not None:
             self._store: Store = stand_in.store_of(given.store)
@@ -450,7 +450,7 @@ class ISR(Wrapper):
             if self._live is not None and not self._live.is_here:
                 self._forget_parent()
             known = self._development
-            if (self._live is None or again) and (known is None or not known.is_meant):
+            if (self._live is None or again) and (known is None or not known.is_deliberate):
                 development = self._look_for_development(self.app, environ)
                 if development != known:
                     self._settle(development)

@@ -66,7 +66,11 @@ def check_all(instance: Any, where: str = "") -> None:
 
 
 def unknown(name: str, known: Iterable[str], what: str = "unknown option", where: str = "") -> ConfigError:
-    """Return the error for an unknown name, with the nearest known names as the remedy."""
+    """Return the error for an unknown name; its remedy is the nearest known names.
+
+    :param what: the problem.
+    :param where: a prefix of the name.
+    """
     from difflib import get_close_matches  # needed only for errors
 
     known = sorted(known)
@@ -84,9 +88,7 @@ def parse_path(path: Any, option: str) -> str:
     if not isinstance(path, str) or not path.startswith("/"):
         raise ConfigError(option, f"{path!r} is not a path", "write /blog/a, without scheme and host")
     if "?" in path or "#" in path:
-        raise ConfigError(
-            option, f"{path!r} has a query or a fragment", "write the path alone, which names all its pages"
-        )
+        raise ConfigError(option, f"{path!r} has a query or a fragment", "write the path alone")
     try:
         return unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
@@ -220,7 +222,7 @@ def _check_bool(name: str, value: Any) -> bool:
 
 
 def _check_tags(name: str, value: Any) -> Any:
-    """Return the tags. Any text is a tag, with a comma too; therefore, one text is not split."""
+    """Return the tags. A tag may contain a comma, so no text is split."""
     if callable(value):
         return value
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -233,7 +235,7 @@ def _check_tags(name: str, value: Any) -> Any:
 
 
 def _check_paths(name: str, value: Any) -> Any:
-    """Return paths, or dicts of parameters. The rule set knows the pattern, and checks the parameters."""
+    """Return paths, or dicts of parameters, which the rule set checks against the pattern."""
     if callable(value):
         return value
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):

@@ -94,7 +94,10 @@ class Rule:
         None, o.SIZE, "Maximum body of a stored page. A larger body is streamed to the client, and not stored.", "8 MiB"
     )
     bypass: Callable[[Mapping[str, Any]], bool] | None = o.option(
-        None, o.CALLABLE, "Takes the environ of a request. If it returns true, the app answers, uncached.", "none"
+        None,
+        o.CALLABLE,
+        "Called with the environ of a request. If the result is true, the app answers, uncached.",
+        "none",
     )
 
     if not TYPE_CHECKING:  # a dataclass would raise a TypeError, without the nearest names

@@ -25,7 +25,7 @@ HOST = re.compile(
     r"(?::(?:[0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?\Z"
 )
 ENV_PREFIX = "WSGI_ISR_"
-#: Options with a meaning for ``None``. For all others, ``None`` means that the option is not given.
+#: Options whose value may be ``None``. For all others, the argument ``None`` means that the option is not given.
 _NONE_IS_A_VALUE = frozenset({"release", "adopt_release"})
 #: Variables with the prefix that are no options.
 _NOT_OPTIONS = frozenset({"APP", "CONFIG"})
@@ -144,8 +144,8 @@ class Settings:
     coherence: float = o.option(
         0.1,
         o.SECONDS,
-        "Maximum time that a process serves its copies without asking the store for invalidations, in seconds. `0`: it "
-        "asks at each request.",
+        "Maximum time that a process serves its copies without asking the store for invalidations, in seconds. `0`: "
+        "the process asks at each request.",
         "0.1",
     )
     invalidate_on_write: bool = o.option(
@@ -164,7 +164,7 @@ class Settings:
     canonical_url: str | None = o.option(
         None,
         URL,
-        "Scheme and host that every page is rendered for. The `Host` of the request does not matter then.",
+        "Scheme and host for which every page is rendered, in place of those of the request.",
         "the request's",
     )
     hosts: tuple[str, ...] = o.option(
@@ -184,8 +184,7 @@ class Settings:
     anonymous: Callable[[Mapping[str, Any]], bool] | None = o.option(
         None,
         o.CALLABLE,
-        "Takes the environ of a request with cookies. If it returns true, the visitor counts as anonymous (see "
-        "Sessions).",
+        "Called with the environ of a request with cookies. A true result makes the visitor anonymous (see Sessions).",
         "none",
     )
     uncacheable_ttl: float = o.option(

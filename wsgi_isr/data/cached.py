@@ -28,7 +28,7 @@ from ..cache.tag_versions import TagVersions, claims
 from ..cache.task import Answer, Failed, Passed, Product, Regenerated, Served, Task
 from ..cache.verdict import CacheDirectives, Failure, Storable, Validity
 from ..config import options as o
-from ..config.frameworks import personal
+from ..config.frameworks import personal_data_error
 from ..config.lifetime import PROFILES, Lifetime
 from ..config.policy import check_templates, lease_for
 from ..config.rule_set import RuleSet
@@ -483,7 +483,7 @@ def produce_data(task: Task, profiles: Mapping[str, tuple[float, float]] = PROFI
         try:
             value = function._function(*_positional(function, arguments), **_named(function, arguments))
         except Exception as error:
-            return Failure("exception", None, asked, personal(error, function.name))
+            return Failure("exception", None, asked, personal_data_error(error, function.name))
     if function.is_personal():  # the function may have changed during the call
         return Failure("closure")
     unkept = function._unkept_because(value)
