@@ -59,7 +59,7 @@ from .pages.respond import (
 )
 from .stores import open_store
 from .stores.base import Store
-from .stores.fork_hooks import look as look_for_fork
+from .stores.fork_hooks import detect_fork as look_for_fork
 from .stores.null import NullStore
 
 if TYPE_CHECKING:
