@@ -1,4 +1,4 @@
-"""Loading of apps by name: ``module:attribute``, as servers and commands take it."""
+"""Load apps by name, as servers and commands do: ``module:attribute``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 
 def load(target: str, option: str) -> Any:
-    """Return the object that ``target`` names: ``module:attribute``; with ``()`` at its end, the result of a factory.
+    """Return the WSGI app that ``target`` names.
 
+    :param target: ``module:attribute``, or ``module:factory()`` for the result of a call.
     :param option: the option that errors name.
     :raises ConfigError: the module does not import, or the object is no WSGI app.
     """
     module_name, colon, attribute = target.partition(":")
     if not module_name or not colon or not attribute:
-        raise ConfigError(option, "is not module:attribute", "write it like myapp:app")
+        raise ConfigError(option, f"{target!r} is not module:attribute", "write myapp:app")
     try:
         found: Any = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(
-            option, f"does not import: {error}", "is it installed, and the folder on sys.path?"
-        ) from error
+        remedy = "install it, or start in the directory that contains it"
+        raise ConfigError(option, f"does not import: {error}", remedy) from error
     for name in attribute.removesuffix("()").split("."):
         if not hasattr(found, name):
             raise ConfigError(option, f"{module_name} has no {attribute!r}", "name the WSGI app in that module")
@@ -37,15 +37,19 @@ def load(target: str, option: str) -> Any:
         try:
             found = found()
         except Exception as error:
-            raise ConfigError(option, f"the factory raised {error!r}", "call it by hand to see why") from error
+            raise ConfigError(
+                option,
+                f"the factory raised {error!r}",
+                f"see where: python -c 'import {module_name}; {module_name}.{attribute}'",
+            ) from error
     check_app(found, option, f"{target}()")
     return found
 
 
 def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
-    """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
+    """Wrap the app that ``target`` names, on the command line of a server: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
 
-    :param target: ``module:attribute``; with ``()`` at its end, a factory to call.
+    :param target: ``module:attribute``, or ``module:factory()`` for the result of a call.
     :raises ConfigError: the module does not import, the object is no WSGI app, or an option is invalid.
     """
     return ISR(load(target, f"wrap({target!r})"), rules, import_name=target.partition(":")[0], **options)
@@ -54,8 +58,8 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
 def wrapped(target: str) -> ISR:
     """Return the :class:`ISR` of the app that ``target`` names.
 
-    The :class:`ISR` may be the object, Flask's ``wsgi_app``, or below other middlewares. If there is none, wrap the app
-    with the options of the environment.
+    The :class:`ISR` may be the app itself, Flask's ``wsgi_app``, or inside of other middlewares. If there is none, wrap
+    the app with the options of the environment.
 
     :raises ConfigError: see :func:`load`.
     """
@@ -64,9 +68,9 @@ def wrapped(target: str) -> ISR:
 
 
 def served(target: str) -> WSGIApplication:
-    """Return the WSGI callable of ``wsgi-isr serve``: the app that ``target`` names.
+    """Return the app that ``wsgi-isr serve`` runs: the app that ``target`` names.
 
-    An app without an :class:`ISR` is wrapped, configured by the environment.
+    An app without an :class:`ISR` is wrapped, with the options of the environment.
 
     :raises ConfigError: see :func:`load`.
     """
