@@ -16,8 +16,8 @@ _log = logging.getLogger("wsgi_isr")
 class Served(NamedTuple):
     """The cache answered a request.
 
-    Hits that are served from a prepared response emit about one event for each page, once in ``coherence`` or in a
-    second. With ``debug``, each request emits an event.
+    Hits from a prepared response emit about one event for each page in a second, or in ``coherence``. With ``debug``,
+    each request emits an event.
 
     :param label: the value of the ``X-ISR`` header.
     :param age: seconds.
@@ -39,8 +39,8 @@ class DataServed(NamedTuple):
     """A cached function was called.
 
     :param name: the function's name.
-    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` if the cache was not used, or could
-        not keep the result.
+    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...), ``SKIP`` if the cache was not used, or could not
+        keep the result.
     :param key: a text with the arguments.
     :param age: seconds.
     :param reason: the reason of a ``SKIP``.

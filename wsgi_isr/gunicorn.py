@@ -73,7 +73,7 @@ class _Renderers:
             _log.debug("a folder of sockets stays: %s", error)
 
     def _clean(self) -> int:
-        """Remove the folder, as the user that owns it. That user may have replaced it by any file."""
+        """Remove the folder, as the user that owns it. The user may have replaced it by any file."""
         _become_child(self._server)
         remove_folder(str(self._folder))
         return 0

@@ -1,6 +1,6 @@
 """Compute a digest of the source of an app. The digest distinguishes one release from the next.
 
-The digest covers relative paths and content, so it is the same in each process, on each machine and in each version of
+The digest covers relative paths and content. It is the same in each process, on each machine and in each version of
 Python. Modification times do not count: they differ in each checkout and image.
 """
 
@@ -124,9 +124,7 @@ def _in_archive(name: str, base: str) -> Root | None:
 def digest_of(roots: tuple[Root, ...]) -> str:
     """Return a digest of ``roots`` and of the modules beside them that they import; empty if no file is found."""
     began = time.perf_counter()
-    found: dict[str, bytes] = {}
-    done: set[str] = set()
-    files = size = beyond = 0
+    contents = _Contents()
     queue = deque(roots)
     known = {root.path for root in roots}
     walk = _Walk(roots)
@@ -134,32 +132,64 @@ def digest_of(roots: tuple[Root, ...]) -> str:
         root = queue.popleft()
         names: set[str] = set()
         for label, path in walk.files_of(root):
-            if path in done:
-                continue
-            done.add(path)
-            while label in found:  # two directories in different places have one name
-                label += "'"
-            content = _read(path, MAX_BYTES - size) if files < MAX_FILES else None
-            if content is None:
-                found[label] = b"%d" % _size(path)
-                beyond += 1
-                continue
-            files, size = files + 1, size + len(content)
-            if path.endswith(".pyc"):
-                content = content[_PYC_HEADER:]
-            found[label] = hashlib.blake2b(content, digest_size=16).digest()
-            if root.base and path.endswith(".py"):
+            content = contents.add(label, path)
+            if content is not None and root.base and path.endswith(".py"):
                 names.update(_imported(content, root))
         for name in sorted(names):
             if (beside := resolved(name, root.base)) is not None and beside.path not in known:
                 known.add(beside.path)
                 queue.append(beside)
-    if beyond:
+    _warn_of_limits(roots, contents, walk)
+    if not contents.digests:
+        return ""
+    release = f"source-{contents.digest()}"
+    milliseconds = 1000 * (time.perf_counter() - began)
+    _log.debug("release %s: %d files, %d bytes, read in %.1f ms", release, contents.files, contents.size, milliseconds)
+    return release
+
+
+class _Contents:
+    """The digests of files, by name. Beyond the limits, the size of a file replaces its digest."""
+
+    def __init__(self) -> None:
+        self.digests: dict[str, bytes] = {}
+        self.paths: set[str] = set()
+        #: The number and the bytes of the files that were read, and the number of all others.
+        self.files = self.size = self.unread = 0
+
+    def add(self, label: str, path: str) -> bytes | None:
+        """Add a file; return its content, or ``None`` if it is known or was not read."""
+        if path in self.paths:
+            return None
+        self.paths.add(path)
+        while label in self.digests:  # two directories in different places have one name
+            label += "'"
+        content = _read(path, MAX_BYTES - self.size) if self.files < MAX_FILES else None
+        if content is None:
+            self.digests[label] = b"%d" % _size(path)
+            self.unread += 1
+            return None
+        self.files += 1
+        self.size += len(content)
+        code = content[_PYC_HEADER:] if path.endswith(".pyc") else content
+        self.digests[label] = hashlib.blake2b(code, digest_size=16).digest()
+        return content
+
+    def digest(self) -> str:
+        """Return the digest of all names and digests."""
+        whole = hashlib.blake2b(digest_size=8)
+        for label in sorted(self.digests):
+            whole.update(b"%s\0%s\0" % (label.encode("utf-8", "surrogateescape"), self.digests[label].hex().encode()))
+        return whole.hexdigest()
+
+
+def _warn_of_limits(roots: Iterable[Root], contents: _Contents, walk: _Walk) -> None:
+    if contents.unread:
         _log.warning(
             "the source of the app has %d files, %d of which count by their size alone (%d files and %d MiB are "
             'read), so a deploy may not be noticed: write release="...", or move other files out of %s',
-            len(done),
-            beyond,
+            len(contents.paths),
+            contents.unread,
             MAX_FILES,
             MAX_BYTES >> 20,
             ", ".join(root.path for root in roots),
@@ -171,15 +201,6 @@ def digest_of(roots: tuple[Root, ...]) -> str:
             ", ".join(walk.skipped[:5]),
             MAX_ENTRIES,
         )
-    if not found:
-        return ""
-    whole = hashlib.blake2b(digest_size=8)
-    for label in sorted(found):
-        whole.update(b"%s\0%s\0" % (label.encode("utf-8", "surrogateescape"), found[label].hex().encode()))
-    release = f"source-{whole.hexdigest()}"
-    milliseconds = 1000 * (time.perf_counter() - began)
-    _log.debug("release %s: %d files, %d bytes, read in %.1f ms", release, files, size, milliseconds)
-    return release
 
 
 #: The device and inode of a file or directory.

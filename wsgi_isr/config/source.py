@@ -1,8 +1,8 @@
 """Find the source of an app. Its content distinguishes one release from the next.
 
 The source is the app's package or module, and the modules beside it that are imported. The directories of templates and
-static files that the framework knows belong to it as well. The source is read when the app is wrapped. A file that
-changes later counts from the next start on, because the process runs the code that it has loaded.
+static files that the framework knows belong to it as well. The source is read when the app is wrapped. The
+process runs the code that it has loaded, so a later change counts from the next start on.
 """
 
 from __future__ import annotations

@@ -74,8 +74,8 @@ def is_control(key: str) -> bool:
 _CONTROL_PLANES = ("t", "e")
 
 
-#: The part of a store's bytes for all control keys together. In a store of the default size, all slots of
-#: :mod:`wsgi_isr.cache.keyspace` fit into it, so a flood of URLs evicts no control key.
+#: The part of a store's bytes for all control keys together. All slots of :mod:`wsgi_isr.cache.keyspace`
+#: fit into this part of the default sizes, so a flood of URLs evicts no control key.
 CONTROL_SHARE = 1 / 2
 
 
@@ -84,8 +84,8 @@ class Store(abc.ABC):
 
     A key is printable ASCII without spaces, at most 200 characters (see :func:`route`). A value is any bytes up to
     :attr:`max_value`. A ``ttl`` is in seconds, above 0; ``None`` keeps the value until it is evicted. After its ttl, a
-    value is missing for every verb. :meth:`cas` alone takes the ttl 0 as well, which removes the value at once. The
-    owner of a lease releases the lease in this way, without a risk to the lease of a later owner.
+    value is missing for every verb. :meth:`cas` alone takes the ttl 0 as well, which removes the value at once. In
+    this way, an owner releases a lease without a risk to the lease of a later owner.
 
     Every verb may raise :class:`~wsgi_isr.errors.StoreUnavailable`. A write that raises it may have happened or not.
     The writing verbs raise :class:`~wsgi_isr.errors.ValueTooLarge` *before* they change anything. Any thread may call

@@ -15,7 +15,7 @@ async function ask() {
     const page = new DOMParser().parseFromString(text, "text/html").getElementById("page");
     find("page").replaceWith(page);
   } else {
-    find("said").textContent = text;
+    find("message").textContent = text;
   }
   const verdict = answer.headers.get("X-ISR") || "-";
   const render = answer.ok ? find("renders").textContent : "-";
@@ -36,14 +36,14 @@ async function act(action) {
     method: "POST",
     body: new URLSearchParams({ path: location.pathname }),
   });
-  find("said").textContent = await answer.text();
+  find("message").textContent = await answer.text();
   await ask();
 }
 
 // One request at a time, so that the rows are in the order of the answers.
 let last = Promise.resolve();
 function queue(what) {
-  last = last.then(what).catch((error) => { find("said").textContent = `No answer: ${error.message}`; });
+  last = last.then(what).catch((error) => { find("message").textContent = `No answer: ${error.message}`; });
   return last;
 }
 

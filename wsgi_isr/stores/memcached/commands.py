@@ -71,13 +71,13 @@ class Writing:
 def expiry(ttl: float | None, connection: Connection) -> int:
     """Return the expiry of an item, as memcached reads it.
 
-    memcached counts whole seconds of its own clock. It drops an item when that many seconds have begun, so an item of
-    1 s may be gone at once. Therefore, one second is added. An item lives less than 1 s longer than a whole ttl, and
-    less than 2 s longer than any ttl. It may live shorter by less than 1 s: memcached's ticks are longer than a second,
-    so its clock skips a second now and then (memcached.c, clock_handler).
+    memcached counts whole seconds of its own clock. An item is dropped when that many seconds have begun, so a ttl of 1
+    may end at once. Therefore, one second is added. An item lives less than 1 s longer than a whole ttl, and less than
+    2 s longer than any other ttl. An item may live shorter by less than 1 s: memcached's ticks are longer than a
+    second, so its clock skips a second now and then (memcached.c, clock_handler).
 
-    Above 30 days, the expiry is a date by the clock of the node, which is read when a connection is opened. ``None``,
-    and an end after January 2038, give 0: until evicted. A ttl of 0 or less gives -1: gone at once.
+    Above 30 days, the expiry is a date by the clock of the node. A new connection reads this clock. ``None``, and an
+    end after January 2038, give 0: until evicted. A ttl of 0 or less gives -1: gone at once.
     """
     if ttl is None:
         return 0

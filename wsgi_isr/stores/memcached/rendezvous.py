@@ -1,6 +1,6 @@
 """Decide which node holds a key, by rendezvous hashing (Thaler and Ravishankar, 1998).
 
-Each pair of node and key has a weight. A key belongs on the node with the greatest weight, so a node that comes or goes
+Each pair of node and key has a weight. A key belongs on the node with the greatest weight. A node that comes or goes
 moves only its own share of the keys. While the node is down, the key is on the node with the next weight. All processes
 find the same node without communication.
 """

@@ -1,8 +1,8 @@
 """The store of the cluster: ``memcached://host[:port],host[:port]...``.
 
-While the node of a page or of data is down, the next node of the key's ranking (:mod:`.rendezvous`) replaces it, for
-reads and writes. In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move: a node
-that comes back with old control keys would revive old pages.
+While the node of a page or of data is down, the next node in the ranking of the key replaces it (:mod:`.rendezvous`).
+Reads and writes go there. In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move:
+a node that comes back with old control keys would revive old pages.
 """
 
 from __future__ import annotations

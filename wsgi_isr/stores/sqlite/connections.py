@@ -5,10 +5,11 @@ anew. With the pool, the greenlets of a worker share one connection, because no 
 number of connections is the number of threads that use the file at the same time.
 
 **Fork.** SQLite forbids carrying a connection across a fork (sqlite.org/howtocorrupt.html, 2.6). A child that does not
-use the inherited connections is not safe either. A child inherits SQLite's table of locks, but not the POSIX locks. If
-the parent has a connection open, a *new* connection of the child counts the file as locked already, and holds no lock
-at all (seen in /proc/locks, SQLite 3.40). The last other process that closes the file would then delete the write-ahead
-log under the child. Therefore, the parent closes all connections before it forks, and opens new ones on demand.
+use the inherited connections is not safe either. A child inherits SQLite's table of locks, but not the POSIX locks.
+While the parent has a connection open, a *new* connection of the child counts the file as locked already. The
+connection holds no lock at all (seen in /proc/locks, SQLite 3.40). The last other process that closes the file would
+then delete the write-ahead log under the child. Therefore, the parent closes all connections before it forks, and opens
+new ones on demand.
 """
 
 from __future__ import annotations
@@ -90,8 +91,8 @@ def _permit(path: str) -> str:
 def check_file(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
     """Check a file that may exist. Nothing is created, written or locked.
 
-    :param check: called with a connection to an existing file. Without locks, the connection may read a checkpoint of
-        another process half-way, so ``check`` may trust only the first bytes of the file.
+    :param check: called with a connection to an existing file. Without locks, the connection may read half a
+        checkpoint of another process. Only the first bytes of the file can be trusted.
     :raises FileBroken: the file is no database, or this user may not use it.
     """
     try:

@@ -26,8 +26,8 @@ SCHEMA_VERSION = 2
 #: The difference between the logical times of control keys and of pages.
 AHEAD = 1 << 61
 
-# The size of an entry is its size in the file (sqlite.org/fileformat2.html, 1.6). A row above 4061 bytes keeps 489 to
-# 4061 bytes in its leaf, and the rest in overflow pages of 4092 bytes. A leaf holds only whole rows. Indices and usage
+# The size of an entry is its size in the file (sqlite.org/fileformat2.html, 1.6). A row above 4061 bytes has 489 to
+# 4061 bytes in its leaf. Overflow pages of 4092 bytes hold the rest. A leaf holds only whole rows. Indices and usage
 # are added.
 _ROW = "(length(NEW.value) + length(NEW.key) + 40)"
 _OWN_PAGES = f"(CASE WHEN {_ROW} <= 4061 THEN 0 ELSE ({_ROW} - 489) / 4092 + (({_ROW} - 489) % 4092 > 3572) END)"
