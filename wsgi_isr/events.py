@@ -39,7 +39,7 @@ class DataServed(NamedTuple):
     """A cached function was called.
 
     :param name: the function's name.
-    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...), ``SKIP`` if the cache was not used, or could not
+    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...); ``SKIP`` if the cache was not used, or could not
         keep the result.
     :param key: a text with the arguments.
     :param age: seconds.
