@@ -1,7 +1,7 @@
-"""Every error that leaves this package, under one base.
+"""All errors that this package raises, under one base.
 
-Each class names the party at fault and keeps the evidence (option, key, node, cause). No error carries the body of a
-page.
+Each class says which party is at fault, and keeps the evidence: option, key, node, cause. No error contains the body of
+a page.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ class ISRError(Exception):
 
 
 class ConfigError(ISRError, ValueError):
-    """A mistake of the operator, found at start. The message names the option and says what to write.
+    """A mistake in the configuration, found at start.
 
     :param option: the option, rule or environment variable at fault.
-    :param problem: what is wrong with it.
-    :param remedy: what to write instead.
+    :param problem: the mistake, with the value.
+    :param remedy: the text to write instead.
     """
 
     def __init__(self, option: str, problem: str, remedy: str = "") -> None:
@@ -38,7 +38,7 @@ class StoreError(ISRError):
 class StoreUnavailable(StoreError):
     """A node did not answer. A missing key is no error.
 
-    :param node: the node's name (its address, or the file).
+    :param node: the name of the node: its address, or the path of the file.
     :param cause: the error of the operating system or the client library.
     """
 
@@ -52,10 +52,11 @@ class StoreUnavailable(StoreError):
 
 
 class ValueTooLarge(StoreError):
-    """A value exceeds the store's limit. It is refused before it is sent, so the old value stays.
+    """A value exceeds the limit of the store. Nothing was sent, so the old value stays.
 
-    :param size: bytes of the value.
-    :param limit: bytes that the store takes.
+    :param key: the key of the value.
+    :param size: the size of the value, in bytes.
+    :param limit: the maximum size, in bytes.
     """
 
     def __init__(self, key: str, size: int, limit: int) -> None:
@@ -66,11 +67,11 @@ class ValueTooLarge(StoreError):
 
 
 class InvalidationError(ISRError):
-    """An invalidation was not delivered completely. Repeating it is always safe.
+    """An invalidation was not delivered completely. To repeat the invalidation is always safe.
 
     :param delivered: the names of the delivered tags.
     :param undelivered: from the name of each other tag to the cause.
-    :param journal: the file that keeps the rest until it is delivered; ``None`` if the rest is lost.
+    :param journal: the file that keeps the undelivered tags; ``None`` if these tags are lost.
     """
 
     def __init__(
@@ -81,10 +82,9 @@ class InvalidationError(ISRError):
         self.journal = journal
         causes = ", ".join(sorted({str(error) for error in undelivered.values()}))
         kept = (
-            f"kept in {journal}, and delivered by an app with journal= this file, or by wsgi-isr replay, once the node "
-            "is back"
+            f"kept in {journal}; an app with journal= this file, or wsgi-isr replay, delivers it once the node is back"
             if journal
-            else "repeat it; a file that can be written, as journal=, would keep it"
+            else "repeat it; a journal= that can be written would keep it"
         )
         left = listed(sorted(undelivered))
         super().__init__(f"not delivered: {left} ({causes}); delivered: {listed(delivered)}; {kept}")
@@ -96,33 +96,33 @@ class InvalidationError(ISRError):
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names for a message. A client's path may be among them, so no name can begin a new line in a log."""
+    """Return names for a message. A name may be the path of a client, so it cannot begin a new line in a log."""
     return ", ".join(name if name.isprintable() else repr(name) for name in names) or "none"
 
 
 class PersonalDataError(ISRError, RuntimeError):
-    """A cached function reads the current visitor's data, but its result is shared by all visitors.
+    """A cached function reads data of the current visitor, but all visitors share its result.
 
-    :param function: the function's name.
+    :param function: the name of the function.
     :param looked_at: the data that the function reads.
-    :param remedy: what to write instead.
+    :param remedy: the change to make.
     """
 
     def __init__(self, function: str, looked_at: str, remedy: str) -> None:
         self.function = function
         self.looked_at = looked_at
         self.remedy = remedy
-        super().__init__(f"{function} looks at {looked_at}, but its result is kept for all visitors ({remedy})")
+        super().__init__(f"{function} reads {looked_at}, but its result is kept for all visitors ({remedy})")
 
     def __reduce__(self) -> tuple[type[PersonalDataError], tuple[str, str, str]]:
         return type(self), (self.function, self.looked_at, self.remedy)
 
 
 class RefreshError(ISRError):
-    """A refresh produced nothing new; the last good version stays.
+    """A refresh failed. The last good version stays.
 
-    :param what: the path, or the function's name.
-    :param reason: why, as in ``Cache-Status``.
+    :param what: the path, or the name of the function.
+    :param reason: the reason, as in ``Cache-Status``.
     """
 
     def __init__(self, what: str, reason: str) -> None:

@@ -1,8 +1,7 @@
-"""Events: frozen values that say what happened. Logs and metrics are subscribers.
+"""Events are immutable values about past actions of the cache. Logs and metrics subscribe to events.
 
-The core emits events and ignores the subscribers' results. A subscriber that raises is reported once, and the request
-goes on. Events are named tuples, like most values of this package: a frozen dataclass costs seven times as much at
-import.
+The core ignores the results of subscribers. If a subscriber raises, the log says so once, and the request continues.
+Events are named tuples, like most values of this package: a frozen dataclass costs seven times as much at import.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ _log = logging.getLogger("wsgi_isr")
 class Served(NamedTuple):
     """The cache answered a request.
 
-    Plain hits from a prepared response emit about one event for each page and second, or ``coherence``. With
-    ``debug``, each request emits an event.
+    Hits from a prepared response emit about one event for each page in a second, or in ``coherence``. With ``debug``,
+    each request emits an event.
 
     :param label: the value of the ``X-ISR`` header.
     :param age: seconds.
-    :param text: the text of the page's key, or the URL of a request that is not for a page.
+    :param text: the text of the page's key, or the URL of a request for no page.
     :param lock: ``held`` if this request rendered the page, ``waited`` if it waited for another render, else ``none``.
-    :param seconds: time in the cache, renders included.
+    :param seconds: the time in the cache, renders included.
     """
 
     key: str
@@ -40,13 +39,13 @@ class DataServed(NamedTuple):
     """A cached function was called.
 
     :param name: the function's name.
-    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...), or ``SKIP`` if the cache was not used or could not
+    :param label: as for a page (``HIT``, ``STALE``, ``MISS`` ...); ``SKIP`` if the cache was not used, or could not
         keep the result.
-    :param key: the text that holds the arguments.
+    :param key: a text with the arguments.
     :param age: seconds.
-    :param reason: why the label is ``SKIP``.
-    :param seconds: time in the cache, the call included.
-    :param shown: text for people if the name alone is too little: the method and URL of a fetch.
+    :param reason: the reason of a ``SKIP``.
+    :param seconds: the time in the cache, the call included.
+    :param shown: the method and URL of a fetch, in place of the name.
     """
 
     name: str
@@ -61,12 +60,12 @@ class DataServed(NamedTuple):
 class Rendered(NamedTuple):
     """The app rendered a page.
 
-    :param seconds: duration of the render.
-    :param stored: whether the store took the page.
+    :param seconds: the duration of the render.
+    :param stored: whether the page was stored.
     :param text: the text of the page's key.
-    :param storing: the part of ``seconds`` after the page was complete. The age of the page counts from its start.
-    :param revalidate: age in seconds at which the page becomes stale; ``None`` for never.
-    :param refused: the answer may not be shared, so a hit-for-miss was stored.
+    :param storing: the part of ``seconds`` after the page was complete. The age of the page counts from its beginning.
+    :param revalidate: the age at which the page becomes stale, in seconds; ``None`` for never.
+    :param refused: whether the answer may not be shared, so a hit-for-miss was stored.
     """
 
     key: str
@@ -82,7 +81,7 @@ class Refused(NamedTuple):
     """An answer may not be stored.
 
     :param rule: the pattern of the rule.
-    :param reason: the reason as in ``Cache-Status``.
+    :param reason: the reason, as in ``Cache-Status``.
     """
 
     key: str
@@ -96,7 +95,7 @@ class UndeclaredVary(NamedTuple):
 
     Every client gets the page for a client that sends none of these headers.
 
-    :param headers: the names in lower case.
+    :param headers: the names of the headers, in lower case.
     """
 
     key: str
@@ -120,13 +119,13 @@ class RenderFailed(NamedTuple):
 
 
 class LeaseLost(NamedTuple):
-    """A lease had another owner when this process came to renew or release it."""
+    """A lease had another owner when this process tried to renew or release the lease."""
 
     key: str
 
 
 class StoreFailed(NamedTuple):
-    """An operation of the store failed; the request was served without it."""
+    """A verb of the store failed. The request was served without the store."""
 
     verb: str
     key: str
@@ -134,14 +133,14 @@ class StoreFailed(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """A stored value was damaged, forged, of another schema, or of another key. It counts as missing."""
+    """A stored value was damaged, forged, or of another schema or key. Such a value counts as missing."""
 
     key: str
     reason: str
 
 
 class BackgroundFull(NamedTuple):
-    """The background queue was full; the stale page stays until a later request tries again."""
+    """The background queue was full. The stale page stays until a later request tries again."""
 
     key: str
 
@@ -150,9 +149,10 @@ class Invalidated(NamedTuple):
     """Tags were invalidated from this process.
 
     :param undelivered: the tags whose node could not be reached.
-    :param journal: the file that keeps ``undelivered``; ``None``: these tags are lost.
-    :param warnings: why the invalidation may have reached nothing.
-    :param hints: the same, if that is usual.
+    :param journal: the file that keeps ``undelivered``; ``None`` if these tags are lost.
+    :param warnings: reasons why the invalidation may have reached no page.
+    :param hints: reasons that are usual.
+    :param is_attended: whether an app of this process delivers the tags in the journal.
     """
 
     tags: tuple[str, ...]
@@ -161,7 +161,6 @@ class Invalidated(NamedTuple):
     journal: str | None = None
     warnings: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
-    #: Whether an app of this process delivers what the journal keeps.
     is_attended: bool = True
 
 
@@ -169,7 +168,7 @@ class Delivered(NamedTuple):
     """Tags from a journal were invalidated.
 
     :param waiting: the tags whose node still cannot be reached.
-    :param journal: the file.
+    :param journal: the path of the journal.
     """
 
     tags: tuple[str, ...]
@@ -181,8 +180,7 @@ class InternalError(NamedTuple):
     """A part of the cache, or a callable of a rule, raised an error.
 
     :param where: the part or the callable.
-    :param cause: the error.
-    :param outcome: the consequence, for people; empty if it is unknown.
+    :param outcome: the consequence, for messages; empty if it is unknown.
     """
 
     where: str
@@ -223,10 +221,11 @@ class Events:
         self._subscribers = (*self._subscribers, subscriber)
 
     def emit(self, event: Event) -> None:
+        """Call all subscribers with an event."""
         for subscriber in self._subscribers:
             try:
                 subscriber(event)
             except Exception:
                 if not any(subscriber is known for known in self._broken):
                     self._broken.append(subscriber)
-                    _log.exception("the event subscriber %r is broken; it is reported once", subscriber)
+                    _log.exception("the event subscriber %r raised; this is logged once", subscriber)

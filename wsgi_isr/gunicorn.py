@@ -1,8 +1,8 @@
-"""gunicorn hooks: ``gunicorn -c python:wsgi_isr.gunicorn myapp:app``, or imported into your own config file.
+"""Hooks for gunicorn: ``gunicorn -c python:wsgi_isr.gunicorn myapp:app``, or imported into another config file.
 
-The hooks start the renderer processes of the instance (:mod:`.renderers`) before its workers and stop them after the
-workers. A worker that stops drains its background renders first. Nothing else is needed: an :class:`~wsgi_isr.ISR`
-starts its threads and connections with its first request. So ``--preload`` inherits none.
+The hooks start the renderer processes of the instance (:mod:`.renderers`) before its workers, and stop them after the
+workers. A worker that stops drains its background renders first. An :class:`~wsgi_isr.ISR` starts its threads and
+connections with its first request, so workers inherit none with ``--preload``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .process import close_all
 from .renderers.child_process import fork, wait_for
 from .renderers.supervisor import Watcher, remove_folder
 
-# The names that `from wsgi_isr.gunicorn import *` brings into a config file.
+# The names that `from wsgi_isr.gunicorn import *` defines in a config file.
 __all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready", "worker_exit"]
 
 #: Seconds beyond the drain of renders (``drain_timeout``, which only the supervisor knows).
 _STOPPING = 30.0
-#: Seconds for removing two sockets.
+#: The maximum time for removing two sockets, in seconds.
 _CLEANING = 5.0
 
 _log = logging.getLogger("wsgi_isr")
 
 
 class _Renderers:
-    """The renderer processes of one instance, as its master sees them."""
+    """The renderer processes of one instance, in its master."""
 
     def __init__(self, server: Any) -> None:
         self._owner = os.getpid()
@@ -41,7 +41,7 @@ class _Renderers:
         self.begin(server)
 
     def begin(self, server: Any) -> None:
-        """Start renderers with the current code. Earlier renderers finish their jobs."""
+        """Start renderers with the current code. Earlier renderers end after their jobs."""
         new = Watcher(self._folder, server.app.wsgi, lambda: _become_child(server))
         for watcher in self._watchers:
             if watcher.pid not in server.WORKERS:  # the process has ended, and its id may belong to a worker now
@@ -52,7 +52,7 @@ class _Renderers:
     def look_after(self, server: Any) -> None:
         """Start new renderers if the watcher was killed.
 
-        The master is not told of that, so it looks before each fork of a worker.
+        The master gets no notice of its end, so it checks before each fork of a worker.
         """
         watcher = self._watchers[-1]
         if not watcher.alive and not watcher.content:
@@ -73,17 +73,17 @@ class _Renderers:
             _log.debug("a folder of sockets stays: %s", error)
 
     def _clean(self) -> int:
-        """Remove the folder as the user that owns it: that user may have put any file in its place."""
+        """Remove the folder, as the user that owns it. The user may have replaced it by any file."""
         _become_child(self._server)
         remove_folder(str(self._folder))
         return 0
 
 
 def when_ready(server: Any) -> None:
-    """Start the renderers; gunicorn calls this in its master, before there are workers."""
+    """Start the renderers. gunicorn calls this in its master, before it forks workers."""
     if server.cfg.reload:
         development.has_reloader = True
-        return  # a worker restarts when the code changes; renderers would keep the old code
+        return  # after a change of the code, a worker restarts, but renderers would keep the old code
     try:
         server.wsgi_isr = _Renderers(server)
     except OSError as error:
@@ -91,7 +91,7 @@ def when_ready(server: Any) -> None:
 
 
 def on_reload(server: Any) -> None:
-    """Replace the renderers; gunicorn calls this in its master on SIGHUP, after it has read the configuration."""
+    """Replace the renderers. gunicorn calls this in its master on SIGHUP, after it has read the configuration."""
     renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
     if renderers is None:
         when_ready(server)
@@ -103,7 +103,7 @@ def on_reload(server: Any) -> None:
 
 
 def pre_fork(server: Any, worker: Any) -> None:
-    """Replace killed renderers; gunicorn calls this in its master, before it forks a worker."""
+    """Replace killed renderers. gunicorn calls this in its master, before it forks a worker."""
     renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
     if renderers is not None:
         try:
@@ -113,23 +113,23 @@ def pre_fork(server: Any, worker: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Start the courier; gunicorn calls this in a worker that is about to serve."""
-    courier.start()  # a gevent worker of --preload is patched by now
+    """Start the courier. gunicorn calls this in a worker that is about to serve."""
+    courier.start()  # with --preload, gevent has patched a worker by now
 
 
 def worker_exit(server: Any, worker: Any) -> None:
-    """Drain the worker; gunicorn calls this in a worker that has served its last request."""
+    """Drain the worker. gunicorn calls this in a worker after its last request."""
     close_all()
 
 
 def on_exit(server: Any) -> None:
-    """Stop the renderers; gunicorn calls this in its master, after the last worker."""
+    """Stop the renderers. gunicorn calls this in its master, after the last worker."""
     if (renderers := getattr(server, "wsgi_isr", None)) is not None:
         renderers.end()
 
 
 def _become_child(server: Any) -> None:
-    """Do in a child that does not serve what gunicorn does in its workers: close listeners and set the user."""
+    """Close listeners and set the user, as gunicorn does in its workers, in a child that does not serve."""
     from gunicorn import util
 
     for listener in server.LISTENERS:

@@ -1,4 +1,7 @@
-"""Run the blog under gunicorn: started on a socket of ours, stopped by process id."""
+"""Run the blog under gunicorn, on a socket that is already open. Stop it by its process id.
+
+The command ``wsgi-isr demo`` has a server of its own, whose module is private. An example imports only public names.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +21,24 @@ from urllib.request import urlopen
 from gunicorn.config import make_settings
 
 HOST = "127.0.0.1"
-ROOT = Path(__file__).resolve().parents[2]  # ``examples`` is imported from here
+ROOT = Path(__file__).resolve().parents[2]  # the directory that contains ``examples``
 ACCESS_LOG = "  %(m)-5s%(U)s  ->  %(s)s %({x-isr}o)s  %(M)s ms"
 
 
 class ServerDied(Exception):
-    """gunicorn ended by itself, or never answered."""
+    """gunicorn has ended, or has not answered in time."""
 
 
 def listen(port: int) -> socket.socket:
-    """Listen on the port before the server starts; 0 takes a free one.
+    """Return a socket that listens on ``port``; 0 stands for a free port.
 
-    :raises OSError: another process uses it.
+    :raises OSError: the port cannot be used.
     """
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
-        listener.listen(128)  # a port that is only bound could still be taken by a process that listens
+        listener.listen(128)  # another process could listen on a port that is only bound
     except OSError:
         listener.close()
         raise
@@ -43,12 +46,12 @@ def listen(port: int) -> socket.socket:
 
 
 class Server:
-    """Run gunicorn with two workers until the block ends: ``with Server(...):``.
+    """Run the blog under gunicorn, with two workers, until the ``with`` block ends.
 
-    :param listener: from :func:`listen`; gunicorn inherits it, so the port cannot be lost in between.
-    :param options: environment variables on top of ours.
-    :param log: where output goes; None is the terminal, with a line for each request.
-    :param root: where ``examples`` is imported from.
+    :param listener: from :func:`listen`. gunicorn inherits the socket, so no other process can take the port.
+    :param options: environment variables, besides those of this process.
+    :param log: the file for the output; ``None`` for the terminal, with a line for each request.
+    :param root: the directory that contains ``examples``.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class Server:
         command = [sys.executable, "-m", "gunicorn", "--config", "python:wsgi_isr.gunicorn"]
         command += ["--bind", f"fd://{self._listener.fileno()}", "--workers", "2"]
         command += ["--worker-class", "gthread", "--threads", "8", "--graceful-timeout", "5"]
-        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; two demos would share it
+        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; two demos would share the socket
             command += ["--no-control-socket"]
         if self.log is None:
             command += ["--log-level", "warning", "--access-logfile", "-", "--access-logformat", ACCESS_LOG]
@@ -79,10 +82,10 @@ class Server:
                 stdout=output,
                 stderr=output,
                 pass_fds=[self._listener.fileno()],
-                start_new_session=True,  # Ctrl-C goes to us alone, and we stop the server afterwards
+                start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the server
             )
         finally:
-            # An open copy of ours would accept connections that no process answers.
+            # This process accepts no connections.
             self._listener.close()
             if output is not None:
                 output.close()
@@ -99,13 +102,13 @@ class Server:
         self.stop()
 
     def stop(self) -> int:
-        """Ask gunicorn to end, kill it after 15 seconds, and return its exit code."""
+        """Stop gunicorn with SIGTERM, or kill it after 15 seconds; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
-                self.process.kill()  # its workers notice the loss, and end
+                self.process.kill()  # its workers notice that, and end
         return self.process.wait()
 
     def tail(self, lines: int = 40) -> str:
@@ -115,16 +118,16 @@ class Server:
         return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
 
     def _wait_until_it_answers(self, deadline: float) -> None:
-        # Ask for a file that is not cached and that the story does not use.
+        # The file is not cached, and the story does not request it.
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
-                raise ServerDied(f"gunicorn ended at once, with exit code {self.process.returncode}")
+                raise ServerDied(f"gunicorn has ended at once, with exit code {self.process.returncode}")
             try:
                 with urlopen(f"{self.url}/static/icon.svg", timeout=5):
                     return
             except HTTPError as error:
                 error.close()
-                raise ServerDied(f"the blog answers {error.code} to a request for a static file") from error
+                raise ServerDied(f"the blog answers a request for a static file with {error.code}") from error
             except (URLError, OSError):
                 time.sleep(0.05)
-        raise ServerDied("gunicorn did not answer within 30 seconds")
+        raise ServerDied("gunicorn has not answered within 30 seconds")

@@ -25,7 +25,7 @@ from wsgi_isr import cached
 from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss, TagSnapshot, UnreadableEntry, Value
 from wsgi_isr.cache.local_cache import CachedEntry
 from wsgi_isr.cache.task import Served
-from wsgi_isr.config.rules import Policy
+from wsgi_isr.config.policy import Policy
 from wsgi_isr.data import codec
 from wsgi_isr.events import Rendered, Unreadable
 from wsgi_isr.pages.compression import chosen
@@ -525,7 +525,7 @@ def test_a_forged_dataclass_of_another_module_is_not_made_and_the_function_is_ca
     secret.write_text("secret")
     write_data(site, greeting, dataclass_bytes(Policy, **dict.fromkeys(POLICY, str(secret))))
     assert greeting() == "hello"
-    assert "wsgi_isr.config.rules:Policy is not allowed" in caplog.text
+    assert "wsgi_isr.config.policy:Policy is not allowed" in caplog.text
     assert "annotate the result, such as -> Policy" in caplog.text
 
 

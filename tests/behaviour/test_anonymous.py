@@ -26,7 +26,7 @@ from tests.behaviour.origin import Environ, Origin, answer
 from tests.behaviour.test_flask_bottle_django import Browser
 from tests.behaviour.visitor import Site
 from wsgi_isr import sessions
-from wsgi_isr.config.rules import IGNORED_COOKIES
+from wsgi_isr.config.ignored_names import IGNORED_COOKIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "options.md"
 

@@ -14,7 +14,7 @@ from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Rendered
 from wsgi_isr.stores import BUILT_IN, open_store
 from wsgi_isr.stores.base import Store
-from wsgi_isr.stores.memcached.connection import USUAL
+from wsgi_isr.stores.memcached.connection import DEFAULTS
 from wsgi_isr.stores.memory import MAX_BYTES
 from wsgi_isr.stores.sqlite.store import _MAX_BYTES, _TIMEOUT
 
@@ -85,7 +85,7 @@ PLACES = {
 def test_the_reference_has_each_option_of_a_store_and_no_other(scheme: str) -> None:
     with pytest.raises(ConfigError, match="has no option 'nonsense'") as caught:
         open_store(f"{PLACES[scheme]}?nonsense=1")
-    known = re.findall(r"\w+", caught.value.remedy.partition("there is: ")[2])
+    known = re.findall(r"\w+", caught.value.remedy.partition("known: ")[2])
     assert [option for store, option in TABLE if store == scheme] == known
 
 
@@ -94,10 +94,10 @@ def test_their_defaults_are_those_of_the_code() -> None:
         ("sqlite", "max_bytes"): _MAX_BYTES,
         ("sqlite", "timeout"): _TIMEOUT,
         ("memory", "max_bytes"): MAX_BYTES,
-        ("memcached", "timeout"): USUAL.timeout,
-        ("memcached", "connect_timeout"): USUAL.connect_timeout,
-        ("memcached", "deadline"): USUAL.deadline,
-        ("memcached", "pool"): USUAL.pool,
+        ("memcached", "timeout"): DEFAULTS.timeout,
+        ("memcached", "connect_timeout"): DEFAULTS.connect_timeout,
+        ("memcached", "deadline"): DEFAULTS.deadline,
+        ("memcached", "pool"): DEFAULTS.pool,
         ("memcached", "max_value"): Store.max_value,
     }
     assert {place: float(TABLE[place].partition(" ")[0]) for place in defaults} == defaults

@@ -68,7 +68,7 @@ def test_prerender_says_what_it_did_on_stdout_and_for_whom_on_stderr() -> None:
     said = run("prerender", "theapp:app")
     assert said.code == 0
     assert "http://localhost: 1 rendered, 0 already there, 0 skipped, 0 failed" in said.out
-    assert "visitors of another host will not find them" in said.err
+    assert "visitors of another host do not get them" in said.err
     assert "the app says hello" in said.err
     assert run("prerender", "theapp:app", "--quiet").out == ""
     assert calls() == []
@@ -195,7 +195,7 @@ def test_without_a_cache_an_invalidation_is_a_success_that_says_so(store: str) -
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--path", "/", "--refresh"], "give --app"),
+        (["--path", "/", "--refresh"], "write --app"),
         (["--tag", "x", "--refresh", "--app", "theapp:app"], "no page is named"),
         (["--path", "/", "--app", "theapp:app", "--store", "memory://"], "--store: the app has its own"),
         (["--refresh", "--app", "theapp:app", "--path", "x"], "is not a path"),

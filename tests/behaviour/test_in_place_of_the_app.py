@@ -13,7 +13,7 @@ from werkzeug.test import Client
 
 from wsgi_isr import ISR, ConfigError, cached, wrap
 from wsgi_isr.config.frameworks import is_flask, nested
-from wsgi_isr.config.wrapping import _tell_of_flask
+from wsgi_isr.config.wrapping import _warn_of_flask_command
 from wsgi_isr.middleware.loading import find_isr
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -168,7 +168,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_flask_app_itself_is_wrapped_with_a_warning_that_says_what_the_flask_command_needs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    _tell_of_flask.cache_clear()
+    _warn_of_flask_command.cache_clear()
     wrapped(flask.Flask("shop"))
     wrapped(flask.Flask("blog"))
     (line,) = warnings(caplog)
@@ -189,6 +189,6 @@ def test_a_flask_app_itself_is_wrapped_with_a_warning_that_says_what_the_flask_c
 def test_what_the_flask_command_is_not_asked_for_is_wrapped_without_a_warning(
     caplog: pytest.LogCaptureFixture, make: Any
 ) -> None:
-    _tell_of_flask.cache_clear()
+    _warn_of_flask_command.cache_clear()
     make()
     assert warnings(caplog) == []

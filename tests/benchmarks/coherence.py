@@ -14,7 +14,7 @@ from tests.benchmarks.measure import CPU, PASSING, Batch, interleaved, noise, no
 from tests.benchmarks.nodes import client, running, url_of
 from tests.benchmarks.report import Budget, Report, Table, ratio
 from wsgi_isr import ISR, invalidate
-from wsgi_isr.stores.memcached.connection import USUAL
+from wsgi_isr.stores.memcached.connection import DEFAULTS
 
 if TYPE_CHECKING:
     from tests.support.memcached import Memcached
@@ -48,7 +48,7 @@ def run(rounds: int) -> Report:
             stack.callback(hit.isr.close)
             hit.check_questions()
         bares = [stack.enter_context(client(node)) for node in nodes]
-        patient = stack.enter_context(client(nodes[0], USUAL.timeout))
+        patient = stack.enter_context(client(nodes[0], DEFAULTS.timeout))
         for each in (*bares, patient):
             each.set(KEY, b"8 bytes.", noreply=False)
         gets = [partial(each.get, KEY) for each in bares]

@@ -33,7 +33,7 @@ from wsgi_isr import InvalidationError, invalidate, replay
 from wsgi_isr.cache.invalidation import tag_names
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
-from wsgi_isr.stores.memcached.connection import USUAL
+from wsgi_isr.stores.memcached.connection import DEFAULTS
 
 
 class Size(NamedTuple):
@@ -221,13 +221,13 @@ def _report(size: Size, samples: Samples, spells: list[Spell], said: Invalidatio
         report.budgets.append(Budget(f"{what}: times the 99th percentile without", times, 2))
     report.budgets.append(Budget("visitors who got no answer, or 5xx", sum(samples.errors.values()), 0))
     report.budgets.append(Budget("invalidations lost, of those that a node was away for", said.lost, 0))
-    slow = sum(seconds >= USUAL.timeout for seconds in samples.seconds)
-    late_slow = sum(wait >= USUAL.timeout * 1000 for each in waits.values() for some in each for wait in some)
+    slow = sum(seconds >= DEFAULTS.timeout for seconds in samples.seconds)
+    late_slow = sum(wait >= DEFAULTS.timeout * 1000 for each in waits.values() for some in each for wait in some)
     verdicts = ", ".join(f"{n:,} {verdict}" for verdict, n in load.counts(samples.verdict, samples.verdicts).items())
     report.notes += [
         f"{len(samples):,} requests, {RATE:g} in a second, by {CONNECTIONS} connections: {verdicts}",
-        f"{slow} of them took longer than a node may take ({USUAL.timeout:g} s), {late_slow} of these while measured; "
-        f"the longest {max(samples.seconds):.2f} s",
+        f"{slow} of them took longer than a node may take ({DEFAULTS.timeout:g} s), {late_slow} of these while "
+        f"measured; the longest {max(samples.seconds):.2f} s",
         f"{said.refused} invalidations were refused by name, and {said.made_up} of them made up for by a replay",
         *(f"{times} times: {error}" for error, times in samples.errors.items()),
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores",

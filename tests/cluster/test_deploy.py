@@ -33,7 +33,7 @@ from tests.support.memcached import Memcached
 from wsgi_isr import gunicorn as hooks
 from wsgi_isr.config.settings import Config
 from wsgi_isr.renderers.supervisor import NICENESS
-from wsgi_isr.stores.memcached.connection import USUAL
+from wsgi_isr.stores.memcached.connection import DEFAULTS
 from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.urls import parse_store_url
 
@@ -397,9 +397,9 @@ def connections(instances: int, workers: int, threads: int) -> int:
     """Return the maximum of connections to one node: docs/explanation/sizing.md."""
     settings = Config.load(environ={}, options={"store": "memory://"}).settings
     background = settings.background_threads
-    of_a_worker = min(USUAL.pool, threads + background + 1) + 1
+    of_a_worker = min(DEFAULTS.pool, threads + background + 1) + 1
     # Threads that take jobs, and one of its own, for due parts of a page.
-    of_a_renderer = min(USUAL.pool, 2 * background + 1) + 1
+    of_a_renderer = min(DEFAULTS.pool, 2 * background + 1) + 1
     return instances * (workers * of_a_worker + settings.renderers * of_a_renderer)
 
 

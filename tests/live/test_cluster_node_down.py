@@ -26,7 +26,7 @@ from wsgi_isr.cache.invalidation import tag_names
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.pages.request_key import PageKey
 from wsgi_isr.stores import open_store
-from wsgi_isr.stores.memcached.connection import USUAL
+from wsgi_isr.stores.memcached.connection import DEFAULTS
 
 #: Visitors, and their requests per second, all together.
 CONNECTIONS, RATE = 8, 150.0
@@ -135,7 +135,7 @@ def test_a_node_that_is_away_costs_few_visitors_a_wait_and_no_invalidation_is_lo
     # No answer is an error. In each process, requests at the moment of the fault wait until the process notices it.
     assert samples.errors == {}
     assert "DEGRADED" in samples.verdicts.all
-    waited = sum(seconds >= USUAL.timeout for seconds in samples.seconds)
+    waited = sum(seconds >= DEFAULTS.timeout for seconds in samples.seconds)
     assert waited <= 3 * CONNECTIONS, f"{waited} of {len(samples)} answers took longer than a node may take"
     assert len(samples) > 8 * CONNECTIONS
 

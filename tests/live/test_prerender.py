@@ -91,7 +91,7 @@ def test_the_second_signal_ends_it_at_once_and_nobody_waits_for_its_lease(runs: 
         process = runs.begin(*URL, "--jobs", "1", slow=60.0, output=output.fileno())
     until(lambda: runs.renders().total() == 1, "a render")
     os.kill(process.pid, signal.SIGTERM)
-    until(lambda: "stopping: what runs comes to its end" in log.read_text(), "an answer to the first signal")
+    until(lambda: "stopping: renders in progress still end" in log.read_text(), "an answer to the first signal")
     assert process.poll() is None
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(PATIENCE) == 1

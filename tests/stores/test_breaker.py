@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.live.support.waiting import until
-from wsgi_isr.stores.memcached.breaker import PAUSES, QUIET, Breaker
+from wsgi_isr.stores.memcached.breaker import PAUSES, STABLE_AFTER, Breaker
 
 
 class Probe:
@@ -66,7 +66,7 @@ def test_while_open_it_tells_the_last_cause_and_one_probe_runs_at_a_time(clock):
     assert (probe.count, len(pauses)) == (2, 2)
 
 
-@pytest.mark.parametrize(("passed", "first"), [(QUIET - 1, 0.4), (QUIET, 0.05)])
+@pytest.mark.parametrize(("passed", "first"), [(STABLE_AFTER - 1, 0.4), (STABLE_AFTER, 0.05)])
 def test_a_node_that_fails_again_soon_is_left_alone_for_longer(clock, passed, first):
     probe, pauses = Probe(failures=2), Pauses()
     breaker = Breaker("node", probe.bound, clock, pauses)

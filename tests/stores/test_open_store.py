@@ -53,7 +53,7 @@ def test_the_scheme_may_be_written_in_capitals():
         ("://x", "no scheme", "sqlite:///"),
         (None, "NoneType", "memory://"),
         ("sqlit:///x.db", "sqlit://", "did you mean sqlite?"),
-        ("redis://x", "redis://", "there is: memcached, memory, null, sqlite"),
+        ("redis://x", "redis://", "known: memcached, memory, null, sqlite"),
         ("memory://?max_byte=100000", "'max_byte'", "did you mean max_bytes?"),
         ("memory://?timeout=1", "'timeout'", "max_bytes"),
         ("memory://?max_bytes=big", "'big'", "max_bytes="),
@@ -65,7 +65,7 @@ def test_the_scheme_may_be_written_in_capitals():
         ("memory://?max_bytes=100000&max_bytes=200000", "twice", "once"),
         ("memory://?max_bytes", "malformed", "option=value"),
         ("memory://#5", "'#'", "%23"),
-        ("null://?max_bytes=100000", "'max_bytes'", "it takes none"),
+        ("null://?max_bytes=100000", "'max_bytes'", "leave it out"),
         ("sqlite://", "no file", "sqlite:///"),
         ("sqlite:///", "no file", "sqlite:///"),
         ("sqlite:///cache/", "no file", "sqlite:///"),
@@ -160,7 +160,7 @@ class TestEntryPoints:
             ("import a_module_that_is_nowhere", "ModuleNotFoundError"),
             ("", "make"),
             ("def make(url): raise OSError('no route to host')", "no route to host"),
-            ("def make(url): return {}", "made a dict"),
+            ("def make(url): return {}", "returned a dict"),
         ],
     )
     def test_one_that_does_not_open_is_a_configuration_error_that_names_it(self, install, source, problem):

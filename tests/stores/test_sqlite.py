@@ -293,7 +293,7 @@ class TestRecency:
         assert time.monotonic() - started < 30
         raw.execute("ROLLBACK")
         # No entry was evicted for it.
-        assert list(store._table._notes._ids) == [1]
+        assert list(store._table._reads._ids) == [1]
 
     def test_notes_do_not_grow_without_end_while_nobody_can_write_them_down(self, make, raw):
         store = make()
@@ -303,7 +303,7 @@ class TestRecency:
         for number in range(1500):
             store.get(f"key:{number}")
         raw.execute("ROLLBACK")
-        assert len(store._table._notes._ids) == 1024
+        assert len(store._table._reads._ids) == 1024
 
 
 class TestBound:
@@ -475,7 +475,7 @@ class TestConnections:
 
     @pytest.mark.parametrize("extra", [True, False], ids=["with its log", "alone"])
     def test_a_file_deleted_to_empty_the_cache_is_made_anew(self, make, path, monkeypatch, extra):
-        monkeypatch.setattr(connections, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(connections, "CHECK_EVERY", 0.0)
         stores = [make(), make()]
         for number in range(50):
             stores[0].set(f"key:{number}", b"x" * 10_000)
@@ -496,10 +496,10 @@ class TestFork:
         store = make()
         store.set("key", b"value")
         noting, fork_done = threading.Event(), threading.Event()
-        notes = store._table._notes
+        reads = store._table._reads
 
         def hold() -> None:
-            with notes._lock:
+            with reads._lock:
                 noting.set()
                 fork_done.wait(30)
 

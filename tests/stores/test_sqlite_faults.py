@@ -137,7 +137,7 @@ class TestDamaged:
         store.set("key", b"value")
         with contextlib.closing(sqlite3.connect(path)) as raw:
             raw.execute("DROP TABLE entry")
-        check_degraded(store, warned, path, "not as we made it")
+        check_degraded(store, warned, path, "not as wsgi_isr made it")
 
     def test_a_file_of_an_earlier_version_is_made_anew(self, path, warned):
         SQLiteStore(path).set("key", b"value")
@@ -159,7 +159,7 @@ class TestDamaged:
         check_degraded(store, warned, path, "later version")
 
     def test_a_file_replaced_by_the_database_of_another_program_is_left_alone(self, path, warned, monkeypatch):
-        monkeypatch.setattr(connections, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(connections, "CHECK_EVERY", 0.0)
         store = SQLiteStore(path)
         store.set("key", b"value")
         path.unlink()
@@ -270,7 +270,7 @@ class TestReadOnly:
             shutil.rmtree(place)
 
     def test_a_directory_that_turns_into_a_file_while_the_store_is_in_use(self, tmp_path, warned, monkeypatch):
-        monkeypatch.setattr(connections, "LOOK_EVERY", 0.0)
+        monkeypatch.setattr(connections, "CHECK_EVERY", 0.0)
         path = tmp_path / "cache" / "store.db"
         store = SQLiteStore(path)
         store.set("key", b"value")

@@ -25,7 +25,9 @@ from wsgi_isr.cache.verdict import (
     judge,
 )
 from wsgi_isr.config.lifetime import Lifetime
-from wsgi_isr.config.rules import Policy, Rule, RuleSet
+from wsgi_isr.config.policy import Policy
+from wsgi_isr.config.rule_set import RuleSet
+from wsgi_isr.config.rules import Rule
 from wsgi_isr.pages.admission import admit, refuse
 from wsgi_isr.pages.response_headers import ASK_EACH_TIME
 

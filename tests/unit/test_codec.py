@@ -613,12 +613,12 @@ def test_a_function_without_a_module_of_its_own_allows_nothing(models: ModuleTyp
 def test_a_class_of_this_package_is_allowed_only_where_an_annotation_names_it(name: str) -> None:
     import wsgi_isr
     from wsgi_isr.cache import entry, verdict
-    from wsgi_isr.config import rules, settings
+    from wsgi_isr.config import policy, settings
 
-    (kind,) = [getattr(module, name) for module in (settings, entry, verdict, rules) if name in vars(module)][:1]
-    modules = {"wsgi_isr": wsgi_isr, "config": settings, "entry": entry, "rules": rules, name: kind}
+    (kind,) = [getattr(module, name) for module in (settings, entry, verdict, policy) if name in vars(module)][:1]
+    modules = {"wsgi_isr": wsgi_isr, "config": settings, "entry": entry, "policy": policy, name: kind}
     assert not Types(function_of("def f(): ...", **modules)).allows(kind)
-    assert not Types(rules.check_templates).allows(kind)
+    assert not Types(policy.check_templates).allows(kind)
     assert Types(function_of(f"def f() -> {name}: ...", **modules)).allows(kind)
 
 

@@ -14,7 +14,7 @@ import flask
 import pytest
 
 from wsgi_isr.config import development
-from wsgi_isr.config.development import Found, development_of, is_served_by
+from wsgi_isr.config.development import DevelopmentSign, development_of, is_served_by
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def bottle_app() -> bottle.Bottle:
 
 def of(app: Any, option: str = "auto", **environ: str) -> str:
     found = development_of(option, app, environ or None)
-    return found.what if found is not None else ""
+    return found.text if found is not None else ""
 
 
 @pytest.mark.parametrize("software", ["Werkzeug/3.1.9", "WSGIServer/0.2"])
@@ -119,7 +119,9 @@ def test_flask_s_command_is_known_and_may_only_begin_the_process_that_serves(mon
     monkeypatch.setattr(sys, "argv", ["flask", "--app", "shop", "run"])
     monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
     for debug in (False, True):
-        assert development_of("auto", flask_app(debug)) == Found("flask run is running", serves=not debug)
+        assert development_of("auto", flask_app(debug)) == DevelopmentSign(
+            "flask run is running", serves_requests=not debug
+        )
     monkeypatch.setattr(sys, "argv", ["flask", "--app", "shop", "reindex"])
     assert of(flask_app(debug=False)) == ""
 
@@ -128,8 +130,8 @@ def test_flask_s_command_is_known_and_may_only_begin_the_process_that_serves(mon
 def test_flask_s_debug_mode_is_known_inside_of_anything(nested: Callable[[Any], Any]) -> None:
     found = development_of("auto", nested(flask_app(debug=True)))
     assert found is not None
-    assert "Flask's debug mode" in found.what
-    assert not found.is_meant
+    assert "Flask's debug mode" in found.text
+    assert not found.is_deliberate
     assert development_of("auto", nested(flask_app(debug=False))) is None
 
 
@@ -162,7 +164,7 @@ def test_the_option_decides_before_anything_else() -> None:
 
 def test_a_development_server_is_one_line_with_what_to_set(caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(3):
-        Found("flask run is running").announce()
+        DevelopmentSign("flask run is running").announce()
     (record,) = caplog.records
     assert record.levelno == logging.WARNING  # without a set-up of logging, lower levels are not printed
     assert record.getMessage() == (
@@ -172,7 +174,7 @@ def test_a_development_server_is_one_line_with_what_to_set(caplog: pytest.LogCap
 
 
 def test_a_debug_mode_that_may_have_been_forgotten_is_a_louder_one(caplog: pytest.LogCaptureFixture) -> None:
-    Found("Django's debug mode is on (DEBUG in its settings)", is_meant=False).announce()
+    DevelopmentSign("Django's debug mode is on (DEBUG in its settings)", is_deliberate=False).announce()
     (record,) = caplog.records
     assert record.getMessage().startswith("NO PAGE IS CACHED, and invalidating does nothing: Django's debug mode is on")
     assert "in production, switch it off" in record.getMessage()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.unit.scripted import NEVER, Clock, Gate, start
 from wsgi_isr.cache.keyspace import stored_tag
-from wsgi_isr.config.rules import Listed, Rule, RuleSet
+from wsgi_isr.config.rule_set import Listed, RuleSet
+from wsgi_isr.config.rules import Rule
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Event, Events, InternalError
 from wsgi_isr.pages.listed_paths import Absent, Listings

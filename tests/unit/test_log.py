@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsgi_isr.config.rules import Rule, RuleSet
+from wsgi_isr.config.rule_set import RuleSet
+from wsgi_isr.config.rules import Rule
 from wsgi_isr.events import Refused, UndeclaredVary
 from wsgi_isr.observe.log import log_events
 from wsgi_isr.pages.request_key import PageKey
@@ -94,7 +95,7 @@ def test_an_app_that_answers_by_a_header_without_saying_so_is_a_warning_once_for
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     assert [record.getMessage() for record in caplog.records] == [
         f"rule {rule!r}: to answer {page} the app looks at Accept and HX-Request, and neither its Vary nor the rule "
-        'says so: everybody gets the page of a client that sends no such header; write vary=["Accept", "HX-Request"] '
+        'says so: every client gets the page of a client without such a header; write vary=["Accept", "HX-Request"] '
         "in the rule, or Vary in the answer"
         for rule, page in (("/shop/<slug>", "/shop/<slug>"), ("*", "/shop/<token>"))
     ]

@@ -23,11 +23,11 @@ from wsgi_isr.cache.renderer_pool import LATER, MAX_JOB, URGENT, Remote
 from wsgi_isr.cache.tag_versions import Mode
 from wsgi_isr.cache.task import Failed, Regenerated, Served, Task, Unknown
 from wsgi_isr.cache.verdict import Failure
-from wsgi_isr.config.wrapping import SITE_BYTES
+from wsgi_isr.config.wrapping import APP_DIGEST_BYTES
 from wsgi_isr.errors import InvalidationError
 from wsgi_isr.events import InternalError, RenderFailed, StoreFailed
 
-SITE = b"s" * SITE_BYTES
+SITE = b"s" * APP_DIGEST_BYTES
 TASK = task_of()
 
 
@@ -128,7 +128,7 @@ def test_many_are_under_way_at_once_and_each_hears_its_own(renderers: Renderers,
     taken = [renderers.accept() for _ in heard]
     for connection, message in reversed(taken):
         with connection:
-            connection.sendall(b"word for " + message[SITE_BYTES:])
+            connection.sendall(b"word for " + message[APP_DIGEST_BYTES:])
     assert [each.reply() for each in heard] == [f"word for {number}".encode() for number in range(50)]
 
 
@@ -283,7 +283,7 @@ def test_a_job_that_is_too_large_for_the_way_stays_here_without_a_word(
 ) -> None:
     renderers.listen()
     assert not client.submit(b"x" * MAX_JOB, False, 30, unheard)
-    assert client.submit(b"x" * (MAX_JOB - SITE_BYTES), False, 30, lambda reply: None)
+    assert client.submit(b"x" * (MAX_JOB - APP_DIGEST_BYTES), False, 30, lambda reply: None)
     connection, message = renderers.accept()
     connection.close()
     assert len(message) == MAX_JOB

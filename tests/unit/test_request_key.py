@@ -16,7 +16,9 @@ from werkzeug.http import parse_cookie
 from wsgi_isr.cache.keyspace import SLOTS, Keyspace, prefix_tag, stored_tag
 from wsgi_isr.cache.verdict import Bypass
 from wsgi_isr.config.origin import MAX_HOST, MAX_URL
-from wsgi_isr.config.rules import Policy, Rule, RuleSet
+from wsgi_isr.config.policy import Policy
+from wsgi_isr.config.rule_set import RuleSet
+from wsgi_isr.config.rules import Rule
 from wsgi_isr.pages.request_key import (
     MAX_PARAMETERS,
     MAX_SEGMENTS,

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsgi_isr.config.lifetime import Lifetime
-from wsgi_isr.config.rules import PROFILES, RULE_DEFAULTS, RULE_OPTIONS, Rule, RuleSet, tags_of
+from wsgi_isr.config.lifetime import PROFILES, Lifetime
+from wsgi_isr.config.policy import tags_of
+from wsgi_isr.config.rule_set import RuleSet
+from wsgi_isr.config.rules import RULE_DEFAULTS, RULE_OPTIONS, Rule
 from wsgi_isr.errors import ConfigError
 
 
@@ -121,7 +123,7 @@ def test_a_rule_without_options_has_the_defaults_of_the_contract() -> None:
     assert plain.max_body == 8 * 1024 * 1024
     assert plain.bypass is None
     assert plain.lifetime == Lifetime(60, None)
-    assert plain.never is False
+    assert plain.is_never_cached is False
 
 
 @pytest.mark.parametrize("option", sorted(RULE_DEFAULTS))
@@ -179,7 +181,7 @@ def test_own_profiles_stand_beside_the_known_ones() -> None:
 
 @pytest.mark.parametrize(("revalidate", "never"), [(0, True), (0.0, True), (False, False), (0.5, False), (60, False)])
 def test_only_zero_means_never(revalidate: Any, never: bool) -> None:
-    assert policy(revalidate).never is never
+    assert policy(revalidate).is_never_cached is never
 
 
 @pytest.mark.parametrize(("timeout", "lease"), [(0.5, 3), (3, 3), (4, 4), (10, 5), (300, 5)])
@@ -358,7 +360,7 @@ def test_a_site_whose_pages_would_expire_before_they_are_due_is_refused() -> Non
 
 
 def test_a_rule_that_never_caches_may_stand_below_any_expire() -> None:
-    assert policy(0, expire=30).never
+    assert policy(0, expire=30).is_never_cached
 
 
 def test_every_option_of_a_rule_can_be_given_for_the_site() -> None:

@@ -207,7 +207,7 @@ def test_rules_in_a_file_have_every_form(toml: Toml) -> None:
         "/t": Lifetime(5, None),
     }
     assert policies["/t"].query == {"q"}
-    assert policies["/n"].never
+    assert policies["/n"].is_never_cached
 
 
 def test_own_profiles_are_known_to_rules_wherever_they_come_from(toml: Toml) -> None:

@@ -256,7 +256,7 @@ def test_text_beside_a_module_that_the_module_imports_from_elsewhere_does_not_co
 def test_looking_for_text_beside_a_module_has_an_end(
     tmp_path: Path, release: Release, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(digest, "MAX_SEEN", 20)
+    monkeypatch.setattr(digest, "MAX_ENTRIES", 20)
     first = release(write(tmp_path, {**MODULE, **{f"pictures/{n:02}.jpg": "" for n in range(30)}}), "blog", "app")
     assert first
     (line,) = [record.getMessage() for record in caplog.records]
@@ -527,7 +527,7 @@ def test_the_option_is_before_everything(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("option", ["release", "adopt_release"])
 def test_what_is_no_name_is_refused(option: str) -> None:
-    with pytest.raises(ConfigError, match='give a name, "auto", or None'):
+    with pytest.raises(ConfigError, match='write a name, "auto" or "none"'):
         ISR(app, store="null://", **{option: 7})
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from wsgi_isr import ISR, ConfigError, Rule, cache_life, cached, wrap
 from wsgi_isr.config.patterns import spelling
-from wsgi_isr.config.rules import RuleSet
+from wsgi_isr.config.rule_set import RuleSet
 
 WRITTEN = {
     # Globs.
@@ -140,7 +140,7 @@ class Framework:
 def test_a_factory_is_refused_with_what_to_write(factory: Any) -> None:
     with pytest.raises(ConfigError, match="does not take environ and start_response") as caught:
         ISR(factory, revalidate=60)
-    assert caught.value.remedy == f"if it makes one, call it: {factory.__name__}()"
+    assert caught.value.remedy == f"if it returns one, write {factory.__name__}()"
 
 
 def test_a_factory_on_a_command_line_is_refused_with_what_to_write_there() -> None:
@@ -148,7 +148,7 @@ def test_a_factory_on_a_command_line_is_refused_with_what_to_write_there() -> No
     with pytest.raises(ConfigError) as caught:
         wrap(target)
     assert caught.value.option == f"wrap({target!r})"
-    assert caught.value.remedy == f"if it makes one, call it: {target}()"
+    assert caught.value.remedy == f"if it returns one, write {target}()"
     assert wrap(f"{target}()", store="null://").app is app
 
 

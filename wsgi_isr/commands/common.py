@@ -1,6 +1,6 @@
-"""The common parts of commands: how they find the app, and how they print results.
+"""The common parts of commands: load the app, and print results.
 
-An error is one line, or one object with ``--json``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage.
+An error is one line, or one object with ``--json``. Exit codes: 0 done, 1 not entirely done, 2 wrong usage.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..prerender.site_client import site_at
 
 @contextmanager
 def reported(as_json: bool) -> Iterator[None]:
-    """Print errors as one line, or as one JSON object, and exit with their code."""
+    """Run the block; print an error as one line, or as one JSON object, and exit with its code."""
     try:
         yield
     except InvalidationError as error:
@@ -37,17 +37,20 @@ def reported(as_json: bool) -> Iterator[None]:
         sys.exit(2)
 
 
-def say(for_machines: dict[str, Any], for_people: str, as_json: bool, err: bool = False) -> None:
-    """Print a result, as text or as JSON."""
-    click.echo(json.dumps(for_machines) if as_json else for_people, err=err and not as_json)
+def say(data: dict[str, Any], text: str, as_json: bool, err: bool = False) -> None:
+    """Print ``data`` as JSON, or ``text``.
+
+    :param err: print the text to stderr.
+    """
+    click.echo(json.dumps(data) if as_json else text, err=err and not as_json)
 
 
 @contextmanager
 def app_of(target: str) -> Iterator[ISR]:
     """Yield the app that ``target`` names, and close it afterwards.
 
-    The app is found as servers find it: the current directory included. Its output goes to stderr: stdout is for the
-    result of the command.
+    Modules are found as by servers, with the current directory in ``sys.path``. The output of the app goes to stderr,
+    because stdout is for the result of the command.
 
     :raises ConfigError: there is no such app.
     """
@@ -60,32 +63,32 @@ def app_of(target: str) -> Iterator[ISR]:
             raise
         except Exception as error:
             module = target.partition(":")[0]
-            said = " ".join(f"{error!r}".split())
-            raise ConfigError(target, f"raised {said}", f"see where: python -c 'import {module}'") from error
+            cause = " ".join(f"{error!r}".split())
+            raise ConfigError(target, f"raised {cause}", f"see where: python -c 'import {module}'") from error
         try:
             yield isr
         finally:
             isr.close()
 
 
-def site_of(isr: ISR, url: str | None, quiet: bool = False) -> Site:
-    """Return the site to render pages for; warn if it is not configured.
+def site_to_render(isr: ISR, url: str | None, quiet: bool = False) -> Site:
+    """Return the site to render pages for; warn if neither ``url`` nor the configuration names the site.
 
     :raises ConfigError: ``url`` is malformed.
     """
-    site, named = site_at(isr, url)
+    site, is_named = site_at(isr, url)
     if (presence := isr._engine.presence) is not None:
         presence.came(site)
-    if not named and not quiet:
+    if not is_named and not quiet:
         click.echo(
-            f"warning: pages are made for {site.scheme}://{site.host}, and visitors of another host will not find "
-            "them: the host is part of the key. Give --url https://example.com, or set WSGI_ISR_CANONICAL_URL.",
+            f"warning: pages are rendered for {site.scheme}://{site.host}. The host is part of the key, so visitors of "
+            "another host do not get them. Write --url https://example.com, or set WSGI_ISR_CANONICAL_URL.",
             err=True,
         )
     return site
 
 
 url_option = click.option(
-    "--url", metavar="URL", help="Scheme and host to render pages for, and the mount point if there is one."
+    "--url", metavar="URL", help="Scheme and host to render pages for, and the mount point, if any."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

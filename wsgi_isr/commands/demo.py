@@ -1,4 +1,4 @@
-"""The command ``wsgi-isr demo``: a small site under gunicorn, and the story of its cache."""
+"""The command ``wsgi-isr demo``: run a small site under gunicorn, and show how its cache works."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ if TYPE_CHECKING:
     from .demo_site.story import Step
 
 _INTRODUCTION = """\
-A news site runs at {url} under gunicorn: two workers, pages in SQLite.
-Each render takes {slow} s. Its number stands at the end of the page.
+A news site runs at {url} under gunicorn, with two workers. Its pages are in SQLite.
+Each render takes {slow} s. The number of the render is at the end of the page.
 """
 _TRY = """
-The site still runs at {url}. Its pages have buttons: invalidate, let the backend fail, heal it.
-Ctrl-C ends it. Below is a line for each request.
+The site still runs at {url}. Buttons on its pages invalidate the page, make the backend fail, and heal it.
+Ctrl-C ends the site. A line for each request follows.
 """
 
 
 class _Stopped(Exception):
-    """The command was asked to end."""
+    """The command has to end."""
 
 
 @click.command("demo")
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port of 127.0.0.1. Default: a free one.")
-@click.option("--check", is_flag=True, help="Play the story and exit, with 1 if a step fails.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="The port on 127.0.0.1. Default: a free port.")
+@click.option("--check", is_flag=True, help="Play the story, then exit; with 1 if a step fails.")
 @click.option("--open", "opens", is_flag=True, help="Open the site in a browser.")
 @click.option("--json", "as_json", is_flag=True, help="With --check: print the steps as JSON.")
 def demo_command(port: int, check: bool, opens: bool, as_json: bool) -> None:
-    """Run a small site, show how the cache handles it, and keep it running until Ctrl-C.
+    """Run a small site, and show how its cache works. The site runs until Ctrl-C.
 
-    It needs gunicorn. All files are in a temporary directory, which is removed at the end.
+    The command needs gunicorn. All files are in a temporary directory, which is removed at the end.
     """
     if as_json and not check:
-        raise click.UsageError("--json prints the steps of --check: write --check --json")
+        raise click.UsageError("--json works only with --check: write --check --json")
     if opens and check:
-        raise click.UsageError("--open needs a site that keeps running: leave out --check")
+        raise click.UsageError("--open does not work with --check: leave out --check")
     with reported(as_json):
         if find_spec("gunicorn") is None:
             raise ConfigError("demo", "gunicorn is not installed", 'pip install "wsgi_isr[gunicorn]"')
@@ -70,7 +70,7 @@ class _Demo:
 
     def run(self, port: int) -> int:
         """Run the demo; return the exit code."""
-        from ..renderers.child_process import StopSignal  # these imports take longer than other commands take to run
+        from ..renderers.child_process import StopSignal  # a slow import, which other commands do not need
         from .demo_site.server import Server, ServerDied, listen
 
         self._stopping = StopSignal(os.getppid())
@@ -78,7 +78,7 @@ class _Demo:
         try:
             listener = listen(port)
         except OSError as error:
-            return self._fail(f"--port {port}: {error.strerror} (write --port 0 for a free one)")
+            return self._fail(f"--port {port}: {error.strerror} (write --port 0 for a free port)")
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wsgi-isr-demo-")))
             server = Server(listener, folder, self._pause)
@@ -117,9 +117,10 @@ class _Demo:
         self._pause(0.0)
 
     def _stay(self, server: Server) -> NoReturn:
-        """Print a line for each request, until the command is asked to end.
+        """Print a line for each request, until the command has to end.
 
-        :raises ServerDied: gunicorn has ended by itself.
+        :raises _Stopped: the command has to end.
+        :raises ServerDied: gunicorn has ended.
         """
         from .demo_site.server import ServerDied
 
@@ -131,15 +132,15 @@ class _Demo:
             while server.process.poll() is None:
                 for line in log:
                     if not line.startswith("GET  /demo/"):
-                        # The path is the client's text, and must not control the terminal.
+                        # The path is text of a client, and must not control the terminal.
                         self._say("".join(c if c.isprintable() else "?" for c in line.rstrip("\n")))
                 self._pause(0.2)
-        raise ServerDied(f"gunicorn has ended by itself, with exit code {server.process.returncode}")
+        raise ServerDied(f"gunicorn has ended, with exit code {server.process.returncode}")
 
     def _pause(self, seconds: float) -> None:
-        """Wait.
+        """Wait for some seconds.
 
-        :raises _Stopped: the command was asked to end, or has lost its parent.
+        :raises _Stopped: a signal asked the command to end, or the parent process has ended.
         """
         deadline = time.monotonic() + seconds
         while True:
@@ -147,7 +148,7 @@ class _Demo:
                 raise _Stopped
             if (left := deadline - time.monotonic()) <= 0:
                 return
-            self._stopping.wait(min(left, 1.0))  # an orphan gets no signal, so the loop checks
+            self._stopping.wait(min(left, 1.0))  # an orphan gets no signal, so the loop checks its parent
 
     def _say(self, text: str) -> None:
         if not self._as_json:

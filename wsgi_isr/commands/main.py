@@ -1,4 +1,4 @@
-"""The command ``wsgi-isr``. Exit codes: 0 done, 1 not (entirely) done, 2 wrong usage."""
+"""The command ``wsgi-isr``. Exit codes: 0 done, 1 not entirely done, 2 wrong usage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 @click.version_option(package_name="wsgi_isr")
 def main() -> None:
     """Incremental static regeneration for WSGI apps."""
-    # A command prints its result itself, in one line; without a handler, logging would add a line.
+    # A command prints its own result. Without a handler, logging would print warnings as well.
     logging.getLogger("wsgi_isr").addHandler(logging.NullHandler())
 
 
@@ -39,11 +39,11 @@ main.add_command(refresh_command)
 
 
 def _store_options(command: Command) -> Command:
-    """Add the options of all commands that use the store."""
+    """Add the options of commands that use the store."""
     for option in (
-        click.option("--store", metavar="URL", help="The store, instead of the configured one."),
-        click.option("--namespace", metavar="NAME", help="The namespace, instead of the configured one."),
-        click.option("--journal", metavar="FILE", help="The file for undelivered invalidations; none: keep nothing."),
+        click.option("--store", metavar="URL", help="Use this store, not the configured one."),
+        click.option("--namespace", metavar="NAME", help="Use this namespace, not the configured one."),
+        click.option("--journal", metavar="FILE", help="The file for undelivered invalidations; none: no file."),
         click.option("--json", "as_json", is_flag=True, help="Print JSON."),
     ):
         command = option(command)
@@ -56,57 +56,60 @@ def _store_options(command: Command) -> Command:
     "tags",
     metavar="T",
     multiple=True,
-    help="Everything with this tag. --tag, --path, --prefix and --route can be repeated.",
+    help="Pages and data with this tag. --tag, --path, --prefix and --route can be repeated.",
 )
 @click.option("--path", "paths", metavar="P", multiple=True, help="The page at this path.")
-@click.option("--prefix", "prefixes", metavar="P", multiple=True, help="Everything at and below this path.")
-@click.option("--route", "routes", metavar="R", multiple=True, help="Every page of the rule with this pattern.")
-@click.option("--all", "everything", is_flag=True, help="Everything.")
+@click.option("--prefix", "prefixes", metavar="P", multiple=True, help="The pages at and below this path.")
+@click.option("--route", "routes", metavar="R", multiple=True, help="The pages of the rule with this pattern.")
+@click.option("--all", "everything", is_flag=True, help="All pages and data.")
 @click.option("--mode", type=click.Choice(["stale", "expire", "purge"]), default="expire", show_default=True)
-@click.option("--refresh", is_flag=True, help="Then render the pages at the paths; needs --app, or WSGI_ISR_APP.")
-@click.option("--app", "target", metavar="MODULE:APP", help="The app whose store and rules are used.")
+@click.option("--refresh", is_flag=True, help="Then render the pages at the paths. Needs --app or WSGI_ISR_APP.")
+@click.option("--app", "target", metavar="MODULE:APP", help="Use the store and the rules of this app.")
 @url_option
 @_store_options
 def invalidate_command(refresh: bool, target: str | None, url: str | None, as_json: bool, **arguments: Any) -> None:
-    """Invalidate pages. Exits with 1 if an invalidation is pending, and names it."""
+    """Invalidate pages and data.
+
+    Exits with 1, and names the tags, if an invalidation is pending.
+    """
     with reported(as_json):
         target = target or (os.environ.get("WSGI_ISR_APP") if refresh else None)
         if target is not None:
             sys.exit(0 if invalidate_in(target, refresh, url, as_json, arguments) else 1)
         if refresh:
-            raise ConfigError("--refresh", "no app is known that could render", "give --app myapp:app")
+            raise ConfigError("--refresh", "no app is named that renders the pages", "write --app myapp:app")
         say_invalidated(invalidate(**arguments), as_json)
 
 
 @main.command("replay")
 @_store_options
 def replay_command(as_json: bool, **arguments: Any) -> None:
-    """Deliver the invalidations in the journal now. The processes of the app do so by themselves."""
+    """Deliver the invalidations in the journal now. The processes of the app deliver them as well, later."""
     with reported(as_json):
         delivered = replay(**arguments)
-        said = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"
-        say({"ok": True, "delivered": delivered}, said, as_json)
+        text = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"
+        say({"ok": True, "delivered": delivered}, text, as_json)
 
 
 class Finding(NamedTuple):
-    """One line of ``doctor``."""
+    """The result of one check of ``doctor``."""
 
-    what: str
+    check: str
     ok: bool
-    said: str
+    result: str
 
 
 @main.command()
-@click.option("--store", metavar="URL", help="The store to check, instead of the configured one.")
+@click.option("--store", metavar="URL", help="Check this store, not the configured one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(store: str | None, as_json: bool) -> None:
-    """Check the configuration (environment and WSGI_ISR_CONFIG) and the store behind it."""
+    """Check the configuration (environment and WSGI_ISR_CONFIG) and its store."""
     findings = list(_examine(store))
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
     else:
         for finding in findings:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.said}")
+            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.result}")
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -131,26 +134,23 @@ def _examine(url: str | None) -> Iterator[Finding]:
 
 
 def _exercise(store: Store) -> Iterator[Finding]:
-    """Check each promise of the store that the package relies on, once, under a random key."""
+    """Check, under random keys, each promise of a store that the package relies on."""
     unique = os.urandom(8).hex()
     key, tag = f"isr0:doctor:p:{unique}", f"isr0:doctor:t:{unique}"
     try:
         granted = [store.add(key, b"one", 60), store.add(key, b"two", 60)]
-        yield Finding(
-            "locks", granted == [True, False], "of two owners, one got it" if granted[1] is False else "shared"
-        )
+        owners = "one of two owners gets it" if granted[1] is False else "two owners get it"
+        yield Finding("a lock", granted == [True, False], owners)
         held = store.gets(key)
         kept = held is not None and held.value == b"one"
-        yield Finding(
-            "values", kept, "come back as they were stored" if kept else "do not come back: nothing is cached"
-        )
+        yield Finding("values", kept, "are kept unchanged" if kept else "are not kept, so nothing is cached")
         if held is not None:
             swaps = [store.cas(key, b"three", held.token, 60), store.cas(key, b"four", held.token, 60)]
             yield Finding("late writers", swaps == [True, False], "lose" if swaps[1] is False else "win")
         store.delete(key)
         store.set(tag, b"tag", 60)
         reached = store.get(tag) == b"tag"
-        yield Finding("invalidations", reached, "reach the store" if reached else "are forgotten")
+        yield Finding("invalidations", reached, "are kept" if reached else "are not kept")
         store.delete(tag)
     except StoreError as error:
         yield Finding("store", False, f"cannot be reached: {error}")

@@ -1,4 +1,4 @@
-"""The command ``wsgi-isr prerender``: runs :class:`~wsgi_isr.prerender.run.Prerender` and prints its report."""
+"""The command ``wsgi-isr prerender``: run :class:`~wsgi_isr.prerender.run.Prerender`, and print its report."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ..middleware.isr import ISR
 from ..prerender.run import Prerender, Progress, Report
 from ..prerender.site_client import check_shared, here_of
 from ..prerender.static_site import StaticSite
-from .common import app_of, json_option, reported, say, site_of, url_option
+from .common import app_of, json_option, reported, say, site_to_render, url_option
 from .refresh import check_paths
 
-#: Seconds between two lines of progress without a terminal.
+#: The time between two lines of progress without a terminal, in seconds.
 EVERY = 5.0
-#: The most failures that are named, and the most pages for each reason.
+#: The maximum number of failures that are named, and of skipped pages that are named for each reason.
 SHOWN, EXAMPLES = 50, 3
 
 
 @click.command("prerender")
 @click.argument("target", metavar="MODULE:APP")
 @click.argument("paths", metavar="[PATH]...", nargs=-1)
-@click.option("--sitemap", "sitemaps", metavar="FILE_OR_PATH", multiple=True, help="The pages of a sitemap as well.")
-@click.option("--crawl", is_flag=True, help="Follow links, from / and every listed page.")
+@click.option("--sitemap", "sitemaps", metavar="FILE_OR_PATH", multiple=True, help="Render the pages of a sitemap.")
+@click.option("--crawl", is_flag=True, help="Follow links, from / and from each listed page.")
 @click.option(
-    "--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Limit of a crawl."
+    "--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Crawl at most N pages."
 )
-@click.option("--jobs", metavar="N", type=click.IntRange(1), help="Pages rendered at a time.  [default: processors]")
+@click.option("--jobs", metavar="N", type=click.IntRange(1), help="Render N pages at a time.  [default: processors]")
 @click.option("--force", is_flag=True, help="Render fresh pages as well.")
 @click.option("--export", "folder", metavar="DIR", help="Write a static site to this directory.")
 @url_option
-@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--quiet", is_flag=True, help="Print only errors.")
 @json_option
 def prerender_command(
     target: str,
@@ -54,9 +54,8 @@ def prerender_command(
 ) -> None:
     """Render pages before the first request.
 
-    The pages are those that rules list as `paths`, those at PATHs, and those of sitemaps and links. Fresh pages stay,
-    so a repeated run continues where the last one stopped. Exits with 1 if pages are left or have failed, and names
-    them.
+    The pages are those in the `paths` of rules, at each PATH, in sitemaps and behind links. Fresh pages stay, so a
+    second run continues where the first one stopped. Exits with 1, and names the pages, if pages are left or failed.
     """
     with reported(as_json):
         check_paths(paths)
@@ -86,7 +85,7 @@ def _set_up(
     """
     listed = any(policy.paths is not None for policy in isr.configuration.rules.policies.values())
     if not (paths or sitemaps or how["crawl"] or listed):
-        raise ConfigError("prerender", "no page is named", "give a rule its paths=, or use --crawl, --sitemap or PATHs")
+        raise ConfigError("prerender", "no page is named", "write paths= in a rule, or --crawl, --sitemap or PATHs")
     shared = True
     try:
         check_shared(isr)
@@ -94,7 +93,7 @@ def _set_up(
         if folder is None:
             raise
         shared = False
-    site = site_of(isr, url, quiet=quiet or not shared)
+    site = site_to_render(isr, url, quiet=quiet or not shared)
     return Prerender(isr, site, folder=StaticSite(folder, here_of(site)) if folder is not None else None, **how)
 
 
@@ -103,7 +102,7 @@ def _set_up(
 
 @contextmanager
 def _stopped_by_signals(prerender: Prerender) -> Iterator[None]:
-    """Handle two signals: the first lets renders in progress end, the second ends them at once."""
+    """Handle signals in the block: the first stops the run after the renders in progress, the second at once."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         if prerender.stopping:
@@ -120,8 +119,8 @@ def _stopped_by_signals(prerender: Prerender) -> Iterator[None]:
 
 
 def _end_at_once(isr: ISR, prerender: Prerender, folder: str | None, quiet: bool, as_json: bool) -> NoReturn:
-    # Leases are released, so that no process waits until they lapse. Threads are left in their renders: an orderly exit
-    # would wait for handlers that the app has registered.
+    # Leases are released, so that no process waits until they lapse. Renders are not joined: an orderly exit would run
+    # handlers that the app has registered.
     isr.close(0)
     _say(prerender.report(), folder, quiet, as_json)
     sys.stdout.flush()
@@ -131,7 +130,7 @@ def _end_at_once(isr: ISR, prerender: Prerender, folder: str | None, quiet: bool
 
 @contextmanager
 def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
-    """Yield a function that shows progress: a bar on a terminal, elsewhere a line from time to time."""
+    """Yield a function that shows progress: as a bar on a terminal, otherwise in lines."""
     if quiet:
         yield lambda done, total, path: None
     elif sys.stderr.isatty():
@@ -142,7 +141,7 @@ def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
         with bar:
 
             def show(done: int, total: int, path: str) -> None:
-                # While links are followed, the total grows.
+                # Links that are found during the run raise the total.
                 bar.length, bar.finished = max(1, total), False
                 if prerender.stopping:
                     bar.label = "stopping "
@@ -155,7 +154,7 @@ def _progress(prerender: Prerender, quiet: bool) -> Iterator[Progress]:
 
 
 def lines(prerender: Prerender, write: Callable[[str], object], clock: Callable[[], float]) -> Progress:
-    """Return a function that writes progress to a log: a line every few seconds, and one when the run is stopped."""
+    """Return a function that writes progress in lines, :data:`EVERY` few seconds and when the run is stopped."""
     began = last = clock()
     stopping = False
 
@@ -163,7 +162,7 @@ def lines(prerender: Prerender, write: Callable[[str], object], clock: Callable[
         nonlocal last, stopping
         if prerender.stopping and not stopping:
             stopping = True
-            write("stopping: what runs comes to its end; a second signal ends it at once")
+            write("stopping: renders in progress still end; a second signal stops them at once")
         now = clock()
         if now - last < EVERY:
             return
@@ -190,9 +189,9 @@ def _say(report: Report, folder: str | None, quiet: bool, as_json: bool) -> None
     if len(report.failed) > SHOWN:
         click.echo(f"failed: {len(report.failed) - SHOWN} more; --json names all", err=True)
     if report.beyond:
-        click.echo(f"{report.beyond} links were not followed: --most N follows more", err=True)
+        click.echo(f"{report.beyond} links were not followed: write a greater --most N", err=True)
     if report.interrupted:
-        click.echo(f"stopped, with {report.left} known pages left; run it again to go on", err=True)
+        click.echo(f"stopped, with {report.left} known pages left; run it again to continue", err=True)
     elif report.left:
         click.echo(f"{report.left} pages were left: no thread could be started", err=True)
     if not quiet:
@@ -209,7 +208,7 @@ def _summary(report: Report, folder: str | None) -> Iterator[str]:
         yield f"skipped, {reason}: {', '.join(paths[:EXAMPLES])}{more}"
     if folder is not None:
         files = report.written + report.unchanged
-        gone = f", and {report.removed} removed that an earlier export had written" if report.removed else ""
+        gone = f", and {report.removed} of an earlier export removed" if report.removed else ""
         yield f"{folder}: {files} files, {report.written} of them new or changed{gone}"
     counts = f"{report.rendered} rendered, {report.there} already there, {len(report.skipped)} skipped"
     yield f"{report.site}: {counts}, {len(report.failed)} failed, in {report.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""The command ``wsgi-isr serve``: gunicorn with the hooks, and the app wrapped if it is not."""
+"""The command ``wsgi-isr serve``: run gunicorn with the hooks, and wrap the app if it is not wrapped."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _EXPRESSION = "wsgi_isr.middleware.loading:app_to_serve('%s')"
 def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
     """Run gunicorn with the hooks that start renderer processes.
 
-    It runs `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`. An app without an ISR is wrapped in one, with options
-    from the environment (WSGI_ISR_...) and the file that WSGI_ISR_CONFIG names.
+    It runs `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`. An app without an ISR is wrapped, with the options of the
+    environment (WSGI_ISR_...) and of the file in WSGI_ISR_CONFIG.
     """
     if {"-h", "--help"} & {*arguments} or not arguments:
         click.echo(context.get_help())
@@ -51,7 +51,7 @@ def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
 def command_for(arguments: tuple[str, ...]) -> list[str]:
     """Return the command line of the server.
 
-    :raises ConfigError: gunicorn is missing, would not read a configuration, or has no app that can be imported.
+    :raises ConfigError: gunicorn is missing, would ignore a configuration file, or cannot import the app.
     """
     if find_spec("gunicorn") is None:
         raise ConfigError("serve", "gunicorn is not installed", "pip install 'wsgi_isr[gunicorn]'")
@@ -62,7 +62,7 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
     _refuse_configuration(target, given.config or of_environment.config)
     with _where_the_app_is(given):
         _check(target)
-    # The target stands before all options or after them: in between, the same word may be the value of an option.
+    # The target precedes or follows all options: in between, the same text may be the value of an option.
     options = arguments[1:] if arguments[0] == target else arguments[:-1]
     name = [] if given.proc_name or of_environment.proc_name else ["--name", target]
     expression = _EXPRESSION % target
@@ -70,7 +70,7 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
 
 
 def _gunicorn() -> list[str]:
-    # With -m, gunicorn could not be upgraded by SIGUSR2: it would run its __main__.py, beside which is a module `http`.
+    # After -m, SIGUSR2 could not upgrade gunicorn: it would run its __main__.py, beside which is a module `http`.
     script = os.path.join(os.path.dirname(sys.executable), "gunicorn")
     return [script] if os.path.exists(script) else ["-m", "gunicorn"]
 
@@ -80,16 +80,16 @@ def _as_gunicorn_reads(arguments: list[str]) -> tuple[Namespace, Namespace]:
     from gunicorn.config import Config
 
     def refuse(message: str) -> NoReturn:
-        raise ConfigError("serve", message, "gunicorn --help lists its options")
+        raise ConfigError("serve", message, "see gunicorn --help")
 
     config = Config(prog="gunicorn")
     parser = config.parser()
-    parser.error = refuse  # its own message begins with all options
+    parser.error = refuse  # gunicorn's own message begins with all options
     return parser.parse_args(arguments), parser.parse_args(config.get_cmd_args_from_env())
 
 
 def _refuse_configuration(target: str, named: str | None) -> None:
-    """Refuse a configuration file: gunicorn reads only one, the hooks, and would ignore another one silently."""
+    """Refuse a configuration file. gunicorn reads one file, that of the hooks, and would ignore any other."""
     from gunicorn.config import get_default_config_file
 
     if named == _HOOKS:
@@ -115,7 +115,7 @@ def _where_the_app_is(given: Namespace) -> Iterator[None]:
 
 
 def _check(target: str) -> None:
-    """Import the app, so that an error is one line now, and not a traceback of each worker."""
+    """Import the app, so that an error is one line, and not a traceback of each worker."""
     try:
         app_to_serve(target)
     except ConfigError:
@@ -123,4 +123,4 @@ def _check(target: str) -> None:
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         problem = f"does not import: {type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
-        raise ConfigError(target, problem, "import it by hand to see how it got there") from error
+        raise ConfigError(target, problem, f"see where: python -c 'import {target.partition(':')[0]}'") from error

@@ -1,4 +1,4 @@
-"""Give a cached function the environment of its framework: the application and its database, and no request.
+"""The context of cached functions: the application of the framework with its database, and no request.
 
 This module imports no framework that the app has not imported.
 """
@@ -15,19 +15,19 @@ from typing import Any, NoReturn
 from ..errors import PersonalDataError
 
 #: Attributes in which frameworks and middlewares keep the inner app.
-INSIDE = ("wsgi_app", "app", "application", "wrapped")
+INNER_ATTRIBUTES = ("wsgi_app", "app", "application", "wrapped")
 _MAX_NESTED = 64
 
-#: Texts in the errors of Flask, werkzeug, Quart and Bottle outside of a request.
+#: Texts in the errors that Flask, werkzeug, Quart and Bottle raise outside of a request.
 _NO_REQUEST = ("request context", "active request")
 
 Surroundings = Callable[[], AbstractContextManager[object]]
 
 
 def nested(app: Any) -> Iterator[Any]:
-    """Yield ``app`` and the apps inside of it, from the outside in.
+    """Yield ``app`` and the apps inside of it, the outermost first.
 
-    They are found in middlewares, methods, closures and dispatchers.
+    The search covers middlewares, methods, closures and dispatchers.
     """
     found, seen = deque([app]), {id(app)}
     for _ in range(_MAX_NESTED):
@@ -42,8 +42,8 @@ def nested(app: Any) -> Iterator[Any]:
 
 
 def directly_in(app: Any) -> Iterator[Any]:
-    """Yield candidates for apps directly inside of ``app``; other objects as well."""
-    for name in ("__self__", *INSIDE):
+    """Yield the objects directly inside of ``app`` that may be apps."""
+    for name in ("__self__", *INNER_ATTRIBUTES):
         yield _attribute(app, name)
     mounts = _attribute(app, "mounts")  # werkzeug.middleware.dispatcher
     yield from mounts.values() if isinstance(mounts, Mapping) else ()
@@ -58,32 +58,32 @@ def directly_in(app: Any) -> Iterator[Any]:
 def _attribute(app: Any, name: str) -> Any:
     try:
         return getattr(app, name, None)
-    except Exception:  # a proxy may need a request, for example
+    except Exception:  # such as a proxy without a request
         return None
 
 
 class Application:
-    """The environment of cached functions of one wrapped app: the framework's application, without a request.
+    """The context of the cached functions of one wrapped app.
 
-    :param inline: whether functions run in the calling thread, with the thread's database connections.
+    :param inline: whether functions run in the calling thread, and use its database connections.
     """
 
     def __init__(self, app: Any, inline: bool = False) -> None:
         self._inline = inline
         known = [inner for inner in nested(app) if is_flask(inner) or is_django(inner)]
         self._only = known[0] if len(known) == 1 else None
-        # If several apps are mounted, data belongs to the one that is active at the call. An import name alone may be
-        # that of two apps of one factory.
+        # If several apps are mounted, data belongs to the app that is active at the call. One factory may make two apps
+        # with one import name, so the names contain the position.
         self._several = {
             f"{place}:{inner.import_name}": inner for place, inner in enumerate(known) if is_flask(inner) and known[1:]
         }
-        #: The cleanup of a thread that runs several functions; ``None`` where each function needs its own.
+        #: The cleanup at the end of a thread that runs several functions; ``None`` if each function cleans up itself.
         self.at_end = _close_connections if known and all(map(is_django, known)) else None
 
     def active(self) -> str | None:
         """Return the name of the active app, the same in every process; ``None`` for an unknown app.
 
-        It is empty where there is one app, or where no app of Flask is active: the function finds none either.
+        The name is empty if only one app is wrapped, or if no app of Flask is active.
         """
         if self._only is None and not self._several:
             return ""
@@ -96,11 +96,14 @@ class Application:
         return next((name for name, known in self._several.items() if known is app), None)
 
     def knows(self, name: str) -> bool:
-        """Return whether this process has an app with this ``name`` (:meth:`active`)."""
+        """Return whether this process has an app with a name from :meth:`active`."""
         return not name or name in self._several
 
     def surroundings(self, name: str) -> Surroundings:
-        """Return the context in which to call a function that was requested in the app with this ``name``."""
+        """Return the context for functions that were called in an app.
+
+        :param name: from :meth:`active`.
+        """
         app = self._several[name] if name else self._only
         return nullcontext if app is None else self._surroundings(app)
 
@@ -113,7 +116,7 @@ class Application:
 def is_flask(app: Any) -> bool:
     """Return whether this is an app of Flask.
 
-    The class decides: a wrapper may have the attributes of its app.
+    Its class decides, because a wrapper may have the attributes of its app.
     """
     return hasattr(type(app), "wsgi_app") and callable(_attribute(app, "app_context"))
 
@@ -126,7 +129,7 @@ def is_django(app: Any) -> bool:
 
 @contextmanager
 def _in_django() -> Iterator[None]:
-    """Run the block as a request of Django: dead connections, and those past CONN_MAX_AGE, are closed."""
+    """Run the block as Django runs a request: close connections that are dead or older than ``CONN_MAX_AGE``."""
     _close_old_connections()
     try:
         with _no_language():
@@ -142,7 +145,7 @@ def _close_old_connections() -> None:
         if connection.in_atomic_block:
             continue  # a cached function that called this one uses it
         if connection.settings_dict["CONN_MAX_AGE"] == 0:
-            # A new connection for each function would cost more than the function. It ends with the thread.
+            # A new connection for each function would cost more than the function. The thread's end closes it.
             connection.close_at = None
         connection.close_if_unusable_or_obsolete()
 
@@ -154,16 +157,16 @@ def _close_connections() -> None:
 
 
 def _no_language() -> AbstractContextManager[object]:
-    """Return a context without a language, where the language depends on visitors (LocaleMiddleware)."""
+    """Return a context without a language, if the language depends on visitors (``LocaleMiddleware``)."""
     from django.conf import settings
     from django.middleware.locale import LocaleMiddleware
     from django.utils.module_loading import import_string
 
-    chosen = settings.USE_I18N and any(
+    depends_on_visitors = settings.USE_I18N and any(
         isinstance(kind, type) and issubclass(kind, LocaleMiddleware)
         for kind in map(import_string, settings.MIDDLEWARE)
     )
-    return _refusing_language() if chosen else nullcontext()
+    return _refusing_language() if depends_on_visitors else nullcontext()
 
 
 @contextmanager
@@ -178,10 +181,10 @@ def _refusing_language() -> Iterator[None]:
 
 
 class _VisitorsLanguage:
-    """The replacement of Django's translation object: each use of it is an error."""
+    """The replacement of Django's translation object. Each use raises."""
 
     def to_language(self) -> None:
-        """Return ``None`` to ``translation.override``, which only stores it."""
+        """Return ``None`` to ``translation.override``, which only stores the result; raise for other callers."""
         from django.utils.translation import override
 
         frame: FrameType | None = sys._getframe(1)
@@ -196,25 +199,26 @@ class _VisitorsLanguage:
 
 
 class _NoLanguage(RuntimeError):
-    """A function has read the language of the visitor."""
+    """A cached function has read the language of a visitor."""
 
 
-def personal(error: Exception, function: str) -> Exception:
-    """Return the error to raise for one that a cached function has raised.
+def personal_data_error(error: Exception, function: str) -> Exception:
+    """Return ``error``, or a :class:`PersonalDataError` if the function has read data of a visitor.
 
-    If the function has read data of a visitor, the error says what to do.
+    :param error: raised by a cached function.
+    :param function: its name.
     """
     if isinstance(error, _NoLanguage):
-        looked, remedy = (
+        looked_at, remedy = (
             "the language of a visitor",
             "pass the language, and use `with translation.override(language):`",
         )
     elif isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_REQUEST):
-        looked, remedy = "the request of a visitor", "pass what it needs as an argument"
+        looked_at, remedy = "the request of a visitor", "pass what it needs as an argument"
     elif isinstance(error, AttributeError) and type(error.obj).__name__ == "_AppCtxGlobals":
-        looked, remedy = f"flask.g.{error.name} of a visitor's request", "pass what it needs as an argument"
+        looked_at, remedy = f"flask.g.{error.name} of a visitor's request", "pass what it needs as an argument"
     else:
         return error
-    explained = PersonalDataError(function, looked, remedy)
+    explained = PersonalDataError(function, looked_at, remedy)
     explained.__cause__ = error
     return explained

@@ -4,6 +4,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+#: The ``revalidate`` of pages whose own headers set their lifetime.
+AUTO = "auto"
+
+#: The profiles of Next.js: ``revalidate`` and ``expire``, in seconds.
+PROFILES: dict[str, tuple[float, float]] = {
+    "seconds": (1, 60),
+    "minutes": (60, 3600),
+    "hours": (3600, 86400),
+    "days": (86400, 604800),
+    "weeks": (604800, 2592000),
+    "max": (2592000, 31536000),
+}
+
 
 class Lifetime(NamedTuple):
     """``revalidate`` and ``expire`` as ages in seconds; ``None`` for never."""

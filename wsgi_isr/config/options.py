@@ -1,7 +1,7 @@
-"""The kinds of value that an option can have: their form in text, and their checks.
+"""The kinds of value of options: how each is checked, and parsed from text.
 
 Each field of :class:`~wsgi_isr.config.rules.Rule` and :class:`~wsgi_isr.config.settings.Settings` has an
-:class:`Option`. The constructor, the environment, TOML files and ``docs/reference/options.md`` use it.
+:class:`Option`. Arguments, environment variables, TOML files and ``docs/reference/options.md`` share it.
 """
 
 from __future__ import annotations
@@ -18,21 +18,25 @@ from ..errors import ConfigError
 
 _SIZES = {"": 1, "b": 1, "k": 1 << 10, "kib": 1 << 10, "m": 1 << 20, "mib": 1 << 20, "g": 1 << 30, "gib": 1 << 30}
 
-
-#: Seconds: a hundred years. A greater value overflows the waiting functions, and is a mistake.
-LONGEST = 3.2e9
+#: The maximum of a time, in seconds: a hundred years. A greater value overflows in functions that wait.
+MAX_SECONDS = 3.2e9
 
 
 class Kind(NamedTuple):
-    """A kind of value: its name in documents, its check, and its parser for text."""
+    """A kind of value.
 
-    words: str
+    :param name: as the reference shows it.
+    :param check: takes the option and a value; returns the value in its final form, or raises ``ConfigError``.
+    :param parse: takes the option and a text; returns the value. ``None`` if text cannot express the value.
+    """
+
+    name: str
     check: Callable[[str, Any], Any]
-    parse: Callable[[str, str], Any] | None = None  # None: text cannot express the value
+    parse: Callable[[str, str], Any] | None = None
 
 
 class Option(NamedTuple):
-    """The entry of one option in the table, besides its name and default."""
+    """An option in the table of the reference, besides its name."""
 
     kind: Kind
     doc: str
@@ -52,7 +56,8 @@ def options_of(cls: type) -> dict[str, Option]:
 def check_all(instance: Any, where: str = "") -> None:
     """Replace each field of a frozen dataclass by its checked value.
 
-    :raises ConfigError: a value is wrong; names the option, prefixed by ``where``.
+    :param where: a prefix of the option in errors.
+    :raises ConfigError: a value is impossible.
     """
     for name, opt in options_of(type(instance)).items():
         value = getattr(instance, name)
@@ -61,8 +66,12 @@ def check_all(instance: Any, where: str = "") -> None:
 
 
 def unknown(name: str, known: Iterable[str], what: str = "unknown option", where: str = "") -> ConfigError:
-    """Return the error for a name that is in no table, with the nearest names as the remedy."""
-    from difflib import get_close_matches  # a start without errors need not import it
+    """Return the error for an unknown name; its remedy is the nearest known names.
+
+    :param what: the problem.
+    :param where: a prefix of the name.
+    """
+    from difflib import get_close_matches  # needed only for errors
 
     known = sorted(known)
     near = get_close_matches(name, known, n=2)
@@ -74,23 +83,23 @@ def unknown(name: str, known: Iterable[str], what: str = "unknown option", where
 def parse_path(path: Any, option: str) -> str:
     """Return the text of a path, percent-encoded or not, as tags use it.
 
-    :raises ConfigError: it is no path.
+    :raises ConfigError: ``path`` is no path.
     """
     if not isinstance(path, str) or not path.startswith("/"):
-        raise ConfigError(option, f"{path!r} is not a path", "write it like /blog/a, without scheme and host")
+        raise ConfigError(option, f"{path!r} is not a path", "write /blog/a, without scheme and host")
     if "?" in path or "#" in path:
-        raise ConfigError(option, f"{path!r} has a query", "leave it out: all pages of the path are meant")
+        raise ConfigError(option, f"{path!r} has a query or a fragment", "write the path alone")
     try:
         return unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigError(option, f"{path!r} is not UTF-8 once decoded", "encode it as UTF-8") from None
 
 
-def _number(name: str, value: Any, least: float, words: str) -> float:
+def _number(name: str, value: Any, minimum: float, remedy: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(name, f"{value!r} is not a number", f"give {words}")
-    if not math.isfinite(value) or value < least or value > LONGEST:
-        raise ConfigError(name, f"{value!r} is not possible", f"give {words}")
+        raise ConfigError(name, f"{value!r} is not a number", remedy)
+    if not math.isfinite(value) or value < minimum or value > MAX_SECONDS:
+        raise ConfigError(name, f"{value!r} is out of range", remedy)
     return value
 
 
@@ -102,7 +111,7 @@ def _parse_number(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(name, f"{text!r} is not a number", "write seconds, like 60 or 0.5") from None
+        raise ConfigError(name, f"{text!r} is not a number", "write seconds, such as 60 or 0.5") from None
 
 
 def _check_lifetime(name: str, value: Any) -> Any:
@@ -114,10 +123,10 @@ def _check_lifetime(name: str, value: Any) -> Any:
         except ValueError:
             number = math.nan
         if math.isfinite(number):  # other text is a profile's name
-            raise ConfigError(name, f"{value!r} is text", f"write {number:g}, without the quotes")
+            raise ConfigError(name, f"{value!r} is text, not a number", f"write {number:g}, without the quotes")
     if value is False or (isinstance(value, str) and value):
         return value
-    return _number(name, value, 0, 'seconds (0 or more), "forever", or a profile\'s name')
+    return _number(name, value, 0, 'write seconds (0 or more), "forever", "auto" or the name of a profile')
 
 
 def _parse_lifetime(name: str, text: str) -> Any:
@@ -129,19 +138,19 @@ def _parse_lifetime(name: str, text: str) -> Any:
 def _parse_size(name: str, text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,18})\s*([a-z]*)", text.strip().lower())
     if match is None or match[2] not in _SIZES:
-        raise ConfigError(name, f"{text!r} is not a size", "write bytes, like 8388608 or 8MiB")
+        raise ConfigError(name, f"{text!r} is not a size", "write bytes, such as 8388608 or 8MiB")
     return int(match[1]) * _SIZES[match[2]]
 
 
 def _check_int(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(name, f"{value!r} is not possible", "give a whole number, 1 or more")
+        raise ConfigError(name, f"{value!r} is not a whole number above 0", "write a whole number, such as 4")
     return value
 
 
 def _parse_int(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
-        raise ConfigError(name, f"{text!r} is not a whole number", "write a number, like 4")
+        raise ConfigError(name, f"{text!r} is not a whole number", "write a whole number, such as 4")
     return int(text)
 
 
@@ -152,7 +161,7 @@ def _check_names(name: str, value: Any) -> tuple[str, ...]:
     names = tuple(value)
     for item in names:
         if not isinstance(item, str) or not item or not item.isprintable():
-            raise ConfigError(name, f"{item!r} is not a name", "give non-empty strings")
+            raise ConfigError(name, f"{item!r} is not a name", "write printable text")
     return tuple(dict.fromkeys(names))
 
 
@@ -162,27 +171,27 @@ def _split(_name: str, text: str) -> tuple[str, ...]:
 
 def _check_text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(name, f"{value!r} is not text", "give a non-empty string")
+        raise ConfigError(name, f"{value!r} is not text, or empty", "write text")
     return value
 
 
 def _check_callable(name: str, value: Any) -> Any:
     if not callable(value):
-        raise ConfigError(name, f"{value!r} cannot be called", "give a function")
+        raise ConfigError(name, f"{value!r} is not callable", "write a function")
     return value
 
 
 def _check_statuses(name: str, value: Any) -> tuple[int, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise ConfigError(name, f"{value!r} is not a list of statuses", "give numbers, like [200, 404]")
+        raise ConfigError(name, f"{value!r} is not a list of statuses", "write numbers, such as [200, 404]")
     statuses = tuple(value)
     for status in statuses:
         if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 499:
-            raise ConfigError(name, f"{status!r} may not be stored", "give statuses from 200 to 499")
+            raise ConfigError(name, f"{status!r} cannot be stored", "write numbers from 200 to 499")
         # 206 and 304 answer a range or a condition, which the canonical request never has (RFC 9111, 3). 429 is a
         # failure that concerns one client.
         if status in (206, 304, 429):
-            raise ConfigError(name, f"{status} may not be stored", "leave it out")
+            raise ConfigError(name, f"{status} cannot be stored", f"leave {status} out")
     return tuple(sorted(set(statuses)))
 
 
@@ -191,7 +200,7 @@ def _parse_statuses(name: str, text: str) -> tuple[int, ...]:
 
 
 def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | None]:
-    """Return a mapping from header names to the functions that narrow their values."""
+    """Return a dict from header names to the functions that reduce their values; ``None`` for no function."""
     if isinstance(value, Mapping):
         table = dict(value)
         for header, narrow in table.items():
@@ -202,18 +211,18 @@ def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | No
     for header in table:
         # RFC 9110, 5.6.2. "*" is a token too, but in Vary it means "never the same".
         if not isinstance(header, str) or not re.fullmatch(r"[A-Za-z0-9!#$%&'+.^_`|~-]+", header):
-            raise ConfigError(name, f"{header!r} is not the name of a header", "write names like Accept-Language")
+            raise ConfigError(name, f"{header!r} is not the name of a header", "write a name such as Accept-Language")
     return table
 
 
 def _check_bool(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(name, f"{value!r} is neither true nor false", "give True or False")
+        raise ConfigError(name, f"{value!r} is neither True nor False", "write True or False")
     return value
 
 
 def _check_tags(name: str, value: Any) -> Any:
-    """Return the tags; any text is a tag. They come as a list, so a tag may contain a comma."""
+    """Return the tags. A tag may contain a comma, so no text is split."""
     if callable(value):
         return value
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -221,12 +230,12 @@ def _check_tags(name: str, value: Any) -> Any:
     tags = tuple(value)
     for tag in tags:
         if not isinstance(tag, str) or not tag:
-            raise ConfigError(name, f"{tag!r} is not a tag", "give non-empty strings")
+            raise ConfigError(name, f"{tag!r} is not a tag", "write text that is not empty")
     return tags
 
 
 def _check_paths(name: str, value: Any) -> Any:
-    """Return paths, or the parameters of paths. The rule set, which knows the pattern, checks the parameters."""
+    """Return paths, or dicts of parameters, which the rule set checks against the pattern."""
     if callable(value):
         return value
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
@@ -239,7 +248,7 @@ def _check_paths(name: str, value: Any) -> Any:
 
 
 def _check_fallback(name: str, value: Any) -> Any:
-    remedy = 'give "blocking", a file, bytes, or a function that gets the environ and returns bytes'
+    remedy = 'write "blocking", the path of a file, bytes, or a function from environ to bytes'
     if value in ("blocking", b"") or callable(value) or isinstance(value, (bytes, Shell)):
         if value == b"":
             raise ConfigError(name, "the shell is empty", remedy)
@@ -252,13 +261,13 @@ def _check_fallback(name: str, value: Any) -> Any:
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         raise ConfigError(name, f"{os.fspath(value)}: {problem}", remedy) from error
-    from mimetypes import guess_type  # reads the tables of the system: only for a shell from a file
+    from mimetypes import guess_type  # needed only here: it reads tables of the system
 
     return Shell(body, guess_type(os.fspath(value))[0] or "text/html")
 
 
 class Shell(NamedTuple):
-    """The page that a client gets while the real page is rendered, read from a file."""
+    """A shell that was read from a file: the answer while the page is rendered."""
 
     body: bytes
     content_type: str
@@ -273,24 +282,24 @@ def _parse_bool(name: str, text: str) -> bool:
 
 
 def choice(*allowed: str) -> Kind:
-    """Return the kind of a value that is one of a few words."""
+    """Return the kind of a value that is one of ``allowed``."""
 
     def check(name: str, value: Any) -> str:
         if value not in allowed:
-            raise ConfigError(name, f"{value!r} is not possible", f"one of: {', '.join(allowed)}")
+            raise ConfigError(name, f"{value!r} is unknown", f"write {' or '.join(allowed)}")
         return str(value)
 
     return Kind(" or ".join(f'"{word}"' for word in allowed), check, lambda _name, text: text)
 
 
-def any_value(words: str, parse: Callable[[str, str], Any] | None = None) -> Kind:
+def any_value(name: str, parse: Callable[[str, str], Any] | None = None) -> Kind:
     """Return the kind of a value that another module checks."""
-    return Kind(words, lambda _name, value: value, parse)
+    return Kind(name, lambda _name, value: value, parse)
 
 
 LIFETIME = Kind('seconds, "forever", "auto" or a profile', _check_lifetime, _parse_lifetime)
-SECONDS = Kind("seconds", lambda n, v: _number(n, v, 0, "seconds, 0 or more"), _parse_number)
-PERIOD = Kind("seconds, above 0", lambda n, v: _number(n, v, 0.001, "seconds, above 0"), _parse_number)
+SECONDS = Kind("seconds", lambda n, v: _number(n, v, 0, "write seconds, 0 or more"), _parse_number)
+PERIOD = Kind("seconds, above 0", lambda n, v: _number(n, v, 0.001, "write seconds, above 0"), _parse_number)
 SIZE = Kind("bytes", _check_int, _parse_size)
 COUNT = Kind("number", _check_int, _parse_int)
 NAMES = Kind("list of names", _check_names, _split)

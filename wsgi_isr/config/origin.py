@@ -5,19 +5,16 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-#: Longer than any URL that browsers and proxies agree on; a longer URL is not cached.
+#: The maximum length of a URL that is cached, in characters. Browsers and proxies agree on less.
 MAX_URL = 8192
-
-
-#: A name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are kept in memory, so their length is limited.
+#: The maximum length of a host: a name of 255 bytes (RFC 1035, 2.3.4), and a port. Hosts are kept in memory.
 MAX_HOST = 261
-
 
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 class Site(NamedTuple):
-    """The place where an app is served: scheme, host, and its mount point (as in a :class:`PageKey`)."""
+    """The place where an app is served: scheme, host and mount point (the ``SCRIPT_NAME`` of PEP 3333)."""
 
     scheme: str
     host: str

@@ -1,8 +1,8 @@
-"""Find an app's own source, whose content distinguishes one release from the next.
+"""Find the source of an app. Its content distinguishes one release from the next.
 
-The search starts at the app's package or module. It includes the modules beside it that they import. It also includes
-the directories of templates and static files that the app's framework knows. The source is read when the app is
-wrapped. Files that change later belong to the next start: this process runs the code that it has loaded.
+The source is the app's package or module, and the modules beside it that are imported. The directories of templates and
+static files that the framework knows belong to it as well. The source is read when the app is wrapped. The
+process runs the code that it has loaded, so a later change counts from the next start on.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ PLATFORM_VARIABLES = (
     "GIT_COMMIT",
 )
 
-#: Any build may set one of these, to "unknown" as well: then each deploy would be the same release.
+#: Variables that any build may set. With a value such as "unknown", all deploys would be one release.
 _ONLY_COMMITS = ("SOURCE_COMMIT", "GIT_COMMIT")
 _COMMIT = re.compile("[0-9a-fA-F]{7,64}")
 
-#: Directories that frameworks use beside an app, for an app whose framework is unknown.
+#: Directories beside an app whose framework is unknown.
 _USUAL_FOLDERS = {"templates": Kind.TEMPLATES, "views": Kind.TEMPLATES, "static": Kind.STATIC}
 
-_OURS = __name__.partition(".")[0]
+_PACKAGE = __name__.partition(".")[0]
 _STDLIB = os.path.dirname(os.__file__)
 
 _log = logging.getLogger("wsgi_isr")
 
 
 def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
-    """Return the name of this release of an app; empty where none is found.
+    """Return the name of this release of an app; empty if no source is found.
 
     :param module: the name of the module that wraps the app.
-    :param environ: the process's environment.
+    :param environ: the environment variables of the process.
     """
     for variable in PLATFORM_VARIABLES:
         value = environ.get(variable, "").strip()
@@ -66,52 +66,50 @@ def release_of(app: Any, module: str, environ: Mapping[str, str]) -> str:
         release = digest_of(roots) if roots else ""
     except Exception as error:
         _log.warning(
-            'the source of the app cannot be read (%r), so that a deploy does not show: write release="..."', error
+            'the source of the app cannot be read (%r), so a deploy is not noticed: write release="..."', error
         )
         return ""
-    # A script without an app, and an app from an interactive Python, are not deployed.
-    is_typed = module == "__main__" and not getattr(sys.modules["__main__"], "__file__", None)
-    if not release and app is not None and not is_typed:
+    # Neither a script without an app nor an app in an interactive Python is deployed.
+    is_interactive = module == "__main__" and not getattr(sys.modules["__main__"], "__file__", None)
+    if not release and app is not None and not is_interactive:
         _log.warning(
-            'no source of %s is found, so that a deploy does not show: write release="...", or release=None if that is '
-            "meant",
+            'no source of %s is found, so a deploy is not noticed: write release="...", or release=None if that is '
+            "intended",
             module or "the app",
         )
     return release
 
 
 def project_folder(app: Any, module: str = "") -> str:
-    """Return the directory that the app is imported from: the parent of its package, or the directory of its module.
+    """Return the directory that an app is imported from: the parent of its package, or the directory of its module.
 
-    It is the current directory for an app that is installed (site-packages), or has no file.
+    For an app without a file, or an installed one (site-packages), return the current directory.
     """
     own = (root.base for root in _roots_if_possible(app, module) if root.base)
     return next(own, "") or os.getcwd()
 
 
 def state_folder(app: Any, module: str = "") -> str:
-    """Return the directory for files that the package keeps for an app, such as the default store.
-
-    The directory may not exist yet.
+    """Return the directory for the package's files for an app, such as the default store; it may not exist yet.
 
     :param module: the name of the module that wraps the app.
     """
     return os.path.join(project_folder(app, module), ".wsgi_isr")
 
 
-# Where the source is -----------------------------------------------------------------------------------
+# The roots of the source -------------------------------------------------------------------------------
 
 
 def _roots_if_possible(app: Any, module: str) -> tuple[Root, ...]:
     try:
         return _roots(app, module)
-    except Exception as error:  # an app may be built in an unforeseen way, and work
-        _log.debug("the source of the app cannot be looked for: %r", error)
+    except Exception as error:  # any object may be an app
+        _log.debug("the search for the source of the app failed: %r", error)
         return ()
 
 
 def _roots(app: Any, module: str) -> tuple[Root, ...]:
-    """Return the parts of an app that the app and the module that wraps it lead to."""
+    """Return the roots of the source of an app and of the module that wraps it."""
     names: list[str] = []
     folders: list[tuple[str, Kind]] = []
     others: list[str] = []
@@ -137,7 +135,7 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     if of_django:
         names += _of_django(folders)
     roots = [root for name in names if (root := _located(name)) is not None]
-    # Middlewares and frameworks are not the app's source.
+    # Installed middlewares and frameworks are not the app's source: their roots have no base.
     roots += [root for name in others if (root := _located(name)) is not None and root.base]
     roots += [root for name in [module] if (root := _located(name)) is not None]
     roots += [Root(".", folder, kind=Kind.TEXT) for root in roots if (folder := _beside(root))]
@@ -148,20 +146,20 @@ def _roots(app: Any, module: str) -> tuple[Root, ...]:
     for folder, kind in folders:
         path = os.path.abspath(folder)
         roots.append(Root(_label(path, base), path, kind=kind))
-    there = [root for root in dict.fromkeys(roots) if os.path.exists(root.path)]
-    source = [root.path + os.sep for root in there if root.kind is not Kind.LEFT_OUT]
-    # If uploads go into the directory of static files, or of the app, the app's own files there still count.
+    existing = [root for root in dict.fromkeys(roots) if os.path.exists(root.path)]
+    source = [root.path + os.sep for root in existing if root.kind is not Kind.LEFT_OUT]
+    # Uploads may go into the directory of static files, or of the app. The app's own files there still count.
     return tuple(
         root
-        for root in there
+        for root in existing
         if root.kind is not Kind.LEFT_OUT or not any(path.startswith(root.path + os.sep) for path in source)
     )
 
 
 def _beside(root: Root) -> str:
-    """Return the directory whose text files may belong to a module.
+    """Return the directory of a module, whose text files may belong to the app.
 
-    It is empty for a package, and for a module in a home directory or the root directory.
+    For a package, and for a module in a home directory or the root directory, return an empty text.
     """
     folder = os.path.dirname(root.path)
     is_module = bool(root.base) and root.path.endswith(MODULE_ENDINGS) and os.path.isfile(root.path)
@@ -174,7 +172,7 @@ def _module_of(app: Any) -> str:
 
 
 def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
-    """Return the modules of the Django project that is set up in this process, and add its directories."""
+    """Return the modules of this process's Django project, and add the project's directories to ``folders``."""
     conf = sys.modules.get("django.conf")
     if conf is None or not conf.settings.configured:
         return []
@@ -191,7 +189,7 @@ def _of_django(folders: list[tuple[str, Kind]]) -> list[str]:
     folders += [(os.fspath(folder), Kind.TEMPLATES) for folder in settings.LOCALE_PATHS]
     folders += [(os.fspath(folder), Kind.LEFT_OUT) for folder in (settings.MEDIA_ROOT, settings.STATIC_ROOT) if folder]
     for one in getattr(settings, "STATICFILES_DIRS", ()):
-        # A directory of static files may be a pair: a prefix, and the directory.
+        # An item may be a pair: a prefix, and the directory.
         folders.append((os.fspath(one[1] if isinstance(one, (list, tuple)) else one), Kind.STATIC))
     return [name for name in names if isinstance(name, str) and name]  # ROOT_URLCONF may be the patterns themselves
 
@@ -203,17 +201,14 @@ def _is_installed(path: str) -> bool:
 
 
 def _located(module: str) -> Root | None:
-    """Return the package or module with this name; ``None`` without a file.
-
-    A package inside of others gives the outermost one.
-    """
+    """Return the outermost package, or the module, of a dotted name; ``None`` if it has no file."""
     if module == "__main__":
         main = sys.modules["__main__"]
         if getattr(main, "__spec__", None) is None:
             return _of_file(getattr(main, "__file__", None))
         module = str(main.__spec__.name).removesuffix(".__main__")  # type: ignore[union-attr]
     top = module.partition(".")[0]
-    if not top or top == _OURS:
+    if not top or top == _PACKAGE:
         return None
     for base in _bases(top):
         if (found := resolved(module, base)) is not None:
@@ -252,5 +247,5 @@ def _base(folder: str) -> str:
 
 
 def _label(folder: str, base: str) -> str:
-    """Return a name for a directory that does not depend on the place of the project."""
+    """Return a name for a directory that is the same wherever the project is."""
     return os.path.relpath(folder, base) if base and folder.startswith(base + os.sep) else os.path.basename(folder)

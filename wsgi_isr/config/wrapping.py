@@ -1,4 +1,4 @@
-"""Wrap an app: check that it is one, load its configuration, and compute its identity."""
+"""The parts of wrapping an app: check the app, load its configuration, compute its digest, forward its attributes."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .source import release_of, state_folder
 
 _log = logging.getLogger("wsgi_isr")
 
-#: The length of a site's name in a job for renderer processes, in bytes.
-SITE_BYTES = 16
+#: The length of :func:`app_digest`, in bytes.
+APP_DIGEST_BYTES = 16
 
 
 def check_app(app: Any, option: str = "app", called: str = "") -> None:
-    """Return if this can be a WSGI app.
+    """Check, without a call, that ``app`` can be a WSGI app.
 
-    :param option: the place that errors name.
-    :param called: the call of a factory that is given in place of the app.
-    :raises ConfigError: it is none, as far as that shows without calling it.
+    :param option: the option that errors name.
+    :param called: the call to write if ``app`` is a factory.
+    :raises ConfigError: ``app`` is no WSGI app.
     """
     name = getattr(app, "__qualname__", "") or repr(app)
     if not callable(app):
-        raise ConfigError(option, f"{app!r} is not a WSGI application", "wrap what your server would call")
+        raise ConfigError(option, f"{app!r} is not a WSGI application", "wrap the object that your server calls")
     if isinstance(app, type):
         # PEP 3333 allows a class, whose instances are the results of the app.
         if not hasattr(app, "__iter__"):
@@ -46,19 +46,19 @@ def check_app(app: Any, option: str = "app", called: str = "") -> None:
     try:
         signature.bind({}, None)
     except TypeError:
-        problem = f"{name}{signature} does not take environ and start_response, so it is no WSGI application"
-        remedy = f"if it makes one, call it: {called or f'{name}()'}"
+        problem = f"{name}{signature} does not take environ and start_response, so it is not a WSGI application"
+        remedy = f"if it returns one, write {called or f'{name}()'}"
         raise ConfigError(option, problem, remedy) from None
 
 
-def advise(app: Any) -> None:
-    """Log, once in each process, what the flask command needs if an app of Flask is wrapped from outside."""
+def warn_of_flask_command(app: Any) -> None:
+    """Log, once in each process, that the flask command does not find a wrapped ``Flask`` object."""
     if is_flask(app):
-        _tell_of_flask()
+        _warn_of_flask_command()
 
 
 @functools.lru_cache
-def _tell_of_flask() -> None:
+def _warn_of_flask_command() -> None:
     _log.warning(
         "ISR wraps a Flask object, which the flask command does not find any more; if you use that command, write "
         "app.wsgi_app = ISR(app.wsgi_app, ...)"
@@ -68,8 +68,8 @@ def _tell_of_flask() -> None:
 def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) -> Config:
     """Return the configuration of an app, with its release and its state directory.
 
-    :param app: ``None`` for a script that wraps none.
-    :param module: the module that wraps it.
+    :param app: ``None`` for a script that wraps no app.
+    :param module: the module that wraps the app.
     :raises ConfigError: see :meth:`Config.load`.
     """
     config = Config.load(rules, options)
@@ -84,26 +84,28 @@ def configured(app: Any, rules: Any, options: Mapping[str, Any], module: str) ->
 
 
 def app_digest(config: Config, app: Any) -> bytes:
-    """Return the identity of a wrapped app, in every process that runs the same code.
+    """Return a digest that names a wrapped app in jobs for renderer processes.
 
-    Each release of the app has its own identity. It does not depend on the order in which apps were wrapped: the order
-    differs between processes that have found different numbers of tenants.
+    The digest is the same in every process that runs the same code, and another one in each release. The order of
+    wrapping does not count: it differs between processes that have found different numbers of tenants.
     """
     settings, owner = config.settings, getattr(app, "__self__", app)
     name = f"{type(owner).__module__}:{type(owner).__qualname__}:{getattr(app, '__qualname__', '')}"
-    what = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
-    told = repr((what, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies)))
-    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=SITE_BYTES).digest()
+    attributes = (name, str(getattr(owner, "import_name", "")), str(getattr(app, "__module__", "")))
+    identity = repr(
+        (attributes, settings.namespace, settings.release, settings.canonical_url, sorted(config.rules.policies))
+    )
+    return hashlib.blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=APP_DIGEST_BYTES).digest()
 
 
 class Wrapper:
-    """Base of an object that replaces the app it wraps: it has the attributes of the app besides its own.
+    """Base of an object that replaces an app. The object has its own attributes, and those of the app.
 
-    A public name of the class cannot be set. Any other public name belongs to the app, and is set there. Names that
-    begin with an underscore belong to the wrapper alone: copying, pickling and the like look them up.
+    A public name of the class cannot be set. Any other public name is set on the app. Names that begin with an
+    underscore belong to the wrapper alone, because copying and pickling look them up.
     """
 
-    if not TYPE_CHECKING:  # a misspelt name in this package must stay an error of its types
+    if not TYPE_CHECKING:  # mypy must still find misspelt names in this package
 
         def __getattr__(self, name: str) -> Any:
             app = self.__dict__.get("_app")
@@ -112,7 +114,7 @@ class Wrapper:
             return getattr(app, name)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            if self._is_app_s(name, f"{name} = ..."):
+            if self._belongs_to_app(name, f"{name} = ..."):
                 app = self._app
                 try:
                     setattr(app, name, value)
@@ -120,19 +122,19 @@ class Wrapper:
                 except AttributeError:
                     if hasattr(type(app), name):
                         raise
-            # A method, such as Flask's wsgi_app, has no attributes of its own: this object stores them.
+            # A method, such as Flask's wsgi_app, takes no attributes: this object stores them.
             object.__setattr__(self, name, value)
 
         def __delattr__(self, name: str) -> None:
-            if self._is_app_s(name, name) and name not in self.__dict__:
+            if self._belongs_to_app(name, name) and name not in self.__dict__:
                 delattr(self._app, name)
             else:
                 object.__delattr__(self, name)
 
-        def _is_app_s(self, name: str, change: str) -> bool:
+        def _belongs_to_app(self, name: str, change: str) -> bool:
             if name.startswith("_") or self.__dict__.get("_app") is None:
                 return False
             if hasattr(type(self), name):
-                remedy = f"choose another name, or write app.app.{change} to change the app inside"
-                raise ConfigError(f"ISR.{name}", "is a name of ISR itself, and cannot be changed", remedy)
+                remedy = f"use another name, or write app.app.{change} to change the app inside"
+                raise ConfigError(f"ISR.{name}", "this attribute of ISR cannot be changed", remedy)
             return True

@@ -21,7 +21,10 @@ from ..cache.tag_versions import claims
 from ..cache.task import Failed, Passed, Served, Task
 from ..cache.verdict import CacheDirectives, Validity
 from ..config import options as o
-from ..config.rules import PROFILES, Rule, RuleSet, check_templates
+from ..config.lifetime import PROFILES
+from ..config.policy import check_templates
+from ..config.rule_set import RuleSet
+from ..config.rules import Rule
 from ..errors import ConfigError, RefreshError
 from ..events import DataServed
 from .active_engine import DataEngine, all_engines, current_engine

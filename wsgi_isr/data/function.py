@@ -13,9 +13,10 @@ from ..cache.keyspace import EVERYTHING, stored_tag, tag_name
 from ..cache.task import Product, Task
 from ..cache.verdict import CacheDirectives, Failure, Storable
 from ..config import options as o
-from ..config.frameworks import personal
+from ..config.frameworks import personal_data_error
 from ..config.lifetime import Lifetime
-from ..config.rules import Rule, lease_for
+from ..config.policy import lease_for
+from ..config.rules import Rule
 from . import codec
 from .active_engine import DataEngine, may_be_in_request, request_engine
 from .closure import Identified, closure_of
@@ -130,7 +131,7 @@ class DataFunction(Identified, Generic[P, R]):
             try:
                 result = self._function(*self._positional(arguments), **self._named(arguments))
             except Exception as error:
-                return Failure("exception", None, directives, personal(error, self.name))
+                return Failure("exception", None, directives, personal_data_error(error, self.name))
         if self.is_personal():  # the closure may have changed during the call
             return Failure("closure")
         reason = self._unstorable_reason(result)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from ..cache.courier import courier
 from ..cache.invalidation import Receipt, tag_names
 from ..cache.journal import journal_for
-from ..config.development import Found, development_of, is_served_by
+from ..config.development import DevelopmentSign, development_of, is_served_by
 from ..config.identity import caller, name_of
 from ..config.origin import Site
 from ..config.settings import Config
-from ..config.wrapping import Wrapper, advise, app_digest, check_app, configured
+from ..config.wrapping import Wrapper, app_digest, check_app, configured, warn_of_flask_command
 from ..engine import Engine
 from ..events import Events, Subscriber
 from ..observe.debug import log_decisions
@@ -26,7 +26,7 @@ from ..pages.resolver import Pages
 from ..pages.respond import NOT_MODIFIED
 from ..stores import open_store
 from ..stores.base import Store
-from ..stores.fork_hooks import look as look_for_fork
+from ..stores.fork_hooks import detect_fork
 from ..stores.null import NullStore
 from .exchange import Backing, Exchange
 from .on_demand import is_stored, refresh_path
@@ -68,7 +68,7 @@ class ISR(Wrapper):
     ) -> None:
         check_app(app)
         if import_name is None:  # The flask command looks for the app in the app's own module.
-            advise(app)
+            warn_of_flask_command(app)
         self._configuration: Config = configured(app, rules, options, import_name or caller())
         settings = self.configuration.settings
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
@@ -113,18 +113,18 @@ class ISR(Wrapper):
         """Return whether this process has answered a request for the app."""
         return self._is_serving
 
-    def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> Found | None:
+    def _look_for_development(self, app: Any, environ: Mapping[str, Any] | None = None) -> DevelopmentSign | None:
         if runtime.stand_in is not None:
             return None
         return development_of(self.configuration.settings.development, app, environ)
 
-    def _settle(self, development: Found | None) -> None:
+    def _settle(self, development: DevelopmentSign | None) -> None:
         """Use the configured store, the store that tests put in its place, or no store during development."""
         given = self.configuration.settings
         self._live: Engine | None = None
         #: The sign that the app is being developed, which turns caching off.
         self._development = development
-        if development is not None and development.serves:
+        if development is not None and development.serves_requests:
             development.announce()
         if (stand_in := runtime.stand_in) is not None:
             self._store: Store = stand_in.store_of(given.store)
@@ -211,11 +211,11 @@ class ISR(Wrapper):
         # The lock is made after gevent has patched the process. A lock from before the patch would block all greenlets
         # once a greenlet yields while it holds the lock.
         with self._beginning.setdefault(os.getpid(), threading.Lock()):
-            look_for_fork()
+            detect_fork()
             if self._live is not None and not self._live.is_here:
                 self._forget_parent()
             known = self._development
-            if (self._live is None or again) and (known is None or not known.is_meant):
+            if (self._live is None or again) and (known is None or not known.is_deliberate):
                 development = self._look_for_development(self.app, environ)
                 if development != known:
                     self._settle(development)

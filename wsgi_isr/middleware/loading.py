@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
-    """Wrap the app that ``target`` names, for a server's command line: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
+    """Wrap the app that ``target`` names, on the command line of a server: ``gunicorn "wsgi_isr:wrap('myapp:app')"``.
 
-    :param target: ``module:attribute``; with ``()`` at its end, a factory to call.
+    :param target: ``module:attribute``, or ``module:factory()`` for the result of a call.
     :raises ConfigError: the module does not import, the object is no WSGI app, or an option is invalid.
     """
     return ISR(load(target, f"wrap({target!r})"), rules, import_name=target.partition(":")[0], **options)
@@ -24,8 +24,8 @@ def wrap(target: str, rules: Any = None, **options: Any) -> ISR:
 def isr_of(target: str) -> ISR:
     """Return the :class:`ISR` of the app that ``target`` names.
 
-    The :class:`ISR` may be the object, Flask's ``wsgi_app``, or below other middlewares. If there is none, wrap the app
-    with the options of the environment.
+    The :class:`ISR` may be the app itself, Flask's ``wsgi_app``, or inside of other middlewares. If there is none, wrap
+    the app with the options of the environment.
 
     :raises ConfigError: see :func:`wsgi_isr.config.loading.load`.
     """
@@ -34,9 +34,9 @@ def isr_of(target: str) -> ISR:
 
 
 def app_to_serve(target: str) -> WSGIApplication:
-    """Return the WSGI callable of ``wsgi-isr serve``: the app that ``target`` names.
+    """Return the app that ``wsgi-isr serve`` runs: the app that ``target`` names.
 
-    An app without an :class:`ISR` is wrapped, configured by the environment.
+    An app without an :class:`ISR` is wrapped, with the options of the environment.
 
     :raises ConfigError: see :func:`wsgi_isr.config.loading.load`.
     """

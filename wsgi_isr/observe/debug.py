@@ -21,9 +21,9 @@ _log = logging.getLogger("wsgi_isr.debug")
 
 
 def log_decisions() -> Subscriber:
-    """Return a subscriber that writes the lines.
+    """Return a subscriber that logs the lines.
 
-    If logging is not configured (as in development servers), the lines go to standard error.
+    If logging is not configured, as under development servers, the lines go to stderr.
     """
     _log.setLevel(logging.DEBUG)
     if not _log.hasHandlers():
@@ -46,27 +46,27 @@ def line_of(event: Event) -> str | None:
         return _line("data", event.label, event.shown or event.name, event.age, event.reason, "", event.seconds)
     if isinstance(event, Rendered):
         if event.refused:
-            return None  # the line before says so
+            return None  # the event `Refused` has a line
         return _line("render", "STORED" if event.stored else "NOT-STORED", event.text, seconds=event.seconds)
     if isinstance(event, RenderFailed):
         return _line("render", "FAILED", event.text, reason=event.reason) + f" retry_in={event.retry_in:.1f}"
     if isinstance(event, Refused):
         return _line("render", "REFUSED", event.text, reason=event.reason)
     if isinstance(event, UndeclaredVary):
-        looked = f"the app looked for {', '.join(event.headers)}; neither its Vary nor the rule says so"
-        return _line("render", "UNSAID", event.text, reason=looked)
+        reason = f"the app looked for {', '.join(event.headers)}; neither its Vary nor the rule says so"
+        return _line("render", "UNSAID", event.text, reason=reason)
     if isinstance(event, Invalidated):
         return _line("invalidate", event.mode.upper(), ", ".join(event.tags), reason=_undelivered(event))
     return None
 
 
 def _undelivered(event: Invalidated) -> str:
-    what = "pending" if event.journal is not None else "not delivered"
-    return f"{what}: {', '.join(event.undelivered)}" if event.undelivered else ""
+    state = "pending" if event.journal is not None else "not delivered"
+    return f"{state}: {', '.join(event.undelivered)}" if event.undelivered else ""
 
 
 def _line(
-    what: str,
+    kind: str,
     verdict: str,
     key: str,
     age: float | None = None,
@@ -80,11 +80,11 @@ def _line(
     pairs |= {name: value for name, value in (("reason", reason), ("lock", lock)) if value}
     if seconds is not None:
         pairs["ms"] = f"{1000 * seconds:.1f}"
-    return " ".join([what, *(f"{name}={_quoted(str(value))}" for name, value in pairs.items())])
+    return " ".join([kind, *(f"{name}={_quoted(str(value))}" for name, value in pairs.items())])
 
 
 def _quoted(text: str) -> str:
-    # Clients choose parts of the text. No part may look like another pair or another line.
+    # Parts of the text come from clients. No part may look like another pair or another line.
     return text if text.isprintable() and not any(mark in text for mark in ' "\\') else json.dumps(text)
 
 
@@ -100,6 +100,6 @@ def _shown(text: str) -> str:
     except (ValueError, TypeError):
         return text
     query = "&".join(f"{name}={value}" for name, value in key.query)
-    # Headers and cookies of the key appear as digests: a session may be among them.
+    # Headers and cookies in the key are shown as digests: a cookie may be a session.
     varied = "".join(f" {name}={_digest(value)}" for name, value in (*key.headers, *key.cookies))
     return f"{key.scheme}://{key.host}{path}{'?' if query else ''}{query}{varied}"

@@ -9,7 +9,7 @@ from functools import reduce
 from ..cache.entry import Content, HitForMiss
 from ..cache.verdict import _TARGETED, _TOKEN, FAILED_STATUSES, NEGATIVE_STATUSES, CacheDirectives, Failure, Storable
 from ..config.lifetime import Lifetime
-from ..config.rules import Policy
+from ..config.policy import Policy
 from .response_headers import date_of, is_for_caches, is_of_one_answer, kept, strong_etag
 
 

@@ -18,7 +18,8 @@ from ..cache.entry import Content, HitForMiss
 from ..cache.keyspace import tag_name
 from ..cache.task import Product, Task
 from ..cache.verdict import CacheDirectives, Failure, Personal, Storable
-from ..config.rules import Policy, RuleSet
+from ..config.policy import Policy
+from ..config.rule_set import RuleSet
 from ..events import InternalError, UndeclaredVary
 from .admission import admit, refuse, varies
 from .compression import encoded

@@ -20,7 +20,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..cache.keyspace import EVERYTHING, route_tag
-from ..config.rules import Policy, RuleSet
+from ..config.policy import Policy
+from ..config.rule_set import RuleSet
 from ..events import Events, InternalError
 from .request_key import MAX_SEGMENTS, PageKey, decoded, tags_of_page
 

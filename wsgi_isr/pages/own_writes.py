@@ -13,7 +13,7 @@ from typing import Any
 
 from werkzeug.http import dump_cookie
 
-#: The name is in :data:`~wsgi_isr.config.rules.IGNORED_COOKIES`: the cookie does not identify a visitor.
+#: The name is in :data:`~wsgi_isr.config.ignored_names.IGNORED_COOKIES`: the cookie does not identify a visitor.
 COOKIE = "wsgi_isr_wrote"
 #: Seconds beyond ``coherence``: browsers count whole seconds, and requests take time.
 GRACE = 1

@@ -15,9 +15,11 @@ from werkzeug.http import dump_cookie, parse_cookie
 
 from ..cache.keyspace import EVERYTHING, path_tag, prefix_tag, route_tag, stored_tag, tag_name
 from ..cache.verdict import Bypass
+from ..config.ignored_names import IGNORED_COOKIES, TRACKING
 from ..config.origin import _DEFAULT_PORT, MAX_HOST, MAX_URL, Site, site_of_url
-from ..config.rules import IGNORED_COOKIES, TRACKING, Policy, RuleSet
-from ..config.rules import tags_of as rule_tags
+from ..config.policy import Policy
+from ..config.policy import tags_of as rule_tags
+from ..config.rule_set import RuleSet
 from ..config.settings import HOST
 
 #: Each segment of a path is a prefix that can be invalidated, and costs a tag.
@@ -145,9 +147,9 @@ class Matcher:
         if site is None or not self.is_served(environ):
             return Bypass("host")
         policy, _ = self._rules.match(text or "/")
-        if policy.is_off:
+        if policy.has_no_rule:
             return Bypass("no-rule")
-        if policy.never:
+        if policy.is_never_cached:
             return Bypass("revalidate-0")
         if policy.bypass is not None and policy.bypass(environ):
             return Bypass("rule")
@@ -167,7 +169,7 @@ class Matcher:
             return None
         try:
             policy, _ = self._rules.match(decoded(environ.get("PATH_INFO", "")) or "/")
-            if policy.never or policy.is_off:
+            if policy.is_never_cached or policy.has_no_rule:
                 return None
             return path_tag(public_path(environ.get("SCRIPT_NAME", ""), environ.get("PATH_INFO", "")))
         except UnicodeError:

@@ -12,7 +12,7 @@ from ..cache.task import Passed, Task
 from ..cache.verdict import Bypass
 from ..config import options as o
 from ..config.origin import Site
-from ..config.rules import Policy
+from ..config.policy import Policy
 from ..config.settings import Config
 from ..errors import RefreshError
 from ..events import Events
@@ -23,8 +23,8 @@ from .listed_paths import Absent, Listings, TagVersions
 from .request_key import Matcher, PageKey, canonical, decoded, public_path, query_string
 
 #: The pages of plain requests that are remembered: matching, key and hash take longer than the rest of a look-up. The
-#: longest text of a key among them; both bound the memory to a few megabytes.
-MAX_REMEMBERED = 4096
+#: longest text of a key among them; both bound the memory to a megabyte.
+MAX_REMEMBERED = 1024
 MAX_REMEMBERED_TEXT = 512
 
 

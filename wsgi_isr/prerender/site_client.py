@@ -64,7 +64,7 @@ def check_shared(isr: ISR) -> None:
     :raises ConfigError: it is such a store, or development mode turns the cache off.
     """
     if isr._development is not None:
-        problem = f"{isr._development.what}, so that nothing is cached"
+        problem = f"{isr._development.text}, so that nothing is cached"
         raise ConfigError("development", problem, "set WSGI_ISR_DEVELOPMENT=cache, as the servers have it")
     if not (isr._store.keeps and isr._store.shared):
         kind = "memory://" if isr._store.keeps else "null://"

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ..cache.renderer_pool import ACCEPTED, FAILED, MAX_JOB, UNKNOWN
 from ..cache.task import Task
-from ..config.wrapping import SITE_BYTES
+from ..config.wrapping import APP_DIGEST_BYTES
 from ..middleware.isr import ISR
 from ..process import close_all
 from .child_process import StopSignal
@@ -166,11 +166,11 @@ class _JobRunner:
                 self._changed.notify_all()
 
     def _word(self, message: bytes) -> bytes:
-        isr = self._sites.get(message[:SITE_BYTES])
+        isr = self._sites.get(message[:APP_DIGEST_BYTES])
         if isr is None:
             return UNKNOWN
         try:
-            task = Task.unpack(message[SITE_BYTES:])
+            task = Task.unpack(message[APP_DIGEST_BYTES:])
         except Exception:  # sent by another version of this package
             return UNKNOWN
         with self._limited(task.timeout + task.wait + GRACE):

@@ -1,15 +1,15 @@
-"""The stores of cache entries: bytes by key, behind one contract (:mod:`.base`), opened by URL.
+"""Stores keep bytes by key. All stores have one contract (:mod:`.base`), and are opened by URL.
 
 | URL | module | shared by |
 | --- | --- | --- |
 | ``memcached://host[:port],host...[?timeout=S&...]`` | :mod:`.memcached` | the cluster |
 | ``memory://[?max_bytes=N]`` | :mod:`.memory` | the threads of one process |
 | ``sqlite:///path[?max_bytes=N&timeout=S]`` | :mod:`.sqlite` | one machine, across restarts |
-| ``null://`` | :mod:`.null` | no process: nothing is stored |
+| ``null://`` | :mod:`.null` | no process, because nothing is stored |
 
-Other distributions add a scheme through the entry point group ``wsgi_isr.stores``. The name of the entry point is the
-scheme. Its object is a callable that takes the URL and returns a :class:`~wsgi_isr.stores.base.Store`. Each store must
-pass the suite in :mod:`wsgi_isr.testing`.
+Other distributions add a scheme by an entry point of the group ``wsgi_isr.stores``. The name of the entry point is the
+scheme. Its object is a callable from the URL to a :class:`~wsgi_isr.stores.base.Store`. Each store must pass the suite
+in :mod:`wsgi_isr.testing`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["Store", "open_store"]
 
 GROUP = "wsgi_isr.stores"
 
-#: Module in this package and class. A module is imported when a URL has its scheme: sqlite3 only for SQLite.
+#: From scheme to module and class. A module is imported when a URL has its scheme: sqlite3 only for SQLite.
 BUILT_IN = {
     "memcached": ("memcached.store", "MemcachedStore"),
     "memory": ("memory", "MemoryStore"),
@@ -41,7 +41,7 @@ BUILT_IN = {
 def open_store(url: str, *, option: str = "store") -> Store:
     """Return the store for a URL.
 
-    :param option: the place that errors name: an argument, or an environment variable.
+    :param option: the option or environment variable that errors name.
     :raises ConfigError: the scheme or a URL option is unknown, or the store cannot be opened.
     """
     try:
@@ -59,28 +59,28 @@ def _factory(scheme: str) -> Callable[[str], Store]:
 
 
 def _open_foreign(scheme: str, url: str) -> Store:
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
+    from importlib.metadata import entry_points  # slow to import
 
-    # A distribution is found twice where sys.path leads to it twice.
+    # A distribution is found twice if sys.path leads to it twice.
     found = {(point.name, point.value): point for point in entry_points(group=GROUP)}
     points = [point for point in found.values() if point.name == scheme]
     if not points:
         known = sorted({*BUILT_IN, *(name for name, _ in found)})
-        raise ConfigError("store", f"no store for {scheme}://", suggest(scheme, known))
+        raise ConfigError("store", f"no store has the scheme {scheme}://", suggest(scheme, known))
     if len(points) > 1:
         owners = " and ".join(_owner(point) for point in points)
-        raise ConfigError("store", f"{owners} both claim {scheme}://", "uninstall one of them")
+        raise ConfigError("store", f"{owners} both have the scheme {scheme}://", "uninstall one of them")
     point = points[0]
     try:
         store = point.load()(url)
     except ConfigError:
         raise
     except Exception as error:
-        problem = f"{_owner(point)} failed to open {scheme}://: {type(error).__name__}: {error}"
-        raise ConfigError("store", problem, "see its documentation") from error
+        problem = f"{_owner(point)} cannot open {scheme}://: {type(error).__name__}: {error}"
+        raise ConfigError("store", problem, "write the URL as the documentation of that distribution says") from error
     if not isinstance(store, Store):
-        problem = f"{_owner(point)} made a {type(store).__name__} for {scheme}://"
-        raise ConfigError("store", problem, "it must be a wsgi_isr.stores.base.Store")
+        problem = f"{_owner(point)} returned a {type(store).__name__} for {scheme}://"
+        raise ConfigError("store", problem, "it must return a wsgi_isr.stores.base.Store")
     return store
 
 

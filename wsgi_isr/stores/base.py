@@ -1,10 +1,10 @@
 """The store contract: eight verbs over bytes.
 
-Leases, tag versions, limits and back-off are recipes on top of these verbs. A store knows nothing of pages. Every store
-passes the suite in :mod:`wsgi_isr.testing`.
+Leases, tag versions, limits and back-off are built on these verbs. A store knows nothing of pages. Every store passes
+the suite in :mod:`wsgi_isr.testing`.
 
-Three answers are distinct everywhere: a value, *missing* (``None``, or absent), and *unreachable*
-(:class:`~wsgi_isr.errors.StoreUnavailable`). The callers decide how each one is answered.
+A read has three results: a value, *missing* (``None``, or absent), and *unreachable*
+(:class:`~wsgi_isr.errors.StoreUnavailable`). The caller decides what to do about each.
 """
 
 from __future__ import annotations
@@ -16,25 +16,30 @@ from typing import Any, NamedTuple
 from ..errors import StoreUnavailable
 
 Token = Any
-"""The token that :meth:`Store.gets` returns and :meth:`Store.cas` takes; opaque to all other code."""
+"""The token from :meth:`Store.gets` for :meth:`Store.cas`. Only the store knows its content."""
 
 
 class Versioned(NamedTuple):
-    """A value with its token, by which :meth:`Store.cas` detects a later write."""
+    """A value with its token. By the token, :meth:`Store.cas` detects a later write."""
 
     value: bytes
     token: Token
 
 
 class Many(NamedTuple):
-    """The answer of :meth:`Store.get_many`; a key in neither mapping is missing."""
+    """The result of :meth:`Store.get_many`. A key in neither dict is missing."""
 
     values: dict[str, bytes]
     unreachable: dict[str, StoreUnavailable]
 
 
 class Route(NamedTuple):
-    """The text that decides the node of a key. ``node`` is set where the key names its node."""
+    """The way from a key to its node.
+
+    :param control: whether the key is a tag or an epoch, which never moves to another node.
+    :param text: the text that decides the node.
+    :param node: the node that the key itself names; ``None`` for other keys.
+    """
 
     control: bool
     text: str
@@ -42,11 +47,11 @@ class Route(NamedTuple):
 
 
 def route(key: str) -> Route:
-    """Return which node a key belongs on, read from the key: ``schema:namespace:plane:name[:suffix]``.
+    """Return the route of a key ``schema:namespace:plane:name[:suffix]``.
 
-    Planes ``p`` (pages) and ``d`` (data) may move to another node while theirs is down. A suffix does not count, so
-    that a lease stays on the node of its cache entry. Plane ``t`` (tags) never moves. In plane ``e`` (epochs), the name
-    is that of the node. Keys of another form are data, routed by the whole key.
+    Keys in the planes ``p`` (pages) and ``d`` (data) move to another node while their node is down. Their suffix does
+    not count, so a lease is on the node of its cache entry. Keys in the planes ``t`` (tags) and ``e`` (epochs) never
+    move. The name of an epoch is that of its node. Any other key is data, routed by the key as a whole.
     """
     schema, namespace, plane, name = (*key.split(":", 3), "", "", "")[:4]
     if plane == "e" and name:
@@ -59,8 +64,8 @@ def route(key: str) -> Route:
 def is_control(key: str) -> bool:
     """Return whether ``key`` is a tag or an epoch.
 
-    A lost control key costs the renders of all pages that carry it. Therefore, the built-in stores evict control keys
-    last.
+    The loss of a control key costs a render of each page with this tag. Therefore, the built-in stores evict control
+    keys last.
     """
     parts = key.split(":", 3)
     return len(parts) == 4 and parts[2] in _CONTROL_PLANES and parts[3] != ""
@@ -69,104 +74,104 @@ def is_control(key: str) -> bool:
 _CONTROL_PLANES = ("t", "e")
 
 
-#: The part of a store's bytes that control keys may take together. All slots of :mod:`wsgi_isr.cache.keyspace` fit into
-#: this part of the default sizes, so that a flood of URLs evicts none of them.
+#: The part of a store's bytes for all control keys together. All slots of :mod:`wsgi_isr.cache.keyspace`
+#: fit into this part of the default sizes, so a flood of URLs evicts no control key.
 CONTROL_SHARE = 1 / 2
 
 
 class Store(abc.ABC):
     """Bytes by key, shared by all processes that open the same URL.
 
-    Keys are printable ASCII without spaces, at most 200 characters (see :func:`route`). Values are any bytes up to
-    :attr:`max_value`. ``ttl`` is in seconds, above 0; ``None`` keeps the value until it is evicted. A value past its
-    ttl is missing, for every verb. Only :meth:`cas` also takes the ttl 0, which removes the value at once. The owner of
-    a lease releases the lease so, without a risk to the lease of a later owner.
+    A key is printable ASCII without spaces, at most 200 characters (see :func:`route`). A value is any bytes up to
+    :attr:`max_value`. A ``ttl`` is in seconds, above 0; ``None`` keeps the value until it is evicted. After its ttl, a
+    value is missing for every verb. :meth:`cas` alone takes the ttl 0 as well, which removes the value at once. In
+    this way, an owner releases a lease without a risk to the lease of a later owner.
 
-    Every verb may raise :class:`~wsgi_isr.errors.StoreUnavailable`; a write that raises it may have happened or not.
-    The writing verbs raise :class:`~wsgi_isr.errors.ValueTooLarge` *before* they change anything. All verbs may be
-    called from any thread, and in a child after ``fork`` without any call in between. A store opens its files and
-    sockets lazily, and drops in the child all that a process must not inherit.
+    Every verb may raise :class:`~wsgi_isr.errors.StoreUnavailable`. A write that raises it may have happened or not.
+    The writing verbs raise :class:`~wsgi_isr.errors.ValueTooLarge` *before* they change anything. Any thread may call
+    any verb, also in the child of a ``fork``, without preparation. A store opens its files and sockets lazily. In a
+    child, it drops all objects that a process must not inherit.
     """
 
-    #: Bytes; larger values are refused.
+    #: The maximum size of a value, in bytes.
     max_value: int = 64 * 1024 * 1024
 
-    #: Whether a stored value can come back; where not, caching is off.
+    #: Whether the store keeps values. If not, caching is off.
     keeps: bool = True
 
-    #: Whether other processes see what is stored.
+    #: Whether other processes see the values.
     shared: bool = True
 
-    #: The names of the nodes that the store spreads its keys over; each node can fail alone.
+    #: The names of the nodes that hold the keys. Each node can fail alone.
     nodes: tuple[str, ...] = ("local",)
 
-    #: Whether the nodes are on other machines, and can be away while this process runs.
+    #: Whether the nodes are on other machines, and may be down while this process runs.
     remote: bool = False
 
-    #: Whether the place of the store depends on the current directory of the process.
+    #: Whether the location of the store depends on the current directory of the process.
     relative: bool = False
 
-    #: The scheme of its URLs.
+    #: The scheme of the store's URLs.
     scheme: str = "store"
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Return the URLs of the nodes, or of the file. Two stores with a common place are the same store."""
+        """Return the URLs of the nodes, or of the file. Two stores with a URL in common are the same store."""
         return tuple(f"{self.scheme}://{node}" for node in self.nodes)
 
     @property
     def location(self) -> str:
-        """Return the name of the store for messages: absolute, and without secrets."""
+        """Return the URL of the store for messages: absolute, and without secrets."""
         return f"{self.scheme}://{','.join(self.nodes)}"
 
     def node_of(self, key: str) -> str:
-        """Return the node that holds a control key: always the same one, reachable or not."""
+        """Return the node of a control key: always the same one, whether it is reachable or not."""
         return self.nodes[0]
 
     def is_displaced(self, key: str) -> bool:
-        """Return whether another node answers for ``key`` because the key's own node is down.
+        """Return whether another node answers for ``key`` because the node of the key is down.
 
-        A missing value then proves nothing.
+        If so, a missing value proves nothing.
         """
         return False
 
     @abc.abstractmethod
     def get(self, key: str) -> bytes | None:
-        """Return the value, or ``None`` where it is missing."""
+        """Return the value, or ``None`` if it is missing."""
 
     @abc.abstractmethod
     def get_many(self, keys: Sequence[str]) -> Many:
-        """Return all values, with one round trip to each node that holds one of them.
+        """Return all values, with one round trip to each node that holds any of them.
 
-        An unreachable node raises no error: its keys come back in ``unreachable``.
+        An unreachable node raises no error: its keys are in ``unreachable``.
         """
 
     @abc.abstractmethod
     def gets(self, key: str) -> Versioned | None:
-        """Return the value with the token for :meth:`cas`, or ``None`` where it is missing."""
+        """Return the value with a token for :meth:`cas`, or ``None`` if it is missing."""
 
     @abc.abstractmethod
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        """Write the value, whether the key is there or not."""
+        """Write the value, whether the key exists or not."""
 
     @abc.abstractmethod
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
-        """Write the value only where the key is missing; return ``False`` where it is there.
+        """Write the value if the key is missing; return ``False`` if it exists.
 
-        Atomic: of any number of concurrent calls, in any number of processes, exactly one returns ``True``.
+        Atomic: one of all concurrent calls, in all processes, returns ``True``.
         """
 
     @abc.abstractmethod
     def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
-        """Write only if the key was not written, deleted or evicted since :meth:`gets` returned ``token``.
+        """Write the value, unless the key was written, deleted or evicted since :meth:`gets` returned ``token``.
 
-        Return ``False`` otherwise. Atomic. A write of equal bytes counts as a write.
+        Return whether the value was written. Atomic. A write of equal bytes counts as a write.
         """
 
     @abc.abstractmethod
     def delete(self, key: str) -> bool:
-        """Remove the value; return ``False`` where it was missing."""
+        """Remove the value; return ``False`` if it was missing."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Close files and sockets. Further calls are harmless; a later verb opens them again."""
+        """Close files and sockets. A second call does nothing; a later verb opens them again."""

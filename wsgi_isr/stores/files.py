@@ -1,7 +1,7 @@
 """Check the access of this process to a file, without creating the file.
 
-Root may construct an app whose processes change their user later (``gunicorn --preload --user``). Those processes could
-not open a file that root created. A symbolic link in its place could lead root to any file.
+Root may construct an app whose processes change their user later (``gunicorn --preload --user``). The processes could
+not open a file that root created. A symbolic link in place of the file could lead root to any file.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ import stat
 
 
 def check_writable(path: str) -> None:
-    """Return if this process may read and write the file, or create it and its missing directories.
+    """Check that this process may read and write the file, or create it and its missing directories.
 
-    :raises OSError: it may not; ``filename`` is the file or directory that denies access.
+    :raises OSError: the access is denied; ``filename`` is the file or directory that denies it.
     """
-    place, above, mode = os.path.abspath(path), False, None
+    place, is_above, mode = os.path.abspath(path), False, None
     while mode is None:
         try:
             mode = os.stat(place).st_mode
         except FileNotFoundError:
-            place, above = os.path.dirname(place), True
-    if stat.S_ISDIR(mode) and not above:
+            place, is_above = os.path.dirname(place), True
+    if stat.S_ISDIR(mode) and not is_above:
         raise _error(errno.EISDIR, place)
-    wanted = os.W_OK | os.X_OK if above else os.R_OK | os.W_OK
+    wanted = os.W_OK | os.X_OK if is_above else os.R_OK | os.W_OK
     if not os.access(place, wanted, effective_ids=os.access in os.supports_effective_ids):
         raise _error(errno.EACCES, place)
 
 
 def check_link(path: str) -> None:
-    """Return if root may follow ``path``. A link that another user can create would lead root to any file.
+    """Check that root may open ``path``. A link of another user could lead root to any file.
 
-    :raises OSError: it is such a link, and this process runs as root.
+    :raises OSError: this process runs as root, and another user may have created the link.
     """
     if os.name != "posix" or os.geteuid() != 0:
         return
@@ -43,23 +43,23 @@ def check_link(path: str) -> None:
         return  # the file is missing, or opening it will report the error
     is_foreign = found.st_uid != 0 or folder.st_uid != 0 or folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     if stat.S_ISLNK(found.st_mode) and is_foreign:
-        raise OSError(errno.ELOOP, "a link of another user, or in a directory of one", path)
+        raise OSError(errno.ELOOP, "a link of another user, or in a directory of another user", path)
 
 
 def this_user() -> str:
-    """Return the user of this process, as messages name it."""
+    """Return the user of this process, for messages."""
     try:
         import pwd  # not on Windows
 
         return f"user {pwd.getpwuid(os.geteuid()).pw_name}"
     except ImportError:
         return "this user"
-    except KeyError:  # a process needs no account
+    except KeyError:  # the user has no account
         return f"user {os.geteuid()}"
 
 
 def owner_of(path: str) -> str:
-    """Return the owner of a file, or of the nearest existing directory above it, as messages name it."""
+    """Return the owner of a file, or of the nearest existing directory above it, for messages."""
     try:
         found = os.stat(path)
     except FileNotFoundError:

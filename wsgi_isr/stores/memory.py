@@ -1,6 +1,6 @@
-"""The store of one process, bounded by bytes: ``memory://[?max_bytes=N]``.
+"""The store of one process, limited in bytes: ``memory://[?max_bytes=N]``.
 
-The least recently used item is evicted first, control keys last.
+The least recently used pages are evicted first, control keys last.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from .fork_hooks import ForkAware, watch
 from .urls import parse_store_url
 
-#: Bytes that CPython needs for an item besides the bytes of key and value (objects, table slots): measured with
-#: tracemalloc, rounded up. A test compares it with a measurement.
+#: Bytes of an item in CPython besides key and value (objects, table slots), measured with tracemalloc and rounded up. A
+#: test compares the number with a measurement.
 ITEM_OVERHEAD = 432
 
 #: The minimum and the default of ``max_bytes``.
@@ -33,8 +33,8 @@ class _Item(NamedTuple):
     size: int
 
 
-class _Shelf:
-    """Items that are evicted together, the least recently used first."""
+class _LRU:
+    """Items in the order of their last use, the least recently used first."""
 
     def __init__(self) -> None:
         self.items: OrderedDict[str, _Item] = OrderedDict()
@@ -58,13 +58,13 @@ class _Shelf:
 class MemoryStore(ForkAware, Store):
     """Bytes in a dict.
 
-    :param max_bytes: the limit of keys, values and their overhead together, at least 64 KiB. One value may take a
-        quarter of it (and at most :attr:`Store.max_value`), so that one page cannot evict all others. Control keys may
-        take :data:`~.base.CONTROL_SHARE` of it, and are evicted after all pages.
-    :param clock: seconds; any zero.
-    :raises ConfigError: ``max_bytes`` is smaller.
+    :param max_bytes: the maximum of keys, values and their overhead together, at least 64 KiB. One value takes at most
+        a quarter of it, and at most :attr:`Store.max_value`, so one page cannot evict all others. Control keys take at
+        most :data:`~.base.CONTROL_SHARE` of it, and are evicted after all pages.
+    :param clock: seconds since any moment.
+    :raises ConfigError: ``max_bytes`` is too small.
 
-    A child starts empty after ``fork``: an inherited copy would only diverge from the parent's.
+    The store is empty in the child of a ``fork``: an inherited copy would diverge from the parent's.
     """
 
     shared = False
@@ -73,35 +73,38 @@ class MemoryStore(ForkAware, Store):
 
     def __init__(self, max_bytes: int = MAX_BYTES, *, clock: Callable[[], float] = time.monotonic) -> None:
         if max_bytes < SMALLEST:
-            raise ConfigError("store", f"max_bytes={max_bytes} is too small", f"write {SMALLEST} or more")
+            raise ConfigError("store", f"max_bytes={max_bytes} is too small", f"write max_bytes={SMALLEST} or more")
         self.max_bytes = max_bytes
         self.max_value = min(Store.max_value, max_bytes // 4)
         self._clock = clock
-        # The count goes on in children and after items are dropped: no token is returned twice.
+        # Children continue the count, and no item resets it: no token is returned twice.
         self._tokens = itertools.count(1)
         self._start_empty()
         watch(self)
 
     def _start_empty(self) -> None:
         self._lock = threading.Lock()
-        self._pages = _Shelf()
-        self._control = _Shelf()
-        self._writes = 0  # since the last removal of expired items
+        self._pages = _LRU()
+        self._control = _LRU()
+        self._writes = 0  # since the last search for expired items
 
     after_fork_in_child = _start_empty
 
     @property
     def size(self) -> int:
-        """Return the bytes of keys, values and their overhead together."""
+        """Return the bytes of all keys and values with their overhead."""
         return self._pages.bytes + self._control.bytes
 
     @classmethod
     def from_url(cls, url: str) -> MemoryStore:
-        """Return the store for ``memory://``, with ``?max_bytes=`` or without."""
+        """Return the store for ``memory://[?max_bytes=N]``.
+
+        :raises ConfigError: the URL has other parts.
+        """
         parts = parse_store_url(url, options=("max_bytes",))
         if parts.host or parts.path:
             raise ConfigError("store", "memory:// takes neither host nor path", "write memory://")
-        return cls(parts.whole("max_bytes", MAX_BYTES))
+        return cls(parts.integer("max_bytes", MAX_BYTES))
 
     def get(self, key: str) -> bytes | None:
         with self._lock:
@@ -144,44 +147,44 @@ class MemoryStore(ForkAware, Store):
         with self._lock:
             if self._live(key) is None:
                 return False
-            self._shelf(key).drop(key)
+            self._lru(key).drop(key)
             return True
 
     def close(self) -> None:
-        """Do nothing: there is nothing to close, and the values stay."""
+        """Do nothing. The values stay."""
 
     # The callers of the methods below hold the lock.
 
-    def _shelf(self, key: str) -> _Shelf:
+    def _lru(self, key: str) -> _LRU:
         return self._control if is_control(key) else self._pages
 
     def _live(self, key: str) -> _Item | None:
-        shelf = self._shelf(key)
-        item = shelf.items.get(key)
+        lru = self._lru(key)
+        item = lru.items.get(key)
         if item is not None and item.expires is not None and item.expires <= self._clock():
-            shelf.drop(key)
+            lru.drop(key)
             return None
         return item
 
     def _use(self, key: str) -> _Item | None:
         item = self._live(key)
         if item is not None:
-            self._shelf(key).items.move_to_end(key)
+            self._lru(key).items.move_to_end(key)
         return item
 
     def _put(self, key: str, value: bytes, ttl: float | None) -> None:
         expires = None if ttl is None else self._clock() + ttl
         item = _Item(bytes(value), next(self._tokens), expires, len(key) + len(value) + ITEM_OVERHEAD)
-        self._shelf(key).put(key, item)
+        self._lru(key).put(key, item)
         self._writes += 1
         self._control.shrink(self.max_bytes * CONTROL_SHARE)
         if self.size > self.max_bytes:
             self._make_room()
 
     def _make_room(self) -> None:
-        """Evict pages, expired ones first, however recently they were used.
+        """Evict pages: first all expired ones, then the least recently used.
 
-        The search for expired items reads all items, so it runs once in as many writes. A heap of deadlines would take
+        The search for expired pages reads all pages, so it runs once in as many writes. A heap of deadlines would take
         a quarter more memory.
         """
         if self._writes >= len(self._pages.items):

@@ -1,4 +1,4 @@
-"""The store that stores nothing: ``null://``. Caching is off; the rest works."""
+"""The store that stores nothing: ``null://``. It turns caching off."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .urls import parse_store_url
 class NullStore(Store):
     """Store nothing: every key is always missing.
 
-    ``add`` returns ``True``: every process gets the lease, so each render goes ahead, as without a cache.
+    ``add`` returns ``True``, so every process gets the lease, and no render waits.
     """
 
     keeps = False
@@ -21,7 +21,10 @@ class NullStore(Store):
 
     @classmethod
     def from_url(cls, url: str) -> NullStore:
-        """Return the store for ``null://``; the URL has no other parts."""
+        """Return the store for ``null://``.
+
+        :raises ConfigError: the URL has other parts.
+        """
         parts = parse_store_url(url)
         if parts.host or parts.path:
             raise ConfigError("store", "null:// takes neither host nor path", "write null://")
@@ -54,6 +57,6 @@ class NullStore(Store):
         pass
 
     def _refuse_large(self, key: str, value: bytes) -> None:
-        """Raise as other stores do: switching the cache off must not hide that a page is too large for it."""
+        """Raise as other stores do. A page that is too large must not become visible only with another store."""
         if len(value) > self.max_value:
             raise ValueTooLarge(key, len(value), self.max_value)

@@ -80,7 +80,7 @@ def _move_control_keys() -> None:
         first = self.node_of(key)
         return tuple(self._nodes[name] for name in (first, *(name for name in self.nodes if name != first)))
 
-    MemcachedStore._find_places = places  # type: ignore[method-assign]
+    MemcachedStore._find_nodes = places  # type: ignore[method-assign]
 
 
 #: For each rule, the function that breaks it.

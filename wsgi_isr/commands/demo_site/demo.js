@@ -1,9 +1,9 @@
 "use strict";
-// The page is cached, so it cannot contain the headers of this answer. Each request here is a fetch of the page: its
-// headers are shown, and its content replaces that of the page, so that both are of one answer.
+// A cached page cannot contain the headers of its own answer. Therefore, this script requests the page again. The
+// headers go into the table, and the content replaces the page, so that both are of one answer.
 
 const find = (id) => document.getElementById(id);
-const LONGEST = 15; // rows of the table
+const MAX_ROWS = 15; // of the table
 
 async function ask() {
   const asked = new Date();
@@ -15,7 +15,7 @@ async function ask() {
     const page = new DOMParser().parseFromString(text, "text/html").getElementById("page");
     find("page").replaceWith(page);
   } else {
-    find("said").textContent = text;
+    find("message").textContent = text;
   }
   const verdict = answer.headers.get("X-ISR") || "-";
   const render = answer.ok ? find("renders").textContent : "-";
@@ -26,7 +26,7 @@ async function ask() {
     row.insertCell().textContent = value;
   }
   find("answers").prepend(row);
-  while (find("answers").rows.length > LONGEST) {
+  while (find("answers").rows.length > MAX_ROWS) {
     find("answers").lastElementChild.remove();
   }
 }
@@ -36,14 +36,14 @@ async function act(action) {
     method: "POST",
     body: new URLSearchParams({ path: location.pathname }),
   });
-  find("said").textContent = await answer.text();
+  find("message").textContent = await answer.text();
   await ask();
 }
 
-// Only one request at a time, so that the rows are in the order of the answers.
+// One request at a time, so that the rows are in the order of the answers.
 let last = Promise.resolve();
 function queue(what) {
-  last = last.then(what).catch((error) => { find("said").textContent = `No answer: ${error.message}`; });
+  last = last.then(what).catch((error) => { find("message").textContent = `No answer: ${error.message}`; });
   return last;
 }
 

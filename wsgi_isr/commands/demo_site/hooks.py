@@ -1,4 +1,4 @@
-"""The configuration of gunicorn for the demo: two workers, and an end with the process that started the server."""
+"""The configuration of gunicorn for the demo: two workers, which end when the command ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["on_exit", "on_reload", "on_starting", "post_worker_init", "pre_fork"
 workers = 2
 worker_class = "gthread"
 threads = 16
-#: Seconds for requests that are being answered when the server stops.
+#: The maximum time for requests in progress when the server stops, in seconds.
 graceful_timeout = 2
 loglevel = "info"
 accesslog = os.path.join(os.environ[FOLDER], "access.log")
@@ -27,16 +27,16 @@ control_socket_disable = True
 
 
 def on_starting(server: Any) -> None:
-    """Make the master end with its parent. gunicorn calls this in the master, before it listens."""
-    # SIGTERM, so that the master ends workers and renderer processes in order.
+    """End the master when its parent ends. gunicorn calls this in the master, before it listens."""
+    # After SIGTERM, the master stops workers and renderer processes in order.
     die_with(int(os.environ[PARENT]), signal.SIGTERM)
 
 
 def on_exit(server: Any) -> None:
-    """End as the hooks do, and remove the directory of a demo that has died.
+    """Run the hook of the package, and remove the directory of a demo whose command was killed.
 
     gunicorn calls this in the master, after the last worker.
     """
     hooks.on_exit(server)
-    if os.getppid() != int(os.environ[PARENT]):  # no other process is left to remove the directory
+    if os.getppid() != int(os.environ[PARENT]):  # the command cannot remove the directory any more
         shutil.rmtree(os.environ[FOLDER], ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The process of the demo's server: started on a socket that is already open, ended by its id."""
+"""The server of the demo: gunicorn on a socket that is already open, ended by its process id."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from ...config.settings import ENV_PREFIX
 from .site import FOLDER, PARENT, SECRET
 from .visitor import HOST, Visitor
 
-#: Seconds until the server answers, and until it has ended after SIGTERM.
+#: The maximum time until the first answer, and from SIGTERM to the end, in seconds.
 _STARTING, _STOPPING = 30.0, 10.0
 
 
 class ServerDied(Exception):
-    """gunicorn has ended by itself, or has not answered in time."""
+    """gunicorn has ended, or has not answered in time."""
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket that listens at ``port``; 0 stands for a free one.
+    """Return a socket that listens on ``port``; 0 stands for a free port.
 
     :raises OSError: the port cannot be used.
     """
@@ -46,9 +46,9 @@ def listen(port: int) -> socket.socket:
 class Server:
     """Run the site under gunicorn until the ``with`` block ends.
 
-    :param listener: from :func:`listen`; it is closed here once gunicorn has inherited it.
-    :param folder: for the store, the logs and the state of the site.
-    :param pause: waits that many seconds while the server starts; an exception that it raises ends the server.
+    :param listener: from :func:`listen`. gunicorn inherits the socket, and this process closes its own copy.
+    :param folder: the directory for the store, the logs and the state of the site.
+    :param pause: waits for some seconds while the server starts. If it raises, the server is stopped.
     :raises ServerDied: gunicorn does not start.
     """
 
@@ -73,9 +73,9 @@ class Server:
                 stdout=log,
                 stderr=log,
                 pass_fds=[self._listener.fileno()],
-                start_new_session=True,  # Ctrl-C in the terminal is for the command, which ends the server in order
+                start_new_session=True,  # Ctrl-C reaches the command alone, which then stops the server
             )
-        self._listener.close()  # connections to this copy would never be accepted
+        self._listener.close()  # this process accepts no connections
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -89,7 +89,7 @@ class Server:
         self.stop()
 
     def stop(self) -> None:
-        """Ask gunicorn to end; kill all its processes if that takes too long."""
+        """Stop gunicorn with SIGTERM; kill all its processes if they take too long."""
         if self.process.poll() is None:
             self.process.terminate()
             try:
@@ -104,13 +104,13 @@ class Server:
         return "\n".join(self._log.read_text("utf-8", "replace").splitlines()[-lines:])
 
     def _environment(self) -> dict[str, str]:
-        # Options of the caller's own site, and of the caller's own gunicorn, would change the story.
+        # Options for another site or another gunicorn would change the story.
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(ENV_PREFIX) and name != "GUNICORN_CMD_ARGS"
         }
-        # The server runs in another folder, and must find the same modules as this process.
+        # The server runs in another directory, and must find the modules of this process.
         path = os.pathsep.join(map(os.path.abspath, sys.path))
         own = {FOLDER: str(self._folder), SECRET: secrets.token_hex(), PARENT: str(os.getpid()), "PYTHONPATH": path}
         return {**inherited, **own, "PYTHONUNBUFFERED": "1"}

@@ -1,6 +1,6 @@
-"""The news site of the demo: a WSGI app made with werkzeug alone, and the middleware around it.
+"""The news site of the demo: a WSGI app with werkzeug alone, and the middleware around it.
 
-Its settings come from variables whose names do not begin with ``WSGI_ISR_``: those are options of the middleware.
+The names of its environment variables do not begin with ``WSGI_ISR_``, the prefix for options of the middleware.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ...middleware.isr import ISR
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
-#: The directory for the store, the counters of renders and the switch of the backend.
+#: The variable with the directory of the store, the counters of renders and the switch of the backend.
 FOLDER = "ISR_DEMO_FOLDER"
-#: The key that signs the cookie of a login.
+#: The variable with the key that signs the cookie of a login.
 SECRET = "ISR_DEMO_SECRET"
-#: The id of the process that the server must not outlive.
+#: The variable with the id of the parent process. The server ends when the parent ends.
 PARENT = "ISR_DEMO_PARENT"
-#: A path. Its page is never cached: a fault for tests of the story.
+#: The variable with the path of a page that is never cached. Tests break the story with it.
 PRIVATE = "ISR_DEMO_PRIVATE"
 
-#: Seconds after which the front page and the weather are rendered anew.
+#: The ``revalidate`` of the front page and of the weather, in seconds.
 REVALIDATE = 2
-#: Seconds that the backend needs for each page.
+#: The time that the backend takes for each page, in seconds.
 SLOW = 0.25
 RULES = {"/": REVALIDATE, "/weather": REVALIDATE, "/news/<slug>": Rule(revalidate=3600, tags=["news", "news:{slug}"])}
 
@@ -57,9 +57,9 @@ _DOWN = "The backend is down, so this page cannot be rendered."
 
 
 class Backend:
-    """The source of all content: slow, counts the renders of each page, and fails on demand.
+    """The source of all content. It is slow, counts the renders of each page, and fails on demand.
 
-    Its state is in files, so that all processes of the server share it.
+    All processes of the server share its state, which is in files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,13 +76,13 @@ class Backend:
         self._switch.touch()
 
     def heal(self) -> None:
-        """Answer requests again."""
+        """Accept requests again."""
         self._switch.unlink(missing_ok=True)
 
     def render(self, path: str) -> int:
-        """Return the number of this render of the page at ``path``, from 1."""
+        """Render the page at ``path``; return the number of the render, from 1."""
         time.sleep(SLOW)
-        # Each process appends one byte. The offset afterwards is the size of the file at that moment.
+        # O_APPEND is atomic: the offset after the byte is the number of bytes, and of renders, so far.
         file = os.open(self._folder / f"renders-{quote(path, safe='')}", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(file, b".")
@@ -92,18 +92,18 @@ class Backend:
 
 
 class Page(NamedTuple):
-    """The content of a page, without the common template."""
+    """The title and content of a page, without the template of all pages."""
 
     title: str
     content: str
 
 
 class Site:
-    """The app. :attr:`isr` is the app behind the cache, which a server calls.
+    """The app. A server calls :attr:`isr`, the app behind the cache.
 
-    :param folder: exists, and is writable.
-    :param secret: signs the cookie of a login.
-    :param private: the path of a page that is never cached, or empty.
+    :param folder: an existing directory that the process can write to.
+    :param secret: the key that signs the cookie of a login.
+    :param private: the path of a page that is never cached; may be empty.
     """
 
     def __init__(self, folder: Path, secret: str, private: str = "") -> None:
@@ -141,7 +141,7 @@ class Site:
             development="cache",
             release="demo",
             adopt_release=None,
-            coherence=0.0,  # an invalidation holds at once in both workers, not after 0.1 s
+            coherence=0.0,  # both workers see an invalidation at once, not after 0.1 s
         )
 
     def answer(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
@@ -154,9 +154,9 @@ class Site:
             return error(environ, start_response)
 
     def _respond(self, request: Request, endpoint: str, values: Mapping[str, Any]) -> Response:
-        # Browsers name the origin of a form: another site must neither log in nor press the buttons.
+        # Browsers send Sec-Fetch-Site. The forms of another site must neither log in nor press the buttons.
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
-            return Response("Requests of other sites are refused.\n", 403)
+            return Response("The form belongs to another site.\n", 403)
         if endpoint == "asset":
             return _static(values["name"])
         if (action := self._actions.get(endpoint)) is not None:
@@ -201,21 +201,21 @@ class Site:
     def _invalidate(self, request: Request) -> Response:
         path = request.form.get("path", "/")
         if not path.startswith("/") or "?" in path or "#" in path:
-            return Response("path: write it like /news/harbour\n", 400)
+            return Response(f"path={path!r} is not a path (write /news/harbour)\n", 400)
         receipt = self.isr.invalidate(paths=[path])
         return Response(f"Invalidated: {', '.join(receipt.tags)}\n")
 
     def _fail(self, request: Request) -> Response:
         self._backend.fail()
-        return Response("The backend fails from now on. Invalidate this page, or wait until it is old.\n")
+        return Response("The backend fails from now on. Invalidate this page, or wait until it is stale.\n")
 
     def _heal(self, request: Request) -> Response:
         self._backend.heal()
-        return Response("The backend works again. A failed render is tried again after its back-off.\n")
+        return Response("The backend works again. After a back-off, a failed render is repeated.\n")
 
 
 def create() -> ISR:
-    """Return the site behind its cache, with the settings of the environment. A server calls this in each process."""
+    """Return the site behind its cache, with the settings of the environment. Each process of a server calls this."""
     return Site(Path(os.environ[FOLDER]), os.environ[SECRET], os.environ.get(PRIVATE, "")).isr
 
 
@@ -230,7 +230,7 @@ def _front() -> Page:
 
 
 def _weather() -> Page:
-    text = f"Sunny, 21 degrees. This page is rendered anew after {REVALIDATE} s. Let the backend fail, and ask again."
+    text = f"Sunny, 21 degrees. This page is rendered anew after {REVALIDATE} s. Make the backend fail, then reload."
     return Page("The weather", f"<p>{text}</p>")
 
 

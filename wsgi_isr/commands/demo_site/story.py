@@ -1,4 +1,4 @@
-"""The story of the demo, played over HTTP: each step is a method that checks what it observes."""
+"""The story of the demo. Each step sends HTTP requests, and checks the answers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from typing import Any, NamedTuple
 from .site import REVALIDATE, SLOW
 from .visitor import Answer, Visitor
 
-#: Visitors who request one page at once.
+#: The number of visitors who request one page at once.
 CROWD = 20
-#: Seconds for a new page after a stale one.
-PATIENCE = 10.0
+#: The maximum time for a new page after a stale one, in seconds.
+MAX_WAIT = 10.0
 
 _HARBOUR, _LIBRARY, _WEATHER = "/news/harbour", "/news/library", "/weather"
 
 
 class Step(NamedTuple):
-    """A step that was played: its name, its sentence, whether it holds, and the observations, one line each."""
+    """The result of a step.
+
+    :param sentence: the step, for people.
+    :param ok: whether the step holds.
+    :param seen: the observations, one line each.
+    """
 
     name: str
     sentence: str
@@ -29,7 +34,7 @@ class Step(NamedTuple):
     answers: list[Answer]
 
     def as_json(self) -> dict[str, Any]:
-        """Return the step as data for JSON."""
+        """Return the step for JSON."""
         answers = [
             {
                 "request": answer.request,
@@ -45,14 +50,14 @@ class Step(NamedTuple):
 
 
 class StepFailed(Exception):
-    """The step does not hold; the message is the expected observation."""
+    """A step does not hold. The message is the expected observation."""
 
 
 class Story:
-    """One run, from the first visitor on, against a site that has no pages yet.
+    """The steps, against a site that has no pages yet.
 
-    :param port: of the site.
-    :param pause: waits that many seconds.
+    :param port: the port of the site.
+    :param pause: waits for some seconds.
     """
 
     def __init__(self, port: int, pause: Callable[[float], None]) -> None:
@@ -62,7 +67,7 @@ class Story:
         self._seen: list[str] = []
 
     def play(self) -> Iterator[Step]:
-        """Yield each step after it was played. Stop after a failure: later steps rely on it."""
+        """Play the steps, and yield each result. Stop after a failure, because later steps rely on earlier ones."""
         for name, sentence, action in self._steps():
             self._answers, self._seen = [], []
             try:
@@ -79,15 +84,15 @@ class Story:
                 return
 
     def _steps(self) -> Iterator[tuple[str, str, Callable[[], None]]]:
-        yield "MISS", f"The first visitor of an article waits for the render, which takes {SLOW} s.", self._miss
-        yield "HIT", "Later visitors get that page from the cache.", self._hit
-        yield "CROWD", f"{CROWD} visitors ask for a new page at once. One render serves them all.", self._crowd
-        old = f"After {REVALIDATE} s the front page is stale. A visitor gets it at once, and a render begins."
-        yield "STALE", old, self._stale
-        yield "INVALIDATE", "The article is invalidated. The next visitor gets the new one.", self._invalidate
+        yield "MISS", f"The first visitor of an article waits {SLOW} s for its render.", self._miss
+        yield "HIT", "Later visitors get the page from the cache.", self._hit
+        yield "CROWD", f"{CROWD} visitors request a new page at once. One render serves all of them.", self._crowd
+        stale = f"After {REVALIDATE} s, the front page is stale. A visitor gets it at once, and a render begins."
+        yield "STALE", stale, self._stale
+        yield "INVALIDATE", "The article is invalidated. The next visitor gets a new page.", self._invalidate
         yield "ERROR", "The backend fails. Visitors get the last good page, not an error.", self._error
-        yield "HEAL", "The backend works again. After its back-off the page is rendered.", self._heal
-        yield "SESSION", "A visitor with a session gets a page of their own, and leaves no copy.", self._session
+        yield "HEAL", "The backend works again. After the back-off, the page is rendered.", self._heal
+        yield "SESSION", "A visitor with a session gets a personal page, which is not stored.", self._session
 
     def _miss(self) -> None:
         self._expect(self._get(_HARBOUR), "MISS", render=1)
@@ -97,8 +102,8 @@ class Story:
             self._expect(self._get(_HARBOUR), "HIT", render=1)
 
     def _crowd(self) -> None:
-        with ThreadPoolExecutor(CROWD) as people:
-            answers = list(people.map(lambda _: Visitor(self._port).get(_LIBRARY), range(CROWD)))
+        with ThreadPoolExecutor(CROWD) as crowd:
+            answers = list(crowd.map(lambda _: Visitor(self._port).get(_LIBRARY), range(CROWD)))
         self._answers += answers
         renders = {answer.render for answer in answers}
         slowest = max(answer.seconds for answer in answers)
@@ -147,8 +152,8 @@ class Story:
         _require("Kim" not in answer.body, "a page without the name for a visitor without a session")
 
     def _next_render(self, path: str) -> Answer:
-        """Request the page until its first render is replaced; show only the last answer."""
-        deadline = time.monotonic() + PATIENCE
+        """Request the page until another render replaces the first one. Return and show the last answer."""
+        deadline = time.monotonic() + MAX_WAIT
         while (answer := Visitor(self._port).get(path)).render == 1 and time.monotonic() < deadline:
             self._pause(0.05)
         return self._show(answer)

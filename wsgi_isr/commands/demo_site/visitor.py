@@ -1,4 +1,4 @@
-"""A client of the demo, made of ``http.client``: it keeps cookies, follows no redirects, and measures each answer."""
+"""A client of the demo, with ``http.client``. It keeps cookies, follows no redirects, and measures each answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.cookies import SimpleCookie
 from urllib.parse import urlencode
 
 HOST = "127.0.0.1"
-#: Seconds for one answer.
+#: The maximum time without progress of an answer, in seconds.
 TIMEOUT = 20.0
 
 _NUMBER = re.compile(r'id="renders">(\d+)<')
@@ -19,7 +19,7 @@ _GREETING = re.compile(r'id="greeting">([^<]*)<')
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: its request as text, status, headers, body, and the seconds until its end."""
+    """An answer. ``seconds`` is the time from the request to the end of the answer."""
 
     request: str
     status: int
@@ -40,18 +40,18 @@ class Answer:
 
     @property
     def milliseconds(self) -> float:
-        """Return the time until the end of the answer."""
+        """Return :attr:`seconds` in milliseconds."""
         return round(self.seconds * 1000, 1)
 
     @property
     def render(self) -> int:
-        """Return the number of the render, read from the page; 0 for an answer that is no page of the site."""
+        """Return the number of the render, from the page; 0 for an answer that is no page."""
         found = _NUMBER.search(self.body)
         return int(found[1]) if found else 0
 
     @property
     def greeting(self) -> str:
-        """Return the greeting of the page for its visitor."""
+        """Return the greeting, from the page."""
         found = _GREETING.search(self.body)
         return found[1] if found else ""
 
@@ -65,7 +65,7 @@ class Answer:
 
 
 class Visitor:
-    """A client without cookies at first. Each request has its own connection, so that any worker may answer."""
+    """A client, at first without cookies. Each request has its own connection, so any worker may answer."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -74,18 +74,18 @@ class Visitor:
     def get(self, path: str) -> Answer:
         """Return the answer to a GET.
 
-        :raises OSError: there is none.
+        :raises OSError: there is no answer.
         """
-        return self._ask("GET", path, None, {})
+        return self._request("GET", path, None, {})
 
     def post(self, url: str, /, **form: str) -> Answer:
         """Return the answer to a POST of a form.
 
-        :raises OSError: there is none.
+        :raises OSError: there is no answer.
         """
-        return self._ask("POST", url, urlencode(form), {"Content-Type": "application/x-www-form-urlencoded"})
+        return self._request("POST", url, urlencode(form), {"Content-Type": "application/x-www-form-urlencoded"})
 
-    def _ask(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:
+    def _request(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:
         if self._cookies:
             headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in self._cookies.items())
         connection = HTTPConnection(HOST, self._port, timeout=TIMEOUT)

@@ -1,4 +1,4 @@
-"""Leave a node alone after a failure, until it answers again."""
+"""A circuit breaker: send no commands to a node between its failure and its next answer."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from collections.abc import Callable
 
 _log = logging.getLogger("wsgi_isr.store")
 
-#: Seconds before the first probe; the most seconds between two. The pause doubles after each failed probe.
+#: The pause before the first probe, and the maximum between two, in seconds. A failed probe doubles the pause.
 PAUSES = (0.05, 2.0)
-#: A node that fails again within so many seconds starts with twice its last pause.
-QUIET = 10.0
+#: A node that fails again within this time, in seconds, starts with twice its last pause.
+STABLE_AFTER = 10.0
 
 
 class Breaker:
-    """Open from the first failure until a probe succeeds.
+    """The breaker of a node, open from a failure until a probe succeeds.
 
-    The probe runs in a daemon thread (a greenlet, under gevent), one for each node that is down. It never runs in a
-    request. In a worker that serves one request at a time, a hanging probe would delay one client in nine: it takes a
-    quarter of a second, every two seconds.
+    The probes of a node run in one daemon thread (a greenlet, under gevent), never in a request. A hanging probe takes
+    a quarter of a second, every two seconds. In a worker that serves one request at a time, it would delay one client
+    in nine.
 
-    :param probe: a bound method; returns if the node answers, raises otherwise.
-    :param name: the node's, for the log.
-    :param clock: seconds; any zero.
-    :param wait: waits so many seconds for the event; returns whether it happened.
+    :param name: the name of the node, for the log.
+    :param probe: a bound method that returns if the node answers, and raises otherwise.
+    :param clock: seconds since any moment.
+    :param wait: waits for an event, at most so many seconds; returns whether the event happened.
     """
 
     def __init__(
@@ -38,39 +38,39 @@ class Breaker:
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
     ) -> None:
         self._name = name
-        self._probe = weakref.WeakMethod(probe)  # weak: the probe must not keep an unused store alive
+        self._probe = weakref.WeakMethod(probe)  # weak, so that the probe keeps no unused store alive
         self._clock = clock
         self._wait = wait
-        self._closed = -math.inf
+        self._closed_at = -math.inf
         self._pause = PAUSES[0]
         self.forget()
 
     def forget(self) -> None:
-        """Close the breaker, as at the beginning, with a new lock: for the child of a fork."""
-        self._lock = threading.Lock()  # no thread waits while it holds the lock
+        """Close the breaker in the child of a fork, and replace its lock."""
+        self._lock = threading.Lock()  # no thread waits inside it
         self._stop: threading.Event | None = None
-        #: The last failure, while open.
+        #: The last failure; ``None`` while the breaker is closed.
         self.cause: str | None = None
 
     def trip(self, cause: str) -> None:
-        """Open after a failure of the node."""
+        """Open the breaker after a failure of the node."""
         with self._lock:
             if self.cause is not None:
                 return
-            often = self._clock() - self._closed < QUIET
-            self._pause = min(2 * self._pause, PAUSES[1]) if often else PAUSES[0]
+            is_repeated = self._clock() - self._closed_at < STABLE_AFTER
+            self._pause = min(2 * self._pause, PAUSES[1]) if is_repeated else PAUSES[0]
             stop = self._stop = threading.Event()
             self.cause = cause
-        if not often:
-            _log.warning("memcached node %s is left alone until it answers again: %s", self._name, cause)
+        if not is_repeated:
+            _log.warning("memcached node %s is not used until it answers again: %s", self._name, cause)
         prober = threading.Thread(target=self._run, args=(stop,), name=f"wsgi-isr-probe-{self._name}", daemon=True)
         try:
             prober.start()
-        except RuntimeError:  # no more threads, or the interpreter shuts down: each call tries the node itself
+        except RuntimeError:  # no more threads, or the interpreter shuts down: calls go to the node
             self._close(stop)
 
     def stop(self) -> None:
-        """Close the breaker, and end the probe."""
+        """Close the breaker, and end the probes."""
         stop, self._stop = self._stop, None
         if stop is not None:
             self.cause = None
@@ -101,9 +101,9 @@ class Breaker:
 
     def _close(self, stop: threading.Event) -> bool:
         with self._lock:
-            if self._stop is not stop:  # the breaker was stopped, and may be open again after another failure
+            if self._stop is not stop:  # the breaker was stopped; another failure may have opened it again
                 return False
             self._stop = None
-            self._closed = self._clock()
+            self._closed_at = self._clock()
             self.cause = None
             return True

@@ -1,20 +1,20 @@
-"""The items that memcached holds for a value; a value above the item limit is split.
+"""The items of a value in memcached. A value above the item limit is split into parts.
 
-| first byte | what follows |
+| first byte | next bytes |
 | --- | --- |
 | 1 | the value |
-| 2 | 8 bytes that no other writer uses, then the value: written by ``add`` |
-| 3 | the same 8 bytes, and a manifest: size and digests of the parts that hold the value |
+| 2 | the mark of the writer, 8 random bytes; then the value: written by ``add`` |
+| 3 | the mark, then a manifest: size, ttl, and the digests of the parts |
 
-A large value is split rather than refused. A page above 1 MiB takes long to render, so caching it pays most. Whether it
-is cached should not depend on a flag of memcached (``-I``).
+A refusal of large values was rejected. A page above 1 MiB takes long to render, so its caching saves most. Its caching
+must not depend on a flag of memcached (``-I``).
 
-Parts are named by their content and never change. The manifest is written last, in one piece. So a reader finds the old
-value or the new one, and no mixture. A writer that dies half-way leaves parts without a manifest, which no reader
-finds. A missing or damaged part makes the value missing.
+Parts have keys made of their content, and never change. The manifest is written last, in one item, so a reader finds
+the old value or the new one. If a writer dies half-way, no manifest names its parts, and no reader finds them. A
+missing or damaged part makes the value missing.
 
-Parts are never deleted: a concurrent writer of equal content needs them. Parts that no manifest names any more end by
-their ttl, or by eviction.
+Parts are never deleted, because a concurrent writer of equal content needs them. Parts without a manifest end by their
+ttl, or by eviction.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from ...errors import ValueTooLarge
 
 PLAIN, ADDED, SPLIT = b"\1", b"\2", b"\3"
 
-#: Bytes of the mark by which the writer of an ``add`` recognizes its own value.
+#: The length of the mark, in bytes. By the mark, the writer of an ``add`` recognizes its own value.
 MARK = 8
 NO_MARK = bytes(MARK)
 
-#: Bytes of an item besides its value, key included, rounded up (items.c, do_item_alloc): a header of 48 bytes, 8 for
-#: the compare-and-swap number, two line ends, a key of up to 250 bytes.
+#: Bytes of an item besides its value, rounded up (items.c, do_item_alloc): a header of 48 bytes, 8 for the
+#: compare-and-swap number, two line ends, and a key of up to 250 bytes.
 OVERHEAD = 320
 
 _DIGEST = 16
@@ -41,56 +41,57 @@ _HEAD = struct.Struct(">Qd")
 
 
 class Manifest(NamedTuple):
-    """The replacement of a value that was split."""
+    """The item of a split value, which names its parts."""
 
     size: int
     ttl: float  # 0 for none
     digests: tuple[bytes, ...]
 
     def keys(self, route: str) -> list[str]:
-        """Return the keys of the parts, which are on the node of the value.
+        """Return the keys of the parts. The parts are on the node of the value.
 
         :param route: the text that decides the node of the value's key (:func:`~wsgi_isr.stores.base.route`).
         """
         return [f"{route}:part:{digest.hex()}" for digest in self.digests]
 
     def join(self, parts: Mapping[str, bytes], route: str) -> bytes | None:
-        """Return the value; ``None`` where a part is missing or has changed."""
-        whole = []
+        """Return the value; ``None`` if a part is missing or damaged."""
+        joined = []
         for key, digest in zip(self.keys(route), self.digests, strict=True):
             part = parts.get(key)
             if part is None or _digest(part, self.ttl) != digest:
                 return None
-            whole.append(part)
-        value = b"".join(whole)
+            joined.append(part)
+        value = b"".join(joined)
         return value if len(value) == self.size else None
 
     def pack(self, mark: bytes) -> bytes:
+        """Return the item."""
         return b"".join((SPLIT, mark, _HEAD.pack(self.size, self.ttl), *self.digests))
 
 
 def pack(value: bytes, mark: bytes = NO_MARK) -> bytes:
-    """Return the item for a value that fits into one."""
+    """Return the item of a value that is not split."""
     return PLAIN + value if mark == NO_MARK else b"".join((ADDED, mark, value))
 
 
 def fits(value: bytes, item_limit: int) -> bool:
-    """Return whether the item that :func:`pack` makes stays within a node's limit."""
+    """Return whether the item from :func:`pack` is within the limit of a node, in bytes."""
     return len(value) + 1 + MARK + OVERHEAD <= item_limit
 
 
 def split(key: str, value: bytes, ttl: float | None, item_limit: int) -> tuple[Manifest, Iterator[bytes]]:
-    """Return the manifest of a value that does not fit, and its parts in order.
+    """Return the manifest of a value above the limit, and its parts in order.
 
-    The ttl counts as content. Otherwise, a writer whose manifest is refused could shorten the life of parts that
-    another manifest names.
+    The ttl is part of the content. Otherwise, a writer whose manifest is refused could shorten the life of the parts of
+    another manifest.
 
-    :raises ValueTooLarge: even the manifest would be above the limit.
+    :raises ValueTooLarge: the manifest itself would be above the limit.
     """
     room = item_limit - OVERHEAD
-    most = (room - 1 - MARK - _HEAD.size) // _DIGEST
-    if len(value) > most * room:
-        raise ValueTooLarge(key, len(value), most * room)
+    max_parts = (room - 1 - MARK - _HEAD.size) // _DIGEST
+    if len(value) > max_parts * room:
+        raise ValueTooLarge(key, len(value), max_parts * room)
     view = memoryview(value)
     pieces = [view[start : start + room] for start in range(0, len(value), room)]
     manifest = Manifest(len(value), ttl or 0.0, tuple(_digest(piece, ttl or 0.0) for piece in pieces))
@@ -98,17 +99,17 @@ def split(key: str, value: bytes, ttl: float | None, item_limit: int) -> tuple[M
 
 
 def unpack(item: bytes) -> bytes | Manifest | None:
-    """Return the value, or the manifest to join it from; ``None`` for an item of another program."""
+    """Return the value or the manifest in an item; ``None`` for an item of another program."""
     kind = item[:1]
     if kind == PLAIN:
         return item[1:]
     if kind == ADDED and len(item) > MARK:
         return item[1 + MARK :]
-    listed = len(item) - 1 - MARK - _HEAD.size
-    if kind != SPLIT or listed < 0 or listed % _DIGEST:
+    digests = len(item) - 1 - MARK - _HEAD.size
+    if kind != SPLIT or digests < 0 or digests % _DIGEST:
         return None
     size, ttl = _HEAD.unpack_from(item, 1 + MARK)
-    begin = len(item) - listed
+    begin = len(item) - digests
     return Manifest(size, ttl, tuple(item[at : at + _DIGEST] for at in range(begin, len(item), _DIGEST)))
 
 

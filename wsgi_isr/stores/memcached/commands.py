@@ -1,6 +1,6 @@
-"""The verbs of memcached, as this store uses them on one connection.
+"""The commands that this store sends over one connection.
 
-Each takes a :class:`~.connection.Connection`, and runs within :meth:`~.node.Node.read` or ``write``.
+Each function takes a :class:`~.connection.Connection`. :meth:`~.node.Node.read` or ``write`` calls it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from ..base import route
 from .chunks import fits, pack, split
 from .connection import Connection
 
-#: memcached reads a greater ttl as a date (doc/protocol.txt, "Expiration times").
+#: The maximum ttl, in seconds. A greater number means a date (doc/protocol.txt, "Expiration times").
 LONGEST_TTL = 30 * 24 * 3600
-#: The last date that memcached takes: a signed 32-bit number, January 2038.
+#: The maximum date, in Unix seconds: a signed 32-bit number, January 2038.
 LAST_DATE = 2**31 - 1
 
 
@@ -29,15 +29,15 @@ class NumberedToken(NamedTuple):
     number: bytes
 
 
-class Found(NamedTuple):
-    """An item as a node has it; without a token where none was requested."""
+class StoredItem(NamedTuple):
+    """An item of a node; ``token`` is ``None`` if it was not requested."""
 
     item: bytes
     token: NumberedToken | None
 
 
 class Writing:
-    """A value to be written to a node; the node's limit decides which items are sent."""
+    """A value to be written. The item limit of the node decides whether it is split."""
 
     __slots__ = ("_mark", "_ttl", "_value", "item", "key")
 
@@ -49,19 +49,19 @@ class Writing:
         self.item = b""
 
     def begin(self, connection: Connection) -> int:
-        """Write the parts, if any; return the expiry of :attr:`item`, which the caller writes last.
+        """Write the parts, set :attr:`item`, and return the expiry of the item. The caller writes the item last.
 
-        :raises ValueTooLarge: before anything was sent. memcached deletes the old item when it gets one above its
-            limit.
+        :raises ValueTooLarge: before anything was sent. memcached would answer an item above its limit by deleting the
+            old item.
         """
         limit = connection.facts.item_limit
         if fits(self._value, limit):
             self.item = pack(self._value, self._mark)
         else:
             manifest, parts = split(self.key, self._value, self._ttl, limit)
-            # Parts are written before the manifest, and needed as long.
-            longer = None if self._ttl is None else self._ttl + connection.settings.deadline
-            expires = expiry(longer, connection)
+            # Parts are written before the manifest, and must live as long.
+            part_ttl = None if self._ttl is None else self._ttl + connection.settings.deadline
+            expires = expiry(part_ttl, connection)
             for name, part in zip(manifest.keys(route(self.key).text), parts, strict=True):
                 _stored(connection.set(name, part, expires))
             self.item = manifest.pack(self._mark)
@@ -69,15 +69,15 @@ class Writing:
 
 
 def expiry(ttl: float | None, connection: Connection) -> int:
-    """Return the expiry of an item, in memcached's way.
+    """Return the expiry of an item, as memcached reads it.
 
-    memcached counts whole seconds of its own clock, and drops an item when so many have begun: an item of 1 s may be
-    gone at once. Therefore one second is added. An item lives less than 1 s longer than a whole ttl, and less than 2 s
-    longer than any ttl. It never lives shorter, with one exception of less than 1 s. memcached's ticks are a bit longer
-    than a second, so its clock skips one now and then (memcached.c, clock_handler).
+    memcached counts whole seconds of its own clock. An item is dropped when that many seconds have begun, so a ttl of 1
+    may end at once. Therefore, one second is added. An item lives less than 1 s longer than a whole ttl, and less than
+    2 s longer than any other ttl. An item may live shorter by less than 1 s: memcached's ticks are longer than a
+    second, so its clock skips a second now and then (memcached.c, clock_handler).
 
-    Above 30 days, the expiry is a date by the node's clock, which is read when a connection is opened. ``None``, and a
-    ttl that ends after January 2038, give 0: until evicted. A ttl of 0 or less: gone at once.
+    Above 30 days, the expiry is a date by the clock of the node. A new connection reads this clock. ``None``, and an
+    end after January 2038, give 0: until evicted. A ttl of 0 or less gives -1: gone at once.
     """
     if ttl is None:
         return 0
@@ -99,9 +99,11 @@ def get_many(connection: Connection, keys: Sequence[str]) -> dict[str, bytes]:
     return items
 
 
-def gets(connection: Connection, key: str) -> Found | None:
+def gets(connection: Connection, key: str) -> StoredItem | None:
     item, number = connection.gets(key)
-    return None if item is None else Found(item, NumberedToken(connection.name, connection.facts.incarnation, number))
+    return (
+        None if item is None else StoredItem(item, NumberedToken(connection.name, connection.facts.incarnation, number))
+    )
 
 
 def set_(connection: Connection, writing: Writing) -> None:
@@ -117,8 +119,8 @@ def add(connection: Connection, writing: Writing) -> bool:
 def was_added(connection: Connection, writing: Writing) -> bool | None:
     """Return whether this process wrote the item, after an ``add`` whose answer was lost.
 
-    The mark in the item tells, even if another process added an equal value. Without an item the result is ``None``:
-    the item may have come and gone, or may yet come.
+    The mark shows it, even if another process added an equal value. If there is no item, return ``None``: the item may
+    have come and gone, or may yet come.
     """
     item = connection.get(writing.key)
     return None if item is None else bool(item == writing.item)
@@ -135,11 +137,11 @@ def delete(connection: Connection, key: str) -> bool:
     return bool(connection.delete(key))
 
 
-def delete_if_unchanged(connection: Connection, key: str, item: bytes) -> Found | None:
-    """Remove a useless item, unless another one has replaced it: return that one."""
+def delete_if_unchanged(connection: Connection, key: str, item: bytes) -> StoredItem | None:
+    """Remove an item, and return ``None``. If another item has replaced it, return that item."""
     found = gets(connection, key)
     if found is not None and found.item == item and found.token is not None:
-        # Not `delete`, which would remove a replacement as well.
+        # `delete` would remove a replacement as well.
         connection.cas(key, b"", found.token.number, -1)
         return None
     return found

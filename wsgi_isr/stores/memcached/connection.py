@@ -1,7 +1,7 @@
-"""One connection to a memcached node: pymemcache's client with deadlines, and facts about the node.
+"""A connection to a memcached node: pymemcache's client with deadlines, and facts about the node.
 
-It differs from pymemcache 4.0 in three points. A socket there has no total deadline. A host name with several addresses
-is tried at the first one only. An answer stays unread after an exception that is no ``Exception``.
+The client differs from pymemcache 4.0 in three points. pymemcache has no deadline for a command as a whole. It tries
+only the first address of a host name. It leaves an answer unread after an exception that is no ``Exception``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pymemcache.exceptions import MemcacheClientError, MemcacheUnknownError
 
 from .addresses import Address
 
-#: Bytes that are sent or requested at once; the deadline is checked between two pieces.
+#: The maximum number of bytes that are sent or requested at once. The deadline is checked between two pieces.
 PIECE = 64 * 1024
 
 
@@ -26,11 +26,13 @@ PIECE = 64 * 1024
 class Settings:
     """Timeouts and limits of the connections to nodes; times in seconds.
 
-    :param timeout: without any progress.
-    :param connect_timeout: for each address, TLS included.
-    :param deadline: for a verb as a whole, with all its attempts. It does not bound the look-up of a host name: the
-        system's resolver has limits of its own.
-    :param pool: connections to each node; opened when needed.
+    :param timeout: the maximum time without progress.
+    :param connect_timeout: the maximum time to connect to an address, TLS included.
+    :param deadline: the maximum time of a verb, with all its attempts. The look-up of a host name does not count: the
+        system's resolver has its own limits.
+    :param pool: the maximum number of connections to each node.
+    :param tls: ``None`` for connections without TLS.
+    :param clock: seconds since any moment.
     """
 
     timeout: float = 0.25
@@ -41,14 +43,16 @@ class Settings:
     clock: Callable[[], float] = time.monotonic
 
 
-USUAL = Settings()
+DEFAULTS = Settings()
 
 
 class Facts(NamedTuple):
     """Facts that a node reports about itself.
 
-    ``incarnation`` differs after a restart. Compare-and-swap numbers then start from 1 again, so an older token could
-    match by chance. ``ahead`` is the node's Unix time minus the clock of this process.
+    :param item_limit: the maximum size of an item, in bytes.
+    :param incarnation: differs after a restart. Compare-and-swap numbers then start from 1, so an older token could
+        match by chance.
+    :param ahead: the Unix time of the node minus the clock of this process, in seconds.
     """
 
     item_limit: int
@@ -57,28 +61,42 @@ class Facts(NamedTuple):
 
 
 class Wire:
-    """A socket with a deadline; it outlives the sockets of a connection that is reopened.
+    """A socket with a deadline. A reopened connection keeps its wire, and attaches a new socket.
 
-    A command sets ``unanswered``. The caller resets it once it has read the answer to the end. As long as it is true,
-    the socket must not serve another command.
+    ``unanswered`` is true from the first byte of a command until the caller has read the whole answer. Meanwhile, the
+    socket must not serve another command.
     """
 
-    __slots__ = ("_began", "_clock", "_enough", "_inner", "_moved", "_shortened", "_timeout", "deadline", "unanswered")
+    __slots__ = (
+        "_began",
+        "_clock",
+        "_full",
+        "_inner",
+        "_moved",
+        "_shortened",
+        "_timeout",
+        "deadline",
+        "unanswered",
+    )
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.timeout
-        self._enough = 0.9 * min(settings.timeout, settings.deadline)
+        self._full = 0.9 * min(settings.timeout, settings.deadline)
         self._clock = settings.clock
         self._inner: socket.socket | None = None
         self.begin(0.0)
 
     def attach(self, inner: socket.socket) -> None:
+        """Use a new socket."""
         inner.settimeout(self._timeout)
         self._inner = inner
         self._shortened = False
 
     def begin(self, deadline: float) -> None:
-        """Start a verb."""
+        """Start a verb.
+
+        :param deadline: a time of the clock.
+        """
         self.deadline = deadline
         self.unanswered = False
         self._began = self._clock()
@@ -87,16 +105,16 @@ class Wire:
     def sendall(self, data: bytes) -> None:
         self.unanswered = True
         if len(data) <= PIECE:
-            self._allowed().sendall(data)
+            self._in_time().sendall(data)
             return
         view = memoryview(data)
         for start in range(0, len(data), PIECE):
-            self._allowed().sendall(view[start : start + PIECE])
+            self._in_time().sendall(view[start : start + PIECE])
             self._moved += PIECE
 
     def recv(self, size: int) -> bytes:
         # pymemcache requests 4 KiB at a time and accepts more.
-        data = self._allowed().recv(PIECE)
+        data = self._in_time().recv(PIECE)
         self._moved += len(data)
         return data
 
@@ -105,21 +123,21 @@ class Wire:
         if inner is not None:
             inner.close()
 
-    def short_of_time(self) -> bool:
+    def lacked_time(self) -> bool:
         """Return whether the deadline has passed without a fault of the node.
 
-        Either other nodes had used up the time, so that less than a timeout was left. Or the value is large; verbs with
-        small values need not suffer for it.
+        Either other nodes had used up the time, and less than a timeout was left. Or the value is large; the breaker
+        would then also stop verbs with small values.
         """
-        brief = self.deadline - self._began < self._enough
-        return self._clock() >= self.deadline and (brief or self._moved >= PIECE)
+        was_short = self.deadline - self._began < self._full
+        return self._clock() >= self.deadline and (was_short or self._moved >= PIECE)
 
-    def stale(self) -> bool:
-        """Return whether the node has closed an idle connection, or sent something without a command."""
-        inner = self._allowed()
+    def is_unusable(self) -> bool:
+        """Return whether the node has closed an idle connection, or sent bytes without a command."""
+        inner = self._in_time()
         inner.settimeout(0)
         try:
-            # Below TLS, whose recv takes no flags: the first byte of an unexpected record is enough.
+            # Below TLS, whose recv takes no flags. One byte of an unexpected record is enough.
             socket.socket.recv(inner, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
@@ -130,7 +148,7 @@ class Wire:
             self._shortened = False
         return True
 
-    def _allowed(self) -> socket.socket:
+    def _in_time(self) -> socket.socket:
         """Return the socket, with a timeout that ends at the deadline."""
         if self._inner is None:
             raise ConnectionError("the connection was closed meanwhile")
@@ -147,7 +165,7 @@ class Wire:
 
 
 class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
-    """A connection to one node, opened when it is needed; for one thread at a time."""
+    """A connection to a node, opened when it is needed; for one thread at a time."""
 
     facts: Facts
 
@@ -158,16 +176,17 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         self._clock = settings.clock
         self.wire = Wire(settings)
 
-    def begin(self, deadline: float, *, sure: bool = False) -> bool:
+    def begin(self, deadline: float, *, check: bool = False) -> bool:
         """Open the connection for a verb, if it is not open.
 
-        :param deadline: by the clock.
-        :param sure: check whether the node has closed an idle connection; a write cannot be repeated once it was sent.
+        :param deadline: a time of the clock.
+        :param check: whether to check that an idle connection is usable. A write needs it: once sent, it cannot be
+            repeated.
         :returns: whether the connection was open already.
         """
         self.wire.begin(deadline)
         if self.sock is not None:
-            if not (sure and self.wire.stale()):
+            if not (check and self.wire.is_unusable()):
                 return True
             self.close()
         self._connect()
@@ -179,41 +198,41 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         self._connect()
 
     def check_key(self, key: str, key_prefix: bytes) -> bytes:
-        """Return the encoded key; the store has checked it, once for many verbs."""
+        """Return the encoded key. The store has checked the key, once for many verbs."""
         return key.encode("ascii")
 
     def _connect(self) -> None:
-        """Open, and ask the node for its facts; pymemcache calls this method as well."""
+        """Open the connection, and fetch the facts of the node. pymemcache calls this method as well."""
         self.close()
         try:
             self._open()
             try:
-                self.facts = self._ask()
+                self.facts = self._fetch_facts()
             except MemcacheClientError:
-                # A server that only resembles memcached may be good for the rest. pymemcache has closed the connection.
+                # A server that resembles memcached may know the other commands. pymemcache has closed the connection.
                 self._open()
                 self.facts = Facts(1024 * 1024, (0, 0), time.time() - self._clock())
         except BaseException:
             self.close()
             raise
         finally:
-            self.wire.unanswered = False  # nothing of the verb itself was sent yet
+            self.wire.unanswered = False  # nothing of the verb itself was sent
 
-    def _ask(self) -> Facts:
-        told = self._fetch_cmd(b"stats", (), False)
+    def _fetch_facts(self) -> Facts:
+        stats = self._fetch_cmd(b"stats", (), False)
         limits = self._fetch_cmd(b"stats", ("settings",), False)
-        now = int(told.get(b"time", time.time()))
+        now = int(stats.get(b"time", time.time()))
         return Facts(
             int(limits.get(b"item_size_max", 1024 * 1024)),
-            (int(told.get(b"pid", 0)), now - int(told.get(b"uptime", now))),
+            (int(stats.get(b"pid", 0)), now - int(stats.get(b"uptime", now))),
             now - self._clock(),
         )
 
     def _open(self) -> None:
         """Connect to the first address that accepts.
 
-        pymemcache tries only one address. Then ``localhost`` fails where the node listens on 127.0.0.1 and the name
-        means ::1 as well. It also loses the socket when a greenlet is killed.
+        pymemcache tries only one address, so ``localhost`` fails if it also means ::1, and the node listens on
+        127.0.0.1 alone. pymemcache also leaks the socket if its greenlet is killed.
         """
         settings, (host, port) = self.settings, self.server
         failure: OSError = ConnectionError("no address")
@@ -243,10 +262,10 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         try:
             raise failure
         finally:
-            del failure  # a reference cycle: the error refers to this frame
+            del failure  # it refers to this frame, and would make a reference cycle
 
     def _extract_value(self, expect_cas: bool, line: bytes, buf: bytes, remapped_keys: Any, prefixed_keys: Any) -> Any:
         try:
             return super()._extract_value(expect_cas, line, buf, remapped_keys, prefixed_keys)
-        except (ValueError, KeyError) as error:  # not the answer to this command
+        except (ValueError, KeyError) as error:  # this is not the answer to the command
             raise MemcacheUnknownError(line[:32]) from error

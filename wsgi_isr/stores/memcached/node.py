@@ -22,16 +22,16 @@ from .connection import Connection, Settings
 
 _Answer = TypeVar("_Answer")
 
-_BROKEN = (OSError, MemcacheError)
+_FAILURES = (OSError, MemcacheError)
 
-#: The most commands to a hanging node that are compensated; the rest lapses by its own ttl.
-REGRETS = 256
+#: The maximum number of compensations for a hanging node. The effect of further commands ends by their ttl.
+MAX_COMPENSATIONS = 256
 
 
 class NodeDown(StoreUnavailable):
-    """The node cannot be reached; another node may take its place, if the key allows it.
+    """The node cannot be reached. Another node may replace it, except for control keys.
 
-    :param sent: a command was sent, and may have been carried out.
+    :param sent: whether a command was sent, which the node may have carried out.
     """
 
     def __init__(self, node: str, cause: BaseException | str, sent: bool = False) -> None:
@@ -42,12 +42,12 @@ class NodeDown(StoreUnavailable):
 class Node:
     """A node, for any number of threads or greenlets.
 
-    A command is a function that gets a :class:`~.connection.Connection` of its own. If anything ends the function
-    early, such as the end of its greenlet, the connection is closed: the next command must not read the answer to this
-    one.
+    A command is a function of a :class:`~.connection.Connection`, which no other command uses meanwhile. If the end of
+    its greenlet, for example, interrupts the function, the connection is closed. Otherwise, the next command would read
+    the answer to this command.
 
-    Nothing is opened before it is needed. The one lock that threads wait for is created at the first wait: in the child
-    of a fork, and after gevent has patched it.
+    Connections are opened when they are needed. The lock that threads wait for is created at the first wait: in the
+    child of a fork, and after gevent has patched ``threading``.
     """
 
     _freed: threading.Condition | None = None
@@ -58,34 +58,35 @@ class Node:
         self._deadline = settings.deadline
         self._probing = Connection(address, settings)
         self._connections = [Connection(address, settings) for _ in range(settings.pool)]
-        # Last in, first out: as few connections are open as are in use at the same time. list.append and list.pop are
-        # atomic, and ten times as fast as a queue.
+        # Last in, first out, so no more connections are open than are in use at the same time. list.append and list.pop
+        # are atomic, and ten times as fast as a queue.
         self._idle = list(self._connections)
         self._waiting = 0
-        self._regrets: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque(maxlen=REGRETS)
+        self._compensations: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque(maxlen=MAX_COMPENSATIONS)
         self.breaker = Breaker(self.name, self.probe, settings.clock)
 
     def read(self, deadline: float, work: Callable[..., _Answer], *args: Any) -> _Answer:
         """Return the answer of ``work(connection, *args)``, which only reads.
 
-        The read is repeated if the node closed the connection while it was idle.
+        The read is repeated if the node has closed an idle connection.
 
+        :param deadline: a time of the clock.
         :raises NodeDown: the node cannot be reached.
-        :raises StoreUnavailable: it can, but not now, or not for this command.
+        :raises StoreUnavailable: the node refused the command, or had too little time for it.
         """
         connection = self._take(deadline)
         try:
             reused = connection.begin(deadline)
             try:
                 answer = work(connection, *args)
-            except _BROKEN as error:
+            except _FAILURES as error:
                 if not reused or isinstance(error, TimeoutError) or _is_answer(error):
                     raise
                 connection.reopen()
                 answer = work(connection, *args)
             connection.wire.unanswered = False
             return answer
-        except _BROKEN as error:
+        except _FAILURES as error:
             raise self._classify_failure(connection, error, False) from error
         finally:
             self._give_back(connection)
@@ -95,34 +96,34 @@ class Node:
         deadline: float,
         work: Callable[..., _Answer],
         *args: Any,
-        doubt: Callable[..., _Answer | None] | None = None,
+        verify: Callable[..., _Answer | None] | None = None,
     ) -> _Answer:
         """Return the answer of ``work(connection, *args)``, which writes, and is never repeated.
 
-        :param doubt: ``doubt(connection, *args)``, over a new connection, finds out whether a command whose answer was
-            lost was carried out; it returns ``None`` where that cannot be known.
+        :param verify: called as ``verify(connection, *args)`` over a new connection, if the answer was lost. It returns
+            the answer, or ``None`` if the answer cannot be known.
         :raises NodeDown: see :meth:`read`.
-        :raises StoreUnavailable: see :meth:`read`; or the answer was lost, and ``doubt`` cannot know it.
+        :raises StoreUnavailable: see :meth:`read`; or ``verify`` returned ``None``.
         """
         connection = self._take(deadline)
         sent = False
         try:
-            connection.begin(deadline, sure=True)
+            connection.begin(deadline, check=True)
             try:
                 answer = work(connection, *args)
-            except _BROKEN as error:
+            except _FAILURES as error:
                 sent = connection.wire.unanswered
-                if doubt is None or not sent or _is_answer(error):
+                if verify is None or not sent or _is_answer(error):
                     raise
                 connection.reopen()
-                known = doubt(connection, *args)
+                known = verify(connection, *args)
                 connection.wire.unanswered = False
                 if known is None:
                     raise StoreUnavailable(self.name, error) from error
                 answer = known
             connection.wire.unanswered = False
             return answer
-        except _BROKEN as error:
+        except _FAILURES as error:
             raise self._classify_failure(connection, error, sent) from error
         finally:
             self._give_back(connection)
@@ -130,34 +131,34 @@ class Node:
     def compensate(self, work: Callable[..., object], *args: Any) -> None:
         """Call ``work(connection, *args)`` before the node is used again.
 
-        A node that hangs carries out the commands that were sent to it when it goes on.
+        A node that hangs carries out the sent commands once it continues.
         """
-        self._regrets.append((work, args))
+        self._compensations.append((work, args))
 
     def probe(self) -> None:
-        """Return if the node answers, and all compensations are done; raise otherwise. For one caller at a time."""
+        """Return once the node answers and all compensations are done; raise otherwise. For one caller at a time."""
         try:
             self._probing.begin(self._clock() + self._deadline)
             self._probing.version()
-            while self._regrets:
-                work, args = self._regrets[0]
+            while self._compensations:
+                work, args = self._compensations[0]
                 work(self._probing, *args)
-                self._regrets.popleft()
+                self._compensations.popleft()
         finally:
             self._probing.close()
 
     def close(self) -> None:
-        """Close idle connections; busy ones go on."""
+        """Close idle connections. Commands in progress continue."""
         self.breaker.stop()
         self._close_idle()
 
     def forget(self) -> None:
-        """Reset in the child of a fork: the sockets are the parent's, and the parent's threads are gone."""
+        """Reset in the child of a fork, which has the sockets of the parent, and none of its threads."""
         for connection in (*self._connections, self._probing):
-            connection.close()  # closes this process's descriptor; the node hears nothing, over TLS neither
+            connection.close()  # closes the descriptor of this process; the node notices nothing, over TLS neither
         self._idle = list(self._connections)
         self._waiting = 0
-        self._regrets.clear()  # the parent does them
+        self._compensations.clear()  # the parent runs them
         self.__dict__.pop("_freed", None)
         self.breaker.forget()
 
@@ -172,7 +173,7 @@ class Node:
     def _wait(self, deadline: float) -> Connection:
         freed = self.__dict__.setdefault("_freed", threading.Condition())  # atomic: one for all threads
         with freed:
-            # Counted before the pool is checked: a thread that gives a connection back after the check will notify.
+            # Counted before the pool is checked, so a thread that gives a connection back after the check notifies.
             self._waiting += 1
             try:
                 in_time = True
@@ -189,7 +190,9 @@ class Node:
                         raise NodeDown(self.name, self.breaker.cause)
             finally:
                 self._waiting -= 1
-                if self._idle:  # not used here: too late, or the node is down; the next thread must learn that
+                if (
+                    self._idle
+                ):  # this thread left a connection: it is late, or the node is down; the next thread must wake
                     freed.notify()
 
     def _give_back(self, *connections: Connection) -> None:
@@ -213,19 +216,19 @@ class Node:
         self._give_back(*idle)
 
     def _classify_failure(self, connection: Connection, error: BaseException, sent: bool) -> StoreUnavailable:
-        """Return the error to raise for a failure; open the breaker if the node is at fault."""
+        """Return the error to raise for a failure. Open the breaker if the node is at fault."""
         connection.close()
-        if _is_answer(error) or (isinstance(error, TimeoutError) and connection.wire.short_of_time()):
+        if _is_answer(error) or (isinstance(error, TimeoutError) and connection.wire.lacked_time()):
             return StoreUnavailable(self.name, error)
         self.breaker.trip(f"{type(error).__name__}: {error}")
-        self._close_idle()  # they are probably dead, and each would cost a timeout
+        self._close_idle()  # probably dead; each would cost a timeout
         return NodeDown(self.name, error, sent)
 
 
 def _is_answer(error: BaseException) -> bool:
-    """Return whether the node understood the command and refused it, for lack of memory, say.
+    """Return whether the node understood the command and refused it, for example for lack of memory.
 
-    ``ERROR`` without more is no answer: a node with too many connections sends it to turn one away.
+    A bare ``ERROR`` is no answer: a node with too many connections sends it to refuse a connection.
     """
     if isinstance(error, MemcacheServerError):
         return not isinstance(error, MemcacheUnexpectedCloseError)

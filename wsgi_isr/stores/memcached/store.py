@@ -1,8 +1,8 @@
 """The store of the cluster: ``memcached://host[:port],host[:port]...``.
 
-While the node of a page or of data is down, the next node of the key's ranking replaces it (:mod:`.rendezvous`), for
-reads and writes. In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move: a node
-that comes back with old ones would revive old pages.
+While the node of a page or of data is down, the next node in the ranking of the key replaces it (:mod:`.rendezvous`).
+Reads and writes go there. In the worst case, a page is rendered twice. Control keys (:func:`~.base.route`) never move:
+a node that comes back with old control keys would revive old pages.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ..urls import parse_store_url
 from .addresses import Address, addresses
 from .chunks import MARK, NO_MARK, Manifest, unpack
 from .commands import (
-    Found,
     NumberedToken,
+    StoredItem,
     Writing,
     add,
     cas,
@@ -35,7 +35,7 @@ from .commands import (
     set_,
     was_added,
 )
-from .connection import USUAL, Settings
+from .connection import DEFAULTS, Settings
 from .node import Node, NodeDown
 from .rendezvous import Ring
 from .tls import TLS_OPTIONS, tls_context
@@ -51,25 +51,24 @@ _KEY = re.compile(r"[!-~]{1,200}\Z")
 
 
 class MemcachedStore(ForkAware, Store):
-    """Bytes on memcached nodes, shared by all processes that name the same nodes, in any order.
+    """Bytes on memcached nodes, shared by all processes with the same nodes, in any order.
 
-    :param nodes: their addresses. All may be down when the store is opened; a node that goes away costs only speed.
+    :param nodes: the addresses. All nodes may be down when the store is opened; a node that is down costs only speed.
     :param settings: timeouts, connections, TLS.
-    :param max_value: bytes; a value above a node's item limit is split (:mod:`.chunks`).
+    :param max_value: the maximum size of a value, in bytes. A value above the item limit is split (:mod:`.chunks`).
 
-    A ttl is rounded up to whole seconds of memcached. A value is missing less than 2 s after its ttl has passed (less
-    than 1 s for whole seconds). See :func:`~.commands.expiry`.
+    memcached counts whole seconds. A value is missing less than 2 s after its ttl has passed (less than 1 s for whole
+    seconds). See :func:`~.commands.expiry`.
 
-    A value is missing if one of its parts was evicted. The verb that finds out removes the rest, so that the next
-    ``add`` succeeds. The same holds for an item that another program, or another version of this package, wrote under
-    the key.
+    A value is missing if one of its parts was evicted. The verb that notices it removes the manifest, so the next
+    ``add`` succeeds. An item of another program, or of another version of this package, is removed in the same way.
     """
 
     remote = True
     scheme = "memcached"
 
     def __init__(
-        self, nodes: Sequence[Address], settings: Settings = USUAL, *, max_value: int = Store.max_value
+        self, nodes: Sequence[Address], settings: Settings = DEFAULTS, *, max_value: int = Store.max_value
     ) -> None:
         self.max_value = max_value
         self._clock = settings.clock
@@ -77,7 +76,7 @@ class MemcachedStore(ForkAware, Store):
         self._ring = Ring(address.name for address in nodes)
         self.nodes = self._ring.names
         self._nodes = {address.name: Node(address, settings) for address in nodes}
-        self._places = lru_cache(4096)(self._find_places)  # a third of the time of a read without this cache
+        self._nodes_of = lru_cache(4096)(self._find_nodes)  # without this cache, a third of the time of a read
         watch(self)
 
     @classmethod
@@ -85,25 +84,29 @@ class MemcachedStore(ForkAware, Store):
         """Return the store for ``memcached://host[:port],host...[?option=value&...]``, with :data:`OPTIONS`."""
         parts = parse_store_url(url, OPTIONS)
         if parts.path.strip("/"):
-            raise ConfigError("store", "the memcached URL takes no path", "write memcached://host:port,host:port")
+            raise ConfigError(
+                "store",
+                f"the memcached URL takes no path such as {parts.path!r}",
+                "write memcached://host:port,host:port",
+            )
         for name in ("pool", "max_value"):
-            if parts.whole(name, 1) < 1:
-                raise parts.bad(name, "is below 1", f"leave {name} out, or write more")
+            if parts.integer(name, 1) < 1:
+                raise parts.error(name, "is below 1", f"write {name}=1 or more, or leave it out")
         settings = Settings(
-            timeout=parts.seconds("timeout", USUAL.timeout),
-            connect_timeout=parts.seconds("connect_timeout", USUAL.connect_timeout),
-            deadline=parts.seconds("deadline", USUAL.deadline),
-            pool=parts.whole("pool", USUAL.pool),
+            timeout=parts.seconds("timeout", DEFAULTS.timeout),
+            connect_timeout=parts.seconds("connect_timeout", DEFAULTS.connect_timeout),
+            deadline=parts.seconds("deadline", DEFAULTS.deadline),
+            pool=parts.integer("pool", DEFAULTS.pool),
             tls=tls_context(parts),
         )
-        return cls(addresses(parts.host), settings, max_value=parts.whole("max_value", Store.max_value))
+        return cls(addresses(parts.host), settings, max_value=parts.integer("max_value", Store.max_value))
 
     def node_of(self, key: str) -> str:
         where = route(key)
         return where.node or self._ring.ranking(where.text)[0]
 
     def is_displaced(self, key: str) -> bool:
-        return self._places(key)[0].breaker.cause is not None
+        return self._nodes_of(key)[0].breaker.cause is not None
 
     def get(self, key: str) -> bytes | None:
         return self._try(key, self._get)
@@ -114,26 +117,26 @@ class MemcachedStore(ForkAware, Store):
     def get_many(self, keys: Sequence[str]) -> Many:
         deadline = self._clock() + self._deadline
         many = Many({}, {})
-        asked = dict.fromkeys(keys, 0)  # each key, and how many of its nodes are known to be down
-        while asked:
+        tried = dict.fromkeys(keys, 0)  # from key to the number of its nodes that are known to be down
+        while tried:
             groups: dict[Node, list[str]] = defaultdict(list)
             later = {}
-            for key, tried in asked.items():
+            for key, number in tried.items():
                 try:
-                    groups[self._places(key)[tried]].append(key)
+                    groups[self._nodes_of(key)[number]].append(key)
                 except StoreUnavailable as error:
                     many.unreachable[key] = error
             for node, group in groups.items():
                 try:
                     many.values.update(self._get_group(node, deadline, group))
                 except StoreUnavailable as error:
-                    elsewhere = isinstance(error, NodeDown) and self._clock() < deadline
+                    may_retry = isinstance(error, NodeDown) and self._clock() < deadline
                     for key in group:
-                        if elsewhere and asked[key] + 1 < len(self._places(key)):
-                            later[key] = asked[key] + 1
+                        if may_retry and tried[key] + 1 < len(self._nodes_of(key)):
+                            later[key] = tried[key] + 1
                         else:
                             many.unreachable[key] = error
-            asked = later
+            tried = later
         return many
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
@@ -149,7 +152,7 @@ class MemcachedStore(ForkAware, Store):
         return self._try(key, self._cas, Writing(key, value, ttl, NO_MARK), token)
 
     def delete(self, key: str) -> bool:
-        """Remove the manifest; without it, no reader finds the parts. They stay until they expire or are evicted."""
+        """Remove the item. The parts of a split value stay, unreachable, until they expire or are evicted."""
         return self._try(key, self._delete)
 
     def close(self) -> None:
@@ -160,8 +163,8 @@ class MemcachedStore(ForkAware, Store):
         for node in self._nodes.values():
             node.forget()
 
-    def _find_places(self, key: str) -> tuple[Node, ...]:
-        """Return the nodes that may hold a key, in the order in which they are asked."""
+    def _find_nodes(self, key: str) -> tuple[Node, ...]:
+        """Return the nodes that may hold a key, in the order of the requests."""
         if not _KEY.match(key):
             raise ValueError(f"{key!r} is no key: 1 to 200 printable ASCII characters without spaces")
         where = route(key)
@@ -176,18 +179,18 @@ class MemcachedStore(ForkAware, Store):
         """Return the answer of ``verb(node, deadline, key, *args)`` from the first node that is not down."""
         deadline = self._clock() + self._deadline
         first: NodeDown | None = None
-        for node in self._places(key):
+        for node in self._nodes_of(key):
             try:
                 return verb(node, deadline, key, *args)
             except NodeDown as error:
                 first = first or error
                 if self._clock() >= deadline:
                     break
-        assert first is not None  # every key has a node
+        assert first is not None  # each key has a node
         try:
             raise first
         finally:
-            del first  # a reference cycle: the error refers to this frame
+            del first  # it refers to this frame, and would make a reference cycle
 
     @staticmethod
     def _set(node: Node, deadline: float, key: str, writing: Writing) -> None:
@@ -200,25 +203,25 @@ class MemcachedStore(ForkAware, Store):
     @staticmethod
     def _add(node: Node, deadline: float, key: str, writing: Writing) -> bool:
         try:
-            return node.write(deadline, add, writing, doubt=was_added)
+            return node.write(deadline, add, writing, verify=was_added)
         except NodeDown as error:
             if error.sent and not route(key).control:
-                # The next node is asked. If this node carries out the add later, no process holds that lease. Until the
-                # lease lapses, clients without a page would wait once the node is back.
+                # The next node gets the add. If this node carries it out later, the item is a lease without an owner.
+                # Clients without a page would then wait until that lease lapses.
                 node.compensate(delete_if_unchanged, key, writing.item)
             raise
 
     @staticmethod
     def _cas(node: Node, deadline: float, key: str, writing: Writing, token: NumberedToken) -> bool:
         if token.node != node.name:
-            # Another node gave the token while it held the key. Only the node that holds the key now can tell.
+            # The token comes from another node, which held the key before. Only this node holds the key now.
             if node.breaker.cause is not None:
                 raise NodeDown(node.name, node.breaker.cause)
             return False
         try:
             return node.write(deadline, cas, writing, token)
         except NodeDown as error:
-            if error.sent:  # the value may be written, so no other node can deny it
+            if error.sent:  # the value may be written here, so the next node cannot know
                 raise StoreUnavailable(error.node, error.cause) from error
             raise
 
@@ -229,36 +232,39 @@ class MemcachedStore(ForkAware, Store):
         value = unpack(item)
         if isinstance(value, bytes):
             return value
-        whole = self._whole(node, deadline, key, Found(item, None))
-        return whole and whole.value
+        joined = self._join(node, deadline, key, StoredItem(item, None))
+        return joined and joined.value
 
     def _gets(self, node: Node, deadline: float, key: str) -> Versioned | None:
         found = node.read(deadline, gets, key)
-        return found and self._whole(node, deadline, key, found)
+        return found and self._join(node, deadline, key, found)
 
     def _get_group(self, node: Node, deadline: float, keys: list[str]) -> dict[str, bytes]:
         values = {}
         for key, item in node.read(deadline, get_many, keys).items():
             value = unpack(item)
             if not isinstance(value, bytes):
-                whole = self._whole(node, deadline, key, Found(item, None))
-                if whole is None:
+                joined = self._join(node, deadline, key, StoredItem(item, None))
+                if joined is None:
                     continue
-                value = whole.value
+                value = joined.value
             values[key] = value
         return values
 
-    def _whole(self, node: Node, deadline: float, key: str, found: Found) -> Versioned | None:
-        """Return the value of an item, joined from its parts if it is split. The parts are on the same node."""
+    def _join(self, node: Node, deadline: float, key: str, found: StoredItem) -> Versioned | None:
+        """Return the value of an item, joined from its parts if it is split; ``None`` for a useless item.
+
+        A useless item is removed. If another process has replaced it, the new item is read.
+        """
         text = route(key).text
-        again: Found | None = found
-        for _ in range(3):  # another process may write faster than this one reads, but hardly for ever
+        again: StoredItem | None = found
+        for _ in range(3):  # another process may write faster than this process reads, but hardly for ever
             if again is None:
                 break
             found = again
             value = unpack(found.item)
             if value is None:
-                _log.warning("what is under %s on %s was not written by this version; it is removed", key, node.name)
+                _log.warning("the item %s on %s was not written by this version; it is removed", key, node.name)
             elif isinstance(value, Manifest):
                 value = value.join(node.read(deadline, get_many, value.keys(text)), text)
             if value is not None:

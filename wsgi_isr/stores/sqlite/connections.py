@@ -1,15 +1,15 @@
-"""Connections to one SQLite file: opened lazily, reused, and closed around ``fork``.
+"""A pool of connections to one SQLite file: opened lazily, reused, and closed around ``fork``.
 
-They form a pool; a connection for each thread was rejected. Under gevent, each request is a "thread" of its own and
-would open the file anew. With the pool, the greenlets of a worker share one connection, because no switch happens
-inside a statement. Threads get as many connections as are in use at the same time.
+A connection for each thread was rejected. Under gevent, each request is a "thread" of its own, and would open the file
+anew. With the pool, the greenlets of a worker share one connection, because no switch happens inside a statement. The
+number of connections is the number of threads that use the file at the same time.
 
-**Fork.** SQLite forbids carrying a connection across a fork (sqlite.org/howtocorrupt.html, 2.6). It is not enough that
-the child leaves the inherited connections alone. POSIX locks are not inherited, but SQLite's table of the locks of this
-process is. As long as the parent has a connection open, a *new* connection of the child takes the file as locked
-already. Such a connection holds no lock at all (seen in /proc/locks, SQLite 3.40). The last other process that closes
-the file would then delete the write-ahead log under the child. Therefore, the parent closes all connections before it
-forks, and opens new ones on demand.
+**Fork.** SQLite forbids carrying a connection across a fork (sqlite.org/howtocorrupt.html, 2.6). A child that does not
+use the inherited connections is not safe either. A child inherits SQLite's table of locks, but not the POSIX locks.
+While the parent has a connection open, a *new* connection of the child counts the file as locked already. The
+connection holds no lock at all (seen in /proc/locks, SQLite 3.40). The last other process that closes the file would
+then delete the write-ahead log under the child. Therefore, the parent closes all connections before it forks, and opens
+new ones on demand.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from ...errors import StoreUnavailable
 from ..files import check_link, check_writable, this_user
 from ..fork_hooks import ForkAware, watch
 
-#: Run on each new connection. NORMAL: in WAL mode, a killed process loses nothing; a power cut may lose the last writes
-#: but damages nothing. No mmap: a truncated file would raise SIGBUS instead of an error.
+#: Statements for each new connection. With NORMAL in WAL mode, a killed process loses nothing. A power cut may lose the
+#: last writes, but damages nothing. There is no mmap: a truncated file would raise SIGBUS instead of an error.
 PRAGMAS = ("PRAGMA synchronous = NORMAL", f"PRAGMA journal_size_limit = {16 * 1024 * 1024}")
 
-#: Seconds between two checks that the path still leads to the open file.
-LOOK_EVERY = 1.0
+#: The time between two checks that the path still leads to the open file, in seconds.
+CHECK_EVERY = 1.0
 
 
 class FileBroken(Exception):
     """The file cannot be used, and waiting does not help.
 
-    :param problem: what is wrong.
-    :param remedy: what the operator can do.
+    :param problem: the cause, for messages.
+    :param remedy: the action of the operator; may be empty.
     """
 
     def __init__(self, problem: str, remedy: str) -> None:
@@ -50,49 +50,49 @@ class FileBroken(Exception):
         super().__init__(problem)
 
 
-class NotOurs(FileBroken):
-    """The file belongs to another program; this package must not write into it."""
+class ForeignDatabase(FileBroken):
+    """The file is the database of another program. This package must not write into it."""
 
 
-# By message, because Python 3.10 does not give the error code. sqlite3_errstr() has had these texts for decades.
+#: From a part of SQLite's message to problem and remedy. Python 3.10 has no error codes. The texts of sqlite3_errstr()
+#: have not changed for decades.
 _DAMAGED = "the file is damaged"
 _PERMIT = "make {directory} a directory that {user} can write to, with all files in it"
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_TROUBLES = (
+_DIAGNOSES = (
     ("malformed", _DAMAGED, ""),
     ("not a database", _DAMAGED, ""),
     ("readonly", "the file is read-only", _PERMIT),
     ("full", "the disk is full", "make room on the disk"),
-    ("disk i/o", "reading or writing it fails", "look at the disk and the system's log"),
-    ("unable to open", "it cannot be opened", f"look at the permissions ({_PERMIT}), and at the number of open files"),
+    ("disk i/o", "reading or writing it fails", "check the disk and the log of the system"),
+    ("unable to open", "it cannot be opened", f"check the permissions ({_PERMIT}) and the number of open files"),
 )
 
 
 def diagnose(path: str, error: sqlite3.Error | OSError) -> StoreUnavailable | FileBroken:
-    """Return the error to raise: another process holds the lock for too long, or the file cannot be used."""
+    """Return the error to raise: ``StoreUnavailable`` for a lock of another process, otherwise ``FileBroken``."""
     text = str(error).lower()
     if isinstance(error, sqlite3.Error) and "malformed" not in text and "lock" in text:
         return StoreUnavailable(path, error)
     permit = _permit(path)
     if isinstance(error, OSError):
-        remedy = permit if error.errno in _FORBIDDEN else "look at the disk and the permissions"
+        remedy = permit if error.errno in _FORBIDDEN else "check the disk and the permissions"
         return FileBroken(f"it cannot be created ({error.strerror}: {error.filename})", remedy)
-    for fragment, problem, remedy in _TROUBLES:
+    for fragment, problem, remedy in _DIAGNOSES:
         if fragment in text:
             return FileBroken(f"{problem} ({error})", remedy.replace(_PERMIT, permit))
-    return FileBroken(f"it is not as we made it ({error})", "")
+    return FileBroken(f"it is not as wsgi_isr made it ({error})", "")
 
 
 def _permit(path: str) -> str:
     return _PERMIT.format(directory=os.path.dirname(path), user=this_user())
 
 
-def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
-    """Call ``check`` with a connection to an existing file. Nothing is created, written or locked.
+def check_file(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
+    """Check a file that may exist. Nothing is created, written or locked.
 
-    Without locks, the connection may read a checkpoint of another process half-way. So ``check`` may trust only the
-    first bytes of the file.
-
+    :param check: called with a connection to an existing file. Without locks, the connection may read half a
+        checkpoint of another process. Only the first bytes of the file can be trusted.
     :raises FileBroken: the file is no database, or this user may not use it.
     """
     try:
@@ -105,7 +105,7 @@ def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
         # immutable: no -wal and -shm, which a read-only connection would create as well (sqlite.org/wal.html, 5).
         uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
-            connection.execute("BEGIN")  # check() reads from one copy of the first page
+            connection.execute("BEGIN")  # check() reads one version of the first page
             check(connection)
     except sqlite3.Error as error:
         if "not a database" in str(error):
@@ -113,15 +113,16 @@ def look_at(path: str, check: Callable[[sqlite3.Connection], object]) -> None:
 
 
 class Connection(sqlite3.Connection):
-    """A connection that knows to which opening of the file it belongs."""
+    """A connection to an opening of the file."""
 
+    #: The number of the opening. A connection of an earlier opening is not reused.
     generation = 0
 
 
 class DatabaseFile(ForkAware):
-    """The connections of this process to the file at ``path``, each used by one thread at a time.
+    """The connections of this process to a file. One thread at a time uses a connection.
 
-    :param timeout: seconds to wait for a lock that another process holds.
+    :param timeout: the maximum wait for a lock of another process, in seconds.
     :param prepare: called with each new connection, before its first use.
     """
 
@@ -130,13 +131,13 @@ class DatabaseFile(ForkAware):
         self.timeout = timeout
         self._prepare = prepare
         self._pid = os.getpid()
-        self._state = threading.Condition()  # guards the attributes below; no statement runs under it
+        self._state = threading.Condition()  # guards the attributes below; no statement runs inside it
         self._idle: list[Connection] = []
         self._busy: set[Connection] = set()
         self._forking = False
         self._generation = 0
         self._inode: tuple[int, int] | None = None
-        self._look_at = 0.0
+        self._next_check = 0.0
         weakref.finalize(self, _close_own, self._idle, self._pid)
         watch(self)
 
@@ -144,7 +145,7 @@ class DatabaseFile(ForkAware):
     def connection(self) -> Iterator[Connection]:
         """Yield a connection in autocommit mode, for one statement or one transaction.
 
-        :raises StoreUnavailable: another process held the lock for too long.
+        :raises StoreUnavailable: another process held the lock longer than ``timeout``.
         :raises FileBroken: the file cannot be used.
         """
         try:
@@ -154,7 +155,7 @@ class DatabaseFile(ForkAware):
         try:
             yield connection
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
-            raise  # such as a parameter of a wrong type: an error of the caller
+            raise  # an error of the caller, such as a parameter of a wrong type
         except sqlite3.Error as error:
             raise diagnose(self.path, error) from error
         finally:
@@ -162,15 +163,15 @@ class DatabaseFile(ForkAware):
 
     @contextmanager
     def transaction(self, wait: bool = True) -> Iterator[Connection]:
-        """Yield the only connection that may write; commit at the end, roll back on any exception.
+        """Yield the only connection that may write. Commit at the end; roll back after any exception.
 
-        :param wait: ``False`` raises at once while another process is writing.
+        :param wait: ``False`` raises at once while another process writes.
         """
         with self.connection() as connection:
             if not wait:
                 connection.execute("PRAGMA busy_timeout = 0")
             try:
-                # IMMEDIATE: a transaction that reads first fails without waiting if another process wrote meanwhile
+                # Without IMMEDIATE, a transaction that reads first would fail if another process wrote meanwhile
                 # (SQLITE_BUSY_SNAPSHOT).
                 connection.execute("BEGIN IMMEDIATE")
             finally:
@@ -183,7 +184,7 @@ class DatabaseFile(ForkAware):
         """Close idle connections now, and busy ones when they are given back."""
         self._notice_fork()
         with self._state:
-            self._let_go()
+            self._close_idle()
 
     # Taking and giving back
 
@@ -192,8 +193,8 @@ class DatabaseFile(ForkAware):
         with self._state:
             while self._forking:
                 self._state.wait()
-            if time.monotonic() >= self._look_at:
-                self._look_again()
+            if time.monotonic() >= self._next_check:
+                self._check_path()
             if self._idle:
                 connection = self._idle.pop()
                 self._busy.add(connection)
@@ -214,16 +215,16 @@ class DatabaseFile(ForkAware):
                 connection.close()
             self._state.notify_all()
 
-    def _look_again(self) -> None:
-        """Drop the connections where the path leads to another file.
+    def _check_path(self) -> None:
+        """Close the connections if the path leads to another file.
 
-        An operator may delete the file to empty the cache. The process must not go on with a file that only it can see.
+        An operator may delete the file to empty the cache. The process must not keep a file that no other process sees.
         """
-        self._look_at = time.monotonic() + LOOK_EVERY
+        self._next_check = time.monotonic() + CHECK_EVERY
         if self._inode is not None and self._inode != _inode(self.path):
-            self._let_go()
+            self._close_idle()
 
-    def _let_go(self) -> None:
+    def _close_idle(self) -> None:
         self._generation += 1
         self._inode = None
         while self._idle:
@@ -235,15 +236,15 @@ class DatabaseFile(ForkAware):
             try:
                 return self._try_to_open()
             except sqlite3.OperationalError as error:
-                # Two processes may create one file: turning WAL on does not wait for a lock.
+                # Two processes may create the file at once, and turning WAL on does not wait for a lock.
                 if "lock" not in str(error) or time.monotonic() >= deadline:
                     raise
             time.sleep(0.005)
 
     def _try_to_open(self) -> Connection:
         with self._state:
-            # Under the lock: closing any descriptor of the file would drop every lock that this process has on it
-            # (fcntl(2)). Before the file exists, no connection of this process has it open.
+            # Inside the lock, no connection of this process has a missing file open. Otherwise, closing a descriptor
+            # would drop every lock of this process on the file (fcntl(2)).
             _create(self.path)
             connection = sqlite3.connect(
                 self.path,
@@ -268,16 +269,16 @@ class DatabaseFile(ForkAware):
     # Around a fork
 
     def _notice_fork(self) -> None:
-        if self._pid != os.getpid():  # C code forked without hooks
+        if self._pid != os.getpid():  # C code forked without the hooks of Python
             self.after_fork_in_child()
 
     def before_fork(self) -> None:
         self._notice_fork()
         self._state.acquire()
         self._forking = True
-        # Each use is short. If one hangs (a dead disk), its connection is abandoned in the child.
+        # Uses are short. If a use hangs (on a dead disk), the child abandons its connection.
         self._state.wait_for(lambda: not self._busy, timeout=self.timeout + 4)
-        self._let_go()
+        self._close_idle()
 
     def after_fork_in_parent(self) -> None:
         self._forking = False
@@ -300,7 +301,7 @@ class DatabaseFile(ForkAware):
 def _create(path: str) -> None:
     """Create the file and its missing directories, for this user only: pages may be private.
 
-    :raises OSError: it cannot be created, or root would follow a link of another user.
+    :raises OSError: the file cannot be created, or root would follow a link of another user.
     """
     check_link(path)
     if os.path.exists(path):
@@ -336,7 +337,7 @@ def _close_own(connections: list[Connection], pid: int) -> None:
 
 
 def _abandon(connection: Connection) -> None:
-    """Make the connection immortal: not even its destructor may run in a process that did not open it."""
+    """Make the connection immortal. Its destructor must not run in a process that did not open it."""
     import ctypes  # needed only in a child of a process that forks without hooks
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))

@@ -1,11 +1,11 @@
-"""The eight verbs as SQL, in a usable file; :mod:`.store` handles a broken one.
+"""The eight verbs as SQL, for a file that can be used. :mod:`.store` handles other files.
 
-Table ``entry`` holds the values. Table ``usage`` holds when each value was last used, and its size. The tables are
-separate because SQLite writes a row as a whole: recording a read must not write the page again. Triggers keep ``usage``
-and the sum of all sizes in step with ``entry``, inside the same transaction.
+Table ``entry`` holds the values. Table ``usage`` holds the time of the last use and the size of each value. The tables
+are separate because SQLite writes a row as a whole: the record of a read must not write the page again. Triggers update
+``usage`` and the sum of all sizes with ``entry``, in the same transaction.
 
-``used`` is a logical time, one above the highest so far. A clock is not used: one that is set back would reverse the
-order of eviction. Control keys are :data:`AHEAD` of all pages, so they are evicted after them.
+``used`` is a logical time, one above the highest so far. A clock that is set back would reverse the order of eviction.
+The times of control keys are :data:`AHEAD` of those of pages, so pages are evicted first.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from typing import Any
 from ...errors import StoreUnavailable, ValueTooLarge
 from ..base import CONTROL_SHARE, Many, Store, Token, Versioned, is_control
 from ..fork_hooks import ForkAware, watch
-from .connections import Connection, DatabaseFile, FileBroken, NotOurs, look_at
+from .connections import Connection, DatabaseFile, FileBroken, ForeignDatabase, check_file
 
 APPLICATION_ID = 0x57495352  # "WISR"
 SCHEMA_VERSION = 2
-#: The lead of the logical time of control keys over that of pages.
+#: The difference between the logical times of control keys and of pages.
 AHEAD = 1 << 61
 
-# The size of an entry is its size in the file, by the rules of the format (sqlite.org/fileformat2.html, 1.6). A row of
-# more than 4061 bytes leaves 489 to 4061 in its leaf; the rest takes overflow pages, 4092 bytes in each. A leaf holds
-# only whole rows. Indices and usage come on top.
+# The size of an entry is its size in the file (sqlite.org/fileformat2.html, 1.6). A row above 4061 bytes has 489 to
+# 4061 bytes in its leaf. Overflow pages of 4092 bytes hold the rest. A leaf holds only whole rows. Indices and usage
+# are added.
 _ROW = "(length(NEW.value) + length(NEW.key) + 40)"
 _OWN_PAGES = f"(CASE WHEN {_ROW} <= 4061 THEN 0 ELSE ({_ROW} - 489) / 4092 + (({_ROW} - 489) % 4092 > 3572) END)"
 _IN_LEAF = f"(4096 / (4084 / max(min(489, {_ROW}), {_ROW} - 4092 * {_OWN_PAGES})))"
 _SIZE = f"{_IN_LEAF} + 4096 * {_OWN_PAGES} + length(NEW.key) * 3 / 2 + 110"
-# Two index look-ups: the highest time of the pages, and of the control keys.
+# Two look-ups in an index: the highest time of the pages, and of the control keys.
 _LAST = (
     f"max(ifnull((SELECT max(used) FROM usage WHERE used < {AHEAD}), 0),"
     f" ifnull((SELECT max(used) FROM usage WHERE used >= {AHEAD}) - {AHEAD}, 0))"
@@ -41,7 +41,7 @@ _LAST = (
 _NEXT = f"({_LAST} + 1 + NEW.control * {AHEAD})"
 
 SCHEMA = (
-    # Values last: a query without the value does not read its overflow pages.
+    # The value is the last column, so a query without it does not read its overflow pages.
     "CREATE TABLE entry (id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, control INTEGER NOT NULL,"
     " token BLOB NOT NULL, expires REAL, value BLOB NOT NULL)",
     "CREATE INDEX entry_expires ON entry (expires) WHERE expires IS NOT NULL",
@@ -77,19 +77,19 @@ _CAS = f"UPDATE entry SET token = ?, expires = ?, value = ? WHERE key = ? AND to
 _DELETE = f"DELETE FROM entry WHERE key = ? AND {_LIVE}"
 _PURGE = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE expires <= ? LIMIT 32)"
 
-#: Keys in one SELECT; older SQLite takes 999 parameters.
+#: The maximum number of keys in a SELECT. Older SQLite takes 999 parameters.
 _KEYS_AT_ONCE = 500
-#: The most entries that one transaction evicts: others are waiting to write.
+#: The maximum number of entries that one transaction evicts, because other processes wait to write.
 _EVICT_AT_ONCE = 128
-#: Reads that are collected before they are written, and seconds after which they are written in any case.
-_NOTES_AT_ONCE = 256
-_NOTES_EVERY = 5.0
+#: Reads are written after this number, or after this time in seconds.
+_READS_AT_ONCE = 256
+_WRITE_READS_EVERY = 5.0
 
 
 class SQLiteTable(Store):
-    """The store in a usable file. Every verb may raise :class:`FileBroken` as well.
+    """The store in a file that can be used. Every verb may raise :class:`FileBroken` as well.
 
-    :param clock: wall time in seconds, the same for all processes and after a restart.
+    :param clock: wall time in seconds, the same in all processes and after a restart.
     """
 
     def __init__(self, path: str, max_bytes: int, timeout: float, clock: Callable[[], float]) -> None:
@@ -97,7 +97,7 @@ class SQLiteTable(Store):
         self.max_value = min(Store.max_value, max_bytes // 4)
         self._file = DatabaseFile(path, timeout, prepare)
         self._clock = clock
-        self._notes = Notes(clock)
+        self._reads = Reads(clock)
 
     def get(self, key: str) -> bytes | None:
         row = self._row(_GET, key)
@@ -116,7 +116,7 @@ class SQLiteTable(Store):
                 with self._file.connection() as connection:
                     rows = connection.execute(statement, (*some, self._clock())).fetchall()
                 values.update((key, value) for _, value, key in rows)
-                self._note(row[0] for row in rows)
+                self._record(row[0] for row in rows)
         except StoreUnavailable as error:
             return Many(values, {key: error for key in keys if key not in values})
         return Many(values, {})
@@ -128,7 +128,7 @@ class SQLiteTable(Store):
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
         self._refuse_large(key, value)
-        # Most calls lose: all processes try for a lease, one gets it. Losers need not queue for writing.
+        # All processes try to get a lease, and one gets it. The others need not queue for a write.
         if self._has(key):
             return False
         return self._write(
@@ -137,7 +137,7 @@ class SQLiteTable(Store):
 
     def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
         self._refuse_large(key, value)
-        if not isinstance(token, bytes):  # from another store, such as the memory that replaces the file
+        if not isinstance(token, bytes):  # a token of another store, such as the memory that replaces the file
             return False
         return self._write(_CAS, lambda now: (_new_token(), _expires(now, ttl), value, key, token, now))
 
@@ -147,64 +147,64 @@ class SQLiteTable(Store):
     def close(self) -> None:
         self._file.close()
 
-    def look(self) -> None:
-        """Return if the file can be used, as far as that shows before it is opened.
+    def check(self) -> None:
+        """Check that the file can be used, without opening it for writing.
 
-        :raises FileBroken: it cannot.
-        :raises NotOurs: it is another program's database.
+        :raises FileBroken: the file cannot be used.
+        :raises ForeignDatabase: the file is the database of another program.
         """
-        look_at(self._file.path, _is_ours)
+        check_file(self._file.path, _has_our_tables)
 
     # Reading
 
     def _row(self, statement: str, key: str) -> Any:
         with self._file.connection() as connection:
-            # fetchall: a statement that is not run to its end keeps its read lock, as after fetchone.
+            # After fetchone, the statement would not have ended, and would keep its read lock.
             rows = connection.execute(statement, (key, self._clock())).fetchall()
         if not rows:
             return None
-        self._note((rows[0][0],))
+        self._record((rows[0][0],))
         return rows[0]
 
     def _has(self, key: str) -> bool:
         with self._file.connection() as connection:
             return bool(connection.execute(_HAS, (key, self._clock())).fetchall())
 
-    def _note(self, ids: Iterable[int]) -> None:
-        """Record reads. A process that only reads must write them, too: else other processes evict its entries."""
-        if not self._notes.add(ids):
+    def _record(self, ids: Iterable[int]) -> None:
+        """Record reads. A process that only reads writes them too; otherwise, other processes evict its entries."""
+        if not self._reads.add(ids):
             return
         try:
             with self._file.transaction(wait=False) as connection:
-                self._notes.write_down(connection)
+                self._reads.write(connection)
         except StoreUnavailable:
-            pass  # another process is writing; the notes stay for the next attempt
+            pass  # another process writes; the reads stay for the next attempt
 
     # Writing
 
     def _write(self, statement: str, parameters: Callable[[float], tuple[object, ...]]) -> bool:
-        """Return whether the statement changed anything.
+        """Return whether the statement changed an entry.
 
-        The parameters are computed under the lock: an entry may expire during the wait for the lock.
+        The parameters are computed inside the lock, because an entry may expire during the wait for the lock.
         """
         with self._file.transaction() as connection:
             now = self._clock()
-            self._notes.write_down(connection)  # first: the new entry must be newer than the reads
+            self._reads.write(connection)  # before the statement: the new entry must be newer than the reads
             changed = connection.execute(statement, parameters(now)).rowcount > 0
             connection.execute(_PURGE, (now,))
-            crowded = self._evict(connection)
-        while crowded:
+            is_full = self._evict(connection)
+        while is_full:
             try:
                 with self._file.transaction() as connection:
-                    crowded = self._evict(connection)
+                    is_full = self._evict(connection)
             except StoreUnavailable:
-                break  # the write itself is done; the next write goes on with evicting
+                break  # the write itself is done; the next write continues the eviction
         return changed
 
     def _evict(self, connection: Connection) -> bool:
-        """Evict a batch of entries; return whether more must go.
+        """Evict a batch of entries; return whether more have to be evicted.
 
-        Control keys have a share of the room, pages have the rest.
+        Control keys have a share of ``max_bytes``, pages have the rest.
         """
         [[total, control]] = connection.execute("SELECT bytes, control FROM total").fetchall()
         more = _delete_oldest(connection, AHEAD, control - self.max_bytes * CONTROL_SHARE)
@@ -218,31 +218,31 @@ class SQLiteTable(Store):
 def _delete_oldest(connection: Connection, since: int, excess: float) -> bool:
     """Delete a batch of the least recently used entries, from the logical time ``since`` on.
 
-    :returns: whether more than the batch has to be deleted to free ``excess`` bytes.
+    :returns: whether ``excess`` bytes need more than this batch.
     """
     if excess <= 0:
         return False
     oldest = connection.execute(
         "SELECT id, size FROM usage WHERE used >= ? ORDER BY used LIMIT ?", (since, _EVICT_AT_ONCE)
     )
-    victims = []
+    batch = []
     for number, size in oldest.fetchall():
-        victims.append((number,))
+        batch.append((number,))
         excess -= size
         if excess <= 0:
             break
-    gone = connection.executemany("DELETE FROM entry WHERE id = ?", victims).rowcount
+    gone = connection.executemany("DELETE FROM entry WHERE id = ?", batch).rowcount
     return excess > 0 and gone > 0
 
 
-class Notes(ForkAware):
-    """The entries that were read since the last write of these notes, the latest last."""
+class Reads(ForkAware):
+    """The entries that were read since the last write to ``usage``, the latest last."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._ids: dict[int, None] = {}
-        self._tried = clock()
+        self._last_attempt = clock()
         watch(self)
 
     def after_fork_in_child(self) -> None:
@@ -251,26 +251,26 @@ class Notes(ForkAware):
         self._ids = {}
 
     def add(self, ids: Iterable[int]) -> bool:
-        """Record reads; return whether it is time to write them."""
+        """Add reads; return whether it is time to write them."""
         with self._lock:
             for number in ids:
                 self._ids.pop(number, None)
                 self._ids[number] = None
-            while len(self._ids) > 4 * _NOTES_AT_ONCE:
+            while len(self._ids) > 4 * _READS_AT_ONCE:
                 del self._ids[next(iter(self._ids))]
             if not self._ids:
                 return False
             now = self._clock()
-            due = abs(now - self._tried) >= _NOTES_EVERY or len(self._ids) % _NOTES_AT_ONCE == 0
+            due = abs(now - self._last_attempt) >= _WRITE_READS_EVERY or len(self._ids) % _READS_AT_ONCE == 0
             if due:
-                self._tried = now
+                self._last_attempt = now
             return due
 
-    def write_down(self, connection: Connection) -> None:
-        """Write the reads within a transaction. If the transaction fails, only the order of eviction is lost."""
+    def write(self, connection: Connection) -> None:
+        """Write the reads in a transaction. If the transaction fails, only the order of eviction is lost."""
         with self._lock:
             ids, self._ids = self._ids, {}
-            self._tried = self._clock()
+            self._last_attempt = self._clock()
         if ids:
             [[last]] = connection.execute(f"SELECT {_LAST}").fetchall()
             connection.executemany(
@@ -280,25 +280,25 @@ class Notes(ForkAware):
 
 
 def prepare(connection: Connection) -> None:
-    """Create the tables in a new file; check that an old one belongs to this package.
+    """Create the tables in a new file; check the tables of an existing file.
 
-    Tables of an earlier version are replaced: they held only a cache, and lost tags count as invalidated.
+    Tables of an earlier version are replaced: they hold only a cache, and lost tags count as invalidated.
 
-    :raises NotOurs: it is another program's database.
-    :raises FileBroken: a later version of this package created it.
+    :raises ForeignDatabase: the file is the database of another program.
+    :raises FileBroken: a later version of this package created the file.
     """
-    # One transaction: another process may create the tables between two statements. An application id from before and
-    # tables from after would look like the database of another program.
+    # In one transaction: another process may create the tables between two statements. The application id from before
+    # and the tables from after would look like the database of another program.
     connection.execute("BEGIN")
-    ours = _is_ours(connection)
+    is_ready = _has_our_tables(connection)
     connection.execute("COMMIT")
-    if ours:
+    if is_ready:
         return
-    # Both settings persist in the file. They cannot be set inside a transaction, and are harmless when repeated.
+    # The file keeps both settings. They cannot be set inside a transaction; a second time, they change nothing.
     connection.execute("PRAGMA page_size = 4096")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
-    if not _is_ours(connection):  # no other process was faster
+    if not _has_our_tables(connection):  # no other process was faster
         for statement in ("DROP TABLE IF EXISTS entry", "DROP TABLE IF EXISTS usage", "DROP TABLE IF EXISTS total"):
             connection.execute(statement)
         for statement in SCHEMA:
@@ -308,16 +308,20 @@ def prepare(connection: Connection) -> None:
     connection.execute("COMMIT")
 
 
-def _is_ours(connection: sqlite3.Connection) -> bool:
-    """Return whether the tables are there, and of this version."""
+def _has_our_tables(connection: sqlite3.Connection) -> bool:
+    """Return whether the tables exist, in this version.
+
+    :raises ForeignDatabase: the file has tables of another program.
+    :raises FileBroken: the tables are of a later version.
+    """
     [[application]] = connection.execute("PRAGMA application_id").fetchall()
     [[version]] = connection.execute("PRAGMA user_version").fetchall()
     if application == APPLICATION_ID:
         if version > SCHEMA_VERSION:
-            raise FileBroken(f"it was made by a later version (its tables are of version {version})", "")
+            raise FileBroken(f"a later version of wsgi_isr made it (its tables have version {version})", "")
         return bool(version == SCHEMA_VERSION)
     if application or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall():
-        raise NotOurs("it is the database of another program", "name a file that does not exist yet")
+        raise ForeignDatabase("it is the database of another program", "write the path of a new file")
     return False
 
 
