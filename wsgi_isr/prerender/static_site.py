@@ -21,7 +21,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import ConfigError
-from .html_links import Here, decoded_html, with_base
+from .html_links import SiteAddress, decoded_html, with_base
 
 #: Bytes of one name, on every common file system.
 LONGEST_NAME = 255
@@ -113,17 +113,17 @@ class StaticSite:
     """The directory that a static site is written to. Several threads may call its methods.
 
     :param root: created if it does not exist.
-    :param here: the site of the pages.
+    :param address: the site of the pages.
     :raises ConfigError: it cannot be created.
     """
 
-    def __init__(self, root: str, here: Here) -> None:
+    def __init__(self, root: str, address: SiteAddress) -> None:
         try:
             os.makedirs(root, exist_ok=True)
         except OSError as error:
             raise ConfigError("--export", f"{root}: {error.strerror}", "name a folder") from error
         self.root = os.path.realpath(root)
-        self._here = here
+        self._address = address
         self._lock = threading.Lock()
         self._taken: dict[tuple[str, ...], str] = {}
         self.written = 0
@@ -171,7 +171,7 @@ class StaticSite:
         :raises OSError: the disk.
         """
         notes = self._notes()
-        site = self._here.at(self._here.mount)
+        site = self._address.at(self._address.mount)
         mine = {"/".join(names) for names in self._taken}
         before, files_before = notes.get(site, (sources, []))
         gone = set(files_before) - mine
@@ -196,7 +196,9 @@ class StaticSite:
         try:
             with open(os.path.join(self.root, NOTES), encoding="utf-8") as file:
                 notes = json.load(file)
-            return {str(site): (str(told), [str(name) for name in files]) for site, (told, files) in notes.items()}
+            return {
+                str(site): (str(sources), [str(name) for name in files]) for site, (sources, files) in notes.items()
+            }
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
@@ -220,11 +222,11 @@ class StaticSite:
                 os.rmdir(target)  # raises at the first directory that is not empty
 
     def _redirect(self, path: str, text: str, answer: Answer) -> None:
-        target = urljoin(self._here.at(path), answer.header("location"))
+        target = urljoin(self._address.at(path), answer.header("location"))
         split = urlsplit(target)
         if split.scheme not in ("http", "https"):
             raise NoFile("it redirects to no page")
-        if self._here.holds(target):
+        if self._address.holds(target):
             # Without scheme and host: the files may be served at any host.
             target = split._replace(scheme="", netloc="").geturl() or "/"
             if unquote(split.path, errors="surrogateescape").rstrip("/") == text.rstrip("/"):
