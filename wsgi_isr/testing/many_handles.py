@@ -15,7 +15,7 @@ class ManyHandlesTests(StoreTests):
 
     # Threads
 
-    def test_of_many_threads_that_add_one_key_exactly_one_wins(self, store: Store) -> None:
+    def test_exactly_one_of_many_threads_adds_a_key(self, store: Store) -> None:
         keys = [self.key(f"lock:{number}") for number in range(20)]
         won = in_threads(8, lambda number: [store.add(key, b"%d" % number) for key in keys])
         assert [sum(each) for each in zip(*won, strict=True)] == [1] * len(keys)
@@ -50,7 +50,7 @@ class ManyHandlesTests(StoreTests):
         assert store.get(self.key()) == (b"again" if self.stores else None)
 
     @needs("persistent")
-    def test_values_survive_that_every_handle_is_closed(self, store: Store) -> None:
+    def test_values_survive_the_closing_of_every_handle(self, store: Store) -> None:
         store.set(self.key(), b"value", ttl=100 * self.shortest_ttl)
         store.close()
         assert self.another().get(self.key()) == b"value"
@@ -63,7 +63,7 @@ class ManyHandlesTests(StoreTests):
         assert store.get(self.key()) == b"new"
 
     @needs("shared")
-    def test_of_many_processes_that_add_one_key_exactly_one_wins(self, store: Store) -> None:
+    def test_exactly_one_of_many_processes_adds_a_key(self, store: Store) -> None:
         keys = [self.key(f"lock:{number}") for number in range(20)]
 
         def compete(number: int) -> list[bool]:
@@ -100,7 +100,7 @@ class ManyHandlesTests(StoreTests):
         assert store.get(self.key("child")) == (b"child" if self.shared else None)
 
     @needs()
-    def test_a_fork_while_other_threads_are_using_the_store_locks_nobody_out(self, store: Store) -> None:
+    def test_a_fork_while_other_threads_use_the_store_leaves_no_lock_held(self, store: Store) -> None:
         stop = threading.Event()
 
         def hammer(number: int) -> None:

@@ -17,7 +17,7 @@ class SingleHandleTests(StoreTests):
     # The properties of a store
 
     @needs()
-    def test_it_says_whether_it_keeps_anything(self, store: Store) -> None:
+    def test_keeps_tells_whether_values_are_kept(self, store: Store) -> None:
         assert store.keeps is self.stores
 
     @needs()
@@ -41,7 +41,7 @@ class SingleHandleTests(StoreTests):
     def test_no_keys_at_all_give_no_values(self, store: Store) -> None:
         assert store.get_many([]) == Many({}, {})
 
-    def test_what_was_set_is_read_by_every_reading_verb(self, store: Store) -> None:
+    def test_a_value_that_was_set_is_read_by_every_reading_verb(self, store: Store) -> None:
         store.set(self.key(), b"value")
         assert store.get(self.key()) == b"value"
         found = store.gets(self.key())
@@ -49,7 +49,7 @@ class SingleHandleTests(StoreTests):
         assert found.value == b"value"
         assert store.get_many([self.key()]) == Many({self.key(): b"value"}, {})
 
-    def test_set_writes_over_what_was_there(self, store: Store) -> None:
+    def test_set_replaces_an_existing_value(self, store: Store) -> None:
         store.set(self.key(), b"a longer value")
         store.set(self.key(), b"short")
         assert store.get(self.key()) == b"short"
@@ -119,14 +119,14 @@ class SingleHandleTests(StoreTests):
         assert caught.value.limit == store.max_value
         assert store.get(key) == (b"old" if self.stores and verb != "add" else None)
 
-    def test_delete_removes_and_says_whether_there_was_something(self, store: Store) -> None:
+    def test_delete_removes_a_value_and_returns_whether_there_was_one(self, store: Store) -> None:
         store.set(self.key(), b"value")
         assert store.delete(self.key()) is True
         assert store.get(self.key()) is None
         assert store.delete(self.key()) is False
 
     @needs()
-    def test_delete_of_a_missing_key_says_so(self, store: Store) -> None:
+    def test_delete_of_a_missing_key_returns_false(self, store: Store) -> None:
         assert store.delete(self.key()) is False
 
     # Add
@@ -136,7 +136,7 @@ class SingleHandleTests(StoreTests):
         assert store.add(self.key(), b"first") is True
         assert store.get(self.key()) == (b"first" if self.stores else None)
 
-    def test_add_leaves_what_is_there(self, store: Store) -> None:
+    def test_add_leaves_an_existing_value(self, store: Store) -> None:
         store.add(self.key(), b"first")
         assert store.add(self.key(), b"second") is False
         assert store.get(self.key()) == b"first"
@@ -149,7 +149,7 @@ class SingleHandleTests(StoreTests):
 
     # Compare and swap
 
-    def test_cas_writes_where_nobody_wrote_since(self, store: Store) -> None:
+    def test_cas_writes_where_no_other_write_came_between(self, store: Store) -> None:
         store.set(self.key(), b"old")
         assert store.cas(self.key(), b"new", self.token(store)) is True
         assert store.get(self.key()) == b"new"
@@ -239,7 +239,7 @@ class SingleHandleTests(StoreTests):
         self.let_expire()
         assert store.get(self.key()) == b"new"
 
-    def test_a_token_from_before_an_expiry_is_not_good_for_what_came_after(self, store: Store) -> None:
+    def test_a_token_from_before_an_expiry_is_not_good_for_a_later_value(self, store: Store) -> None:
         store.set(self.key(), b"same", ttl=self.shortest_ttl)
         token = self.token(store)
         self.let_expire()
@@ -257,7 +257,7 @@ class SingleHandleTests(StoreTests):
         assert sum(len(key) + len(value) for key, value in held.items()) <= 400_000
         assert len(held) > 10
 
-    def test_what_is_read_is_kept_and_what_is_not_is_evicted(self, store: Store) -> None:
+    def test_values_that_are_read_stay_and_others_are_evicted(self, store: Store) -> None:
         bounded = self.bounded(400_000)
         for name in ("read", "unread"):
             bounded.set(self.key(name), b"x" * 5000)
@@ -266,7 +266,7 @@ class SingleHandleTests(StoreTests):
             assert bounded.get(self.key("read")) is not None, f"lost after {number} writes"
         assert bounded.get(self.key("unread")) is None
 
-    def test_a_token_from_before_an_eviction_is_not_good_for_what_came_after(self, store: Store) -> None:
+    def test_a_token_from_before_an_eviction_is_not_good_for_a_later_value(self, store: Store) -> None:
         bounded = self.bounded(400_000)
         bounded.set(self.key(), b"same")
         token = self.token(bounded)
