@@ -69,7 +69,7 @@ http {{
         # them by itself), which could be carried out twice; and not for an answer of the app, whatever it is.
         proxy_next_upstream error timeout;
         proxy_connect_timeout 1s;
-        # Longer than a visitor waits for a page that somebody else renders (the option `wait`, 10 s).
+        # Longer than a visitor waits for a render of another request (`lock_timeout`, 10 s).
         proxy_read_timeout {read_timeout:g}s;
         add_header X-Instance $instance always;
         add_header X-Upstream $upstream_addr always;
