@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ..errors import ClusterError, NotHere
@@ -27,24 +27,20 @@ def kill(cluster: Cluster, part: str) -> str:
 
 def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
     """Send SIGKILL to one worker of an instance, whose master starts another one."""
-    target = cluster.instance(instance)
-    workers = target.workers()
-    if not workers:
-        raise ClusterError(f"{instance} has no worker now")
-    worker = workers[number % len(workers)]
-    target.kill_process(worker)
-    return f"worker {worker} of {instance} is dead"
+    return _kill_one(cluster.instance(instance), "worker", cluster.instance(instance).workers(), number)
 
 
 def kill_renderer(cluster: Cluster, instance: str, number: int = 0) -> str:
     """Send SIGKILL to one renderer of an instance, in the middle of a render."""
-    target = cluster.instance(instance)
-    renderers = target.renderers()
-    if not renderers:
-        raise ClusterError(f"{instance} has no renderer now")
-    renderer = renderers[number % len(renderers)]
-    target.kill_process(renderer)
-    return f"renderer {renderer} of {instance} is dead"
+    return _kill_one(cluster.instance(instance), "renderer", cluster.instance(instance).renderers(), number)
+
+
+def _kill_one(instance: Instance, kind: str, pids: Sequence[int], number: int) -> str:
+    if not pids:
+        raise ClusterError(f"{instance.name} has no {kind} now")
+    pid = pids[number % len(pids)]
+    instance.kill_process(pid)
+    return f"{kind} {pid} of {instance.name} is dead"
 
 
 def pause(cluster: Cluster, part: str) -> str:
@@ -84,7 +80,7 @@ def cut(cluster: Cluster, node: str) -> str:
 def swallow(cluster: Cluster, node: str) -> str:
     """Cut a node off silently: the proxy accepts bytes for it and discards them."""
     cluster.link(node).swallow()
-    return f"what is sent to {node} goes nowhere"
+    return f"requests to {node} are lost"
 
 
 def slow(cluster: Cluster, node: str, seconds: float = 0.1) -> str:
@@ -132,8 +128,7 @@ def roll(cluster: Cluster, release: str) -> str:
 
 
 def set_release(instance: Instance, release: str) -> None:
-    """Set an instance's release from its next start on. The instance adopts the pages of the previous release, which it
-    finds in the store."""
+    """Set an instance's release from its next start on. It adopts the pages of the previous release."""
     instance.env |= {"WSGI_ISR_RELEASE": release}
 
 
@@ -161,30 +156,14 @@ def set_clock(instance: Instance, seconds: float) -> None:
 FAULTS: Mapping[str, Callable[..., str]] = {
     fault.__name__: fault
     for fault in (
-        *(
-            kill,
-            kill_worker,
-            kill_renderer,
-            pause,
-            resume,
-            restart,
-            flush,
-            cut,
-            swallow,
-            slow,
-            heal,
-            press,
-            relieve,
-            reload,
-            roll,
-            shift_clock,
-        ),
+        *(kill, kill_worker, kill_renderer, pause, resume, restart, flush, cut, swallow, slow, heal),
+        *(press, relieve, reload, roll, shift_clock),
     )
 }
 
 
 def carry_out(cluster: Cluster, order: Order) -> str:
-    """Carry out an order from another terminal: the name of a fault and its arguments."""
+    """Carry out an order from another terminal, which names a fault and its arguments."""
     name, arguments = str(order.get("do")), order.get("with", {})
     if name not in FAULTS:
         raise ClusterError(f"the supervisor does not know {name!r}")
@@ -192,11 +171,11 @@ def carry_out(cluster: Cluster, order: Order) -> str:
 
 
 def strike(cluster: Cluster, name: str, **arguments: object) -> str:
-    """Inject a fault, and note its time and its part."""
+    """Inject a fault, note its time and its part, and return the result in words."""
     began = time.monotonic()
-    said = FAULTS[name](cluster, **arguments)
-    whole = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}
-    part = whole.get(name) or str(next(iter(arguments.values())))
+    result = FAULTS[name](cluster, **arguments)
+    targets = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}
+    part = targets.get(name) or str(next(iter(arguments.values())))
     cluster.note(name, part, began=began, **({"release": arguments["release"]} if name == "roll" else {}))
-    cluster.say(said)
-    return said
+    cluster.say(result)
+    return result

@@ -185,7 +185,7 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
 def never_struck(strikes: Sequence[Strike], done: Sequence[Spell], lasted: float) -> list[str]:
     """Return the kinds that were due within ``lasted`` seconds and did not strike."""
     due = dict.fromkeys(strike.fault for strike in strikes if strike.at < lasted)
-    return [f"{kind} never struck, though its time came" for kind in due if kind not in {spell.what for spell in done}]
+    return [f"{kind} never struck, though its time came" for kind in due if kind not in {spell.fault for spell in done}]
 
 
 def calm(disturbed: Sequence[tuple[float, float]], began: float, ended: float) -> float:
@@ -263,9 +263,9 @@ def in_the_end(cluster: Cluster, database: Database, striker: Striker, reads: li
                 if read.status == 200 and read.versions == current:
                     break
                 if time.monotonic() > deadline:
-                    said = (
+                    reason = (
                         f"{path} of {instance.name}: {answer.status} {read.label} {dict(read.versions)}, not {current}"
                     )
-                    return [Violation.of(CURRENT, began, read.end, said)]
+                    return [Violation.of(CURRENT, began, read.end, reason)]
                 time.sleep(0.05)
     return []

@@ -209,7 +209,7 @@ def test_a_fault_that_fails_is_no_fault_that_was_skipped() -> None:
     assert strike(NotHere("no library")).failed == []
     assert strike(NotHere("no library")).skipped == ["kill instance-1: no library"]
     struck = strike(None)
-    assert [spell.what for spell in struck.done] == ["kill"]
+    assert [spell.fault for spell in struck.done] == ["kill"]
     ((began, ended),) = struck._witnesses.losses.values()
     assert ended - began >= LOST
 
@@ -221,7 +221,7 @@ def test_what_took_longer_than_was_drawn_takes_nothing_from_the_quiet_after_it()
     striker._go_on(heapq.heappop(striker._steps))
     second = heapq.heappop(striker._steps)
     striker._go_on(second)
-    assert [spell.what for spell in striker.done] == ["kill"]
+    assert [spell.fault for spell in striker.done] == ["kill"]
     assert [step.at - striker._began for step in sorted(striker._steps)] == pytest.approx([20.0, 21.0], abs=0.5)
 
 
@@ -274,12 +274,12 @@ def in_the_end(monkeypatch: pytest.MonkeyPatch, shows: int, error: CannotStart |
 def test_a_page_that_does_not_get_current_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_the_end(monkeypatch, shows=2) == []
     (violation,) = in_the_end(monkeypatch, shows=1)
-    assert (violation.promise, "of instance-1: 200 HIT {'x': 1}, not {'x': 2}" in violation.said) == (CURRENT, True)
+    assert (violation.promise, "of instance-1: 200 HIT {'x': 1}, not {'x': 2}" in violation.reason) == (CURRENT, True)
 
 
 def test_a_part_that_does_not_start_again_in_the_end_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     (violation,) = in_the_end(monkeypatch, shows=2, error=CannotStart("node-1 ended"))
-    assert (violation.promise, violation.said) == (ALL_START, "node-1 ended")
+    assert (violation.promise, violation.reason) == (ALL_START, "node-1 ended")
 
 
 def test_chaos_takes_nothing_from_one_that_runs_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
