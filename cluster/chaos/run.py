@@ -93,7 +93,7 @@ class Outcome:
     def __str__(self) -> str:
         kinds = Counter(violation.promise for violation in self.violations)
         lines = [
-            f"{self.figures}; {len(self.renders)} renders; {self.excused} times nobody was there to serve",
+            f"{self.figures}; {len(self.renders)} renders; {self.excused} requests while no instance lived",
             *([f"the machine stood still for {self.stood_still:.1f} s in all"] if self.stood_still else []),
             f"nothing was excused for {self.calm:.1f} of {self.ended - self.began:.1f} s",
             *(f"skipped: {reason}" for reason in self.skipped),

@@ -1,4 +1,4 @@
-"""Find the references of a page: the pages it links to, and the files it needs. Find the URLs of a sitemap.
+"""Find the references of a page, which are its links and the files it needs, and the URLs of a sitemap.
 
 The functions take text and return URLs, without I/O. Browsers accept any text as HTML, so these functions raise nothing
 for it: they skip unreadable parts.
@@ -80,7 +80,7 @@ class SiteAddress(NamedTuple):
 
 
 def spelled(path: str) -> str:
-    """Return a path as it is written in a URL, whichever of its characters were encoded."""
+    """Return a path as written in a URL, encoded in one way for all spellings."""
     return quote(unquote_to_bytes(path), safe=_IN_PATH)
 
 
@@ -101,7 +101,7 @@ def _without_dots(path: str) -> str:
 
 
 def absolute(url: str, base: str) -> str | None:
-    """Return ``url`` as a page at ``base`` means it, without its fragment; ``None`` where it leads to no page."""
+    """Return ``url`` resolved against ``base``, without its fragment; ``None`` where it leads to no page."""
     try:
         joined = urljoin(base, url.strip(_SPACE))
         split = urlsplit(joined)
@@ -296,7 +296,7 @@ class Sitemap(NamedTuple):
 def read_sitemap(data: bytes) -> Sitemap:
     """Parse a sitemap (sitemaps.org): XML, an index of others, or one URL a line; packed by gzip or not.
 
-    :raises ValueError: it is none of these; the message says why.
+    :raises ValueError: ``data`` is none of these; the message has the reason.
     """
     if data[:2] == b"\x1f\x8b":
         try:

@@ -1,4 +1,4 @@
-"""Render pages of one site without clients, in the same way as for clients."""
+"""Render the pages of one site without clients, in the same way as for clients."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TryLater(Exception):
 
 
 def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
-    """Return the site to render pages for, and whether it is configured: by ``url``, or by the app's ``canonical_url``.
+    """Return the site of the pages, and whether ``url`` or the app's ``canonical_url`` names it.
 
     :param url: scheme and host, and the mount point if there is one.
     :raises ConfigError: ``url`` is malformed; or the app renders for another site.
@@ -59,9 +59,9 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
 
 
 def check_shared(isr: ISR) -> None:
-    """Refuse a store that no other process sees.
+    """Check that other processes see the pages that this one stores.
 
-    :raises ConfigError: it is such a store, or development mode turns the cache off.
+    :raises ConfigError: the store is private to this process, or development mode turns the cache off.
     """
     if isr._development is not None:
         problem = f"{isr._development.what}, so that nothing is cached"
@@ -89,17 +89,17 @@ class SiteClient:
     def page_at(self, path: str) -> Page:
         """Return the page at a public path.
 
-        :raises RefreshError: it is not for the cache.
-        :raises ConfigError: it is no path.
+        :raises RefreshError: the page is not for the cache.
+        :raises ConfigError: ``path`` is no path.
         """
         return self._isr._pages.at(path, self._site)
 
     def get(self, page: Page) -> tuple[bool, Content]:
         """Return whether the page was rendered now, and its fresh content.
 
-        :raises Skip: it is not for the cache.
-        :raises Fail: it cannot be rendered.
-        :raises TryLater: another process renders it, or it is in back-off.
+        :raises Skip: the page is not for the cache.
+        :raises Fail: the page cannot be rendered.
+        :raises TryLater: another process renders the page, or the page is in back-off.
         """
         # No wait: while another process renders this page, the caller renders others. Back-off holds as for any client.
         task = page.task._replace(wait=0.0, ignore_backoff=False)
@@ -136,7 +136,7 @@ class SiteClient:
         return True, entry.content
 
     def _check_stored(self, page: Page, entry: Entry) -> None:
-        """Check why this process's render was not stored.
+        """Check that an unstored render is no loss.
 
         :raises Fail: the store has no cache entry that is as new.
         """
@@ -152,9 +152,7 @@ class SiteClient:
             raise Fail("the store did not keep it")
 
     def fetch(self, path: str) -> Answer:
-        """Return the response for an anonymous client.
-
-        It is the page from the cache, renewed if need be, or else the app's response.
+        """Return the response for an anonymous client: the fresh page from the cache, or else the app's response.
 
         :raises Fail: the page cannot be rendered. Exceptions of the app pass through.
         """
@@ -187,7 +185,7 @@ def spelled_out(path: str) -> str:
 
 
 def url_of(page: Page) -> str:
-    """Return the path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
+    """Return the path and query of a page as written in URLs, for reports and for the name of its file."""
     query = urlencode(page.key.query, encoding="latin-1")
     return spelled_out(page.path) + (f"?{query}" if query else "")
 

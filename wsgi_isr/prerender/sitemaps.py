@@ -59,7 +59,7 @@ def pages_of_sitemap(given: str, client: SiteClient) -> Pages:
 
 
 class _Sitemap(NamedTuple):
-    """A file, or a path of the site. The site must not name files of this machine."""
+    """A file, or a path of the site. A sitemap of the site must not name files of this machine."""
 
     name: str
     is_file: bool

@@ -31,7 +31,7 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 
 class NoFile(Exception):
-    """A page cannot be a file. ``failed``: the operator must act on it."""
+    """A page cannot be a file. ``failed`` tells whether the operator must act on it."""
 
     def __init__(self, reason: str, failed: bool = True) -> None:
         self.reason = reason
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
     def unpacked(self) -> bytes:
         """Return the decoded body: a file server knows nothing of ``Content-Encoding``.
 
-        :raises NoFile: its encoding cannot be undone here.
+        :raises NoFile: the encoding cannot be undone here.
         """
         coding = self.header("content-encoding").strip().lower()
         if coding in ("", "identity"):
@@ -114,7 +114,7 @@ class StaticSite:
 
     :param root: created if it does not exist.
     :param address: the site of the pages.
-    :raises ConfigError: it cannot be created.
+    :raises ConfigError: ``root`` cannot be created.
     """
 
     def __init__(self, root: str, address: SiteAddress) -> None:
@@ -129,7 +129,7 @@ class StaticSite:
         self.written = 0
         self.unchanged = 0
         self.removed = 0
-        #: Pages that lost their file to another page, with that page.
+        #: Pages whose file belongs to another page, with that page.
         self.lost: dict[str, str] = {}
         # mkstemp makes files for this user only; a web server runs as another user.
         mask = os.umask(0)
@@ -139,7 +139,7 @@ class StaticSite:
     def put(self, path: str, answer: Answer) -> None:
         """Write the response for a public path, as written in URLs, unless the file has this content already.
 
-        :raises NoFile: it cannot be a file.
+        :raises NoFile: the response cannot be a file.
         :raises OSError: the disk.
         """
         if "?" in path:
@@ -162,12 +162,12 @@ class StaticSite:
             self._write(("404.html",), "the 404 page", answer.unpacked())
 
     def finish(self, whole: bool, sources: str = "") -> None:
-        """Record which files belong to this site. Called once, at the end.
+        """Record the files of this site, once, at the end of an export.
 
-        :param whole: the export is complete. Then files of the last export that this one lacks are removed, because
-            their pages are gone. Otherwise they stay.
-        :param sources: the sources of the pages. If the last export had other sources, all files stay: an export of one
-            page does not mean that there are no others.
+        :param whole: the export is complete. Files of the last export that this one lacks are then removed, because
+            their pages are gone.
+        :param sources: the sources of the pages. Files of an export from other sources stay: an export of one page does
+            not mean that the site has no other pages.
         :raises OSError: the disk.
         """
         notes = self._notes()
@@ -227,7 +227,7 @@ class StaticSite:
         if split.scheme not in ("http", "https"):
             raise NoFile("it redirects to no page")
         if self._address.holds(target):
-            # Without scheme and host: the files may be served at any host.
+            # Without scheme and host, the files may be served at any host.
             target = split._replace(scheme="", netloc="").geturl() or "/"
             if unquote(split.path, errors="surrogateescape").rstrip("/") == text.rstrip("/"):
                 return  # the file server redirects so itself; a page would make a loop
