@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ClusterError, NotHere
+from ..errors import ClusterError, NotInstalled
 from ..parts.gunicorn import Instance
 from ..supervisor.control import Order
 from ..supervisor.supervise import Cluster
@@ -143,13 +143,13 @@ def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
 def set_clock(instance: Instance, seconds: float) -> None:
     """Shift an instance's clock by ``seconds``, from its next start on.
 
-    :raises NotHere: libfaketime is not installed.
+    :raises NotInstalled: libfaketime is not installed.
     """
     for name in ("LD_PRELOAD", "FAKETIME"):
         instance.env.pop(name, None)
     if seconds:
         if not FAKETIME.exists():
-            raise NotHere("clocks cannot be shifted: apt-get install libfaketime")
+            raise NotInstalled("clocks cannot be shifted: apt-get install libfaketime")
         instance.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s"}
 
 

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import CannotStart, ClusterError, NotHere
+from ..errors import CannotStart, ClusterError, NotInstalled
 from ..load.report import Spell
 from ..parts.link import Link
 from ..parts.part import Part
 from ..supervisor.supervise import Cluster
 from . import faults, schedule
 from .history import Violation
-from .observers import Witnesses
+from .observers import Observers
 from .schedule import Strike
 
 #: Seconds for which a render is lost after its process was killed or hung: until the lock expires, plus one attempt.
@@ -43,15 +43,15 @@ class _Step:
     began: float = field(compare=False, default=0.0)
 
 
-class Striker:
+class Nemesis:
     """Carries out a schedule, several strikes at a time, in one thread: parts end with the thread that starts them."""
 
     def __init__(
-        self, cluster: Cluster, witnesses: Witnesses, strikes: Sequence[Strike], say: Callable[[str], None]
+        self, cluster: Cluster, observers: Observers, strikes: Sequence[Strike], say: Callable[[str], None]
     ) -> None:
         self._cluster = cluster
         self._instances = [instance.name for instance in cluster.instances]
-        self._witnesses = witnesses
+        self._observers = observers
         self._say = say
         self._began = time.monotonic()
         self._steps = [_Step(self._began + strike.at, number, strike) for number, strike in enumerate(strikes)]
@@ -78,7 +78,7 @@ class Striker:
             if self._steps and self._steps[0].at <= now:
                 self._go_on(heapq.heappop(self._steps))
             elif now - looked > 1.0:
-                if self.violations or self._witnesses.shows_a_violation():
+                if self.violations or self._observers.shows_a_violation():
                     return
                 looked = time.monotonic()
             else:
@@ -139,7 +139,7 @@ class Striker:
         step.began = time.monotonic()
         self._say(f"  {step.began - self._began:6.1f} s  {strike.fault} {strike.part}")
         if strike.fault in LOSES:
-            self._witnesses.losses[step.number] = (step.began, math.inf)
+            self._observers.losses[step.number] = (step.began, math.inf)
         acting: Acting = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike)
         self._busy += schedule.targets(strike, self._instances)
         return acting
@@ -149,7 +149,7 @@ class Striker:
         if isinstance(error, CannotStart):
             self.violations.append(Violation.of(ALL_START, step.began, time.monotonic(), reason))
         else:
-            (self.skipped if isinstance(error, NotHere) else self.failed).append(reason)
+            (self.skipped if isinstance(error, NotInstalled) else self.failed).append(reason)
 
     def _until_quiet_enough(self) -> float:
         """Return the seconds until a strike may begin: previous strikes may have taken longer than drawn."""
@@ -164,7 +164,7 @@ class Striker:
         if strike.fault in LOSES:
             # For other instances, the pages of an instance with a fast clock are fresh for so much longer.
             wrong = abs(strike.amount) if strike.fault == "clock" else 0.0
-            self._witnesses.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
+            self._observers.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
         for part in schedule.targets(step.strike, self._instances):
             self._busy.remove(part)
 
@@ -184,7 +184,7 @@ class Striker:
     def _hang(self, strike: Strike) -> Acting:
         # After a hang, all its waits seem to have timed out, so the instance may take any node for unreachable.
         instance = self._cluster.instance(strike.part)
-        with self._witnesses.away(*self._cluster.links, port=instance.port), instance.paused():
+        with self._observers.away(*self._cluster.links, port=instance.port), instance.paused():
             yield strike.lasts
 
     def _clock(self, strike: Strike) -> Acting:
@@ -204,7 +204,7 @@ class Striker:
             yield from _restart(instance)
 
     def _blackout(self, strike: Strike) -> Acting:
-        with self._witnesses.darkness():
+        with self._observers.darkness():
             for instance in self._cluster.instances:
                 instance.kill()
             try:
@@ -219,11 +219,11 @@ class Striker:
             yield from _until_started(instance)
 
     def _kill_node(self, strike: Strike) -> Acting:
-        with self._witnesses.away(self._cluster.link(strike.part)):
+        with self._observers.away(self._cluster.link(strike.part)):
             yield from _dead(self._cluster.node(strike.part), strike.lasts)
 
     def _hang_node(self, strike: Strike) -> Acting:
-        with self._witnesses.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
+        with self._observers.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
             yield strike.lasts
 
     def _flush(self, strike: Strike) -> Acting:
@@ -242,7 +242,7 @@ class Striker:
     def _break_link(self, strike: Strike, fault: Callable[[Link], None]) -> Acting:
         link = self._cluster.link(strike.part)
         # On a busy machine, instances may take a slow node for unreachable, too.
-        with self._witnesses.away(link), link.healed():
+        with self._observers.away(link), link.healed():
             fault(link)
             yield strike.lasts
 

@@ -20,9 +20,9 @@ from wsgi_isr import InvalidationError
 from wsgi_isr.stores import open_store
 
 from ..history import written
-from .dawdling import Dawdling
 from .imported import import_first
 from .site import ROWS, Database, selection
+from .slow_store import SlowStore
 from .tethered import stop_on_eof
 
 MODES = ("stale", "expire", "purge")
@@ -38,7 +38,7 @@ def main() -> None:
     shared_store = open_store(os.environ["WSGI_ISR_STORE"])
     # Random kinds of callers: a job that opens the store for each call, a process that keeps it open, and one that
     # pauses between any two steps. Such pauses must not harm any invalidation.
-    stores = (None, shared_store, Dawdling(shared_store))
+    stores = (None, shared_store, SlowStore(shared_store))
     while not stopping.wait(min(random.expovariate(1 / pause), 10 * pause)):
         rows = _rows()
         sys.stdout.buffer.write(
