@@ -27,12 +27,14 @@ def kill(cluster: Cluster, part: str) -> str:
 
 def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
     """Send SIGKILL to one worker of an instance, whose master starts another one."""
-    return _kill_one(cluster.instance(instance), "worker", cluster.instance(instance).workers(), number)
+    target = cluster.instance(instance)
+    return _kill_one(target, "worker", target.workers(), number)
 
 
 def kill_renderer(cluster: Cluster, instance: str, number: int = 0) -> str:
     """Send SIGKILL to one renderer of an instance, in the middle of a render."""
-    return _kill_one(cluster.instance(instance), "renderer", cluster.instance(instance).renderers(), number)
+    target = cluster.instance(instance)
+    return _kill_one(target, "renderer", target.renderers(), number)
 
 
 def _kill_one(instance: Instance, kind: str, pids: Sequence[int], number: int) -> str:
