@@ -1,4 +1,4 @@
-"""``python -m cluster check``: start a cluster as a user does, read through the balancer, inject faults, end it."""
+"""``python -m cluster check``: start a cluster as a user does, read pages through it, inject faults, and end it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ GIVING_UP = 5.0
 
 
 class StepFailed(Exception):
-    """A step saw something else than expected; the message says what."""
+    """A step failed. The message has the unexpected observation."""
 
 
 class Check:
@@ -90,13 +90,13 @@ class Check:
         )
 
     def dead(self) -> str:
-        return self._broken("kill", "instance-1", "restart")
+        return self._break("kill", "instance-1", "restart")
 
     def hangs(self) -> str:
-        return self._broken("pause", "instance-2", "resume")
+        return self._break("pause", "instance-2", "resume")
 
     def node(self) -> str:
-        return self._broken("kill", "node-1", "restart")
+        return self._break("kill", "node-1", "restart")
 
     def edits(self) -> str:
         state = self._state()
@@ -116,7 +116,7 @@ class Check:
             raise StepFailed(f"{len(titles)} saves were answered with {answers}")
         journal = Journal(str(Directory(self._directory).journal))
         if journal.is_empty():
-            raise StepFailed(f"nothing is kept in {journal.path}")
+            raise StepFailed(f"the journal is empty: {journal.path}")
         self._command("restart", node)
         back = time.monotonic()
         while not journal.is_empty():
@@ -129,28 +129,28 @@ class Check:
                 page = fetch(int(part.address.rpartition(":")[2]), "/", host=f"{HOST}:{self._port}")
                 if titles[-1].encode() not in page.body:
                     raise StepFailed(f"{part.name} shows an old page: {page['X-ISR']}")
-        return f"10 saves without {node}: 303 each; kept, and delivered {took:.1f} s after it was back; all show them"
+        return f"10 saves without {node}: 303 each; delivered {took:.1f} s after its return; all instances show them"
 
-    def _broken(self, what: str, part: str, mend: str) -> str:
-        self._command(what, part)
+    def _break(self, fault: str, part: str, remedy: str) -> str:
+        self._command(fault, part)
         found = self._part(part).state
-        if found != {"kill": "dead", "pause": "paused"}[what]:
+        if found != {"kill": "dead", "pause": "paused"}[fault]:
             raise StepFailed(f"{part} is {found}")
         answers = [self._visit() for _ in range(12)]
-        self._command(mend, part)
+        self._command(remedy, part)
         if (found := self._part(part).state) != "running":
-            raise StepFailed(f"{part} is {found} after {mend}")
+            raise StepFailed(f"{part} is {found} after {remedy}")
         verdicts = Counter(answer["X-ISR"] for answer in answers)
-        said = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
-        return f"{len(answers)} times 200 ({said}) by {', '.join(sorted({a['X-Instance'] for a in answers}))}"
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        return f"{len(answers)} times 200 ({counts}) by {', '.join(sorted({a['X-Instance'] for a in answers}))}"
 
     def down(self) -> str:
         state = self._state()
         self._processes |= set(processes.descendants(state.pid))
-        said = self._command("down")
+        output = self._command("down")
         self._runs = False
         self._command("status", fails=True)
-        return said
+        return output
 
     def gone(self) -> str:
         deadline = time.monotonic() + 5
@@ -179,8 +179,8 @@ class Check:
             check=False,
         )
         if bool(done.returncode) != fails:
-            said = (done.stderr or done.stdout).strip()
-            raise StepFailed(f"`{' '.join(arguments)}` ended with {done.returncode}: {said}")
+            output = (done.stderr or done.stdout).strip()
+            raise StepFailed(f"`{' '.join(arguments)}` ended with {done.returncode}: {output}")
         return done.stdout.strip()
 
     def _state(self) -> State:
@@ -224,7 +224,7 @@ def play(checked: Check) -> int:
         indented = seen.replace("\n", "\n" + " " * 12)
         print(f"{'ok  ' if holds else 'FAIL'}  {step:<6}{sentence}\n{' ' * 12}{indented}", flush=True)
         if not holds:
-            print("The steps after it rely on it and were not tried.")
+            print("Later steps rely on it and did not run.")
             return 1
     print(f"All steps hold, after {time.monotonic() - began:.0f} s.")
     return 0

@@ -81,8 +81,8 @@ class _Range(click.FloatRange):
 # Up and down ------------------------------------------------------------------------------------------
 
 
-def _count(name: str, default: int, what: str) -> Callable[[Any], Any]:
-    return click.option(name, type=click.IntRange(1, 32), default=default, show_default=True, help=what)
+def _count(name: str, default: int, summary: str) -> Callable[[Any], Any]:
+    return click.option(name, type=click.IntRange(1, 32), default=default, show_default=True, help=summary)
 
 
 @main.command()
@@ -175,14 +175,14 @@ def _detach(directory: Directory) -> None:
         if started.returncode is None:
             started.terminate()
             started.wait()
-    said = log.read_text("utf-8", "replace").strip().splitlines()
-    raise ClusterError(said[-1] if said else f"it ended with exit code {started.returncode} (see {log})")
+    lines = log.read_text("utf-8", "replace").strip().splitlines()
+    raise ClusterError(lines[-1] if lines else f"it ended with exit code {started.returncode} (see {log})")
 
 
 @main.command()
 @click.pass_obj
 def down(directory: Directory) -> None:
-    """End the cluster, whatever state it is in."""
+    """End the cluster in any state."""
     with reported():
         state = directory.read()
         _end_supervisor(state)
@@ -197,7 +197,7 @@ def down(directory: Directory) -> None:
 @main.command()
 @click.option("--app", default=DEFAULT_APP, show_default=True, metavar="MODULE:ATTR", help="A WSGI app, within ISR.")
 def check(app: str) -> None:
-    """Start a cluster of its own, look at it, break it, end it; exits with 1 where a step does not hold."""
+    """Start a cluster, read pages through it, inject faults and end it. Exits with 1 if a step fails."""
     from .check import check as play
 
     sys.exit(keeper.keep(lambda: play(app)))
@@ -215,7 +215,7 @@ def _end_supervisor(state: State) -> None:
 
 
 @main.command()
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def status(directory: Directory, as_json: bool) -> None:
     """Show every part and its state. Exits with 1 where one does not run."""
@@ -240,11 +240,11 @@ def _show(state: State) -> None:
 
 @main.command()
 @click.argument("part", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what comes.")
+@click.option("-f", "--follow", is_flag=True, help="Show new lines as they come.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Of each part.")
 @click.pass_obj
 def logs(directory: Directory, part: str | None, follow: bool, lines: int) -> None:
-    """Show what parts say; of a cluster that has ended, too."""
+    """Show the output of the parts, even after the cluster has ended."""
     with reported():
         found = {path.stem: path for path in sorted(directory.logs.glob("*.log"))}
         if not found:
@@ -259,7 +259,7 @@ def logs(directory: Directory, part: str | None, follow: bool, lines: int) -> No
 
 def _print_logs(logs: Path, wanted: str, last: int, follow: bool) -> None:
     opened: dict[Path, BinaryIO] = {}
-    rest: int | None = last
+    limit: int | None = last
     try:
         while True:
             for path in sorted(logs.glob(f"{wanted}.log")):
@@ -270,11 +270,11 @@ def _print_logs(logs: Path, wanted: str, last: int, follow: bool) -> None:
                 whole = text[: text.rfind(b"\n") + 1] if follow else text
                 log.seek(place + len(whole))
                 lines = whole.decode("utf-8", "replace").splitlines()
-                for line in lines if rest is None else lines[max(0, len(lines) - rest) :]:
+                for line in lines if limit is None else lines[max(0, len(lines) - limit) :]:
                     click.echo(f"{path.stem.ljust(width)}  {line}" if wanted == "*" else line)
             if not follow:
                 return
-            rest = None
+            limit = None
             time.sleep(0.2)
     finally:
         for log in opened.values():
@@ -302,7 +302,7 @@ def _order(directory: Directory, name: str, **arguments: Any) -> None:
         click.echo(control.send(directory.control, {"do": name, "with": arguments}))
 
 
-def _fault(name: str, what: str, argument: str | None = "part") -> None:
+def _fault(name: str, summary: str, argument: str | None = "part") -> None:
     """Add a command that sends an order."""
 
     def command(directory: Directory, /, **arguments: Any) -> None:
@@ -311,7 +311,7 @@ def _fault(name: str, what: str, argument: str | None = "part") -> None:
     made = click.pass_obj(command)
     if argument is not None:
         made = click.argument(argument)(made)
-    main.command(name, help=what)(made)
+    main.command(name, help=summary)(made)
 
 
 _fault("kill", "Kill a part (SIGKILL); it stays dead until `restart`.")
@@ -362,7 +362,7 @@ plot_option = click.option(
 @click.option("--rate", type=_Range(0), default=0.0, help="Requests per second; all that are answered.")
 @click.option("--path", "paths", multiple=True, metavar="PATH", help="A page; instead of the start page and its links.")
 @click.option("--seed", type=int, default=0, help="Of the order in which pages are asked for.")
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @plot_option
 @click.pass_obj
 def load_command(
@@ -403,7 +403,7 @@ def load_command(
 @main.command("chaos")
 @click.option("--seed", type=int, default=None, help="Of the schedule; a random one by default.")
 @click.option("--seconds", type=_Range(5, 3600), default=30.0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @plot_option
 @click.pass_obj
 def chaos_command(

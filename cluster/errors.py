@@ -1,23 +1,23 @@
-"""Errors of the cluster commands: each message is one line that says what to do."""
+"""Errors of the cluster commands. Each message is one line with a remedy."""
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """An order was not carried out; the message says why."""
+    """An order was not carried out. The message has the reason."""
 
 
 class CannotStart(ClusterError):
     """A part could not be started."""
 
 
-class NotHere(ClusterError):
+class NotInstalled(ClusterError):
     """This machine lacks an optional program or library."""
 
 
 class NoSuchPart(ClusterError):
-    """No part has this name: wrong usage."""
+    """The command names a part that the cluster does not have."""
 
 
 class Down(ClusterError):
-    """No cluster runs in that directory."""
+    """The command needs a running cluster, and none runs in its directory."""

@@ -1,7 +1,7 @@
 """Check the words of docstrings, comments, messages and documents: ``python tests/language.py [FILE ...]``.
 
 CONTRIBUTING.md has the rules. Two of them can be checked by a program: a sentence opens with its subject, and its actor
-has a name. Without arguments, all files that git knows are checked.
+has a name. Documents are checked more strictly than code. Without arguments, all files that git knows are checked.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-#: A sentence that opens so hides its subject.
-OPENERS = re.compile(r"(?:^|(?<=[.!?:]\s))(?:What|Who|Whoever|Whose|That|Of)\b(?! is\b.*\?)")
+#: A sentence that opens with one of these hides its subject.
+_WORDS = "(?:What|Who|Whoever|Whose|That|Of)"
+OPENERS = re.compile(rf"(?:^|(?<=[.!?:]\s)){_WORDS}\b(?! is\b.*\?)")
+#: In documents, headings, list items, cells of tables and bold words open a sentence as well.
+MARKDOWN_OPENERS = re.compile(rf"(?:^|^- |^#+ |[.:!?] |\| |\*\*){_WORDS} \w+", re.MULTILINE)
 #: Words in the place of a process, thread, client or node.
 ACTORS = re.compile(r"\b(?:nobody|somebody|anybody|whoever|whomever)\b", re.IGNORECASE)
 _CODE = re.compile(r"``.+?``|`.+?`|\"[^\"]*\"|<[^<>]*>")
@@ -41,6 +44,15 @@ def texts_of(path: Path) -> Iterator[Text]:
         yield from _strings(ast.parse(source, str(path)))
 
 
+def complaints_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield each rule that a file breaks, with its line."""
+    for text in texts_of(path):
+        for complaint in complaints(text):
+            yield text.line, complaint
+    if path.suffix == ".md":
+        yield from _strict_complaints(path.read_text(encoding="utf-8"))
+
+
 def complaints(text: Text) -> Iterator[str]:
     """Yield each rule that a text breaks, as a sentence."""
     words = _CODE.sub("x", " ".join(text.words.split()))
@@ -48,6 +60,17 @@ def complaints(text: Text) -> Iterator[str]:
         yield f"opens with {found.group().strip()!r}: {words[found.start() : found.start() + 60]!r}"
     for found in ACTORS.finditer(words):
         yield f"has {found.group()!r} as an actor: {words[max(0, found.start() - 30) : found.end() + 30]!r}"
+
+
+def _strict_complaints(source: str) -> Iterator[tuple[int, str]]:
+    """Yield the rules that a document breaks, quotations and inline code included."""
+    prose = source
+    for outside in (r"^( *)```.*?^ *```$", r"<!--.*?-->", r"(?<=\])\([^)]*\)"):
+        # The line breaks stay, so that lines keep their numbers.
+        prose = re.sub(outside, lambda found: "\n" * found[0].count("\n"), prose, flags=re.DOTALL | re.MULTILINE)
+    for pattern in (MARKDOWN_OPENERS, ACTORS):
+        for found in pattern.finditer(prose):
+            yield prose.count("\n", 0, found.start()) + 1, f"has {found.group().strip()!r}"
 
 
 def _paragraphs(source: str) -> Iterator[Text]:
@@ -62,8 +85,10 @@ def _paragraphs(source: str) -> Iterator[Text]:
         if not line.strip() or line.startswith(("|", "- ", "#", "  ", "1", "2")):
             if block:
                 yield Text(begins, " ".join(block))
-            block, begins = [], number
-        block += [line.strip(" |#-").replace("|", ". ")] if line.strip() else []
+            block = []
+        if line.strip():
+            begins = begins if block else number
+            block.append(line.strip(" |#-").replace("|", ". "))
 
 
 def _comments(source: str) -> Iterator[Text]:
@@ -103,10 +128,9 @@ def main(arguments: list[str]) -> int:
         paths = [ROOT / name for name in listed.stdout.splitlines() if name != "CHANGELOG.md"]
     count = 0
     for path in paths:
-        for text in texts_of(path):
-            for complaint in complaints(text):
-                count += 1
-                print(f"{path}:{text.line}: {complaint}")
+        for line, complaint in complaints_of(path):
+            count += 1
+            print(f"{path}:{line}: {complaint}")
     return 1 if count else 0
 
 

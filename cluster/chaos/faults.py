@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import ClusterError, NotHere
+from ..errors import ClusterError, NotInstalled
 from ..parts.gunicorn import Instance
 from ..supervisor.control import Order
 from ..supervisor.supervise import Cluster
@@ -28,23 +28,21 @@ def kill(cluster: Cluster, part: str) -> str:
 def kill_worker(cluster: Cluster, instance: str, number: int = 0) -> str:
     """Send SIGKILL to one worker of an instance, whose master starts another one."""
     target = cluster.instance(instance)
-    workers = target.workers()
-    if not workers:
-        raise ClusterError(f"{instance} has no worker now")
-    worker = workers[number % len(workers)]
-    target.kill_process(worker)
-    return f"worker {worker} of {instance} is dead"
+    return _kill_one(target, "worker", target.workers(), number)
 
 
 def kill_renderer(cluster: Cluster, instance: str, number: int = 0) -> str:
     """Send SIGKILL to one renderer of an instance, in the middle of a render."""
     target = cluster.instance(instance)
-    renderers = target.renderers()
-    if not renderers:
-        raise ClusterError(f"{instance} has no renderer now")
-    renderer = renderers[number % len(renderers)]
-    target.kill_process(renderer)
-    return f"renderer {renderer} of {instance} is dead"
+    return _kill_one(target, "renderer", target.renderers(), number)
+
+
+def _kill_one(instance: Instance, kind: str, pids: Sequence[int], number: int) -> str:
+    if not pids:
+        raise ClusterError(f"{instance.name} has no {kind} now")
+    pid = pids[number % len(pids)]
+    instance.kill_process(pid)
+    return f"{kind} {pid} of {instance.name} is dead"
 
 
 def pause(cluster: Cluster, part: str) -> str:
@@ -84,7 +82,7 @@ def cut(cluster: Cluster, node: str) -> str:
 def swallow(cluster: Cluster, node: str) -> str:
     """Cut a node off silently: the proxy accepts bytes for it and discards them."""
     cluster.link(node).swallow()
-    return f"what is sent to {node} goes nowhere"
+    return f"requests to {node} are lost"
 
 
 def slow(cluster: Cluster, node: str, seconds: float = 0.1) -> str:
@@ -132,8 +130,7 @@ def roll(cluster: Cluster, release: str) -> str:
 
 
 def set_release(instance: Instance, release: str) -> None:
-    """Set an instance's release from its next start on. The instance adopts the pages of the previous release, which it
-    finds in the store."""
+    """Set an instance's release from its next start on. It adopts the pages of the previous release."""
     instance.env |= {"WSGI_ISR_RELEASE": release}
 
 
@@ -148,43 +145,27 @@ def shift_clock(cluster: Cluster, instance: str, seconds: float) -> str:
 def set_clock(instance: Instance, seconds: float) -> None:
     """Shift an instance's clock by ``seconds``, from its next start on.
 
-    :raises NotHere: libfaketime is not installed.
+    :raises NotInstalled: libfaketime is not installed.
     """
     for name in ("LD_PRELOAD", "FAKETIME"):
         instance.env.pop(name, None)
     if seconds:
         if not FAKETIME.exists():
-            raise NotHere("clocks cannot be shifted: apt-get install libfaketime")
+            raise NotInstalled("clocks cannot be shifted: apt-get install libfaketime")
         instance.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": f"{seconds:+g}s"}
 
 
 FAULTS: Mapping[str, Callable[..., str]] = {
     fault.__name__: fault
     for fault in (
-        *(
-            kill,
-            kill_worker,
-            kill_renderer,
-            pause,
-            resume,
-            restart,
-            flush,
-            cut,
-            swallow,
-            slow,
-            heal,
-            press,
-            relieve,
-            reload,
-            roll,
-            shift_clock,
-        ),
+        *(kill, kill_worker, kill_renderer, pause, resume, restart, flush, cut, swallow, slow, heal),
+        *(press, relieve, reload, roll, shift_clock),
     )
 }
 
 
 def carry_out(cluster: Cluster, order: Order) -> str:
-    """Carry out an order from another terminal: the name of a fault and its arguments."""
+    """Carry out an order from another terminal, which names a fault and its arguments."""
     name, arguments = str(order.get("do")), order.get("with", {})
     if name not in FAULTS:
         raise ClusterError(f"the supervisor does not know {name!r}")
@@ -192,11 +173,11 @@ def carry_out(cluster: Cluster, order: Order) -> str:
 
 
 def strike(cluster: Cluster, name: str, **arguments: object) -> str:
-    """Inject a fault, and note its time and its part."""
+    """Inject a fault, note its time and its part, and return the result in words."""
     began = time.monotonic()
-    said = FAULTS[name](cluster, **arguments)
-    whole = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}
-    part = whole.get(name) or str(next(iter(arguments.values())))
+    result = FAULTS[name](cluster, **arguments)
+    targets = {"reload": "balancer", "roll": "instances", "press": "nodes", "relieve": "nodes"}
+    part = targets.get(name) or str(next(iter(arguments.values())))
     cluster.note(name, part, began=began, **({"release": arguments["release"]} if name == "roll" else {}))
-    cluster.say(said)
-    return said
+    cluster.say(result)
+    return result

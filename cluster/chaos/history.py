@@ -156,33 +156,33 @@ class Violation:
     read: Read
     row: str = ""
     invalidation: Invalidation | None = None
-    said: str = ""
+    reason: str = ""
 
     @classmethod
-    def of(cls, promise: str, began: float, ended: float, said: str) -> Violation:
+    def of(cls, promise: str, began: float, ended: float, reason: str) -> Violation:
         """Return a violation that no read shows."""
-        return cls(promise, Read(began, ended, 0, "", "", error=said), said=said)
+        return cls(promise, Read(began, ended, 0, "", "", error=reason), reason=reason)
 
     def __str__(self) -> str:
-        if self.said:
-            return f"{self.promise}: {self.said}, at {self.read.end:.6f}"
-        said = f"{self.promise}: {self.read.path} on port {self.read.port}, asked at {self.read.start:.6f}"
-        said += f", answered at {self.read.end:.6f} with {self.read.status} {self.read.label} {self.read.error}"
+        if self.reason:
+            return f"{self.promise}: {self.reason}, at {self.read.end:.6f}"
+        text = f"{self.promise}: {self.read.path} on port {self.read.port}, asked at {self.read.start:.6f}"
+        text += f", answered at {self.read.end:.6f} with {self.read.status} {self.read.label} {self.read.error}"
         if self.invalidation is not None:
             acknowledged = self.invalidation.acknowledged
             if acknowledged is None:
                 committed = self.invalidation.attempts[0].start
                 return (
-                    f"{said}: row {self.row!r} in version {self.read.versions[self.row]}; version "
+                    f"{text}: row {self.row!r} in version {self.read.versions[self.row]}; version "
                     f"{self.invalidation.rows[self.row]} was committed {self.read.start - committed:.3f} s before"
                 )
             before = (self.read.start - acknowledged) * 1000
-            said += (
+            text += (
                 f": row {self.row!r} in version {self.read.versions[self.row]}; version "
                 f"{self.invalidation.rows[self.row]} was acknowledged ({self.invalidation.mode}) at "
                 f"{acknowledged:.6f}, {before:.1f} ms before"
             )
-        return said
+        return text
 
 
 def check(

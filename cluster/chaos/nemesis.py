@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import CannotStart, ClusterError, NotHere
+from ..errors import CannotStart, ClusterError, NotInstalled
 from ..load.report import Spell
+from ..parts.link import Link
 from ..parts.part import Part
 from ..supervisor.supervise import Cluster
 from . import faults, schedule
 from .history import Violation
-from .observers import Witnesses
+from .observers import Observers
 from .schedule import Strike
 
 #: Seconds for which a render is lost after its process was killed or hung: until the lock expires, plus one attempt.
@@ -42,15 +43,15 @@ class _Step:
     began: float = field(compare=False, default=0.0)
 
 
-class Striker:
-    """Carry out a schedule, several strikes at a time, in one thread: parts are its children, and die with it."""
+class Nemesis:
+    """Carries out a schedule, several strikes at a time, in one thread: parts end with the thread that starts them."""
 
     def __init__(
-        self, cluster: Cluster, witnesses: Witnesses, strikes: Sequence[Strike], say: Callable[[str], None]
+        self, cluster: Cluster, observers: Observers, strikes: Sequence[Strike], say: Callable[[str], None]
     ) -> None:
         self._cluster = cluster
         self._instances = [instance.name for instance in cluster.instances]
-        self._witnesses = witnesses
+        self._observers = observers
         self._say = say
         self._began = time.monotonic()
         self._steps = [_Step(self._began + strike.at, number, strike) for number, strike in enumerate(strikes)]
@@ -60,7 +61,7 @@ class Striker:
         self.skipped: list[str] = []
         self.failed: list[str] = []
         self.violations: list[Violation] = []
-        #: Seconds.
+        #: The duration in seconds.
         self.lasted = 0.0
         self._after_quiet = schedule.after_quiet(strikes)
         #: Seconds by which strikes are late, so that a quiet time precedes them.
@@ -77,7 +78,7 @@ class Striker:
             if self._steps and self._steps[0].at <= now:
                 self._go_on(heapq.heappop(self._steps))
             elif now - looked > 1.0:
-                if self.violations or self._witnesses.shows_a_violation():
+                if self.violations or self._observers.shows_a_violation():
                     return
                 looked = time.monotonic()
             else:
@@ -102,43 +103,56 @@ class Striker:
             part.wait_until_ready()
 
     def _go_on(self, step: _Step) -> None:
-        strike = step.strike
+        """Continue a strike until its next pause; begin it first, or postpone it."""
         if step.acting is None:
-            if step.number in self._after_quiet and (wait := self._until_quiet_enough()) > 0:
-                self.late += wait
-                later = [step, *(other for other in self._steps if other.acting is None)]
-                for other in later:
-                    other.at += wait
-                self._steps.append(step)
-                heapq.heapify(self._steps)
+            if self._postpone(step):
                 return
-            if not schedule.may_strike(strike.fault, strike.part, self._busy, self._instances):
-                step.at = time.monotonic() + 0.1  # the previous strike on it is not over yet
-                heapq.heappush(self._steps, step)
-                return
-            step.began = time.monotonic()
-            self._say(f"  {step.began - self._began:6.1f} s  {strike.fault} {strike.part}")
-            if strike.fault in LOSES:
-                self._witnesses.losses[step.number] = (step.began, math.inf)
-            step.acting = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike)
-            self._busy += schedule.targets(strike, self._instances)
-        assert step.acting is not None
+            step.acting = self._begin(step)
         try:
             step.at = time.monotonic() + next(step.acting)
         except StopIteration:
             self._finish(step)
         except ClusterError as error:
             self._finish(step, done=False)
-            said = f"{strike.fault} {strike.part}: {error}"
-            if isinstance(error, CannotStart):
-                self.violations.append(Violation.of(ALL_START, step.began, time.monotonic(), said))
-            else:
-                (self.skipped if isinstance(error, NotHere) else self.failed).append(said)
+            self._fail(step, error)
         else:
             heapq.heappush(self._steps, step)
 
+    def _postpone(self, step: _Step) -> bool:
+        """Postpone a strike where it must wait; return whether it must."""
+        if step.number in self._after_quiet and (wait := self._until_quiet_enough()) > 0:
+            self.late += wait
+            later = [step, *(other for other in self._steps if other.acting is None)]
+            for other in later:
+                other.at += wait
+            self._steps.append(step)
+            heapq.heapify(self._steps)
+            return True
+        if not schedule.may_strike(step.strike.fault, step.strike.part, self._busy, self._instances):
+            step.at = time.monotonic() + 0.1  # the previous strike on its part is not over yet
+            heapq.heappush(self._steps, step)
+            return True
+        return False
+
+    def _begin(self, step: _Step) -> Acting:
+        strike = step.strike
+        step.began = time.monotonic()
+        self._say(f"  {step.began - self._began:6.1f} s  {strike.fault} {strike.part}")
+        if strike.fault in LOSES:
+            self._observers.losses[step.number] = (step.began, math.inf)
+        acting: Acting = getattr(self, "_" + strike.fault.replace(" ", "_"))(strike)
+        self._busy += schedule.targets(strike, self._instances)
+        return acting
+
+    def _fail(self, step: _Step, error: ClusterError) -> None:
+        reason = f"{step.strike.fault} {step.strike.part}: {error}"
+        if isinstance(error, CannotStart):
+            self.violations.append(Violation.of(ALL_START, step.began, time.monotonic(), reason))
+        else:
+            (self.skipped if isinstance(error, NotInstalled) else self.failed).append(reason)
+
     def _until_quiet_enough(self) -> float:
-        """Return for how many seconds nothing may strike yet: previous strikes may have taken longer than drawn."""
+        """Return the seconds until a strike may begin: previous strikes may have taken longer than drawn."""
         if self._busy:
             return 0.1
         return max((spell.ended for spell in self.done), default=-math.inf) + schedule.QUIET_BETWEEN - time.monotonic()
@@ -150,7 +164,7 @@ class Striker:
         if strike.fault in LOSES:
             # For other instances, the pages of an instance with a fast clock are fresh for so much longer.
             wrong = abs(strike.amount) if strike.fault == "clock" else 0.0
-            self._witnesses.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
+            self._observers.losses[step.number] = (step.began, now + LOSES[strike.fault] + wrong)
         for part in schedule.targets(step.strike, self._instances):
             self._busy.remove(part)
 
@@ -158,7 +172,7 @@ class Striker:
 
     def _kill_worker(self, strike: Strike) -> Acting:
         yield from _once_there(lambda: faults.kill_worker(self._cluster, strike.part))
-        # Until the new worker is there, the instance must not be the only one that is left alone.
+        # Until the new worker runs, another instance must be without a fault.
         yield from _until_started(self._cluster.instance(strike.part))
 
     def _kill_renderer(self, strike: Strike) -> Acting:
@@ -170,7 +184,7 @@ class Striker:
     def _hang(self, strike: Strike) -> Acting:
         # After a hang, all its waits seem to have timed out, so the instance may take any node for unreachable.
         instance = self._cluster.instance(strike.part)
-        with self._witnesses.away(*self._cluster.links, port=instance.port), instance.paused():
+        with self._observers.away(*self._cluster.links, port=instance.port), instance.paused():
             yield strike.lasts
 
     def _clock(self, strike: Strike) -> Acting:
@@ -190,7 +204,7 @@ class Striker:
             yield from _restart(instance)
 
     def _blackout(self, strike: Strike) -> Acting:
-        with self._witnesses.darkness():
+        with self._observers.darkness():
             for instance in self._cluster.instances:
                 instance.kill()
             try:
@@ -205,11 +219,11 @@ class Striker:
             yield from _until_started(instance)
 
     def _kill_node(self, strike: Strike) -> Acting:
-        with self._witnesses.away(self._cluster.link(strike.part)):
+        with self._observers.away(self._cluster.link(strike.part)):
             yield from _dead(self._cluster.node(strike.part), strike.lasts)
 
     def _hang_node(self, strike: Strike) -> Acting:
-        with self._witnesses.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
+        with self._observers.away(self._cluster.link(strike.part)), self._cluster.node(strike.part).paused():
             yield strike.lasts
 
     def _flush(self, strike: Strike) -> Acting:
@@ -217,22 +231,19 @@ class Striker:
         yield 0.0
 
     def _cut_off(self, strike: Strike) -> Acting:
-        link = self._cluster.link(strike.part)
-        with self._witnesses.away(link), link.healed():
-            link.cut()
-            yield strike.lasts
+        return self._break_link(strike, Link.cut)
 
     def _dead_cable(self, strike: Strike) -> Acting:
-        link = self._cluster.link(strike.part)
-        with self._witnesses.away(link), link.healed():
-            link.swallow()
-            yield strike.lasts
+        return self._break_link(strike, Link.swallow)
 
     def _slow_network(self, strike: Strike) -> Acting:
+        return self._break_link(strike, lambda link: link.slow(strike.amount))
+
+    def _break_link(self, strike: Strike, fault: Callable[[Link], None]) -> Acting:
         link = self._cluster.link(strike.part)
-        # On a busy machine, instances may take a node this slow for unreachable.
-        with self._witnesses.away(link), link.healed():
-            link.slow(strike.amount)
+        # On a busy machine, instances may take a slow node for unreachable, too.
+        with self._observers.away(link), link.healed():
+            fault(link)
             yield strike.lasts
 
     def _pressure(self, strike: Strike) -> Acting:

@@ -38,7 +38,7 @@ RENEWED = WAIT + 2 * SLOW + 1.0
 PATIENCE_WITH_NODES = 0.5
 
 
-class Witnesses:
+class Observers:
     """Readers and admins, and the circumstances that excuse answers meanwhile."""
 
     def __init__(self, cluster: Cluster, site: Path, coherence: float) -> None:
@@ -76,7 +76,7 @@ class Witnesses:
             for number in range(ADMINS)
         ]
 
-    def __enter__(self) -> Witnesses:
+    def __enter__(self) -> Observers:
         with ExitStack() as stack:
             stack.enter_context(self.watchdog)
             stack.enter_context(self._readers)

@@ -26,13 +26,13 @@ from ..supervisor.supervise import Cluster
 from ..supervisor.topology import Topology
 from . import schedule
 from .history import Figures, Read, Violation, figures
-from .nemesis import ALL_START, Striker
-from .observers import HOST, PATIENCE_WITH_NODES, SLOW, WAIT, Witnesses
+from .nemesis import ALL_START, Nemesis
+from .observers import HOST, PATIENCE_WITH_NODES, SLOW, WAIT, Observers
 from .schedule import Strike
 from .workload.site import PAGES, Database
 from .workload.tethered import FROM_OUTSIDE
 
-SERVED = "cluster.chaos.workload.served:application"
+CACHED_SITE = "cluster.chaos.workload.cached_site:application"
 #: Seconds for every page to be current again after the last fault.
 PATIENCE = 20.0
 CURRENT = f"every page is current after {PATIENCE:g} s of quiet"
@@ -93,7 +93,7 @@ class Outcome:
     def __str__(self) -> str:
         kinds = Counter(violation.promise for violation in self.violations)
         lines = [
-            f"{self.figures}; {len(self.renders)} renders; {self.excused} times nobody was there to serve",
+            f"{self.figures}; {len(self.renders)} renders; {self.excused} requests while no instance lived",
             *([f"the machine stood still for {self.stood_still:.1f} s in all"] if self.stood_still else []),
             f"nothing was excused for {self.calm:.1f} of {self.ended - self.began:.1f} s",
             *(f"skipped: {reason}" for reason in self.skipped),
@@ -148,44 +148,44 @@ def run(directory: Directory, seed: int, seconds: float, say: Callable[[str], No
         say(f"seed {seed}, {seconds:g} s, coherence {coherence:g} s: {len(strikes)} faults")
         for strike in strikes:
             say(f"  {strike}")
-        witnesses = Witnesses(cluster, site, coherence)
+        observers = Observers(cluster, site, coherence)
         began = time.monotonic()
-        with witnesses:
-            striker = Striker(cluster, witnesses, strikes, say)
+        with observers:
+            nemesis = Nemesis(cluster, observers, strikes, say)
             try:
-                striker.run(seconds)
+                nemesis.run(seconds)
             finally:
-                striker.stop()
-        if striker.left:
-            striker.skipped.append(f"{striker.left} that had not struck yet")
+                nemesis.stop()
+        if nemesis.left:
+            nemesis.skipped.append(f"{nemesis.left} that had not struck yet")
         ended = time.monotonic()
-        striker.skipped += never_struck(strikes, striker.done, striker.lasted - striker.late)
-        if not witnesses.violations() and not striker.violations:
-            striker.violations += in_the_end(cluster, Database(site), striker, witnesses.reads)
-        reads, invalidations = witnesses.reads, witnesses.invalidations
-        violations = [*striker.violations, *witnesses.violations()]
+        nemesis.skipped += never_struck(strikes, nemesis.done, nemesis.lasted - nemesis.late)
+        if not observers.violations() and not nemesis.violations:
+            nemesis.violations += in_the_end(cluster, Database(site), nemesis, observers.reads)
+        reads, invalidations = observers.reads, observers.invalidations
+        violations = [*nemesis.violations, *observers.violations()]
         return Outcome(
             strikes,
-            striker.skipped,
-            striker.failed,
+            nemesis.skipped,
+            nemesis.failed,
             violations,
             _enough(figures(reads, invalidations), violations),
             began,
             ended,
             reads,
             [render for render in renders.read(directory.renders) if began <= render.ended <= ended],
-            sorted(striker.done, key=lambda spell: spell.began),
+            sorted(nemesis.done, key=lambda spell: spell.began),
             seed,
             coherence,
-            sum(until - since for since, until in witnesses.watchdog.stood_still),
-            calm(witnesses.circumstances().disturbed, began, ended),
+            sum(until - since for since, until in observers.watchdog.stood_still),
+            calm(observers.circumstances().disturbed, began, ended),
         )
 
 
 def never_struck(strikes: Sequence[Strike], done: Sequence[Spell], lasted: float) -> list[str]:
     """Return the kinds that were due within ``lasted`` seconds and did not strike."""
     due = dict.fromkeys(strike.fault for strike in strikes if strike.at < lasted)
-    return [f"{kind} never struck, though its time came" for kind in due if kind not in {spell.what for spell in done}]
+    return [f"{kind} never struck, though its time came" for kind in due if kind not in {spell.fault for spell in done}]
 
 
 def calm(disturbed: Sequence[tuple[float, float]], began: float, ended: float) -> float:
@@ -205,7 +205,7 @@ def _leave_outside() -> None:
 
 def _topology(site: Path, coherence: float) -> Topology:
     return Topology(
-        app=SERVED,
+        app=CACHED_SITE,
         network=True,
         # Little memory, and all small items in one slab class, whose least recently used item is evicted next.
         megabytes=2,
@@ -238,7 +238,7 @@ def _enough(counted: Figures, violations: Sequence[Violation]) -> Figures:
     return counted
 
 
-def in_the_end(cluster: Cluster, database: Database, striker: Striker, reads: list[Read]) -> list[Violation]:
+def in_the_end(cluster: Cluster, database: Database, nemesis: Nemesis, reads: list[Read]) -> list[Violation]:
     """Return violations after the last fault: a part that does not run, or a page that an instance does not bring up to
     the last commit.
 
@@ -246,7 +246,7 @@ def in_the_end(cluster: Cluster, database: Database, striker: Striker, reads: li
     """
     quiet = time.monotonic()
     try:
-        striker.wait_until_all_run()
+        nemesis.wait_until_all_run()
     except CannotStart as error:
         return [Violation.of(ALL_START, quiet, time.monotonic(), str(error))]
     for instance in cluster.instances:
@@ -263,9 +263,9 @@ def in_the_end(cluster: Cluster, database: Database, striker: Striker, reads: li
                 if read.status == 200 and read.versions == current:
                     break
                 if time.monotonic() > deadline:
-                    said = (
+                    reason = (
                         f"{path} of {instance.name}: {answer.status} {read.label} {dict(read.versions)}, not {current}"
                     )
-                    return [Violation.of(CURRENT, began, read.end, said)]
+                    return [Violation.of(CURRENT, began, read.end, reason)]
                 time.sleep(0.05)
     return []

@@ -103,17 +103,17 @@ class Plot:
                 if right - left < 3:
                     self._shapes.append(
                         f'<path d="M{left:.1f} {middle - 5:.1f}l5 5l-5 5l-5 -5z" fill="{FAULT}">'
-                        f"<title>{escape(spell.what)}</title></path>"
+                        f"<title>{escape(spell.fault)}</title></path>"
                     )
                     right = left + 5
                 else:
-                    self._rect(left, middle - 5, right - left, 10, FAULT, radius=3, title=spell.what)
-                wide = 6.2 * len(spell.what)
+                    self._rect(left, middle - 5, right - left, 10, FAULT, radius=3, title=spell.fault)
+                wide = 6.2 * len(spell.fault)
                 if right - left > wide + 8:
-                    self._text((left + right) / 2, middle + 3.7, spell.what, size=10.5, anchor="middle", colour="#fff")
+                    self._text((left + right) / 2, middle + 3.7, spell.fault, size=10.5, anchor="middle", colour="#fff")
                     last = right
                 elif right + wide + 4 < WIDTH - RIGHT and left >= last:
-                    self._text(right + 3, middle + 3.7, spell.what, size=10.5, colour=FAULT, halo=True)
+                    self._text(right + 3, middle + 3.7, spell.fault, size=10.5, colour=FAULT, halo=True)
                     last = right + wide + 4
             self._top += ROW
         self._top += 8

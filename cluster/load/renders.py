@@ -84,11 +84,11 @@ class Crowded:
 
 @dataclass(frozen=True)
 class Windows:
-    """Renders and their windows. ``most`` is the largest number in one window."""
+    """Renders and their windows. ``largest`` is the number of renders in the largest one."""
 
     renders: int
     windows: int
-    most: int
+    largest: int
 
     @property
     def per_window(self) -> float:

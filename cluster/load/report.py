@@ -36,7 +36,7 @@ ENDS = frozenset({"resume", "heal", "relieve"})
 class Spell:
     """A fault of a part from ``began`` to ``ended``; both are equal for a momentary fault."""
 
-    what: str
+    fault: str
     part: str
     began: float
     ended: float
@@ -47,17 +47,17 @@ def spells(events: Iterable[Mapping[str, Any]], began: float, ended: float) -> l
     found: list[Spell] = []
     going: dict[tuple[str, str], float] = {}
     for event in events:
-        what, part, at = event["what"], event["part"], event["at"]
-        closed = [key for key in going if key[1] == part and what in SPELLS[key[0]]]
+        fault, part, at = event["what"], event["part"], event["at"]
+        closed = [key for key in going if key[1] == part and fault in SPELLS[key[0]]]
         found += [Spell(key[0], part, going.pop(key), at) for key in closed]
-        if what in SPELLS:
-            going[what, part] = event.get("began", at)
-        elif not closed and what not in ENDS:
-            found.append(Spell(what, part, event.get("began", at), at))
-    found += [Spell(what, part, at, ended) for (what, part), at in going.items()]
+        if fault in SPELLS:
+            going[fault, part] = event.get("began", at)
+        elif not closed and fault not in ENDS:
+            found.append(Spell(fault, part, event.get("began", at), at))
+    found += [Spell(fault, part, at, ended) for (fault, part), at in going.items()]
     inside = [spell for spell in found if spell.ended >= began and spell.began <= ended]
     return sorted(
-        (Spell(s.what, s.part, max(s.began, began), min(s.ended, ended)) for s in inside), key=lambda s: s.began
+        (Spell(s.fault, s.part, max(s.began, began), min(s.ended, ended)) for s in inside), key=lambda s: s.began
     )
 
 
@@ -75,7 +75,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """Return how long the load lasted."""
+        """Return the duration of the load in seconds."""
         return self.samples.ended - self.samples.began
 
     @property
@@ -116,7 +116,7 @@ class Report:
                         "in_windows": self.windows.renders,
                         "windows": self.windows.windows,
                         "per_window": round(self.windows.per_window, 3),
-                        "most_in_one": self.windows.most,
+                        "most_in_one": self.windows.largest,
                         "unexplained": [asdict(window) for window in self.unexplained],
                         "never_fresh": list(self.never_fresh),
                     }
@@ -126,7 +126,7 @@ class Report:
             },
             "faults": [
                 {
-                    "what": spell.what,
+                    "what": spell.fault,
                     "part": spell.part,
                     "began": round(spell.began - samples.began, 3),
                     "ended": round(spell.ended - samples.began, 3),
@@ -148,12 +148,12 @@ class Report:
             *_table("answered by", figures["instances"], count),
             f"renders           {self._rendered()}",
         ]
-        lines += [f"                  {self._said(*window)}" for window in self.crowded]
+        lines += [f"                  {self._explained(*window)}" for window in self.crowded]
         if self.never_fresh:
             lines.append(f"never fresh       {', '.join(self.never_fresh)}")
         for spell in self.spells:
             lasting = f" for {spell.ended - spell.began:.1f} s" if spell.ended - spell.began > 0.05 else ""
-            lines.append(f"at {spell.began - self.samples.began:5.1f} s        {spell.what} {spell.part}{lasting}")
+            lines.append(f"at {spell.began - self.samples.began:5.1f} s        {spell.fault} {spell.part}{lasting}")
         lines += [f"error             {error}, {times} times" for error, times in figures["errors"].items()]
         return "\n".join(lines)
 
@@ -162,12 +162,12 @@ class Report:
             return "none was noted: every page was passed on to the app, or that is not wrapped in ISR"
         if not self.windows.windows:
             return f"{len(self.renders)}; no window began meanwhile"
-        said = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"
-        return said if self.windows.most < 2 else f"{said}, {self.windows.most} at the most"
+        figures = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"
+        return figures if self.windows.largest < 2 else f"{figures}, {self.windows.largest} at the most"
 
-    def _said(self, window: Crowded, causes: Sequence[str]) -> str:
-        why = ", ".join(causes) or "nothing was noted that explains it (invalidated from elsewhere?)"
-        return f"{window.renders} of {window.page} at {window.began - self.samples.began:.1f} s: {why}"
+    def _explained(self, window: Crowded, causes: Sequence[str]) -> str:
+        reason = ", ".join(causes) or "nothing was noted that explains it (invalidated from elsewhere?)"
+        return f"{window.renders} of {window.page} at {window.began - self.samples.began:.1f} s: {reason}"
 
 
 def made_of(directory: Directory, samples: Samples, connections: int, host: str) -> Report:
@@ -179,10 +179,10 @@ def made_of(directory: Directory, samples: Samples, connections: int, host: str)
     during = [render for render in every if samples.began <= render.ended <= samples.ended]
     causes = [
         *(("invalidated", at, at) for at in invalidated(directory)),
-        *((f"{s.what} {s.part}", s.began, s.ended + NOTICED) for s in spells(events, -math.inf, math.inf)),
+        *((f"{s.fault} {s.part}", s.began, s.ended + NOTICED) for s in spells(events, -math.inf, math.inf)),
     ]
     crowded = [
-        (window, sorted({what for what, began, ended in causes if began <= window.ended and window.began <= ended}))
+        (window, sorted({cause for cause, began, ended in causes if began <= window.ended and window.began <= ended}))
         for window in renders.crowded(every, lifetimes, samples.began)
     ]
     return Report(samples, connections, during, windows, spells(events, samples.began, samples.ended), crowded)

@@ -25,8 +25,8 @@ CHECK = "from cluster.parts.observed import isr; print('cached' if isr else 'not
 
 
 @dataclass(frozen=True)
-class Served:
-    """Options that all instances share.
+class SharedOptions:
+    """The options that all instances share.
 
     :param app: ``module:attribute``, or ``module:factory('argument')``, as gunicorn takes it.
     :param store: the store's URL.
@@ -177,20 +177,20 @@ class Gunicorn(Part):
 class Instance(Gunicorn):
     """One of several gunicorns that serve the same app."""
 
-    def __init__(self, name: str, log: Path | None, served: Served, port: int = 0) -> None:
-        self.served = served
+    def __init__(self, name: str, log: Path | None, options: SharedOptions, port: int = 0) -> None:
+        self.options = options
         #: Variables of this instance, on top of the shared ones.
         self.env: dict[str, str] = {}
         arguments = ["--config", "python:wsgi_isr.gunicorn"]
-        arguments += ["--worker-class", "gthread", "--threads", str(served.threads)]
+        arguments += ["--worker-class", "gthread", "--threads", str(options.threads)]
         # Longer than the balancer keeps connections, so that the instance never closes one that the balancer is
         # about to use.
         arguments += ["--keep-alive", "75"]
-        if served.preload:
+        if options.preload:
             arguments += ["--preload"]
         super().__init__(
-            name, log, [*arguments, "cluster.parts.observed:application"], served.directory, served.workers, port
+            name, log, [*arguments, "cluster.parts.observed:application"], options.directory, options.workers, port
         )
 
     def environment(self) -> Mapping[str, str]:
-        return {**self.served.environment(self.name), **self.env}
+        return {**self.options.environment(self.name), **self.env}

@@ -17,8 +17,8 @@ from . import ports, processes
 from .part import PATIENCE, Part, program
 
 CONFIGURATION = """\
-# nginx in front of several instances of one app. Written by `python -m cluster up`; a change is lost with the next one.
-# Paths are relative to the directory that nginx is started with (-p).
+# nginx in front of several instances of one app. `python -m cluster up` writes this file anew at each start.
+# Paths are relative to nginx's prefix (-p).
 daemon off;
 pid nginx.pid;
 error_log {log} warn;
@@ -37,21 +37,21 @@ http {{
     scgi_temp_path temp/scgi;
 
     upstream instances {{
-        # What the workers of nginx know of the instances is shared by all of them.
+        # All workers of nginx share their knowledge of the instances.
         zone instances 64k;
-        # An instance that failed is left alone for two seconds, so that one that hangs costs one visitor a wait in
-        # that time, and not all of them. These are passive checks: nothing is asked but what visitors ask.
+        # A failed instance gets no requests for two seconds. So a hung instance delays one visitor in that time, not
+        # all. These checks are passive: nginx sends no requests of its own.
 {servers}
-        # Each of them once more: where all have failed lately (workers killed here and there do that), any that
-        # is alive is asked all the same. Without these lines nginx would answer 502 with everything up.
+        # Each instance once more, as a backup. After a failure of each (by killed workers, for example), nginx would
+        # otherwise answer 502 although all instances run.
 {backups}
-        # Connections are kept, which spares both sides opening one for each request. They must be given up here
-        # before the instance does (gunicorn --keep-alive 75), or a request could meet a connection that closes.
+        # nginx keeps connections open between requests. It must close them before gunicorn does (--keep-alive 75):
+        # otherwise a request could be sent on a connection that closes.
         keepalive 32;
         keepalive_timeout 60s;
     }}
 
-    # Which instance has answered: the last of those that were tried.
+    # The instance that answered: the last of those that nginx asked.
     map $upstream_addr $instance {{
         default balancer;
 {names}
@@ -61,29 +61,28 @@ http {{
         listen {address};
         proxy_http_version 1.1;
         proxy_set_header Connection "";
-        # The visitor's own Host: pages belong to it.
+        # Host is a part of a page's key, so nginx passes it on.
         proxy_set_header Host $http_host;
         proxy_set_header X-Forwarded-For $remote_addr;
         proxy_set_header X-Forwarded-Proto $scheme;
-        # A dead instance is no visitor's problem: the next one is asked. Not for POST and the like (nginx excepts
-        # them by itself), which could be carried out twice; and not for an answer of the app, whatever it is.
+        # nginx asks the next instance if one is dead. It repeats no POST, which could be carried out twice, and no
+        # request that the app has answered.
         proxy_next_upstream error timeout;
         proxy_connect_timeout 1s;
-        # Longer than a visitor waits for a page that somebody else renders (the option `wait`, 10 s).
+        # Above `lock_timeout` (10 s), the longest wait for the render of another request.
         proxy_read_timeout {read_timeout:g}s;
         add_header X-Instance $instance always;
         add_header X-Upstream $upstream_addr always;
 
         location / {{
             proxy_pass http://instances;
-            # nginx asks each line above once, and then says 502. That can be too early: of three instances two are
-            # down, and a worker of the third, which had failed a moment ago already, is killed with the request in
-            # its hands; its other worker lives. So all are asked once more.
+            # nginx asks each line above once, and then answers 502. An instance can fail twice and still run: two of
+            # its workers may be killed, one after the other. So nginx asks all instances once more.
             error_page 502 = @again;
         }}
 
         location @again {{
-            # What was sent and may not be carried out twice.
+            # These methods must not be carried out twice.
             if ($request_method !~ "^(GET|HEAD|OPTIONS)$") {{
                 return 502;
             }}
@@ -137,7 +136,7 @@ class Balancer(Part):
         return CONFIGURATION.format(
             log=os.path.relpath(self.log, self._directory),
             workers=self._workers,
-            # A master run by root would start its workers as a user without access to this directory.
+            # A master of root would start its workers as a user without access to this directory.
             user=f"user {getpass.getuser()};\n" if os.geteuid() == 0 else "",
             servers="\n".join(each),
             backups="\n".join(again),

@@ -1,4 +1,4 @@
-"""One worker process: its cached entries and seen epochs, with the real L1 and the real control plane.
+"""One worker process: its cached entries, seen epochs and renders, with the real L1 and the real control plane.
 
 Requests take the same path as in :class:`wsgi_isr.cache.lookup.Cache`, whose methods are named here. Cache itself would
 wait in real time; a simulation must not.
@@ -6,14 +6,17 @@ wait in real time; a simulation must not.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
+from typing import NamedTuple
 
+from wsgi_isr.cache.lease import Lease
 from wsgi_isr.cache.local_cache import CachedEntry, Local
-from wsgi_isr.cache.tag_versions import Epochs, Polled, TagVersions
+from wsgi_isr.cache.tag_versions import Capture, Epochs, Polled, TagVersions
 from wsgi_isr.cache.verdict import Validity, Verdict, judge
 from wsgi_isr.stores.base import Store
 
-from .site import epoch_key, tag_key
+from .site import Page, epoch_key, tag_key
 
 
 class Waiting:
@@ -58,3 +61,24 @@ class Process:
                 validity = max(validity, checked[1])
             cached.checked = (epochs, validity)
         return judge(cached.entry, validity, now)
+
+
+class Outcome(enum.Enum):
+    """The result of an attempt to render."""
+
+    RENDERING = enum.auto()
+    FOUND = enum.auto()
+    BUSY = enum.auto()
+    BACKING_OFF = enum.auto()
+
+
+class Render(NamedTuple):
+    """A render in progress; ``version`` is that of the entry that it replaces."""
+
+    process: Process
+    page: Page
+    lease: Lease | None
+    capture: Capture
+    version: int
+    started: float
+    waiting: Waiting | None

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import bisect
-import enum
 import heapq
 import itertools
 import math
 import random
 from array import array
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from wsgi_isr.cache.entry import Entry
 from wsgi_isr.cache.keyspace import Keyspace, tag_name
 from wsgi_isr.cache.lease import BackingOff, Busy, Lease, Leases
 from wsgi_isr.cache.local_cache import CachedEntry
 from wsgi_isr.cache.lookup import LOOK_AGAIN, WAIT_PAUSE
-from wsgi_isr.cache.tag_versions import Capture, TagVersions
+from wsgi_isr.cache.tag_versions import TagVersions
 from wsgi_isr.cache.verdict import Expired, Fresh, Missing, Stale
 from wsgi_isr.events import Events
 
 from .figures import Figures, Invalidation, Records, summarize
 from .nodes import Nodes, Tally
 from .parameters import LEASE, Parameters
-from .process import Process, Waiting
+from .process import Outcome, Process, Render, Waiting
 from .site import Page, Site, epoch_key, tag_key
 
 _CHUNK = 4096
@@ -47,34 +46,13 @@ def simulate(parameters: Parameters, progress: Callable[[float], None] = lambda 
 
 
 def invalidations(parameters: Parameters) -> Iterator[tuple[float, int]]:
-    """Yield when which tag is invalidated; the same for a seed, whatever number of processes is followed."""
+    """Yield the time and the tag of each invalidation. They depend on the seed alone, not on the followed processes."""
     rng, at = random.Random(parameters.seed + 1), 0.0
     while parameters.invalidations:
         at += rng.expovariate(parameters.invalidations)
         if at >= parameters.duration:
             return
         yield at, rng.randrange(parameters.tags)
-
-
-class _Outcome(enum.Enum):
-    """The result of an attempt to render."""
-
-    RENDERING = enum.auto()
-    FOUND = enum.auto()
-    BUSY = enum.auto()
-    BACKING_OFF = enum.auto()
-
-
-class _Render(NamedTuple):
-    """A render in progress. ``version``: of the entry that it is to replace."""
-
-    process: Process
-    page: Page
-    lease: Lease | None
-    capture: Capture
-    version: int
-    started: float
-    waiting: Waiting | None
 
 
 class _Run:
@@ -88,16 +66,16 @@ class _Run:
         self._order = itertools.count()
         self._nodes = Nodes(p.nodes, self._clock)
         # Counters by origin: followed processes, renders (in any process), invalidations, and uncounted reads.
-        self._by_process, self._by_render, self._by_invalidation, self._by_nobody = (Tally(p.nodes) for _ in range(4))
-        self._nodes.tally = self._by_nobody
+        self._by_process, self._by_render, self._by_invalidation, self._uncounted = (Tally(p.nodes) for _ in range(4))
+        self._nodes.tally = self._uncounted
         self._leases = Leases(self._nodes, Keyspace.lock, Keyspace.failures, Events())
         self._invalidator = TagVersions(self._nodes, tag_key, epoch_key, coherence=0, monotonic=self._clock)
         self._site = Site(p, self._nodes, self._invalidator, self._rng)
         make = (self._nodes, p.local_cache_bytes, p.coherence, self._clock)
         self._processes = [Process(number, *make) for number in range(p.followed)]
         #: Stands for all processes that are not followed.
-        self._rest = Process(-1, self._nodes, 0, p.coherence, self._clock)
-        self._rest_share = 1 - p.followed / p.processes
+        self._others = Process(-1, self._nodes, 0, p.coherence, self._clock)
+        self._others_share = 1 - p.followed / p.processes
         self._expected = array("L", [0]) * p.pages
         self._invalidated: list[list[float]] = [[] for _ in range(p.tags)]
         self._records = Records(p)
@@ -108,7 +86,7 @@ class _Run:
     def figures(self) -> Figures:
         self._begin()
         self._loop()
-        self._nodes.tally = self._by_nobody
+        self._nodes.tally = self._uncounted
         records = self._records
         records.slots = sum(len(process.local) for process in self._processes) / len(self._processes)
         return summarize(self._p, records, self._by_process, self._by_render, self._by_invalidation)
@@ -121,7 +99,7 @@ class _Run:
 
     def _begin(self) -> None:
         p, site = self._p, self._site
-        if self._rest_share:
+        if self._others_share:
             for number in range(p.pages):
                 created = site.created[number]
                 due = 0.0
@@ -212,7 +190,7 @@ class _Run:
             process.seen += 1
 
     def _check(self, page: Page, entry: Entry) -> None:
-        """Check a page that was served as fresh: was it invalidated before, and how long ago?"""
+        """Record by how long a page that was served as fresh is outdated, if it is."""
         invalidated = self._invalidated[page.tag]
         if invalidated and invalidated[-1] > entry.started:
             first = invalidated[bisect.bisect_right(invalidated, entry.started)]
@@ -231,7 +209,7 @@ class _Run:
         invalidated = self._invalidated[page.tag]
         return not invalidated or entry.started > invalidated[-1]
 
-    # Stale: Cache._renew. Expired, Missing: Cache._load and _lead ----------------------------------------
+    # Stale: Cache._revalidate. Expired, Missing: Cache._load and _lead ----------------------------------------
 
     def _revalidate(self, process: Process, page: Page, cached: CachedEntry) -> None:
         if self.now < cached.look_at:
@@ -251,18 +229,18 @@ class _Run:
             return
         self._nodes.tally = self._by_process
         outcome = self._regenerate(process, page, waiting)
-        if outcome is _Outcome.RENDERING:
+        if outcome is Outcome.RENDERING:
             return
-        if outcome is _Outcome.BUSY and self.now < waiting.visitors[0] + self._p.wait:
+        if outcome is Outcome.BUSY and self.now < waiting.visitors[0] + self._p.wait:
             if not waiting.alone:
                 process.flights[page.number] = waiting
             pause = waiting.pause * self._rng.uniform(0.5, 1.0)
             waiting.pause = min(waiting.pause * 1.5, WAIT_PAUSE[1])
             self._at(self.now + pause, self._try, process, page, waiting)
             return
-        if outcome is _Outcome.BUSY:
+        if outcome is Outcome.BUSY:
             self._records.gave_up += len(waiting.visitors)
-        elif outcome is _Outcome.BACKING_OFF:
+        elif outcome is Outcome.BACKING_OFF:
             self._retain(process, page)
         self._land(process, page, waiting)
 
@@ -285,7 +263,7 @@ class _Run:
 
     # The one render: Cache.regenerate and _render -------------------------------------------------------
 
-    def _regenerate(self, process: Process, page: Page, waiting: Waiting) -> _Outcome:
+    def _regenerate(self, process: Process, page: Page, waiting: Waiting) -> Outcome:
         nodes, lock = self._nodes, Keyspace.lock(page.key)
         before = nodes.tally
         if nodes.expires(lock) is None and not self._is_current(page):
@@ -293,25 +271,25 @@ class _Run:
         try:
             held = self._leases.acquire(page.key, LEASE)
             if isinstance(held, Busy):
-                return _Outcome.BUSY
+                return Outcome.BUSY
             if isinstance(held, BackingOff) and waiting.alone and self._is_outdated(page):
                 held = self._leases.take_over(page.key, LEASE)
             if isinstance(held, Busy):
-                return _Outcome.BUSY
+                return Outcome.BUSY
             if isinstance(held, BackingOff) and not waiting.ignore_backoff:
-                return _Outcome.BACKING_OFF
+                return Outcome.BACKING_OFF
             lease = held if isinstance(held, Lease) else None
             nodes.read_page(page.place, page.entry is not None)
             if page.entry is not None:
                 counted = nodes.tally
-                if process is self._rest:  # the look-up has judged the page already, so it is not judged again
-                    nodes.tally = self._by_nobody
+                if process is self._others:  # the look-up has judged the page already, so it is not judged again
+                    nodes.tally = self._uncounted
                 cached = process.local.put(page.key, page.entry)
                 verdict = process.judge(cached, process.tag_versions.epochs(), self.now)
                 nodes.tally = counted
                 if isinstance(verdict, Fresh):
                     self._release(page, lease)
-                    return _Outcome.FOUND
+                    return Outcome.FOUND
             former = [tag for tag, _ in page.entry.snapshot.tags] if page.entry is not None else []
             capture = process.tag_versions.capture([*page.tags, *former])
         finally:
@@ -320,30 +298,30 @@ class _Run:
         page.noticed = self.now if page.noticed is None else page.noticed
         self._records.began += 1
         process.flights[page.number] = waiting
-        render = _Render(process, page, lease, capture, page.version, self.now, waiting)
+        render = Render(process, page, lease, capture, page.version, self.now, waiting)
         if lease is not None:
             self._keep(render)
         self._at(self.now + self._p.render, self._finish, render)
-        return _Outcome.RENDERING
+        return Outcome.RENDERING
 
     def _is_outdated(self, page: Page) -> bool:
         """Return whether the failed page predates an invalidation, as Cache._is_outdated does."""
         invalidated = self._invalidated[page.tag]
         return bool(invalidated) and invalidated[-1] > page.failed
 
-    def _keep(self, render: _Render) -> None:
+    def _keep(self, render: Render) -> None:
         """Renew a lease three times in its life, as the LeaseKeepAlive does."""
         due = self.now + LEASE / 3
         if due < render.started + self._p.render:
             self._at(due, self._renew_lease, render)
 
-    def _renew_lease(self, render: _Render) -> None:
+    def _renew_lease(self, render: Render) -> None:
         self._nodes.tally = self._by_render
         assert render.lease is not None
         if render.lease.renew():
             self._keep(render)
 
-    def _finish(self, render: _Render) -> None:
+    def _finish(self, render: Render) -> None:
         process, page, lease = render.process, render.page, render.lease
         self._nodes.tally = self._by_render
         if self._p.failing and self._rng.random() < self._p.failing:
@@ -355,7 +333,7 @@ class _Run:
         else:
             snapshot = process.tag_versions.prove(render.capture, page.tags)
             self._nodes.write_page(page.place)
-            # Cache._put: a late writer loses.
+            # Regenerator._put: a late writer loses.
             if page.version == render.version or (page.entry is not None and page.entry.started < render.started):
                 page.entry = self._site.entry(page, render.started, self.now, snapshot)
                 page.version += 1
@@ -378,10 +356,10 @@ class _Run:
 
     def _close_window(self, page: Page) -> None:
         others = 0
-        if page.noticed is not None and self._rest_share:
+        if page.noticed is not None and self._others_share:
             each = page.asked / self._p.processes * (self.now - page.noticed)
-            rest = self._p.processes - self._p.followed
-            others = min(rest, _poisson(self._rng, rest * -math.expm1(-each)))
+            unfollowed = self._p.processes - self._p.followed
+            others = min(unfollowed, _poisson(self._rng, unfollowed * -math.expm1(-each)))
         self._records.window(page.renders, max(1, len(page.herd) + others))
         page.noticed, page.renders = None, 0
         page.herd.clear()
@@ -390,25 +368,25 @@ class _Run:
 
     def _expect(self, number: int, due: float) -> None:
         """Schedule the first request of these processes for the page after ``due``, when it is no longer current."""
-        if self._rest_share and due < self._p.duration:
-            asked = self._p.rate * self._site.popularity.share(number) * self._rest_share
-            self._rest_at(due + self._rng.expovariate(asked), number)
+        if self._others_share and due < self._p.duration:
+            asked = self._p.rate * self._site.popularity.share(number) * self._others_share
+            self._replace_request(due + self._rng.expovariate(asked), number)
 
-    def _rest_at(self, time: float, number: int) -> None:
+    def _replace_request(self, time: float, number: int) -> None:
         """Replace the expected request for this page: two would be one visitor too many."""
         self._expected[number] += 1
-        self._at(time, self._rest_asks, number, self._expected[number])
+        self._at(time, self._request_of_others, number, self._expected[number])
 
-    def _rest_asks(self, number: int, expected: int) -> None:
+    def _request_of_others(self, number: int, expected: int) -> None:
         page = self._site[number]
         if expected != self._expected[number] or self._is_current(page):
             return
         expires = self._nodes.expires(Keyspace.lock(page.key))
-        self._nodes.tally = self._by_nobody
-        self._rest.tag_versions.forget()
-        self._rest.tag_versions.epochs()
-        outcome = self._regenerate(self._rest, page, Waiting([], 0.0, alone=False, ignore_backoff=page.entry is None))
-        if outcome is _Outcome.BACKING_OFF and expires is not None:
+        self._nodes.tally = self._uncounted
+        self._others.tag_versions.forget()
+        self._others.tag_versions.epochs()
+        outcome = self._regenerate(self._others, page, Waiting([], 0.0, alone=False, ignore_backoff=page.entry is None))
+        if outcome is Outcome.BACKING_OFF and expires is not None:
             self._expect(number, expires)
 
     # Invalidations -----------------------------------------------------------------------------------------
@@ -423,7 +401,7 @@ class _Run:
         self._nodes.tally = self._by_invalidation
         failed = self._invalidator.invalidate([tag_name(str(tag))], p.mode)
         assert not failed
-        if self._rest_share:
+        if self._others_share:
             for number in self._site.tagged(tag):
                 page = self._site.made(number)
                 created = self._site.created[number]
@@ -439,15 +417,17 @@ class _Run:
         self._next_invalidation()
 
     def _expect_after(self, number: int) -> None:
-        """Schedule the first process that asks for an invalidated page and knows of the invalidation. Within
-        ``coherence``, more and more processes have polled: the rate grows evenly, then stays constant."""
+        """Schedule the first request for an invalidated page by a process that has seen the invalidation.
+
+        Within ``coherence``, more and more processes have polled: the rate grows evenly, then stays constant.
+        """
         p = self._p
-        asked = p.rate * self._site.popularity.share(number) * self._rest_share
+        asked = p.rate * self._site.popularity.share(number) * self._others_share
         due = self._rng.expovariate(1.0)
         if due < asked * p.coherence / 2:
-            self._rest_at(self.now + math.sqrt(2 * p.coherence * due / asked), number)
+            self._replace_request(self.now + math.sqrt(2 * p.coherence * due / asked), number)
         else:
-            self._rest_at(self.now + due / asked + p.coherence / 2, number)
+            self._replace_request(self.now + due / asked + p.coherence / 2, number)
 
 
 def _poisson(rng: random.Random, mean: float) -> int:

@@ -13,7 +13,7 @@ from typing import TypeVar
 from ..chaos.workload.tethered import Tethered
 from ..errors import NoSuchPart
 from ..parts import processes
-from ..parts.gunicorn import Instance, Served
+from ..parts.gunicorn import Instance, SharedOptions
 from ..parts.link import Link
 from ..parts.memcached import Node
 from ..parts.nginx import Balancer
@@ -99,7 +99,7 @@ class Cluster:
         reached: Sequence[Part] = self.links or self.nodes
         query = f"?{topology.store_options}" if topology.store_options else ""
         self.store = f"memcached://{','.join(part.address for part in reached)}{query}"
-        served = Served(
+        options = SharedOptions(
             topology.app,
             self.store,
             Path.cwd(),
@@ -110,7 +110,7 @@ class Cluster:
         )
         for number in range(1, topology.instances + 1):
             name = f"instance-{number}"
-            self.instances.append(self._add(Instance(name, log(name), served)))
+            self.instances.append(self._add(Instance(name, log(name), options)))
         addresses = {instance.name: instance.address for instance in self.instances}
         self.balancer = self._add(
             Balancer(
@@ -122,7 +122,7 @@ class Cluster:
                 read_timeout=topology.read_timeout,
             )
         )
-        self.is_cached = served.check()
+        self.is_cached = options.check()
         if not self.is_cached:
             self.say(uncached(topology.app))
 

@@ -1,4 +1,4 @@
-"""A visitor made of ``http.client``: keeps cookies, follows no redirects, measures waiting times."""
+"""A visitor for the story, on ``http.client``: it keeps cookies, follows no redirects and measures times."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Answer:
 
     @property
     def keeps(self) -> int:
-        """Return for how many seconds after its arrival a browser may show it without an answer."""
+        """Return the seconds after arrival in which a browser may show the page without a request."""
         return sum(map(int, _KEEPS.findall(self["Cache-Control"]))) - int(self["Age"] or 0)
 
     @property
@@ -80,8 +80,9 @@ class Browser:
         return self._request("GET", path, None, headers)
 
     def look(self, path: str) -> tuple[int, str]:
-        """Return the status of the answer, and the page that a browser shows. Browsers keep pages (RFC 9111, 4.2 and
-        4.3): the status is 0 where the browser sent no request.
+        """Return the status of the answer, and the page that a browser shows.
+
+        The status is 0 if the browser sends no request, because its own copy is fresh (RFC 9111, 4.2).
         """
         old, came = self._kept.get(path, (None, 0.0))
         if old is not None and time.monotonic() - came < old.keeps:

@@ -1,4 +1,4 @@
-"""``python -m examples.blog_flask.demo``: run the blog and print what to try; ``--check`` tries it all."""
+"""``python -m examples.blog_flask.demo``: run the blog and print experiments; ``--check`` does them all."""
 
 from __future__ import annotations
 
@@ -26,29 +26,28 @@ QUICK = {**SECONDS, "BLOG_REVALIDATE": "2"}  # for --check
 
 TRY = """\
 The blog runs at {url}/ with two workers; Ctrl-C stops it.
-The footer of each page says when it was rendered. In another terminal, paste this once:
+The footer of each page has the time of its render. Paste this into another terminal:
 
      U={url}
      look() {{ curl -si $U$1 | grep -iE '^(HTTP|x-isr|cache-status|age|etag)|rendered-at'; }}
 
-1. The first visitor waits for the slow page; nobody does after that.
+1. The first visitor waits for the slow page. Later visitors do not wait.
      look /stats                  X-ISR: MISS (or STALE: pages survive a restart)
      look /stats                  X-ISR: HIT, the same time of rendering, an Age
 
-2. Who has the page already gets 304 and no body.
+2. A client that has the page gets 304 and no body.
      E=$(curl -sI $U/about | awk 'tolower($1) == "etag:" {{print $2}}' | tr -d '\\r')
      curl -si $U/about -H "If-None-Match: $E" | head -1
                                   HTTP/1.1 304 Not Modified
 
-3. Wait for {BLOG_REVALIDATE} seconds. The old page comes at once; the one after it is new.
+3. Wait for {BLOG_REVALIDATE} seconds. The first answer is the old page, the second is new.
      look /stats; sleep 1         X-ISR: STALE
      look /stats                  X-ISR: HIT, rendered just now
 
-4. Log in as admin, password admin, at {url}/login and look around: your name
-   stands on each page, each page was made for you (X-ISR: BYPASS), and "look /about" still
-   gets the one without a name.
+4. Log in at {url}/login as admin, password admin. Each page shows your name and is
+   rendered for you alone (X-ISR: BYPASS). "look /about" still gets the page without a name.
 
-5. Break the backend. Look at the slow page, and at one that was never made. Mend it.
+5. Break the backend. Look at the slow page, and at a page that was never rendered. Repair it.
      touch {fail}
      look /stats                  200, the last good page
      look /nowhere                500
@@ -60,7 +59,7 @@ The footer of each page says when it was rendered. In another terminal, paste th
      for i in 1 2 3 4 5 6; do look /stats; sleep 1; done
                                   200 each time; STALE at first, and new after some {BLOG_TIMEOUT} seconds
 
-Below is a line for each request: what was asked, the status, X-ISR, and how long it took.
+Below is a line for each request: URL, status, X-ISR and duration.
 """
 
 
@@ -109,9 +108,9 @@ def _serve(listener: socket.socket) -> int:
             print(TRY.format(url=server.url, **options, **files), flush=True)
             code = server.process.wait()
     except ServerDied as error:
-        print(f"{error}: what it said is above.", file=sys.stderr)
+        print(f"{error}: its output is above.", file=sys.stderr)
         return 1
-    print(f"gunicorn ended by itself, with exit code {code}: what it said is above.", file=sys.stderr)
+    print(f"gunicorn ended by itself, with exit code {code}: its output is above.", file=sys.stderr)
     return 1
 
 
@@ -140,7 +139,7 @@ def _check(listener: socket.socket) -> int:
             print(f"FAIL  START    {error}", flush=True)
             holds = False
         if not holds:
-            print("The steps after it rely on it and were not tried.", flush=True)
+            print("Later steps rely on it and did not run.", flush=True)
             print(f"\nThe end of the server's log:\n{server.tail()}", file=sys.stderr)
             return 1
     print(f"All steps hold, after {time.monotonic() - started:.0f} s.")
@@ -172,7 +171,7 @@ def _play(story: Story) -> bool:
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    # Once: a second signal must not interrupt the stopping.
+    # A second signal must not interrupt the stop.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise Stopped

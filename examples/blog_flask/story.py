@@ -1,4 +1,4 @@
-"""The story of the blog, played over HTTP: each step is a method that returns its observation or fails."""
+"""The story of the blog, played over HTTP. Each step is a method that returns an observation, or fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE = 20.0  # seconds that a step waits before it fails
 
 
 class StepFailed(Exception):
-    """The step failed; the message says what was seen instead."""
+    """The step failed. The message has the unexpected observation."""
 
 
 def require(holds: bool, seen: object) -> None:
@@ -37,7 +37,7 @@ class Story:
     """One run, from the first visitor to the end of the server.
 
     :param faults: the directory of :mod:`.faults`.
-    :param lease: seconds after which the work of a killed renderer of ``/stats`` is taken over.
+    :param lease: seconds after which another process takes over a killed render of ``/stats``.
     :param slow: the least time that ``/stats`` takes, in seconds.
     """
 
@@ -51,26 +51,26 @@ class Story:
 
     def steps(self) -> Iterator[tuple[str, str, Callable[[], str]]]:
         """Yield name, sentence and action of each step, in order."""
-        yield "MISS", "the first visitor has a page made", self.miss
-        yield "HIT", "the next ones get that very page", self.hit
-        yield "304", "who has it already gets no body", self.not_modified
-        yield "HEAD", "the same answer without its body", self.head
-        yield "CROWD", "many at once on a cold page: one render", self.crowd
-        yield "STALE", "the old page at once, a new one behind", self.stale
-        yield "ERROR", "a failing render keeps the last good page", self.error
-        yield "LOGIN", "a page that sets a cookie is never kept", self.login_page
-        yield "SESSION", "who is logged in never gets or leaves a copy", self.session
-        yield "MIXED", "three visitors in turn, never mixed up", self.mixed
+        yield "MISS", "the first request renders the page", self.miss
+        yield "HIT", "later requests get the stored page", self.hit
+        yield "304", "a client with the page gets 304 without a body", self.not_modified
+        yield "HEAD", "HEAD has the headers of GET and no body", self.head
+        yield "CROWD", "12 requests at once for a new page: one render", self.crowd
+        yield "STALE", "visitors get the old page during the render", self.stale
+        yield "ERROR", "a failed render keeps the last good page", self.error
+        yield "LOGIN", "a page that sets a cookie is not stored", self.login_page
+        yield "SESSION", "a logged-in user neither gets nor leaves a copy", self.session
+        yield "MIXED", "visitors in turn get their own pages", self.mixed
         yield "ADMIN", "the administrator's page is not cached", self.admin_page
-        yield "COMMENT", "who writes sees it at once, and so do all", self.comment
-        yield "BROWSER", "a returning browser asks: 304, or the new page", self.come_back
+        yield "COMMENT", "a comment shows at once, for every visitor", self.comment
+        yield "BROWSER", "a returning browser gets 304, or the new page", self.come_back
         yield "PUBLISH", "a job beside the server publishes a post", self.publish
-        yield "EDITOR", "the store is away: who saves has no error", self.editor
-        yield "WRONG", "what reaches nothing says so", self.wrong
-        yield "KILL", "kill -9 while rendering: another takes over", self.kill
+        yield "EDITOR", "saving works while the store is away", self.editor
+        yield "WRONG", "an invalidation of nothing is a warning", self.wrong
+        yield "KILL", "another process takes over a killed render", self.kill
         yield "DEPLOY", "an edit and a reload: stale once, then new", self.deploy
-        yield "DEVELOP", "a development server: edit and see", self.develop
-        yield "STOP", "everything ends when asked to", self.stop
+        yield "DEVELOP", "a development server shows each edit at once", self.develop
+        yield "STOP", "the server ends when asked to", self.stop
 
     def visitor(self) -> Browser:
         """Return a new visitor without cookies."""
@@ -145,13 +145,13 @@ class Story:
     def error(self) -> str:
         old, before = self.fresh("/stats"), self.renders("/stats")
         (self.faults / "fail").touch()
-        never_made = self.visitor().get("/tags/databases")
-        require(never_made.status == 500, f"the backend is not down: {never_made}")
+        uncached = self.visitor().get("/tags/databases")
+        require(uncached.status == 500, f"the backend is not down: {uncached}")
         answers: list[Answer] = []
         self.ask_until("/stats", answers, lambda: self.renders("/stats") > before, "an attempt to render")
-        # The attempt has only begun. Its failure must not be seen later either.
+        # The attempt has only begun. Visitors must not see its failure later either.
         until = time.monotonic() + 1.5
-        self.ask_until("/stats", answers, lambda: time.monotonic() > until, "the end of a while")
+        self.ask_until("/stats", answers, lambda: time.monotonic() > until, "the end of the failed render")
         for answer in answers:
             require(answer.status == 200 and answer.stamp == old.stamp, f"{answer}, rendered {answer.stamp}")
         attempts = self.renders("/stats") - before
@@ -160,7 +160,7 @@ class Story:
         verdicts = " and ".join(dict.fromkeys(answer.verdict for answer in answers))
         return (
             f"{len(answers)} times 200 and the old page ({verdicts}), {attempts} failed;"
-            f" the backend is well again: a new one"
+            f" the backend works again: a new page"
         )
 
     def login_page(self) -> str:
@@ -249,12 +249,12 @@ class Story:
         require(first[0] == 200, f"{post}: {first[0]}")
         for _ in range(3):
             again = reader.look(post)
-            require(again == (304, first[1]), f"{again[0] or 'nothing asked'} for a page that has not changed")
+            require(again == (304, first[1]), f"{again[0] or 'no request'} for a page that has not changed")
         sent = self.visitor().post(post + "/comments", name="A visitor", body="Written meanwhile.")
         require(sent.status == 303, sent)
         time.sleep(COHERENCE)
         status, shown = reader.look(post)
-        require(status == 200 and "Written meanwhile." in shown, f"{status or 'nothing asked'}, an old page")
+        require(status == 200 and "Written meanwhile." in shown, f"{status or 'no request'}, an old page")
         require(reader.look(post) == (304, shown), "the new page is not kept")
         return "200, 3 times 304; after a comment 200 with it, then 304"
 
@@ -294,8 +294,8 @@ class Story:
         took = time.monotonic() - back
         require(took <= 5, f"delivered after {took:.1f} s")
         seen = [self.at_once(path, titles[-1]) for path in ("/", "/tags/caching")]
-        what = f"kept, and delivered by itself {took:.1f} s after it was back" if away else "nothing had to be kept"
-        return f"303 twice; {what}; {seen[0]}"
+        delivery = f"delivered {took:.1f} s after the store was back" if away else "the store was never away"
+        return f"303 twice; {delivery}; {seen[0]}"
 
     @contextmanager
     def store_away(self) -> Iterator[bool]:
@@ -329,14 +329,14 @@ class Story:
 
         require(invalidate("--tag", "posts") == "", "a warning for a tag that the pages carry")
         wrong = {"namespace": "bolg", "tag": "psots", "route": "/post/<slug>"}
-        said = [
+        warnings = [
             invalidate("--tag", "posts", "--namespace", wrong["namespace"]),
             invalidate("--tag", wrong["tag"]),
             invalidate("--route", wrong["route"]),
         ]
-        for name, words in zip(wrong.values(), said, strict=True):
+        for name, words in zip(wrong.values(), warnings, strict=True):
             require(words.startswith("warning: ") and name in words, f"{name}: {words!r}")
-        return f"another namespace, tag, route: {said[2]}"
+        return f"another namespace, tag, route: {warnings[2]}"
 
     def kill(self) -> str:
         old, before = self.fresh("/stats"), self.renders("/stats")
@@ -354,7 +354,7 @@ class Story:
         for answer in answers:
             require(answer.status == 200, answer)
         require(new.rendered_by != victim, f"rendered by {victim}, which is dead")
-        # A lease that was renewed just before the kill, the render itself, and a second for a busy machine.
+        # The sum of a lease renewed just before the kill, the render itself, and 1.5 s for a busy machine.
         limit = self.lease + self.slow + 1.5
         require(took <= limit, f"taken over after {took:.1f} s; the lease is {self.lease} s")
         made = self.renders("/stats") - before
@@ -414,7 +414,7 @@ class Story:
     # Helpers of the steps
 
     def renders(self, path: str) -> int:
-        """Return how many requests for a page have reached the application, cached or not."""
+        """Return the number of requests for a page that have reached the application."""
         try:
             lines = (self.faults / "renders").read_text().splitlines()
         except FileNotFoundError:
@@ -427,7 +427,7 @@ class Story:
         template.write_text(template.read_text("utf-8").replace(old, new), "utf-8")
 
     def hold(self) -> None:
-        """Let each render of ``/stats`` wait, from now on."""
+        """Hold each render of ``/stats`` from now on."""
         (self.faults / "held").unlink(missing_ok=True)
         (self.faults / "hold").touch()
 
@@ -436,7 +436,7 @@ class Story:
         (self.faults / "hold").unlink()
 
     def poll(self, path: str, wanted: Callable[[Answer], bool], what: str) -> Answer:
-        """Send requests of new visitors until the answer is the wanted one."""
+        """Send requests of new visitors; return the first wanted answer."""
         last: Answer | None = None
 
         def found() -> bool:
@@ -449,7 +449,7 @@ class Story:
         return last
 
     def at_once(self, path: str, words: str) -> str:
-        """Check that every answer shows the words, once the time for unchecked copies is over."""
+        """Check that every answer shows the words after ``COHERENCE`` seconds; return the observation."""
         time.sleep(COHERENCE)
         answers = [self.visitor().get(path) for _ in range(6)]
         for answer in answers:
@@ -466,16 +466,16 @@ class Story:
         self.wait_for(asked, what)
 
     def fresh(self, path: str) -> Answer:
-        """Return a page that was just served fresh: no process is rendering it now, and no process has an older one.
+        """Return a fresh page that no process is rendering, and of which no process has an older copy.
 
-        A process that found another one rendering does not look again for a tenth of a second.
+        A process that finds the lease taken looks at the store again after a tenth of a second.
         """
         made = self.poll(path, lambda answer: answer.verdict == "HIT", "a HIT")
         time.sleep(COHERENCE)
         return self.poll(path, lambda answer: answer.verdict == "HIT" and answer.stamp >= made.stamp, "a HIT")
 
     def newer(self, path: str, old: Answer, seen: list[Answer] | None = None) -> Answer:
-        """Wait for a later version; until then all visitors get 200 and the old one."""
+        """Return the next version. Until then all visitors must get 200 and the old version."""
 
         def is_newer(answer: Answer) -> bool:
             if seen is not None:

@@ -20,7 +20,7 @@ from .models import Event, Topic
 
 PROGRAMME = Path(__file__).with_name("programme.txt")
 TOPICS = (
-    ("children", "Children", "Stories, songs and things to take apart, for the under-twelves and whoever brings them."),
+    ("children", "Children", "Stories, songs and things to take apart, for the under-twelves and their parents."),
     ("history", "Local history", "The mill, the canal, the people: what the town was, by those who have looked it up."),
     ("making", "Making", "Bring a broken thing or an idea. Tools, tea and people who know how are here."),
     ("music", "Music", "Small concerts between the shelves. The piano is tuned twice a year."),

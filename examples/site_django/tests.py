@@ -76,7 +76,7 @@ class PublicPages(SiteTestCase):
                 assert not answer.cookies
                 assert answer["Vary"] == "Cookie"
 
-    def test_the_lists_have_what_is_to_come_in_order(self) -> None:
+    def test_the_lists_have_upcoming_events_in_order(self) -> None:
         Event.objects.filter(slug="repair-cafe").update(starts=timezone.now() - timedelta(minutes=1))
         page = self.client.get("/")
         assert [event.slug for event in page.context["events"]][:2] == ["story-hour", "silent-reading"]
@@ -98,7 +98,7 @@ class PublicPages(SiteTestCase):
         self.assertContains(self.as_(self.librarian).get("/account/"), DRAFT)
         self.assertNotContains(self.as_(self.reader).get("/account/"), DRAFT)
 
-    def test_what_people_write_is_escaped(self) -> None:
+    def test_text_of_visitors_is_escaped(self) -> None:
         nasty = "<script>&\"'"
         Event.objects.filter(pk=self.event.pk).update(title=nasty, summary=nasty, text=nasty, place=nasty)
         for path in ("/", "/events/story-hour/", "/topics/children/"):
@@ -106,18 +106,18 @@ class PublicPages(SiteTestCase):
             self.assertNotContains(page, "<script")
             self.assertContains(page, escape(nasty))
 
-    def test_the_menu_counts_what_is_to_come(self) -> None:
+    def test_the_menu_counts_upcoming_events(self) -> None:
         assert menu()[0] == MenuItem("children", "Children", 3)
         self.event.delete()
         assert menu()[0].events == 2
 
-    def test_static_files_are_there_and_nothing_else_is(self) -> None:
+    def test_static_files_alone_are_served(self) -> None:
         assert b"".join(self.client.get("/static/library.css").streaming_content).startswith(b"/*")
         assert self.client.get("/static/none.css").status_code == 404
         with self.assertLogs("django.security.SuspiciousFileOperation", "ERROR"):
             assert self.client.get("/static/../settings.py").status_code == 400
 
-    def test_a_page_is_only_read(self) -> None:
+    def test_a_page_accepts_no_post(self) -> None:
         for path in PUBLIC[:4]:
             assert self.client.post(path).status_code == 405
 
@@ -133,7 +133,7 @@ class Reservations(SiteTestCase):
         assert visitor.post(RESERVE, {**form, "csrfmiddlewaretoken": token}).status_code == 302
         assert Reservation.objects.count() == 1
 
-    def test_whoever_has_the_link_may_look_and_cancel(self) -> None:
+    def test_a_visitor_with_the_link_may_look_and_cancel(self) -> None:
         made = self.client.post(RESERVE, {"name": "Ida", "people": 2})
         reservation = Reservation.objects.get()
         self.assertRedirects(made, f"/reservations/{reservation.code}/")
@@ -143,7 +143,7 @@ class Reservations(SiteTestCase):
         assert self.client.get(made["Location"]).status_code == 404
         self.assertContains(self.client.get("/events/story-hour/"), "20 of 20 left")
 
-    def test_a_form_that_lacks_something_is_given_back(self) -> None:
+    def test_an_incomplete_form_is_shown_again(self) -> None:
         for form in ({}, {"name": "Ida"}, {"name": " ", "people": 1}, {"name": "Ida", "people": 7}, {"people": "x"}):
             with self.subTest(form):
                 self.assertContains(self.client.post(RESERVE, form), 'class="errorlist"')
@@ -197,7 +197,7 @@ class Accounts(SiteTestCase):
         self.assertRedirects(reader.post("/logout/", {"csrfmiddlewaretoken": token}), "/")
         self.assertContains(reader.get("/"), "Log in")
 
-    def test_pages_for_one_visitor_say_so(self) -> None:
+    def test_pages_for_one_visitor_are_marked_private(self) -> None:
         for path in ("/account/", EDIT, RESERVE, "/login/"):
             for client in (self.client, self.as_(self.librarian)):
                 assert "private" in client.get(path)["Cache-Control"]
@@ -207,7 +207,7 @@ class Accounts(SiteTestCase):
 
 
 class Editing(SiteTestCase):
-    def test_only_the_staff_may(self) -> None:
+    def test_only_the_staff_may_edit(self) -> None:
         assert self.as_(self.reader).get(EDIT).status_code == 403
         assert self.as_(self.reader).post(EDIT, self.form(title="Mine")).status_code == 403
         self.assertRedirects(self.client.post(EDIT, self.form(title="Mine")), f"/login/?next={EDIT}")
@@ -220,7 +220,7 @@ class Editing(SiteTestCase):
         self.assertRedirects(made, "/events/story-hour/")
         self.assertContains(self.client.get("/"), "Tuesday 6 May, 11:15")
 
-    def test_nobody_who_has_a_place_loses_it(self) -> None:
+    def test_no_visitor_loses_a_reserved_place(self) -> None:
         self.client.post(RESERVE, {"name": "Ida", "people": 3})
         self.assertContains(self.as_(self.librarian).post(EDIT, self.form(seats=2)), "3 places are reserved already.")
 
@@ -234,87 +234,87 @@ class Invalidation(SiteTestCase):
         """Record the invalidations in the block."""
         return mock.patch("examples.site_django.caching.invalidate")
 
-    def check(self, expected: set[str] | frozenset[str], said: mock.Mock) -> None:
+    def check(self, expected: set[str] | frozenset[str], call: mock.Mock) -> None:
         """Check that exactly these tags were invalidated, once."""
-        assert [set(call.kwargs["tags"]) for call in said.call_args_list] == ([set(expected)] if expected else [])
+        assert [set(call.kwargs["tags"]) for call in call.call_args_list] == ([set(expected)] if expected else [])
 
     def save(self, event: Event, **changes: object) -> mock.Mock:
         """Change, save and commit an event; return the recorded invalidations."""
-        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+        with self.dropped() as call, self.captureOnCommitCallbacks(execute=True):
             for name, value in changes.items():
                 setattr(event, name, value)
             event.save()
-        return said
+        return call
 
-    def test_nothing_is_said_before_the_commit(self) -> None:
-        with self.dropped() as said:
+    def test_nothing_is_invalidated_before_the_commit(self) -> None:
+        with self.dropped() as call:
             with self.captureOnCommitCallbacks() as callbacks:
                 self.event.save()
-            assert not said.called
+            assert not call.called
             callbacks[0]()
-            assert said.called
+            assert call.called
 
-    def test_a_text_concerns_the_event_and_the_lists_it_is_in(self) -> None:
+    def test_a_changed_text_invalidates_the_event_and_its_lists(self) -> None:
         self.check(self.OWN, self.save(self.event, text="New."))
 
-    def test_what_the_menu_counts_concerns_the_menu(self) -> None:
+    def test_a_changed_count_invalidates_the_menu(self) -> None:
         self.check({*self.OWN, "topics"}, self.save(self.event, starts=timezone.now()))
         self.check(self.OWN, self.save(self.event, text="Again, by the same object."))
 
-    def test_another_topic_concerns_both(self) -> None:
+    def test_a_change_of_topic_invalidates_both_topics(self) -> None:
         music = Topic.objects.get(slug="music")
         self.check({*self.OWN, "topic:music", "topics"}, self.save(self.event, topic=music))
 
-    def test_a_draft_concerns_nobody_before_it_is_published(self) -> None:
+    def test_a_draft_invalidates_nothing_before_it_is_published(self) -> None:
         draft = Event.objects.get(slug="winter-lights-walk")
         self.check(set(), self.save(draft, text="New."))
         expected = {"event:winter-lights-walk", "topic:history", "events", "topics"}
         self.check(expected, self.save(draft, published=True))
         self.check(expected, self.save(draft, published=False))
 
-    def test_a_new_event_and_its_end_concern_the_menu(self) -> None:
+    def test_a_new_and_a_deleted_event_invalidate_the_menu(self) -> None:
         self.event.pk = None
         self.event.slug = "new"
         expected = {"event:new", "topic:children", "events", "topics"}
         self.check(expected, self.save(self.event))
-        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+        with self.dropped() as call, self.captureOnCommitCallbacks(execute=True):
             self.event.delete()
-        self.check(expected, said)
+        self.check(expected, call)
 
-    def test_a_reservation_concerns_the_event_alone(self) -> None:
-        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+    def test_a_reservation_invalidates_the_event_alone(self) -> None:
+        with self.dropped() as call, self.captureOnCommitCallbacks(execute=True):
             self.client.post(RESERVE, {"name": "Ida", "people": 1})
-        self.check({"event:story-hour"}, said)
-        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+        self.check({"event:story-hour"}, call)
+        with self.dropped() as call, self.captureOnCommitCallbacks(execute=True):
             Reservation.objects.get().delete()
-        self.check({"event:story-hour"}, said)
+        self.check({"event:story-hour"}, call)
 
-    def test_a_topic_concerns_all_that_show_its_name(self) -> None:
-        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+    def test_a_topic_invalidates_all_pages_that_show_its_name(self) -> None:
+        with self.dropped() as call, self.captureOnCommitCallbacks(execute=True):
             Topic.objects.get(slug="music").save()
-        self.check({"topic:music", "topics", "events"}, said)
+        self.check({"topic:music", "topics", "events"}, call)
 
-    def test_without_a_cache_there_is_nothing_to_tell(self) -> None:
+    def test_a_change_without_a_cache_is_no_error(self) -> None:
         with self.assertNoLogs("examples.site_django.caching"), self.captureOnCommitCallbacks(execute=True):
             self.event.title = "Saved"
             self.event.save()  # the store of these tests is null://
         assert Event.objects.get(pk=self.event.pk).title == "Saved"
 
-    def test_a_change_is_saved_even_if_the_cache_cannot_be_told(self) -> None:
-        with self.dropped() as said, self.assertLogs("examples.site_django.caching", "WARNING"):
-            said.side_effect = InvalidationError((), {"tag:events": StoreUnavailable("node", "away")})
+    def test_a_change_is_saved_even_if_the_invalidation_fails(self) -> None:
+        with self.dropped() as call, self.assertLogs("examples.site_django.caching", "WARNING"):
+            call.side_effect = InvalidationError((), {"tag:events": StoreUnavailable("node", "away")})
             with self.captureOnCommitCallbacks(execute=True):
                 self.event.title = "Saved"
                 self.event.save()
         assert Event.objects.get(pk=self.event.pk).title == "Saved"
 
-    def test_what_the_staff_saves_in_the_admin_is_told(self) -> None:
+    def test_a_change_in_the_admin_is_invalidated(self) -> None:
         form = self.form(topic=self.event.topic_id, starts_0="2031-05-06", starts_1="11:15:00", text="New.")
         page = f"/admin/library/event/{self.event.pk}/change/"
-        with self.dropped() as said, self.captureOnCommitCallbacks(execute=True):
+        with self.dropped() as call, self.captureOnCommitCallbacks(execute=True):
             answer = self.as_(self.librarian).post(page, {**form, "slug": self.event.slug})
         self.assertRedirects(answer, "/admin/library/event/", fetch_redirect_response=False)
-        self.check({*self.OWN, "topics"}, said)
+        self.check({*self.OWN, "topics"}, call)
 
 
 class Commands(SiteTestCase):
@@ -323,10 +323,10 @@ class Commands(SiteTestCase):
             call_command("publish", "winter-lights-walk", "story-hour", "none")
         assert not Event.objects.get(slug="winter-lights-walk").published
 
-    def test_publishing_says_if_the_cache_could_not_be_told(self) -> None:
+    def test_publishing_reports_a_failed_invalidation(self) -> None:
         failures = (("tag:events", StoreUnavailable("node", "away")),)
-        with mock.patch("examples.site_django.management.commands.publish.invalidate") as said:
-            said.return_value = Receipt(("tag:events",), "expire", 0.0, failures=failures, journal="journal")
+        with mock.patch("examples.site_django.management.commands.publish.invalidate") as call:
+            call.return_value = Receipt(("tag:events",), "expire", 0.0, failures=failures, journal="journal")
             with self.assertRaisesMessage(CommandError, "Published winter-lights-walk, but: not delivered: tag:events"):
                 call_command("publish", "winter-lights-walk")
         assert Event.objects.get(slug="winter-lights-walk").published

@@ -16,8 +16,9 @@ from tests.attacks.support.attack import Attack, dice, scaled
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Site
-from wsgi_isr.prerender.run import Prerender, Report
-from wsgi_isr.prerender.site_client import here_of, site_at
+from wsgi_isr.prerender.report import Report
+from wsgi_isr.prerender.run import Prerender
+from wsgi_isr.prerender.site_client import address_of, site_at
 from wsgi_isr.prerender.static_site import NOTES, StaticSite
 
 URL = "http://example.org"
@@ -142,7 +143,7 @@ def export(site: Site, folder: StaticSite, *paths: str, sitemaps: tuple[str, ...
 
 
 def folder_of(site: Site, root: Path) -> StaticSite:
-    return StaticSite(str(root), here_of(site_at(site.isr, URL)[0]))
+    return StaticSite(str(root), address_of(site_at(site.isr, URL)[0]))
 
 
 def tree(root: Path, without: Path) -> dict[str, Any]:

@@ -15,8 +15,9 @@ from tests.behaviour.origin import DEADLINE, Boom, Origin, answer, failing
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import ConfigError, Rule
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.prerender.run import Prerender, Problem, Report
-from wsgi_isr.prerender.site_client import here_of, site_at
+from wsgi_isr.prerender.report import Problem, Report
+from wsgi_isr.prerender.run import Prerender
+from wsgi_isr.prerender.site_client import address_of, site_at
 from wsgi_isr.prerender.static_site import NOTES, StaticSite
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.stores.null import NullStore
@@ -404,7 +405,7 @@ def test_a_crawl_has_an_end(make_site: MakeSite, origin: Origin) -> None:
             return answer(links(f"{path}x", f"{path}y"))
 
     origin.scripts = Endless()
-    report = prerender(make_site(revalidate=60), crawl=True, most=20)
+    report = prerender(make_site(revalidate=60), crawl=True, max_pages=20)
     assert (report.rendered, report.ok, report.beyond > 0) == (20, False, True)
 
 
@@ -479,7 +480,7 @@ def test_a_page_that_the_store_does_not_take_is_a_failure(make_site: MakeSite, o
 
 
 def export(site: Site, root: Path, *paths: str, url: str = "http://example.org", **how: Any) -> Report:
-    running_at = here_of(site_at(site.isr, url)[0])
+    running_at = address_of(site_at(site.isr, url)[0])
     return prerender(site, *paths, url=url, folder=StaticSite(str(root), running_at), **how)
 
 

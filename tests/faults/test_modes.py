@@ -17,7 +17,7 @@ from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
 
 PAGE = "/about"
-SERVED = "cluster.chaos.workload.served:application"
+CACHED_SITE = "cluster.chaos.workload.cached_site:application"
 FAILURES = ["raise", "500 Internal Server Error", "503 Service Unavailable"]
 
 
@@ -31,7 +31,7 @@ def servers(site: Scripted, tmp_path: Path) -> Iterator[list[Gunicorn]]:
     """Run two instances of two workers, with the page in version 1 in every cache."""
     with ExitStack() as stack:
         logs = [tmp_path / f"server{number}.log" for number in (1, 2)]
-        running = [stack.enter_context(Gunicorn(log, site.env, SERVED, preload=True)) for log in logs]
+        running = [stack.enter_context(Gunicorn(log, site.env, CACHED_SITE, preload=True)) for log in logs]
         warm(running, PAGE, 1)
         yield running
 

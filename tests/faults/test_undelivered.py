@@ -25,7 +25,7 @@ from wsgi_isr import InvalidationError, invalidate
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
-SERVED = "cluster.chaos.workload.served:application"
+CACHED_SITE = "cluster.chaos.workload.cached_site:application"
 #: Two pages, selected by these arguments, and the stored names of their tags.
 CUT, KEPT = "/about", "/shop/x"
 CUT_TAG, KEPT_TAG = "path:/about", "route:/shop/<name>"
@@ -99,7 +99,7 @@ def site(cluster: Cluster, tmp_path: Path) -> Scripted:
 @pytest.fixture
 def servers(site: Scripted, tmp_path: Path) -> Iterator[list[Gunicorn]]:
     """Run an instance of two workers, with both pages in version 1 in every cache."""
-    with Gunicorn(tmp_path / "server.log", site.env, SERVED, preload=True) as server:
+    with Gunicorn(tmp_path / "server.log", site.env, CACHED_SITE, preload=True) as server:
         for page in (CUT, KEPT):
             warm([server], page, 1)
         yield [server]

@@ -107,7 +107,7 @@ def test_a_deploy_under_load_has_no_cold_herd_and_no_mixed_pages_and_misses_no_i
     for key, path in keys.items():
         found = windows(renders, {key: REVALIDATE})
         assert found.renders >= 1, path
-        assert found.most <= (2 if path == changed else 1), (path, [r for r in renders if r.key == key])
+        assert found.largest <= (2 if path == changed else 1), (path, [r for r in renders if r.key == key])
 
     # The invalidation has reached the pages of both releases: no later answer has an older page.
     after = [answer for path, answer in seen if path == changed and answer.began > told + COHERENCE]

@@ -84,8 +84,8 @@ class Suite(StoreSuite):
 
     # The memory is bounded by the option that the node was started with, in steps of 1 MiB.
     test_thousands_of_random_writes_stay_within_the_bound = None
-    test_what_is_read_is_kept_and_what_is_not_is_evicted = None
-    test_a_token_from_before_an_eviction_is_not_good_for_what_came_after = None
+    test_values_that_are_read_stay_and_others_are_evicted = None
+    test_a_token_from_before_an_eviction_is_not_good_for_a_later_value = None
 
     def make_store(self) -> Store:
         return MemcachedStore.from_url(self.url)

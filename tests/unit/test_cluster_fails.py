@@ -26,7 +26,7 @@ from cluster.chaos.nemesis import ALL_START, LOST
 from cluster.chaos.run import CURRENT, calm, never_struck
 from cluster.chaos.schedule import Strike
 from cluster.chaos.workload import readers
-from cluster.errors import CannotStart, ClusterError, Down, NotHere
+from cluster.errors import CannotStart, ClusterError, Down, NotInstalled
 from cluster.load.report import Spell
 from cluster.load.request import Answer
 from cluster.supervisor.state import Directory, State
@@ -181,10 +181,10 @@ class Pretended:
     losses: ClassVar[dict[int, tuple[float, float]]] = {}
 
 
-def strike(error: ClusterError | None) -> striking.Striker:
+def strike(error: ClusterError | None) -> striking.Nemesis:
     """Return a striker after one kill that ended in ``error``."""
 
-    class Striker(striking.Striker):
+    class Nemesis(striking.Nemesis):
         def _kill(self, _strike: Strike) -> striking.Acting:
             if error is not None:
                 raise error
@@ -192,7 +192,7 @@ def strike(error: ClusterError | None) -> striking.Striker:
 
     said: list[str] = []
     pretended: Any = Pretended()
-    striker = Striker(pretended, pretended, [Strike(0.0, "kill", "instance-1")], said.append)
+    striker = Nemesis(pretended, pretended, [Strike(0.0, "kill", "instance-1")], said.append)
     striker._go_on(striker._steps.pop())
     return striker
 
@@ -206,29 +206,29 @@ def test_a_part_that_does_not_start_is_a_violation() -> None:
 
 def test_a_fault_that_fails_is_no_fault_that_was_skipped() -> None:
     assert strike(ClusterError("no worker")).failed == ["kill instance-1: no worker"]
-    assert strike(NotHere("no library")).failed == []
-    assert strike(NotHere("no library")).skipped == ["kill instance-1: no library"]
+    assert strike(NotInstalled("no library")).failed == []
+    assert strike(NotInstalled("no library")).skipped == ["kill instance-1: no library"]
     struck = strike(None)
-    assert [spell.what for spell in struck.done] == ["kill"]
-    ((began, ended),) = struck._witnesses.losses.values()
+    assert [spell.fault for spell in struck.done] == ["kill"]
+    ((began, ended),) = struck._observers.losses.values()
     assert ended - began >= LOST
 
 
 def test_what_took_longer_than_was_drawn_takes_nothing_from_the_quiet_after_it() -> None:
     struck = strike(None)
     drawn = [Strike(0.0, "kill", "instance-1"), Strike(10.0, "kill", "instance-1"), Strike(11.0, "kill", "instance-2")]
-    striker = type(struck)(struck._cluster, struck._witnesses, drawn, lambda _line: None)
+    striker = type(struck)(struck._cluster, struck._observers, drawn, lambda _line: None)
     striker._go_on(heapq.heappop(striker._steps))
     second = heapq.heappop(striker._steps)
     striker._go_on(second)
-    assert [spell.what for spell in striker.done] == ["kill"]
+    assert [spell.fault for spell in striker.done] == ["kill"]
     assert [step.at - striker._began for step in sorted(striker._steps)] == pytest.approx([20.0, 21.0], abs=0.5)
 
 
 def test_what_a_clock_takes_may_not_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "FAKETIME", Path("/nowhere"))
     instance: Any = SimpleNamespace(env={})
-    with pytest.raises(NotHere):
+    with pytest.raises(NotInstalled):
         faults.set_clock(instance, 1.0)
 
 
@@ -274,12 +274,12 @@ def in_the_end(monkeypatch: pytest.MonkeyPatch, shows: int, error: CannotStart |
 def test_a_page_that_does_not_get_current_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert in_the_end(monkeypatch, shows=2) == []
     (violation,) = in_the_end(monkeypatch, shows=1)
-    assert (violation.promise, "of instance-1: 200 HIT {'x': 1}, not {'x': 2}" in violation.said) == (CURRENT, True)
+    assert (violation.promise, "of instance-1: 200 HIT {'x': 1}, not {'x': 2}" in violation.reason) == (CURRENT, True)
 
 
 def test_a_part_that_does_not_start_again_in_the_end_is_a_violation(monkeypatch: pytest.MonkeyPatch) -> None:
     (violation,) = in_the_end(monkeypatch, shows=2, error=CannotStart("node-1 ended"))
-    assert (violation.promise, violation.said) == (ALL_START, "node-1 ended")
+    assert (violation.promise, violation.reason) == (ALL_START, "node-1 ended")
 
 
 def test_chaos_takes_nothing_from_one_that_runs_there_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.chaos.faults import roll, set_release
 from cluster.load.report import Spell, spells
-from cluster.parts.gunicorn import Instance, Served
+from cluster.parts.gunicorn import Instance, SharedOptions
 
 if TYPE_CHECKING:
     from cluster.supervisor.supervise import Cluster
@@ -22,7 +22,7 @@ def instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instan
     """Return an instance that is not started."""
     for name in ("WSGI_ISR_RELEASE", "WSGI_ISR_ADOPT_RELEASE"):
         monkeypatch.delenv(name, raising=False)
-    made = Instance("instance-1", None, Served("app:app", "memory://", tmp_path, tmp_path / "renders"))
+    made = Instance("instance-1", None, SharedOptions("app:app", "memory://", tmp_path, tmp_path / "renders"))
     yield made
     made.close()
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.chaos.nemesis import Striker
+from cluster.chaos.nemesis import Nemesis
 from cluster.chaos.schedule import (
     BALANCER,
     EVERY_INSTANCE,
@@ -85,7 +85,7 @@ def test_the_last_idle_instance_is_left_alone() -> None:
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_every_kind_is_carried_out_by_somebody(fault: str) -> None:
-    assert hasattr(Striker, "_" + fault.replace(" ", "_"))
+    assert hasattr(Nemesis, "_" + fault.replace(" ", "_"))
 
 
 def test_a_strike_says_when_what_how_long_and_how_much() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsgi_isr.prerender.html_links import (
-    Here,
+    SiteAddress,
     absolute,
     css_urls,
     decoded_html,
@@ -20,7 +20,7 @@ from wsgi_isr.prerender.html_links import (
     with_base,
 )
 
-HERE = Here("https", "example.org")
+HERE = SiteAddress("https", "example.org")
 URL = "https://example.org/a/b"
 
 
@@ -108,11 +108,11 @@ def test_the_path_of_a_url_is_spelled_in_one_way(url: str, path: str | None) -> 
 
 
 def test_what_is_not_below_the_mount_point_is_another_app() -> None:
-    here = Here("https", "example.org", "/docs")
+    address = SiteAddress("https", "example.org", "/docs")
     for path in ("/docs", "/docs/", "/docs/a"):
-        assert here.path_of("https://example.org" + path) == path
+        assert address.path_of("https://example.org" + path) == path
     for path in ("/docsy/a", "/a", "/docs/../a", "//docs/a"):
-        assert here.path_of("https://example.org" + path) is None
+        assert address.path_of("https://example.org" + path) is None
 
 
 @given(st.text())

@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.prerender.html_links import Here
+from wsgi_isr.prerender.html_links import SiteAddress
 from wsgi_isr.prerender.static_site import NOTES, Answer, NoFile, StaticSite, file_of, redirect_page
 
-HERE = Here("https", "example.org")
+HERE = SiteAddress("https", "example.org")
 HTML = (("Content-Type", "text/html; charset=utf-8"),)
 
 

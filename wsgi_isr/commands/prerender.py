@@ -16,8 +16,10 @@ import click
 
 from ..errors import ConfigError
 from ..middleware.isr import ISR
-from ..prerender.run import Prerender, Progress, Report
-from ..prerender.site_client import check_shared, here_of
+from ..prerender.job_queue import Progress
+from ..prerender.report import Report
+from ..prerender.run import Prerender
+from ..prerender.site_client import address_of, check_shared
 from ..prerender.static_site import StaticSite
 from .common import app_of, json_option, reported, say, site_to_render, url_option
 from .refresh import check_paths
@@ -34,7 +36,13 @@ SHOWN, EXAMPLES = 50, 3
 @click.option("--sitemap", "sitemaps", metavar="FILE_OR_PATH", multiple=True, help="Render the pages of a sitemap.")
 @click.option("--crawl", is_flag=True, help="Follow links, from / and from each listed page.")
 @click.option(
-    "--most", metavar="N", type=click.IntRange(1), default=100_000, show_default=True, help="Crawl at most N pages."
+    "--most",
+    "max_pages",
+    metavar="N",
+    type=click.IntRange(1),
+    default=100_000,
+    show_default=True,
+    help="Limit of a crawl.",
 )
 @click.option("--jobs", metavar="N", type=click.IntRange(1), help="Render N pages at a time.  [default: processors]")
 @click.option("--force", is_flag=True, help="Render fresh pages as well.")
@@ -94,7 +102,7 @@ def _set_up(
             raise
         shared = False
     site = site_to_render(isr, url, quiet=quiet or not shared)
-    return Prerender(isr, site, folder=StaticSite(folder, here_of(site)) if folder is not None else None, **how)
+    return Prerender(isr, site, folder=StaticSite(folder, address_of(site)) if folder is not None else None, **how)
 
 
 # While it runs ---------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Detection of request headers that an app reads without declaring them in ``Vary``.
 
-Site authors are told of them (``debug``): all clients get a page that was rendered for a request without these
-headers. An answer that sets a cookie may go to the first client, if the app has read nothing that this client sent.
+A warning names such headers to site authors: all clients get a page that was rendered without these headers. An answer
+that sets a cookie may go to the first client, if the app has read nothing that this client sent.
 
-A dict compares the key of a lookup with every key of the same hash. So a key with the hash of a name, but equal to
-none, is called whenever that name is looked up. The environ remains the builtin dict that PEP 3333 demands. This
-relies on CPython's dicts.
+A subclass of dict with methods that note reads was rejected. PEP 3333 demands a builtin dict, and apps read headers
+from copies as well. So the environ gets keys that note reads. A dict compares the key of a lookup with every key of
+the same hash. A key with the hash of a name, but equal to none, is called whenever that name is looked up. This relies
+on CPython's dicts.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ WATCHED = {
     "HTTP_X_REQUESTED_WITH": "x-requested-with",
 }
 
-#: These modules read a variable of every request, whether the app needs it or not. Some read cookies for a session or
+#: Modules that read a variable of every request, whether the app needs it or not. Some read cookies for a session or
 #: token, and send ``Vary: Cookie`` once that is used. The others fill attributes of a request object, or check
 #: settings that are mostly empty.
-_AT_ALL = {
+_AUTOMATIC_READERS = {
     "HTTP_COOKIE": frozenset(
         {"flask.sessions", "flask_session.base", "django.contrib.sessions.middleware", "django.middleware.csrf"}
     ),
@@ -39,9 +40,9 @@ _AT_ALL = {
     "REMOTE_ADDR": frozenset({"werkzeug.wrappers.request"}),
 }
 
-#: Headers that may differ between clients: those of browsers, proxies and traces, the address, and those of test
-#: clients. The list is fixed: names of headers that a client invents must not reach a render.
-_OF_A_CLIENT = frozenset(
+#: Variables that may differ between clients: headers of browsers, proxies and traces, the address, and those of test
+#: clients. The list is fixed: header names that a client invents must not reach a render.
+_CLIENT_VARIABLES = frozenset(
     {
         *WATCHED,
         *("REMOTE_ADDR", "REMOTE_HOST", "REMOTE_PORT", "werkzeug.debug.preserve_context"),
@@ -66,108 +67,105 @@ _OF_A_CLIENT = frozenset(
         ),
     }
 )
-#: Variables that a render has, too, that no answer depends on, or that the cache handles.
-_OF_EVERY_REQUEST = frozenset(
+#: Variables that a render has as well, that no answer depends on, or that the cache handles.
+_SHARED_VARIABLES = frozenset(
     {
         *("REQUEST_METHOD", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING", "RAW_URI", "REQUEST_URI"),
         *("HTTP_ACCEPT_ENCODING", "HTTP_CACHE_CONTROL", "HTTP_CONNECTION", "HTTP_HOST", "HTTP_PRAGMA"),
         *("HTTP_IF_MODIFIED_SINCE", "HTTP_IF_NONE_MATCH"),
     }
 )
-_OF_THE_SERVER = ("wsgi.", "SERVER_", "gunicorn.", "uwsgi.", "mod_wsgi.")
+_SERVER_PREFIXES = ("wsgi.", "SERVER_", "gunicorn.", "uwsgi.", "mod_wsgi.")
 #: Stands for all headers: the app has iterated over them.
 ALL = "*"
 
-_looks: ContextVar[set[str] | None] = ContextVar("wsgi_isr_looks", default=None)
+_reads: ContextVar[set[str] | None] = ContextVar("wsgi_isr_looks", default=None)
 
 
-class _Watch(str):
-    """A key that is never found, and notes lookups of ``name``.
+class _WatchingKey(str):
+    """A key that no lookup finds, and that notes lookups of ``name``.
 
     Its text has a dot, like all keys of a server (PEP 3333, "environ Variables").
     """
 
-    __slots__ = ("at_all", "hash", "name")
+    __slots__ = ("automatic_readers", "hash", "name")
     name: str
     hash: int
-    at_all: frozenset[str]
+    automatic_readers: frozenset[str]
 
     def __hash__(self) -> int:
         return self.hash
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, _Watch):
+        if isinstance(other, _WatchingKey):
             return str.__eq__(self, other)  # one environ must still equal another
-        looks = _looks.get() if other == self.name else None
-        if looks is not None and not self._is_at_all(sys._getframe(1)):
-            looks.add(self.name)
+        reads = _reads.get() if other == self.name else None
+        if reads is not None and not self._is_automatic(sys._getframe(1)):
+            reads.add(self.name)
         return False
 
-    def _is_at_all(self, frame: FrameType) -> bool:
-        return bool(self.at_all) and any(_module(outer) in self.at_all for outer in _frames(frame))
+    def _is_automatic(self, frame: FrameType) -> bool:
+        readers = self.automatic_readers
+        return bool(readers) and any(_module(outer) in readers for outer in _frames(frame))
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        return not self == other  # str has a method of its own, which would note nothing
 
-    def __deepcopy__(self, memo: Any) -> _Watch:
+    def __deepcopy__(self, memo: Any) -> _WatchingKey:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (str(self),)  # another process notes no lookups
 
 
-class _CookieWatch(_Watch):
-    """The same for cookies: werkzeug, and so Flask, iterates over all headers to find them."""
+class _CookieKey(_WatchingKey):
+    """The key for cookies, which notes iterations, too: werkzeug, and so Flask, finds cookies among all headers."""
 
     __slots__ = ()
 
-    def startswith(self, *what: Any) -> bool:
-        frames = islice(_frames(sys._getframe(1)), 5)
-        if not any(
-            frame.f_code.co_name == "cookies" and _module(frame) == "werkzeug.sansio.request" for frame in frames
-        ):
-            if (looks := _looks.get()) is not None:
-                looks.add(ALL)
-        else:
+    def startswith(self, *prefix: Any) -> bool:
+        if any(map(_is_werkzeugs_cookies, islice(_frames(sys._getframe(1)), 5))):
             self.__eq__(self.name)
-        return super().startswith(*what)
+        elif (reads := _reads.get()) is not None:
+            reads.add(ALL)
+        return super().startswith(*prefix)
 
 
-def _watch(name: str) -> _Watch:
+def _watching_key(name: str) -> _WatchingKey:
     text = f"wsgi_isr.pages.undeclared_vary.{name.removeprefix('HTTP_').lower().replace('_', '-')}"
-    watch = _CookieWatch(text) if name == "HTTP_COOKIE" else _Watch(text)
-    watch.name, watch.hash, watch.at_all = name, hash(name), _AT_ALL.get(name, frozenset())
-    return watch
+    key = _CookieKey(text) if name == "HTTP_COOKIE" else _WatchingKey(text)
+    key.name, key.hash, key.automatic_readers = name, hash(name), _AUTOMATIC_READERS.get(name, frozenset())
+    return key
 
 
-_WATCHES: dict[str, Any] = {_watch(name): "" for name in sorted(_OF_A_CLIENT)}
+_WATCHING_KEYS: dict[str, Any] = {_watching_key(name): "" for name in sorted(_CLIENT_VARIABLES)}
 
 
 @contextmanager
 def watched(environ: dict[str, Any]) -> Iterator[tuple[dict[str, Any], set[str]]]:
-    """Yield an environ that notes lookups, and the set of the names looked up.
+    """Yield an environ that notes reads, and the set of the names that were read.
 
     The set also has :data:`ALL` once the app has iterated over all headers.
     """
-    looks: set[str] = set()
+    reads: set[str] = set()
     # The watching keys come first: an equal key ends a lookup.
-    under_watch = {**_WATCHES, **environ}
-    token = _looks.set(looks)
+    watching = {**_WATCHING_KEYS, **environ}
+    token = _reads.set(reads)
     try:
-        yield under_watch, looks
+        yield watching, reads
     finally:
-        _looks.reset(token)
+        _reads.reset(token)
 
 
-def depends_on_client(looked_at: Set[str], client: Mapping[str, Any]) -> bool:
+def depends_on_client(reads: Set[str], client: Mapping[str, Any]) -> bool:
     """Return whether an answer may differ between this client and a client that sends no headers.
 
     It may if the app has read a variable that the client has, or if the client has a variable that is not watched.
     """
-    if ALL in looked_at:
+    if ALL in reads:
         return True
-    own = {name for name in client if name not in _OF_EVERY_REQUEST and not name.startswith(_OF_THE_SERVER)}
-    return not own <= _OF_A_CLIENT or not own.isdisjoint(looked_at)
+    own = {name for name in client if name not in _SHARED_VARIABLES and not name.startswith(_SERVER_PREFIXES)}
+    return not own <= _CLIENT_VARIABLES or not own.isdisjoint(reads)
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:
@@ -179,3 +177,7 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
 
 def _module(frame: FrameType) -> Any:
     return frame.f_globals.get("__name__")
+
+
+def _is_werkzeugs_cookies(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "cookies" and bool(_module(frame) == "werkzeug.sansio.request")

@@ -1,4 +1,4 @@
-"""Find the references of a page: the pages it links to, and the files it needs. Find the URLs of a sitemap.
+"""Find the references of a page, which are its links and the files it needs, and the URLs of a sitemap.
 
 The functions take text and return URLs, without I/O. Browsers accept any text as HTML, so these functions raise nothing
 for it: they skip unreadable parts.
@@ -45,8 +45,8 @@ class Found(NamedTuple):
     assets: tuple[str, ...]
 
 
-class Here(NamedTuple):
-    """A site in the form that links need.
+class SiteAddress(NamedTuple):
+    """The scheme, host and mount point of a site, for links.
 
     ``mount`` is the app's mount point as text, empty for the root of the host.
     """
@@ -80,7 +80,7 @@ class Here(NamedTuple):
 
 
 def spelled(path: str) -> str:
-    """Return a path as it is written in a URL, whichever of its characters were encoded."""
+    """Return a path as written in a URL, encoded in one way for all spellings."""
     return quote(unquote_to_bytes(path), safe=_IN_PATH)
 
 
@@ -101,7 +101,7 @@ def _without_dots(path: str) -> str:
 
 
 def absolute(url: str, base: str) -> str | None:
-    """Return ``url`` as a page at ``base`` means it, without its fragment; ``None`` where it leads to no page."""
+    """Return ``url`` resolved against ``base``, without its fragment; ``None`` where it leads to no page."""
     try:
         joined = urljoin(base, url.strip(_SPACE))
         split = urlsplit(joined)
@@ -139,15 +139,15 @@ class _Reader(HTMLParser):
         except (AssertionError, ValueError):
             pass  # html.parser refuses some declarations; the text before them has been read
 
-    def _found(self, what: str, length: int) -> None:
-        if what in self._wanted:
+    def _insert_after(self, element: str, length: int) -> None:
+        if element in self._wanted:
             line, column = self.getpos()
             self.after_head = self._lines[line - 1] + column + length
-            del self._wanted[self._wanted.index(what) :]
+            del self._wanted[self._wanted.index(element) :]
 
     def handle_decl(self, decl: str) -> None:
         if decl[:7].lower() == "doctype":
-            self._found("!doctype", len(decl) + 3)
+            self._insert_after("!doctype", len(decl) + 3)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.handle_starttag(tag, attrs)
@@ -155,7 +155,7 @@ class _Reader(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value for name, value in reversed(attrs) if value is not None}
-        self._found(tag, len(self.get_starttag_text() or ""))
+        self._insert_after(tag, len(self.get_starttag_text() or ""))
         if tag == "base":
             self.base = given.get("href") if self.base is None else self.base
             return
@@ -250,8 +250,8 @@ def _srcset(value: str) -> Iterator[str]:
     They may contain commas, but not at their end (HTML, "Parsing a srcset attribute").
     """
     while value := value.lstrip(_SPACE + ","):
-        url, *rest = value.split(None, 1)
-        value = rest[0] if rest else ""
+        url, *after = value.split(None, 1)
+        value = after[0] if after else ""
         if url.endswith(","):
             url = url.rstrip(",")
         else:
@@ -271,10 +271,10 @@ _META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*['\"]?\s*([a-zA-Z0-9_.:-]+
 def decoded_html(body: bytes, content_type: str) -> tuple[str, str]:
     """Return the text of a page, and the codec that encodes it to the same bytes."""
     named = re.search(r"charset\s*=\s*[\"']?([a-zA-Z0-9_.:-]+)", content_type, re.IGNORECASE)
-    said = named[1] if named else None
-    if said is None and (meta := _META_CHARSET.search(body[:1024])):
-        said = meta[1].decode("ascii")
-    for codec in (said, "utf-8"):
+    charset = named[1] if named else None
+    if charset is None and (meta := _META_CHARSET.search(body[:1024])):
+        charset = meta[1].decode("ascii")
+    for codec in (charset, "utf-8"):
         try:
             if codec and (text := body.decode(codec)).encode(codec) == body:
                 return text, codec
@@ -296,7 +296,7 @@ class Sitemap(NamedTuple):
 def read_sitemap(data: bytes) -> Sitemap:
     """Parse a sitemap (sitemaps.org): XML, an index of others, or one URL a line; packed by gzip or not.
 
-    :raises ValueError: it is none of these; the message says why.
+    :raises ValueError: ``data`` is none of these; the message has the reason.
     """
     if data[:2] == b"\x1f\x8b":
         try:

@@ -1,4 +1,4 @@
-"""Render pages of one site without clients, in the same way as for clients."""
+"""Render the pages of one site without clients, in the same way as for clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..middleware.isr import ISR
 from ..pages.request_key import PageKey, canonical
 from ..pages.resolver import Page
 from . import html_links
-from .html_links import Here, spelled
+from .html_links import SiteAddress, spelled
 from .static_site import Answer
 
 
@@ -29,12 +29,12 @@ class Fail(Exception):
     """The page could not be rendered."""
 
 
-class Later(Exception):
+class TryLater(Exception):
     """Another process renders the page, or it is in back-off."""
 
 
 def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
-    """Return the site to render pages for, and whether it is configured: by ``url``, or by the app's ``canonical_url``.
+    """Return the site of the pages, and whether ``url`` or the app's ``canonical_url`` names it.
 
     :param url: scheme and host, and the mount point if there is one.
     :raises ConfigError: ``url`` is malformed; or the app renders for another site.
@@ -51,17 +51,17 @@ def site_at(isr: ISR, url: str | None) -> tuple[Site, bool]:
     host, slash, path = rest.partition("/")
     if scheme not in ("http", "https") or not HOST.match(host.lower()):
         raise ConfigError("--url", f"{url!r} is not scheme and host", "write it like https://example.com")
-    named = site_of_url(f"{scheme}://{host}")
+    given = site_of_url(f"{scheme}://{host}")
     mount = o.parse_path(slash + path, "--url").rstrip("/") if slash else ""
-    if fixed is not None and named != fixed:
+    if fixed is not None and given != fixed:
         raise ConfigError("--url", f"the app renders for {canonical_url} only", "leave it out, or name that one")
-    return named._replace(script=mount.encode().decode("latin-1")), True
+    return given._replace(script=mount.encode().decode("latin-1")), True
 
 
 def check_shared(isr: ISR) -> None:
-    """Refuse a store that no other process sees.
+    """Check that other processes see the pages that this one stores.
 
-    :raises ConfigError: it is such a store, or development mode turns the cache off.
+    :raises ConfigError: the store is private to this process, or development mode turns the cache off.
     """
     if isr._development is not None:
         problem = f"{isr._development.text}, so that nothing is cached"
@@ -77,38 +77,38 @@ class SiteClient:
     def __init__(self, isr: ISR, site: Site) -> None:
         self._isr = isr
         self._site = site
-        live = isr._engine
-        self._fill, self._keeps, self._codec = live.cache, live.keeps, live.codec
-        self.here = here_of(site)
+        engine = isr._engine
+        self._cache, self._keeps, self._codec = engine.cache, engine.keeps, engine.codec
+        self.address = address_of(site)
 
     def own_path(self, url: str) -> str | None:
         """Return the path of a URL of this site, absolute or not; ``None`` for any other URL."""
-        absolute = html_links.absolute(url, self.here.at("/"))
-        return self.here.path_of(absolute) if absolute else None
+        absolute = html_links.absolute(url, self.address.at("/"))
+        return self.address.path_of(absolute) if absolute else None
 
     def page_at(self, path: str) -> Page:
         """Return the page at a public path.
 
-        :raises RefreshError: it is not for the cache.
-        :raises ConfigError: it is no path.
+        :raises RefreshError: the page is not for the cache.
+        :raises ConfigError: ``path`` is no path.
         """
         return self._isr._pages.at(path, self._site)
 
     def get(self, page: Page) -> tuple[bool, Content]:
         """Return whether the page was rendered now, and its fresh content.
 
-        :raises Skip: it is not for the cache.
-        :raises Fail: it cannot be rendered.
-        :raises Later: another process renders it, or it is in back-off.
+        :raises Skip: the page is not for the cache.
+        :raises Fail: the page cannot be rendered.
+        :raises TryLater: another process renders the page, or the page is in back-off.
         """
         # No wait: while another process renders this page, the caller renders others. Back-off holds as for any client.
         task = page.task._replace(wait=0.0, ignore_backoff=False)
-        answer, tried = self._fill.get(task, fresh=True), False
-        if isinstance(answer, Passed) and not answer.missed and self._fill.done(task):
+        answer, tried = self._cache.get(task, fresh=True), False
+        if isinstance(answer, Passed) and not answer.missed and self._cache.done(task):
             # The hit-for-miss has just been tried again in the background.
-            answer, tried = self._fill.get(task, fresh=True), True
+            answer, tried = self._cache.get(task, fresh=True), True
         if isinstance(answer, Passed):
-            raise Later if answer.missed else Skip(answer.reason)
+            raise TryLater if answer.missed else Skip(answer.reason)
         if isinstance(answer, Failed):
             raise Fail(_why(answer))
         assert isinstance(answer, Served)
@@ -119,24 +119,24 @@ class SiteClient:
         if answer.hit or answer.collapsed:
             return tried, entry.content
         if not answer.stored:
-            self._check_kept(page, entry)
+            self._check_stored(page, entry)
         return answer.stored or not self._keeps, entry.content
 
     def renew(self, page: Page) -> tuple[bool, Content]:
         """Render the page anew, from data that is read from now on; return as :meth:`get` does."""
-        made = self._fill.refresh(page.task, path_tag(page.path), here=True)
-        if isinstance(made, Failed):
-            raise Fail(_why(made))
-        entry = made.cached.entry
+        refreshed = self._cache.refresh(page.task, path_tag(page.path), here=True)
+        if isinstance(refreshed, Failed):
+            raise Fail(_why(refreshed))
+        entry = refreshed.cached.entry
         if isinstance(entry.content, HitForMiss):
             raise Skip(entry.content.reason)
         assert isinstance(entry.content, Content)
-        if not made.stored:
-            self._check_kept(page, entry)
+        if not refreshed.stored:
+            self._check_stored(page, entry)
         return True, entry.content
 
-    def _check_kept(self, page: Page, entry: Entry) -> None:
-        """Check why this process's render was not stored.
+    def _check_stored(self, page: Page, entry: Entry) -> None:
+        """Check that an unstored render is no loss.
 
         :raises Fail: the store has no cache entry that is as new.
         """
@@ -145,16 +145,14 @@ class SiteClient:
         if len(self._codec.pack(entry)) > self._isr._store.max_value:
             raise Fail("it is larger than what the store takes")
         try:
-            kept = self._fill.kept(page.task)
+            newest = self._cache.kept(page.task)
         except StoreError as error:
             raise Fail(f"the store cannot be asked: {error}") from error
-        if kept is None or kept.started < entry.started:
+        if newest is None or newest.started < entry.started:
             raise Fail("the store did not keep it")
 
-    def ask(self, path: str) -> Answer:
-        """Return the response for an anonymous client.
-
-        It is the page from the cache, renewed if need be, or else the app's response.
+    def fetch(self, path: str) -> Answer:
+        """Return the response for an anonymous client: the fresh page from the cache, or else the app's response.
 
         :raises Fail: the page cannot be rendered. Exceptions of the app pass through.
         """
@@ -163,22 +161,22 @@ class SiteClient:
         except ISRError:
             page = None
         if page is not None:
-            found = self._fill.get(page.task, fresh=True)
+            found = self._cache.get(page.task, fresh=True)
             if isinstance(found, Failed):
                 raise Fail(_why(found))
             if isinstance(found, Served) and isinstance(content := found.cached.entry.content, Content):
                 return Answer(int(content.status[:3]), content.headers, content.body)
         plain, _, query = path.partition("?")
-        below = o.parse_path(plain, "path").removeprefix(self.here.mount)
+        below = o.parse_path(plain, "path").removeprefix(self.address.mount)
         environ = canonical(PageKey(*self._site, below.encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
         body, status, headers = run_wsgi_app(self._isr, environ, buffered=True)
         return Answer(int(status[:3]), tuple(headers), b"".join(body))
 
 
-def here_of(site: Site) -> Here:
-    """Return a site in the form that links need."""
-    return Here(site.scheme, site.host, site.script.encode("latin-1").decode("utf-8"))
+def address_of(site: Site) -> SiteAddress:
+    """Return the address of a site, for links."""
+    return SiteAddress(site.scheme, site.host, site.script.encode("latin-1").decode("utf-8"))
 
 
 def spelled_out(path: str) -> str:
@@ -187,7 +185,7 @@ def spelled_out(path: str) -> str:
 
 
 def url_of(page: Page) -> str:
-    """Return the path and query of a page as they are written in URLs: its name in reports, and the way to its file."""
+    """Return the path and query of a page as written in URLs, for reports and for the name of its file."""
     query = urlencode(page.key.query, encoding="latin-1")
     return spelled_out(page.path) + (f"?{query}" if query else "")
 

@@ -22,7 +22,7 @@ class Pages(NamedTuple):
     problems: list[tuple[str, str]]
 
 
-def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
+def pages_of_sitemap(given: str, client: SiteClient) -> Pages:
     """Return the site's pages in a sitemap, and in the sitemaps that it names.
 
     :param given: a file, or a path of the site.
@@ -34,18 +34,18 @@ def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
         sitemap, depth = todo.popleft()
         name = sitemap.name
         try:
-            found = html_links.read_sitemap(_read(sitemap, maker))
+            found = html_links.read_sitemap(_read(sitemap, client))
         except Exception as error:  # errors of the app as well, if it makes the sitemap
             known = isinstance(error, (ValueError, Fail, NoFile))
             pages.problems.append((name, getattr(error, "strerror", None) or (str(error) if known else shown(error))))
             continue
         for url in found.pages:
-            if (path := maker.own_path(url)) is None:
+            if (path := client.own_path(url)) is None:
                 elsewhere = elsewhere or url
             else:
                 pages.paths.setdefault(path, name)
         for url in found.maps:
-            if (nested := _nested(sitemap, url, maker)) is None:
+            if (nested := _nested(sitemap, url, client)) is None:
                 elsewhere = elsewhere or url
             elif nested not in seen and depth > 1:
                 seen.add(nested)
@@ -53,37 +53,37 @@ def pages_of_sitemap(given: str, maker: SiteClient) -> Pages:
     if elsewhere and not pages.paths:
         # All URLs have another host: the site is wrong.
         other = urlsplit(elsewhere)
-        said = f"names no page of {maker.here.at(maker.here.mount)}, but {elsewhere}"
-        pages.problems.append((given, f"{said}: give --url {other.scheme}://{other.netloc}"))
+        problem = f"names no page of {client.address.at(client.address.mount)}, but {elsewhere}"
+        pages.problems.append((given, f"{problem}: give --url {other.scheme}://{other.netloc}"))
     return pages
 
 
 class _Sitemap(NamedTuple):
-    """A file, or a path of the site. The site must not name files of this machine."""
+    """A file, or a path of the site. A sitemap of the site must not name files of this machine."""
 
     name: str
     is_file: bool
 
 
-def _nested(index: _Sitemap, url: str, maker: SiteClient) -> _Sitemap | None:
+def _nested(index: _Sitemap, url: str, client: SiteClient) -> _Sitemap | None:
     """Return a sitemap that an index names: the file beside the index, if the index is a file."""
     if index.is_file:
         beside = os.path.join(os.path.dirname(index.name), os.path.basename(urlsplit(url).path))
         if os.path.isfile(beside):
             return _Sitemap(beside, True)
-    path = maker.own_path(url)
+    path = client.own_path(url)
     return None if path is None else _Sitemap(path, False)
 
 
-def _read(sitemap: _Sitemap, maker: SiteClient) -> bytes:
+def _read(sitemap: _Sitemap, client: SiteClient) -> bytes:
     if sitemap.is_file:
         with open(sitemap.name, "rb") as file:
             return file.read(html_links.LARGEST_SITEMAP + 1)
     name = sitemap.name
-    path = maker.own_path(name) if name.startswith(("/", "http://", "https://")) else None
+    path = client.own_path(name) if name.startswith(("/", "http://", "https://")) else None
     if path is None:
         raise Fail("there is no such file; name one, or a path of the site like /sitemap.xml")
-    answer = maker.ask(path)
+    answer = client.fetch(path)
     if answer.code != 200:
         raise Fail(f"status-{answer.code}")
     return answer.unpacked()

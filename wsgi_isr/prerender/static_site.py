@@ -21,7 +21,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import ConfigError
-from .html_links import Here, decoded_html, with_base
+from .html_links import SiteAddress, decoded_html, with_base
 
 #: Bytes of one name, on every common file system.
 LONGEST_NAME = 255
@@ -31,7 +31,7 @@ _HTML = ("text/html", "application/xhtml+xml")
 
 
 class NoFile(Exception):
-    """A page cannot be a file. ``failed``: the operator must act on it."""
+    """A page cannot be a file. ``failed`` tells whether the operator must act on it."""
 
     def __init__(self, reason: str, failed: bool = True) -> None:
         self.reason = reason
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
     def unpacked(self) -> bytes:
         """Return the decoded body: a file server knows nothing of ``Content-Encoding``.
 
-        :raises NoFile: its encoding cannot be undone here.
+        :raises NoFile: the encoding cannot be undone here.
         """
         coding = self.header("content-encoding").strip().lower()
         if coding in ("", "identity"):
@@ -113,23 +113,23 @@ class StaticSite:
     """The directory that a static site is written to. Several threads may call its methods.
 
     :param root: created if it does not exist.
-    :param here: the site of the pages.
-    :raises ConfigError: it cannot be created.
+    :param address: the site of the pages.
+    :raises ConfigError: ``root`` cannot be created.
     """
 
-    def __init__(self, root: str, here: Here) -> None:
+    def __init__(self, root: str, address: SiteAddress) -> None:
         try:
             os.makedirs(root, exist_ok=True)
         except OSError as error:
             raise ConfigError("--export", f"{root}: {error.strerror}", "name a folder") from error
         self.root = os.path.realpath(root)
-        self._here = here
+        self._address = address
         self._lock = threading.Lock()
         self._taken: dict[tuple[str, ...], str] = {}
         self.written = 0
         self.unchanged = 0
         self.removed = 0
-        #: Pages that lost their file to another page, with that page.
+        #: Pages whose file belongs to another page, with that page.
         self.lost: dict[str, str] = {}
         # mkstemp makes files for this user only; a web server runs as another user.
         mask = os.umask(0)
@@ -139,7 +139,7 @@ class StaticSite:
     def put(self, path: str, answer: Answer) -> None:
         """Write the response for a public path, as written in URLs, unless the file has this content already.
 
-        :raises NoFile: it cannot be a file.
+        :raises NoFile: the response cannot be a file.
         :raises OSError: the disk.
         """
         if "?" in path:
@@ -162,16 +162,16 @@ class StaticSite:
             self._write(("404.html",), "the 404 page", answer.unpacked())
 
     def finish(self, whole: bool, sources: str = "") -> None:
-        """Record which files belong to this site. Called once, at the end.
+        """Record the files of this site, once, at the end of an export.
 
-        :param whole: the export is complete. Then files of the last export that this one lacks are removed, because
-            their pages are gone. Otherwise they stay.
-        :param sources: the sources of the pages. If the last export had other sources, all files stay: an export of one
-            page does not mean that there are no others.
+        :param whole: the export is complete. Files of the last export that this one lacks are then removed, because
+            their pages are gone.
+        :param sources: the sources of the pages. Files of an export from other sources stay: an export of one page does
+            not mean that the site has no other pages.
         :raises OSError: the disk.
         """
         notes = self._notes()
-        site = self._here.at(self._here.mount)
+        site = self._address.at(self._address.mount)
         mine = {"/".join(names) for names in self._taken}
         before, files_before = notes.get(site, (sources, []))
         gone = set(files_before) - mine
@@ -196,7 +196,9 @@ class StaticSite:
         try:
             with open(os.path.join(self.root, NOTES), encoding="utf-8") as file:
                 notes = json.load(file)
-            return {str(site): (str(told), [str(name) for name in files]) for site, (told, files) in notes.items()}
+            return {
+                str(site): (str(sources), [str(name) for name in files]) for site, (sources, files) in notes.items()
+            }
         except (OSError, ValueError, AttributeError, TypeError):
             return {}
 
@@ -220,12 +222,12 @@ class StaticSite:
                 os.rmdir(target)  # raises at the first directory that is not empty
 
     def _redirect(self, path: str, text: str, answer: Answer) -> None:
-        target = urljoin(self._here.at(path), answer.header("location"))
+        target = urljoin(self._address.at(path), answer.header("location"))
         split = urlsplit(target)
         if split.scheme not in ("http", "https"):
             raise NoFile("it redirects to no page")
-        if self._here.holds(target):
-            # Without scheme and host: the files may be served at any host.
+        if self._address.holds(target):
+            # Without scheme and host, the files may be served at any host.
             target = split._replace(scheme="", netloc="").geturl() or "/"
             if unquote(split.path, errors="surrogateescape").rstrip("/") == text.rstrip("/"):
                 return  # the file server redirects so itself; a page would make a loop

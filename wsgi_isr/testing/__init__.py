@@ -1,7 +1,7 @@
 """Tools for tests of cached apps, and of stores.
 
-Apps: two fixtures for pytest, which a ``conftest.py`` imports, and the context managers behind them. In either,
-:func:`~wsgi_isr.invalidate` succeeds, whatever store is configured and whether it can be reached::
+For apps, there are two fixtures for pytest, which a ``conftest.py`` imports, and the context managers behind them. In
+either, :func:`~wsgi_isr.invalidate` succeeds with any configured store, reachable or not::
 
     from wsgi_isr.testing import fresh_isr, no_isr  # noqa: F401
 
@@ -13,7 +13,7 @@ Apps: two fixtures for pytest, which a ``conftest.py`` imports, and the context 
 Background renders and cached functions run in the thread of the test, within the transaction that the test has begun.
 So a stale page is already renewed when the client has the response.
 
-Stores: the suite that each store passes (:mod:`.suite`).
+For stores, there is the suite that each store passes (:mod:`.suite`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["fresh_cache", "fresh_isr", "no_isr", "without_cache"]
 @contextmanager
 def without_cache() -> Iterator[None]:
     """Run the block without a cache: apps answer with ``X-ISR: BYPASS``, and cached functions are called each time."""
-    with _in_place_of_stores(lambda _configured: NullStore()):
+    with _with_stores(lambda _configured: NullStore()):
         yield
 
 
@@ -59,17 +59,17 @@ def fresh_cache() -> Iterator[None]:
         key = configured if isinstance(configured, str) else id(configured)
         return stores.setdefault(key, MemoryStore())
 
-    with _in_place_of_stores(store_of):
+    with _with_stores(store_of):
         yield
 
 
 @contextmanager
-def _in_place_of_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
+def _with_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
     outer, runtime.stand_in = runtime.stand_in, StandIn(store_of)
     alone = runtime.exchange_alone(None)
     restore = {isr: isr._begin_with_stand_in() for isr in list(runtime.instances)}
     try:
-        with _kept_connections():
+        with _open_connections():
             yield
     finally:
         runtime.stand_in = outer
@@ -83,16 +83,16 @@ def _in_place_of_stores(store_of: Callable[[Any], Store]) -> Iterator[None]:
                 isr._begin_with_stand_in()
 
 
-def _kept_connections() -> AbstractContextManager[None]:
+def _open_connections() -> AbstractContextManager[None]:
     """Return a context in which requests do not close Django's database connections.
 
     They may be in the middle of a test's transaction. Django's own test client does the same.
     """
-    return _without_signals() if "django.db" in sys.modules else nullcontext()
+    return _without_close_signals() if "django.db" in sys.modules else nullcontext()
 
 
 @contextmanager
-def _without_signals() -> Iterator[None]:
+def _without_close_signals() -> Iterator[None]:
     from django.core.signals import request_finished, request_started
     from django.db import close_old_connections
 

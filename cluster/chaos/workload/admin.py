@@ -1,4 +1,4 @@
-"""A process that commits new versions of rows and invalidates them, again and again, until it is told to stop.
+"""A process that commits new versions of rows and invalidates them, again and again, until standard input ends.
 
 It writes a line for each one (:meth:`~cluster.chaos.history.Invalidation.parse`) after the acknowledgement. A refused
 or pending invalidation is repeated until then. ``WSGI_ISR_STORE`` is the store; ``WSGI_ISR_JOURNAL`` is the journal,
@@ -20,10 +20,10 @@ from wsgi_isr import InvalidationError
 from wsgi_isr.stores import open_store
 
 from ..history import written
-from .dawdling import Dawdling
 from .imported import import_first
 from .site import ROWS, Database, selection
-from .tethered import until_told
+from .slow_store import SlowStore
+from .tethered import stop_on_eof
 
 MODES = ("stale", "expire", "purge")
 #: Seconds between two attempts; and seconds for which the last invalidation is repeated.
@@ -32,22 +32,24 @@ AGAIN, PATIENCE = 0.05, 15.0
 
 def main() -> None:
     """Commit and invalidate until standard input ends."""
-    told = until_told()
+    stopping = stop_on_eof()
     database = Database(os.environ["CLUSTER_DIRECTORY"])
     pause = float(os.environ["CLUSTER_PAUSE"])
-    kept = open_store(os.environ["WSGI_ISR_STORE"])
+    shared_store = open_store(os.environ["WSGI_ISR_STORE"])
     # Random kinds of callers: a job that opens the store for each call, a process that keeps it open, and one that
     # pauses between any two steps. Such pauses must not harm any invalidation.
-    stores = (None, kept, Dawdling(kept))
-    while not told.wait(min(random.expovariate(1 / pause), 10 * pause)):
+    stores = (None, shared_store, SlowStore(shared_store))
+    while not stopping.wait(min(random.expovariate(1 / pause), 10 * pause)):
         rows = _rows()
-        sys.stdout.buffer.write(written(_invalidate(database, rows, random.choice(MODES), random.choice(stores), told)))
+        sys.stdout.buffer.write(
+            written(_invalidate(database, rows, random.choice(MODES), random.choice(stores), stopping))
+        )
         sys.stdout.buffer.flush()
-    kept.close()
+    shared_store.close()
 
 
 def _rows() -> list[str]:
-    """Draw the rows that change: mostly one, or some together."""
+    """Draw the rows that change: mostly one, sometimes several."""
     every, single = "site", list(ROWS)[1:]
     if random.random() < 0.05:
         return [every]  # rarely, or no other version would ever matter
@@ -56,7 +58,9 @@ def _rows() -> list[str]:
     return random.sample(single, random.choice((1, 1, 2, 3)))
 
 
-def _invalidate(database: Database, rows: list[str], mode: str, store: object, told: threading.Event) -> dict[str, Any]:
+def _invalidate(
+    database: Database, rows: list[str], mode: str, store: object, stopping: threading.Event
+) -> dict[str, Any]:
     versions = database.commit(rows)
     attempts: list[tuple[float, float, str]] = []
     deadline = None
@@ -71,7 +75,7 @@ def _invalidate(database: Database, rows: list[str], mode: str, store: object, t
         if not error:
             break
         time.sleep(AGAIN)
-        if told.is_set() and deadline is None:
+        if stopping.is_set() and deadline is None:
             deadline = time.monotonic() + PATIENCE
     return {"rows": versions, "mode": mode, "attempts": attempts}
 

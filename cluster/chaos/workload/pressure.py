@@ -10,7 +10,7 @@ import socket
 import threading
 
 from ...parts.ports import HOST
-from .tethered import until_told
+from .tethered import stop_on_eof
 
 #: Keys in one batch, and the size of their values.
 BATCH, SIZE = 250, 40
@@ -20,20 +20,20 @@ AGAIN = 0.1
 
 def main() -> None:
     """Fill the nodes until standard input ends."""
-    told = until_told()
+    stopping = stop_on_eof()
     pause = BATCH / float(os.environ["CLUSTER_RATE"])
     for port in os.environ["CLUSTER_NODES"].split(","):
         # A thread for each node, so that a hung node does not hold up the others.
-        threading.Thread(target=_fill, args=(int(port), pause, told), name=f"fill {port}", daemon=True).start()
-    told.wait()
+        threading.Thread(target=_fill, args=(int(port), pause, stopping), name=f"fill {port}", daemon=True).start()
+    stopping.wait()
 
 
-def _fill(port: int, pause: float, told: threading.Event) -> None:
+def _fill(port: int, pause: float, stopping: threading.Event) -> None:
     first = 0
-    while not told.is_set():
+    while not stopping.is_set():
         try:
             with socket.create_connection((HOST, port), 20) as node:
-                while not told.wait(pause):
+                while not stopping.wait(pause):
                     keys = range(first, first + BATCH)
                     value = "x" * SIZE
                     node.sendall(
@@ -41,7 +41,7 @@ def _fill(port: int, pause: float, told: threading.Event) -> None:
                     )
                     first += BATCH
         except OSError:
-            told.wait(AGAIN)
+            stopping.wait(AGAIN)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from ...parts.ports import HOST
 from ..history import written
 from .site import PAGES
-from .tethered import until_told
+from .tethered import stop_on_eof
 
 #: Requests over one connection, at most.
 KEPT = 30
@@ -37,17 +37,17 @@ class Malformed(ValueError):
 class Visitor:
     """One visitor: picks a page and a server, sends a request, writes the answer, pauses."""
 
-    def __init__(self, ports: list[int], host: str, pause: float, told: threading.Event) -> None:
+    def __init__(self, ports: list[int], host: str, pause: float, stopping: threading.Event) -> None:
         self._ports = ports
         self._host = host
         self._pause = pause
-        self._told = told
+        self._stopping = stopping
         self._connection: socket.socket | None = None
         self._left = 0
         self._port = 0
 
     def run(self) -> None:
-        while not self._told.is_set():
+        while not self._stopping.is_set():
             path = random.choice(PAGES)
             # One write for each line, to a buffer that has a lock of its own.
             sys.stdout.buffer.write(written(self._read(path)))
@@ -120,7 +120,7 @@ def _answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
     while len(body) < length:
         body += _more(connection)
     if len(body) > length:
-        raise Malformed(f"{len(body) - length} bytes more than it said: {body[length:][:200]!r}")
+        raise Malformed(f"{len(body) - length} bytes more than Content-Length: {body[length:][:200]!r}")
     return number, headers, body
 
 
@@ -132,17 +132,19 @@ def _more(connection: socket.socket) -> bytes:
 
 def main() -> None:
     """Read until standard input ends."""
-    told = until_told()
+    stopping = stop_on_eof()
     ports = [int(port) for port in os.environ["CLUSTER_PORTS"].split(",")]
     host = os.environ["CLUSTER_HOST"]
     pause = float(os.environ["CLUSTER_PAUSE"])
-    visitors = [Visitor(ports, host, pause, told) for _ in range(int(os.environ["CLUSTER_READERS"]))]
-    sys.exit(visit(visitors, told))
+    visitors = [Visitor(ports, host, pause, stopping) for _ in range(int(os.environ["CLUSTER_READERS"]))]
+    sys.exit(visit(visitors, stopping))
 
 
-def visit(visitors: Sequence[Visitor], told: threading.Event) -> int:
-    """Let visitors read until they are told to end; return the exit code. If one visitor fails, all end with 1: its
-    missing reads would look like reads without errors."""
+def visit(visitors: Sequence[Visitor], stopping: threading.Event) -> int:
+    """Let visitors read until ``stopping`` is set, and return the exit code.
+
+    If one visitor fails, all end with 1: its missing reads would look like reads without errors.
+    """
     dead: list[BaseException] = []
 
     def run(visitor: Visitor) -> None:
@@ -151,7 +153,7 @@ def visit(visitors: Sequence[Visitor], told: threading.Event) -> int:
         except BaseException as error:
             traceback.print_exc()
             dead.append(error)
-            told.set()
+            stopping.set()
 
     threads = [threading.Thread(target=run, args=(visitor,)) for visitor in visitors]
     for thread in threads:

@@ -18,16 +18,16 @@ FROM_OUTSIDE = ("WSGI_ISR_", "GUNICORN_", "BLOG_", "DJANGO_", "LIBRARY_", "LIVE_
 T = TypeVar("T")
 
 
-def until_told() -> threading.Event:
+def stop_on_eof() -> threading.Event:
     """Return an event that is set when standard input ends."""
-    told = threading.Event()
+    stopping = threading.Event()
 
     def listen() -> None:
         sys.stdin.buffer.read()
-        told.set()
+        stopping.set()
 
     threading.Thread(target=listen, name="tether", daemon=True).start()
-    return told
+    return stopping
 
 
 class Tethered(Generic[T]):

@@ -1,7 +1,7 @@
 % rebase('base', title=f"The Python {python} library", form=False)
 <div class="intro">
   <h1>The Python {{python}} library</h1>
-  <p>{{total}} modules of the standard library, each rendered by pydoc when somebody asks for it first, and kept from
+  <p>{{total}} modules of the standard library, each rendered by pydoc at its first request, and cached from
     then on.</p>
   <form class="search large" role="search" action="/search">
     <label class="unseen" for="search-q">Search modules</label>

@@ -38,7 +38,7 @@ class RenewsOneEpoch(TagVersions):
             for node in {self._node(tag) for tag in every}:
                 self._store.set(self._epoch_key(node), os.urandom(12))
             for tag in every:
-                self._revalidate(tag, mode)
+                self._renew(tag, mode)
         except StoreError as error:
             return dict.fromkeys(every, error)
         self.forget()
@@ -57,11 +57,11 @@ class TrustsLateTags(TagVersions):
 class WritesSoftlyBlind(TagVersions):
     """Invalidate 2: the rest of a tag is written back, over any change since it was read."""
 
-    def _revalidate(self, tag: str, mode: Mode) -> None:
+    def _renew(self, tag: str, mode: Mode) -> None:
         if mode is Mode.STALE and (held := self._store.gets(self._tag_key(tag))) is not None:
             self._store.set(self._tag_key(tag), TagVersion(held.value).renewed(mode))
         else:
-            super()._revalidate(tag, mode)
+            super()._renew(tag, mode)
 
 
 def _use(tag_versions: type[TagVersions]) -> None:

@@ -20,7 +20,7 @@ from wsgi_isr.stores import open_store
 
 from .faults import Fault, Target
 
-SERVED = "cluster.chaos.workload.served:application"
+CACHED_SITE = "cluster.chaos.workload.cached_site:application"
 #: Visitors, and the longest pause of each; admins, and the mean of their pauses, in seconds.
 READERS, READERS_PAUSE, ADMINS, ADMINS_PAUSE = 24, 0.01, 2, 0.12
 #: Seconds that a render takes at most.
@@ -69,7 +69,8 @@ def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str
             stack.callback(node.kill)
         env = _environment(directory, nodes, fault, coherence, broken)
         servers = [
-            stack.enter_context(Gunicorn(directory / f"server{n}.log", env, SERVED, preload=True)) for n in range(3)
+            stack.enter_context(Gunicorn(directory / f"server{n}.log", env, CACHED_SITE, preload=True))
+            for n in range(3)
         ]
         if fault.small:
             filling = {"CLUSTER_NODES": ",".join(str(node.port) for node in nodes), "CLUSTER_RATE": str(PRESSURE)}

@@ -12,8 +12,8 @@ from wsgi_isr.stores.base import Many, Store, Token, Versioned
 LONGEST = 0.04
 
 
-class Dawdling(Store):
-    """Another store, with pauses. Its opener closes the wrapped store; ``close`` here does not."""
+class SlowStore(Store):
+    """Another store, with pauses. The opener of the other store closes it; ``close`` here does nothing."""
 
     def __init__(self, store: Store, pause: Callable[[float], None] = time.sleep) -> None:
         self._store = store
