@@ -224,7 +224,7 @@ class ISR(Wrapper):
         """Return the page for this client, rendered first if necessary, or the shell that is shown until then."""
         policy = page.policy
         if policy.has_shell and not is_crawler(environ.get("HTTP_USER_AGENT", "")):
-            found = live.cache.get(page.task, page.may_serve, waits=False)
+            found = live.cache.get(page.task, page.may_serve, may_wait=False)
             if not isinstance(found, Pending):
                 return found
             try:

@@ -25,7 +25,7 @@ from ..cache.invalidation import Invalidator, Receipt
 from ..cache.keyspace import EVERYTHING, Keyspace, stored_tag, tag_name
 from ..cache.lookup import Cache
 from ..cache.tag_versions import TagVersions, claims
-from ..cache.task import Answer, Failed, Passed, Product, Regenerated, Served, Task
+from ..cache.task import Answer, Failed, Limits, Passed, Product, Regenerated, Served, Task
 from ..cache.verdict import CacheDirectives, Failure, Storable, Validity
 from ..config import options as o
 from ..config.frameworks import personal
@@ -159,12 +159,12 @@ class Cached(Known, Generic[P, R]):
             return self._unkept(frame, "no-home" if home is None else skip, args, kwargs)
         began, shown = home.monotonic(), self._shown(*args, **kwargs)
         task = self._task(home, args, kwargs)
-        found: Answer | Regenerated = home.cache.get(task, fresh=frame is not None and frame.stored)
+        found: Answer | Regenerated = home.cache.get(task, only_fresh=frame is not None and frame.stored)
         if isinstance(found, Served):
             label, age = found.label, found.cached.entry.age(home.clock())
             if (read := self._read(found.cached.entry, home, frame)) is None:
                 # Another version of the code has stored it. Treat it as missing and call the function here.
-                found, label, age = home.cache.refresh(task, "", here=True), "MISS", 0.0
+                found, label, age = home.cache.refresh(task, "", inline=True), "MISS", 0.0
                 read = self._read(found.cached.entry, home, frame) if isinstance(found, Regenerated) else None
             if read is not None:
                 seconds = home.monotonic() - began
@@ -248,7 +248,7 @@ class Cached(Known, Generic[P, R]):
         A result from before an invalidation is not returned: this caller may have arrived after the invalidation.
         """
         if (
-            found.said is None
+            found.directives is None
             or home.tag_versions.validity(found.snapshot, home.tag_versions.ask()) >= Validity.EXPIRED
         ):
             return None
@@ -263,7 +263,7 @@ class Cached(Known, Generic[P, R]):
         The page may depend on the failure (such as a page that says that there is no such post).
         """
         if frame is not None:
-            frame.asked.take_over(failed.said or CacheDirectives(), claims(failed.snapshot))
+            frame.asked.take_over(failed.directives or CacheDirectives(), claims(failed.snapshot))
             frame.asked.limit(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
@@ -345,7 +345,8 @@ class Cached(Known, Generic[P, R]):
         text, rule = self._text(args, kwargs, home.active_app() or ""), self._rule
         _functions.use(self)
         timeout, wait = rule.render_timeout or 30.0, 10.0 if rule.lock_timeout is None else rule.lock_timeout
-        return Task(home.keyspace.data(text), text, self.name, timeout, wait, lease_for(timeout), data=True)
+        limits = Limits(timeout, wait, lease_for(timeout))
+        return Task(home.keyspace.data(text), text, self.name, limits, data=True)
 
     def _given_tags(self, arguments: dict[str, Any]) -> list[str]:
         if not callable(self._tags):

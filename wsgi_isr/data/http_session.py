@@ -29,7 +29,7 @@ from requests.sessions import merge_setting
 from requests.structures import CaseInsensitiveDict
 
 from ..cache.context import cache_life, cache_tag, fail, no_store
-from ..cache.verdict import NEGATIVE_STATUSES
+from ..cache.verdict import NEGATIVE_STATUSES, STORE_GRACE
 from ..config import options as o
 from ..config.rules import Rule
 from ..errors import ConfigError
@@ -335,7 +335,7 @@ class _Fetch(Cached[..., Answer]):
 
     def _kept_for(self, answer: Answer) -> float | None:
         # A stored 404 or 410 must expire. Otherwise, random URLs would fill the store.
-        return NEGATIVE_TTL + 60 if answer.status in NEGATIVE_STATUSES else None
+        return NEGATIVE_TTL + STORE_GRACE if answer.status in NEGATIVE_STATUSES else None
 
 
 def _given_tags(arguments: dict[str, Any]) -> Iterable[str]:

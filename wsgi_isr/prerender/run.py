@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from ..cache.lease import BACK_OFF
+from ..cache.lease import BACKOFF_PAUSE
 from ..cache.thread_pool import Pool
 from ..config.origin import Site
 from ..errors import ConfigError, ISRError, RefreshError
@@ -133,7 +133,7 @@ class Prerender:
         self._progress: Progress = lambda done, total, path: None
         self._pause = pause
         self._monotonic = isr._engine.monotonic
-        self._pool = Pool(self._work, self._drop, self._jobs_at_once, sys.maxsize)
+        self._pool = Pool(self._work, self._jobs_at_once, sys.maxsize)
         # A plain attribute, because a signal's handler sets it: it may have interrupted code that holds an Event's
         # lock.
         self._stopping = False
@@ -296,7 +296,7 @@ class Prerender:
     def _submit(self, job: _Job) -> None:
         """Submit a job to the pool; the caller holds the lock."""
         self._waiting += 1
-        if not self._pool.submit(job.number):
+        if not self._pool.submit(job.number, on_done=self._drop):
             self._waiting -= 1
             self._left += 1
 
@@ -349,21 +349,24 @@ class Prerender:
             self._problem("everything", f"{self._hung} renders hang; the rest was not tried")
             self.stop()
 
-    def _drop(self, job: bytes) -> None:
+    def _drop(self, has_run: bool | None) -> None:
+        """Count a job that the stopping pool has dropped."""
+        if has_run:
+            return
         with self._changed:
             self._waiting -= 1
             self._left += 1
             self._changed.notify_all()
 
-    def _work(self, number: bytes) -> None:
-        """Run one job, in a thread of the pool."""
+    def _work(self, number: bytes) -> bool:
+        """Run one job, in a thread of the pool, and return ``True``."""
         with self._changed:
             job = self._jobs[int(number)]
             self._waiting -= 1
             if self._stopping:
                 self._left += 1
                 self._changed.notify_all()
-                return
+                return True
             job.thread = threading.current_thread()
             self._running[job] = None
         outcome: BaseException | str
@@ -372,6 +375,7 @@ class Prerender:
         except BaseException as error:  # any exception of an app ends only its page
             outcome = error
         self._end(job, outcome)
+        return True
 
     def _end(self, job: _Job, outcome: BaseException | str) -> None:
         with self._changed:
@@ -389,7 +393,9 @@ class Prerender:
         now = self._monotonic()
         if job.until is None:
             task = job.page.task if job.page is not None else None
-            job.until = now + max(BACK_OFF[1] * 1.25, task.timeout + task.lease if task is not None else 0.0)
+            job.until = now + max(
+                BACKOFF_PAUSE[1] * 1.25, task.limits.timeout + task.limits.lease if task is not None else 0.0
+            )
         return now < job.until
 
     # One page ----------------------------------------------------------------------------------------
@@ -397,7 +403,7 @@ class Prerender:
     def _make(self, job: _Job, page: Page) -> str:
         """Return ``rendered`` or ``there``; raise any other outcome."""
         # A refresh waits for an older render of this process first.
-        job.due = self._monotonic() + page.task.timeout + (page.task.wait if self._force else 0.0) + GRACE
+        job.due = self._monotonic() + page.task.limits.timeout + (page.task.limits.wait if self._force else 0.0) + GRACE
         rendered, content = self._maker.renew(page) if self._force else self._maker.get(page)
         job.due = float("inf")
         if int(content.status[:3]) >= 400:

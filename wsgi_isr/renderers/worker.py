@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ..cache.renderer_pool import ACCEPTED, FAILED, MAX_JOB, UNKNOWN
-from ..cache.task import Task
+from ..cache.executor import Reply, Status
+from ..cache.renderer_pool import ACCEPTED, MAX_JOB, encode
+from ..cache.task import unpack
 from ..config.wrapping import SITE_BYTES
 from ..middleware import ISR
 from ..process import close_all
@@ -153,9 +154,9 @@ class _JobRunner:
         try:
             with connection:
                 message = _read(connection)
-                # in vain after a long delay: the client has given the job to another process
+                # In vain after a long delay: the client has given the job to another process.
                 connection.sendall(ACCEPTED)
-                connection.sendall(self._word(message))
+                connection.sendall(encode(self._reply_to(message)))
         except OSError:
             pass  # the client is gone; the page is stored
         except Exception:
@@ -165,17 +166,17 @@ class _JobRunner:
                 self._busy -= 1
                 self._changed.notify_all()
 
-    def _word(self, message: bytes) -> bytes:
+    def _reply_to(self, message: bytes) -> Reply:
         isr = self._sites.get(message[:SITE_BYTES])
         if isr is None:
-            return UNKNOWN
+            return Reply(Status.UNKNOWN)
         try:
-            task = Task.unpack(message[SITE_BYTES:])
+            task, attempt = unpack(message[SITE_BYTES:])
         except Exception:  # sent by another version of this package
-            return UNKNOWN
-        with self._limited(task.timeout + task.wait + GRACE):
-            reply = isr._engine.work(task)
-        if reply == FAILED + b"timeout":
+            return Reply(Status.UNKNOWN)
+        with self._limited(task.limits.timeout + task.limits.wait + GRACE):
+            reply = isr._engine.run_job(task, attempt)
+        if reply.status is Status.FAILED and reply.reason == "timeout":
             self.hangs = True
         return reply
 
