@@ -179,7 +179,7 @@ class _Run:
                 records.hits += 1
                 self._check(page, cached.entry)
                 return
-            if isinstance(verdict, Stale) and now < cached.look_at:
+            if isinstance(verdict, Stale) and now < cached.recheck_at:
                 self._stale(cached.entry)
                 return
         entry = page.entry
@@ -235,9 +235,9 @@ class _Run:
     # Stale: Cache._revalidate. Expired, Missing: Cache._load and Dispatcher.lead ---------------------
 
     def _revalidate(self, process: Process, page: Page, cached: CachedEntry) -> None:
-        if self.now < cached.look_at:
+        if self.now < cached.recheck_at:
             return
-        cached.look_at = self.now + RECHECK_PAUSE * self._rng.uniform(0.5, 1.0)
+        cached.recheck_at = self.now + RECHECK_PAUSE * self._rng.uniform(0.5, 1.0)
         if page.number not in process.flights:
             self._regenerate(process, page, Waiting([], 0.0, alone=False, ignore_backoff=False))
 

@@ -182,10 +182,10 @@ class OneFormer(Releases):
     def former_page(self, task: Task) -> str:
         return self._page
 
-    def refused(self, task: Task) -> None:
+    def refuse(self, task: Task) -> None:
         pass
 
-    def stored(self) -> None:
+    def record(self) -> None:
         pass
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from .entry import Entry
 
 #: The most aliases of one entry. An alias is a raw request, and a host has many spellings.
-MAX_PROBES = 4
+MAX_ALIASES = 4
 # The bytes of an alias besides its strings: the tuple, its places in the dict and in the entry's list.
-_PROBE_BYTES = 600
+_ALIAS_BYTES = 600
 
 
 class CachedEntry:
@@ -19,11 +19,11 @@ class CachedEntry:
 
     :ivar prepared: the response that the middleware has prepared; replaced whole, so that the hot path reads it without
         a lock.
-    :ivar look_at: the time before which the store is not asked again about a stale copy.
+    :ivar recheck_at: the time before which the store is not asked again about a stale copy.
     :ivar backoff_until: the end of the back-off. Until then an expired copy is served.
     :ivar checked: a pair, replaced whole: the epochs at which the tag versions were last compared, and the validity.
     :ivar adopted: the entry belongs to the previous release, and is stale however fresh it looks.
-    :ivar only_here: the store did not take the entry, and so cannot have evicted it.
+    :ivar is_unstored: the store did not take the entry, and so cannot have evicted it.
     :ivar read_tags_at: the time from which on the tags should be read again, so that the store does not evict them.
     :ivar fingerprints: the aliases that lead to the entry.
     """
@@ -34,19 +34,19 @@ class CachedEntry:
         "checked",
         "entry",
         "fingerprints",
-        "look_at",
-        "only_here",
+        "is_unstored",
         "prepared",
         "read_tags_at",
+        "recheck_at",
     )
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self.adopted = False
-        self.only_here = False
+        self.is_unstored = False
         self.checked: tuple[Any, Any] | None = None
         self.prepared: Any = None
-        self.look_at = 0.0
+        self.recheck_at = 0.0
         self.backoff_until = 0.0
         self.read_tags_at = 0.0
         self.fingerprints: list[tuple[Any, ...]] = []
@@ -64,16 +64,16 @@ class Local:
     def __init__(self, max_bytes: int) -> None:
         self._max = max_bytes
         self._lock = threading.Lock()
-        self._slots: OrderedDict[str, CachedEntry] = OrderedDict()
+        self._entries: OrderedDict[str, CachedEntry] = OrderedDict()
         self.fingerprints: dict[tuple[Any, ...], CachedEntry] = {}
         self.bytes = 0
 
     def get(self, key: str) -> CachedEntry | None:
         """Return the entry of ``key``, now the most recently used; ``None`` without one."""
         with self._lock:
-            cached = self._slots.get(key)
+            cached = self._entries.get(key)
             if cached is not None:
-                self._slots.move_to_end(key)
+                self._entries.move_to_end(key)
             return cached
 
     def put(self, key: str, entry: Entry) -> CachedEntry:
@@ -83,15 +83,15 @@ class Local:
         copy over a newer one. The old copy is stale, and the next request reads the store again.
         """
         with self._lock:
-            old = self._slots.get(key)
+            old = self._entries.get(key)
             if old is not None and old.entry == entry:
-                self._slots.move_to_end(key)
+                self._entries.move_to_end(key)
                 return old
-            self._drop(key)
+            self._evict(key)
             cached = CachedEntry(entry)
             if entry.size <= self._max:
-                self._slots[key] = cached
-                self._take(entry.size)
+                self._entries[key] = cached
+                self._grow(entry.size)
             return cached
 
     def add_alias(self, fingerprint: tuple[Any, ...], key: str, cached: CachedEntry) -> None:
@@ -101,15 +101,15 @@ class Local:
         places for as long as the copy lives.
         """
         with self._lock:
-            if self._slots.get(key) is not cached or fingerprint in self.fingerprints:
+            if self._entries.get(key) is not cached or fingerprint in self.fingerprints:
                 return
-            if len(cached.fingerprints) == MAX_PROBES:
+            if len(cached.fingerprints) == MAX_ALIASES:
                 oldest = cached.fingerprints.pop(0)
                 del self.fingerprints[oldest]
                 self.bytes -= _weight(oldest)
             cached.fingerprints.append(fingerprint)
             self.fingerprints[fingerprint] = cached
-            self._take(_weight(fingerprint))
+            self._grow(_weight(fingerprint))
 
     def drop_prepared(self) -> None:
         """Drop every prepared response, because this process knows of an invalidation."""
@@ -118,21 +118,21 @@ class Local:
                 cached.prepared = None
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._entries)
 
-    def _drop(self, key: str) -> None:
-        cached = self._slots.pop(key, None)
+    def _evict(self, key: str) -> None:
+        cached = self._entries.pop(key, None)
         if cached is not None:
             self.bytes -= cached.entry.size + sum(map(_weight, cached.fingerprints))
             for fingerprint in cached.fingerprints:
                 del self.fingerprints[fingerprint]
 
-    def _take(self, size: int) -> None:
+    def _grow(self, size: int) -> None:
         self.bytes += size
         while self.bytes > self._max:
-            self._drop(next(iter(self._slots)))
+            self._evict(next(iter(self._entries)))
 
 
 def _weight(fingerprint: tuple[Any, ...]) -> int:
     # The strings come from the client, and may be as long as a URL can be.
-    return _PROBE_BYTES + sum(len(part) + 60 for part in fingerprint if part is not None)
+    return _ALIAS_BYTES + sum(len(part) + 60 for part in fingerprint if part is not None)

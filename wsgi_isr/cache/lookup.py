@@ -117,7 +117,7 @@ class Cache:
             judged = entries.judge(cached, epochs)
             if judged.is_current:
                 return cached, judged
-            if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < cached.look_at:
+            if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < cached.recheck_at:
                 return cached, judged
         is_forgotten = False
         try:
@@ -137,7 +137,7 @@ class Cache:
         if cached is None:
             return None, Judged(Missing(), Validity.VALID)
         judged = entries.judge(cached, epochs)
-        if is_forgotten and isinstance(judged.verdict, Stale) and not cached.only_here:
+        if is_forgotten and isinstance(judged.verdict, Stale) and not cached.is_unstored:
             # The store may have evicted a later answer as well, a 404 or a hit-for-miss. A stale copy does not rule
             # that out, and is a fallback for errors only.
             judged = Judged(Expired(cached.entry), judged.validity)
@@ -173,9 +173,9 @@ class Cache:
 
         Do nothing in a back-off, or where this process has asked for the same a moment ago.
         """
-        if self._is_in_backoff(task, cached.look_at):
+        if self._is_in_backoff(task, cached.recheck_at):
             return
-        cached.look_at = self._monotonic() + RECHECK_PAUSE * random.uniform(0.5, 1.0)
+        cached.recheck_at = self._monotonic() + RECHECK_PAUSE * random.uniform(0.5, 1.0)
         self._start(task)
 
     def _start(self, task: Task) -> bool:

@@ -284,7 +284,7 @@ class Regenerator:
         self._emit(Rendered(task.page, took[0], stored, task.text, took[1], entry.revalidate, is_refused))
         self._leases.forget_failures(task.page)
         cached = self._entries.local.put(task.page, winner)
-        cached.only_here = winner is entry and not stored
+        cached.is_unstored = winner is entry and not stored
         return Regenerated(cached, stored, personal)
 
     def _put(self, render: _Render, packed: _Packed) -> tuple[Entry, bool]:
@@ -324,9 +324,9 @@ class Regenerator:
         content = outcome.cached.entry.content
         try:
             if not isinstance(content, Content) or int(content.status[:3]) in NEGATIVE_STATUSES:
-                releases.refused(task)
+                releases.refuse(task)
             elif outcome.stored:
-                releases.stored()
+                releases.record()
         except StoreError as error:
             self._emit(StoreFailed("delete", task.page, error))
 

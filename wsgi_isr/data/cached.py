@@ -190,8 +190,8 @@ class Cached(Known, Generic[P, R]):
                 return self._function(*args, **kwargs)
             finally:
                 if frame is not None:
-                    frame.asked.take_over(asked, carried)
-                    frame.asked.limit(*self._lifetime(home.profiles))
+                    frame.directives.take_over(asked, carried)
+                    frame.directives.limit(*self._lifetime(home.profiles))
 
     def _skips(self, home: DataEngine, frame: RenderContext | None) -> str:
         """Return why the cache is not used; empty if it is."""
@@ -227,7 +227,7 @@ class Cached(Known, Generic[P, R]):
     def _unkept(self, frame: RenderContext | None, reason: str, args: Any, kwargs: Any) -> R:
         """Return a new result that is not kept, because there is no engine or it may not be kept."""
         if reason == "revalidate-0" and frame is not None:
-            frame.asked.no_store = True
+            frame.directives.no_store = True
         if (home := here()) is not None:
             home.events.emit(DataServed(self.name, "SKIP", reason=reason, shown=self._shown(*args, **kwargs)))
             if reason in ("closure", "unknown-app"):
@@ -239,7 +239,7 @@ class Cached(Known, Generic[P, R]):
         """Return the kept result (which may be None) and note its use; ``None`` if it cannot be read."""
         read = self._decoded(entry.content)
         if read is not None and frame is not None:
-            frame.asked.use(entry, home.clock())
+            frame.directives.use(entry, home.clock())
         return read
 
     def _read_unkept(self, found: Failed, home: DataEngine, frame: RenderContext | None) -> tuple[R] | None:
@@ -263,8 +263,8 @@ class Cached(Known, Generic[P, R]):
         The page may depend on the failure (such as a page that says that there is no such post).
         """
         if frame is not None:
-            frame.asked.take_over(failed.directives or CacheDirectives(), claims(failed.snapshot))
-            frame.asked.limit(*self._lifetime(home.profiles))
+            frame.directives.take_over(failed.directives or CacheDirectives(), claims(failed.snapshot))
+            frame.directives.limit(*self._lifetime(home.profiles))
 
     def _decoded(self, content: Any) -> tuple[R] | None:
         if not isinstance(content, Value):
