@@ -140,7 +140,7 @@ def _weigh(local: Any) -> int:
     seen: set[int] = set()
     total = 0
     # Objects shared with the program, or with CPython's own tables, would be there without L1.
-    waiting: list[Any] = [local._slots, local.fingerprints]
+    waiting: list[Any] = [local._entries, local.fingerprints]
     while waiting:
         thing = waiting.pop()
         if id(thing) in seen or isinstance(thing, (type, int, bool, type(None))):

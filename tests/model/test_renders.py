@@ -112,7 +112,9 @@ def _later_entry_by_earlier(key: str, old: Any, new: Any) -> str | None:
 
 
 class NeverLooksAgain(TimedRegenerator):
-    def _look_again(self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]) -> Outcome:
+    def _render_unless_current(
+        self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]
+    ) -> Outcome:
         _, token = self._entries.gets(task)
         outcome: Outcome = self._render(task, lease, None, token, overdue)
         return outcome

@@ -275,7 +275,7 @@ class LocalMachine(RuleBasedStateMachine):
 
     @invariant()
     def counted(self) -> None:
-        kept = self.local._slots.values()
+        kept = self.local._entries.values()
         fingerprints = [fingerprint for cached in kept for fingerprint in cached.fingerprints]
         assert all(len(cached.fingerprints) <= MAX_ALIASES for cached in kept)
         assert sorted(fingerprints) == sorted(self.local.fingerprints)
@@ -283,12 +283,12 @@ class LocalMachine(RuleBasedStateMachine):
 
     @invariant()
     def probes_lead_only_to_what_is_kept(self) -> None:
-        kept = {id(cached) for cached in self.local._slots.values()}
+        kept = {id(cached) for cached in self.local._entries.values()}
         assert all(id(cached) in kept for cached in self.local.fingerprints.values())
 
     @invariant()
     def empty_is_empty(self) -> None:
-        assert list(self.local._slots) == list(self.known)
+        assert list(self.local._entries) == list(self.known)
         if not self.known:
             assert (self.local.bytes, self.local.fingerprints) == (0, {})
 

@@ -96,7 +96,7 @@ class Regenerator:
         if isinstance(lease, (Busy, BackingOff)):
             return lease
         try:
-            outcome = self._look_again(task, attempt, lease, overdue)
+            outcome = self._render_unless_current(task, attempt, lease, overdue)
         finally:
             if lease is not None:
                 lease.release()
@@ -175,7 +175,9 @@ class Regenerator:
 
     # The render --------------------------------------------------------------------------------------
 
-    def _look_again(self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]) -> Outcome:
+    def _render_unless_current(
+        self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]
+    ) -> Outcome:
         """Render the page, unless it is current by now.
 
         Race: this worker saw a stale page, another worker rendered, stored and released, then this worker took the
@@ -255,8 +257,8 @@ class Regenerator:
         :param created: the end of the render, in seconds of Unix time.
         """
         task, content, lifetime = render.task, product.content, product.lifetime
-        tags, carried = [*render.known, *product.tags], dict(product.carried)
         try:
+            tags, carried = [*render.known, *product.tags], dict(product.carried)
             mints, absent = _mints(product, render.current)
             snapshot = self._entries.tag_versions.prove(render.capture, tags, carried, mints, absent)
             times = render.started, created, lifetime.revalidate, lifetime.expire
