@@ -233,14 +233,14 @@ class Engine:
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
         )
-        self.presence = self._presence(config, registry, name)
+        self.presence = self._make_presence(config, registry, name)
         self._producer = Producer(self, rules, produce_page, app, inline)
         self._renderers = (
             None if site is None or renderer_pool.folder is None else Renderers(renderer_pool.folder, site, is_alone)
         )
-        self.cache = self._cache(config, name, 0 if inline else settings.background_threads, pause or time.sleep)
+        self.cache = self._make_cache(config, name, 0 if inline else settings.background_threads, pause or time.sleep)
 
-    def _presence(self, config: Config, registry: Registry, name: str) -> Presence | None:
+    def _make_presence(self, config: Config, registry: Registry, name: str) -> Presence | None:
         """Return the record of the app; ``None`` if no other process can use the same store."""
         settings = config.settings
         if not self.store.keeps or not (self.store.shared or isinstance(settings.store, Store)):
@@ -248,7 +248,7 @@ class Engine:
         patterns = config.rules.policies
         return Presence(registry, self.store, settings.namespace, name, patterns, self.clock, self.monotonic)
 
-    def _cache(self, config: Config, name: str, threads: int, pause: Callable[[float], None]) -> Cache:
+    def _make_cache(self, config: Config, name: str, threads: int, pause: Callable[[float], None]) -> Cache:
         """Return the cache of this process.
 
         :param threads: the number of background threads.
