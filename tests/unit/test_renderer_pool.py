@@ -787,7 +787,7 @@ def test_a_renderer_that_dies_without_the_lock_leaves_it_to_who_has_it() -> None
 
     Answering(server, elsewhere)
     server.get()
-    assert cluster.store.get(leases.keyed(TASK.page)) == lease.token
+    assert cluster.store.get(leases.lock_of(TASK.page)) == lease.token
     assert leases.failures(TASK.page) == 0
 
 

@@ -46,7 +46,7 @@ class Lease:
     """The right to render one page.
 
     :param ttl: seconds until the lease lapses, unless it is renewed.
-    :param owner: the start of its token, for :meth:`Leases.of`.
+    :param owner: the start of its token, for :meth:`Leases.held_by`.
     """
 
     def __init__(self, leases: Leases, page: str, ttl: float, owner: bytes = b"") -> None:
@@ -87,7 +87,7 @@ class Lease:
         The first back-off is 1 second. Each failure in a row doubles the seconds up to 30, and jitter adds up to a
         quarter. Return 0 where the lock is not ours any more.
 
-        :param tags_digest: the digest of the tag versions of the failed render, for :meth:`Leases.failed`.
+        :param tags_digest: the digest of the tag versions of the failed render, for :meth:`Leases.failed_digest`.
         """
         with self._turn:
             if self.over:
@@ -103,7 +103,7 @@ class Lease:
 
         :param expected: the lock should be ours. If it is not, the lease is lost, and an event says so.
         """
-        lock = self._leases.keyed(self.page)
+        lock = self._leases.lock_of(self.page)
         try:
             held = self._leases.store.gets(lock)
             if held is not None and held.value == self.token and self._leases.store.cas(lock, value, held.token, ttl):
@@ -120,8 +120,8 @@ class Lease:
 class Leases:
     """Locks in a store, one for each page.
 
-    :param keyed: returns the name of a page's lock.
-    :param counted: returns the name of a page's counter of failures.
+    :param lock_of: returns the name of a page's lock.
+    :param counter_of: returns the name of a page's counter of failures.
     :param orphaned: called with a lease whose lock may still be in the store, although its render is over or never
         began.
     """
@@ -129,14 +129,14 @@ class Leases:
     def __init__(
         self,
         store: Store,
-        keyed: Callable[[str], str],
-        counted: Callable[[str], str],
+        lock_of: Callable[[str], str],
+        counter_of: Callable[[str], str],
         events: Events,
         orphaned: Callable[[Lease], None] = lambda lease: None,
     ) -> None:
         self.store = store
-        self.keyed = keyed
-        self._counted = counted
+        self.lock_of = lock_of
+        self._counter_of = counter_of
         self.events = events
         self.orphaned = orphaned
 
@@ -147,7 +147,7 @@ class Leases:
         :raises StoreError: the store is unreachable.
         """
         lease = Lease(self, page, ttl, owner)
-        lock = self.keyed(page)
+        lock = self.lock_of(page)
         doubt: StoreError | None = None
         try:
             if self.store.add(lock, lease.token, ttl):
@@ -174,15 +174,15 @@ class Leases:
 
         :raises StoreError: the store is unreachable.
         """
-        return self.store.get(self.keyed(page)) == BACKOFF_VALUE
+        return self.store.get(self.lock_of(page)) == BACKOFF_VALUE
 
-    def of(self, page: str, owner: bytes) -> Lease | None:
+    def held_by(self, page: str, owner: bytes) -> Lease | None:
         """Return the lease of a process that has died; ``None`` where it had none.
 
         :param owner: the start of the lease's token.
         :raises StoreError: the store is unreachable.
         """
-        held = self.store.get(self.keyed(page))
+        held = self.store.get(self.lock_of(page))
         if not owner or held is None or not held.startswith(owner):
             return None
         lease = Lease(self, page, 0.0)
@@ -195,7 +195,7 @@ class Leases:
         :param ttl: seconds.
         :raises StoreError: the store is unreachable.
         """
-        lease, lock = Lease(self, page, ttl, owner), self.keyed(page)
+        lease, lock = Lease(self, page, ttl, owner), self.lock_of(page)
         held = self.store.gets(lock)
         if held is None or held.value != BACKOFF_VALUE:
             return Busy()  # the next attempt finds the lock free, or another process rendering
@@ -213,7 +213,7 @@ class Leases:
         """
         try:
             failures = min(self.failures(page), 1000) + 1
-            self.store.set(self._counted(page), f"{failures} {tags_digest}".encode(), _STREAK)
+            self.store.set(self._counter_of(page), f"{failures} {tags_digest}".encode(), _STREAK)
         except StoreError:
             return 1
         return failures
@@ -223,15 +223,15 @@ class Leases:
 
         :raises StoreError: the store is unreachable.
         """
-        count = (self.store.get(self._counted(page)) or b"0").partition(b" ")[0]
+        count = (self.store.get(self._counter_of(page)) or b"0").partition(b" ")[0]
         return int(count) if count.isdigit() and len(count) < 10 else 0
 
-    def failed(self, page: str) -> str:
+    def failed_digest(self, page: str) -> str:
         """Return the digest that the last failure was recorded with; empty without one.
 
         :raises StoreError: the store is unreachable.
         """
-        return (self.store.get(self._counted(page)) or b"").partition(b" ")[2].decode("ascii", "replace")
+        return (self.store.get(self._counter_of(page)) or b"").partition(b" ")[2].decode("ascii", "replace")
 
     def forget_failures(self, page: str) -> None:
         """Reset the count of failures, and end a back-off, after a successful render.
@@ -239,12 +239,12 @@ class Leases:
         A render ignores a back-off where there is no entry to serve.
         """
         try:
-            if self.store.get(self._counted(page)) is None:
+            if self.store.get(self._counter_of(page)) is None:
                 return
-            self.store.delete(self._counted(page))
-            lock = self.store.gets(self.keyed(page))
+            self.store.delete(self._counter_of(page))
+            lock = self.store.gets(self.lock_of(page))
             if lock is not None and lock.value == BACKOFF_VALUE:
-                self.store.cas(self.keyed(page), _FREE, lock.token, 0)
+                self.store.cas(self.lock_of(page), _FREE, lock.token, 0)
         except StoreError:
             pass  # the count and the back-off lapse by themselves
 

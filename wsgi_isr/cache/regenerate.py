@@ -116,7 +116,7 @@ class Regenerator:
         :param owner: the start of the lock's token.
         """
         try:
-            if (lease := self._leases.of(task.page, owner)) is not None:
+            if (lease := self._leases.held_by(task.page, owner)) is not None:
                 lease.back_off(self._current_tags_digest(task))
         except Exception:  # raised by the store, or by a rule's own callable
             pass  # the lock lapses by itself
@@ -149,7 +149,7 @@ class Regenerator:
         A back-off counts unless the page was invalidated after the failure that it followed.
         """
         try:
-            if self._leases.failed(task.page) == self._current_tags_digest(task):
+            if self._leases.failed_digest(task.page) == self._current_tags_digest(task):
                 return None
             return self._leases.take_over(task.page, task.limits.lease, attempt.owner)
         except Exception as error:  # raised by the store or by a rule's own callable: the back-off counts
