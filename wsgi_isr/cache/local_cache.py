@@ -9,7 +9,7 @@ from typing import Any
 from .entry import Entry
 
 #: The most aliases of one entry. An alias is a raw request, and a host has many spellings.
-MAX_ALIASES = 4
+MAX_FINGERPRINTS = 4
 # The bytes of an alias besides its strings: the tuple, its places in the dict and in the entry's list.
 _ALIAS_BYTES = 600
 
@@ -103,7 +103,7 @@ class Local:
         with self._lock:
             if self._entries.get(key) is not cached or fingerprint in self.fingerprints:
                 return
-            if len(cached.fingerprints) == MAX_ALIASES:
+            if len(cached.fingerprints) == MAX_FINGERPRINTS:
                 oldest = cached.fingerprints.pop(0)
                 del self.fingerprints[oldest]
                 self.bytes -= _weight(oldest)
