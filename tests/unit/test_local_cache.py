@@ -106,7 +106,9 @@ def test_of_many_raw_requests_the_last_few_lead_to_a_copy() -> None:
     for number in range(100):
         local.add_alias((f"{number}",), "a", cached)
     assert (
-        list(local.fingerprints) == cached.fingerprints == [(f"{number}",) for number in range(100 - MAX_FINGERPRINTS, 100)]
+        list(local.fingerprints)
+        == cached.fingerprints
+        == [(f"{number}",) for number in range(100 - MAX_FINGERPRINTS, 100)]
     )
 
 
