@@ -17,20 +17,24 @@ from typing import Any
 
 from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
+from .cache.entries import Entries
 from .cache.entry import Codec, HitForMiss
+from .cache.executor import Job, OnDone, Reply, Status
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
 from .cache.keyspace import Keyspace
-from .cache.lease import Leases
+from .cache.lease import LeaseKeepAlive, Leases
 from .cache.local_cache import CachedEntry, Local
 from .cache.lookup import Cache
+from .cache.regenerate import Regenerator
 from .cache.releases import Releases
-from .cache.renderer_pool import Done, Remote
+from .cache.renderer_pool import Remote
 from .cache.single_flight import Flight, leading, led
 from .cache.tag_versions import TagVersions
-from .cache.task import Product, Task, Unknown
+from .cache.task import Attempt, Product, Task, Unknown
 from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
+from .config.rule_set import RuleSet
 from .config.settings import Config
 from .data.active_engine import activate, request_engine
 from .data.function import app_of, produce_data, tags_of_data
@@ -59,6 +63,109 @@ def on_behalf_of(client: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         _client.reset(token)
+
+
+class Producer:
+    """Render tasks: pages by the app, data by cached functions.
+
+    :param produce_page: renders the task of a page; ``None`` if there is no app.
+    :param app: the app, for data that needs its framework.
+    :param inline: run everything in the calling thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        rules: RuleSet,
+        produce_page: Callable[[Task, Mapping[str, Any] | None], Product] | None,
+        app: Any,
+        inline: bool,
+    ) -> None:
+        self._engine = engine
+        self._rules = rules
+        self._produce_page = produce_page
+        self._app = app
+        self._inline = inline
+
+    @cached_property
+    def application(self) -> Application:
+        """Return the framework context of data. It is looked up with the first data: the app is complete by then."""
+        return Application(self._app, inline=self._inline)
+
+    @cached_property
+    def _isolation(self) -> Isolation:
+        return Isolation(self.application.at_end, inline=self._inline)
+
+    def produce(self, task: Task) -> Product:
+        """Render a task, and return the product."""
+        if task.data:
+            return self._isolate(task)
+        # A cold page is rendered in a client's thread. A new context hides the client's user, language and tenant,
+        # which the surrounding code may have set.
+        return Context().run(self._make_page, led(), task, _client.get())
+
+    def tags_of(self, task: Task) -> list[str]:
+        """Return the tags of a task that are known before its render.
+
+        :raises Unknown: this process cannot render the task.
+        """
+        with activate(self._engine):
+            if task.data:
+                return tags_of_data(task)
+            if task.rule not in self._rules.policies:
+                raise Unknown(task.rule)
+            return tags_of_page(PageKey.parse(task.text), self._rules.policies[task.rule], self._rules)
+
+    def _make_page(self, flights: tuple[Flight[Any], ...], task: Task, client: Mapping[str, Any] | None) -> Product:
+        with leading(*flights), activate(self._engine), answering(Visitor(self._engine.drafts)):
+            return self._produce_page(task, client) if self._produce_page is not None else HitForMiss("no-app")
+
+    def _isolate(self, task: Task) -> Product:
+        """Call a cached function in a thread of its own, for at most the timeout of its task."""
+        make = functools.partial(self._make_data, task, self.application.surroundings(app_of(task)))
+        # A module that calls a function at import holds its import lock. The function may import that module, so
+        # another thread would deadlock.
+        is_locked = request_engine() is None and is_importing()
+        try:
+            return self._isolation.run(make, task.limits.timeout, in_caller=is_locked)
+        except NoThread:
+            return Failure("no-thread")
+        except Overdue:
+            return Failure("timeout")
+
+    def _make_data(self, task: Task, surroundings: Surroundings) -> Product:
+        with activate(self._engine), answering(Visitor(self._engine.drafts)), surroundings():
+            return produce_data(task, self._rules.profiles)
+
+
+class Renderers:
+    """An executor of the renderer processes, which refuses jobs that they could mistake for another app's.
+
+    :param folder: the folder of their sockets.
+    :param site: the digest that names the app to them.
+    :param is_alone: returns whether ``site`` is unique in this process.
+    """
+
+    def __init__(self, folder: str, site: bytes, is_alone: Callable[[], bool]) -> None:
+        self._remote = Remote(folder, site)
+        self._is_alone = is_alone
+        self._has_warned = False
+
+    def submit(self, job: Job, urgent: bool, on_done: OnDone) -> bool:
+        """Send a job, and return whether it was sent; see :meth:`.Executor.submit`."""
+        if self._is_alone():
+            return self._remote.submit(job, urgent, on_done)
+        if not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "several apps of this process have the same namespace, release and rules: their pages are rendered in "
+                "threads, because a renderer process could not tell them apart (give each a namespace)"
+            )
+        return False
+
+    def close(self) -> None:
+        """Stop waiting for replies. Accepted jobs are rendered all the same."""
+        self._remote.close()
 
 
 class Engine:
@@ -95,16 +202,13 @@ class Engine:
         inline: bool = False,
     ) -> None:
         settings, rules = config.settings, config.rules
-        self._app = app
-        self._inline = inline
         self._pid = os.getpid()
         self.store = store
         self.events = events
         self.keeps = store.keeps
         self.profiles = rules.profiles
         self.drain = settings.drain_timeout
-        release = settings.release or ""
-        self.keyspace = Keyspace(settings.namespace, release)
+        self.keyspace = Keyspace(settings.namespace, settings.release or "")
         # Looked up now: gevent may have patched the functions since the module was loaded.
         self.clock = clock or time.time
         self.monotonic = monotonic or time.monotonic
@@ -112,106 +216,57 @@ class Engine:
         self.codec = Codec(settings.signing_key, settings.namespace)
         self.writes = Writes(settings.coherence if store.keeps and store.shared else 0)
         self.local = Local(settings.local_cache_bytes)
+        self.tag_versions = TagVersions(
+            store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
+        )
         registry = Registry(store, settings.namespace, settings.signing_key)
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
         )
-        #: ``None`` if no other process can use the same store.
-        self.presence = (
-            Presence(registry, store, settings.namespace, name, rules.policies, self.clock, self.monotonic)
-            if store.keeps and (store.shared or isinstance(settings.store, Store))
-            else None
+        self.presence = self._make_presence(config, registry, name)
+        self._producer = Producer(self, rules, produce_page, app, inline)
+        self._renderers = (
+            None if site is None or renderer_pool.folder is None else Renderers(renderer_pool.folder, site, is_alone)
         )
-        self.tag_versions = TagVersions(
-            store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
+        self.cache = self._make_cache(config, name, 0 if inline else settings.background_threads, pause or time.sleep)
+
+    def _make_presence(self, config: Config, registry: Registry, name: str) -> Presence | None:
+        """Return the record of the app; ``None`` if no other process can use the same store."""
+        settings = config.settings
+        if not self.store.keeps or not (self.store.shared or isinstance(settings.store, Store)):
+            return None
+        patterns = config.rules.policies
+        return Presence(registry, self.store, settings.namespace, name, patterns, self.clock, self.monotonic)
+
+    def _make_cache(self, config: Config, name: str, threads: int, pause: Callable[[float], None]) -> Cache:
+        """Return the cache of this process.
+
+        :param threads: the number of background threads.
+        """
+        settings, store = config.settings, self.store
+        release = settings.release or ""
+        releases = Releases(release, settings.adopt_release, settings.namespace, store, self.codec, name)
+        keep_alive = LeaseKeepAlive(self.monotonic, self.events)
+        leases = Leases(store, Keyspace.lock, Keyspace.failures, self.events, keep_alive.let_go)
+        entries = Entries(
+            store, self.local, self.tag_versions, self.codec, self.events, self.clock, self.monotonic, releases
         )
-
-        def produce(task: Task) -> Product:
-            if not task.data:
-                # A cold page is rendered in a client's thread. A new context hides the client's user, language and
-                # tenant, which the surrounding code may have set.
-                return Context().run(make_page, led(), task, _client.get())
-            make = functools.partial(make_data, task, self._application.surroundings(app_of(task)))
-            # A module that calls a function at import holds its import lock. The function may import that module, so
-            # another thread would deadlock.
-            is_locked = request_engine() is None and is_importing()
-            try:
-                return self._isolation.run(make, task.timeout, in_caller=is_locked)
-            except NoThread:
-                return Failure("no-thread")
-            except Overdue:
-                return Failure("timeout")
-
-        def make_page(flights: tuple[Flight[Any], ...], task: Task, client: Mapping[str, Any] | None) -> Product:
-            with leading(*flights), activate(self), answering(Visitor(self.drafts)):
-                return produce_page(task, client) if produce_page is not None else HitForMiss("no-app")
-
-        def make_data(task: Task, surroundings: Surroundings) -> Product:
-            with activate(self), answering(Visitor(self.drafts)), surroundings():
-                return produce_data(task, rules.profiles)
-
-        def tags_of(task: Task) -> list[str]:
-            with activate(self):
-                if task.data:
-                    return tags_of_data(task)
-                if task.rule not in rules.policies:
-                    raise Unknown(task.rule)
-                return tags_of_page(PageKey.parse(task.text), rules.policies[task.rule], rules)
-
-        self.cache = Cache(
-            produce,
-            tags_of,
-            store,
-            self.local,
-            Leases(store, Keyspace.lock, Keyspace.failures, events),
-            self.tag_versions,
-            events,
-            releases=Releases(release, settings.adopt_release, settings.namespace, store, self.codec, name),
-            threads=0 if inline else settings.background_threads,
-            queue=settings.background_queue,
-            uncacheable_ttl=settings.uncacheable_ttl,
-            codec=self.codec,
-            clock=self.clock,
-            monotonic=self.monotonic,
-            pause=pause or time.sleep,
+        producer = self._producer
+        regenerator = Regenerator(
+            entries, leases, keep_alive, producer.produce, producer.tags_of, settings.uncacheable_ttl
         )
-
-        self._remote = None if site is None or renderer_pool.folder is None else Remote(renderer_pool.folder, site)
-        self._is_alone = is_alone
-        self._is_confused = False
-        if self._remote is not None:
-            self.cache.elsewhere = self._hand_over
-
-    @cached_property
-    def _application(self) -> Application:
-        """Return the framework context of data. It is looked up with the first data: the app is complete by then."""
-        return Application(self._app, inline=self._inline)
-
-    @cached_property
-    def _isolation(self) -> Isolation:
-        return Isolation(self._application.at_end, inline=self._inline)
+        queue = settings.background_queue
+        return Cache(entries, regenerator, renderers=self._renderers, threads=threads, queue=queue, pause=pause)
 
     def active_app(self) -> str | None:
         """Return the name of the active app (:meth:`.Application.active`)."""
-        return self._application.active()
+        return self._producer.application.active()
 
-    def work(self, task: Task) -> bytes:
-        """Do a job that another process has submitted (:meth:`.Cache.work`)."""
-        if task.data and not self._application.knows(app_of(task)):
-            return renderer_pool.UNKNOWN  # the job is for an app that this process does not have
-        return self.cache.work(task)
-
-    def _hand_over(self, job: bytes, first: bool, max_lease_wait: float, done: Done) -> bool:
-        assert self._remote is not None
-        if self._is_alone():
-            return self._remote.submit(job, first, max_lease_wait, done)
-        if not self._is_confused:
-            self._is_confused = True
-            _log.warning(
-                "several apps of this process have the same namespace, release and rules: their pages are rendered in "
-                "threads, because a renderer process could not tell them apart (give each a namespace)"
-            )
-        return False
+    def run_job(self, task: Task, attempt: Attempt) -> Reply:
+        """Run the job of another process, and return the reply (:meth:`.Cache.run_job`)."""
+        if task.data and not self._producer.application.knows(app_of(task)):
+            return Reply(Status.UNKNOWN)  # the job is for an app that this process does not have
+        return self.cache.run_job(task, attempt)
 
     @property
     def is_here(self) -> bool:
@@ -245,8 +300,8 @@ class Engine:
 
         :param timeout: seconds; by default the ``drain_timeout`` option.
         """
-        if self._remote is not None:
-            self._remote.close()
+        if self._renderers is not None:
+            self._renderers.close()
         timeout = self.drain if timeout is None else timeout
         until = self.monotonic() + timeout
         is_drained = self.cache.stop(timeout)

@@ -61,7 +61,7 @@ def _begin_alone() -> Engine:
         development.announce()
         return Engine(config, NullStore(), events)
     opened = store if isinstance(store, Store) else open_store(store)
-    journal = journal_for(config.settings.journal, opened, config.folder, begins=False)
+    journal = journal_for(config.settings.journal, opened, config.folder, may_create=False)
     return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
 
 
@@ -270,7 +270,7 @@ def _is_of_one_process(store: object) -> TypeGuard[str]:
 def _invalidator_for(config: Config, begins: bool = False) -> Iterator[Invalidator]:
     """Yield an invalidator for a store that no app of this process uses.
 
-    :param begins: see :func:`journal_for`.
+    :param begins: whether to create the default journal; see :func:`journal_for`.
     """
     settings = config.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)

@@ -11,11 +11,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from wsgi_isr.cache.dispatch import WAIT_PAUSE
 from wsgi_isr.cache.entry import Entry
 from wsgi_isr.cache.keyspace import Keyspace, tag_name
 from wsgi_isr.cache.lease import BackingOff, Busy, Lease, Leases
 from wsgi_isr.cache.local_cache import CachedEntry
-from wsgi_isr.cache.lookup import LOOK_AGAIN, WAIT_PAUSE
+from wsgi_isr.cache.lookup import RECHECK_PAUSE
 from wsgi_isr.cache.tag_versions import TagVersions
 from wsgi_isr.cache.verdict import Expired, Fresh, Missing, Stale
 from wsgi_isr.events import Events
@@ -156,7 +157,7 @@ class _Run:
                 records.hits += 1
                 self._check(page, cached.entry)
                 return
-            if isinstance(verdict, Stale) and now < cached.look_at:
+            if isinstance(verdict, Stale) and now < cached.recheck_at:
                 self._stale(cached.entry)
                 return
         entry = page.entry
@@ -209,12 +210,12 @@ class _Run:
         invalidated = self._invalidated[page.tag]
         return not invalidated or entry.started > invalidated[-1]
 
-    # Stale: Cache._revalidate. Expired, Missing: Cache._load and _lead ----------------------------------------
+    # Stale: Cache._revalidate. Expired, Missing: Cache._load and Dispatcher.lead ---------------------
 
     def _revalidate(self, process: Process, page: Page, cached: CachedEntry) -> None:
-        if self.now < cached.look_at:
+        if self.now < cached.recheck_at:
             return
-        cached.look_at = self.now + LOOK_AGAIN * self._rng.uniform(0.5, 1.0)
+        cached.recheck_at = self.now + RECHECK_PAUSE * self._rng.uniform(0.5, 1.0)
         if page.number not in process.flights:
             self._regenerate(process, page, Waiting([], 0.0, alone=False, ignore_backoff=False))
 
@@ -247,7 +248,7 @@ class _Run:
     def _retain(self, process: Process, page: Page) -> None:
         cached = process.local.get(page.key)
         if cached is not None:
-            cached.backoff_until = self.now + LOOK_AGAIN
+            cached.backoff_until = self.now + RECHECK_PAUSE
 
     def _land(self, process: Process, page: Page, waiting: Waiting) -> None:
         if process.flights.get(page.number) is waiting:
@@ -261,7 +262,7 @@ class _Run:
             self._nodes.tally = self._by_process
             process.judge(cached, process.tag_versions.epochs(), self.now)
 
-    # The one render: Cache.regenerate and _render -------------------------------------------------------
+    # The one render: Regenerator.regenerate and _render ------------------------------------------------
 
     def _regenerate(self, process: Process, page: Page, waiting: Waiting) -> Outcome:
         nodes, lock = self._nodes, Keyspace.lock(page.key)

@@ -22,7 +22,8 @@ from tests.behaviour.django_settings import configure
 from tests.behaviour.origin import DEADLINE, Environ, Origin, answer
 from tests.behaviour.visitor import Clock, Seen, Site
 from wsgi_isr import PersonalDataError, cached
-from wsgi_isr.cache import renderer_pool
+from wsgi_isr.cache.executor import Reply, Status
+from wsgi_isr.cache.task import Attempt
 from wsgi_isr.events import DataServed
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -229,9 +230,9 @@ def test_of_several_apps_a_renderer_takes_the_one_that_has_called(make_site: Mak
     both = DispatcherMiddleware(apps[0].wsgi_app, {"/two": apps[1].wsgi_app})
     engine = make_site(app=both, watcher="nobody").isr._engine
     with apps[1].app_context():
-        task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
+        task = name._task(engine, (), {})
     renderer = make_site(app=both, watcher="nobody").isr._engine
-    assert renderer.work(task)[:5] == renderer_pool.MADE
+    assert renderer.run_job(task, Attempt()).status is Status.STORED
     entry = renderer.cache.kept(task)
     assert entry is not None
     assert name._decoded(entry.content) == ("two",)
@@ -249,11 +250,11 @@ def test_of_several_apps_a_renderer_that_does_not_have_it_leaves_it_to_the_proce
     mounts = {f"/{app.name}": app.wsgi_app for app in apps}
     engine = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr._engine
     with apps[2].app_context():
-        task = name._task(engine, (), {})._replace(max_lease_wait=0.0)
+        task = name._task(engine, (), {})
     del mounts["/three"]
     renderer = make_site(app=DispatcherMiddleware(apps[0].wsgi_app, mounts), watcher="nobody").isr._engine
-    assert renderer.work(task) == renderer_pool.UNKNOWN
-    assert engine.work(task)[:5] == renderer_pool.MADE
+    assert renderer.run_job(task, Attempt()) == Reply(Status.UNKNOWN)
+    assert engine.run_job(task, Attempt()).status is Status.STORED
 
 
 # Apps beside each other -------------------------------------------------------------------------------------

@@ -566,7 +566,7 @@ def test_those_who_wait_for_an_accident_each_get_a_response_of_their_own(
     for thread in threads:
         thread.start()
     gate.wait_until_entered()
-    flights = site.isr._engine.cache._flights
+    flights = site.isr._engine.cache._dispatcher.flights
     assert len(flights) == 1
     gate.open()
     for thread in threads:

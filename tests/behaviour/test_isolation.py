@@ -299,12 +299,12 @@ def test_a_host_for_which_it_is_no_page_does_not_keep_a_refresh_from_the_others(
 def test_a_host_that_the_app_refuses_does_not_keep_a_refresh_from_the_others(
     make_site: MakeSite, origin: Origin
 ) -> None:
-    def only_here(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+    def is_unstored(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         here = environ["HTTP_HOST"] == "example.org"
         start_response("200 OK" if here else "400 Bad Request", [HTML])
         return [f"v{origin.calls['/p']}".encode()]
 
-    origin.on("/p", only_here)
+    origin.on("/p", is_unstored)
     site = make_site(revalidate=600)
     site.visit("/p", host="evil.test")
     site.visit("/p")

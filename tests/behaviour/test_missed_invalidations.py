@@ -16,7 +16,7 @@ from tests.behaviour.visitor import Clock
 from wsgi_isr import InvalidationError, invalidate, process, replay
 from wsgi_isr.cache import journal as module
 from wsgi_isr.cache.invalidation import Invalidator
-from wsgi_isr.cache.journal import Journal, Kept
+from wsgi_isr.cache.journal import Journal, JournalLine
 from wsgi_isr.cache.keyspace import Keyspace, path_tag
 from wsgi_isr.events import Delivered
 
@@ -136,12 +136,12 @@ def test_a_process_waits_while_another_one_delivers_but_not_for_ever(
     store.unplugged = {"b:1"}
     site.isr.invalidate(tags=TAGS)
     store.unplugged = set()
-    with Journal(str(tmp_path / "journal")).turn() as is_ours:
+    with Journal(str(tmp_path / "journal")).delivery_lock() as is_ours:
         assert is_ours
         assert [site.isr.deliver_kept() for _ in range(3)] == [True] * 3
         assert site.happened(Delivered) == []
         # The process was stopped, or hangs.
-        monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_PATIENCE", 0.0)
+        monkeypatch.setitem(Invalidator.deliver_kept.__globals__, "_MAX_LOCK_WAIT", 0.0)
         assert site.isr.deliver_kept() is False
     assert len(site.happened(Delivered)) == 1
 
@@ -192,7 +192,7 @@ def test_an_invalidation_reads_no_journal_that_is_empty_or_that_another_process_
     store.unplugged = {*store.nodes}
     invalidator.invalidate(["tag:a"])
     store.unplugged = set()
-    with Journal(journal.path).turn():
+    with Journal(journal.path).delivery_lock():
         assert invalidator.invalidate(["tag:b"]).replayed == ()
     assert reads == []
     assert invalidator.invalidate(["tag:b"]).replayed == ("tag:a",)
@@ -205,7 +205,7 @@ def test_an_anonymous_flood_of_writes_keeps_the_journal_small_and_each_line_chea
     written = 0
     write = Journal._replace
 
-    def count(self: Journal, lines: list[Kept]) -> None:
+    def count(self: Journal, lines: list[JournalLine]) -> None:
         nonlocal written
         write(self, lines)
         written += os.stat(self.path).st_size
@@ -214,7 +214,7 @@ def test_an_anonymous_flood_of_writes_keeps_the_journal_small_and_each_line_chea
     read = 0
     parse = module._parse
 
-    def counted(text: str, now: float) -> Kept | None:
+    def counted(text: str, now: float) -> JournalLine | None:
         nonlocal read
         read += 1
         return parse(text, now)

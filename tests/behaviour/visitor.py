@@ -269,31 +269,22 @@ class Jobs:
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Count the jobs of every pool. No event tells of a job that ends without a render."""
-        begin, submit = Pool.__init__, Pool.submit
+        submit = Pool.submit
 
-        def counted_begin(pool: Pool, run: Any, drop: Any, *rest: Any, **named: Any) -> None:
-            def counted_run(job: bytes) -> None:
+        def counted_submit(pool: Pool[Any], job: Any, urgent: bool = False, on_done: Any = None) -> bool:
+            def counted_done(result: Any) -> None:
                 try:
-                    run(job)
+                    if on_done is not None:
+                        on_done(result)
                 finally:
                     self.count(-1)
 
-            def counted_drop(job: bytes) -> None:
-                try:
-                    drop(job)
-                finally:
-                    self.count(-1)
-
-            begin(pool, counted_run, counted_drop, *rest, **named)
-
-        def counted_submit(pool: Pool, job: bytes, first: bool = False) -> bool:
             self.count(+1)
-            taken = submit(pool, job, first)
+            taken = submit(pool, job, urgent, counted_done)
             if not taken:
                 self.count(-1)
             return taken
 
-        monkeypatch.setattr(Pool, "__init__", counted_begin)
         monkeypatch.setattr(Pool, "submit", counted_submit)
 
 

@@ -13,7 +13,7 @@ from tests.live.support.origin import Origin
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import Crowd, ask
 from tests.live.support.waiting import until
-from wsgi_isr.cache.lease import BACK_OFF
+from wsgi_isr.cache.lease import BACKOFF_PAUSE
 
 #: Seconds: the rule's timeout, and so its lease, which is renewed at every third of it.
 LEASE = 3.0
@@ -67,7 +67,7 @@ def test_a_stale_page_whose_renderer_is_killed_is_new_at_most_one_lease_later(
         held_until = held_at_most = lost.began + LEASE + after // RENEWED_EVERY * RENEWED_EVERY
     else:
         # The submitter of the job noticed the loss and knew the owner of the lock: the lock became a back-off.
-        held_until, held_at_most = killed + BACK_OFF[0], killed + 1.25 * BACK_OFF[0]
+        held_until, held_at_most = killed + BACKOFF_PAUSE[0], killed + 1.25 * BACKOFF_PAUSE[0]
     assert held_until - 0.1 < successor.began < held_at_most + NOISE
     figure(f"{len(before)} times 200; new {new.ended - killed:.2f} s after the kill; the lease is {LEASE:g} s")
 

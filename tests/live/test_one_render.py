@@ -19,7 +19,7 @@ SLOW = 0.5
 WINDOWS = 9
 SECONDS = 20.0
 #: Seconds for another process to notice that a stale page has been renewed.
-LOOK_AGAIN = 0.1
+RECHECK_PAUSE = 0.1
 
 
 def test_two_instances_of_two_workers_render_once_in_each_window(
@@ -64,7 +64,7 @@ def test_two_instances_of_two_workers_render_once_in_each_window(
     assert inside[math.ceil(0.999 * len(inside)) - 1] < SLOW / 2
 
     lag = max(_lag(answer, render, renders) for answer, render in served)
-    assert lag < LOOK_AGAIN + NOISE, "a page was served long after the next one had been stored"
+    assert lag < RECHECK_PAUSE + NOISE, "a page was served long after the next one had been stored"
     slowest = max(answer.seconds for answer in answers if answer.began > stored)
     figure(
         f"{len(answers)} requests in {seconds:.1f} s ({len(answers) / seconds:.0f}/s), {windows} windows, "

@@ -292,7 +292,7 @@ def test_a_journal_that_root_makes_belongs_to_the_owner_of_the_folder(kept_befor
     journal = Journal(str(own / "below" / "journal"))
     for number in range(2 if kept_before else 1):
         journal.keep("site", [f"tag:{number}"], "expire", ("memcached://a:1",))
-    with journal.turn():
+    with journal.delivery_lock():
         pass
     if kept_before:
         journal.settle({journal.lines("site", ("memcached://a:1",))[0].id: ["tag:0"]})

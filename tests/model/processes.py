@@ -17,13 +17,15 @@ from tests.model.explorer import System
 from tests.model.gate import Gate, Program
 from tests.model.protocol import PAGE, epoch_key, on_two_nodes, tag_key
 from tests.model.protocol import show as show_model
+from wsgi_isr.cache.entries import Entries
 from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss, Value
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import Leases
+from wsgi_isr.cache.lease import LeaseKeepAlive, Leases
 from wsgi_isr.cache.local_cache import CachedEntry, Local
 from wsgi_isr.cache.lookup import Cache
+from wsgi_isr.cache.regenerate import Regenerator
 from wsgi_isr.cache.tag_versions import Mode, TagVersions
-from wsgi_isr.cache.task import Answer, Passed, Product, Regenerated, Served, Task
+from wsgi_isr.cache.task import Answer, Attempt, Limits, Passed, Product, Regenerated, Served, Task
 from wsgi_isr.cache.verdict import CacheDirectives, Failure, Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import InvalidationError
@@ -31,7 +33,7 @@ from wsgi_isr.events import Event, Events, InternalError
 from wsgi_isr.stores.base import Store
 
 DATA = "isr:model:d:data"
-TASK = Task(PAGE, '["page"]', "*", timeout=30.0, wait=0.0, lease=10.0)
+TASK = Task(PAGE, '["page"]', "*", Limits(timeout=30.0, wait=0.0, lease=10.0))
 DATA_TASK = TASK._replace(page=DATA, text='["data"]', data=True)
 
 _SERVED = {
@@ -44,24 +46,25 @@ _SERVED = {
 }
 
 
-class TimedFill(Cache):
-    """A cache whose pages do not age. Only renders read the time, to compare it with that of other renders."""
+class TimedRegenerator(Regenerator):
+    """The renders of a process whose pages do not age. Only renders read the time, to compare it with each other."""
 
     time: Callable[[], float]
 
     def _render(self, *arguments: Any, **options: Any) -> Any:
-        still, self._clock = self._clock, self.time
+        still, self._entries.clock = self._entries.clock, self.time
         try:
             return super()._render(*arguments, **options)
         finally:
-            self._clock = still
+            self._entries.clock = still
 
 
 class Parts:
     """The parts of a process, unchanged. A variant that leaves a rule out replaces some."""
 
     tag_versions: type[TagVersions] = TagVersions
-    cache: type[TimedFill] = TimedFill
+    entries: type[Entries] = Entries
+    regenerator: type[TimedRegenerator] = TimedRegenerator
     control_keys_move = False
 
     def store(self, gate: Gate) -> Store:
@@ -101,23 +104,23 @@ class Process:
         self.tag_versions = parts.tag_versions(
             store, tag_key, epoch_key, coherence=coherence, monotonic=lambda: self.now
         )
-        self.cache = parts.cache(
+        keep_alive = LeaseKeepAlive(lambda: self.now, events)
+        keep_alive._thread = threading.current_thread()  # so that the visit begins no render
+        leases = Leases(store, Keyspace.lock, Keyspace.failures, events, keep_alive.let_go)
+        entries = parts.entries(
+            store, Local(1 << 20), self.tag_versions, Codec(), events, lambda: 0.0, lambda: self.now
+        )
+        self.regenerator = parts.regenerator(
+            entries,
+            leases,
+            keep_alive,
             self._produce,
             lambda task: (known[:1] or ("a",)) if task.data else known,
-            store,
-            Local(1 << 20),
-            Leases(store, Keyspace.lock, Keyspace.failures, events),
-            self.tag_versions,
-            events,
-            threads=0,
-            queue=0,  # the pool accepts no job: renders are programs of their own
             uncacheable_ttl=60.0,
-            codec=Codec(),
-            clock=lambda: 0.0,
-            monotonic=lambda: self.now,
         )
-        self.cache.time = lambda: gate.time() + skew
-        self.cache._keeper._thread = threading.current_thread()  # so that the visit begins no render
+        self.regenerator.time = lambda: gate.time() + skew
+        # The pool accepts no job: renders are programs of their own.
+        self.cache = Cache(entries, self.regenerator, threads=0, queue=0)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, InternalError):
@@ -131,7 +134,7 @@ class Process:
         asked = CacheDirectives()
         version = self._gate.read()
         if self._uses_data:
-            answer = self.cache.get(DATA_TASK, fresh=True)
+            answer = self.cache.get(DATA_TASK, only_fresh=True)
             if isinstance(answer, Served):
                 asked.use(answer.cached.entry, 0.0)
                 version = min(version, _version(answer.cached.entry))
@@ -165,7 +168,7 @@ class Process:
         """Render the page, if it is due. The data that it uses is in this process already."""
         if self._uses_data and self._polls:
             self.cache.get(DATA_TASK)
-        self.cache.regenerate(TASK)
+        self.regenerator.regenerate(TASK, Attempt())
         assert not self.troubles, self.troubles
 
 

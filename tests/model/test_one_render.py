@@ -20,13 +20,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from tests.model.turns import Actor, Killed, Stage
 from wsgi_isr.cache import lease as leases
 from wsgi_isr.cache import single_flight, tag_versions
+from wsgi_isr.cache.entries import Entries
 from wsgi_isr.cache.entry import Codec, Content, Entry
+from wsgi_isr.cache.executor import Job
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import BACK_OFF, Lease, Leases
+from wsgi_isr.cache.lease import BACKOFF_PAUSE, Lease, LeaseKeepAlive, Leases
 from wsgi_isr.cache.local_cache import Local
-from wsgi_isr.cache.lookup import LOOK_AGAIN, Cache
+from wsgi_isr.cache.lookup import RECHECK_PAUSE, Cache
+from wsgi_isr.cache.regenerate import Regenerator
 from wsgi_isr.cache.tag_versions import TagVersions
-from wsgi_isr.cache.task import Failed, Passed, Product, Served, Task
+from wsgi_isr.cache.task import Failed, Limits, Passed, Product, Served, Task
 from wsgi_isr.cache.verdict import Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.events import Events
@@ -38,9 +41,9 @@ T = TypeVar("T")
 REVALIDATE = 5.0
 LEASE = 10.0
 WAIT = 60.0
-TASK = Task("isr:site:p:page", '["/"]', "*", timeout=30.0, wait=WAIT, lease=LEASE)
+TASK = Task("isr:site:p:page", '["/"]', "*", Limits(timeout=30.0, wait=WAIT, lease=LEASE))
 #: No back-off is longer.
-LONGEST_PAUSE = 1.25 * BACK_OFF[1]
+LONGEST_PAUSE = 1.25 * BACKOFF_PAUSE[1]
 
 
 class SharedStore(Store):
@@ -89,8 +92,8 @@ class Background:
         self.world = world
         self.process = process
 
-    def submit(self, job: bytes, first: bool = False) -> bool:
-        self.world.stage.spawn(self.process, lambda: self.process.cache._run(job))
+    def submit(self, job: Job, urgent: bool = False, on_done: Any = None) -> bool:
+        self.world.stage.spawn(self.process, lambda: self.process.cache._dispatcher._run(job))
         return True
 
     def write_off(self, thread: object) -> None:
@@ -108,29 +111,26 @@ class Process:
         store = SharedStore(world, self)
         events = Events()
         keys = Keyspace("site")
-        self.cache = Cache(
+        self.keep_alive = LeaseKeepAlive(world.clock, events)
+        self.keep_alive._thread = object()  # type: ignore[assignment]  # the world looks after that
+        tag_versions = TagVersions(store, keys.tag, keys.epoch, coherence=0.1, monotonic=world.clock)
+        entries = Entries(store, Local(1 << 20), tag_versions, Codec(), events, world.clock, world.clock)
+        regenerator = Regenerator(
+            entries,
+            Leases(store, Keyspace.lock, Keyspace.failures, events, self.keep_alive.let_go),
+            self.keep_alive,
             lambda task: world.produce(self),
             lambda task: ["all"],
-            store,
-            Local(1 << 20),
-            Leases(store, Keyspace.lock, Keyspace.failures, events),
-            TagVersions(store, keys.tag, keys.epoch, coherence=0.1, monotonic=world.clock),
-            events,
-            threads=4,
-            queue=64,
             uncacheable_ttl=60,
-            codec=Codec(),
-            clock=world.clock,
-            monotonic=world.clock,
-            pause=world.pause,
         )
-        self.cache._pool = Background(world, self)  # type: ignore[assignment]
-        self.cache._keeper._thread = object()  # type: ignore[assignment]  # the world looks after that
+        self.cache = Cache(entries, regenerator, threads=4, queue=64, pause=world.pause)
+        dispatcher = self.cache._dispatcher
+        dispatcher._threads = dispatcher._executor = Background(world, self)  # type: ignore[assignment]
 
     @property
     def due(self) -> float:
         """Return when its lease keep-alive is due."""
-        watches = self.cache._keeper._watches
+        watches = self.keep_alive._watches
         return watches[0].due if watches and self.keeping is None else float("inf")
 
 
@@ -185,7 +185,7 @@ class World:
             others = [render for render in self.renders if render.under_way and not render.process.stood_still]
             self.check(not others, "two rendered at the same time")
         if entry is not None and self.leases_hold and self.failed_at:
-            self.check(self.now >= self.failed_at[-1] + BACK_OFF[0], "nobody kept to the back-off")
+            self.check(self.now >= self.failed_at[-1] + BACKOFF_PAUSE[0], "nobody kept to the back-off")
         render = Render(process, self.now)
         self.renders.append(render)
         until, failing, number = self.now + self.duration, self.failing, len(self.renders)
@@ -259,7 +259,7 @@ class World:
 
     def keep(self, process: Process) -> None:
         try:
-            process.cache._keeper.tick()
+            process.keep_alive.tick()
         finally:
             process.keeping = None
 
@@ -362,7 +362,7 @@ class Cluster(RuleBasedStateMachine):
         """The page is rendered at once; at most one lease after a death; and after the back-off of a failure."""
         world = self.world
         # A process that has just read the entry does not read it again at once.
-        world.advance(LOOK_AGAIN)
+        world.advance(RECHECK_PAUSE)
         while world.now < world.free_at:
             world.advance(world.free_at - world.now)
         world.visit(world.processes[which])
@@ -532,8 +532,8 @@ def no_lock(leases: Leases, page: str, ttl: float, owner: bytes = b"") -> Lease:
     return Lease(leases, page, ttl, owner)
 
 
-def no_second_look(cache: Cache, task: Task) -> tuple[None, Token | None]:
-    held = cache._store.gets(task.page)
+def no_second_look(entries: Entries, task: Task) -> tuple[None, Token | None]:
+    held = entries.store.gets(task.page)
     return None, held and held.token
 
 
@@ -543,7 +543,7 @@ def no_renewal(lease: Lease) -> bool:
 
 @pytest.mark.parametrize(
     ("where", "name", "without"),
-    [(Leases, "acquire", no_lock), (Cache, "_gets", no_second_look), (Lease, "renew", no_renewal)],
+    [(Leases, "acquire", no_lock), (Entries, "gets", no_second_look), (Lease, "renew", no_renewal)],
     ids=["lock", "second look", "renewal"],
 )
 def test_each_part_of_the_protocol_is_needed(where: type, name: str, without: Callable[..., Any]) -> None:

@@ -15,13 +15,14 @@ import pytest
 from tests.model import processes
 from tests.model.explorer import System
 from tests.model.gate import Gate, Program
-from tests.model.processes import Parts, TimedFill
+from tests.model.processes import Parts, TimedRegenerator
 from tests.model.protocol import PAGE
 from tests.model.situations import search
 from tests.model.variants import Forwarding, parts_with
 from wsgi_isr.cache.entry import Codec
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.task import Task
+from wsgi_isr.cache.lease import Lease
+from wsgi_isr.cache.task import Attempt, Outcome, Task
 from wsgi_isr.stores.base import Token
 
 LOCK = Keyspace.lock(PAGE)
@@ -110,19 +111,13 @@ def _later_entry_by_earlier(key: str, old: Any, new: Any) -> str | None:
     return _later_by_earlier(key, *began)
 
 
-class NeverLooksAgain(TimedFill):
-    looking = False
-
-    def regenerate(self, task: Task, *arguments: Any, **options: Any) -> Any:
-        self.looking = True
-        return super().regenerate(task, *arguments, **options)
-
-    def _gets(self, task: Task) -> Any:
-        entry, token = super()._gets(task)
-        if self.looking:
-            self.looking = False
-            return None, token
-        return entry, token
+class NeverLooksAgain(TimedRegenerator):
+    def _render_unless_current(
+        self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]
+    ) -> Outcome:
+        _, token = self._entries.gets(task)
+        outcome: Outcome = self._render(task, lease, None, token, overdue)
+        return outcome
 
 
 class BlindlyStored(Forwarding):
@@ -134,7 +129,7 @@ class BlindlyStored(Forwarding):
 
 
 _VARIANTS: dict[Rule, Callable[[], Parts]] = {
-    Rule.LOOK_AGAIN: lambda: parts_with(cache=NeverLooksAgain),
+    Rule.LOOK_AGAIN: lambda: parts_with(regenerator=NeverLooksAgain),
     Rule.STORE_BY_CAS: lambda: parts_with(store=lambda self, gate: BlindlyStored(gate)),
 }
 

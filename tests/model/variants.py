@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from tests.model.gate import Gate
-from tests.model.processes import Parts, TimedFill
+from tests.model.processes import Parts, TimedRegenerator
 from tests.model.protocol import Rule
 from wsgi_isr.cache import tag_versions as stamps_module
+from wsgi_isr.cache.entries import Entries
 from wsgi_isr.cache.entry import Entry, TagSnapshot
 from wsgi_isr.cache.local_cache import CachedEntry
 from wsgi_isr.cache.tag_versions import Capture, Epochs, Mode, TagVersion, TagVersions
@@ -214,20 +215,20 @@ def _without_agreement(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(tag_versions=ValidAtAnyEpoch)
 
 
-class TagsFirst(TimedFill):
+class TagsFirst(Entries):
     """A comparison of tags is remembered under epochs that were read after it."""
 
-    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
+    def judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
         before = cached.checked
-        judged = super()._judge(cached, epochs)
+        judged = super().judge(cached, epochs)
         if cached.checked is not None and cached.checked is not before:
-            cached.checked = (self._tag_versions.epochs(), cached.checked[1])
+            cached.checked = (self.tag_versions.epochs(), cached.checked[1])
         return judged
 
 
 @_variant(Rule.EPOCHS_BEFORE_TAGS)
 def _without_epochs_first(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(cache=TagsFirst)
+    return parts_with(entries=TagsFirst)
 
 
 def _count_on(tag_version: TagVersion, mode: Mode) -> TagVersion:
@@ -293,19 +294,19 @@ def _with_an_unreachable_epoch(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(tag_versions=UnreachableIsAnEpoch)
 
 
-class TrustsWhatStays(TimedFill):
+class TrustsWhatStays(Entries):
     """Takes an entry compared at an epoch for valid, with any result of the comparison."""
 
-    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
+    def judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
         before = cached.checked
         if before is not None and before[0] != epochs:
             cached.checked = (before[0], Validity.VALID)
-        return super()._judge(cached, epochs)
+        return super().judge(cached, epochs)
 
 
 @_variant(Rule.SINCE_IT_WAS_VALID)
 def _with_whatever_stays(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(cache=TrustsWhatStays)
+    return parts_with(entries=TrustsWhatStays)
 
 
 class AbsentIsAStamp(TagVersions):
@@ -320,16 +321,16 @@ def _with_absent_as_a_stamp(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(tag_versions=AbsentIsAStamp)
 
 
-class RemembersUnproven(TimedFill):
-    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
-        judged = super()._judge(cached, epochs)
+class RemembersUnproven(Entries):
+    def judge(self, cached: CachedEntry, epochs: Epochs) -> Any:
+        judged = super().judge(cached, epochs)
         cached.checked = (epochs, judged.validity)
         return judged
 
 
 @_variant(Rule.UNPROVEN_IS_FORGOTTEN)
 def _with_unproven_remembered(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(cache=RemembersUnproven)
+    return parts_with(entries=RemembersUnproven)
 
 
 class UnreachableIfLostTwice(TagVersions):
@@ -356,24 +357,24 @@ def _without_forgetting(_: pytest.MonkeyPatch) -> Parts:
     return parts_with(tag_versions=NeverForgets)
 
 
-class TrustsClocks(TimedFill):
-    def _is_better(self, ours: Entry, theirs: Entry) -> bool:
+class TrustsClocks(Entries):
+    def is_better(self, ours: Entry, theirs: Entry) -> bool:
         return False
 
 
 @_variant(Also.CLOCKS_DIFFER)
 def _with_trusted_clocks(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(cache=TrustsClocks)
+    return parts_with(entries=TrustsClocks)
 
 
-class TellsNobody(TimedFill):
+class MarksNothing(TimedRegenerator):
     def _mark(self, tag: str) -> dict[str, StoreError]:
         return {}
 
 
 @_variant(Also.REFRESH_MARKS)
 def _without_marking(_: pytest.MonkeyPatch) -> Parts:
-    return parts_with(cache=TellsNobody)
+    return parts_with(regenerator=MarksNothing)
 
 
 class StampsFirst(TagVersions):

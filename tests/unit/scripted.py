@@ -12,14 +12,17 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from wsgi_isr.cache.entries import Entries
 from wsgi_isr.cache.entry import Codec, Content
+from wsgi_isr.cache.executor import Executor, Job, OnDone
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import Leases
+from wsgi_isr.cache.lease import LeaseKeepAlive, Leases
 from wsgi_isr.cache.local_cache import Local
 from wsgi_isr.cache.lookup import Cache
+from wsgi_isr.cache.regenerate import Regenerator
 from wsgi_isr.cache.releases import Releases
 from wsgi_isr.cache.tag_versions import TagVersions
-from wsgi_isr.cache.task import Answer, Product, Served, Task
+from wsgi_isr.cache.task import Answer, Limits, Product, Served, Task
 from wsgi_isr.cache.verdict import Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import StoreUnavailable
@@ -179,11 +182,24 @@ class OneFormer(Releases):
     def former_page(self, task: Task) -> str:
         return self._page
 
-    def refused(self, task: Task) -> None:
+    def refuse(self, task: Task) -> None:
         pass
 
-    def stored(self) -> None:
+    def record(self) -> None:
         pass
+
+
+class Elsewhere:
+    """The renderers of a process, scripted: ``submit`` is the executor of a test, or refuses every job."""
+
+    def __init__(self) -> None:
+        self.executor: Executor | None = None
+
+    def submit(self, job: Job, urgent: bool, on_done: OnDone) -> bool:
+        if self.executor is None or not self.executor.submit(job, urgent, on_done):
+            return False
+        job.flight.send()
+        return True
 
 
 class Process:
@@ -209,25 +225,27 @@ class Process:
         self.joins = threading.Semaphore(0)
         events = Events(self.seen.append)
         keys = Keyspace("site")
+        self.tag_versions = TagVersions(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock)
+        self.keep_alive = LeaseKeepAlive(clock, events)
+        self.keep_alive._thread = threading.current_thread()
+        self.leases = Leases(store, Keyspace.lock, Keyspace.failures, events, self.keep_alive.let_go)
+        releases = None if former is None else OneFormer(former)
+        self.entries = Entries(store, self.local, self.tag_versions, Codec(), events, clock, clock, releases)
+        self.regenerator = Regenerator(
+            self.entries, self.leases, self.keep_alive, origin, lambda task: ["all"], uncacheable_ttl=60
+        )
+        self.elsewhere = Elsewhere()
         self.cache = Cache(
-            origin,
-            lambda task: ["all"],
-            store,
-            self.local,
-            Leases(store, Keyspace.lock, Keyspace.failures, events),
-            TagVersions(store, keys.tag, keys.epoch, coherence=0.1, monotonic=clock),
-            events,
-            releases=None if former is None else OneFormer(former),
+            self.entries,
+            self.regenerator,
+            renderers=self.elsewhere,
             threads=threads,
             queue=queue,
-            uncacheable_ttl=60,
-            codec=Codec(),
-            clock=clock,
-            monotonic=clock,
             pause=pause or clock.advance,
         )
-        self.cache._keeper._thread = threading.current_thread()
-        join_or_create = self.cache._flights.join_or_create
+        self.dispatcher = self.cache._dispatcher
+        self.flights = self.dispatcher.flights
+        join_or_create = self.flights.join_or_create
 
         def spy(key: str, instead_of: Any = None) -> Any:
             flight, is_leader = join_or_create(key, instead_of)
@@ -236,19 +254,19 @@ class Process:
                 self.joins.release()
             return flight, is_leader
 
-        self.cache._flights.join_or_create = spy  # type: ignore[method-assign]
+        self.flights.join_or_create = spy  # type: ignore[method-assign]
 
     def get(self, task: Task | None = None, **options: Any) -> Answer:
         return self.cache.get(task or task_of(), **options)
 
     def settle(self, task: Task | None = None) -> None:
         """Wait until this process has no render of the page in progress."""
-        flight = self.cache._flights.get((task or task_of()).page)
+        flight = self.flights.get((task or task_of()).page)
         assert flight is None or flight.wait(NEVER) is not None, "the render never ended"
 
     def tick(self) -> None:
         """Run one round of the keep-alive's thread."""
-        self.cache._keeper.tick()
+        self.keep_alive.tick()
 
     def events(self, kind: type[T]) -> list[T]:
         return [event for event in self.seen if isinstance(event, kind)]
@@ -267,9 +285,12 @@ class Cluster:
 
 
 def task_of(name: str = "/", **options: Any) -> Task:
-    """Return the task of the page ``name``."""
-    seconds = {"timeout": 30.0, "wait": 10.0, "lease": 10.0, **options}
-    return Task(page="isr:p:" + name, text=f'["{name}"]', rule="*", **seconds)
+    """Return the task of the page ``name``.
+
+    :param options: limits of the task.
+    """
+    limits = Limits(**{"timeout": 30.0, "wait": 10.0, "lease": 10.0, **options})
+    return Task("isr:p:" + name, f'["{name}"]', "*", limits)
 
 
 def body(answer: Answer) -> str:

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import pytest
 
 from tests.unit.scripted import NEVER, Cluster, Gate, Origin, Process, page, shown, start, task_of
-from wsgi_isr.cache import renderer_pool
+from wsgi_isr.cache.executor import Job, OnDone, Reply, Status
 from wsgi_isr.cache.lease import Busy
 from wsgi_isr.cache.tag_versions import Mode
-from wsgi_isr.cache.task import Passed, Served, Task
+from wsgi_isr.cache.task import Passed, Served
 
 TASK = task_of()
 
 
 def write(process: Process) -> None:
     """Invalidate the page, as a successful POST to its URL does."""
-    assert process.cache._tag_versions.invalidate(["all"], Mode.EXPIRE) == {}
+    assert process.tag_versions.invalidate(["all"], Mode.EXPIRE) == {}
 
 
 class Renderer:
     """A renderer process that does each job at once, in a thread of its own."""
 
     def __init__(self, serving: Process, rendering: Process) -> None:
-        self.words: list[bytes] = []
+        self.replies: list[Reply] = []
         self._rendering = rendering
-        serving.cache.elsewhere = self
+        serving.elsewhere.executor = self
 
-    def __call__(self, job: bytes, first: bool, max_lease_wait: float, done: Any) -> bool:
+    def submit(self, job: Job, urgent: bool, on_done: OnDone) -> bool:
         def work() -> None:
-            self.words.append(self._rendering.cache.work(Task.unpack(job)))
-            done(self.words[-1])
+            self.replies.append(self._rendering.cache.run_job(job.task, job.attempt))
+            on_done(self.replies[-1])
 
         threading.Thread(target=work, daemon=True).start()
         return True
@@ -46,7 +45,7 @@ def test_a_renderer_whose_epochs_are_from_before_a_write_renders_all_the_same() 
     assert shown(rendering.get()) == ("HIT", "v1")  # the process has polled the epochs now
     write(serving)
     assert shown(serving.get()) == ("EXPIRED", "v2")
-    assert [reply[:5] for reply in renderer.words] == [renderer_pool.MADE]
+    assert [reply.status for reply in renderer.replies] == [Status.STORED]
 
 
 def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None:
@@ -59,7 +58,7 @@ def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None
     serving.cache._look_up(TASK)
     answer = serving.cache._load(TASK, serving.local.get(TASK.page))
     assert shown(answer) == ("EXPIRED", "v2")
-    assert [reply[:5] for reply in renderer.words] == [renderer_pool.FOUND]
+    assert [reply.status for reply in renderer.replies] == [Status.FOUND]
     assert cluster.origin.renders == 2
 
 
@@ -102,16 +101,17 @@ def test_a_visitor_whom_no_answer_suffices_pauses_between_two_looks() -> None:
     cluster = Cluster(Origin(expire=12))
     process = cluster.process()
     process.get()
-    jobs: list[bytes] = []
+    jobs: list[Job] = []
 
-    def elsewhere(job: bytes, first: bool, max_lease_wait: float, done: Any) -> bool:
-        jobs.append(job)
-        done(renderer_pool.FOUND + b"another page")
-        return True
+    class FindsAnotherPage:
+        def submit(self, job: Job, urgent: bool, on_done: OnDone) -> bool:
+            jobs.append(job)
+            on_done(Reply(Status.FOUND, b"another page"))
+            return True
 
     cluster.clock.advance(15)
-    process.cache.elsewhere = elsewhere
-    answer = process.get(TASK._replace(wait=10.0))
+    process.elsewhere.executor = FindsAnotherPage()
+    answer = process.get(task_of(wait=10.0))
     assert answer == Passed("lock-timeout", missed=True)
     assert len(jobs) < 100
 
@@ -121,9 +121,9 @@ def test_a_page_that_is_busy_elsewhere_is_looked_for_again_after_a_pause() -> No
     pauses: list[float] = []
     process = cluster.process(pause=lambda seconds: (pauses.append(seconds), cluster.clock.advance(seconds)))
     other = cluster.process()
-    lease = other.cache._leases.acquire(TASK.page, 10.0)
+    lease = other.leases.acquire(TASK.page, 10.0)
     assert not isinstance(lease, Busy)
-    answer = process.get(TASK._replace(wait=1.0))
+    answer = process.get(task_of(wait=1.0))
     assert not isinstance(answer, Served)
     assert pauses
     assert min(pauses[:-1]) >= 0.005

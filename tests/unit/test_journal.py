@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from wsgi_isr.cache import journal as module
-from wsgi_isr.cache.journal import Journal, Kept, journal_for
+from wsgi_isr.cache.journal import Journal, JournalLine, journal_for
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.memory import MemoryStore
@@ -119,7 +119,7 @@ def test_ten_thousand_posts_to_new_urls_keep_it_small_and_read_little_of_it(
 ) -> None:
     parse, parsed, sizes = module._parse, [0], []
 
-    def counted(*line: Any) -> Kept | None:
+    def counted(*line: Any) -> JournalLine | None:
         parsed[0] += 1
         return parse(*line)
 
@@ -143,8 +143,8 @@ def test_lines_become_one_in_a_time_that_grows_with_their_number_alone() -> None
             compared[0] += 1
             return str.__eq__(self, other)
 
-    lines = [Kept("site", (Tag(number),), "expire", HERE, str(number)) for number in range(1000)]
-    other = Kept("other", (Tag("a"),), "expire", HERE, "a")
+    lines = [JournalLine("site", (Tag(number),), "expire", HERE, str(number)) for number in range(1000)]
+    other = JournalLine("other", (Tag("a"),), "expire", HERE, "a")
     assert [line.namespace for line in module._condensed([other, *lines])] == ["other", "site"]
     assert compared[0] <= 1000
 
@@ -155,7 +155,7 @@ def test_a_line_that_could_not_be_delivered_for_a_week_is_dropped_and_named(
     now = [1000.0]
     journal = Journal(str(tmp_path / "journal"), clock=lambda: now[0])
     journal.keep("site", ["tag:a"], "expire", HERE, HERE[:1])
-    now[0] += module.KEPT_FOR
+    now[0] += module.MAX_LINE_AGE
     journal.keep("site", ["tag:b"], "expire", HERE, HERE[1:])
     assert [line.tags for line in journal.lines("site", HERE)] == [("tag:a",), ("tag:b",)]
     now[0] += 1
@@ -186,9 +186,9 @@ def test_a_journal_that_other_node_lists_have_filled_becomes_one_line_for_each_o
 
 def test_no_two_deliver_at_the_same_time(journal: Journal) -> None:
     keep(journal, "tag:a")
-    with journal.turn() as first, Journal(journal.path).turn() as second:
+    with journal.delivery_lock() as first, Journal(journal.path).delivery_lock() as second:
         assert (first, second) == (True, False)
-    with journal.turn() as again:
+    with journal.delivery_lock() as again:
         assert again
 
 
@@ -295,7 +295,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(name: str, tmp_path: Path
 @pytest.mark.usefixtures("any_umask")
 def test_a_journal_that_a_line_was_appended_to_is_for_its_own_user(tmp_path: Path, journal: Journal) -> None:
     keep(journal, "tag:a")
-    with journal.turn():
+    with journal.delivery_lock():
         modes = {file.name: oct(mode_of(file)) for file in tmp_path.iterdir()}
     assert modes == {"journal": "0o600", "journal.lock": "0o600", "journal.turn": "0o600"}
 
@@ -333,7 +333,7 @@ def test_a_line_is_what_it_was_after_its_way_to_the_disk(journal: Journal) -> No
     tags = ("tag:a,b", "tag:\n", "tag:caf\u00e9", "tag:\udc80")
     journal.keep("si te", tags, "purge", HERE)
     (line,) = journal.lines("si te", HERE)
-    assert line == Kept("si te", tags, "purge", HERE, line.id, since=line.since)
+    assert line == JournalLine("si te", tags, "purge", HERE, line.id, since=line.since)
 
 
 def test_a_path_that_is_a_link_is_refused_and_the_error_says_what_to_name(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.scripted import NEVER, Clock, Troubled, start, unavailable
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import BACK_OFF, BACKOFF, BackingOff, Busy, Lease, Leases
+from wsgi_isr.cache.lease import BACKOFF_PAUSE, BACKOFF_VALUE, BackingOff, Busy, Lease, Leases
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.events import Event, Events, LeaseLost, StoreFailed
 from wsgi_isr.stores.base import Store
@@ -206,7 +206,7 @@ def test_releasing_after_going_to_rest_changes_nothing(world: World) -> None:
     lease = world.take()
     lease.back_off()
     lease.release()
-    assert world.memory.get(LOCK) == BACKOFF
+    assert world.memory.get(LOCK) == BACKOFF_VALUE
     assert world.seen == []
 
 
@@ -218,7 +218,7 @@ def test_pauses_double_up_to_a_bound_whoever_fails(failures: int) -> None:
     for number in range(failures):
         pause = world.take(world.one if number % 2 else world.other).back_off()
         world.clock.advance(pause)
-    least = min(BACK_OFF[0] * 2 ** (failures - 1), BACK_OFF[1])
+    least = min(BACKOFF_PAUSE[0] * 2 ** (failures - 1), BACKOFF_PAUSE[1])
     assert least <= pause <= 1.25 * least
 
 
@@ -241,7 +241,7 @@ def test_after_a_success_the_next_failure_is_the_first_again(world: World) -> No
 def test_a_streak_is_forgotten_after_a_while_without_failures(world: World) -> None:
     for _ in range(4):
         world.clock.advance(world.take().back_off())
-    world.clock.advance(4 * BACK_OFF[1])
+    world.clock.advance(4 * BACKOFF_PAUSE[1])
     assert world.take().back_off() <= 1.25
 
 
@@ -255,7 +255,7 @@ def test_failures_of_one_page_do_not_count_for_another(world: World) -> None:
 @pytest.mark.parametrize("damage", [b"", b"x", b"\xff", b"-5", b"1e9", b"9" * 5000])
 def test_a_damaged_counter_of_failures_is_no_error(world: World, damage: bytes) -> None:
     world.memory.set(Keyspace.failures(PAGE), damage)
-    assert 0 < world.take().back_off() <= 1.25 * BACK_OFF[1]
+    assert 0 < world.take().back_off() <= 1.25 * BACKOFF_PAUSE[1]
 
 
 # A store with trouble ----------------------------------------------------------------------------------

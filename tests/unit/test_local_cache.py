@@ -34,17 +34,17 @@ def test_what_was_put_is_there_and_nothing_else() -> None:
 def test_a_new_entry_takes_the_place_of_the_old_one_in_a_slot_of_its_own() -> None:
     local = Local(20_000)
     first = local.put("a", entry())
-    first.prepared, first.look_at = "prepared", 5.0
+    first.prepared, first.recheck_at = "prepared", 5.0
     second = local.put("a", entry(number=1))
     assert local.get("a") is second
-    assert (second.prepared, second.look_at) == (None, 0.0)
+    assert (second.prepared, second.recheck_at) == (None, 0.0)
     assert local.bytes == second.entry.size
 
 
 def test_the_same_entry_keeps_its_slot_and_what_is_known_of_it() -> None:
     local = Local(20_000)
     cached = local.put("a", entry())
-    cached.look_at = 5.0
+    cached.recheck_at = 5.0
     assert local.put("a", entry()) is cached
     assert local.bytes == cached.entry.size
 

@@ -25,11 +25,12 @@ from tests.unit.scripted import (
     unavailable,
 )
 from wsgi_isr.cache.entry import Codec, Content, Entry, HitForMiss
+from wsgi_isr.cache.executor import Job
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.lease import BACKOFF
-from wsgi_isr.cache.lookup import LOOK_AGAIN
+from wsgi_isr.cache.lease import BACKOFF_VALUE
+from wsgi_isr.cache.lookup import RECHECK_PAUSE
 from wsgi_isr.cache.tag_versions import Mode
-from wsgi_isr.cache.task import Failed, Passed, Served, Task
+from wsgi_isr.cache.task import Attempt, Failed, Limits, Passed, Served, Task, pack, unpack
 from wsgi_isr.cache.verdict import Failure, Storable
 from wsgi_isr.config.lifetime import Lifetime
 from wsgi_isr.errors import StoreUnavailable, ValueTooLarge
@@ -207,7 +208,7 @@ def test_while_one_process_renders_the_visitors_of_another_get_the_stale_page() 
         cluster.clock.advance(0.05)
     gate.open()
     one.settle()
-    cluster.clock.advance(LOOK_AGAIN)
+    cluster.clock.advance(RECHECK_PAUSE)
     assert shown(other.get()) == ("HIT", "v2")
     assert cluster.origin.renders == 2
 
@@ -255,7 +256,7 @@ def test_while_somebody_else_renders_the_store_is_asked_only_now_and_then() -> N
         assert shown(process.get()) == ("STALE", "v1")
         process.settle()
     assert store.count("add", LOCK) == 1
-    cluster.clock.advance(LOOK_AGAIN)
+    cluster.clock.advance(RECHECK_PAUSE)
     process.get()
     process.settle()
     assert store.count("add", LOCK) == 2
@@ -464,7 +465,7 @@ def test_a_copy_that_is_due_is_served_where_the_page_may_be_on_a_node_that_is_do
     cluster = Cluster()
     process = filled(cluster, age=10)
     cluster.store.delete(TASK.page)
-    process.cache._store.is_displaced = lambda key: key == TASK.page  # type: ignore[method-assign]
+    process.entries.store.is_displaced = lambda key: key == TASK.page  # type: ignore[method-assign]
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
 
@@ -557,9 +558,9 @@ def test_an_expired_page_is_rendered_by_its_visitor_where_the_background_is_full
     process = filled(cluster, age=20, threads=1, queue=1)
     gates = [Gate(page()), Gate(page())]
     cluster.origin.script.extend(gates)
-    process.cache._pool.submit(join_or_create(process, task_of("/a")))
+    process.dispatcher._threads.submit(join_or_create(process, task_of("/a")))
     gates[0].reached()
-    process.cache._pool.submit(join_or_create(process, task_of("/b")))
+    process.dispatcher._threads.submit(join_or_create(process, task_of("/b")))
     cluster.origin.script.appendleft(page("mine"))
     assert shown(process.get()) == ("EXPIRED", "mine")
     for gate in gates:
@@ -567,10 +568,9 @@ def test_an_expired_page_is_rendered_by_its_visitor_where_the_background_is_full
     process.settle(task_of("/b"))
 
 
-def join_or_create(process: Process, task: Task) -> bytes:
+def join_or_create(process: Process, task: Task) -> Job:
     """Begin a flight for the task, and return the job of its background render."""
-    process.cache._flights.join_or_create(task.page)
-    return task.pack()
+    return Job(task, Attempt(), process.flights.join_or_create(task.page)[0])
 
 
 # Failed renders ------------------------------------------------------------------------------------------
@@ -592,7 +592,7 @@ def test_who_comes_after_an_invalidation_is_not_told_of_a_failure_from_before_it
     process, other = cluster.process(), cluster.process()
     first = start(process.get)
     gate.reached()
-    assert other.cache._tag_versions.invalidate(["all"], Mode.EXPIRE) == {}  # the epochs that were polled are older
+    assert other.tag_versions.invalidate(["all"], Mode.EXPIRE) == {}  # the epochs that were polled are older
     second = start(process.get)
     assert process.joined.wait(NEVER)
     gate.open()
@@ -614,7 +614,7 @@ def test_a_visitor_who_has_nothing_gets_a_render_even_during_a_back_off() -> Non
     cluster = Cluster(Origin(RuntimeError()))
     process = cluster.process()
     process.get()
-    assert cluster.store.get(LOCK) == BACKOFF
+    assert cluster.store.get(LOCK) == BACKOFF_VALUE
     assert shown(process.get()) == ("MISS", "v2")
     assert cluster.store.get(LOCK) is None  # its success ends the back-off
     assert shown(cluster.process().get()) == ("HIT", "v2")
@@ -679,7 +679,7 @@ def test_a_page_that_cannot_be_packed_is_a_failed_render_with_a_back_off() -> No
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
     assert len(process.events(RenderFailed)) == 1
-    assert cluster.store.get(LOCK) == BACKOFF
+    assert cluster.store.get(LOCK) == BACKOFF_VALUE
     cluster.clock.advance(2)
     process.get()
     process.settle()
@@ -781,7 +781,7 @@ def test_a_background_render_past_its_timeout_is_given_up_and_its_page_not_store
         process.tick()
     process.settle()
     assert [event.reason for event in process.events(RenderFailed)] == ["timeout"]
-    assert cluster.store.get(LOCK) == BACKOFF
+    assert cluster.store.get(LOCK) == BACKOFF_VALUE
     assert shown(process.get()) == ("STALE", "v1")
     process.settle()
     cluster.clock.advance(2)
@@ -1035,8 +1035,8 @@ def test_a_lock_that_could_not_be_given_back_and_became_somebody_elses_is_left_a
 def test_where_only_a_fresh_one_will_do_a_stale_one_is_rendered_anew_at_once() -> None:
     cluster = Cluster()
     process = filled(cluster, age=10)
-    assert body(process.get(fresh=True)) == "v2"
-    assert body(process.get(fresh=True)) == "v2"
+    assert body(process.get(only_fresh=True)) == "v2"
+    assert body(process.get(only_fresh=True)) == "v2"
     assert cluster.origin.renders == 2
 
 
@@ -1045,7 +1045,7 @@ def test_where_only_a_fresh_one_will_do_the_last_good_one_does_not() -> None:
     process = filled(cluster, age=10)
     error = RuntimeError("database is away")
     cluster.origin.script.append(error)
-    assert process.get(fresh=True) == Failed("exception", error)
+    assert process.get(only_fresh=True) == Failed("exception", error)
     assert shown(process.get()) == ("STALE", "v1")
 
 
@@ -1129,7 +1129,7 @@ def test_where_the_background_is_full_the_stale_page_stays_until_the_next_visito
     for gate, task in zip(gates, tasks, strict=True):
         gate.open()
         process.settle(task)
-    cluster.clock.advance(LOOK_AGAIN)
+    cluster.clock.advance(RECHECK_PAUSE)
     process.get()
     process.settle()
     assert shown(process.get())[0] == "HIT"
@@ -1146,7 +1146,7 @@ def test_stopping_waits_for_the_render_under_way_and_drops_the_others() -> None:
     process.get()
     gate.reached()
     process.get(task)
-    dropped = process.cache._flights.get(task.page)
+    dropped = process.flights.get(task.page)
     assert dropped is not None
     stopping: Future[bool] = start(lambda: process.cache.stop(NEVER))
     assert dropped.wait(NEVER) is not None
@@ -1174,7 +1174,7 @@ def test_an_invalidation_on_one_node_has_only_the_tags_of_that_node_compared() -
     server, job = cluster.process(store), cluster.process(store)
     server.get()
     for invalidated, compared in [("beside all", "all"), ("beside b", "b"), ("beside all", "all")]:
-        assert job.cache._tag_versions.invalidate([invalidated], Mode.EXPIRE) == {}
+        assert job.tag_versions.invalidate([invalidated], Mode.EXPIRE) == {}
         cluster.clock.advance(0.2)
         store.calls.clear()
         assert shown(server.get()) == ("HIT", "v1")
@@ -1194,17 +1194,17 @@ def test_a_visitor_of_an_expired_page_whose_render_is_dropped_gets_the_old_one_o
     gate = Gate(page("other"))
     cluster.origin.script.append(gate)
     other = task_of("/other")
-    process.cache._pool.submit(join_or_create(process, other))
+    process.dispatcher._threads.submit(join_or_create(process, other))
     gate.reached()
     boarded = threading.Event()
-    submit = process.cache._pool.submit
+    submit = process.dispatcher._threads.submit
 
-    def watched(job: bytes, first: bool = False) -> bool:
-        taken = submit(job, first)
+    def watched(job: Job, urgent: bool = False, on_done: Any = None) -> bool:
+        taken = submit(job, urgent, on_done)
         boarded.set()
         return taken
 
-    process.cache._pool.submit = watched  # type: ignore[method-assign]
+    process.dispatcher._threads.submit = watched  # type: ignore[method-assign]
     visitor = start(process.get)
     assert boarded.wait(NEVER)
     assert not process.cache.stop(0)
@@ -1239,15 +1239,18 @@ def test_a_render_that_outlives_the_stop_gives_its_lease_to_others_and_is_not_st
         page=st.text(max_size=20),
         text=st.text(max_size=20),
         rule=st.text(max_size=20),
-        timeout=st.floats(0, 1e6) | st.integers(0, 100),
-        wait=st.floats(0, 1e6),
-        lease=st.floats(3, 10),
-        max_lease_wait=st.floats(0, 1e6),
-        ignore_backoff=st.booleans(),
-    )
+        limits=st.builds(
+            Limits,
+            timeout=st.floats(0, 1e6) | st.integers(0, 100),
+            wait=st.floats(0, 1e6),
+            lease=st.floats(3, 10),
+            ignore_backoff=st.booleans(),
+        ),
+    ),
+    st.builds(Attempt, max_lease_wait=st.floats(0, 1e6), ignore_backoff=st.booleans()),
 )
-def test_a_task_is_bytes_and_back(task: Task) -> None:
-    assert Task.unpack(task.pack()) == task
+def test_a_task_and_an_attempt_are_bytes_and_back(task: Task, attempt: Attempt) -> None:
+    assert unpack(pack(task, attempt)) == (task, attempt)
 
 
 def test_what_is_rendered_is_described_by_the_task_alone() -> None:
@@ -1256,7 +1259,12 @@ def test_what_is_rendered_is_described_by_the_task_alone() -> None:
     process.get()
     process.settle()
     for task in cluster.origin.tasks:
-        assert (task.page, task.text, task.rule, task.timeout) == (TASK.page, TASK.text, TASK.rule, TASK.timeout)
+        assert (task.page, task.text, task.rule, task.limits.timeout) == (
+            TASK.page,
+            TASK.text,
+            TASK.rule,
+            TASK.limits.timeout,
+        )
 
 
 # Control keys that are in use ----------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def test_a_render_of_another_process_does_not_do_for_it() -> None:
 
 
 def test_a_refresh_that_hangs_is_not_joined_but_left_behind_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.cache.lookup.OLDER_RENDER", 0.01)
+    monkeypatch.setattr("wsgi_isr.cache.lookup.REFRESH_JOIN_WAIT", 0.01)
     gate = Gate(page("old", None))
     _, process = filled(page("v1", None), gate, page("new", None))
     hanging = start(lambda: refresh(process))
@@ -140,7 +140,7 @@ def test_a_refresh_is_no_failure_where_there_is_one_newer_than_the_one_that_was_
 
 
 def test_those_who_come_while_one_runs_share_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.cache.lookup.OLDER_RENDER", NEVER)
+    monkeypatch.setattr("wsgi_isr.cache.lookup.REFRESH_JOIN_WAIT", NEVER)
     gate, second = Gate(page("v2", None)), Gate(page("v3", None))
     cluster, process = filled(page("v1", None), gate, second)
     first = start(lambda: refresh(process))
@@ -184,7 +184,7 @@ def test_a_render_past_its_timeout_is_reported_while_it_still_hangs() -> None:
     cluster, process = filled(page("v1", None), gate)
     refreshed = start(lambda: refresh(process))
     gate.reached()
-    cluster.clock.advance(TASK.timeout)
+    cluster.clock.advance(TASK.limits.timeout)
     process.tick()
     assert refreshed.result(NEVER) == Failed("timeout")
     gate.open()

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.scripted import Troubled, task_of
 from wsgi_isr.cache.entry import Codec
 from wsgi_isr.cache.keyspace import Keyspace
-from wsgi_isr.cache.releases import MOST, Releases
+from wsgi_isr.cache.releases import MAX_RELEASES, Releases
 from wsgi_isr.stores.base import Store
 from wsgi_isr.stores.memory import MemoryStore
 
@@ -38,7 +38,7 @@ def page_of(release: str) -> str:
 def served(store: Store, *names: str) -> None:
     """Let a process of each of these releases store a page, one after the other."""
     for name in names:
-        releases(store, name).stored()
+        releases(store, name).record()
 
 
 def test_a_new_release_adopts_from_the_one_that_stored_pages_last() -> None:
@@ -51,7 +51,7 @@ def test_the_first_release_adopts_from_none() -> None:
     store = MemoryStore()
     process = releases(store, "1")
     assert process.former_page(TASK) is None
-    process.stored()
+    process.record()
     assert process.former_page(TASK) is None
     assert releases(store, "1").former_page(TASK) is None
 
@@ -68,14 +68,14 @@ def test_each_process_of_a_release_adopts_from_the_same_one() -> None:
     store = MemoryStore()
     served(store, "1")
     first = releases(store, "2")
-    first.stored()
+    first.record()
     assert first.former_page(TASK) == releases(store, "2").former_page(TASK) == page_of("1")
 
 
 def test_two_apps_of_one_namespace_adopt_each_from_its_own_release() -> None:
     store = MemoryStore()
     for app in ("shop", "blog"):
-        releases(store, f"{app}-1", app=app).stored()
+        releases(store, f"{app}-1", app=app).record()
     assert releases(store, "shop-2", app="shop").former_page(TASK) == page_of("shop-1")
     assert releases(store, "blog-2", app="blog").former_page(TASK) == page_of("blog-1")
 
@@ -91,7 +91,7 @@ def test_after_a_return_to_an_older_release_it_adopts_from_the_newer_and_the_nex
     served(store, "1", "2")
     back = releases(store, "1")
     assert back.former_page(TASK) == page_of("2")
-    back.stored()
+    back.record()
     assert recorded(store) == ["2", "1"]
     assert releases(store, "3").former_page(TASK) == page_of("1")
 
@@ -102,30 +102,30 @@ def test_a_release_deletes_what_it_refuses_of_its_predecessor_alone() -> None:
     for name in ("1", "2"):
         store.set(page_of(name), b"page")
     older = releases(store, "1")
-    older.refused(TASK)  # the newer one may be serving beside it
+    older.refuse(TASK)  # the newer one may be serving beside it
     assert store.get(page_of("2")) == b"page"
     assert older.former_page(TASK) is None
     assert older.former_page(task_of("/other")) is not None
     newer = releases(store, "2")
-    newer.refused(TASK)
+    newer.refuse(TASK)
     assert store.get(page_of("1")) is None
 
 
 def test_what_is_remembered_as_refused_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.cache.releases.MOST_REFUSED", 3)
+    monkeypatch.setattr("wsgi_isr.cache.releases.MAX_REFUSED", 3)
     store = MemoryStore()
     served(store, "1", "2")
     older = releases(store, "1")
     for number in range(10):
-        older.refused(task_of(f"/{number}"))
+        older.refuse(task_of(f"/{number}"))
     assert len(older._refused) <= 3
 
 
 def test_the_record_is_short() -> None:
     store = MemoryStore()
     served(store, *(str(number) for number in range(20)))
-    assert recorded(store) == [str(number) for number in range(20 - MOST, 20)]
-    releases(store, "x" * 5000).stored()
+    assert recorded(store) == [str(number) for number in range(20 - MAX_RELEASES, 20)]
+    releases(store, "x" * 5000).record()
     assert recorded(store)[-1] == "19"
 
 
@@ -146,7 +146,7 @@ def test_fifty_processes_that_begin_at_once_leave_one_line() -> None:
         process = releases(store, "2")
         gate.wait(10)
         former = process.former_page(TASK)
-        process.stored()
+        process.record()
         return former
 
     with ThreadPoolExecutor(50) as processes:
@@ -161,7 +161,7 @@ def test_a_process_writes_the_record_once_and_not_at_all_where_it_is_there() -> 
     process = releases(store, "1")
     store.calls.clear()
     for _ in range(5):
-        process.stored()
+        process.record()
         process.former_page(TASK)
     assert [verb for verb, _ in store.calls] == ["get", "gets"]
 
@@ -173,7 +173,7 @@ def test_a_store_that_is_away_costs_adoption_and_no_more(verb: str) -> None:
     process = releases(store, "2")
     store.failing = {verb}
     process.former_page(TASK)
-    process.stored()
+    process.record()
     store.failing.clear()
     assert process.former_page(TASK) == page_of("1")
 
@@ -193,7 +193,7 @@ def test_a_damaged_record_is_none(data: bytes) -> None:
     store.set(KEY, data)
     process = releases(store, "2")
     assert process.former_page(TASK) is None
-    process.stored()
+    process.record()
     assert recorded(store) == ["2"]
 
 
@@ -208,7 +208,7 @@ def test_with_a_signing_key_a_foreign_record_is_none() -> None:
     served(store, "theirs")
     codec = Codec("k" * 16, "site")
     assert releases(store, "2", codec=codec).former_page(TASK) is None
-    releases(store, "1", codec=codec).stored()
+    releases(store, "1", codec=codec).record()
     assert releases(store, "2", codec=codec).former_page(TASK) == page_of("1")
 
 

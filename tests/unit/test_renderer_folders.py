@@ -232,8 +232,8 @@ def test_a_watcher_that_has_no_place_for_sockets_says_why(temporary: Path) -> No
 
 
 def test_a_watcher_that_says_nothing_is_killed_after_a_while(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_BEGIN_IN", 0.05)
-    monkeypatch.setattr(supervisor, "_LAST_WORDS", 0.0)
+    monkeypatch.setattr(supervisor, "_START_TIMEOUT", 0.05)
+    monkeypatch.setattr(supervisor, "_EXIT_GRACE", 0.0)
     alive, end = os.pipe()
 
     def hang() -> None:

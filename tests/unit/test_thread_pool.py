@@ -19,18 +19,23 @@ class World:
         self.dropped: list[bytes] = []
         self.threads: dict[bytes, threading.Thread] = {}
         self.done: dict[bytes, threading.Event] = {}
-        self.pool = Pool(self._run, self.dropped.append, threads, queue)
+        self.pool = Pool(self._run, threads, queue)
 
-    def _run(self, job: bytes) -> None:
+    def _run(self, job: bytes) -> bool:
         self.threads[job] = threading.current_thread()
         if gate := self.gates.get(job):
             gate.enter()
         self.ran.append(job)
         self.done[job].set()
+        return True
 
     def submit(self, job: bytes) -> bool:
         self.done[job] = threading.Event()
-        return self.pool.submit(job)
+        return self.pool.submit(job, on_done=lambda result: self.end(job, result))
+
+    def end(self, job: bytes, result: bool | None) -> None:
+        if result is None:
+            self.dropped.append(job)
 
     def hold(self, job: bytes) -> Gate:
         """Submit a job and wait until it runs; it ends when its gate is opened."""
@@ -143,13 +148,14 @@ def test_stopping_drops_what_waits_in_order_and_lets_what_runs_come_to_its_end()
     world.submit(b"b")
     world.submit(b"c")
     dropped = Gate()
-    drop = world.pool._drop
+    end = world.end
 
-    def drop_slowly(job: bytes) -> None:
-        drop(job)
-        dropped.enter()
+    def end_slowly(job: bytes, result: bool | None) -> None:
+        end(job, result)
+        if result is None:
+            dropped.enter()
 
-    world.pool._drop = drop_slowly
+    world.end = end_slowly  # type: ignore[method-assign]
     stopping = start(lambda: world.pool.stop(NEVER))
     dropped.reached()
     assert not world.pool.submit(b"d")  # no more jobs are taken, even before the others are dropped

@@ -33,7 +33,7 @@ MAX_NAME, MAX_PATTERN, MAX_NODES = 200, 80, 64
 COPIES = 16
 #: Seconds between two looks at the records; between two renewals of the own record; and after the last renewal, until
 #: an app counts as gone.
-LOOK, RENEW, GONE = 60.0, 600.0, 3600.0
+LOOK_PAUSE, RENEW_PAUSE, GONE_AFTER = 60.0, 600.0, 3600.0
 #: The most names in a warning.
 _SHOWN = 8
 
@@ -161,10 +161,10 @@ def kept_pattern(pattern: str) -> str:
 # The record of an app in a process --------------------------------------------------------------------
 
 
-def in_thread(work: Callable[[], None]) -> bool:
-    """Run ``work`` in a daemon thread; return whether the thread has started."""
+def in_thread(target: Callable[[], None]) -> bool:
+    """Run ``target`` in a daemon thread; return whether the thread has started."""
     try:
-        threading.Thread(target=work, name="wsgi-isr-apps", daemon=True).start()
+        threading.Thread(target=target, name="wsgi-isr-apps", daemon=True).start()
     except RuntimeError:  # no more threads, or the interpreter is shutting down
         return False
     return True
@@ -209,7 +209,7 @@ class Presence:
     def served(self, site: Site) -> None:
         """Note that a client got a page of ``site``.
 
-        Look at the records in the background, at most every :data:`LOOK` seconds.
+        Look at the records in the background, at most every :data:`LOOK_PAUSE` seconds.
         """
         mount = (site.host, site.script)
         if mount in self._mounts and self._monotonic() < self._due:
@@ -221,12 +221,12 @@ class Presence:
                 self._mounts[mount] = None
             elif self._monotonic() < self._due:
                 return
-            self._due = self._monotonic() + LOOK
+            self._due = self._monotonic() + LOOK_PAUSE
             if self._looking or self._is_closed:
                 return
             self._looking = True
         if not in_thread(self._look):
-            self._rest()
+            self._end_look()
 
     def close(self, timeout: float) -> None:
         """Start no more looks, and wait up to ``timeout`` seconds for the look in progress.
@@ -242,7 +242,7 @@ class Presence:
         self._mounts[(site.host, site.script)] = None
         self.look_quietly()
 
-    def _rest(self) -> None:
+    def _end_look(self) -> None:
         with self._changed:
             self._looking = False
             self._changed.notify_all()
@@ -253,7 +253,7 @@ class Presence:
             self.look_quietly()
             with self._lock:
                 if seen == len(self._mounts) or self._is_closed:
-                    self._rest()
+                    self._end_look()
                     return
 
     def look_quietly(self) -> None:
@@ -274,14 +274,15 @@ class Presence:
         now = self._clock()
         mounts = list(self._mounts)
         held = next((record for record in known.records if record.name == self._own.name), None)
-        if held is None or now - held.last > RENEW or not {*mounts} <= {*held.mounts} or self._own.since == 0.0:
+        if held is None or now - held.last > RENEW_PAUSE or not {*mounts} <= {*held.mounts} or self._own.since == 0.0:
             since = held.since if held is not None else now
             every = dict.fromkeys([*mounts, *(held.mounts if held is not None else ())])
             self._own = self._own._replace(mounts=tuple(every)[:MAX_MOUNTS], since=since, last=now)
             self._registry.write(self._own, known)
         for other in known.records:
             shared = [mount for mount in mounts if mount in other.mounts]
-            if other.name != self._own.name and shared and now - other.last < GONE and other.name not in self._warned:
+            is_known = other.name == self._own.name or other.name in self._warned
+            if shared and not is_known and now - other.last < GONE_AFTER:
                 self._warned.add(other.name)
                 host, script = shared[0]
                 _log.warning(

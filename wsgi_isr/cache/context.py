@@ -19,13 +19,13 @@ from .verdict import CacheDirectives
 class RenderContext(NamedTuple):
     """A render in progress: of a page, or of data for a page.
 
-    :param asked: the cache directives so far.
+    :param directives: the cache directives so far.
     :param profiles: the lifetimes by name, each as ``revalidate`` and ``expire`` in seconds.
     :param stored: the result may be stored, so no stale data may go in.
     :param draft: the client sees unpublished content. No cached data goes in, and no result is stored.
     """
 
-    asked: CacheDirectives
+    directives: CacheDirectives
     profiles: Mapping[str, tuple[float, float]]
     stored: bool = True
     draft: bool = False
@@ -45,7 +45,7 @@ def rendering(profiles: Mapping[str, tuple[float, float]], stored: bool = True) 
     outer = _current.get()
     frame = RenderContext(CacheDirectives(), profiles, stored, outer is not None and outer.draft)
     with within(frame):
-        yield frame.asked
+        yield frame.directives
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def cache_tag(*tags: str) -> None:
         if not tag:
             raise ValueError("a tag is empty")
     if (page := _current.get()) is not None:
-        page.asked.tags.extend(tags)
+        page.directives.tags.extend(tags)
 
 
 def cache_life(revalidate: float | str | bool, expire: float | None = None) -> None:
@@ -93,7 +93,7 @@ def cache_life(revalidate: float | str | bool, expire: float | None = None) -> N
         raise ConfigError("cache_life: expire", f"{expire:g} is below revalidate", "make it larger, or leave it out")
     if revalidate == 0 and revalidate is not False:
         no_store()
-    page.asked.ask(None if revalidate is False else revalidate, expire)
+    page.directives.ask(None if revalidate is False else revalidate, expire)
 
 
 def fail(reason: str) -> None:
@@ -104,10 +104,10 @@ def fail(reason: str) -> None:
     :param reason: a token.
     """
     if (page := _current.get()) is not None:
-        page.asked.failed = page.asked.failed or reason
+        page.directives.failed = page.directives.failed or reason
 
 
 def no_store() -> None:
     """Prevent that the page is stored: the app answers each request itself."""
     if (page := _current.get()) is not None:
-        page.asked.no_store = True
+        page.directives.no_store = True

@@ -14,19 +14,19 @@ from ..stores.base import Store
 from . import keyspace
 from .app_records import Registry, advice
 from .courier import courier
-from .journal import Journal, Kept
+from .journal import Journal, JournalLine
 from .keyspace import Keyspace
 from .tag_versions import Mode, TagVersions
 
 #: The number of tags that are delivered from the journal at once.
 _BATCH = 1000
-#: Seconds after which a process delivers although another process has the turn: the other one may be stopped (SIGSTOP).
-_PATIENCE = 3.0
+#: Seconds after which a process delivers although another process has the lock: that process may be stopped (SIGSTOP).
+_MAX_LOCK_WAIT = 3.0
 #: Seconds after which a journal is read again, although neither file nor nodes have changed: old lines may be due to be
 #: dropped.
-_READ_AGAIN = 60.0
+_REREAD_PAUSE = 60.0
 #: Seconds between two reports of a journal that cannot be read.
-_COMPLAINS_EVERY = 60.0
+_REPORT_PAUSE = 60.0
 
 
 class Receipt(NamedTuple):
@@ -127,12 +127,12 @@ def check_mode(mode: str) -> Mode:
 class _Round(NamedTuple):
     """The last delivery from a journal.
 
-    :param state: the state of the journal before the delivery.
+    :param change_token: the change token of the journal before the delivery.
     :param keys: a key on each node that the delivery did not reach.
     :param over: the monotonic time in seconds from which on the journal is read again in any case.
     """
 
-    state: object
+    change_token: object
     keys: tuple[str, ...]
     over: float
 
@@ -173,11 +173,11 @@ class Invalidator:
         self._is_known = is_known
         self._last: _Round | None = None
         #: The ids of lines of other node lists that were delivered to this store.
-        self._told: set[str] = set()
-        #: The monotonic time since which another process has the turn to deliver; ``None`` where none has.
-        self._waits_since: float | None = None
+        self._delivered_foreign: set[str] = set()
+        #: The monotonic time since which another process has the delivery lock; ``None`` where none has.
+        self._locked_since: float | None = None
         #: The monotonic time of the next report of a journal that cannot be read.
-        self._complains_at = float("-inf")
+        self._next_report_at = float("-inf")
 
     def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
         """Invalidate tags, and return the receipt once they are acknowledged, or kept on the disk.
@@ -242,7 +242,7 @@ class Invalidator:
             nodes = [self._place_of(name) for name in names]
             self.journal.keep(self._space, names, mode, self._store.places, nodes)
         except OSError as error:
-            outcome = f"it does not keep the undelivered tags ({self.journal.said(error)})"
+            outcome = f"it does not keep the undelivered tags ({self.journal.describe(error)})"
             self._events.emit(InternalError(f"writing the journal {self.journal.path}", error, outcome))
             return None
         courier.start()  # the thread may not have started before
@@ -279,25 +279,25 @@ class Invalidator:
         if (last := self._last) is not None and not self._has_news(last):
             return bool(last.keys)
         try:
-            with self.journal.turn() as is_ours:
+            with self.journal.delivery_lock() as is_ours:
                 now = time.monotonic()
                 if is_ours:
-                    self._waits_since = None
-                elif self._waits_since is None:
-                    self._waits_since = now
-                if not is_ours and now - (self._waits_since or now) < _PATIENCE:
+                    self._locked_since = None
+                elif self._locked_since is None:
+                    self._locked_since = now
+                if not is_ours and now - (self._locked_since or now) < _MAX_LOCK_WAIT:
                     return True
                 return bool(self._replay()[1])
         except OSError as error:
-            if (now := time.monotonic()) >= self._complains_at:
-                self._complains_at = now + _COMPLAINS_EVERY
+            if (now := time.monotonic()) >= self._next_report_at:
+                self._next_report_at = now + _REPORT_PAUSE
                 self._cannot_replay(error, "it is tried again")
             return True
 
     def _has_news(self, last: _Round) -> bool:
         """Return whether there is a reason to deliver again: the file has changed, or a node may be back."""
         assert self.journal is not None
-        if time.monotonic() >= last.over or self.journal.state() != last.state:
+        if time.monotonic() >= last.over or self.journal.change_token() != last.change_token:
             return True
         return not all(map(self._store.is_displaced, last.keys))
 
@@ -311,7 +311,7 @@ class Invalidator:
         if self._last is not None and not self._has_news(self._last):
             return ()
         try:
-            with self.journal.turn() as is_ours:
+            with self.journal.delivery_lock() as is_ours:
                 return self._replay()[0] if is_ours else ()
         except OSError as error:
             self._cannot_replay(error, "the next invalidation tries it again")
@@ -327,15 +327,16 @@ class Invalidator:
             return (), {}
         delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
-        state = self.journal.state()
+        change_token = self.journal.change_token()
         places, place_of = self._store.places, functools.cache(self._place_of)
         lines = self.journal.lines(self._space, places)
         own = {line.id: line.settled_by(places, place_of) for line in lines}
         # A line of another node list is delivered to this store once as well. Only a store that has the tags on the
         # node that missed them settles the line.
-        todo = [line for line in lines if own[line.id] or line.id not in self._told]
-        todo = [line.without({*line.tags} - own[line.id]) if line.id in self._told else line for line in todo]
-        self._told = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
+        known = self._delivered_foreign
+        todo = [line for line in lines if own[line.id] or line.id not in known]
+        todo = [line.without({*line.tags} - own[line.id]) if line.id in known else line for line in todo]
+        self._delivered_foreign = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
         for batch in _batches(todo):
             tags = dict.fromkeys(tag for line in batch for tag in line.tags)
             undelivered = self._deliver(tags, Mode(batch[0].mode))
@@ -345,7 +346,7 @@ class Invalidator:
                 delivered |= dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
                 self.journal.settle(settled)
         away = {place_of(tag): self._names.tag(tag) for tag in failed}
-        self._last = _Round(state, tuple(away.values()), time.monotonic() + _READ_AGAIN)
+        self._last = _Round(change_token, tuple(away.values()), time.monotonic() + _REREAD_PAUSE)
         if delivered:
             self._after()
         if delivered or failed:
@@ -353,9 +354,9 @@ class Invalidator:
         return tuple(delivered), failed
 
 
-def _batches(lines: Iterable[Kept]) -> Iterator[list[Kept]]:
+def _batches(lines: Iterable[JournalLine]) -> Iterator[list[JournalLine]]:
     """Yield runs of lines of one mode, in order. A single invalidation delivers a run."""
-    batch: list[Kept] = []
+    batch: list[JournalLine] = []
     size = 0
     for line in lines:
         if batch and (line.mode != batch[0].mode or size + len(line.tags) > _BATCH):

@@ -27,12 +27,12 @@ LOCK_TIMEOUT = 5.0
 #: merges the lines of the site.
 SEARCHED, MAX_BYTES = 16 * 1024, 8 * 1024 * 1024
 #: Seconds after which a line is dropped with a warning. Its node was removed for good by then, or restarts empty.
-KEPT_FOR = 7 * 24 * 3600.0
+MAX_LINE_AGE = 7 * 24 * 3600.0
 
 _MODES = [mode.value for mode in Mode]
 
 
-class Kept(NamedTuple):
+class JournalLine(NamedTuple):
     """A line of a journal: tags that a store has missed.
 
     :param places: the URLs of the store's nodes, or of its file.
@@ -52,7 +52,7 @@ class Kept(NamedTuple):
     since: float = 0.0
 
     @property
-    def what(self) -> tuple[object, ...]:
+    def content(self) -> tuple[object, ...]:
         """Return all fields but ``id`` and ``since``. One invalidation settles all lines with equal fields."""
         return (*self[:4], self.nodes)
 
@@ -65,7 +65,7 @@ class Kept(NamedTuple):
             return {*self.tags} if {*places} == {*self.places} else set()
         return {tag for tag, node in zip(self.tags, self.nodes, strict=True) if place_of(tag) == node}
 
-    def without(self, tags: Collection[str]) -> Kept:
+    def without(self, tags: Collection[str]) -> JournalLine:
         """Return the line without some of its tags."""
         left = [index for index, tag in enumerate(self.tags) if tag not in tags]
         nodes = tuple(self.nodes[index] for index in left) if self.nodes else ()
@@ -83,7 +83,7 @@ class Journal:
         self._clock = clock
         self.path = os.path.abspath(path)
         self._lock = f"{self.path}.lock"
-        self._turn = f"{self.path}.turn"
+        self._delivery_lock = f"{self.path}.turn"
 
     def check(self) -> None:
         """Check that the file can be written. The check creates no file.
@@ -94,14 +94,14 @@ class Journal:
             target = os.path.realpath(self.path)
             raise ConfigError("journal", f"{self.path} is a symbolic link", f"name the file itself: {target}")
         try:
-            for path in (self.path, self._lock, self._turn):
+            for path in (self.path, self._lock, self._delivery_lock):
                 check_writable(path)
                 if os.path.islink(path):  # a link is never followed
                     raise OSError(errno.ELOOP, f"{path} is a link", path)
         except OSError as error:
-            raise ConfigError("journal", self.said(error), "name a file that can be written") from error
+            raise ConfigError("journal", self.describe(error), "name a file that can be written") from error
 
-    def said(self, error: OSError) -> str:
+    def describe(self, error: OSError) -> str:
         """Return the error for a message; where this user may not access a file, with the file's owner."""
         text = f"{self.path}: {error.strerror}"
         if isinstance(error, PermissionError):
@@ -118,7 +118,7 @@ class Journal:
         # A directory in place of the file counts as not empty, so that reading it reports the error.
         return found.st_size == 0 or stat.S_ISLNK(found.st_mode)
 
-    def state(self) -> tuple[int, int, int] | None:
+    def change_token(self) -> tuple[int, int, int] | None:
         """Return a value that changes when a line is kept or settled; ``None`` without a file."""
         try:
             found = os.lstat(self.path)
@@ -126,11 +126,11 @@ class Journal:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def lines(self, namespace: str, places: Sequence[str]) -> list[Kept]:
+    def lines(self, namespace: str, places: Sequence[str]) -> list[JournalLine]:
         """Return the lines of a site, oldest first.
 
         A line belongs to the site if its namespace is equal and it shares a URL with ``places``. Lines older than
-        :data:`KEPT_FOR` are dropped with a warning, for all sites. The caller delivers without the lock. A second
+        :data:`MAX_LINE_AGE` are dropped with a warning, for all sites. The caller delivers without the lock. A second
         delivery of a line is harmless.
 
         :raises OSError: the file cannot be read.
@@ -138,7 +138,7 @@ class Journal:
         if not os.path.lexists(self.path):
             return []
         with self._locked():
-            return [line for line in self._drop_old(self._read()) if _is_of(line, namespace, places)]
+            return [line for line in self._drop_old(self._read()) if _belongs_to(line, namespace, places)]
 
     def keep(
         self, namespace: str, tags: Sequence[str], mode: str, places: Sequence[str], nodes: Sequence[str] = ()
@@ -149,15 +149,15 @@ class Journal:
         :raises OSError: the file cannot be written.
         """
         number = os.urandom(8).hex()
-        line = Kept(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), self._clock())
+        line = JournalLine(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), self._clock())
         with self._locked():
             size = self._size()
             if size > MAX_BYTES:
                 self._replace(_condensed([*self._read(), line]))
                 return
             lines = self._read() if size <= SEARCHED else []
-            if any(other.what == line.what for other in lines):
-                self._replace([*(other for other in lines if other.what != line.what), line])
+            if any(other.content == line.content for other in lines):
+                self._replace([*(other for other in lines if other.content != line.content), line])
                 return
             is_new = not os.path.lexists(self.path)
             with open(self.path, "ab", opener=_private) as file:
@@ -179,14 +179,14 @@ class Journal:
             self._replace([line for line in lines if line.tags])
 
     @contextmanager
-    def turn(self) -> Iterator[bool]:
+    def delivery_lock(self) -> Iterator[bool]:
         """Hold the delivery lock during the block. Yield ``False`` if another process holds it.
 
-        The kernel ends the turn of a process that is killed.
+        The kernel frees the lock of a process that is killed.
 
         :raises OSError: the lock file cannot be opened or locked.
         """
-        with open(self._turn, "ab", opener=_private) as lock:
+        with open(self._delivery_lock, "ab", opener=_private) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -197,17 +197,17 @@ class Journal:
             finally:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
-    def _drop_old(self, lines: Sequence[Kept]) -> Sequence[Kept]:
+    def _drop_old(self, lines: Sequence[JournalLine]) -> Sequence[JournalLine]:
         now = self._clock()
-        young = [line for line in lines if now - line.since <= KEPT_FOR]
+        young = [line for line in lines if now - line.since <= MAX_LINE_AGE]
         if len(young) < len(lines):
-            old = [line for line in lines if now - line.since > KEPT_FOR]
+            old = [line for line in lines if now - line.since > MAX_LINE_AGE]
             self._replace(young)
             _log.warning(
                 "%d lines were dropped from %s: for more than %d days no process could deliver them; missed by: %s",
                 len(old),
                 self.path,
-                KEPT_FOR // 86400,
+                MAX_LINE_AGE // 86400,
                 listed(sorted({node for line in old for node in line.nodes or line.places})),
             )
         return young
@@ -218,14 +218,14 @@ class Journal:
         except FileNotFoundError:
             return 0
 
-    def _read(self) -> list[Kept]:
+    def _read(self) -> list[JournalLine]:
         try:
             with open(self.path, encoding="utf-8", errors="replace", opener=_private) as lines:
                 return [line for text in lines if (line := _parse(text, self._clock())) is not None]
         except FileNotFoundError:
             return []
 
-    def _replace(self, lines: Sequence[Kept]) -> None:
+    def _replace(self, lines: Sequence[JournalLine]) -> None:
         """Replace the whole file. A crash leaves the old file, and delivering its lines again is harmless."""
         beside = f"{self.path}.{os.getpid()}"
         # A file that a crash left behind, or a link that another user has put there, is not written to.
@@ -268,12 +268,12 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def journal_for(given: str | bool | None, store: Store, folder: str, begins: bool = True) -> Journal | None:
+def journal_for(given: str | bool | None, store: Store, folder: str, may_create: bool = True) -> Journal | None:
     """Return the journal of a site, checked; ``None`` where it has none.
 
     :param given: the option ``journal``. By default, stores on other machines have a journal.
     :param folder: the folder of the default journal.
-    :param begins: whether to create the default journal. A job in another folder must not: no process delivers from
+    :param may_create: whether to create the default journal. A job in another folder must not: no process delivers from
         there.
     :raises ConfigError: the named file cannot be written.
     """
@@ -284,7 +284,7 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
     if given is not None or not store.remote:
         return None
     journal = Journal(os.path.join(folder, "journal"))
-    if not begins and not os.path.lexists(journal.path):
+    if not may_create and not os.path.lexists(journal.path):
         return None
     try:
         journal.check()
@@ -298,17 +298,17 @@ def journal_for(given: str | bool | None, store: Store, folder: str, begins: boo
     return journal
 
 
-def _condensed(lines: Sequence[Kept]) -> list[Kept]:
+def _condensed(lines: Sequence[JournalLine]) -> list[JournalLine]:
     """Merge all lines of the last line's site into one line that invalidates all pages.
 
     If the lines of other sites exceed half of :data:`MAX_BYTES`, merge them as well, one line a site.
     """
     own = lines[-1]
-    left = [line for line in lines if _site_of(line) != _site_of(own)]
-    groups = {_site_of(own): [line for line in lines if _site_of(line) == _site_of(own)]}
+    left = [line for line in lines if _scope_of(line) != _scope_of(own)]
+    groups = {_scope_of(own): [line for line in lines if _scope_of(line) == _scope_of(own)]}
     if sum(len(_line(line)) for line in left) > MAX_BYTES // 2:
         for line in left:
-            groups.setdefault(_site_of(line), []).append(line)
+            groups.setdefault(_scope_of(line), []).append(line)
         left = []
     for group in groups.values():
         hardest = max((line.mode for line in group), key=_MODES.index)
@@ -317,11 +317,11 @@ def _condensed(lines: Sequence[Kept]) -> list[Kept]:
     return left
 
 
-def _site_of(line: Kept) -> tuple[str, frozenset[str]]:
+def _scope_of(line: JournalLine) -> tuple[str, frozenset[str]]:
     return line.namespace, frozenset(line.places)
 
 
-def _is_of(line: Kept, namespace: str, places: Sequence[str]) -> bool:
+def _belongs_to(line: JournalLine, namespace: str, places: Sequence[str]) -> bool:
     return line.namespace == namespace and not {*line.places}.isdisjoint(places)
 
 
@@ -352,18 +352,18 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
-def _line(line: Kept) -> bytes:
+def _line(line: JournalLine) -> bytes:
     return json.dumps(line).encode() + b"\n"
 
 
-def _parse(text: str, now: float) -> Kept | None:
+def _parse(text: str, now: float) -> JournalLine | None:
     """Return a line; ``None`` where it is damaged.
 
     A truncated line may be dropped: the call that wrote it never returned.
     """
     try:
         namespace, tags, mode, places, number, nodes, since = (*json.loads(text), (), now)[:7]
-        line = Kept(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), float(since))
+        line = JournalLine(namespace, tuple(tags), mode, tuple(places), number, tuple(nodes), float(since))
     except (ValueError, TypeError):
         return None
     words = (line.namespace, line.mode, line.id, *line.tags, *line.places, *line.nodes)

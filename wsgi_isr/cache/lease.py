@@ -1,8 +1,8 @@
 """Leases: one render of a page in the cluster, and the back-off after a failure.
 
-A lease is a lock in the store with an owner and a deadline. The lock's value is its owner's token, or :data:`BACKOFF`
-after a failed render. A lock is never deleted blindly, since another process may have acquired a lapsed lock. Every
-change is a compare-and-swap on a value that was read and recognised.
+A lease is a lock in the store with an owner and a deadline. The lock's value is its owner's token, or
+:data:`BACKOFF_VALUE` after a failed render. A lock is never deleted blindly, since another process may have acquired a
+lapsed lock. Every change is a compare-and-swap on a value that was read and recognised.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ from ..errors import StoreError
 from ..events import Events, InternalError, LeaseLost, StoreFailed
 from ..stores.base import Store
 
-BACKOFF = b"resting"
+#: The value of a lock during a back-off, and of a lock that is free.
+BACKOFF_VALUE = b"resting"
 _FREE = b"free"
 
-#: Seconds of back-off after a failed render: the first, and the longest.
-BACK_OFF = (1.0, 30.0)
+#: Seconds of back-off after a failed render: the first pause, and the longest.
+BACKOFF_PAUSE = (1.0, 30.0)
 #: Seconds between two attempts to free an orphaned lock.
 _FREE_AGAIN = 0.5
 #: Seconds after the last failure until the count of failures in a row is forgotten.
-_STREAK = 4 * BACK_OFF[1]
+_STREAK = 4 * BACKOFF_PAUSE[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Lease:
     """The right to render one page.
 
     :param ttl: seconds until the lease lapses, unless it is renewed.
-    :param owner: the start of its token, for :meth:`Leases.of`.
+    :param owner: the start of its token, for :meth:`Leases.held_by`.
     """
 
     def __init__(self, leases: Leases, page: str, ttl: float, owner: bytes = b"") -> None:
@@ -80,20 +81,20 @@ class Lease:
         with self._turn:
             return self._swap(_FREE, 0, expected=False) is not None
 
-    def back_off(self, of: str = "") -> float:
+    def back_off(self, tags_digest: str = "") -> float:
         """Turn the lock into a back-off for the whole cluster, and return its seconds.
 
         The first back-off is 1 second. Each failure in a row doubles the seconds up to 30, and jitter adds up to a
         quarter. Return 0 where the lock is not ours any more.
 
-        :param of: the digest of the tag versions of the failed render, for :meth:`Leases.failed`.
+        :param tags_digest: the digest of the tag versions of the failed render, for :meth:`Leases.failed_digest`.
         """
         with self._turn:
             if self.over:
                 return 0.0
-            failures = self._leases.count_failure(self.page, of)
-            pause = min(BACK_OFF[0] * 2.0 ** min(failures - 1, 10), BACK_OFF[1]) * random.uniform(1.0, 1.25)
-            self._swap(BACKOFF, pause)
+            failures = self._leases.count_failure(self.page, tags_digest)
+            pause = min(BACKOFF_PAUSE[0] * 2.0 ** min(failures - 1, 10), BACKOFF_PAUSE[1]) * random.uniform(1.0, 1.25)
+            self._swap(BACKOFF_VALUE, pause)
             self.over = True
             return pause
 
@@ -102,7 +103,7 @@ class Lease:
 
         :param expected: the lock should be ours. If it is not, the lease is lost, and an event says so.
         """
-        lock = self._leases.keyed(self.page)
+        lock = self._leases.lock_of(self.page)
         try:
             held = self._leases.store.gets(lock)
             if held is not None and held.value == self.token and self._leases.store.cas(lock, value, held.token, ttl):
@@ -119,19 +120,25 @@ class Lease:
 class Leases:
     """Locks in a store, one for each page.
 
-    :param keyed: returns the name of a page's lock.
-    :param counted: returns the name of a page's counter of failures.
+    :param lock_of: returns the name of a page's lock.
+    :param counter_of: returns the name of a page's counter of failures.
+    :param orphaned: called with a lease whose lock may still be in the store, although its render is over or never
+        began.
     """
 
     def __init__(
-        self, store: Store, keyed: Callable[[str], str], counted: Callable[[str], str], events: Events
+        self,
+        store: Store,
+        lock_of: Callable[[str], str],
+        counter_of: Callable[[str], str],
+        events: Events,
+        orphaned: Callable[[Lease], None] = lambda lease: None,
     ) -> None:
         self.store = store
-        self.keyed = keyed
-        self._counted = counted
+        self.lock_of = lock_of
+        self._counter_of = counter_of
         self.events = events
-        #: Called with a lease whose lock may still be in the store, although its render is over or never began.
-        self.orphaned: Callable[[Lease], None] = lambda lease: None
+        self.orphaned = orphaned
 
     def acquire(self, page: str, ttl: float, owner: bytes = b"") -> Lease | Busy | BackingOff:
         """Return the lease, or the reason why there is none.
@@ -140,7 +147,7 @@ class Leases:
         :raises StoreError: the store is unreachable.
         """
         lease = Lease(self, page, ttl, owner)
-        lock = self.keyed(page)
+        lock = self.lock_of(page)
         doubt: StoreError | None = None
         try:
             if self.store.add(lock, lease.token, ttl):
@@ -160,22 +167,22 @@ class Leases:
         if doubt is not None:
             self.orphaned(lease)
             raise doubt
-        return BackingOff() if held == BACKOFF else Busy()
+        return BackingOff() if held == BACKOFF_VALUE else Busy()
 
     def in_backoff(self, page: str) -> bool:
         """Return whether a page is in a back-off.
 
         :raises StoreError: the store is unreachable.
         """
-        return self.store.get(self.keyed(page)) == BACKOFF
+        return self.store.get(self.lock_of(page)) == BACKOFF_VALUE
 
-    def of(self, page: str, owner: bytes) -> Lease | None:
+    def held_by(self, page: str, owner: bytes) -> Lease | None:
         """Return the lease of a process that has died; ``None`` where it had none.
 
         :param owner: the start of the lease's token.
         :raises StoreError: the store is unreachable.
         """
-        held = self.store.get(self.keyed(page))
+        held = self.store.get(self.lock_of(page))
         if not owner or held is None or not held.startswith(owner):
             return None
         lease = Lease(self, page, 0.0)
@@ -188,9 +195,9 @@ class Leases:
         :param ttl: seconds.
         :raises StoreError: the store is unreachable.
         """
-        lease, lock = Lease(self, page, ttl, owner), self.keyed(page)
+        lease, lock = Lease(self, page, ttl, owner), self.lock_of(page)
         held = self.store.gets(lock)
-        if held is None or held.value != BACKOFF:
+        if held is None or held.value != BACKOFF_VALUE:
             return Busy()  # the next attempt finds the lock free, or another process rendering
         try:
             return lease if self.store.cas(lock, lease.token, held.token, ttl) else Busy()
@@ -198,7 +205,7 @@ class Leases:
             self.orphaned(lease)
             raise
 
-    def count_failure(self, page: str, of: str = "") -> int:
+    def count_failure(self, page: str, tags_digest: str = "") -> int:
         """Count a failure, and return how many renders in a row have failed.
 
         The count only sets the length of a back-off. Several processes that count at once, or an unreachable store,
@@ -206,7 +213,7 @@ class Leases:
         """
         try:
             failures = min(self.failures(page), 1000) + 1
-            self.store.set(self._counted(page), f"{failures} {of}".encode(), _STREAK)
+            self.store.set(self._counter_of(page), f"{failures} {tags_digest}".encode(), _STREAK)
         except StoreError:
             return 1
         return failures
@@ -216,15 +223,15 @@ class Leases:
 
         :raises StoreError: the store is unreachable.
         """
-        count = (self.store.get(self._counted(page)) or b"0").partition(b" ")[0]
+        count = (self.store.get(self._counter_of(page)) or b"0").partition(b" ")[0]
         return int(count) if count.isdigit() and len(count) < 10 else 0
 
-    def failed(self, page: str) -> str:
+    def failed_digest(self, page: str) -> str:
         """Return the digest that the last failure was recorded with; empty without one.
 
         :raises StoreError: the store is unreachable.
         """
-        return (self.store.get(self._counted(page)) or b"").partition(b" ")[2].decode("ascii", "replace")
+        return (self.store.get(self._counter_of(page)) or b"").partition(b" ")[2].decode("ascii", "replace")
 
     def forget_failures(self, page: str) -> None:
         """Reset the count of failures, and end a back-off, after a successful render.
@@ -232,12 +239,12 @@ class Leases:
         A render ignores a back-off where there is no entry to serve.
         """
         try:
-            if self.store.get(self._counted(page)) is None:
+            if self.store.get(self._counter_of(page)) is None:
                 return
-            self.store.delete(self._counted(page))
-            lock = self.store.gets(self.keyed(page))
-            if lock is not None and lock.value == BACKOFF:
-                self.store.cas(self.keyed(page), _FREE, lock.token, 0)
+            self.store.delete(self._counter_of(page))
+            lock = self.store.gets(self.lock_of(page))
+            if lock is not None and lock.value == BACKOFF_VALUE:
+                self.store.cas(self.lock_of(page), _FREE, lock.token, 0)
         except StoreError:
             pass  # the count and the back-off lapse by themselves
 

@@ -25,11 +25,11 @@ class CachedEntry:
 
     :ivar prepared: the response that the middleware has prepared; replaced whole, so that the hot path reads it without
         a lock.
-    :ivar look_at: the time before which the store is not asked again about a stale copy.
+    :ivar recheck_at: the time before which the store is not asked again about a stale copy.
     :ivar backoff_until: the end of the back-off. Until then an expired copy is served.
     :ivar checked: a pair, replaced whole: the epochs at which the tag versions were last compared, and the validity.
     :ivar adopted: the entry belongs to the previous release, and is stale however fresh it looks.
-    :ivar only_here: the store did not take the entry, and so cannot have evicted it.
+    :ivar is_unstored: the store did not take the entry, and so cannot have evicted it.
     :ivar read_tags_at: the time from which on the tags should be read again, so that the store does not evict them.
     :ivar uses: how often the entry was asked for lately, at most :data:`MAX_USES`.
     :ivar weight: the bytes of the entry and of its fingerprints.
@@ -42,10 +42,10 @@ class CachedEntry:
         "checked",
         "entry",
         "fingerprints",
-        "look_at",
-        "only_here",
+        "is_unstored",
         "prepared",
         "read_tags_at",
+        "recheck_at",
         "uses",
         "weight",
     )
@@ -55,10 +55,10 @@ class CachedEntry:
         self.weight = entry.size
         self.uses = 0
         self.adopted = False
-        self.only_here = False
+        self.is_unstored = False
         self.checked: tuple[Any, Any] | None = None
         self.prepared: Any = None
-        self.look_at = 0.0
+        self.recheck_at = 0.0
         self.backoff_until = 0.0
         self.read_tags_at = 0.0
         self.fingerprints: list[tuple[Any, ...]] = []

@@ -5,209 +5,161 @@ The order is the protocol. ``tests/model`` shows the error that each missing ste
 
 from __future__ import annotations
 
-import hashlib
-import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import MappingProxyType
 from typing import NamedTuple
 
 from ..config.lifetime import Lifetime
 from ..errors import InvalidationError, StoreError
-from ..events import Events, Invalidated, Refused, Rendered, RenderFailed, StoreFailed, Unreadable
-from ..stores.base import Store, Token
-from .entry import Codec, Content, Entry, HitForMiss, TagSnapshot, UnreadableEntry
+from ..events import Invalidated, Refused, Rendered, RenderFailed, StoreFailed
+from ..stores.base import Token
+from .entries import Entries, digest
+from .entry import Content, Entry, HitForMiss, TagSnapshot
 from .keyspace import is_given, stored_tag
 from .lease import BackingOff, Busy, Lease, LeaseKeepAlive, Leases
-from .local_cache import CachedEntry, Local
-from .tag_versions import ABSENT, Capture, Epochs, Mode, TagVersions
-from .task import AlreadyFresh, Failed, Outcome, Produce, Product, Regenerated, Task
-from .verdict import Failure, Fresh, Personal, Stale, Storable, Uncacheable, Validity, Verdict, judge
-
-#: The tags of a served copy are read even while the epochs stay. The pause is this factor times
-#: :attr:`.TagVersions.read_again`.
-READ_TAGS_EVERY = 1.5
-#: No epochs.
-_NEVER: Epochs = MappingProxyType({})
+from .tag_versions import ABSENT, Capture, Mode
+from .task import AlreadyFresh, Attempt, Failed, Outcome, Produce, Product, Regenerated, Task
+from .verdict import NEGATIVE_STATUSES, STORE_GRACE, Failure, Personal, Storable
 
 
-class Judged(NamedTuple):
-    """A verdict, and the validity that led to it.
+class _Render(NamedTuple):
+    """A render in progress.
 
-    Both travel together, because another thread may judge the same copy by other epochs in between.
+    :param lease: ``None`` where the store is unreachable, or another process renders as well.
+    :param current: the entry in the store before the render.
+    :param token: the token of that entry.
+    :param known: the tags that were known before the render.
+    :param capture: the versions of these tags, and of the tags of the current entry.
+    :param started: Unix time in seconds at the start.
+    :param began: monotonic seconds at the start.
     """
 
-    verdict: Verdict
-    validity: Validity
+    task: Task
+    lease: Lease | None
+    current: Entry | None
+    token: Token | None
+    known: Sequence[str]
+    capture: Capture
+    started: float
+    began: float
 
-    @property
-    def is_proven_fresh(self) -> bool:
-        """Return whether the copy may go into a stored entry, which is then served as fresh."""
-        return isinstance(self.verdict, (Fresh, Uncacheable)) and self.validity is not Validity.UNKNOWN
+    def failed(self, failure: Failure, error: BaseException | None) -> Failed:
+        """Return a failure with the tag snapshot from before the render.
 
-    def label(self, reply: str) -> str:
-        """Return the value of ``X-ISR``: ``reply``, or ``DEGRADED`` where the validity is unknown."""
-        return "DEGRADED" if self.validity is Validity.UNKNOWN else reply
+        The snapshot covers the content of the failure: that may be from before an invalidation.
+        """
+        shows = failure.content is not None or failure.directives is not None
+        snapshot = self.capture.snapshot(self.known) if shows else TagSnapshot()
+        return Failed(failure.reason, error, failure.content, failure.directives, snapshot)
+
+
+class _Packed(NamedTuple):
+    """A result as an entry, ready to be stored for ``ttl`` seconds."""
+
+    entry: Entry
+    data: bytes
+    ttl: float | None
 
 
 class Regenerator:
     """The renders of one process.
 
     :param produce: renders a task; an exception is a failed render.
-    :param tags_of: returns the tags of a task that are known before its render.
+    :param tags_of: returns the tags of a task that are known before its render. It raises :class:`~.task.Unknown` for a
+        task that this process cannot render.
     :param uncacheable_ttl: the lifetime of a hit-for-miss in seconds.
-    :param codec: packs and unpacks entries.
-    :param clock: Unix time in seconds, comparable between processes (ages).
-    :param monotonic: monotonic seconds, for durations.
     """
 
     def __init__(
         self,
+        entries: Entries,
+        leases: Leases,
+        keep_alive: LeaseKeepAlive,
         produce: Produce,
         tags_of: Callable[[Task], Sequence[str]],
-        store: Store,
-        local: Local,
-        leases: Leases,
-        tag_versions: TagVersions,
-        events: Events,
-        *,
         uncacheable_ttl: float,
-        codec: Codec,
-        clock: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._produce = produce
-        self._tags_of = tags_of
-        self._store = store
-        self._local = local
+        self._entries = entries
         self._leases = leases
-        self._tag_versions = tag_versions
-        self._events = events
+        self._keep_alive = keep_alive
+        self._produce = produce
+        self.tags_of = tags_of
         self._uncacheable_ttl = uncacheable_ttl
-        self._codec = codec
-        self._clock = clock
-        self._monotonic = monotonic
-        self._keeper = LeaseKeepAlive(monotonic, events)
-        leases.orphaned = self._keeper.let_go
+        self._emit = entries.events.emit
 
-    def _judge(self, cached: CachedEntry, epochs: Epochs) -> Judged:
-        """Return the verdict on a copy. Its tag versions are compared once for each vector of epochs."""
-        checked = cached.checked
-        if checked is not None and (checked[0] is epochs or checked[0] == epochs):
-            validity: Validity = checked[1]
-        else:
-            since = checked[0] if checked is not None and checked[1] is Validity.VALID else _NEVER
-            validity = self._tag_versions.validity(cached.entry.snapshot, epochs, since)
-            if checked is not None and checked[1] >= Validity.EXPIRED:
-                # Nonces are never reused: an invalid copy stays invalid, even when the node that proved it becomes
-                # unreachable.
-                validity = max(validity, checked[1])
-            if validity is not Validity.UNKNOWN or not self._tag_versions.reachable(cached.entry.snapshot, epochs):
-                # A single lost reply, with all nodes reachable, is not remembered: the next read may succeed.
-                cached.checked = (epochs, validity)
-        self._keep_alive(cached)
-        verdict = judge(cached.entry, validity, self._clock())
-        return Judged(Stale(cached.entry) if cached.adopted and isinstance(verdict, Fresh) else verdict, validity)
-
-    def _keep_alive(self, cached: CachedEntry) -> None:
-        now = self._monotonic()
-        if now >= cached.read_tags_at:
-            self._tag_versions.keep_alive(cached.entry.snapshot)
-            cached.read_tags_at = now + self._tag_versions.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
-
-    def _read(self, task: Task, data: bytes | None) -> Entry | None:
-        """Return the entry in ``data``. Unreadable bytes count as missing, and emit an event."""
-        if data is None:
-            return None
-        try:
-            return self._codec.unpack(data, task.text, task.data)
-        except UnreadableEntry as error:
-            self._events.emit(Unreadable(task.page, str(error)))
-            return None
-
-    def kept(self, task: Task) -> Entry | None:
-        """Return the stored entry of ``task``, whatever its validity.
-
-        :raises StoreError: the store is unreachable.
-        """
-        return self._read(task, self._store.get(task.page))
-
-    def regenerate(self, task: Task, overdue: Callable[[], None] = lambda: None) -> Outcome:
+    def regenerate(self, task: Task, attempt: Attempt, overdue: Callable[[], None] = lambda: None) -> Outcome:
         """Render and store the page, unless another process is rendering it or has just done so.
 
         :param overdue: called once, from another thread, if the render runs past its timeout.
         """
-        lease: Lease | Busy | BackingOff | None
-        try:
-            lease = self._leases.acquire(task.page, task.lease, task.owner)
-        except StoreError as error:
-            # Without the store there is no lease: the only limit left is one flight in each process.
-            self._events.emit(StoreFailed("add", task.page, error))
-            lease = None
-        if isinstance(lease, Busy):
-            if task.refresh_tag is None:
-                return lease
-            lease = None
-        if isinstance(lease, BackingOff):
-            if task.invalidated_since_failure and (taken := self._past_back_off(task)) is not None:
-                lease = taken
-            elif not task.ignore_backoff:
-                return lease
-            else:
-                lease = None
-        if isinstance(lease, Busy):
+        lease = self._acquire(task, attempt)
+        if isinstance(lease, (Busy, BackingOff)):
             return lease
         try:
-            if task.refresh_tag and (undelivered := self._mark(task.refresh_tag)):
-                return Failed("undelivered", InvalidationError((), undelivered))
-            # Look again. Race: this worker saw a stale page, another worker rendered, stored and released, then this
-            # worker took the lease. Without this look, the page would be rendered twice in one window.
-            current, token = self._gets(task)
-            if current is not None:
-                cached = self._local.put(task.page, current)
-                if task.refresh_tag is None and self._is_proven(cached):
-                    return AlreadyFresh(cached)
-            return self._render(task, lease, current, token, overdue)
+            outcome = self._render_unless_current(task, attempt, lease, overdue)
         finally:
             if lease is not None:
                 lease.release()
+        self._record_release(task, outcome)
+        return outcome
 
-    def _is_proven(self, cached: CachedEntry) -> bool:
-        """Return whether a copy is current, all invalidations until now included.
+    def in_backoff(self, task: Task) -> bool:
+        """Return whether the page of ``task`` is in a back-off.
 
-        A copy of unknown validity does not save a render. The epochs are read anew: polled epochs may be older than an
-        invalidation that a waiting client arrived after. Such a client would reject the copy and ask again at once.
+        :raises StoreError: the store is unreachable.
         """
-        for epochs in (self._tag_versions.epochs, self._tag_versions.ask):
-            judged = self._judge(cached, epochs())
-            if not is_current(judged.verdict) or judged.validity is Validity.UNKNOWN:
-                return False
-        return True
+        return self._leases.in_backoff(task.page)
 
-    def _past_back_off(self, task: Task) -> Lease | Busy | None:
+    def back_off(self, task: Task, owner: bytes) -> None:
+        """Turn the lock of a process that has died into a back-off.
+
+        :param owner: the start of the lock's token.
+        """
+        try:
+            if (lease := self._leases.held_by(task.page, owner)) is not None:
+                lease.back_off(self._current_tags_digest(task))
+        except Exception:  # raised by the store, or by a rule's own callable
+            pass  # the lock lapses by itself
+
+    def close(self) -> None:
+        """Release the leases of all renders in progress: their results are not stored."""
+        self._keep_alive.close()
+
+    # The lease ---------------------------------------------------------------------------------------
+
+    def _acquire(self, task: Task, attempt: Attempt) -> Lease | Busy | BackingOff | None:
+        """Return the lease, or the reason why the page is not rendered; ``None`` to render without a lease."""
+        try:
+            lease = self._leases.acquire(task.page, task.limits.lease, attempt.owner)
+        except StoreError as error:
+            # Without the store there is no lease: the only limit left is one flight in each process.
+            self._emit(StoreFailed("add", task.page, error))
+            return None
+        if isinstance(lease, Busy):
+            return lease if attempt.refresh_tag is None else None
+        if isinstance(lease, BackingOff):
+            if attempt.invalidated_since_failure and (taken := self._take_over_backoff(task, attempt)) is not None:
+                return taken
+            return None if attempt.ignore_backoff else lease
+        return lease
+
+    def _take_over_backoff(self, task: Task, attempt: Attempt) -> Lease | Busy | None:
         """Return the lease in place of the back-off; ``None`` where the back-off counts.
 
         A back-off counts unless the page was invalidated after the failure that it followed.
         """
         try:
-            if self._leases.failed(task.page) == self._current_tags_digest(task):
+            if self._leases.failed_digest(task.page) == self._current_tags_digest(task):
                 return None
-            return self._leases.take_over(task.page, task.lease, task.owner)
+            return self._leases.take_over(task.page, task.limits.lease, attempt.owner)
         except Exception as error:  # raised by the store or by a rule's own callable: the back-off counts
-            self._events.emit(StoreFailed("gets", task.page, error))
+            self._emit(StoreFailed("gets", task.page, error))
             return None
 
     def _current_tags_digest(self, task: Task) -> str:
         """Return the digest that a failure would be recorded with, for a render that began now."""
-        current, _ = self._gets(task)
-        return _tags_digest(self._tag_versions.capture(self._tags(task, current)).known)
-
-    def _tags(self, task: Task, current: Entry | None) -> list[str]:
-        """Return the tags that are known before a render, those of the current entry included."""
-        return (
-            [*self._tags_of(task), *(tag for tag, _ in current.snapshot.tags)] if current else list(self._tags_of(task))
-        )
+        current, _ = self._entries.gets(task)
+        return _tags_digest(self._entries.tag_versions.capture(_with_tags_of(current, self.tags_of(task))))
 
     def _mark(self, tag: str) -> dict[str, StoreError]:
         """Mark a tag as stale in every process, before a refresh captures its tag versions.
@@ -216,38 +168,64 @@ class Regenerator:
 
         :returns: the tags that were not delivered, each with its error.
         """
-        undelivered = self._tag_versions.invalidate([stored_tag(tag)], Mode.STALE)
-        self._local.drop_prepared()
-        self._events.emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
+        undelivered = self._entries.tag_versions.invalidate([stored_tag(tag)], Mode.STALE)
+        self._entries.local.drop_prepared()
+        self._emit(Invalidated((tag,), Mode.STALE.value, tuple(undelivered)))
         return undelivered
 
-    def _gets(self, task: Task) -> tuple[Entry | None, Token | None]:
-        try:
-            held = self._store.gets(task.page)
-        except StoreError as error:
-            self._events.emit(StoreFailed("gets", task.page, error))
-            return None, None
-        return (None, None) if held is None else (self._read(task, held.value), held.token)
+    # The render --------------------------------------------------------------------------------------
+
+    def _render_unless_current(
+        self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]
+    ) -> Outcome:
+        """Render the page, unless it is current by now.
+
+        Race: this worker saw a stale page, another worker rendered, stored and released, then this worker took the
+        lease. Without this look, the page would be rendered twice in one window.
+        """
+        if attempt.refresh_tag and (undelivered := self._mark(attempt.refresh_tag)):
+            return Failed("undelivered", InvalidationError((), undelivered))
+        current, token = self._entries.gets(task)
+        if current is not None:
+            cached = self._entries.local.put(task.page, current)
+            if attempt.refresh_tag is None and self._entries.is_current_now(cached):
+                return AlreadyFresh(cached)
+        return self._render(task, lease, current, token, overdue)
 
     def _render(
         self, task: Task, lease: Lease | None, current: Entry | None, token: Token | None, overdue: Callable[[], None]
     ) -> Outcome:
-        started, began = self._clock(), self._monotonic()
-
+        started, began = self._entries.clock(), self._entries.monotonic()
         try:
             # Before any data is read **[needed]**: capture the version of every tag that is known by now.
-            known = self._tags_of(task)
-            capture = self._tag_versions.capture(self._tags(task, current))
+            known = self.tags_of(task)
+            capture = self._entries.tag_versions.capture(_with_tags_of(current, known))
         except Exception as raised:  # raised by a rule's own callable
-            self._failed(task, lease, "tags", raised)
+            self._back_off(task, lease, "tags", raised)
             return Failed("tags")
-        of = _tags_digest(capture.known)
+        render = _Render(task, lease, current, token, known, capture, started, began)
+        product = self._produce_in_time(render, overdue)
+        if isinstance(product, Failed):
+            return product
+        created, produced = self._entries.clock(), self._entries.monotonic()
+        personal = product if isinstance(product, Personal) else None
+        packed = self._pack(render, self._storable(task, product), created)
+        if isinstance(packed, Failed):
+            return packed
+        return self._store(render, packed, produced, personal)
+
+    def _produce_in_time(
+        self, render: _Render, overdue: Callable[[], None]
+    ) -> Storable | HitForMiss | Personal | Failed:
+        """Return the product of a render; :class:`.Failed` if it failed or ended past its timeout."""
+        task, lease = render.task, render.lease
+        tags_digest = _tags_digest(render.capture)
 
         def give_up() -> None:
-            self._failed(task, lease, "timeout", None, of)
+            self._back_off(task, lease, "timeout", None, tags_digest)
             overdue()
 
-        watch = self._keeper.watch(lease, task.timeout, give_up)
+        watch = self._keep_alive.watch(lease, task.limits.timeout, give_up)
         error: BaseException | None = None
         product: Product
         try:
@@ -255,80 +233,125 @@ class Regenerator:
             error = product.error if isinstance(product, Failure) else None
         except BaseException as raised:  # of any kind: the threads that wait for this flight need an outcome
             error, product = raised, Failure("exception")
-        if not self._keeper.finish(watch):
+        if not self._keep_alive.finish(watch):
             # The result is too late to be stored, but a client that has waited may still get it.
-            late = product if isinstance(product, Failure) else Failure("timeout")
-            if isinstance(product, Storable) and not isinstance(product.content, HitForMiss):
-                late = Failure("timeout", product.content, product.said)
-            return _failed(late._replace(reason="timeout"), error, known, capture)
+            return render.failed(_late(product), error)
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is stopping: not a failure of the page
-        now, made = self._clock(), self._monotonic()
         if isinstance(product, Failure):
-            self._failed(task, lease, product.reason, error, of)
-            return _failed(product, error, known, capture)
-        personal = product if isinstance(product, Personal) else None
-        if isinstance(product, Personal):
-            product = HitForMiss(product.reason)
-        if isinstance(product, HitForMiss):
-            self._events.emit(Refused(task.page, task.rule, product.reason, task.text))
-            product = Storable(product, Lifetime(self._uncacheable_ttl, None), self._uncacheable_ttl + 60)
-        lifetime = product.lifetime
+            self._back_off(task, lease, product.reason, error, tags_digest)
+            return render.failed(product, error)
+        return product
+
+    def _storable(self, task: Task, product: Storable | HitForMiss | Personal) -> Storable:
+        """Return the product as it is stored: in place of a page that may not be stored, a hit-for-miss."""
+        if isinstance(product, Storable):
+            return product
+        self._emit(Refused(task.page, task.rule, product.reason, task.text))
+        ttl = self._uncacheable_ttl
+        return Storable(HitForMiss(product.reason), Lifetime(ttl, None), ttl + STORE_GRACE)
+
+    def _pack(self, render: _Render, product: Storable, created: float) -> _Packed | Failed:
+        """Return the entry of a product with its proof; :class:`.Failed` if it cannot be stored.
+
+        :param created: the end of the render, in seconds of Unix time.
+        """
+        task, content, lifetime = render.task, product.content, product.lifetime
         try:
-            mints, absent = _mints(product, current)
-            snapshot = self._tag_versions.prove(capture, [*known, *product.tags], dict(product.carried), mints, absent)
-            entry = Entry(task.text, product.content, started, now, lifetime.revalidate, lifetime.expire, snapshot)
-            packed = self._codec.pack(entry)
-            if len(packed) > self._store.max_value and isinstance(entry.content, Content) and entry.content.coded:
+            tags, carried = [*render.known, *product.tags], dict(product.carried)
+            mints, absent = _mints(product, render.current)
+            snapshot = self._entries.tag_versions.prove(render.capture, tags, carried, mints, absent)
+            times = render.started, created, lifetime.revalidate, lifetime.expire
+            entry = Entry(task.text, content, *times, snapshot)
+            data = self._entries.codec.pack(entry)
+            if len(data) > self._entries.store.max_value and isinstance(content, Content) and content.coded:
                 # The page may fit without its other content codings.
-                entry = replace(entry, content=entry.content._replace(coded=()))
-                packed = self._codec.pack(entry)
+                entry = replace(entry, content=content._replace(coded=()))
+                data = self._entries.codec.pack(entry)
         except Exception as raised:  # a header or a tag is not text
-            self._failed(task, lease, "unstorable", raised, of)
-            return Failed("unstorable", None, product.content if isinstance(product.content, Content) else None)
-        winner, stored = self._put(task, entry, packed, token, product.keep)
-        over = self._monotonic()
-        refused = isinstance(product.content, HitForMiss)
-        self._events.emit(
-            Rendered(task.page, over - began, stored, task.text, over - made, lifetime.revalidate, refused)
-        )
+            self._back_off(task, render.lease, "unstorable", raised, _tags_digest(render.capture))
+            return Failed("unstorable", None, content if isinstance(content, Content) else None)
+        return _Packed(entry, data, product.keep)
+
+    def _store(self, render: _Render, packed: _Packed, produced: float, personal: Personal | None) -> Regenerated:
+        """Store an entry, end the back-off, and return the outcome.
+
+        :param produced: monotonic seconds at the end of the render.
+        """
+        task, entry = render.task, packed.entry
+        winner, stored = self._put(render, packed)
+        now = self._entries.monotonic()
+        is_refused = isinstance(entry.content, HitForMiss)
+        took = now - render.began, now - produced
+        self._emit(Rendered(task.page, took[0], stored, task.text, took[1], entry.revalidate, is_refused))
         self._leases.forget_failures(task.page)
-        cached = self._local.put(task.page, winner)
-        cached.only_here = winner is entry and not stored
+        cached = self._entries.local.put(task.page, winner)
+        cached.is_unstored = winner is entry and not stored
         return Regenerated(cached, stored, personal)
 
-    def _is_better(self, ours: Entry, theirs: Entry) -> bool:
-        epochs = self._tag_versions.epochs()
-        return self._tag_versions.validity(ours.snapshot, epochs) < self._tag_versions.validity(theirs.snapshot, epochs)
-
-    def _failed(self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, of: str = "") -> None:
-        pause = lease.back_off(of) if lease is not None else 0.0
-        self._events.emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
-
-    def _put(
-        self, task: Task, entry: Entry, packed: bytes, token: Token | None, keep: float | None
-    ) -> tuple[Entry, bool]:
+    def _put(self, render: _Render, packed: _Packed) -> tuple[Entry, bool]:
         """Store an entry by compare-and-swap.
 
         A late writer loses to an entry whose render started later, unless the later entry has the worse validity.
 
         :returns: the entry to serve, and whether the given entry was stored.
         """
+        task, store, token = render.task, self._entries.store, render.token
+        entry, data, ttl = packed
         try:
             for _ in range(8):
                 if token is None:
-                    done = self._store.add(task.page, packed, keep)
+                    done = store.add(task.page, data, ttl)
                 else:
-                    done = self._store.cas(task.page, packed, token, keep)
+                    done = store.cas(task.page, data, token, ttl)
                 if done:
                     return entry, True
-                theirs, token = self._gets(task)
+                theirs, token = self._entries.gets(task)
                 # Clocks differ between machines: the later start counts only unless our entry has the better validity.
-                if theirs is not None and theirs.started >= entry.started and not self._is_better(entry, theirs):
+                if (
+                    theirs is not None
+                    and theirs.started >= entry.started
+                    and not self._entries.is_better(entry, theirs)
+                ):
                     return theirs, False
         except StoreError as error:
-            self._events.emit(StoreFailed("cas", task.page, error))
+            self._emit(StoreFailed("cas", task.page, error))
         return entry, False
+
+    def _record_release(self, task: Task, outcome: Outcome) -> None:
+        """Record whether this release has stored a page, or refuses it."""
+        releases = self._entries.releases
+        if releases is None or task.data or not isinstance(outcome, Regenerated):
+            return
+        content = outcome.cached.entry.content
+        try:
+            if not isinstance(content, Content) or int(content.status[:3]) in NEGATIVE_STATUSES:
+                releases.refuse(task)
+            elif outcome.stored:
+                releases.record()
+        except StoreError as error:
+            self._emit(StoreFailed("delete", task.page, error))
+
+    def _back_off(
+        self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, tags_digest: str = ""
+    ) -> None:
+        """Turn the lease of a failed render into a back-off, and emit the failure."""
+        pause = lease.back_off(tags_digest) if lease is not None else 0.0
+        self._emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
+
+
+def _with_tags_of(current: Entry | None, tags: Sequence[str]) -> list[str]:
+    """Return the tags that are known before a render, those of the current entry included."""
+    return [*tags, *(tag for tag, _ in current.snapshot.tags)] if current is not None else list(tags)
+
+
+def _late(product: Product) -> Failure:
+    """Return a product that came too late as a failure."""
+    if isinstance(product, Failure):
+        return product._replace(reason="timeout")
+    if isinstance(product, Storable) and not isinstance(product.content, HitForMiss):
+        return Failure("timeout", product.content, product.directives)
+    return Failure("timeout")
 
 
 def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bool], bytes]:
@@ -346,27 +369,7 @@ def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bo
     return lambda tag: current is not None and not is_given(tag), b""
 
 
-def _tags_digest(tag_versions: Mapping[str, bytes]) -> str:
-    """Return a digest of tag versions: it differs before and after an invalidation."""
-    return digest(b"".join(tag_versions[tag] for tag in sorted(tag_versions))).hex()
-
-
-def digest(data: bytes) -> bytes:
-    """Return a digest that tells one stored entry from another."""
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-def _failed(failure: Failure, error: BaseException | None, known: Sequence[str], capture: Capture) -> Failed:
-    """Return a failure with the tag snapshot from before the render.
-
-    The snapshot covers the content of the failure: that may be from before an invalidation.
-    """
-    shows = failure.content is not None or failure.said is not None
-    return Failed(
-        failure.reason, error, failure.content, failure.said, capture.snapshot(known) if shows else TagSnapshot()
-    )
-
-
-def is_current(verdict: Verdict) -> bool:
-    """Return whether a copy needs no render."""
-    return isinstance(verdict, Fresh) or (isinstance(verdict, Uncacheable) and not verdict.due)
+def _tags_digest(capture: Capture) -> str:
+    """Return a digest of the captured tag versions: it differs before and after an invalidation."""
+    known: Mapping[str, bytes] = capture.known
+    return digest(b"".join(known[tag] for tag in sorted(known))).hex()

@@ -19,11 +19,11 @@ from .keyspace import Keyspace
 from .task import Task
 
 #: The most releases in the record.
-MOST = 5
+MAX_RELEASES = 5
 #: The most characters of a release's name in the record.
-LONGEST = 1024
+MAX_NAME = 1024
 #: The most pages that a process remembers as refused.
-MOST_REFUSED = 4096
+MAX_REFUSED = 4096
 #: The option's value to adopt from the release that the record names.
 AUTO = "auto"
 
@@ -46,7 +46,7 @@ class Releases:
         self._key = Keyspace(namespace).releases(app)
         self._former = None if adopt is None or adopt == AUTO else Keyspace(namespace, adopt)
         self._is_settled = adopt != AUTO
-        self._is_noted = False
+        self._is_recorded = False
         #: Whether this release comes after the one that it adopts from.
         self._succeeds = True
         #: Pages of the other release that are not adopted any more.
@@ -58,7 +58,7 @@ class Releases:
             self._settle()
         return None if self._former is None or task.page in self._refused else self._former.page(task.text)
 
-    def refused(self, task: Task) -> None:
+    def refuse(self, task: Task) -> None:
         """Stop adopting a page that this release refuses to cache, or does not have.
 
         A hit-for-miss or a 404 lapses sooner than the page of the other release, which would then be served again. The
@@ -73,7 +73,7 @@ class Releases:
         if self._succeeds:
             self._store.delete(former)
             return
-        if len(self._refused) >= MOST_REFUSED:
+        if len(self._refused) >= MAX_REFUSED:
             self._refused.clear()
         self._refused.add(task.page)
 
@@ -88,12 +88,12 @@ class Releases:
         self._former = Keyspace(self._namespace, others[-1]) if others else None
         self._is_settled = True
 
-    def stored(self) -> None:
+    def record(self) -> None:
         """Record this release as the latest one, since it has stored a page."""
-        if self._is_noted:
+        if self._is_recorded:
             return
-        self._is_noted = True
-        if len(self._release) > LONGEST:
+        self._is_recorded = True
+        if len(self._release) > MAX_NAME:
             return
         if not self._is_settled:
             self._settle()  # before this release is in the record
@@ -103,7 +103,7 @@ class Releases:
         known = self._read(data)
         if known[-1:] == [self._release]:
             return None
-        latest = [*(name for name in known if name != self._release), self._release][-MOST:]
+        latest = [*(name for name in known if name != self._release), self._release][-MAX_RELEASES:]
         return self._codec.seal(msgpack.packb(latest, unicode_errors=_UNICODE), "releases")
 
     def _read(self, data: bytes | None) -> list[str]:
@@ -117,4 +117,4 @@ class Releases:
             return []
         if type(stored) is not list:
             return []
-        return [name for name in stored if type(name) is str and len(name) <= LONGEST][-MOST:]
+        return [name for name in stored if type(name) is str and len(name) <= MAX_NAME][-MAX_RELEASES:]

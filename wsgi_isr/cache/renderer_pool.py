@@ -12,14 +12,12 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+
+from .executor import Job, OnDone, Reply, Status
+from .task import pack
 
 #: The first bytes that come back: a renderer has accepted the job.
 ACCEPTED = b"+"
-#: In place of a reply: the renderer that accepted the job has died, presumably because of it.
-DIED = b"died"
-#: The replies. A digest of the stored entry follows the first two, the reason follows the last.
-MADE, FOUND, BUSY, BACKOFF, UNKNOWN, FAILED = b"made:", b"found", b"busy", b"resting", b"unknown", b"failed:"
 
 #: The names of the two sockets in their folder. Jobs that a client waits for are urgent, and go first.
 URGENT, LATER = "urgent", "later"
@@ -35,23 +33,37 @@ WARN_AGAIN = 60.0
 #: sets the folder before processes are forked.
 folder: str | None = None
 
-#: Called with the reply to a job, with :data:`DIED`, or with ``None`` where the reply takes too long.
-Done = Callable[[bytes | None], object]
-
 _log = logging.getLogger("wsgi_isr")
+
+
+def encode(reply: Reply) -> bytes:
+    """Return a reply as bytes: its status, a colon, and the digest or the reason."""
+    return b"%b:%b%b" % (reply.status.value.encode(), reply.digest, reply.reason.encode())
+
+
+def decode(data: bytes) -> Reply:
+    """Return the reply in bytes from :func:`encode`. Any other bytes count as ``BUSY``: the next request asks again."""
+    name, _, rest = data.partition(b":")
+    try:
+        status = Status(name.decode())
+        if status is Status.FAILED:
+            return Reply(status, reason=rest.decode())
+    except ValueError:
+        return Reply(Status.BUSY)
+    return Reply(status, rest)
 
 
 class _Sent:
     """A job that was sent.
 
     :param accept_in: seconds within which a renderer has to accept it.
-    :param max_lease_wait: seconds within which the reply has to come.
+    :param reply_in: seconds within which the reply has to come.
     """
 
-    def __init__(self, done: Done, accept_in: float, max_lease_wait: float) -> None:
+    def __init__(self, on_done: OnDone, accept_in: float, reply_in: float) -> None:
         now = time.monotonic()
-        self.done = done
-        self.until = now + max_lease_wait
+        self.on_done = on_done
+        self.until = now + reply_in
         self.accepted = False
         self._accept_by = now + accept_in
 
@@ -60,48 +72,48 @@ class _Sent:
         """Return the monotonic time by which the next bytes have to come."""
         return self.until if self.accepted else min(self._accept_by, self.until)
 
-    def hear(self, connection: socket.socket) -> tuple[bool, bytes | None]:
+    def read(self, connection: socket.socket) -> tuple[bool, Reply | None]:
         """Read from a connection that is readable or due; return whether the job is over, and its reply."""
         try:
-            heard: bytes | None = connection.recv(4096)
+            data: bytes | None = connection.recv(4096)
         except BlockingIOError:
-            heard = None
+            data = None
         except OSError:
-            heard = b""
-        if heard is None:  # too late: an accepted job has no reply yet, any other is rendered here
-            return True, None if self.accepted else UNKNOWN
-        if not self.accepted and heard.startswith(ACCEPTED):
-            self.accepted, heard = True, heard.removeprefix(ACCEPTED)
-            if not heard:
+            data = b""
+        if data is None:  # too late: an accepted job has no reply yet, any other is rendered here
+            return True, None if self.accepted else Reply(Status.UNKNOWN)
+        if not self.accepted and data.startswith(ACCEPTED):
+            self.accepted, data = True, data.removeprefix(ACCEPTED)
+            if not data:
                 return False, None
-        return True, heard or (DIED if self.accepted else UNKNOWN)
+        if not data:
+            return True, Reply(Status.DIED if self.accepted else Status.UNKNOWN)
+        return True, decode(data)
 
 
 class Remote:
-    """The renderers of this instance, as a serving process sees them.
+    """An executor of the renderers of this instance.
 
     :param folder: the folder of their sockets.
-    :param site: the start of each message: it tells a renderer which site's job it is.
+    :param app_digest: the start of each message: it tells a renderer which app's job it is.
     """
 
-    def __init__(self, folder: str, site: bytes) -> None:
+    def __init__(self, folder: str, app_digest: bytes) -> None:
         self._folder = folder
-        self._site = site
+        self._app_digest = app_digest
         self._lock = threading.Lock()
         self._sent: dict[socket.socket, _Sent] = {}
         self._wake: socket.socket | None = None
         self._closed = False
         self._warned_at: float | None = None
-        self._well = True
+        self._is_reachable = True
 
-    def submit(self, job: bytes, urgent: bool, max_lease_wait: float, done: Done) -> bool:
-        """Send a job, and return whether it was sent.
+    def submit(self, job: Job, urgent: bool, on_done: OnDone) -> bool:
+        """Send a job, and return whether it was sent; see :meth:`.Executor.submit`.
 
-        :param urgent: the job is urgent: a client waits for it.
-        :param max_lease_wait: seconds within which the reply has to come.
-        :param done: called once with the reply, in another thread; it must not raise.
+        The reply has to come within the task's ``timeout`` and ``wait``. ``on_done`` is called in another thread.
         """
-        message = self._site + job
+        message = self._app_digest + pack(job.task, job.attempt)
         if len(message) > MAX_JOB:
             return False
         try:
@@ -109,13 +121,16 @@ class Remote:
         except OSError as error:
             self._warn(error)
             return False
+        limits = job.task.limits
         with self._lock:
             if self._closed or not self._is_listening():
                 connection.close()
                 return False
-            self._sent[connection] = _Sent(done, ACCEPT_IN[0] if urgent else ACCEPT_IN[1], max_lease_wait)
-            self._well = True
+            accept_in = ACCEPT_IN[0] if urgent else ACCEPT_IN[1]
+            self._sent[connection] = _Sent(on_done, accept_in, limits.timeout + limits.wait)
+            self._is_reachable = True
             self._nudge()
+        job.flight.send()
         return True
 
     def close(self) -> None:
@@ -129,7 +144,7 @@ class Remote:
             wake.close()
         for connection, job in sent.items():
             connection.close()
-            job.done(None)
+            job.on_done(None)
 
     def _send(self, message: bytes, name: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
@@ -148,8 +163,8 @@ class Remote:
         """Warn once when the renderers go away, however many jobs fail."""
         now = time.monotonic()
         with self._lock:
-            silent = not self._well or (self._warned_at is not None and now - self._warned_at < WARN_AGAIN)
-            self._well = False
+            silent = not self._is_reachable or (self._warned_at is not None and now - self._warned_at < WARN_AGAIN)
+            self._is_reachable = False
             if silent:
                 return
             self._warned_at = now
@@ -193,9 +208,9 @@ class Remote:
         """
         try:
             with selector, woken:
-                self._hear(woken, selector)
+                self._read_replies(woken, selector)
         except Exception:
-            _log.exception("what listens to the renderer processes has ended")
+            _log.exception("the thread that reads the replies of the renderer processes has ended")
         finally:
             with self._lock:
                 closed, wake = self._closed, self._wake
@@ -206,14 +221,14 @@ class Remote:
                 wake.close()
             for connection, job in sent.items():
                 connection.close()
-                job.done(None)
+                job.on_done(None)
 
-    def _hear(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
+    def _read_replies(self, woken: socket.socket, selector: selectors.BaseSelector) -> None:
         known: dict[socket.socket, _Sent] = {}
         while True:
             soonest = min((sent.due for sent in known.values()), default=None)
-            max_lease_wait = None if soonest is None else max(0.0, soonest - time.monotonic())
-            ready = {key.fileobj for key, _ in selector.select(max_lease_wait)}
+            timeout = None if soonest is None else max(0.0, soonest - time.monotonic())
+            ready = {key.fileobj for key, _ in selector.select(timeout)}
             if woken in ready:
                 woken.recv(4096)
             with self._lock:
@@ -222,7 +237,7 @@ class Remote:
                 came = {one: sent for one, sent in self._sent.items() if one not in known}
             now = time.monotonic()
             for connection in [one for one, sent in known.items() if one in ready or sent.due <= now]:
-                over, reply = known[connection].hear(connection)
+                over, reply = known[connection].read(connection)
                 if not over:
                     continue
                 with self._lock:
@@ -230,7 +245,7 @@ class Remote:
                         return
                 selector.unregister(connection)
                 connection.close()
-                known.pop(connection).done(reply)
+                known.pop(connection).on_done(reply)
             for connection in came:
                 selector.register(connection, selectors.EVENT_READ)
             known |= came

@@ -1,4 +1,4 @@
-"""The types of the cache: a task to render, the outcome of its flight, and the answer for a client."""
+"""The types of the cache: a task, an attempt at it, the outcome of its flight, and the answer for a client."""
 
 from __future__ import annotations
 
@@ -17,18 +17,42 @@ class Unknown(LookupError):
     """This process cannot render the task. Only the process that asks has defined its function, say."""
 
 
+class Limits(NamedTuple):
+    """The limits of a task.
+
+    :param timeout: seconds for the render.
+    :param wait: seconds for which a client waits for a render.
+    :param lease: seconds for which the lease lasts without a renewal.
+    :param ignore_backoff: a client for which there is no entry may cause a render during a back-off.
+    """
+
+    timeout: float
+    wait: float
+    lease: float
+    ignore_backoff: bool = True
+
+
 class Task(NamedTuple):
-    """A render to do. A task packs into bytes, so that a thread or another process can render it.
+    """The identity and the limits of a page or of data to render. All renders of a page have the same task.
 
     :param page: the name in the store.
     :param text: the text of the key.
     :param rule: the name of the policy, or of the function where the task is for data.
-    :param timeout: seconds for the render.
-    :param wait: seconds for which a client waits for a render.
-    :param lease: seconds for which the lease lasts without a renewal.
+    :param data: the task is for a cached function, and not for a page.
+    """
+
+    page: str
+    text: str
+    rule: str
+    limits: Limits
+    data: bool = False
+
+
+class Attempt(NamedTuple):
+    """The conditions of one render of a task.
+
     :param max_lease_wait: seconds to wait for another process's render; 0 in the background.
     :param ignore_backoff: render even during a back-off, as there is no entry to serve.
-    :param data: the task is for a cached function, and not for a page.
     :param refresh_tag: render whatever is stored, even beside another process. The tag is marked as stale once the
         lease is held, so that no copy passes for new. Empty where it was marked already; ``None`` for no refresh.
     :param invalidated_since_failure: the page was invalidated. A back-off from before that prevents no render.
@@ -36,36 +60,32 @@ class Task(NamedTuple):
         handed over the task finds the lock by it.
     """
 
-    page: str
-    text: str
-    rule: str
-    timeout: float
-    wait: float
-    lease: float
     max_lease_wait: float = 0.0
     ignore_backoff: bool = True
-    data: bool = False
     refresh_tag: str | None = None
     invalidated_since_failure: bool = False
     owner: bytes = b""
 
-    @property
-    def flight(self) -> str:
-        """Return the key of the task's flight in a process.
+    def flight_key(self, task: Task) -> str:
+        """Return the key of the flight of this attempt at ``task``.
 
         A look-up never joins a refresh: the flight of a refresh has a key of its own, and costs a render of its own.
         """
-        return self.page if self.refresh_tag is None else f"{self.page}:refresh{':marks' * bool(self.refresh_tag)}"
+        if self.refresh_tag is None:
+            return task.page
+        return f"{task.page}:refresh{':marks' * bool(self.refresh_tag)}"
 
-    def pack(self) -> bytes:
-        """Return the task as bytes."""
-        packed: bytes = msgpack.packb(self)
-        return packed
 
-    @classmethod
-    def unpack(cls, job: bytes) -> Task:
-        """Return the task in bytes from :meth:`pack`."""
-        return cls(*msgpack.unpackb(job))
+def pack(task: Task, attempt: Attempt) -> bytes:
+    """Return a task and an attempt as bytes, for another process."""
+    packed: bytes = msgpack.packb((task, attempt))
+    return packed
+
+
+def unpack(job: bytes) -> tuple[Task, Attempt]:
+    """Return the task and the attempt in bytes from :func:`pack`."""
+    (page, text, rule, limits, data), attempt = msgpack.unpackb(job)
+    return Task(page, text, rule, Limits(*limits), data), Attempt(*attempt)
 
 
 Product = Storable | HitForMiss | Personal | Failure
@@ -103,14 +123,14 @@ class Failed(NamedTuple):
 
     :param reason: a token.
     :param content: the app's error response, or a page that came too late to be stored.
-    :param said: the cache directives of the render.
+    :param directives: the cache directives of the render.
     :param snapshot: the tag snapshot from before the render.
     """
 
     reason: str
     error: BaseException | None = None
     content: Content | Value | None = None
-    said: CacheDirectives | None = None
+    directives: CacheDirectives | None = None
     snapshot: TagSnapshot = TagSnapshot()
 
 

@@ -1,8 +1,8 @@
 """A bounded pool of background threads that run jobs.
 
-A job is bytes, as jobs for other processes are. The first job starts a thread (after a fork, never before it). Threads
-are daemons: a non-daemon thread would stall the exit of a gunicorn worker. An executor is no alternative, since it
-refuses work while its process shuts down.
+The first job starts a thread (after a fork, never before it). Threads are daemons: a non-daemon thread would stall the
+exit of a gunicorn worker. ``concurrent.futures`` is no alternative: its executors refuse work while their process shuts
+down.
 
 The pool stops in this order. New jobs are refused. Waiting jobs are dropped: their pages stay stale, and the next
 request starts a render again. Running jobs get until the deadline, and after that end with the process.
@@ -14,43 +14,53 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+J = TypeVar("J")
+
+#: Called with the result of a job, or with ``None`` where the job is dropped.
+OnDone = Callable[[Any], object]
 
 
-class Pool:
+def _ignore(result: object) -> None:
+    """Do nothing with the result of a job."""
+
+
+class Pool(Generic[J]):
     """Run jobs in background threads.
 
     :param run: called with each job; it must not raise.
-    :param drop: called with each job that was taken but will not run.
     :param threads: the most threads; with 0, :meth:`submit` runs the job itself.
     :param queue: the most jobs that wait.
     """
 
-    def __init__(self, run: Callable[[bytes], None], drop: Callable[[bytes], None], threads: int, queue: int) -> None:
+    def __init__(self, run: Callable[[J], object], threads: int, queue: int) -> None:
         self._run = run
-        self._drop = drop
         self._threads = threads
         self._queue = queue
         self._changed = threading.Condition()
-        self._jobs: deque[bytes] = deque()
+        self._jobs: deque[tuple[J, OnDone]] = deque()
         self._idle = 0
         self._alive: set[threading.Thread] = set()
         self._written_off: set[threading.Thread] = set()
         self._stopping = False
 
-    def submit(self, job: bytes, urgent: bool = False) -> bool:
+    def submit(self, job: J, urgent: bool = False, on_done: OnDone = _ignore) -> bool:
         """Take a job; return ``False`` where the queue is full, no thread can start, or the pool is stopping.
 
         :param urgent: the job is urgent, because a client waits for it: it goes before all jobs in the queue.
+        :param on_done: called once with the result of the job, or with ``None`` if the stopping pool drops it; it must
+            not raise.
         """
         with self._changed:
             if self._stopping or len(self._jobs) >= self._queue:
                 return False
             if self._threads:
-                return self._take(job, urgent)
-        self._run(job)
+                return self._take((job, on_done), urgent)
+        on_done(self._run(job))
         return True
 
-    def _take(self, job: bytes, urgent: bool) -> bool:
+    def _take(self, job: tuple[J, OnDone], urgent: bool) -> bool:
         if urgent:
             self._jobs.appendleft(job)
         else:
@@ -84,8 +94,8 @@ class Pool:
             dropped = list(self._jobs)
             self._jobs.clear()
             self._changed.notify_all()
-        for job in dropped:
-            self._drop(job)
+        for _, on_done in dropped:
+            on_done(None)
         with self._changed:
             while self._alive or self._written_off:
                 left = deadline - time.monotonic()
@@ -116,5 +126,6 @@ class Pool:
                     self._written_off.discard(me)
                     self._changed.notify_all()
                     return
-                job = self._jobs.popleft()
-            self._run(job)
+                job, on_done = self._jobs.popleft()
+            on_done(self._run(job))
+            del job, on_done

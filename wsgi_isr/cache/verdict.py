@@ -99,6 +99,11 @@ def judge(entry: Entry | None, validity: Validity, now: float) -> Verdict:
     return Fresh(entry)
 
 
+#: Seconds for which the store keeps a negative page or a hit-for-miss beyond its lifetime, to be served while it is
+#: rendered again.
+STORE_GRACE = 60.0
+
+
 class Storable(NamedTuple):
     """A result that may be stored.
 
@@ -106,7 +111,7 @@ class Storable(NamedTuple):
         age: it is the fallback for errors. A negative one is, or random URLs would fill the store.
     :param tags: the tags that the render itself gave.
     :param carried: the tags of the data that the render used, with the versions that the data carries.
-    :param said: the cache directives of the render, for data that may be returned without being stored.
+    :param directives: the cache directives of the render, for data that may be returned without being stored.
     :param is_negative: the page does not exist, as with a 404. Clients can ask for any number of these.
     """
 
@@ -115,7 +120,7 @@ class Storable(NamedTuple):
     keep: float | None = None
     tags: tuple[str, ...] = ()
     carried: tuple[tuple[str, bytes], ...] = ()
-    said: CacheDirectives | None = None
+    directives: CacheDirectives | None = None
     is_negative: bool = False
 
 
@@ -124,12 +129,12 @@ class Failure(NamedTuple):
 
     :param reason: a token.
     :param content: the app's error response, for a client for which there is no page.
-    :param said: the cache directives of the render, up to the point where it raised ``error``.
+    :param directives: the cache directives of the render, up to the point where it raised ``error``.
     """
 
     reason: str
     content: Content | Value | None = None
-    said: CacheDirectives | None = None
+    directives: CacheDirectives | None = None
     error: Exception | None = None
 
 

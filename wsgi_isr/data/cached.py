@@ -127,7 +127,7 @@ class Cached(DataFunction[P, R]):
         """
         if engine is None or (task is None and reason in _UNSTORED_PAGE):
             if reason == "revalidate-0" and outer is not None:
-                outer.asked.no_store = True
+                outer.directives.no_store = True
             return self._function(*args, **kwargs)
         tags = self._declared_tags(self._arguments(args, kwargs)) if task is None else tags_of_data(task)
         carried = {} if outer is None else claims(engine.tag_versions.capture(tags).snapshot(tags))
@@ -136,14 +136,14 @@ class Cached(DataFunction[P, R]):
                 return self._function(*args, **kwargs)
             finally:
                 if outer is not None:
-                    outer.asked.take_over(directives, carried)
-                    outer.asked.limit(*self._lifetime(engine.profiles))
+                    outer.directives.take_over(directives, carried)
+                    outer.directives.limit(*self._lifetime(engine.profiles))
 
     # Look-ups ----------------------------------------------------------------------------------------------
 
     def _look_up(self, task: Task, engine: DataEngine, outer: RenderContext | None) -> _Found | Failed | Passed | None:
         """Return the result of a task from the cache, or why there is none; ``None`` if it cannot be read."""
-        answer = engine.cache.get(task, fresh=outer is not None and outer.stored)
+        answer = engine.cache.get(task, only_fresh=outer is not None and outer.stored)
         if isinstance(answer, (Failed, Passed)):
             return answer
         if isinstance(answer, Served):
@@ -152,7 +152,7 @@ class Cached(DataFunction[P, R]):
             if (read := self._read(entry, engine, outer)) is not None:
                 return _Found(read[0], label, age)
             # Another version of the code has stored the result. Treat it as missing, and call the function here.
-            outcome = engine.cache.refresh(task, "", here=True)
+            outcome = engine.cache.refresh(task, "", inline=True)
             if isinstance(outcome, Failed):
                 return outcome
             if (read := self._read(outcome.cached.entry, engine, outer)) is not None:
@@ -163,7 +163,7 @@ class Cached(DataFunction[P, R]):
         """Return the stored result (which may be None) and note its use; ``None`` if it cannot be read."""
         read = self._decoded(entry.content)
         if read is not None and outer is not None:
-            outer.asked.use(entry, engine.clock())
+            outer.directives.use(entry, engine.clock())
         return read
 
     def _shared(self, failed: Failed, engine: DataEngine, outer: RenderContext | None) -> tuple[R] | None:
@@ -175,7 +175,7 @@ class Cached(DataFunction[P, R]):
         if failed.error is not None:
             self._take_over(failed, engine, outer)
             raise failed.error
-        if failed.said is None:
+        if failed.directives is None:
             return None
         if engine.tag_versions.validity(failed.snapshot, engine.tag_versions.ask()) >= Validity.EXPIRED:
             return None
@@ -190,8 +190,8 @@ class Cached(DataFunction[P, R]):
         The page may depend on the failure: it may say that there is no such post.
         """
         if outer is not None:
-            outer.asked.take_over(failed.said or CacheDirectives(), claims(failed.snapshot))
-            outer.asked.limit(*self._lifetime(engine.profiles))
+            outer.directives.take_over(failed.directives or CacheDirectives(), claims(failed.snapshot))
+            outer.directives.limit(*self._lifetime(engine.profiles))
 
     # Invalidation ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar
 from ..cache.context import rendering
 from ..cache.entry import HitForMiss, Value
 from ..cache.keyspace import EVERYTHING, stored_tag, tag_name
-from ..cache.task import Product, Task
+from ..cache.task import Limits, Product, Task
 from ..cache.verdict import CacheDirectives, Failure, Storable
 from ..config import options as o
 from ..config.frameworks import personal_data_error
@@ -94,7 +94,7 @@ class DataFunction(Identified, Generic[P, R]):
         _functions.use(self)
         timeout = self._rule.render_timeout or _TIMEOUT
         wait = _LOCK_TIMEOUT if self._rule.lock_timeout is None else self._rule.lock_timeout
-        return Task(engine.keyspace.data(text), text, self.name, timeout, wait, lease_for(timeout), data=True)
+        return Task(engine.keyspace.data(text), text, self.name, Limits(timeout, wait, lease_for(timeout)), data=True)
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], app: str = "") -> DataKey:
         packed = pack_arguments(self._arguments(args, kwargs))

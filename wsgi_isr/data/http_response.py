@@ -11,7 +11,7 @@ from requests.cookies import cookiejar_from_dict
 from requests.structures import CaseInsensitiveDict
 
 from ..cache.context import cache_life, fail, no_store
-from ..cache.verdict import NEGATIVE_STATUSES
+from ..cache.verdict import NEGATIVE_STATUSES, STORE_GRACE
 
 #: The version of :class:`StoredResponse`. Increase it when the name, the fields or their meaning change.
 SCHEMA = 2
@@ -93,7 +93,7 @@ def store_ttl(response: StoredResponse) -> float | None:
 
     A stored 404 or 410 must expire. Otherwise, random URLs would fill the store.
     """
-    return NEGATIVE_TTL + 60 if response.status in NEGATIVE_STATUSES else None
+    return NEGATIVE_TTL + STORE_GRACE if response.status in NEGATIVE_STATUSES else None
 
 
 def apply_status(status: int) -> None:

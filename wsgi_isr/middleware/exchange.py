@@ -122,7 +122,7 @@ class Exchange:
         """Return the page for this client, rendered first if necessary, or the shell that is shown until then."""
         cache = self._engine.cache
         if page.policy.has_shell and not is_crawler(self._environ.get("HTTP_USER_AGENT", "")):
-            answer = cache.get(page.task, page.may_serve, waits=False)
+            answer = cache.get(page.task, page.may_serve, may_wait=False)
             if not isinstance(answer, Pending):
                 return answer
             if (shell := self._shell(page)) is not None:

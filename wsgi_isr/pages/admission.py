@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from functools import reduce
 
 from ..cache.entry import Content, HitForMiss
-from ..cache.verdict import _TARGETED, _TOKEN, FAILED_STATUSES, NEGATIVE_STATUSES, CacheDirectives, Failure, Storable
+from ..cache.verdict import (
+    _TARGETED,
+    _TOKEN,
+    FAILED_STATUSES,
+    NEGATIVE_STATUSES,
+    STORE_GRACE,
+    CacheDirectives,
+    Failure,
+    Storable,
+)
 from ..config.lifetime import Lifetime
 from ..config.policy import Policy
 from .response_headers import date_of, is_for_caches, is_of_one_answer, kept, strong_etag
@@ -60,7 +69,7 @@ def admit(
     if code in NEGATIVE_STATUSES:
         # A missing page may exist in a moment: no grace, and no long place in the store.
         lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
-        keep = policy.negative_ttl + 60
+        keep = policy.negative_ttl + STORE_GRACE
     if lifetime.revalidate == 0:
         return HitForMiss("revalidate-0")
     fields = kept(headers)

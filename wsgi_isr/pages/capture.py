@@ -68,7 +68,7 @@ def produce_page(
 
     def produce(task: Task, client: Mapping[str, Any] | None) -> Product:
         policy = rules.policies[task.rule]
-        deadline = time.monotonic() + task.timeout
+        deadline = time.monotonic() + task.limits.timeout
         key = PageKey.parse(task.text)
         with watched(canonical(key)) as (environ, looks), rendering(rules.profiles) as asked:
             product = run(app, environ, policy, asked, deadline, report, clock)

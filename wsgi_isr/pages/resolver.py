@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ..cache.entry import Codec, Content
 from ..cache.keyspace import Keyspace
-from ..cache.task import Passed, Task
+from ..cache.task import Limits, Passed, Task
 from ..cache.verdict import Bypass
 from ..config import options as o
 from ..config.origin import Site
@@ -209,8 +209,8 @@ class Pages:
 
     def _page(self, policy: Policy, key: PageKey, personal: bool = False) -> Page:
         text = key.text
-        times = policy.render_timeout, policy.lock_timeout, policy.lease
-        task = Task(self._names.page(text), text, policy.name, *times, ignore_backoff=not personal)
+        limits = Limits(policy.render_timeout, policy.lock_timeout, policy.lease, ignore_backoff=not personal)
+        task = Task(self._names.page(text), text, policy.name, limits)
         return Page(policy, key, task, personal)
 
 

@@ -34,14 +34,12 @@ class Result(NamedTuple):
 class Job:
     """One page, or one file that a page needs (``page`` is ``None``).
 
-    ``retry_for`` is the time in seconds, from the end of the first run, in which a postponed job runs again. The queue
-    sets ``number``.
+    ``retry_for`` is the time in seconds, from the end of the first run, in which a postponed job runs again.
     """
 
     path: str
     page: Page | None
     retry_for: float = 0.0
-    number: int = 0
     linked: list[str] = field(default_factory=list)
     result: Result | None = None
     # Monotonic seconds. Past the deadline, the thread of the job is given up.
@@ -80,7 +78,7 @@ class JobQueue:
         self._threads = threads
         self._monotonic = monotonic
         self._pause = pause
-        self._pool = Pool(self._work, self._drop, threads, sys.maxsize)
+        self._pool = Pool(self._work, threads, sys.maxsize)
         # A plain attribute, because a signal's handler sets it: it may have interrupted code that holds an Event's
         # lock.
         self.stopping = False
@@ -105,7 +103,6 @@ class JobQueue:
     def add(self, job: Job) -> None:
         """Take a job, which runs as soon as a thread is free."""
         with self._changed:
-            job.number = len(self._jobs)
             self._jobs.append(job)
             self._submit(job)
 
@@ -156,7 +153,7 @@ class JobQueue:
     def _submit(self, job: Job) -> None:
         """Submit a job to the pool; the caller holds the lock."""
         self._waiting += 1
-        if not self._pool.submit(str(job.number).encode()):
+        if not self._pool.submit(job, on_done=self._drop):
             self._waiting -= 1
             self._dropped += 1
 
@@ -176,24 +173,27 @@ class JobQueue:
             self._hung_everywhere = self._hanging
             self.stop()
 
-    def _drop(self, _number: bytes) -> None:
+    def _drop(self, has_run: bool | None) -> None:
+        """Count a job that the stopping pool has dropped."""
+        if has_run:
+            return
         with self._changed:
             self._waiting -= 1
             self._dropped += 1
             self._changed.notify_all()
 
-    def _work(self, number: bytes) -> None:
-        """Run one job, in a thread of the pool."""
+    def _work(self, job: Job) -> bool:
+        """Run one job, in a thread of the pool, and return ``True``."""
         with self._changed:
-            job = self._jobs[int(number)]
             self._waiting -= 1
             if self.stopping:
                 self._dropped += 1
                 self._changed.notify_all()
-                return
+                return True
             job.thread = threading.current_thread()
             self._running[job] = None
         self._end(job, self._run(job))
+        return True
 
     def _end(self, job: Job, result: Result | None) -> None:
         with self._changed:

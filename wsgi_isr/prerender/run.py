@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from urllib.parse import urljoin
 
-from ..cache.lease import BACK_OFF
+from ..cache.lease import BACKOFF_PAUSE
 from ..config.origin import Site
 from ..errors import ConfigError, ISRError, RefreshError
 from ..middleware.isr import ISR
@@ -198,7 +198,7 @@ class Prerender:
                     self._beyond += 1
                     return
                 # Another process's render, or a back-off, may take so long.
-                retry_for = max(BACK_OFF[1] * 1.25, page.task.timeout + page.task.lease)
+                retry_for = max(BACKOFF_PAUSE[1] * 1.25, page.task.limits.timeout + page.task.limits.lease)
                 job = self._jobs_by_page[page.task.page] = Job(url_of(page), page, retry_for)
                 self._queue.add(job)
             job.note_link(linked)
@@ -209,7 +209,7 @@ class Prerender:
             if path in self._assets:
                 return
             self._assets.add(path)
-        job = Job(path, None, BACK_OFF[1] * 1.25)
+        job = Job(path, None, BACKOFF_PAUSE[1] * 1.25)
         job.note_link(linked)
         self._queue.add(job)
 
@@ -231,7 +231,8 @@ class Prerender:
     def _render(self, job: Job, page: Page) -> str:
         """Return ``rendered`` or ``there``; raise any other outcome."""
         # A refresh waits for an older render of this process first.
-        job.deadline = self._monotonic() + page.task.timeout + (page.task.wait if self._force else 0.0) + GRACE
+        limits = page.task.limits
+        job.deadline = self._monotonic() + limits.timeout + (limits.wait if self._force else 0.0) + GRACE
         rendered, content = self._client.renew(page) if self._force else self._client.get(page)
         job.deadline = float("inf")
         if int(content.status[:3]) >= 400:

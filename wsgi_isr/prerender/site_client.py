@@ -102,11 +102,11 @@ class SiteClient:
         :raises TryLater: another process renders the page, or the page is in back-off.
         """
         # No wait: while another process renders this page, the caller renders others. Back-off holds as for any client.
-        task = page.task._replace(wait=0.0, ignore_backoff=False)
-        answer, tried = self._cache.get(task, fresh=True), False
+        task = page.task._replace(limits=page.task.limits._replace(wait=0.0, ignore_backoff=False))
+        answer, tried = self._cache.get(task, only_fresh=True), False
         if isinstance(answer, Passed) and not answer.missed and self._cache.done(task):
             # The hit-for-miss has just been tried again in the background.
-            answer, tried = self._cache.get(task, fresh=True), True
+            answer, tried = self._cache.get(task, only_fresh=True), True
         if isinstance(answer, Passed):
             raise TryLater if answer.missed else Skip(answer.reason)
         if isinstance(answer, Failed):
@@ -124,7 +124,7 @@ class SiteClient:
 
     def renew(self, page: Page) -> tuple[bool, Content]:
         """Render the page anew, from data that is read from now on; return as :meth:`get` does."""
-        refreshed = self._cache.refresh(page.task, path_tag(page.path), here=True)
+        refreshed = self._cache.refresh(page.task, path_tag(page.path), inline=True)
         if isinstance(refreshed, Failed):
             raise Fail(_why(refreshed))
         entry = refreshed.cached.entry
@@ -161,7 +161,7 @@ class SiteClient:
         except ISRError:
             page = None
         if page is not None:
-            found = self._cache.get(page.task, fresh=True)
+            found = self._cache.get(page.task, only_fresh=True)
             if isinstance(found, Failed):
                 raise Fail(_why(found))
             if isinstance(found, Served) and isinstance(content := found.cached.entry.content, Content):

@@ -133,7 +133,7 @@ class StopSignal:
     """
 
     def __init__(self, parent: int, *others: socket.socket) -> None:
-        self._asked = False
+        self._is_requested = False
         self._parent = parent
         self._woken, self._wake = socket.socketpair()
         self._woken.setblocking(False)
@@ -143,7 +143,7 @@ class StopSignal:
         for one in others:
             self._selector.register(one, selectors.EVENT_READ, one)
         for number in _ASKING:
-            signal.signal(number, self._ask)
+            signal.signal(number, self._request)
         signal.signal(signal.SIGCHLD, self._nudge)  # the end of a child ends a wait
 
     @property
@@ -152,7 +152,7 @@ class StopSignal:
         return os.getppid() != self._parent
 
     def __bool__(self) -> bool:
-        return self._asked or self.orphaned
+        return self._is_requested or self.orphaned
 
     def wait(self, seconds: float) -> list[socket.socket]:
         """Wait at most so many seconds; return those of ``others`` with a new connection."""
@@ -162,8 +162,8 @@ class StopSignal:
                 pass
         return [one for one in ready if one is not None]
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self._asked = True
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self._is_requested = True
         self._nudge(number, frame)
 
     def _nudge(self, _number: int, _frame: FrameType | None) -> None:

@@ -3,11 +3,11 @@
 There are three kinds of processes in a row. Each process ends when the one before it is gone.
 
 * The *watcher* is a child of the server's master. It is small, because it never loads the app. It starts another
-  supervisor if one is killed. * The *supervisor* loads the app and forks renderers, which share its memory until they
-  change it. It replaces renderers
+  supervisor if one is killed.
+* The *supervisor* loads the app and forks renderers, which share its memory until they change it. It replaces renderers
   that die, that rendered ``max_renders`` pages, or that hang in a render. It stops them in a fixed order: no more jobs
-  are taken, running jobs get ``drain_timeout`` seconds, then the renderers are killed. * The *renderers*
-  (:mod:`.worker`) render, at lower priority than the processes that serve.
+  are taken, running jobs get ``drain_timeout`` seconds, then the renderers are killed.
+* The *renderers* (:mod:`.worker`) render, at lower priority than the processes that serve.
 
 Jobs arrive at two sockets (:mod:`wsgi_isr.cache.renderer_pool`) that only the supervisor and its renderers hold. If
 these processes are gone, a client is refused at once, and renders itself. The watcher creates the sockets as its own
@@ -32,7 +32,7 @@ from ..cache import renderer_pool
 from ..cache.renderer_pool import LATER, URGENT
 from ..middleware.runtime import runtime
 from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
-from .worker import LOOK, Heartbeat, Sockets, render
+from .worker import CHECK_PAUSE, Heartbeat, Sockets, render
 
 #: The niceness that renderers add to that of the processes that serve.
 NICENESS = 10
@@ -42,9 +42,9 @@ BACKLOG = 128
 _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
 #: Seconds beyond ``drain_timeout`` in which a renderer must end after a request to stop.
-_LAST_WORDS = 1.0
+_EXIT_GRACE = 1.0
 #: Seconds in which a watcher must open its sockets.
-_BEGIN_IN = 10.0
+_START_TIMEOUT = 10.0
 #: Exit codes of a supervisor: it was asked to stop; the app does not import. 0: no app needs renderers.
 _STOPPED, _NO_APP = 75, 76
 
@@ -197,9 +197,9 @@ class Watcher:
                 self.pid = fork("isr-watcher", main)
             try:
                 #: The directory of its sockets.
-                self.folder = _told(hear)
+                self.folder = _read_folder(hear)
             except OSError:
-                self.wait(_LAST_WORDS)
+                self.wait(_EXIT_GRACE)
                 raise
 
     @property
@@ -226,16 +226,16 @@ class Watcher:
         wait_for(self.pid, timeout)
 
 
-def _told(hear: socket.socket) -> str:
+def _read_folder(hear: socket.socket) -> str:
     """Return the directory that a watcher reports.
 
-    :raises OSError: it has none, has ended, or reports nothing for :data:`_BEGIN_IN` seconds.
+    :raises OSError: it has none, has ended, or reports nothing for :data:`_START_TIMEOUT` seconds.
     """
-    hear.settimeout(_BEGIN_IN)
-    said = hear.recv(4096)  # the whole message, which is sent at once
-    if not said.startswith(b"/"):
-        raise OSError(said.decode("utf-8", "replace") or "their watcher has ended")
-    return os.fsdecode(said)
+    hear.settimeout(_START_TIMEOUT)
+    message = hear.recv(4096)  # the whole message, which is sent at once
+    if not message.startswith(b"/"):
+        raise OSError(message.decode("utf-8", "replace") or "their watcher has ended")
+    return os.fsdecode(message)
 
 
 # The watcher -----------------------------------------------------------------------------------------------
@@ -277,11 +277,11 @@ def _watch(
             why = error.strerror or "it cannot be begun"
         else:
             while (status := status_of(pid)) is None and not stopping:
-                stopping.wait(LOOK)
+                stopping.wait(CHECK_PAUSE)
             if status is None:
                 while status_of(pid) is None:
                     ask_to_stop(pid)  # repeated: the app may install handlers of its own while it is loaded
-                    stopping.wait(LOOK)
+                    stopping.wait(CHECK_PAUSE)
                 break
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else None
             if code == 0 or (code == _NO_APP and not has_loaded):
@@ -296,7 +296,7 @@ def _watch(
         _log.warning("the supervisor of the renderer processes: %s; another one begins in %g s", why, pause)
         until = time.monotonic() + pause
         while not stopping and (left := until - time.monotonic()) > 0:
-            stopping.wait(min(left, LOOK))
+            stopping.wait(min(left, CHECK_PAUSE))
     if stopping.orphaned:
         remove_folder(folder)
     return 0
@@ -348,21 +348,21 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
     settings = [isr.configuration.settings for isr in sites.values()]
     me, drain = os.getpid(), max(each.drain_timeout for each in settings)
 
-    def begin(board: Heartbeat) -> int:
-        return fork("isr-renderer", lambda: render(sockets, sites, board, me))
+    def begin(heartbeat: Heartbeat) -> int:
+        return fork("isr-renderer", lambda: render(sockets, sites, heartbeat, me))
 
-    staff = ProcessPool(max(each.renderers for each in settings), begin)
+    pool = ProcessPool(max(each.renderers for each in settings), begin)
     while not stopping:
-        stopping.wait(staff.turn(time.monotonic()))
+        stopping.wait(pool.replace_due(time.monotonic()))
     sockets.close()
-    staff.stop(drain + _LAST_WORDS)
+    pool.stop(drain + _EXIT_GRACE)
     del app  # the only reference to the wrapped apps
     return _STOPPED
 
 
 class _Renderer(NamedTuple):
     began: float
-    board: Heartbeat
+    heartbeat: Heartbeat
 
 
 class ProcessPool:
@@ -378,23 +378,23 @@ class ProcessPool:
         self._due = [0.0] * number
         self._again = _RestartBackoff()
 
-    def turn(self, now: float) -> float:
+    def replace_due(self, now: float) -> float:
         """Start and replace due renderers; return the seconds until the next call."""
-        self._look(now)
+        self._check(now)
         for at in [at for at in self._due if at <= now]:
-            board = None
+            heartbeat = None
             try:
-                board = Heartbeat()
-                self._working[self._begin(board)] = _Renderer(now, board)
+                heartbeat = Heartbeat()
+                self._working[self._begin(heartbeat)] = _Renderer(now, heartbeat)
             except OSError as error:  # no more processes, or no memory
-                if board is not None:
-                    board.close()
+                if heartbeat is not None:
+                    heartbeat.close()
                 _log.warning("no renderer process can be begun (%s)", error.strerror)
                 self._due.append(now + _PAUSE[0])
             self._due.remove(at)
-        return max(0.0, min([now + LOOK, *self._due]) - now)
+        return max(0.0, min([now + CHECK_PAUSE, *self._due]) - now)
 
-    def _look(self, now: float) -> None:
+    def _check(self, now: float) -> None:
         for pid, renderer in [*self._working.items(), *self._leaving.items()]:
             if (status := status_of(pid)) is not None:
                 if pid in self._working:
@@ -403,11 +403,11 @@ class ProcessPool:
                     _log.warning("a renderer process was killed by signal %d", os.WTERMSIG(status))
                 self._working.pop(pid, None)
                 self._leaving.pop(pid, None)
-                renderer.board.close()
-            elif 0 < renderer.board.until < now:
+                renderer.heartbeat.close()
+            elif 0 < renderer.heartbeat.due < now:
                 _log.warning("a renderer process hangs in a render past its timeout, and is killed")
                 os.kill(pid, signal.SIGKILL)
-            elif pid in self._working and renderer.board.leaving:
+            elif pid in self._working and renderer.heartbeat.leaving:
                 self._leaving[pid] = self._working.pop(pid)
                 self._due.append(now)
 

@@ -18,15 +18,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from ..cache.renderer_pool import ACCEPTED, FAILED, MAX_JOB, UNKNOWN
-from ..cache.task import Task
+from ..cache.executor import Reply, Status
+from ..cache.renderer_pool import ACCEPTED, MAX_JOB, encode
+from ..cache.task import unpack
 from ..config.wrapping import APP_DIGEST_BYTES
 from ..middleware.isr import ISR
 from ..process import close_all
 from .child_process import StopSignal
 
 #: Seconds between two checks for events without a signal: the end of the parent, a renderer that hangs.
-LOOK = 0.5
+CHECK_PAUSE = 0.5
 #: Seconds that a job may take beyond its own limits, before its whole process counts as hanging.
 GRACE = 5.0
 #: Seconds in which a job must arrive after its connection; it was sent before.
@@ -58,7 +59,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, self._FORM.size)
 
-    def say(self, until: float, leaving: bool) -> None:
+    def report(self, until: float, leaving: bool) -> None:
         """Report the state.
 
         :param until: the monotonic time of the next report; the renderer is killed if it is late. 0 for never.
@@ -67,13 +68,13 @@ class Heartbeat:
         self._FORM.pack_into(self._shared, 0, until, leaving)
 
     @property
-    def until(self) -> float:
-        """Return the monotonic time of the next report; see :meth:`say`."""
+    def due(self) -> float:
+        """Return the monotonic time of the next report; see :meth:`report`."""
         return float(self._FORM.unpack_from(self._shared)[0])
 
     @property
     def leaving(self) -> bool:
-        """Return whether the renderer takes no more jobs; see :meth:`say`."""
+        """Return whether the renderer takes no more jobs; see :meth:`report`."""
         return bool(self._FORM.unpack_from(self._shared)[1])
 
     def close(self) -> None:
@@ -81,30 +82,30 @@ class Heartbeat:
         self._shared.close()
 
 
-def render(sockets: Sockets, sites: Mapping[bytes, ISR], board: Heartbeat, parent: int) -> int:
+def render(sockets: Sockets, sites: Mapping[bytes, ISR], heartbeat: Heartbeat, parent: int) -> int:
     """Run a renderer until its end; return the exit code."""
     stopping = StopSignal(parent, *sockets)
     settings = [isr.configuration.settings for isr in sites.values()]
     drain, left = max(each.drain_timeout for each in settings), max(each.max_renders for each in settings)
-    desk = _JobRunner(sites, min(each.background_threads for each in settings), board)
-    while left > 0 and not stopping and not desk.hangs:
-        if not desk.is_free(LOOK):
+    runner = _JobRunner(sites, min(each.background_threads for each in settings), heartbeat)
+    while left > 0 and not stopping and not runner.hangs:
+        if not runner.is_free(CHECK_PAUSE):
             continue
-        ready = stopping.wait(LOOK)
+        ready = stopping.wait(CHECK_PAUSE)
         # In this order: clients wait for urgent jobs.
         for listener in sockets:
             if listener in ready and (connection := _accept(listener)) is not None:
-                desk.take(connection)
+                runner.take(connection)
                 left -= 1
                 break
     # Other renderers take new connections; without any, the connections are refused at once.
     sockets.close()
     until = time.monotonic() + drain
-    board.say(until + GRACE, leaving=True)
+    heartbeat.report(until + GRACE, leaving=True)
     if not stopping:
         os.kill(parent, signal.SIGCHLD)  # wakes the supervisor: another renderer may start
-    desk.finish(drain)
-    close_all(0.0 if desk.hangs else max(0.0, until - time.monotonic()))
+    runner.finish(drain)
+    close_all(0.0 if runner.hangs else max(0.0, until - time.monotonic()))
     return 0
 
 
@@ -120,11 +121,11 @@ def _accept(listener: socket.socket) -> socket.socket | None:
 class _JobRunner:
     """The jobs that a renderer has taken."""
 
-    def __init__(self, sites: Mapping[bytes, ISR], threads: int, board: Heartbeat) -> None:
+    def __init__(self, sites: Mapping[bytes, ISR], threads: int, heartbeat: Heartbeat) -> None:
         self._sites = sites
         self._changed = threading.Condition()
         self._threads = threads
-        self._board = board
+        self._heartbeat = heartbeat
         self._busy = 0
         self._numbers = itertools.count()
         self._limits: dict[int, float] = {}
@@ -153,9 +154,9 @@ class _JobRunner:
         try:
             with connection:
                 message = _read(connection)
-                # in vain after a long delay: the client has given the job to another process
+                # In vain after a long delay: the client has given the job to another process.
                 connection.sendall(ACCEPTED)
-                connection.sendall(self._word(message))
+                connection.sendall(encode(self._reply_to(message)))
         except OSError:
             pass  # the client is gone; the page is stored
         except Exception:
@@ -165,17 +166,17 @@ class _JobRunner:
                 self._busy -= 1
                 self._changed.notify_all()
 
-    def _word(self, message: bytes) -> bytes:
+    def _reply_to(self, message: bytes) -> Reply:
         isr = self._sites.get(message[:APP_DIGEST_BYTES])
         if isr is None:
-            return UNKNOWN
+            return Reply(Status.UNKNOWN)
         try:
-            task = Task.unpack(message[APP_DIGEST_BYTES:])
+            task, attempt = unpack(message[APP_DIGEST_BYTES:])
         except Exception:  # sent by another version of this package
-            return UNKNOWN
-        with self._limited(task.timeout + task.wait + GRACE):
-            reply = isr._engine.work(task)
-        if reply == FAILED + b"timeout":
+            return Reply(Status.UNKNOWN)
+        with self._limited(task.limits.timeout + task.limits.wait + GRACE):
+            reply = isr._engine.run_job(task, attempt)
+        if reply.status is Status.FAILED and reply.reason == "timeout":
             self.hangs = True
         return reply
 
@@ -196,7 +197,7 @@ class _JobRunner:
             else:
                 del self._limits[number]
             if not self._leaving:
-                self._board.say(min(self._limits.values(), default=0.0), leaving=False)
+                self._heartbeat.report(min(self._limits.values(), default=0.0), leaving=False)
 
 
 def _read(connection: socket.socket) -> bytes:
