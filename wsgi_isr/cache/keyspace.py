@@ -15,7 +15,7 @@ from .entry import SCHEMA
 #: a rolling deploy. The number goes up only for a change that no older version can read.
 CONTROL_SCHEMA = 2
 #: The number of tags whose names are remembered.
-MAX_TAG_NAMES = 2048
+MAX_TAG_NAMES = 1024
 
 
 class Keyspace:

@@ -211,6 +211,7 @@ class Exchange:
         if prepared is None or monotonic >= prepared.over:
             cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
+        self._pages.remember(self._fingerprint, page)
 
     def _pass_through(self, found: Passed) -> Iterable[bytes]:
         if found.personal is not None:

@@ -117,7 +117,7 @@ class Pages:
     ) -> Page | Passed | Absent:
         """Return the page of a request, or why it is not for the cache.
 
-        :param fingerprint: that of ``environ``: the page of a plain request is remembered by it.
+        :param fingerprint: that of ``environ``: that of a plain request may be remembered.
         :param epochs: returns the current epochs, for lists of pages.
         :param draft: whether the client is in draft mode.
         """
@@ -138,13 +138,11 @@ class Pages:
         policy, key = match
         if draft:
             return Passed("draft", draft=True)
-        page = self._page(policy, key, self._matcher.personal_cookies(policy, environ))
-        self._remember(fingerprint, page)
-        return page
+        return self._page(policy, key, self._matcher.personal_cookies(policy, environ))
 
-    def _remember(self, fingerprint: Fingerprint, page: Page) -> None:
-        """Remember the page of a plain request, unless its rule asks a list of pages each time."""
-        if page.policy.lists_all or len(page.task.text) > MAX_REMEMBERED_TEXT or not page.is_plain(fingerprint):
+    def remember(self, fingerprint: Fingerprint, page: Page) -> None:
+        """Remember the page of a plain request that was a hit, unless its rule asks a list of pages each time."""
+        if page.policy.lists_all or len(page.task.text) > MAX_REMEMBERED_TEXT:
             return
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()  # removing one item while another thread reads would need a lock
