@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
@@ -34,7 +34,6 @@ from .cache.tag_versions import TagVersions
 from .cache.task import Attempt, Product, Task, Unknown
 from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
-from .config.rule_set import RuleSet
 from .config.settings import Config
 from .data.active_engine import activate, request_engine
 from .data.function import app_of, produce_data, tags_of_data
@@ -45,6 +44,9 @@ from .pages.own_writes import Writes
 from .pages.request_key import PageKey, tags_of_page
 from .pages.respond import PreparedResponse
 from .stores.base import Store
+
+if TYPE_CHECKING:
+    from .config.rule_set import RuleSet
 
 _log = logging.getLogger("wsgi_isr")
 

@@ -11,7 +11,6 @@ import functools
 import hmac
 import re
 import zlib
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgpack
@@ -84,8 +83,7 @@ class TagSnapshot(NamedTuple):
 _NO_PROOF = TagSnapshot()
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A cache entry: a page, the result of a function, or a hit-for-miss.
 
     :param key: the text of the key.

@@ -6,7 +6,6 @@ The order is the protocol. ``tests/model`` shows the error that each missing ste
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..config.lifetime import Lifetime
@@ -266,7 +265,7 @@ class Regenerator:
             data = self._entries.codec.pack(entry)
             if len(data) > self._entries.store.max_value and isinstance(content, Content) and content.coded:
                 # The page may fit without its other content codings.
-                entry = replace(entry, content=content._replace(coded=()))
+                entry = entry._replace(content=content._replace(coded=()))
                 data = self._entries.codec.pack(entry)
         except Exception as raised:  # a header or a tag is not text
             self._back_off(task, render.lease, "unstorable", raised, _tags_digest(render.capture))

@@ -11,13 +11,15 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from . import options as o
 from .lifetime import PROFILES
-from .rule_set import RuleSet
 from .rules import RULE_OPTIONS, Rule
+
+if TYPE_CHECKING:
+    from .rule_set import RuleSet
 
 #: A lower-case host, with or without a port (RFC 3986, 3.2.2). Names in container networks may have underscores.
 HOST = re.compile(
@@ -267,6 +269,9 @@ class Config:
         own_rules = _as_pairs(rules) if rules is not None else list(file_rules.items())
         settings = Settings(**{name: value for name, value in given.items() if name in SITE_OPTIONS})
         defaults = Rule(**{name: value for name, value in given.items() if name in RULE_OPTIONS})
+        # Imported with the first rules: werkzeug.routing takes a tenth of the import, and apps of Flask have it anyway.
+        from .rule_set import RuleSet
+
         compiled = RuleSet(own_rules, defaults, {**PROFILES, **(settings.profiles or {})})
         return cls(settings, compiled, names_store="store" in given)
 

@@ -23,7 +23,6 @@ from ..cache.verdict import CacheDirectives, Validity
 from ..config import options as o
 from ..config.lifetime import PROFILES
 from ..config.policy import check_templates
-from ..config.rule_set import RuleSet
 from ..config.rules import Rule
 from ..errors import ConfigError, RefreshError
 from ..events import DataServed
@@ -297,6 +296,8 @@ def cached(
         _check_cacheable(function)
         rule = Rule(revalidate=revalidate, expire=expire, render_timeout=timeout, lock_timeout=lock_timeout)
         # The same checks as for pages. Profiles are checked on use.
+        from ..config.rule_set import RuleSet  # late, as in Config.load
+
         RuleSet({"/": rule}, Rule(), {revalidate: (0.0, inf)} if isinstance(revalidate, str) else PROFILES)
         checked = o.TAGS.check("cached: tags", tags)
         if not callable(checked):

@@ -19,7 +19,6 @@ from ..cache.keyspace import tag_name
 from ..cache.task import Product, Task
 from ..cache.verdict import CacheDirectives, Failure, Personal, Storable
 from ..config.policy import Policy
-from ..config.rule_set import RuleSet
 from ..events import InternalError, UndeclaredVary
 from .admission import admit, refuse, varies
 from .compression import encoded
@@ -29,6 +28,8 @@ from .undeclared_vary import WATCHED, depends_on_client, watched
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+    from ..config.rule_set import RuleSet
+
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 MOST_PERSONAL, PERSONAL_TIME = 65536, 0.1
 
 # PEP 3333, "Unicode Issues". Line breaks would begin another header.
-_LATIN_LINE = re.compile(r"[^\r\n\u0100-\U0010ffff]*")
+_LATIN_LINE = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\xff]*")
 
 
 _OF_THE_URL = ("wsgi.url_scheme", "HTTP_HOST", "SCRIPT_NAME", "PATH_INFO", "QUERY_STRING")

@@ -17,13 +17,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache.keyspace import EVERYTHING, route_tag
 from ..config.policy import Policy
-from ..config.rule_set import RuleSet
 from ..events import Events, InternalError
 from .request_key import MAX_SEGMENTS, PageKey, decoded, tags_of_page
+
+if TYPE_CHECKING:
+    from ..config.rule_set import RuleSet
 
 #: Seconds for which a list stays valid after an invalidation of something else.
 OTHER_TAGS_AGAIN = 1.0

@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import translate
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 from werkzeug.http import dump_cookie, parse_cookie
@@ -19,8 +19,10 @@ from ..config.ignored_names import IGNORED_COOKIES, TRACKING
 from ..config.origin import _DEFAULT_PORT, MAX_HOST, MAX_URL, Site, site_of_url
 from ..config.policy import Policy
 from ..config.policy import tags_of as rule_tags
-from ..config.rule_set import RuleSet
 from ..config.settings import HOST
+
+if TYPE_CHECKING:
+    from ..config.rule_set import RuleSet
 
 #: Each segment of a path is a prefix that can be invalidated, and costs a tag.
 MAX_SEGMENTS = 32
