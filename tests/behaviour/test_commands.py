@@ -166,6 +166,17 @@ def test_invalidate_may_render_the_pages_that_it_names(monkeypatch: pytest.Monke
     assert "theapp" not in sys.modules
 
 
+def test_without_a_named_store_the_app_of_the_variable_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("prerender", "theapp:app")
+    store = os.environ["WSGI_ISR_STORE"]
+    monkeypatch.delenv("WSGI_ISR_STORE")
+    code, _, err = run("invalidate", "--path", "/")
+    assert (code, "write --app myapp:app" in err) == (2, True)
+    Path("theapp.py").write_text(APP.replace('"/<slug>": 60}', f'"/<slug>": 60}}, store={store!r}'))
+    monkeypatch.setenv("WSGI_ISR_APP", "theapp:app")
+    assert run("invalidate", "--path", "/").code == 0
+
+
 def test_a_command_says_where_it_has_invalidated_and_what_may_be_wrong_with_it() -> None:
     run("prerender", "theapp:app")
     store = f"sqlite:///{os.getcwd()}/store.db"

@@ -64,7 +64,12 @@ def _store_options(command: Command) -> Command:
 @click.option("--all", "everything", is_flag=True, help="All pages and data.")
 @click.option("--mode", type=click.Choice(["stale", "expire", "purge"]), default="expire", show_default=True)
 @click.option("--refresh", is_flag=True, help="Then render the pages at the paths. Needs --app or WSGI_ISR_APP.")
-@click.option("--app", "target", metavar="MODULE:APP", help="Use the store and the rules of this app.")
+@click.option(
+    "--app",
+    "target",
+    metavar="MODULE:APP",
+    help="Use the store and the rules of this app. Without any store: WSGI_ISR_APP.",
+)
 @url_option
 @_store_options
 def invalidate_command(refresh: bool, target: str | None, url: str | None, as_json: bool, **arguments: Any) -> None:
@@ -73,11 +78,18 @@ def invalidate_command(refresh: bool, target: str | None, url: str | None, as_js
     Exits with 1, and names the tags, if an invalidation is pending.
     """
     with reported(as_json):
-        target = target or (os.environ.get("WSGI_ISR_APP") if refresh else None)
+        knows_store = Config.load(
+            options={name: arguments[name] for name in ("store", "namespace", "journal")}
+        ).names_store
+        if target is None and (refresh or not knows_store):
+            target = os.environ.get("WSGI_ISR_APP")
         if target is not None:
             sys.exit(0 if invalidate_in(target, refresh, url, as_json, arguments) else 1)
         if refresh:
             raise ConfigError("--refresh", "no app is named that renders the pages", "write --app myapp:app")
+        if not knows_store:
+            remedy = "write --app myapp:app or --store URL, or set WSGI_ISR_STORE as the app has it (null:// for none)"
+            raise ConfigError("store", "no store is known here", remedy)
         say_invalidated(invalidate(**arguments), as_json)
 
 
