@@ -101,7 +101,8 @@ class Gunicorn(Part):
         command = [sys.executable, *self.program, "--workers", str(self._workers)]
         # Longer than the default of ISR's `drain_timeout`, and no longer than an orphaned worker should live.
         command += ["--graceful-timeout", "12"]
-        if "control_socket_disable" in make_settings():  # gunicorn 25: all instances would share one
+        # gunicorn 25 and later opens a control socket, and all instances would share it.
+        if "control_socket_disable" in make_settings():
             command += ["--no-control-socket"]
         return [*command, *self._arguments]
 
@@ -146,15 +147,15 @@ class Gunicorn(Part):
         """
         workers = self.workers()
         try:
-            deaf = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
+            unready = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
         except (FileNotFoundError, ProcessLookupError):  # a worker ended just now
             return False
-        return len(workers) == self._workers and not deaf
+        return len(workers) == self._workers and not unready
 
     def kill_process(self, pid: int) -> None:
         """Send SIGKILL to a worker, a renderer, their supervisor, or the watcher.
 
-        :raises ClusterError: ``pid`` is not a process of this gunicorn.
+        :raises ClusterError: ``pid`` is none of these processes.
         """
         # A process id may be reused once the parent has reaped its process. A pidfd refers to one process for ever.
         try:
@@ -163,7 +164,7 @@ class Gunicorn(Part):
             descriptor = -1
         others = [pid for name in (RENDERER, SUPERVISOR, WATCHER) for pid in self.called(name)]
         if descriptor < 0 or pid not in (ours := [*self.workers(), *others]):
-            raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: {ours}")
+            raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: choose one of {ours}")
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:

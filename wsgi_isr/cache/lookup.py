@@ -309,7 +309,7 @@ class Cache:
     def refresh(self, task: Task, tag: str, *, inline: bool = False, raises: bool = True) -> Regenerated | Failed:
         """Render ``task`` with data read from now on, store the result, and return it.
 
-        Renders already in progress are not reused: they may have read data from before the caller's change. Where
+        Renders already in progress are not reused: they may have read data from before the caller's change. If
         rendering fails, the old entry stays.
 
         :param tag: the tag to mark as stale, so that every process looks for the new entry; empty if marked already.

@@ -1,4 +1,4 @@
-"""Refresh pages on demand: ``refresh()`` is called by the app or a script, and not by the client of a page."""
+"""Refresh pages on demand: the app or a script calls ``refresh()``, and no client does."""
 
 from __future__ import annotations
 
