@@ -1,4 +1,4 @@
-"""Renders: instances record them, and this module reads them and assigns them to windows."""
+"""Record renders in instances, read these records, and assign renders to windows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ from wsgi_isr.pages.request_key import PageKey
 
 from ..supervisor.state import INVALIDATIONS, append
 
-#: Seconds by which a page may seem to become stale too early, seen from outside.
+#: Seconds by which a page may seem to become stale too early, as the times are measured from outside.
 NOISE = 0.05
 
 
 class Render(NamedTuple):
-    """One call of the app for a page. ``ended`` is the start of the page's age, by ``time.monotonic``. ``stored``: the
-    store took it. ``text`` is that of the key. ``lifetime``: seconds for which the page is fresh."""
+    """One call of the app for a page.
+
+    :param ended: the start of the page's age, by ``time.monotonic``.
+    :param seconds: the duration of the render.
+    :param stored: whether the store took the page.
+    :param text: the text of the key.
+    :param lifetime: seconds for which the page is fresh.
+    """
 
     ended: float
     seconds: float
@@ -41,7 +47,7 @@ class Render(NamedTuple):
 
 
 class Recorder:
-    """A subscriber that records every render of a page, and in another file every invalidation.
+    """A subscriber that records every render of a page in one file, and every invalidation in another.
 
     :param shift: seconds by which the clocks of this process are wrong.
     """
@@ -53,7 +59,7 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Rendered) and ":p:" in event.key:
-            # On a busy machine, the time since then can be a tenth of a second.
+            # The page's age starts before the page is stored. Storing can take a tenth of a second on a busy machine.
             ended, seconds = time.monotonic() - self._shift - event.storing, event.seconds - event.storing
             lifetime = math.inf if event.revalidate is None else event.revalidate
             render = Render(ended, seconds, event.key, self._instance, os.getpid(), event.stored, event.text, lifetime)
@@ -84,7 +90,7 @@ class Crowded:
 
 @dataclass(frozen=True)
 class Windows:
-    """Renders and their windows. ``largest`` is the number of renders in the largest one."""
+    """The number of renders, and the number of windows. ``largest``: the maximum of renders in one window."""
 
     renders: int
     windows: int
@@ -99,15 +105,15 @@ class Windows:
 def windows(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float = -math.inf) -> Windows:
     """Count windows and renders.
 
-    A window of a page begins when the page becomes stale, or is missing. The render that renews it belongs to the
-    window; each further render until the new page becomes stale is one too many. A render after an invalidation or
-    after the loss of a node counts as one too many, too: from outside these cannot be distinguished.
+    A window of a page begins when the page becomes stale, or is missing. The window ends when the new page becomes
+    stale. One render in a window renews the page, and each further render is superfluous. From outside, the cause of a
+    render is not visible. So a render after an invalidation, or after the loss of a node, counts as superfluous too.
 
     :param renders: in the order of their starts.
     :param lifetimes: seconds by key; pages without one are left out.
     :param since: only windows that began later.
     """
-    sizes = [len(window) for window in _each(renders, lifetimes, since)]
+    sizes = [len(window) for window in _all_windows(renders, lifetimes, since)]
     return Windows(sum(sizes), len(sizes), max(sizes, default=0))
 
 
@@ -115,7 +121,7 @@ def crowded(renders: Iterable[Render], lifetimes: Mapping[str, float], since: fl
     """Return the windows with more than one render."""
     return [
         Crowded(_path(window[0]), window[0].began, max(render.ended for render in window), len(window))
-        for window in _each(renders, lifetimes, since)
+        for window in _all_windows(renders, lifetimes, since)
         if len(window) > 1
     ]
 
@@ -124,35 +130,37 @@ def _path(render: Render) -> str:
     return PageKey.parse(render.text).path if render.text else render.key
 
 
-def _each(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float) -> list[list[Render]]:
+def _all_windows(renders: Iterable[Render], lifetimes: Mapping[str, float], since: float) -> list[list[Render]]:
+    """Return the renders of each window of each page."""
     by_key: dict[str, list[Render]] = {}
     for render in renders:
         if render.key in lifetimes:
             by_key.setdefault(render.key, []).append(render)
-    return [window for key, some in by_key.items() for window in _of_one(some, lifetimes[key], since)]
+    return [window for key, of_page in by_key.items() for window in _windows_of_page(of_page, lifetimes[key], since)]
 
 
-def _of_one(renders: Sequence[Render], lifetime: float, since: float) -> list[list[Render]]:
+def _windows_of_page(renders: Sequence[Render], lifetime: float, since: float) -> list[list[Render]]:
+    """Return the renders of each window of one page that began at ``since`` or later."""
     found: list[list[Render]] = []
     counted: list[bool] = []
-    stale, made = -math.inf, True
+    stale, renewed = -math.inf, True
     for render in renders:
-        # An unstored render has renewed nothing: the next one belongs to the same window.
-        if render.began >= stale - NOISE and made:
+        # An unstored render has renewed nothing: the next render belongs to the same window.
+        if render.began >= stale - NOISE and renewed:
             found.append([])
             counted.append(render.began >= since)
-            made = False
+            renewed = False
         found[-1].append(render)
         if render.stored:
-            stale, made = render.ended + lifetime, True
-    return [window for window, wanted in zip(found, counted, strict=True) if wanted]
+            stale, renewed = render.ended + lifetime, True
+    return [window for window, is_counted in zip(found, counted, strict=True) if is_counted]
 
 
 def lifetimes(renders: Iterable[Render], host: str, fresh: Mapping[str, bool]) -> dict[str, float]:
-    """Return the lifetimes of pages by their keys in the store, of every release and namespace, in seconds.
+    """Return the lifetime of each page in seconds, by its key in the store, for all releases and namespaces.
 
-    :param fresh: for each path, whether its page was ever served as new. Otherwise its lifetime is 0, so each of its
-        renders is a window.
+    :param fresh: for each path, whether its page was ever served as new. The lifetime of any other page is 0, so each
+        render of such a page is a window.
     """
     # Keys hold bytes as latin-1.
     wanted = {unquote(path.partition("?")[0], "latin-1"): was_fresh for path, was_fresh in fresh.items()}

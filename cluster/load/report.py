@@ -1,4 +1,4 @@
-"""The results of a load in figures: as text, as JSON, and for a plot."""
+"""Report the results of a load: as text, as JSON, and for a plot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .generator import Samples
 from .renders import Crowded, Render, Windows
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
-#: Events that begin a spell of a part, and events that end it.
+#: The events that begin a lasting fault of a part, each with the events that end the fault.
 SPELLS: Mapping[str, frozenset[str]] = {
     "kill": frozenset({"restart"}),
     "ended": frozenset({"restart"}),
@@ -27,8 +27,9 @@ SPELLS: Mapping[str, frozenset[str]] = {
     "slow": frozenset({"heal"}),
     "press": frozenset({"relieve"}),
 }
-#: Seconds for which a fault may lose pages after its end: until every process has noticed the end.
+#: Seconds for which pages may still be lost after a fault has ended. By then, every process has noticed the end.
 NOTICED = 5.0
+#: Events that only end a fault.
 ENDS = frozenset({"resume", "heal", "relieve"})
 
 
@@ -43,21 +44,21 @@ class Spell:
 
 
 def spells(events: Iterable[Mapping[str, Any]], began: float, ended: float) -> list[Spell]:
-    """Return the faults from ``began`` to ``ended``, out of the lines of :meth:`.Directory.noted`."""
+    """Return the faults between ``began`` and ``ended``, from the events of :meth:`.Directory.noted`."""
     found: list[Spell] = []
-    going: dict[tuple[str, str], float] = {}
+    ongoing: dict[tuple[str, str], float] = {}
     for event in events:
         fault, part, at = event["what"], event["part"], event["at"]
-        closed = [key for key in going if key[1] == part and fault in SPELLS[key[0]]]
-        found += [Spell(key[0], part, going.pop(key), at) for key in closed]
+        closed = [key for key in ongoing if key[1] == part and fault in SPELLS[key[0]]]
+        found += [Spell(key[0], part, ongoing.pop(key), at) for key in closed]
         if fault in SPELLS:
-            going[fault, part] = event.get("began", at)
+            ongoing[fault, part] = event.get("began", at)
         elif not closed and fault not in ENDS:
             found.append(Spell(fault, part, event.get("began", at), at))
-    found += [Spell(fault, part, at, ended) for (fault, part), at in going.items()]
-    inside = [spell for spell in found if spell.ended >= began and spell.began <= ended]
+    found += [Spell(fault, part, at, ended) for (fault, part), at in ongoing.items()]
+    overlapping = [spell for spell in found if spell.ended >= began and spell.began <= ended]
     return sorted(
-        (Spell(s.fault, s.part, max(s.began, began), min(s.ended, ended)) for s in inside), key=lambda s: s.began
+        (Spell(s.fault, s.part, max(s.began, began), min(s.ended, ended)) for s in overlapping), key=lambda s: s.began
     )
 
 
@@ -70,7 +71,7 @@ class Report:
     renders: Sequence[Render]
     windows: Windows | None
     spells: Sequence[Spell]
-    #: Windows with more than one render, and the noted events that may have led to it.
+    #: Each window with more than one render, and the noted events that may explain the further renders.
     crowded: Sequence[tuple[Crowded, Sequence[str]]] = ()
 
     @property
@@ -80,7 +81,7 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Count requests without a complete answer, or with 5xx, and unexplained windows with several renders."""
+        """Return the number of failed requests (5xx, or no complete answer) and of unexplained windows."""
         return sum(self.samples.errors.values()) + len(self.unexplained)
 
     @property
@@ -90,7 +91,7 @@ class Report:
 
     @property
     def never_fresh(self) -> Sequence[str]:
-        """Return the pages that were never served as new. Each render of one is a window."""
+        """Return the pages that were never served as new. Each render of such a page is a window."""
         if self.windows is None:
             return []
         return [path for path in self.samples.paths if path not in self.samples.fresh]
@@ -159,22 +160,26 @@ class Report:
 
     def _rendered(self) -> str:
         if self.windows is None:
-            return "none was noted: every page was passed on to the app, or that is not wrapped in ISR"
+            return "none was noted: every page was passed to the app, or the app is not wrapped in ISR"
         if not self.windows.windows:
             return f"{len(self.renders)}; no window began meanwhile"
         figures = f"{self.windows.renders} in {self.windows.windows} windows: {self.windows.per_window:.2f} in each"
         return figures if self.windows.largest < 2 else f"{figures}, {self.windows.largest} at the most"
 
     def _explained(self, window: Crowded, causes: Sequence[str]) -> str:
-        reason = ", ".join(causes) or "nothing was noted that explains it (invalidated from elsewhere?)"
+        reason = ", ".join(causes) or "nothing was noted that explains it (invalidated by another process?)"
         return f"{window.renders} of {window.page} at {window.began - self.samples.began:.1f} s: {reason}"
 
 
 def made_of(directory: Directory, samples: Samples, connections: int, host: str) -> Report:
-    """Return the report of a load on the cluster in that directory; ``host`` is the host name in requests."""
+    """Return the report of a load.
+
+    :param directory: the directory of the cluster.
+    :param host: the host name in the requests.
+    """
     every, events = renders.read(directory.renders), directory.noted()
     lifetimes = renders.lifetimes(every, host, {path: path in samples.fresh for path in samples.paths})
-    # Earlier renders of a page are included, so that its first window is distinguished from its second one.
+    # Renders from before the load are included: they show whether a page was fresh or stale when the load began.
     windows = renders.windows(every, lifetimes, samples.began) if every else None
     during = [render for render in every if samples.began <= render.ended <= samples.ended]
     causes = [
@@ -189,7 +194,7 @@ def made_of(directory: Directory, samples: Samples, connections: int, host: str)
 
 
 def invalidated(directory: Directory) -> list[float]:
-    """Return the times of invalidations by instances; other processes do not note theirs."""
+    """Return the times of the invalidations by instances. Invalidations by other processes are not recorded."""
     try:
         lines = directory.invalidations.read_bytes().splitlines()
     except FileNotFoundError:
@@ -197,15 +202,16 @@ def invalidated(directory: Directory) -> list[float]:
     return [float(json.loads(line)[0]) for line in lines]
 
 
-def _table(title: str, counts: Mapping[Any, int], of: int) -> list[str]:
+def _table(title: str, counts: Mapping[Any, int], total: int) -> list[str]:
     rows = [
-        f"{'(not said)' if name == '' else name} {count:,} ({100 * count / of:.3g} %)" for name, count in counts.items()
+        f"{'(not said)' if name == '' else name} {count:,} ({100 * count / total:.3g} %)"
+        for name, count in counts.items()
     ]
     return [f"{title:<18}{', '.join(rows)}"]
 
 
 def percentiles(seconds: Iterable[float]) -> dict[str, float]:
-    """Return the usual percentiles; empty for no values."""
+    """Return the values of :data:`PERCENTILES`, and an empty dict without values."""
     ordered = sorted(seconds)
     if not ordered:
         return {}
@@ -214,7 +220,7 @@ def percentiles(seconds: Iterable[float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Bucket:
-    """Counts of the answers in one stretch of time."""
+    """The verdicts and latencies of the answers in one interval, which began at ``began``. Latencies are in seconds."""
 
     began: float
     verdicts: Mapping[str, int]
@@ -223,7 +229,7 @@ class Bucket:
 
 
 def buckets(samples: Samples, width: float) -> list[Bucket]:
-    """Return the samples by stretches of ``width`` seconds, empty ones included."""
+    """Return a bucket for each interval of ``width`` seconds, empty intervals included."""
     found = []
     start = samples.began
     low = 0
@@ -232,7 +238,7 @@ def buckets(samples: Samples, width: float) -> list[Bucket]:
         counts = dict.fromkeys([*samples.verdicts.all, "5xx"], 0)
         for number, status in zip(samples.verdict[low:high], samples.status[low:high], strict=True):
             counts["5xx" if status >= 500 else samples.verdicts.all[number]] += 1
-        of_these = percentiles(samples.seconds[low:high])
-        found.append(Bucket(start, counts, of_these.get("p50", 0.0), of_these.get("p99", 0.0)))
+        latency = percentiles(samples.seconds[low:high])
+        found.append(Bucket(start, counts, latency.get("p50", 0.0), latency.get("p99", 0.0)))
         start, low = start + width, high
     return found

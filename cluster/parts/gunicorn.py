@@ -18,9 +18,9 @@ from ..load.request import fetch
 from . import ports, processes
 from .part import Part, importing
 
-#: Process names of the processes beside the workers (:mod:`wsgi_isr.gunicorn`).
+#: Names of the processes that run beside the workers (:mod:`wsgi_isr.gunicorn`).
 WATCHER, SUPERVISOR, RENDERER = "isr-watcher", "isr-supervisor", "isr-renderer"
-#: Imports the app as an instance does, and prints whether it is cached.
+#: A program that imports the app as an instance does, and prints whether the app is cached.
 CHECK = "from cluster.parts.observed import isr; print('cached' if isr else 'not cached')"
 
 
@@ -57,7 +57,7 @@ class SharedOptions:
         }
 
     def check(self) -> bool:
-        """Import the app in a process of its own and return whether it is cached by ``ISR``.
+        """Import the app in a separate process, and return whether ``ISR`` caches the app.
 
         :raises CannotStart: the app cannot be imported; the message has the reason.
         """
@@ -71,22 +71,22 @@ class SharedOptions:
             check=False,
         )
         if done.returncode:
-            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise CannotStart(f"the app {self.app} cannot be imported from {self.directory}: {said[-1]}")
+            output = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise CannotStart(f"the app {self.app} cannot be imported from {self.directory}: {output[-1]}")
         return done.stdout.strip().endswith("not cached") is False
 
 
 class Gunicorn(Part):
-    """A gunicorn with its workers.
+    """A gunicorn master with its workers.
 
-    :param arguments: its command line, besides ``--workers`` and ``--bind``.
+    :param arguments: arguments of gunicorn, added to those that :meth:`command` and :meth:`launch` set.
     """
 
     role: ClassVar[str] = "gunicorn"
     stop_patience: ClassVar[float] = 15.0  # longer than --graceful-timeout
-    #: The arguments of the Python interpreter.
+    #: The arguments with which the Python interpreter starts gunicorn.
     program: Sequence[str] = ("-m", "gunicorn")
-    #: Whether gunicorn binds the port itself, instead of inheriting a socket on a port that stays reserved.
+    #: ``True``: gunicorn binds the port itself. ``False``: gunicorn inherits a socket, and the port stays reserved.
     binds: bool = False
 
     def __init__(
@@ -99,9 +99,10 @@ class Gunicorn(Part):
 
     def command(self) -> Sequence[str]:
         command = [sys.executable, *self.program, "--workers", str(self._workers)]
-        # Longer than the default of ISR's `drain_timeout`, and no longer than an orphan should live.
+        # Longer than the default of ISR's `drain_timeout`, and no longer than an orphaned worker should live.
         command += ["--graceful-timeout", "12"]
-        if "control_socket_disable" in make_settings():  # gunicorn 25 and later; all instances would share it
+        # gunicorn 25 and later opens a control socket, and all instances would share it.
+        if "control_socket_disable" in make_settings():
             command += ["--no-control-socket"]
         return [*command, *self._arguments]
 
@@ -109,14 +110,14 @@ class Gunicorn(Part):
         if self.leader is not None:
             raise CannotStart(f"{self.name} runs already")
         self.kill()
-        # gunicorn inherits the socket, so that its port cannot be lost. Our copy is closed: after the end of the
-        # instance an open copy would accept connections that no process answers.
+        # gunicorn inherits the socket, so no other process can take the port. This process closes its own copy. An open
+        # copy would accept connections after the end of the instance, and no process would answer them.
         with ports.listener(self.port) as listener:
             address = f"{ports.HOST}:{self.port}" if self.binds else f"fd://{listener.fileno()}"
             if self.binds:
                 listener.close()
-            command, place = list(self.command()), 1 + len(self.program)
-            command[place:place] = ["--bind", address]
+            command, position = list(self.command()), 1 + len(self.program)
+            command[position:position] = ["--bind", address]
             self._spawn(command, None if self.binds else listener)
 
     def is_ready(self) -> bool:
@@ -135,35 +136,35 @@ class Gunicorn(Part):
         return self.called(RENDERER)
 
     def called(self, name: str) -> list[int]:
-        """Return the process ids of its processes with this name, in order."""
+        """Return the process ids of all processes of this gunicorn with a name, in order."""
         return sorted(process.pid for process in self.group() if process.name == name)
 
     def has_all_workers(self) -> bool:
-        """Return whether all workers are there, and each handles SIGTERM.
+        """Return whether all workers run, and each handles SIGTERM.
 
-        A SIGTERM that arrives before a worker installs its own handlers runs inherited handlers and is lost. gunicorn
-        then waits for that worker in vain. The handler of SIGABRT is the last that a worker installs.
+        A new worker first has inherited handlers, and then installs its own. An inherited handler loses a SIGTERM, and
+        gunicorn then waits for that worker in vain. The handler of SIGABRT is the last that a worker installs.
         """
         workers = self.workers()
         try:
-            deaf = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
-        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            unready = [pid for pid in workers if not processes.catches(pid, signal.SIGABRT)]
+        except (FileNotFoundError, ProcessLookupError):  # a worker ended just now
             return False
-        return len(workers) == self._workers and not deaf
+        return len(workers) == self._workers and not unready
 
     def kill_process(self, pid: int) -> None:
-        """``kill -9`` one worker, or a process of the renderers.
+        """Send SIGKILL to a worker, a renderer, their supervisor, or the watcher.
 
-        :raises ClusterError: not a process of this gunicorn.
+        :raises ClusterError: ``pid`` is none of these processes.
         """
-        # Their parents reap them, so a number may be free again. A pidfd refers to one process for ever.
+        # A process id may be reused once the parent has reaped its process. A pidfd refers to one process for ever.
         try:
             descriptor = os.pidfd_open(pid)
         except ProcessLookupError:
             descriptor = -1
-        beside = [pid for name in (RENDERER, SUPERVISOR, WATCHER) for pid in self.called(name)]
-        if descriptor < 0 or pid not in (ours := [*self.workers(), *beside]):
-            raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: {ours}")
+        others = [pid for name in (RENDERER, SUPERVISOR, WATCHER) for pid in self.called(name)]
+        if descriptor < 0 or pid not in (ours := [*self.workers(), *others]):
+            raise ClusterError(f"{pid} is no worker and no renderer of {self.name}: choose one of {ours}")
         try:
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         finally:
@@ -183,7 +184,7 @@ class Instance(Gunicorn):
         self.env: dict[str, str] = {}
         arguments = ["--config", "python:wsgi_isr.gunicorn"]
         arguments += ["--worker-class", "gthread", "--threads", str(options.threads)]
-        # Longer than the balancer keeps connections, so that the instance never closes one that the balancer is
+        # Longer than the balancer keeps idle connections: the instance never closes a connection that the balancer is
         # about to use.
         arguments += ["--keep-alive", "75"]
         if options.preload:

@@ -1,6 +1,7 @@
-"""The app that ``CLUSTER_APP`` names, for gunicorn; each page that it renders adds a line to a file.
+"""Import the app that ``CLUSTER_APP`` names, for gunicorn, and record each page that the app renders.
 
-``CLUSTER_RENDERS`` names the file. The app is returned unwrapped, so requests cost nothing more.
+Each render adds a line to the file that ``CLUSTER_RENDERS`` names. The app is not wrapped again, so requests cost
+nothing more.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from .tether import tether
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-# A worker dies with its master, even a paused worker, which could not notice the end of its master.
+# The kernel kills a worker when its master ends. A paused worker could not notice the end by itself.
 tether(signal.SIGKILL)
 os.register_at_fork(after_in_child=lambda: tether(signal.SIGKILL))
 
 application: WSGIApplication = import_app(os.environ["CLUSTER_APP"])
 isr = find_isr(application)
 if isr is not None and (_path := os.environ.get("CLUSTER_RENDERS")):
-    # An instance's clock may be wrong on purpose (cluster.chaos.faults.set_clock); the times in the file are right.
+    # cluster.chaos.faults.set_clock shifts an instance's clock. The recorder subtracts the shift, so the times in the
+    # file are right.
     _shift = float(os.environ.get("FAKETIME", "0").rstrip("s"))
     isr.subscribe(Recorder(_path, os.environ.get("CLUSTER_INSTANCE", ""), _shift))

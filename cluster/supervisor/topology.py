@@ -9,8 +9,9 @@ DEFAULT_APP = "examples.blog_flask:app"
 
 
 def uncached(app: str) -> str:
-    """Return the advice for an app that has no ``ISR`` around it."""
-    # A factory with arguments, or a call expression, has to be wrapped where the app is made.
+    """Return the advice for an app that is not wrapped in ``ISR``."""
+    # A factory with arguments, or a call expression, must be wrapped in the code that makes the app. The advice then
+    # names a placeholder.
     wrappable = app if "(" not in app.removesuffix("()") else "myapp:app"
     return (
         f"{app} is not wrapped in ISR, so nothing is cached: "
@@ -23,11 +24,13 @@ class Topology:
     """The parts of a cluster, as the user chose them.
 
     :param app: ``module:attribute``, imported from the working directory.
-    :param port: of the balancer; 0 for a free one.
-    :param network: put a proxy in front of each node, which can be cut and slowed down.
+    :param port: the port of the balancer; 0 chooses a free port.
+    :param network: put a proxy in front of each node. Faults can cut the proxy and slow it down.
+    :param megabytes: memory of each node for items.
+    :param node_arguments: more arguments of memcached.
     :param store_options: the query of the store's URL.
     :param env: environment variables of the instances.
-    :param read_timeout: seconds that an instance may take before the balancer asks another one.
+    :param read_timeout: seconds for which the balancer waits for an instance before it asks another instance.
     """
 
     nodes: int = 3

@@ -18,18 +18,18 @@ from .single_flight import Flight, Flights, leading
 from .task import AlreadyFresh, Attempt, Failed, Outcome, Regenerated, Task
 from .thread_pool import Pool
 
-#: Seconds between two looks at a page that another process renders: the first pause, and the longest.
+#: Seconds between two checks for a page that another process renders: the first pause, and the longest.
 WAIT_PAUSE = (0.01, 0.25)
 #: Seconds of back-off after a render killed its process: the first pause, and the longest.
 CRASH_PAUSE = (1.0, 30.0)
-#: The most pages whose crash back-off a process remembers.
+#: The maximum number of pages whose crash back-off a process remembers.
 _MAX_CRASHED = 1024
 
 
 class CrashBackoff:
-    """The pages of a process whose render killed its process.
+    """The back-offs of pages whose renders killed renderer processes.
 
-    :param monotonic: monotonic seconds.
+    :param monotonic: returns monotonic seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -38,7 +38,7 @@ class CrashBackoff:
         self._pauses: dict[str, tuple[float, float]] = {}
 
     def back_off(self, page: str) -> float:
-        """Begin a back-off, and return its seconds. Each crash in a row doubles them."""
+        """Begin a back-off, and return its length in seconds. Each crash in a row doubles the length, up to a limit."""
         if len(self._pauses) >= _MAX_CRASHED:
             self._pauses.clear()
         last, _ = self._pauses.get(page, (CRASH_PAUSE[0] / 2, 0.0))
@@ -87,9 +87,11 @@ class Dispatcher:
     # Leading in the caller's thread --------------------------------------------------------------------
 
     def lead(self, task: Task, attempt: Attempt, flight: Flight[Outcome], pooled: bool = False) -> Outcome:
-        """Set the result of ``flight``, and return it. Wait for another process's render as the attempt allows.
+        """Render, set the result of ``flight``, and return the result.
 
-        :param pooled: the caller is a thread of the pool, which replaces the thread if the render hangs.
+        If another process is rendering, wait for at most ``attempt.max_lease_wait`` seconds.
+
+        :param pooled: the caller is a thread of the pool. The pool replaces the thread if the render hangs.
         """
         until = self._monotonic() + attempt.max_lease_wait
         pause = WAIT_PAUSE[0]
@@ -108,12 +110,12 @@ class Dispatcher:
                 left = until - self._monotonic()
                 if not isinstance(outcome, Busy) or left <= 0:
                     return outcome
-                # Another process renders. Each further try takes the lock if it is gone, and finds the page if it
-                # is stored.
+                # Another process renders. The next try acquires the lock if it is free, and finds the page if it is
+                # stored.
                 pause = self.wait_a_while(pause, left)
         finally:
-            # The end of the leader's thread (its own timeout, a stopping process) does not end the followers. An answer
-            # for the leader's client alone is not shared.
+            # If the leader's thread exits (its own timeout, a stopping process), the followers try again. An answer for
+            # the leader's client alone is not shared.
             if isinstance(outcome, Failed) and outcome.reason == "exit":
                 flight.set_result(Busy())
             else:
@@ -132,7 +134,7 @@ class Dispatcher:
         :param urgent: a client waits.
         """
         job = Job(task, attempt._replace(owner=os.urandom(12)), flight)
-        # A refreshed function may raise, and its caller needs the exception: no exception crosses processes.
+        # The caller of a refreshed function needs its exception, which cannot cross processes: a thread runs the job.
         executor = self._threads if task.data and attempt.refresh_tag is not None else self._executor
         if executor.submit(job, urgent, functools.partial(self._finish, job)):
             return True
@@ -140,9 +142,9 @@ class Dispatcher:
         return False
 
     def run(self, task: Task, attempt: Attempt) -> Outcome | None:
-        """Return the outcome of a flight that begins from now on, or of one whose page is still current.
+        """Return the outcome of a flight that begins from now on, or of an older flight with a current page.
 
-        A thread of this process renders. ``None`` where it takes too long.
+        A thread of this process renders. Return ``None`` if the render takes too long.
         """
         latest = self.flights.latest
         until = self._monotonic() + task.limits.timeout + 1
@@ -157,11 +159,11 @@ class Dispatcher:
                 return outcome
 
     def backoff_until(self, task: Task) -> float:
-        """Return the monotonic time until which this process does not render a page, as its render kills processes."""
+        """Return the monotonic time at which the crash back-off of a page ends; 0 without one."""
         return self._crash_backoff.until(task.page)
 
     def stop(self, timeout: float) -> bool:
-        """Drain the background within ``timeout`` seconds; return whether no job is left running."""
+        """Drain the background jobs within ``timeout`` seconds; return whether no job is left running."""
         return self._threads.stop(timeout)
 
     def _run(self, job: Job) -> None:
@@ -176,21 +178,22 @@ class Dispatcher:
         """Set the result of a job's flight from the reply.
 
         The reply is for this flight alone. Clients of a later flight may have arrived after an invalidation that the
-        render missed. Without a reply in time, the lease lapses, and the next request renders.
+        render missed. Without a reply in time, the other process's lease lapses, and the next request renders.
         """
-        if reply is None and job.flight.done:  # by a thread
+        if reply is None and job.flight.done:  # a thread has set the result
             return
         outcome: Outcome = Busy()
         try:
             outcome = self._outcome_of(job, reply)
         except Exception as error:  # a store raises an undeclared error: the waiting threads still need a result
             self._emit(InternalError("a render in another process", error))
-        # A client that could not wait may have claimed the flight in this process: only a page ends such a flight.
+        # A client that cannot wait may have claimed the flight. The client then sets the result, unless the other
+        # process has a page.
         if isinstance(outcome, (Regenerated, AlreadyFresh)) or job.flight.claim():
             job.flight.set_result(outcome)
 
     def _outcome_of(self, job: Job, reply: Reply | None) -> Outcome:
-        """Return the outcome that a reply stands for."""
+        """Translate a reply into the outcome of the flight, and return the outcome."""
         task, refresh_tag = job.task, job.attempt.refresh_tag
         if reply is not None and reply.status is Status.DIED:
             return self._died(job)
@@ -204,7 +207,7 @@ class Dispatcher:
         if reply.status is Status.FAILED:
             error = None
             if reply.reason == "undelivered":
-                cause = StoreUnavailable("the renderer", "it could not tell other processes")
+                cause = StoreUnavailable("the renderer", "it could not deliver the mark to other processes")
                 error = InvalidationError((), {refresh_tag or task.page: cause})
             return Failed(reply.reason, error)
         if reply.status in (Status.STORED, Status.FOUND):
@@ -215,8 +218,8 @@ class Dispatcher:
     def _died(self, job: Job) -> Failed:
         """Back off after a render that killed its process, and return the failure.
 
-        No serving process retries the render: it would die as well. The lock of the dead process becomes the back-off
-        of the cluster. In this process the back-off holds even where the store is unreachable.
+        No serving process retries the render: the serving process would die as well. The lock of the dead process
+        becomes the back-off of the cluster. In this process the back-off holds even if the store is unreachable.
         """
         task = job.task
         pause = self._crash_backoff.back_off(task.page)
@@ -225,7 +228,7 @@ class Dispatcher:
         return Failed("renderer-died")
 
     def _stored(self, task: Task, reply: Reply) -> Outcome:
-        """Return the stored entry that another process has reported."""
+        """Return the outcome with the stored entry that another process has reported."""
         try:
             data = self._entries.store.get(task.page)
         except StoreError as error:
@@ -234,7 +237,8 @@ class Dispatcher:
         if data is None or (entry := self._entries.unpack(task, data)) is None:
             return Busy()
         cached = self._entries.local.put(task.page, entry)
-        # Another node of the store may still have an older page: only the same digest proves the reported one.
+        # Another node of the store may still have an older page. Only an equal digest proves that this entry is the
+        # reported one.
         is_same = reply.digest == digest(data)
         if is_same and reply.status is Status.STORED:
             return Regenerated(cached, True)

@@ -27,9 +27,9 @@ _FREE = b"free"
 #: Seconds of back-off after a failed render: the first pause, and the longest.
 BACKOFF_PAUSE = (1.0, 30.0)
 #: Seconds between two attempts to free an orphaned lock.
-_FREE_AGAIN = 0.5
-#: Seconds after the last failure until the count of failures in a row is forgotten.
-_STREAK = 4 * BACKOFF_PAUSE[1]
+_FREE_RETRY_PAUSE = 0.5
+#: Seconds after the last failure until the store forgets the count of failures in a row.
+_STREAK_TTL = 4 * BACKOFF_PAUSE[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +46,29 @@ class Lease:
     """The right to render one page.
 
     :param ttl: seconds until the lease lapses, unless it is renewed.
-    :param owner: the start of its token, for :meth:`Leases.held_by`.
+    :param owner: the first bytes of the lease's token, for :meth:`Leases.held_by`.
     """
 
     def __init__(self, leases: Leases, page: str, ttl: float, owner: bytes = b"") -> None:
         self._leases = leases
         self.page = page
         self.ttl = ttl
-        # Each attempt has its own token: an abandoned lease may still be freed while the next one holds the lock.
+        # Each attempt has its own token: an abandoned lease may still be freed while the next lease holds the lock.
         self.token = owner + os.urandom(12)
         #: The lease was released, turned into a back-off, or lost: the lock must not be changed any more.
         self.over = False
         # The keep-alive thread and the render's thread both swap the lock. Without mutual exclusion, a renewal during
         # a release could leave the lock behind for a whole ttl.
-        self._turn = threading.Lock()
+        self._mutex = threading.Lock()
 
     def renew(self) -> bool:
-        """Restart the ttl, and return whether the lock is still ours."""
-        with self._turn:
+        """Restart the ttl, and return whether this lease still holds the lock."""
+        with self._mutex:
             return not self.over and self._swap(self.token, self.ttl) is True
 
     def release(self) -> None:
-        """Free the lock, if it is still ours."""
-        with self._turn:
+        """Free the lock, if this lease still holds it."""
+        with self._mutex:
             if self.over:
                 return
             done = self._swap(_FREE, 0)
@@ -77,19 +77,19 @@ class Lease:
             self._leases.orphaned(self)
 
     def free(self) -> bool:
-        """Free an orphaned lock; return ``False`` where the store is unreachable."""
-        with self._turn:
+        """Free an orphaned lock; return ``False`` if the store is unreachable."""
+        with self._mutex:
             return self._swap(_FREE, 0, expected=False) is not None
 
     def back_off(self, tags_digest: str = "") -> float:
         """Turn the lock into a back-off for the whole cluster, and return its seconds.
 
         The first back-off is 1 second. Each failure in a row doubles the seconds up to 30, and jitter adds up to a
-        quarter. Return 0 where the lock is not ours any more.
+        quarter. Return 0 if this lease does not hold the lock any more.
 
         :param tags_digest: the digest of the tag versions of the failed render, for :meth:`Leases.failed_digest`.
         """
-        with self._turn:
+        with self._mutex:
             if self.over:
                 return 0.0
             failures = self._leases.count_failure(self.page, tags_digest)
@@ -99,9 +99,9 @@ class Lease:
             return pause
 
     def _swap(self, value: bytes, ttl: float, expected: bool = True) -> bool | None:
-        """Return whether the lock was ours and is changed; ``None`` where the store is unreachable.
+        """Change the lock if this lease holds it, and return whether it did; ``None`` if the store is unreachable.
 
-        :param expected: the lock should be ours. If it is not, the lease is lost, and an event says so.
+        :param expected: the lease should hold the lock. If not, the lease is lost, and an event reports the loss.
         """
         lock = self._leases.lock_of(self.page)
         try:
@@ -148,25 +148,25 @@ class Leases:
         """
         lease = Lease(self, page, ttl, owner)
         lock = self.lock_of(page)
-        doubt: StoreError | None = None
+        add_error: StoreError | None = None
         try:
             if self.store.add(lock, lease.token, ttl):
                 return lease
         except StoreError as error:
-            doubt = error
+            add_error = error
         try:
             held = self.store.get(lock)
         except StoreError:
-            if doubt is not None:
+            if add_error is not None:
                 # A paused node applies the queued add when it resumes: the lock would then block all processes.
                 self.orphaned(lease)
             raise
-        # The reply to an add may be lost, or be the reply to its retry: our token in the lock is the proof.
+        # The reply to an add may be lost, or may answer a retry of the add. The lease's token in the lock is the proof.
         if held == lease.token:
             return lease
-        if doubt is not None:
+        if add_error is not None:
             self.orphaned(lease)
-            raise doubt
+            raise add_error
         return BackingOff() if held == BACKOFF_VALUE else Busy()
 
     def in_backoff(self, page: str) -> bool:
@@ -177,9 +177,9 @@ class Leases:
         return self.store.get(self.lock_of(page)) == BACKOFF_VALUE
 
     def held_by(self, page: str, owner: bytes) -> Lease | None:
-        """Return the lease of a process that has died; ``None`` where it had none.
+        """Return the lease of a dead process; ``None`` if the process held no lease.
 
-        :param owner: the start of the lease's token.
+        :param owner: the first bytes of the lease's token.
         :raises StoreError: the store is unreachable.
         """
         held = self.store.get(self.lock_of(page))
@@ -213,7 +213,7 @@ class Leases:
         """
         try:
             failures = min(self.failures(page), 1000) + 1
-            self.store.set(self._counter_of(page), f"{failures} {tags_digest}".encode(), _STREAK)
+            self.store.set(self._counter_of(page), f"{failures} {tags_digest}".encode(), _STREAK_TTL)
         except StoreError:
             return 1
         return failures
@@ -236,7 +236,7 @@ class Leases:
     def forget_failures(self, page: str) -> None:
         """Reset the count of failures, and end a back-off, after a successful render.
 
-        A render ignores a back-off where there is no entry to serve.
+        A render may succeed during a back-off, because a render ignores the back-off if there is no entry to serve.
         """
         try:
             if self.store.get(self._counter_of(page)) is None:
@@ -301,7 +301,7 @@ class LeaseKeepAlive:
         """Stop watching a render, and return whether it ended in time.
 
         The clock is read once more, because the keep-alive thread may not have run yet. The render may have held the
-        interpreter, or the whole process may have been stopped.
+        GIL, or the whole process may have been paused.
         """
         with self._changed:
             if watch.over:
@@ -362,7 +362,7 @@ class LeaseKeepAlive:
     def _next(self, watch: Watch) -> float:
         now = self._clock()
         if watch.freeing:
-            return min(watch.deadline, now + _FREE_AGAIN)
+            return min(watch.deadline, now + _FREE_RETRY_PAUSE)
         if watch.lease is None or watch.lease.over:
             return watch.deadline
         return min(watch.deadline, now + watch.lease.ttl / 3)
@@ -380,7 +380,8 @@ class LeaseKeepAlive:
         while True:
             pause = self.tick()
             with self._changed:
-                # `self._thread` is set after the thread has started, but inside the lock: it is set by now.
+                # `_begin` starts this thread and then sets `self._thread`, both under `_changed`. This thread holds
+                # `_changed` now, so the attribute is set.
                 if self._thread is not me:
                     return
                 if not self._watches or self._watches[0].due > self._clock():

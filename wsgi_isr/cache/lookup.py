@@ -1,8 +1,8 @@
 """Look up entries, and regenerate them with one render in the cluster.
 
-The module knows neither HTTP nor functions. ``get`` looks up and judges. ``_revalidate`` regenerates a stale entry in
-the background. ``_load`` makes the client wait for the one render. ``refresh`` renders whatever is stored.
-:mod:`.dispatch` has the flights, and :mod:`.regenerate` the render itself.
+The module knows neither HTTP nor cached functions. ``get`` looks up an entry and judges it. ``_revalidate``
+regenerates a stale entry in the background. ``_load`` makes the client wait for the one render. ``refresh`` renders
+even if the stored entry is fresh. :mod:`.dispatch` leads the flights, and :mod:`.regenerate` runs the render itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover
     from typing_extensions import assert_never
 
-#: Seconds between two looks at the store for a stale copy that another process is regenerating.
+#: Seconds between two checks of the store while another process regenerates a stale copy.
 RECHECK_PAUSE = 0.1
 #: Seconds that a refresh waits for a render in progress. Refreshes that arrive meanwhile share the next render.
 REFRESH_JOIN_WAIT = 1.0
@@ -60,7 +60,7 @@ class Cache:
         self._dispatcher = Dispatcher(entries, regenerator, renderers, threads=threads, queue=queue, pause=pause)
         self._flights = self._dispatcher.flights
         self._monotonic = entries.monotonic
-        # A client that does not wait can ask for many pages. A part of the queue is left for regenerating stale ones.
+        # Clients that do not wait may ask for many missing pages. The rest of the queue is kept for stale pages.
         self._max_pending = max(1, queue // 4)
 
     # Looking up --------------------------------------------------------------------------------------
@@ -75,9 +75,11 @@ class Cache:
     ) -> Answer:
         """Return the answer for a client that asks for ``task``.
 
-        :param may_serve: whether this client may get a page. Where it may not, there is neither a render nor a wait.
-        :param only_fresh: the result goes into a stored entry. A stale copy, or one kept for errors, is not used.
-        :param may_wait: where nothing is stored, the client waits for a render. Otherwise it gets :class:`Pending`.
+        :param may_serve: returns whether this client may get a page. If a stored page is refused, the client neither
+            waits nor causes a render.
+        :param only_fresh: the answer goes into a stored entry, so a stale copy, or a copy kept for errors, is not used.
+        :param may_wait: ``True``: the client waits for the render of a missing page. ``False``: the client gets
+            :class:`Pending`.
         """
         cached, judged = self._look_up(task)
         if only_fresh and not judged.is_proven_fresh:
@@ -106,7 +108,7 @@ class Cache:
         return self._entries.get(task)
 
     def _look_up(self, task: Task) -> tuple[CachedEntry | None, Judged]:
-        """Return the local copy if it suffices, else the stored entry, else the local copy all the same.
+        """Return the local copy if it suffices, else the stored entry, else the local copy in any case.
 
         The epochs are read first **[needed]**: every tag version that is compared later is at least as new.
         """
@@ -119,16 +121,16 @@ class Cache:
                 return cached, judged
             if isinstance(judged.verdict, (Stale, Uncacheable)) and self._monotonic() < cached.recheck_at:
                 return cached, judged
-        is_forgotten = False
+        may_be_evicted = False
         try:
             data = entries.store.get(task.page)
             stored = entries.unpack(task, data)
             if stored is None and (cached is None or cached.adopted):
                 adopted = entries.adopt(task)
-                cached, is_forgotten = adopted or cached, adopted is None
+                cached, may_be_evicted = adopted or cached, adopted is None
             else:
-                is_forgotten = data is None
-            is_forgotten = is_forgotten and not entries.store.is_displaced(task.page)
+                may_be_evicted = data is None
+            may_be_evicted = may_be_evicted and not entries.store.is_displaced(task.page)
         except StoreError as error:
             entries.events.emit(StoreFailed("get", task.page, error))
             stored = None
@@ -137,9 +139,9 @@ class Cache:
         if cached is None:
             return None, Judged(Missing(), Validity.VALID)
         judged = entries.judge(cached, epochs)
-        if is_forgotten and isinstance(judged.verdict, Stale) and not cached.is_unstored:
-            # The store may have evicted a later answer as well, a 404 or a hit-for-miss. A stale copy does not rule
-            # that out, and is a fallback for errors only.
+        if may_be_evicted and isinstance(judged.verdict, Stale) and not cached.is_unstored:
+            # The store may have evicted a later entry as well, such as a 404 or a hit-for-miss. A stale local copy
+            # cannot rule that out, and is a fallback for errors only.
             judged = Judged(Expired(cached.entry), judged.validity)
         return cached, judged
 
@@ -171,7 +173,7 @@ class Cache:
     def _revalidate(self, task: Task, cached: CachedEntry) -> None:
         """Regenerate the page in the background.
 
-        Do nothing in a back-off, or where this process has asked for the same a moment ago.
+        Do nothing during a back-off, or if this process started the same render a moment ago.
         """
         if self._is_in_backoff(task, cached.recheck_at):
             return
@@ -205,12 +207,15 @@ class Cache:
     def _load(
         self, task: Task, old: CachedEntry | None, validity: Validity = Validity.VALID, only_fresh: bool = False
     ) -> Answer:
-        """Return a new page; ``old`` if the render fails or takes too long; else the failure, or :class:`Passed`."""
+        """Return a new page, or ``old`` if the render fails or takes too long.
+
+        Without a usable ``old``, return the failure or :class:`Passed`.
+        """
         until = self._monotonic() + task.limits.wait
         latest, pause, is_repeated = self._flights.latest, WAIT_PAUSE[0], False
         attempt = Attempt(
             ignore_backoff=task.limits.ignore_backoff and old is None,
-            # A back-off that began before an invalidation says nothing about the page after it.
+            # A back-off from before an invalidation does not hold for the page after the invalidation.
             invalidated_since_failure=validity is Validity.EXPIRED,
         )
         while True:
@@ -221,8 +226,8 @@ class Cache:
             if is_leader and old is not None and self._dispatcher.submit(task, attempt, flight, urgent=True):
                 outcome = flight.wait(task.limits.timeout)
             elif (is_leader or old is None) and flight.claim():
-                # There is no fallback: rendering in the request's own thread loses nothing. An exception of the app
-                # propagates to the server as usual.
+                # There is no old page, or no executor took the job: the request's own thread renders. An exception of
+                # the app propagates to the server as usual.
                 is_leader = True
                 outcome = self._dispatcher.lead(task, attempt._replace(max_lease_wait=left), flight)
             else:
@@ -253,11 +258,11 @@ class Cache:
         label: str,
         only_fresh: bool,
     ) -> Served | None:
-        """Return the answer for a client that waited for a flight; ``None`` where another render is due.
+        """Return the answer for a client that waited for a flight; ``None`` if another render is needed.
 
-        An older flight may have begun before an invalidation that this client arrived after. Its result is judged again
-        like a look-up. A client gets the result of a new flight even if an invalidation followed. Under steady writes
-        the client would otherwise wait for ever.
+        An invalidation may have happened between the start of an older flight and the arrival of this client. The
+        result of an older flight is therefore judged again, like a looked-up entry. A client gets the result of a new
+        flight even if an invalidation followed. Under steady writes the client would otherwise wait for ever.
 
         :param is_new: the flight began after this client arrived.
         """
@@ -304,12 +309,12 @@ class Cache:
     def refresh(self, task: Task, tag: str, *, inline: bool = False, raises: bool = True) -> Regenerated | Failed:
         """Render ``task`` with data read from now on, store the result, and return it.
 
-        Renders already in progress are not reused: they may have read data from before the caller's change. Where
+        Renders already in progress are not reused: they may have read data from before the caller's change. If
         rendering fails, the old entry stays.
 
-        :param tag: marked as stale, so that every process looks for the new entry; empty where it was marked already.
+        :param tag: the tag to mark as stale, so that every process looks for the new entry; empty if marked already.
         :param inline: render in the caller's own thread, which hangs if the render does.
-        :param raises: raise an undelivered mark, instead of returning it.
+        :param raises: raise the error of an undelivered mark, instead of returning the failure.
         :raises InvalidationError: the mark could not be delivered: other processes would keep serving the old entry.
         """
         if self._is_led_by_caller(task, tag):
@@ -324,7 +329,7 @@ class Cache:
                 flight.wait(min(REFRESH_JOIN_WAIT, task.limits.wait))
                 older = flight
                 continue
-            # The pool renders, since a render may hang: the caller gets a result after `timeout` even then.
+            # A thread of the pool renders: the caller gets a result after `timeout` even if the render hangs.
             is_own = is_leader and (inline or not self._dispatcher.submit(task, attempt, flight, urgent=True))
             if is_own and flight.claim():
                 self._dispatcher.lead(task, attempt, flight)
@@ -332,7 +337,7 @@ class Cache:
             if raises and isinstance(outcome, Failed) and isinstance(outcome.error, InvalidationError):
                 raise outcome.error
             if isinstance(outcome, Regenerated):
-                # Not stored by us: either a later render was stored first, or the store took no entry at all.
+                # If this entry is not stored, a later render was stored first, or the store took no entry at all.
                 return outcome if outcome.stored or self._is_there(task, outcome.cached.entry) else Failed("not-stored")
             if isinstance(outcome, Failed):
                 return outcome
@@ -364,7 +369,7 @@ class Cache:
         except Unknown:
             return Reply(Status.UNKNOWN)
         except Exception:
-            pass  # raised by a rule's own callable: the render raises it again, and records it
+            pass  # a callable of the rule raised it: the render raises it again, and records it
         outcome: Outcome | None
         if attempt.refresh_tag is not None:
             outcome = self.refresh(task, attempt.refresh_tag, raises=False)
@@ -380,7 +385,7 @@ class Cache:
         return Reply(Status.FAILED, reason="timeout" if outcome is None else outcome.reason)
 
     def stop(self, timeout: float) -> bool:
-        """Drain the background within ``timeout`` seconds; return whether no job is left running."""
+        """Drain the background jobs within ``timeout`` seconds; return whether no job is left running."""
         drained = self._dispatcher.stop(timeout)
         self._regenerator.close()
         return drained

@@ -1,7 +1,7 @@
 """Detect development. During development, pages are not cached, as with ``next dev``.
 
-The signs are a development server, a reloader and a framework's debug mode. Most of them are visible when the app is
-wrapped. The first request names its server.
+The signs are a development server, a reloader and a framework's debug mode. Most signs are visible when the app is
+wrapped. The name of the server is known from the first request on.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from .frameworks import is_django, is_flask, nested
 
 #: Servers for development, as ``SERVER_SOFTWARE`` of a request names them.
 SERVERS = {"Werkzeug/": "werkzeug's development server", "WSGIServer/": "wsgiref's server"}
-#: Variables that reloaders set in the process that serves: the module that must be loaded, and the name.
+#: Environment variables that reloaders set in the serving process. Each variable counts only if a module is loaded.
+#: By variable: the name of this module, and the name of the reloader for messages.
 _RELOADERS = {
     "WERKZEUG_RUN_MAIN": ("werkzeug", "werkzeug's reloader"),
     "RUN_MAIN": ("django", "Django's reloader"),
@@ -39,7 +40,7 @@ class DevelopmentSign(NamedTuple):
 
     :param text: the sign, for messages.
     :param is_deliberate: ``False`` for a debug mode alone, which may have been forgotten in production.
-    :param serves_requests: ``False`` if this process may only start the process that serves.
+    :param serves_requests: ``False`` if this process may be just the parent of the serving process.
     """
 
     text: str
@@ -55,7 +56,7 @@ def development_of(option: str, app: Any, environ: Mapping[str, Any] | None = No
     """Return the sign that an app is being developed; ``None`` if there is none.
 
     :param option: the option ``development``.
-    :param environ: that of a request, if there has been one.
+    :param environ: the environ of a request; ``None`` before the first request.
     """
     if option != "auto":
         return DevelopmentSign('development="bypass"') if option == "bypass" else None
@@ -77,14 +78,14 @@ def development_of(option: str, app: Any, environ: Mapping[str, Any] | None = No
 
 
 def is_served_by(environ: Mapping[str, Any], prefixes: str | tuple[str, ...] = tuple(SERVERS)) -> bool:
-    """Return whether the name of a request's server has one of the prefixes; by default, those of :data:`SERVERS`."""
+    """Return whether the name of the server begins with one of the prefixes, by default those of :data:`SERVERS`."""
     name = environ.get("SERVER_SOFTWARE")
     return isinstance(name, str) and name.startswith(prefixes)
 
 
 def _has_reload_option() -> bool:
     program = os.path.basename(sys.argv[0]) if sys.argv else ""
-    if program == "__main__.py":  # python -m
+    if program == "__main__.py":  # python -m PACKAGE
         program = os.path.basename(os.path.dirname(sys.argv[0]))
     return "--reload" in sys.argv and program.startswith(_WITH_RELOAD)
 
@@ -94,6 +95,7 @@ def _is_gunicorn_reloader(thread: threading.Thread) -> bool:
 
 
 def _debug_mode(app: Any) -> str:
+    """Return the debug mode that is on, as text for messages; empty if none is on."""
     for inner in nested(app):
         if is_flask(inner) and getattr(inner, "debug", False):
             return "Flask's debug mode is on (FLASK_DEBUG, app.debug)"

@@ -1,7 +1,7 @@
-"""The kinds of value of options: how each is checked, and parsed from text.
+"""Define the kinds of option values, and how each kind is checked and parsed from text.
 
 Each field of :class:`~wsgi_isr.config.rules.Rule` and :class:`~wsgi_isr.config.settings.Settings` has an
-:class:`Option`. Arguments, environment variables, TOML files and ``docs/reference/options.md`` share it.
+:class:`Option`. Arguments, environment variables, TOML files and ``docs/reference/options.md`` use this definition.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_SECONDS = 3.2e9
 class Kind(NamedTuple):
     """A kind of value.
 
-    :param name: as the reference shows it.
+    :param name: the name that the reference shows.
     :param check: takes the option and a value; returns the value in its final form, or raises ``ConfigError``.
     :param parse: takes the option and a text; returns the value. ``None`` if text cannot express the value.
     """
@@ -36,7 +36,7 @@ class Kind(NamedTuple):
 
 
 class Option(NamedTuple):
-    """An option in the table of the reference, besides its name."""
+    """The row of an option in the table of the reference, without the option's name."""
 
     kind: Kind
     doc: str
@@ -56,8 +56,8 @@ def options_of(cls: type) -> dict[str, Option]:
 def check_all(instance: Any, where: str = "") -> None:
     """Replace each field of a frozen dataclass by its checked value.
 
-    :param where: a prefix of the option in errors.
-    :raises ConfigError: a value is impossible.
+    :param where: a prefix of the option's name in errors.
+    :raises ConfigError: a value is invalid.
     """
     for name, opt in options_of(type(instance)).items():
         value = getattr(instance, name)
@@ -66,7 +66,7 @@ def check_all(instance: Any, where: str = "") -> None:
 
 
 def unknown(name: str, known: Iterable[str], what: str = "unknown option", where: str = "") -> ConfigError:
-    """Return the error for an unknown name; its remedy is the nearest known names.
+    """Return the error for an unknown name. The remedy suggests the nearest known names.
 
     :param what: the problem.
     :param where: a prefix of the name.
@@ -81,9 +81,10 @@ def unknown(name: str, known: Iterable[str], what: str = "unknown option", where
 
 
 def parse_path(path: Any, option: str) -> str:
-    """Return the text of a path, percent-encoded or not, as tags use it.
+    """Return a path as tags use it, percent-decoded.
 
-    :raises ConfigError: ``path`` is no path.
+    :param path: may be percent-encoded or not.
+    :raises ConfigError: ``path`` is not the path of a URL.
     """
     if not isinstance(path, str) or not path.startswith("/"):
         raise ConfigError(option, f"{path!r} is not a path", "write /blog/a, without scheme and host")
@@ -171,7 +172,7 @@ def _split(_name: str, text: str) -> tuple[str, ...]:
 
 def _check_text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(name, f"{value!r} is not text, or empty", "write text")
+        raise ConfigError(name, f"{value!r} is empty, or not text", "write text")
     return value
 
 
@@ -200,7 +201,7 @@ def _parse_statuses(name: str, text: str) -> tuple[int, ...]:
 
 
 def _check_headers(name: str, value: Any) -> dict[str, Callable[[str], str] | None]:
-    """Return a dict from header names to the functions that reduce their values; ``None`` for no function."""
+    """Return a dict of header names, each with the function that narrows its value, or with ``None``."""
     if isinstance(value, Mapping):
         table = dict(value)
         for header, narrow in table.items():
@@ -222,7 +223,7 @@ def _check_bool(name: str, value: Any) -> bool:
 
 
 def _check_tags(name: str, value: Any) -> Any:
-    """Return the tags. A tag may contain a comma, so no text is split."""
+    """Return the tags. A tag may contain a comma, so text is not split at commas."""
     if callable(value):
         return value
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -267,7 +268,7 @@ def _check_fallback(name: str, value: Any) -> Any:
 
 
 class Shell(NamedTuple):
-    """A shell that was read from a file: the answer while the page is rendered."""
+    """A shell that was read from a file. The client gets the shell while the page is rendered."""
 
     body: bytes
     content_type: str

@@ -1,10 +1,11 @@
-"""Encoding of Python values as bytes and back, without pickle: msgpack, with extension types.
+"""Encode Python values as bytes, and decode them: msgpack with extension types, and no pickle.
 
 With ``key=True`` equal values have equal bytes (mappings are sorted), so the bytes serve as keys. A value of an
-unknown type is an error that names the type. No value is decoded as another type.
+unknown type raises an error that names the type. No value is decoded as another type.
 
-Bytes hold a dataclass by its name. A program that can write to a store can write any name. So the decoder makes a
-dataclass from its fields, without a call of its constructor, and only if the function expects it (:class:`Types`).
+The bytes of a dataclass instance hold the name of its class. A program that can write to a store can write any name. So
+the decoder sets the fields without a call of the constructor. The decoder makes only dataclasses that the cached
+function expects (:class:`Types`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def encode(value: Any, *, key: bool = False, whole: bool = False) -> bytes:
     The value consists of None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, date, time, datetime,
     timedelta, Decimal, UUID and dataclasses.
 
-    :param key: make the bytes comparable: the order of a mapping's keys does not count.
+    :param key: give equal values equal bytes: the order of a mapping's keys does not count.
     :param whole: refuse a dataclass with attributes that are no fields. By default these attributes are left out.
     :raises Unencodable: the value holds another type.
     """
@@ -46,17 +47,18 @@ Allows = Callable[[type], bool]
 
 
 def decode(data: bytes, allows: Allows) -> Any:
-    """Return the value of :func:`encode`'s bytes. No code of a dataclass is called to make it.
+    """Return the value that :func:`encode` has encoded. No code of a dataclass is called.
 
     :param allows: returns whether a dataclass may be made: :meth:`Types.allows`, or :func:`allow_all` for bytes that
         have never been in a store.
-    :raises ValueError: damage, or a dataclass that is missing in this process, has other fields, or is not allowed.
+    :raises ValueError: the bytes are damaged; or a dataclass is missing in this process, has other fields, or is not
+        allowed.
     """
     return _unpack(data, 0, allows)
 
 
 def allow_all(kind: type) -> bool:
-    """Return True for each dataclass: for bytes from a process of this site."""
+    """Return ``True`` for every dataclass. The bytes must come from a process of this site."""
     return True
 
 
@@ -76,7 +78,7 @@ def _unpack(data: bytes, depth: int, allows: Allows) -> Any:
 
 
 def _to_msgpack(value: Any, depth: int, key: bool, whole: bool) -> Any:
-    """Return the value in the types of msgpack. Subclasses are refused: they would lose their additions."""
+    """Return the value in the types of msgpack. Subclasses of these types are refused: additions would be lost."""
     if depth > _MAX_NESTING:
         raise Unencodable("nested too deeply, or in a cycle")
 
@@ -91,7 +93,7 @@ def _to_msgpack(value: Any, depth: int, key: bool, whole: bool) -> Any:
     if kind is list:
         return [plain(item) for item in value]
     if kind is dict:
-        # As pairs: keys of msgpack's maps cannot have all types of a dict's keys.
+        # A dict becomes pairs: not all types of a dict's keys can be keys of a msgpack map.
         pairs = [[plain(name), plain(item)] for name, item in value.items()]
         return msgpack.ExtType(_DICT, _pack(sorted(pairs, key=lambda pair: _pack(pair[0])) if key else pairs))
     if kind in (set, frozenset):
@@ -107,7 +109,7 @@ def _to_msgpack(value: Any, depth: int, key: bool, whole: bool) -> Any:
             raise Unencodable(f"{_stored_name(kind)} has attributes that are no fields: {', '.join(sorted(others))}")
         _encoded[_stored_name(kind)] = kind
         return msgpack.ExtType(_DATACLASS, _pack([_stored_name(kind), plain(fields)]))
-    raise Unencodable(f"{kind.__module__}.{kind.__qualname__} cannot be kept; make it a dataclass, or give its data")
+    raise Unencodable(f"{kind.__module__}.{kind.__qualname__} cannot be kept; make it a dataclass, or pass its data")
 
 
 def _pack(value: Any) -> bytes:
@@ -119,7 +121,7 @@ _INT, _DICT, _SET, _FROZENSET, _DATACLASS = range(1, 6)
 
 
 def _zone_arguments(zone: Any) -> Any:
-    """Return the arguments that make a time zone. Its current offset would make another zone."""
+    """Return the arguments that make a time zone. The current offset alone would make another zone."""
     if zone is None:
         return None
     if type(zone) is dt.timezone:
@@ -139,7 +141,7 @@ def _zone_from(arguments: Any) -> dt.tzinfo | None:
     return None if arguments is None else dt.timezone(*arguments)
 
 
-# `fold` distinguishes the two times that a clock shows twice (PEP 495). The ISO text lacks it.
+# A clock that is set back shows some times twice. `fold` distinguishes the two (PEP 495). The ISO text lacks `fold`.
 def _time_parts(value: Any) -> Any:
     return [value.replace(tzinfo=None).isoformat(), value.fold, _zone_arguments(value.tzinfo)]
 
@@ -197,7 +199,7 @@ def _fields(kind: Any) -> tuple[str, ...]:
     :raises Unencodable: the dataclass cannot be made from its fields.
     """
     fields = dataclasses.fields(kind)
-    # A container's contents are no fields, and neither is an InitVar.
+    # The contents of a container and an InitVar are not fields, and would be lost.
     special = any("__new__" in vars(base) for base in kind.__mro__[:-1])
     if special or set(inspect.signature(kind).parameters) != {f.name for f in fields if f.init}:
         raise Unencodable(f"{_stored_name(kind)} cannot be kept: it is not made of its fields alone")
@@ -230,22 +232,22 @@ def _make_dataclass(name: str, values: dict[str, Any], allows: Allows) -> Any:
         raise ValueError(f"{name} is not allowed: {problem}; annotate the result, such as -> {kind.__qualname__}")
     made = object.__new__(kind)
     for field, value in values.items():
-        object.__setattr__(made, field, value)  # also if it is frozen, or no argument of the constructor
+        object.__setattr__(made, field, value)  # works for frozen fields, and for fields that are no arguments
     return made
 
 
 def _dataclass_named(name: str) -> Any:
-    """Return a dataclass of this process, or None. See :func:`find_object`."""
+    """Return the dataclass of that name, or ``None`` if this process has none. See :func:`find_object`."""
     module, _, qualname = name.partition(":")
     kind = find_object(module, qualname)
     return kind if issubclass(type(kind), type) and dataclasses.is_dataclass(kind) else None
 
 
 def find_object(module: str, qualname: str) -> Any:
-    """Return the object of that name in a module of this process, or None.
+    """Return the object of that name in a module of this process, or ``None``.
 
-    Nothing is imported, and no code is run (such as a module's or a proxy's ``__getattr__``): names come from the
-    store.
+    The names come from the store. So nothing is imported, and no code is run, such as the ``__getattr__`` of a module
+    or a proxy.
     """
     inner: Any = sys.modules.get(module)
     for part in qualname.split("."):
@@ -266,14 +268,14 @@ class Types:
 
     - a dataclass in an annotation of the function, alone or nested (``list[Post]``), its subclasses, and those in its
       fields' annotations;
-    - a dataclass that the function's module defines, or imports by its name or with its module;
+    - a dataclass that the function's module defines, or imports, alone or with the module of the dataclass;
     - a dataclass that this process has encoded.
 
     Dataclasses of this package are allowed only if an annotation names them.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
-        # Annotations use the names of the module of the unwrapped function.
+        # Names in annotations are those of the module of the unwrapped function.
         self._function = inspect.unwrap(function)
         self._allowed: set[type] = set()
 
@@ -281,7 +283,7 @@ class Types:
         """Return whether ``kind`` may be made from a stored result."""
         if kind in self._allowed:
             return True
-        # Each time, because a module may have been incomplete when the function was defined.
+        # The check is made here: a module may have been incomplete when the function was defined.
         if _is_annotated(kind, self._function) or _is_in_scope(kind, self._function):
             self._allowed.add(kind)
             return True
@@ -317,10 +319,10 @@ def _note_classes(hint: Any, names: dict[str, Any], seen: set[Any]) -> None:
             return
         seen.add((hint, id(names)))
         try:
-            # Not typing.get_type_hints(), which fails for all annotations if it fails for one.
+            # typing.get_type_hints() is no alternative: it fails for all annotations if it fails for one.
             evaluated = eval(hint, names)
         except Exception:
-            return  # may be imported for type checkers only
+            return  # the name may be imported for type checkers only
         _note_classes(evaluated, names, seen)
         return
     origin = typing.get_origin(hint)

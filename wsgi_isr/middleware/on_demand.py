@@ -1,4 +1,4 @@
-"""Refresh pages on demand: for a caller of ``refresh()``, not for the client of a page."""
+"""Refresh pages on demand: the app or a script calls ``refresh()``, and no client does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..pages.resolver import Page, Pages
 
 
 def refresh_path(engine: Engine, pages: Pages, path: str, only_if_cached: bool, site: Site | None) -> bool:
-    """Render the page at a path for every known site, and return whether any of them has changed.
+    """Render the page at a path once for each known site, and return whether any page has changed.
 
     The parameters are those of :meth:`wsgi_isr.ISR.refresh`.
     """
@@ -24,7 +24,7 @@ def refresh_path(engine: Engine, pages: Pages, path: str, only_if_cached: bool, 
     for page in at_path:
         if len(calls) < pages.sites.max_refreshed and (entry := _entry_of(engine, page)) is not None:
             # The first call marks all variants of the page as stale, on all sites.
-            calls.append(functools.partial(_refresh, engine, path, page, entry, marks=not calls))
+            calls.append(functools.partial(_refresh, engine, path, page, entry, marks_stale=not calls))
     if not calls and not only_if_cached:
         # The page is not in the cache yet.
         calls.append(functools.partial(_refresh, engine, path, at_path[0], None))
@@ -43,19 +43,20 @@ def is_stored(engine: Engine, pages: Pages, path: str) -> bool:
 
 
 def any_of(calls: Iterable[Callable[[], bool]]) -> bool:
-    """Call several refreshes and return whether any of them changed something.
+    """Make all calls, and return whether any of them has changed a page.
 
-    Every call is made, even after an error. An error of the first call is raised. Errors of other calls are dropped.
+    A call that fails does not prevent later calls. An error of the first call is raised at the end. Errors of later
+    calls are dropped.
     """
-    done: list[bool | ISRError] = []
+    results: list[bool | ISRError] = []
     for call in calls:
         try:
-            done.append(call())
+            results.append(call())
         except ISRError as error:
-            done.append(error)
-    if done and isinstance(done[0], ISRError):
-        raise done[0]
-    return any(changed is True for changed in done)
+            results.append(error)
+    if results and isinstance(results[0], ISRError):
+        raise results[0]
+    return any(changed is True for changed in results)
 
 
 def _entry_of(engine: Engine, page: Page) -> Entry | None:
@@ -63,14 +64,14 @@ def _entry_of(engine: Engine, page: Page) -> Entry | None:
     return entry if entry is not None and isinstance(entry.content, Content) else None
 
 
-def _refresh(engine: Engine, path: str, page: Page, before: Entry | None, marks: bool = True) -> bool:
-    outcome = engine.cache.refresh(page.task, path_tag(page.path) if marks else "")
+def _refresh(engine: Engine, path: str, page: Page, before: Entry | None, marks_stale: bool = True) -> bool:
+    outcome = engine.cache.refresh(page.task, path_tag(page.path) if marks_stale else "")
     if isinstance(outcome, Failed):
         raise RefreshError(path, outcome.reason) from outcome.error
     content = outcome.cached.entry.content
     if not isinstance(content, Content):
         raise RefreshError(path, content.reason if isinstance(content, HitForMiss) else "unreadable")
     old = before.content if before is not None else None
-    # An app may give one entity tag to different bodies.
+    # The bodies are compared too: an app may give different bodies the same entity tag.
     new = (content.status, content.etag, content.body)
     return not isinstance(old, Content) or (old.status, old.etag, old.body) != new

@@ -16,15 +16,18 @@ from .report import Problem
 TICK = 0.1
 #: Seconds before the postponed jobs run again.
 RETRY_INTERVAL = 0.25
-#: The most linking pages that a failure names.
+#: The maximum number of linking pages that a failure names.
 MAX_LINKED = 5
 
 Progress = Callable[[int, int, str], object]
-"""Called with the number of jobs that are done, the number that are known, and the path of one in progress."""
+"""Called with the number of finished jobs, the number of all jobs so far, and the path of a running job."""
 
 
 class Result(NamedTuple):
-    """The end of a job: ``rendered``, ``there``, ``asset``, ``page``, ``skipped`` or ``failed``, and the reason."""
+    """The outcome of a job: ``rendered``, ``there``, ``asset``, ``page``, ``skipped`` or ``failed``.
+
+    :param reason: why the job was skipped or failed.
+    """
 
     outcome: str
     reason: str = ""
@@ -34,7 +37,7 @@ class Result(NamedTuple):
 class Job:
     """One page, or one file that a page needs (``page`` is ``None``).
 
-    ``retry_for`` is the time in seconds, from the end of the first run, in which a postponed job runs again.
+    A postponed job runs again until ``retry_for`` seconds after the end of its first run.
     """
 
     path: str
@@ -42,14 +45,14 @@ class Job:
     retry_for: float = 0.0
     linked: list[str] = field(default_factory=list)
     result: Result | None = None
-    # Monotonic seconds. Past the deadline, the thread of the job is given up.
+    # `deadline` and `retry_until` are monotonic seconds. Past the deadline, the queue gives up the thread of the job.
     deadline: float = float("inf")
     retry_until: float | None = None
     thread: threading.Thread | None = None
 
     @property
     def problem(self) -> Problem:
-        """Return the entry for the report."""
+        """Return the entry of this job in the report."""
         return Problem(self.path, self.result.reason if self.result is not None else "", tuple(self.linked))
 
     def note_link(self, linked: str | None) -> None:
@@ -59,12 +62,12 @@ class Job:
 
 
 class JobQueue:
-    """Runs jobs, each in a thread of a pool, until all are done. Several threads may add jobs.
+    """Run jobs in the threads of a pool, until all jobs are done. Several threads may add jobs.
 
-    :param run: returns the result of a job; ``None`` postpones the job. It must not raise.
-    :param threads: the most jobs that run at a time.
+    :param run: returns the result of a job; ``None`` postpones the job. ``run`` must not raise.
+    :param threads: the maximum number of jobs that run at once.
     :param monotonic: the clock, in seconds.
-    :param pause: waits that many seconds.
+    :param pause: sleeps for a number of seconds.
     """
 
     def __init__(
@@ -79,8 +82,8 @@ class JobQueue:
         self._monotonic = monotonic
         self._pause = pause
         self._pool = Pool(self._work, threads, sys.maxsize)
-        # A plain attribute, because a signal's handler sets it: it may have interrupted code that holds an Event's
-        # lock.
+        # A plain attribute, because a signal handler sets it. An Event has a lock, and the signal may have interrupted
+        # the code that holds this lock.
         self.stopping = False
         # The condition guards all attributes below.
         self._changed = threading.Condition()
@@ -97,7 +100,7 @@ class JobQueue:
         self.stopping = True
 
     def close(self) -> None:
-        """Drop the jobs that wait, and take no more."""
+        """Drop the waiting jobs, and take no more jobs."""
         self._pool.stop(0)
 
     def add(self, job: Job) -> None:
@@ -161,11 +164,11 @@ class JobQueue:
         """Give up a job past its deadline: another thread replaces its thread."""
         with self._changed:
             if job not in self._running:
-                return  # it has just ended
+                return  # the job has just ended
             del self._running[job]
             job.result = Result("failed", "timeout")
             self._hanging += 1
-            # The pool replaces as many threads as it has, and no more.
+            # The pool replaces at most as many threads as it began with: no thread is left then.
             all_hang = self._hanging >= 2 * self._threads
         if job.thread is not None:
             self._pool.write_off(job.thread)

@@ -16,8 +16,16 @@ class Problem(NamedTuple):
 class Report(NamedTuple):
     """The outcome for every page.
 
-    ``left`` pages were not tried, because the run was ``interrupted``. ``beyond`` links were not followed, because
-    there are too many. ``assets``, ``written``, ``unchanged`` and ``removed`` count the files of an export.
+    :param site: the URL of the site.
+    :param rendered: the number of pages that the run rendered.
+    :param there: the number of pages that were cached already.
+    :param left: the number of pages that were not tried, because the run was interrupted.
+    :param beyond: the number of links that were not followed, because the maximum of pages was reached.
+    :param seconds: the duration of the run.
+    :param assets: the number of files that pages of an export need.
+    :param written: the number of files that an export wrote.
+    :param unchanged: the number of files that an export left as they were.
+    :param removed: the number of files that an export removed.
     """
 
     site: str

@@ -1,6 +1,6 @@
 """The suite that every store passes, for authors of stores.
 
-In the store's own test module, with pytest::
+Write this in a test module of the store, and run it with pytest::
 
     class TestMyStore(StoreSuite):
         shared = persistent = True
@@ -16,8 +16,8 @@ In the store's own test module, with pytest::
         def advance(self, seconds):
             self.now += seconds
 
-Each test is one situation. Each test has random keys, so the suite can test a store that cannot be emptied. For a store
-without a clock parameter, leave out ``advance``: the suite sleeps.
+Each test covers one situation. Each test has random keys, so the suite can test a store that cannot be emptied. For a
+store without a clock parameter, leave out ``advance``: the suite then sleeps.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = ["StoreSuite", "in_processes", "in_threads", "needs"]
 
 
 class StoreSuite(SingleHandleTests, ManyHandlesTests):
-    """The tests of a store: subclass it, and override the attributes and methods of a store."""
+    """All tests of a store. Subclass this class, and override the attributes and methods that describe the store."""
 
     def __init_subclass__(cls) -> None:
-        """Leave out tests that do not apply: skipped tests would appear in every run."""
+        """Remove tests that do not apply: skipped tests would appear in every run."""
         super().__init_subclass__()
         for name in dir(StoreSuite):
             flags = getattr(getattr(StoreSuite, name), "needs", ("stores",))

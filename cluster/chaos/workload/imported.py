@@ -1,4 +1,4 @@
-"""An import hook for the processes of a history, for tests of the checker itself."""
+"""Import a module into the processes of a history: tests of the history checker break ``wsgi_isr`` with it."""
 
 from __future__ import annotations
 

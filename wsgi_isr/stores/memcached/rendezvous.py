@@ -1,8 +1,8 @@
 """Decide which node holds a key, by rendezvous hashing (Thaler and Ravishankar, 1998).
 
-Each pair of node and key has a weight. A key belongs on the node with the greatest weight. A node that comes or goes
-moves only its own share of the keys. While the node is down, the key is on the node with the next weight. All processes
-find the same node without communication.
+Each pair of node and key has a weight. A key belongs on the node with the greatest weight. While that node is down, the
+key is on the node with the next greatest weight. A node that joins or leaves moves only its own share of the keys. All
+processes find the same node without communication.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from collections.abc import Iterable
 class Ring:
     """The names of the nodes of a store; their order does not matter.
 
-    pymemcache's ``RendezvousHash`` returns only the first node. It takes fifteen times as long, because it computes its
-    hash in Python.
+    pymemcache's ``RendezvousHash`` returns only the first node, and takes fifteen times as long: it hashes in Python.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(sorted(names))
-        # The hash of each name is computed once, and continued for each key in a copy.
+        # Each name is hashed once. A copy of this state is then updated with each key.
         self._hashes = [(name, hashlib.blake2b(name.encode() + b"\0", digest_size=8)) for name in self.names]
 
     def ranking(self, text: str) -> tuple[str, ...]:
-        """Return all names by weight. ``text`` belongs on the first node."""
+        """Return all names, the greatest weight for ``text`` first. The key ``text`` belongs on the first node."""
         if len(self.names) == 1:
             return self.names
         encoded = text.encode()
