@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
 from .cache.entries import Entries
-from .cache.entry import Codec, HitForMiss
+from .cache.entry import Codec, Content, Entry, HitForMiss
 from .cache.executor import Job, OnDone, Reply, Status
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
@@ -32,7 +32,7 @@ from .cache.renderer_pool import Remote
 from .cache.single_flight import Flight, leading, led
 from .cache.tag_versions import TagVersions
 from .cache.task import Attempt, Product, Task, Unknown
-from .cache.verdict import Failure, Validity
+from .cache.verdict import Failure, Fresh, Validity, judge
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
 from .data.active_engine import activate, request_engine
@@ -47,6 +47,9 @@ from .stores.base import Store
 
 if TYPE_CHECKING:
     from .config.rule_set import RuleSet
+
+#: Seconds after which a prepared response needs another look-up, however often it is sent.
+LOOK_UP_EVERY = 5.0
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -275,22 +278,49 @@ class Engine:
         """Return whether this process made the engine. A server that forks in C may not have told Python."""
         return self._pid == os.getpid()
 
-    def still_valid(self, cached: CachedEntry, answer: PreparedResponse) -> bool:
+    def still_valid(self, cached: CachedEntry, answer: PreparedResponse, *, reads: bool = True) -> bool:
         """Return whether nothing was invalidated since the copy was checked.
 
         If so, the response may be sent until the next poll.
+
+        :param reads: read the epochs if they have lapsed. Otherwise the copy is then not known to be valid.
         """
         if not self.is_here:
             return False
         try:
-            polled = self.tag_versions.polled()
+            polled = self.tag_versions.polled() if reads else self.tag_versions.known()
         except Exception:
             return False  # The slow path reports an unexpected exception of the store, and the app answers.
         checked = cached.checked
-        if checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
+        if polled is None or checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
             return False
         answer.until = min(answer.over, polled.lapses_at)
         return True
+
+    def prepared_again(self, cached: CachedEntry, answer: PreparedResponse) -> PreparedResponse | None:
+        """Return a prepared response that may be sent, without any wait; ``None`` if the request needs a look-up.
+
+        A response whose second is over is prepared again, for some seconds after its last look-up. Look-ups keep its
+        tags in the store, and tell subscribers of its traffic.
+
+        :param answer: the response of ``cached`` so far.
+        """
+        now = self.monotonic()
+        if now < answer.over:
+            return answer if self.still_valid(cached, answer, reads=False) else None
+        entry: Entry = cached.entry
+        content = entry.content
+        if now >= answer.looked_up + LOOK_UP_EVERY or cached.adopted or not isinstance(content, Content):
+            return None
+        if not isinstance(judge(entry, Validity.VALID, self.clock()), Fresh):
+            return None
+        if self.local.get(self.keyspace.page(entry.key)) is not cached:  # the call marks the entry as used
+            return None
+        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up)
+        # Race: this process invalidates tags meanwhile. It lets the epochs lapse first and drops prepared responses
+        # then, so that either the check below fails or this response is dropped.
+        cached.prepared = again
+        return again if self.still_valid(cached, again, reads=False) else None
 
     def forget(self) -> None:
         """Drop this process's tag versions and prepared responses, so that its own invalidations show at once."""

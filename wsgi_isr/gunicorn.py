@@ -19,15 +19,36 @@ from .process import close_all
 from .renderers.child_process import fork, wait_for
 from .renderers.supervisor import Watcher, remove_folder
 
+#: gunicorn reads this with ``-c python:wsgi_isr.gunicorn``. A class on the command line, or in ``GUNICORN_CMD_ARGS``,
+#: replaces it. A config file of one's own keeps its class: ``import *`` does not bring this name.
+worker_class = "wsgi_isr.gunicorn.Worker"
+
 # The names that `from wsgi_isr.gunicorn import *` defines in a config file.
 __all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready", "worker_exit"]
 
+#: The oldest gunicorn whose gthread worker ``Worker`` can extend.
+OLDEST = (27,)
 #: Seconds beyond the drain of renders (``drain_timeout``, which only the supervisor knows).
 _STOPPING = 30.0
 #: The maximum time for removing two sockets, in seconds.
 _CLEANING = 5.0
 
 _log = logging.getLogger("wsgi_isr")
+
+
+def __getattr__(name: str) -> Any:
+    """Return :class:`.servers.gunicorn_worker.Worker` under the name ``Worker``; gunicorn is imported only for it."""
+    if name != "Worker":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from gunicorn import version_info
+    from gunicorn.workers.gthread import ThreadWorker
+
+    if version_info < OLDEST:
+        _log.info("gunicorn is older than %d, so its threads answer every request", OLDEST[0])
+        return ThreadWorker
+    from .servers.gunicorn_worker import Worker
+
+    return Worker
 
 
 class _Renderers:

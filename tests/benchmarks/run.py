@@ -33,6 +33,7 @@ BENCHMARKS = {
     "invalidate": "invalidation",
     "tags": "tags",
     "gunicorn": "under_gunicorn",
+    "event-loop": "event_loop",
     "visitors": "visitors",
     "posts": "posts",
     "node-down": "node_down",

@@ -189,6 +189,11 @@ class TagVersions:
                 return self._polled
             return self._poll()
 
+    def known(self) -> Polled | None:
+        """Return the polled epochs while they hold, without reading; ``None`` afterwards."""
+        polled = self._polled
+        return polled if self._monotonic() < polled.lapses_at else None
+
     def ask(self) -> Epochs:
         """Return the epochs, read from now on."""
         if self._coherence == 0:

@@ -21,9 +21,9 @@ from ..events import Events, Subscriber
 from ..observe.debug import log_decisions
 from ..observe.log import log_events
 from ..pages.capture import produce_page
-from ..pages.fingerprint import fingerprint_of
+from ..pages.fingerprint import Fingerprint, fingerprint_of
 from ..pages.resolver import Pages
-from ..pages.respond import NOT_MODIFIED
+from ..pages.respond import NOT_MODIFIED, PreparedResponse
 from ..stores import open_store
 from ..stores.base import Store
 from ..stores.fork_hooks import detect_fork
@@ -161,6 +161,28 @@ class ISR(Wrapper):
         self._is_serving = True
         backing = Backing(self._app, self._configuration, self._pages, self._events, self._clock)
         return Exchange(backing, live, environ, start_response, fingerprint).respond()
+
+    def _prepared(self, fingerprint: Fingerprint) -> PreparedResponse | None:
+        """Return the response that ``__call__`` would send to a plain GET, for a server that sends it without waiting.
+
+        ``None``: the app has to be called. The store is never asked; :meth:`_poll_ahead` does that in another thread.
+        """
+        live = self._live
+        if live is None or (cached := live.local.fingerprints.get(fingerprint)) is None:
+            return None
+        answer: PreparedResponse | None = cached.prepared
+        if answer is None or live.monotonic() < answer.until:
+            return answer
+        return live.prepared_again(cached, answer)
+
+    def _poll_ahead(self) -> None:
+        """Read the epochs before they lapse. An unexpected exception of the store is left to the next request."""
+        live = self._live
+        if live is not None and live.is_here:
+            try:
+                live.tag_versions.ask()
+            except Exception:
+                pass
 
     # On demand -----------------------------------------------------------------------------------------
 

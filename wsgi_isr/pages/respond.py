@@ -105,13 +105,19 @@ class PreparedResponse:
     """A prepared response to a plain GET: ``variants`` by ``Accept-Encoding``.
 
     Times are monotonic seconds. At ``over`` its ``Age`` or its entry has expired. Until ``until`` it may be sent
-    without asking for invalidations.
+    without asking for invalidations. ``wires`` is for a server, which keeps the bytes of each variant there.
+
+    :param looked_up: the time of the last look-up of the entry; by default now.
     """
 
-    __slots__ = ("_entry", "_made", "_now", "over", "status", "until", "variants")
+    __slots__ = ("_entry", "_made", "_now", "looked_up", "over", "status", "until", "variants", "wires")
 
-    def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
+    def __init__(
+        self, entry: Entry, content: Content, now: float, monotonic: float, looked_up: float | None = None
+    ) -> None:
         self.status = content.status
+        self.looked_up = monotonic if looked_up is None else looked_up
+        self.wires: dict[Any, Any] = {}
         self.variants: dict[str | None, Variant] = {}
         self._entry, self._now = entry, now
         self._made: dict[str, Variant] = {}

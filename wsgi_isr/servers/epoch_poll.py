@@ -1,0 +1,42 @@
+"""A thread that reads the epochs before they lapse, so that no hit waits for a node."""
+
+from __future__ import annotations
+
+import threading
+
+from ..middleware.isr import ISR
+
+#: The part of ``coherence`` after which the epochs are read again. The rest is for the read.
+_AHEAD = 0.75
+#: Seconds between two reads, at least.
+_LEAST = 0.005
+
+
+class EpochPoll:
+    """Read the epochs of an ISR again and again while there is traffic.
+
+    :param isr: whose ``coherence`` is above 0.
+    """
+
+    def __init__(self, isr: ISR) -> None:
+        self._isr = isr
+        self._pause = max(isr.configuration.settings.coherence * _AHEAD, _LEAST)
+        self._stopped = threading.Event()
+        #: Set by each request. The thread resets it, and reads nothing without traffic.
+        self.has_traffic = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, in the process that serves."""
+        self._thread = threading.Thread(target=self._run, name="wsgi-isr-epochs", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread. A read in progress ends by itself."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._pause):
+            if self.has_traffic:
+                self.has_traffic = False
+                self._isr._poll_ahead()
