@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.behaviour.looped import Client, Connect, Pages, Run
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
+from tests.support.workers import RunningWorker
 from wsgi_isr.cache import app_records
 from wsgi_isr.cache.courier import courier
 from wsgi_isr.middleware.runtime import runtime
@@ -89,3 +92,27 @@ def make_site(origin: Origin, clock: Clock, jobs: Jobs) -> Iterator[MakeSite]:
     jobs.wait()
     for site in sites:
         site.isr.close(DEADLINE)
+
+
+# A worker with an event loop ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pages() -> Pages:
+    return Pages()
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Yield a function that runs a worker until the test ends, by default ours."""
+    from wsgi_isr.servers.gunicorn_worker import Worker
+
+    with contextlib.ExitStack() as stack:
+        yield lambda app, kind=Worker, **options: stack.enter_context(RunningWorker(kind, app, **options))
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Yield a function that opens a connection until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda worker: stack.enter_context(contextlib.closing(Client(worker)))
