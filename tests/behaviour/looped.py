@@ -83,7 +83,8 @@ class Pages:
             self.entered.release()
             assert self.gate.wait(PATIENCE)
         size = BIG if path == "/big" else 1000
-        start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))])
+        kind = "text/plain" if path == "/text" else "application/octet-stream"
+        start_response("200 OK", [("Content-Type", kind), ("Content-Length", str(size))])
         return [f"{path} {len(self.renders)} ".encode().ljust(size, b".")]
 
 

@@ -12,6 +12,7 @@ from tests.behaviour.looped import HOST, Client, Connect, Pages, Run, until, war
 from tests.behaviour.visitor import Clock
 from tests.support.workers import RunningWorker
 from wsgi_isr import ISR, Rule
+from wsgi_isr.pages.respond import MAX_WIRES
 from wsgi_isr.stores.memory import MemoryStore
 
 
@@ -294,3 +295,26 @@ def test_gunicorns_own_worker_gives_the_same_answers(isr: ISR, run: Run, connect
         one.headers.pop("date"), other.headers.pop("date")
         assert one == other
         assert list(one.headers) == list(other.headers)
+
+
+def test_all_bytes_of_a_prepared_page_are_counted(isr: ISR, run: Run, connect: Connect) -> None:
+    client = connect(run(isr))
+    client.get("/text")
+    empty = weight(isr)
+    codings = [b"", b"gzip", b"br", b"zstd", *(b"gzip, x%d" % number for number in range(12))]
+    for accepted in codings:
+        fields = [b"Accept-Encoding: " + accepted] if accepted else []
+        tag = warm(client, "/text", *fields).headers["etag"].encode()
+        client.get("/text", *fields, b"If-None-Match: " + tag)
+    assert isr._live is not None
+    (cached,) = isr._live.local.fingerprints.values()
+    assert len({id(wire) for wire in cached.prepared.wires.values()}) == MAX_WIRES
+    assert weight(isr) - empty < isr._live.local.bytes
+
+
+def weight(isr: ISR) -> int:
+    """Return the bytes of all objects that L1 holds."""
+    from tests.benchmarks.memory import _weigh
+
+    assert isr._live is not None
+    return _weigh(isr._live.local)

@@ -109,6 +109,8 @@ class Entry(NamedTuple):
         if isinstance(self.content, Content):
             size += len(self.content.body) + sum(len(n) + len(v) + 200 for n, v in self.content.headers)
             size += sum(len(body) + 1280 for _, body in self.content.coded)
+            # A server keeps the heads of up to four variants as bytes (MAX_WIRES of pages/respond.py).
+            size += 2800 + 4 * sum(len(n) + len(v) + 4 for n, v in self.content.headers)
         elif isinstance(self.content, Value):
             size += len(self.content.data)
         return size

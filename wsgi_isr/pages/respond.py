@@ -86,6 +86,8 @@ def shell_of(fallback: Any, environ: dict[str, Any]) -> Synthetic:
 
 #: The number of values of ``Accept-Encoding`` for which a response is prepared.
 MAX_VARIANTS = 8
+#: The number of variants and 304s whose bytes a server keeps, counted by the size of an entry.
+MAX_WIRES = 4
 
 
 class Variant(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gunicorn.http.wsgi import Response
 
-from ..pages.respond import NOT_MODIFIED, PreparedResponse, Variant
+from ..pages.respond import MAX_WIRES, NOT_MODIFIED, PreparedResponse, Variant
 
 
 class Wire(NamedTuple):
@@ -59,13 +59,24 @@ class AnswerBytes:
         variant: Variant = answer.variants.get(accepted) or answer.variant(accepted)
         if condition is not None and condition != variant.etag:
             return None  # another form of the condition
+        return wire or self._remember(answer, accepted, key, variant, condition is not None)
+
+    def _remember(
+        self, answer: PreparedResponse, accepted: str | None, key: Any, variant: Variant, is_unchanged: bool
+    ) -> Wire | None:
+        """Make the bytes of a variant, unless another ``Accept-Encoding`` has led to it; keep a few of them."""
+        own_key = (id(variant), is_unchanged)
+        wire: Wire | None = answer.wires.get(own_key)
         if wire is None:
-            if condition is None:
-                wire = self._make(answer.status, variant.headers, variant.body)
-            else:
+            if is_unchanged:
                 wire = self._make(NOT_MODIFIED, variant.unchanged, b"")
-            if wire is not None and accepted in answer.variants:  # bounded, unlike the values that clients send
-                answer.wires[key] = wire
+            else:
+                wire = self._make(answer.status, variant.headers, variant.body)
+            if wire is None or len({id(each) for each in answer.wires.values()}) >= MAX_WIRES:
+                return wire
+            answer.wires[own_key] = wire
+        if accepted in answer.variants:  # bounded, unlike the values that clients send
+            answer.wires[key] = wire
         return wire
 
     def begin(self, status: str, minor: int, closes: bool) -> bytes:

@@ -8,8 +8,8 @@ from ..middleware.isr import ISR
 
 #: The part of ``coherence`` after which the epochs are read again. The rest is for the read.
 _AHEAD = 0.75
-#: Seconds between two reads, at least.
-_LEAST = 0.005
+#: Seconds between two reads, at least; seconds for the last one.
+_LEAST, _LAST_READ = 0.005, 1.0
 
 
 class EpochPoll:
@@ -32,8 +32,10 @@ class EpochPoll:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread. A read in progress ends by itself."""
+        """Stop the thread, and wait a moment for a read in progress: the store will be closed."""
         self._stopped.set()
+        if self._thread is not None:
+            self._thread.join(_LAST_READ)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._pause):

@@ -50,6 +50,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self.answered = 0
         self._answers: LoopAnswers | None = None
+        self._held = HeldConnections()
         self._poll: EpochPoll | None = None
         self._look_at = 0.0
         self._notify_at = 0.0
@@ -66,7 +67,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         except (LookupError, RuntimeError) as reason:
             self.log.info("wsgi_isr: gunicorn's threads answer every request: %s", reason.args[0])
         if self._answers is not None:
-            self.keepalived_conns = self._held = HeldConnections()
+            self.keepalived_conns = self._held
         try:
             super().run()
         finally:
@@ -300,9 +301,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         is_full = len(self._held) > self.max_keepalived
         closes = connection.closes = found[3] or is_full or not self.alive or not self._keepalive
         began = time.monotonic() if self._is_logged else 0.0
-        is_sent = self._send(connection, self._answers.parts(found, closes))
         if self._is_debugged:
             self.log.debug("wsgi_isr: the event loop answers %r", received[: received.find(b"\r")])
+        is_sent = self._send(connection, self._answers.parts(found, closes))
         if self._is_logged:
             log_access(self.log, self.cfg, found, received[: found[-1]], connection, began)
         if is_sent and closes:
