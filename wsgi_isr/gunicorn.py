@@ -1,8 +1,9 @@
 """Hooks for gunicorn: ``gunicorn -c python:wsgi_isr.gunicorn myapp:app``, or imported into another config file.
 
-The hooks start the renderer processes of the instance (:mod:`.renderers`) before its workers, and stop them after the
-workers. A worker that stops drains its background renders first. An :class:`~wsgi_isr.ISR` starts its threads and
-connections with its first request, so workers inherit none with ``--preload``.
+The module sets the worker class :class:`Worker`, whose event loop answers prepared pages itself. A class on the command
+line replaces it. The hooks start the renderer processes of the instance (:mod:`.renderers`) before its workers, and
+stop them after the workers. A worker that stops drains its background renders first. An :class:`~wsgi_isr.ISR` starts
+its threads and connections with its first request, so workers inherit none with ``--preload``.
 """
 
 from __future__ import annotations

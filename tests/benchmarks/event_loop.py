@@ -3,6 +3,15 @@
 Each server has one worker, on a core of its own. wrk asks from the other core, with 16 connections, at one server after
 the other, in an order that changes. The budgets are judged by the requests in a second of the worker's CPU time: on an
 idle machine that is the rate, and on a busy one the rate is mostly that of other processes.
+
+Most of a hit in the loop is the kernel's: 8 of 12 us are the calls ``recv`` and ``sendmsg`` with 20 KB. These changes
+of the loop did not pay:
+
+- To remember parsed heads by their bytes saves 2 us for wrk, whose heads are all the same. Heads of browsers behind a
+  proxy differ in their address, so each one would pay for the memory and find nothing.
+- To join head and body, or to send them from one prepared string, is not faster than ``sendmsg``, and copies the body.
+- To read a connection once more after its answer, before the next poll, costs 3 us: the client has not answered yet.
+- To poll the epoll object without :mod:`selectors` saves 0.4 us, and works on Linux alone.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ _EXPRESSION = "wsgi_isr.middleware.loading:app_to_serve('%s')"
 @click.argument("arguments", metavar="MODULE:APP [GUNICORN OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Run gunicorn with the hooks that start renderer processes.
+    """Run gunicorn with a worker that answers prepared pages itself, and with renderer processes.
 
     It runs `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`. An app without an ISR is wrapped, with the options of the
-    environment (WSGI_ISR_...) and of the file in WSGI_ISR_CONFIG.
+    environment (WSGI_ISR_...) and of the file in WSGI_ISR_CONFIG. `--worker-class` chooses another worker.
     """
     if {"-h", "--help"} & {*arguments} or not arguments:
         click.echo(context.get_help())

@@ -60,7 +60,7 @@ class HeadReader:
     """
 
     def __init__(self, cfg: Any, also: frozenset[str] = frozenset()) -> None:
-        import gunicorn_h1c  # type: ignore[import-untyped, unused-ignore]
+        import gunicorn_h1c
 
         self._cfg = cfg
         self._parse = gunicorn_h1c.parse_request
