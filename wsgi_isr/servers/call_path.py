@@ -29,7 +29,8 @@ class CallPath:
     """
 
     def __init__(self, app: Any) -> None:
-        self._steps: list[tuple[Any, str, Any]] = []
+        #: Callables on the way: the object, its class's ``__call__``, the attribute that it calls and the value of it.
+        self._steps: list[tuple[Any, Any, str, Any]] = []
         self._fixes: list[Callable[[dict[str, Any], Any], Any]] = []
         while not _is_exactly(app, "wsgi_isr.middleware.isr", "ISR"):
             attribute = next((way[2] for way in _FORWARDING if _is_exactly(app, *way[:2])), None)
@@ -40,7 +41,7 @@ class CallPath:
                 shown = f"{type(app).__module__}.{type(app).__qualname__}"
                 raise LookupError(f"{shown} stands between gunicorn and the ISR, or there is no ISR")
             inner = vars(app)[attribute]
-            self._steps.append((app, attribute, inner))
+            self._steps.append((app, type(app).__call__, attribute, inner))
             app = inner
         self.isr: ISR = app
 
@@ -49,8 +50,8 @@ class CallPath:
 
     def still_leads(self) -> bool:
         """Return whether no callable was put on the way since."""
-        for holder, attribute, inner in self._steps:  # noqa: SIM110 -- a generator costs more than the look
-            if vars(holder).get(attribute) is not inner:
+        for holder, call, attribute, inner in self._steps:
+            if vars(holder).get(attribute) is not inner or type(holder).__call__ is not call:
                 return False
         return True
 

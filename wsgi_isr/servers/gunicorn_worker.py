@@ -305,7 +305,10 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self.log.debug("wsgi_isr: the event loop answers %r", received[: received.find(b"\r")])
         is_sent = self._send(connection, self._answers.parts(found, closes))
         if self._is_logged:
-            log_access(self.log, self.cfg, found, received[: found[-1]], connection, began)
+            try:
+                log_access(self.log, self.cfg, found, received[: found[-1]], connection, began)
+            except Exception:  # of a logger of the user's
+                self.log.exception("wsgi_isr: a request was answered and not logged")
         if is_sent and closes:
             self._end(connection)
         return is_sent and not closes
