@@ -47,8 +47,11 @@ def __getattr__(name: str) -> Any:
     if version_info < OLDEST:
         _log.info("gunicorn is older than %d, so its threads answer every request", OLDEST[0])
         return ThreadWorker
-    from .servers.gunicorn_worker import Worker
-
+    try:
+        from .servers.gunicorn_worker import Worker
+    except ImportError as error:  # a later gunicorn has moved a part that is not public
+        _log.warning("gunicorn's threads answer every request: %s", error)
+        return ThreadWorker
     return Worker
 
 

@@ -13,6 +13,7 @@ from tests.behaviour.visitor import Clock
 from tests.support.workers import RunningWorker
 from wsgi_isr import ISR, Rule
 from wsgi_isr.pages.respond import MAX_WIRES
+from wsgi_isr.servers import gunicorn_worker
 from wsgi_isr.stores.memory import MemoryStore
 
 
@@ -267,6 +268,17 @@ def test_without_the_parser_threads_answer_everything(
     from gunicorn.http import message
 
     monkeypatch.setattr(message, "_fast_parser_available", False)
+    worker = run(isr)
+    assert left_to_threads(worker, connect(worker))
+
+
+def test_with_another_gunicorn_threads_answer_everything(
+    isr: ISR, run: Run, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(cfg: Any) -> bool:
+        raise AttributeError("no such setting")
+
+    monkeypatch.setattr(gunicorn_worker, "is_parser_usable", missing)
     worker = run(isr)
     assert left_to_threads(worker, connect(worker))
 

@@ -39,6 +39,8 @@ HOSTS = [b"Host: site.example"] * 8 + [
 ]
 ENDS = [b"\r\n"] * 60 + [b"\n", b"\r", b"\r\r\n"]
 FIELDS = [
+    b"X-Forwarded-Ssl: on\r\nX-Forwarded-Proto: http",
+    b"X-Forwarded-Ssl: on\r\nX-Forwarded-Proto: https",
     *[b"User-Agent: Mozilla/5.0 (X11; Linux x86_64)", b"Accept: text/html,*/*;q=0.8", b"Accept-Language: en"] * 3,
     *[b"Accept-Encoding: gzip, deflate, br, zstd", b"Accept-Encoding: gzip", b"Accept-Encoding: identity"] * 2,
     *[b"Connection: keep-alive", b"Connection: close", b"connection: Keep-Alive", b"X-Forwarded-Proto: https"] * 2,
@@ -120,7 +122,7 @@ FIELDS = [
 
 
 #: The first fields are those of browsers and proxies.
-_USUAL = 24
+_USUAL = 33
 
 
 def plain_head(choose: random.Random) -> bytes:

@@ -54,3 +54,12 @@ def test_a_configuration_of_ones_own_keeps_its_class() -> None:
     exec("from wsgi_isr.gunicorn import *", own)
     assert own["worker_class"] == "gevent"
     assert "when_ready" in own
+
+
+def test_a_later_gunicorn_without_a_part_gets_its_own_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wsgi_isr.servers.gunicorn_worker", None)
+    with caplog.at_level("WARNING", "wsgi_isr"):
+        assert hooks.Worker is ThreadWorker
+    assert "gunicorn's threads answer every request" in caplog.text

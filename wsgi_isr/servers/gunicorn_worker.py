@@ -66,6 +66,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self._answers = self._begin()
         except (LookupError, RuntimeError) as reason:
             self.log.info("wsgi_isr: gunicorn's threads answer every request: %s", reason.args[0])
+        except Exception:  # of another version of gunicorn, whose parts have other names
+            self.log.exception("wsgi_isr: gunicorn's threads answer every request")
         if self._answers is not None:
             self.keepalived_conns = self._held
         try:
