@@ -123,9 +123,8 @@ def test_a_client_that_resets_its_connection_leaves_nothing_behind(isr: ISR, run
         client.send(b"GET /big HTTP/1.1\r\n%s\r\n" % HOST if number % 2 else b"GET /a")
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         client.close()
-    until(lambda: worker.worker.nr_conns == 1)
     assert other.get("/big").label == "HIT"
-    assert len(worker.worker._held) == 1
+    until(lambda: worker.worker.nr_conns == len(worker.worker._held) == 1)
 
 
 # The life of a worker ----------------------------------------------------------------------------------------------
