@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .config.rule_set import RuleSet
 
 #: Seconds after which a prepared response needs another look-up, however often it is sent.
-LOOK_UP_EVERY = 5.0
+LOOK_UP_EVERY = 60.0
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -253,7 +253,7 @@ class Engine:
         releases = Releases(release, settings.adopt_release, settings.namespace, store, self.codec, name)
         keep_alive = LeaseKeepAlive(self.monotonic, self.events)
         leases = Leases(store, Keyspace.lock, Keyspace.failures, self.events, keep_alive.let_go)
-        entries = Entries(
+        self._entries = entries = Entries(
             store, self.local, self.tag_versions, self.codec, self.events, self.clock, self.monotonic, releases
         )
         producer = self._producer
@@ -300,8 +300,8 @@ class Engine:
     def prepared_again(self, cached: CachedEntry, answer: PreparedResponse) -> PreparedResponse | None:
         """Return a prepared response that may be sent, without any wait; ``None`` if the request needs a look-up.
 
-        A response whose second is over is prepared again, for some seconds after its last look-up. Look-ups keep its
-        tags in the store, and tell subscribers of its traffic.
+        A response whose second is over is prepared again, up to :data:`LOOK_UP_EVERY` seconds after its last look-up.
+        Look-ups tell subscribers of the page's traffic.
 
         :param answer: the response of ``cached`` so far.
         """
@@ -316,6 +316,7 @@ class Engine:
             return None
         if self.local.get(self.keyspace.page(entry.key)) is not cached:  # the call marks the entry as used
             return None
+        self._entries.keep_tags_alive(cached, now)
         again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up)
         # Race: this process invalidates tags meanwhile. It lets the epochs lapse first and drops prepared responses
         # then, so that either the check below fails or this response is dropped.

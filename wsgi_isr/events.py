@@ -17,7 +17,7 @@ class Served(NamedTuple):
     """The cache answered a request.
 
     Hits from a prepared response emit about one event for each page in a second, or in ``coherence``. Under
-    ``wsgi_isr.gunicorn.Worker`` that is one in five seconds. With ``debug``, each request emits an event.
+    ``wsgi_isr.gunicorn.Worker`` that is one in a minute. With ``debug``, each request emits an event.
 
     :param label: the value of the ``X-ISR`` header.
     :param age: seconds.

@@ -138,7 +138,7 @@ def test_beyond_the_kept_connections_each_one_is_closed(isr: ISR, run: Run, conn
 # Freshness ---------------------------------------------------------------------------------------------------------
 
 
-def test_age_goes_on_in_the_loop_and_a_look_up_happens_every_few_seconds(
+def test_age_goes_on_in_the_loop_and_a_look_up_happens_once_in_a_minute(
     isr: ISR, clock: Clock, run: Run, connect: Connect
 ) -> None:
     worker = run(isr)
@@ -146,12 +146,30 @@ def test_age_goes_on_in_the_loop_and_a_look_up_happens_every_few_seconds(
     warm(client)
     seen = []
     for _ in range(14):
-        clock.advance(0.9)
+        clock.advance(9.9)
         isr._poll_ahead()
         before = worker.worker.answered
         seen.append((int(client.get().headers["age"]), worker.worker.answered > before))
-    assert [age for age, _ in seen] == [int(0.9 * number + 1e-9) for number in range(1, 15)]
+    assert [age for age, _ in seen] == [int(9.9 * number + 1e-9) for number in range(1, 15)]
     assert [by_loop for _, by_loop in seen].count(False) == 2
+
+
+def test_the_loop_keeps_the_tags_of_its_pages_in_the_store(
+    isr: ISR, clock: Clock, run: Run, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = run(isr)
+    client = connect(worker)
+    warm(client)
+    assert isr._live is not None
+    kept: list[float] = []
+    monkeypatch.setattr(isr._live.tag_versions, "keep_alive", lambda snapshot: kept.append(clock()))
+    before = worker.worker.answered
+    for _ in range(50):
+        clock.advance(1)
+        isr._poll_ahead()
+        assert client.get().label == "HIT"
+    assert worker.worker.answered == before + 50
+    assert len(kept) > 5
 
 
 def test_with_lapsed_epochs_a_thread_asks_the_store(isr: ISR, clock: Clock, run: Run, connect: Connect) -> None:

@@ -320,6 +320,19 @@ def test_a_worker_is_replaced_after_its_number_of_requests(
         assert visit(server.port).ask()[0].status == 200
 
 
+def test_workers_that_are_replaced_lose_no_request(env: Mapping[str, str], tmp_path: Path) -> None:
+    seen = set()
+    with serving(tmp_path / "log", env, "plain", "--max-requests", "60", workers=2) as server:
+        for _ in range(600):
+            seen.update(server.workers() if len(seen) < 6 else ())
+            with contextlib.closing(Visitor(server.port)) as client:
+                assert client.ask()[0].status == 200
+                assert client.ask()[0].status == 200
+        assert answered(server) > 300
+        assert len(seen) >= 6
+        assert server.complaints() == []
+
+
 def test_ten_thousand_idle_connections_cost_little(
     env: Mapping[str, str], tmp_path: Path, visit: Callable[[int], Visitor], figure: Callable[[str], None]
 ) -> None:

@@ -143,15 +143,15 @@ class Entries:
             if validity is not Validity.UNKNOWN or not self.tag_versions.reachable(cached.entry.snapshot, epochs):
                 # A single lost reply, with all nodes reachable, is not remembered: the next read may succeed.
                 cached.checked = (epochs, validity)
-        now = self.monotonic()
-        if now >= cached.read_tags_at:
-            self._keep_tags_alive(cached, now)
+        self.keep_tags_alive(cached, self.monotonic())
         verdict = judge(cached.entry, validity, self.clock())
         return Judged(Stale(cached.entry) if cached.adopted and isinstance(verdict, Fresh) else verdict, validity)
 
-    def _keep_tags_alive(self, cached: CachedEntry, now: float) -> None:
-        self.tag_versions.keep_alive(cached.entry.snapshot)
-        cached.read_tags_at = now + self.tag_versions.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
+    def keep_tags_alive(self, cached: CachedEntry, now: float) -> None:
+        """Have the tags of a served copy read with the next epochs, if that is due. The store is not asked here."""
+        if now >= cached.read_tags_at:
+            self.tag_versions.keep_alive(cached.entry.snapshot)
+            cached.read_tags_at = now + self.tag_versions.read_again * READ_TAGS_EVERY * random.uniform(0.75, 1.0)
 
     def is_current_now(self, cached: CachedEntry) -> bool:
         """Return whether a copy is current, all invalidations until now included.
