@@ -163,6 +163,17 @@ def test_past_the_graceful_timeout_a_worker_leaves_a_slow_reader(isr: ISR, run: 
     until(lambda: not worker.is_running())
 
 
+def test_a_part_of_a_head_does_not_keep_a_worker_from_stopping(isr: ISR, run: Run, connect: Connect) -> None:
+    worker = run(isr, graceful_timeout=60)
+    before, during = connect(worker), connect(worker)
+    warm(during)
+    before.send(b"GET /a HTTP/1.1\r\n")
+    until(lambda: any(each.is_reading_head for each in worker.worker._held))
+    worker.stop()
+    during.send(b"GET /a HTTP/1.1\r\n")
+    until(lambda: not worker.is_running())
+
+
 def test_a_request_during_the_stop_is_answered_and_its_connection_closed(
     isr: ISR, pages: Pages, run: Run, connect: Connect
 ) -> None:

@@ -288,7 +288,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         """Wait for the rest of a head, for some time from its first byte on."""
         if len(connection.received) > LONGEST_HEAD:
             self._hand_over(connection)
-        elif not connection.is_reading_head:
+        elif not connection.is_reading_head and self.alive:  # a worker that stops waits no longer than before
             connection.is_reading_head = True
             connection.timeout = time.monotonic() + WHOLE_HEAD
 
