@@ -287,7 +287,7 @@ KEYS = st.sampled_from("abcde")
 class LocalMachine(RuleBasedStateMachine):
     """Random operations: an entry that is kept is the last one that was put."""
 
-    LIMIT = 24_000
+    LIMIT = 40_000
 
     def __init__(self) -> None:
         super().__init__()
@@ -296,7 +296,7 @@ class LocalMachine(RuleBasedStateMachine):
         self.cached_entries: list[tuple[str, CachedEntry]] = []
         self.number = 0
 
-    @rule(key=KEYS, size=st.sampled_from([0, 100, 2_000, 8_000, 20_000, 25_000]), refused=st.booleans())
+    @rule(key=KEYS, size=st.sampled_from([0, 100, 2_000, 8_000, 33_000, 40_000]), refused=st.booleans())
     def put(self, key: str, size: int, refused: bool) -> None:
         self.number += 1
         new = entry(key, size, self.number)
