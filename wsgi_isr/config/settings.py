@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from . import options as o
+from .cdn import CDN, PURGE_URLS, TOKEN, ZONE, Cdn, cdn_of
 from .rules import PROFILES, RULE_OPTIONS, Rule, RuleSet
 
 #: A lower-case host, with or without a port (RFC 3986, 3.2.2; underscores as container networks have them).
@@ -194,12 +195,30 @@ class Settings:
     drain_timeout: float = o.option(
         10.0, o.SECONDS, "how long a stopping process waits for its background renders", "10"
     )
-    secret: str | None = o.option(None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none")
+    cdn: str | None = o.option(
+        None,
+        CDN,
+        "the CDN in front: pages go out with a lifetime and tags for it, and invalidations purge it (see CDN)",
+        "none",
+    )
+    cdn_zone: str | None = o.option(
+        None, ZONE, "the id of the zone (Cloudflare), service (Fastly) or pull zone (Bunny)", "none"
+    )
+    cdn_token: str | None = o.option(
+        None, TOKEN, "the API token that may purge; best from `WSGI_ISR_CDN_TOKEN`", "none", is_secret=True
+    )
+    cdn_purge_url: tuple[str, ...] = o.option(
+        (), PURGE_URLS, "the URL of each Varnish, or of a `generic` CDN, that takes purges", "that of the API"
+    )
+    secret: str | None = o.option(
+        None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none", is_secret=True
+    )
     signing_key: str | None = o.option(
         None,
         SIGNING_KEY,
         "signs what is stored: an entry that another program has written is missing (see Stores)",
         "none",
+        is_secret=True,
     )
     debug: bool = o.option(False, o.FLAG, "one line in the log for each decision of the cache", "false")
     profiles: Mapping[str, tuple[float, float]] = o.option(
@@ -208,6 +227,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         o.check_all(self)
+        cdn_of(self.cdn, self.cdn_zone, self.cdn_token, self.cdn_purge_url)
+
+    @property
+    def edge(self) -> Cdn | None:
+        """Return the CDN; ``None`` without one."""
+        return cdn_of(self.cdn, self.cdn_zone, self.cdn_token, self.cdn_purge_url)
 
 
 SITE_OPTIONS = o.options_of(Settings)

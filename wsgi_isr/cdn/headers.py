@@ -1,0 +1,145 @@
+"""The header fields by which a CDN learns whether it may keep an answer, for how long, and under which tags.
+
+**Lifetime.** ``max-age`` counts from the render, and ``Age`` is true, so the CDN subtracts it (RFC 9111, 4.2.3). The
+field is one that browsers do not read: a targeted field (RFC 9213), or ``Surrogate-Control``. ``stale-while-revalidate``
+(RFC 5861, 3) never exceeds the ``expire`` of the page. A CDN whose documentation does not say that it subtracts ``Age``
+gets the rest of the lifetime: it then keeps a page for too short a time, and never for too long.
+
+**A field in each answer.** Without a field for it, a CDN falls back to ``Cache-Control``, and keeps a page with
+``max-age=300`` from the app, without tags. So each answer says either a lifetime or ``no-store``. ``private`` in
+``Cache-Control`` tells the same to caches that do not know the field; browsers are not concerned by it. Answers to
+requests that no rule covers are left alone: they are the app's business.
+
+**Not kept.** A CDN finds a page by its URL, before any code of the app runs. These are not kept:
+
+- pages that depend on a header, a cookie or a function (``vary``, ``cookies``, ``bypass``), and pages for clients
+  without cookies only (``Vary: Cookie``). Most CDNs ignore ``Vary``, and would serve them to other clients;
+- redirects: most CDNs ignore the scheme, so that a redirect from http to https would be served for https, and loop;
+- with Bunny, pages of a query: its default key is the path alone;
+- pages that are stale, or not proven to be current (:meth:`.TagVersions.is_quiet`);
+- pages with more tags than fit into the header: a CDN drops the rest, and purges by them would miss the page;
+- answers of the app to one client.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from ..cache.entry import Content, Entry
+from ..config.rules import Policy
+
+Headers = list[tuple[str, str]]
+
+#: Seconds of ``max-age`` for a page that only an invalidation ends (RFC 9111 knows no "for ever").
+_YEAR = 365 * 24 * 3600
+#: Seconds for which a CDN serves an old page at most while it fetches the new one.
+_GRACE = 60
+
+
+class Dialect(NamedTuple):
+    """The fields of a CDN.
+
+    :param control: the field of the lifetime.
+    :param tags: the field of the tags.
+    :param separator: the text between two tags.
+    :param max_tags: the longest field of tags in bytes.
+    :param subtracts_age: the documentation says that ``Age`` shortens the lifetime.
+    :param knows_query: the default cache key has the query.
+    """
+
+    control: str
+    tags: str
+    separator: str
+    max_tags: int
+    subtracts_age: bool = True
+    knows_query: bool = True
+
+
+DIALECTS = {
+    # developers.cloudflare.com, "CDN-Cache-Control" and "Purge cache by cache-tags": 16 KB for all tags.
+    "cloudflare": Dialect("Cloudflare-CDN-Cache-Control", "Cache-Tag", ",", 16 * 1024),
+    # fastly.com/documentation, "Surrogate-Control", "Surrogate-Key" (16,384 bytes) and "Age".
+    "fastly": Dialect("Surrogate-Control", "Surrogate-Key", " ", 16 * 1024),
+    # http_resp_hdr_len of varnishd(1) is 8 KB, the name of the field included.
+    "varnish": Dialect("CDN-Cache-Control", "xkey", " ", 8 * 1024 - 64),
+    # docs.bunny.net, "Purge cache" and "Vary cache". No limit of the field is documented.
+    "bunny": Dialect("CDN-Cache-Control", "CDN-Tag", ",", 4 * 1024, subtracts_age=False, knows_query=False),
+    "generic": Dialect("CDN-Cache-Control", "Cache-Tag", ",", 8 * 1024),
+}
+
+
+class EdgeHeaders:
+    """Add the fields for one CDN to answers.
+
+    :param kind: a key of :data:`DIALECTS`.
+    :param token: returns the name of a tag at the CDN.
+    """
+
+    def __init__(self, kind: str, token: Callable[[str], str]) -> None:
+        self._dialect = DIALECTS[kind]
+        self._token = token
+        self._own = {self._dialect.control.lower(), self._dialect.tags.lower()}
+        refusal = "no-store, max-age=0" if kind == "fastly" else "no-store"  # Fastly reads max-age alone
+        self._refusal = (self._dialect.control, refusal)
+
+    def of_page(self, headers: Headers, entry: Entry, policy: Policy, has_query: bool, now: float) -> Headers:
+        """Return the headers of a stored page, with leave for the CDN to keep it where that is safe.
+
+        :param entry: fresh, and proven to be current.
+        :param has_query: the page is the one of a query.
+        :param now: Unix time in seconds.
+        """
+        tags = self._tags(entry)
+        lifetime = self._lifetime(entry, now)
+        is_kept = policy.by_url_alone and (self._dialect.knows_query or not has_query) and _is_for_all(entry)
+        if not (is_kept and lifetime and tags):
+            return self.refuse(headers)
+        return [*self._without_own(headers), (self._dialect.control, lifetime), (self._dialect.tags, tags)]
+
+    def refuse(self, headers: Iterable[tuple[str, str]]) -> Headers:
+        """Return the headers of an answer that no CDN may keep."""
+        sent, is_said = [], False
+        for name, value in self._without_own(headers):
+            if name.lower() == "cache-control" and not is_said:
+                is_said = True
+                words = [word for word in map(str.strip, value.split(",")) if word.lower() not in ("public", "private")]
+                value = ", ".join(["private", *filter(None, words)])
+            sent.append((name, value))
+        return [*sent, *([] if is_said else [("Cache-Control", "private")]), self._refusal]
+
+    def _without_own(self, headers: Iterable[tuple[str, str]]) -> Headers:
+        """Return the headers without those of the same name from the app: the CDN would have to choose."""
+        return [pair for pair in headers if pair[0].lower() not in self._own]
+
+    def _tags(self, entry: Entry) -> str:
+        """Return the field of all tags of a page; empty where it would be too long."""
+        tokens = dict.fromkeys(self._token(tag) for tag, _ in entry.snapshot.tags)
+        field = self._dialect.separator.join(tokens)
+        return field if len(field) <= self._dialect.max_tags else ""
+
+    def _lifetime(self, entry: Entry, now: float) -> str:
+        """Return the directives of a page's lifetime; empty where less than a second is left."""
+        age = entry.age(now)
+        seconds = _YEAR if entry.revalidate is None else math.floor(min(entry.revalidate, _YEAR))
+        if seconds - age < 1:
+            return ""
+        grace = _GRACE if entry.expire is None else max(0, min(_GRACE, math.floor(entry.expire) - seconds))
+        directives = [f"max-age={seconds if self._dialect.subtracts_age else math.floor(seconds - age)}"]
+        if grace:
+            directives.append(f"stale-while-revalidate={grace}")
+        return ", ".join(directives)
+
+
+def _is_for_all(entry: Entry) -> bool:
+    """Return whether each client that asks for the URL may get the page."""
+    content = entry.content
+    if not isinstance(content, Content) or content.reads_cookies or content.status.startswith("3"):
+        return False
+    return _varies_on(content.headers) <= {"accept-encoding"}
+
+
+def _varies_on(headers: Sequence[tuple[str, str]]) -> set[str]:
+    names = [name for field, value in headers if field.lower() == "vary" for name in value.split(",")]
+    return {name.strip().lower() for name in names} - {""}
