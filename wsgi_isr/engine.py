@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
-from .cache.entry import Codec, HitForMiss
+from .cache.edges import Edges
+from .cache.entry import Codec, Entry, HitForMiss
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
 from .cache.keyspace import Keyspace
@@ -40,6 +41,9 @@ from .pages.own_writes import Writes
 from .pages.request_key import PageKey, tags_of_page
 from .pages.respond import PreparedResponse
 from .stores.base import Store
+
+if TYPE_CHECKING:
+    from .cdn.headers import EdgeHeaders
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -73,6 +77,7 @@ class Engine:
     :param name: the app's name in the records of the store.
     :param is_serving: returns whether this process answers requests for the app.
     :param inline: run everything in the calling thread, as tests need.
+    :param edges: the caches of a CDN that invalidations purge; :mod:`wsgi_isr.middleware.edge` makes them.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Engine:
         name: str = "",
         is_serving: Callable[[], bool] = lambda: True,
         inline: bool = False,
+        edges: Edges | None = None,
     ) -> None:
         settings, rules = config.settings, config.rules
         self._app = app
@@ -113,11 +119,34 @@ class Engine:
         self.local = Local(settings.local_cache_bytes)
         registry = Registry(store, settings.namespace, settings.signing_key)
         self.invalidator = Invalidator(
-            store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
+            store,
+            settings.namespace,
+            journal,
+            events,
+            self.forget,
+            registry,
+            is_own=True,
+            is_known=is_serving,
+            edges=edges,
         )
+        #: Adds the fields for a CDN to answers; ``None`` without a CDN.
+        self.edge: EdgeHeaders | None = None
+        if edges is not None and settings.cdn is not None:
+            from .cdn.headers import EdgeHeaders  # most apps have no CDN
+
+            self.edge = EdgeHeaders(settings.cdn, self.keyspace.edge_token)
         #: ``None`` if no other process can use the same store.
         self.presence = (
-            Presence(registry, store, settings.namespace, name, rules.policies, self.clock, self.monotonic)
+            Presence(
+                registry,
+                store,
+                settings.namespace,
+                name,
+                rules.policies,
+                self.clock,
+                self.monotonic,
+                settings.cdn or "",
+            )
             if store.keeps and (store.shared or isinstance(settings.store, Store))
             else None
         )
@@ -234,6 +263,11 @@ class Engine:
         answer.until = min(answer.over, polled.lapses_at)
         return True
 
+    def is_quiet(self, entry: Entry) -> bool:
+        """Return whether no tag was invalidated while the page was rendered, on any node that holds one of its tags."""
+        nodes = dict(entry.snapshot.valid_at)
+        return all(self.store.node_of(self.keyspace.tag(tag)) in nodes for tag, _ in entry.snapshot.tags)
+
     def forget(self) -> None:
         """Drop this process's tag versions and prepared responses, so that its own invalidations show at once."""
         self.tag_versions.forget()
@@ -251,4 +285,5 @@ class Engine:
         is_drained = self.cache.stop(timeout)
         if self.presence is not None:
             self.presence.close(max(0.0, until - self.monotonic()))
+        self.invalidator.close(max(0.0, until - self.monotonic()))
         return is_drained

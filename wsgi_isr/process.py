@@ -25,6 +25,7 @@ from .data.cached import inside, set_engine_lookup
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
+from .middleware.edge import edges_for
 from .middleware.isr import ISR
 from .middleware.on_demand import any_of
 from .middleware.runtime import runtime
@@ -61,8 +62,10 @@ def _begin_alone() -> Engine:
         development.announce()
         return Engine(config, NullStore(), events)
     opened = store if isinstance(store, Store) else open_store(store)
-    journal = journal_for(config.settings.journal, opened, config.folder, begins=False)
-    return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
+    has_edge = config.settings.cdn is not None
+    journal = journal_for(config.settings.journal, opened, config.folder, begins=False, has_edge=has_edge)
+    edges = edges_for(config.settings, journal, events) if opened.keeps else None
+    return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}", edges=edges)
 
 
 set_engine_lookup(_homes, lambda: any(isr.is_serving for isr in runtime.instances))
@@ -275,9 +278,15 @@ def _elsewhere(given: Config, begins: bool = False) -> Iterator[Invalidator]:
     settings = given.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
-        registry = Registry(opened, settings.namespace, settings.signing_key)
-        journal = journal_for(settings.journal, opened, state_folder(None), begins)
-        yield Invalidator(opened, settings.namespace, journal, Events(log_events()), registry=registry)
+        registry, events = Registry(opened, settings.namespace, settings.signing_key), Events(log_events())
+        has_edge = settings.cdn is not None
+        journal = journal_for(settings.journal, opened, state_folder(None), begins, has_edge)
+        edges = edges_for(settings, journal, events)
+        invalidator = Invalidator(opened, settings.namespace, journal, events, registry=registry, edges=edges)
+        try:
+            yield invalidator
+        finally:
+            invalidator.close(settings.drain_timeout)
     finally:
         if opened is not settings.store:
             opened.close()

@@ -1,9 +1,9 @@
 """The header fields by which a CDN learns whether it may keep an answer, for how long, and under which tags.
 
-**Lifetime.** ``max-age`` counts from the render, and ``Age`` is true, so the CDN subtracts it (RFC 9111, 4.2.3). The
-field is one that browsers do not read: a targeted field (RFC 9213), or ``Surrogate-Control``. ``stale-while-revalidate``
-(RFC 5861, 3) never exceeds the ``expire`` of the page. A CDN whose documentation does not say that it subtracts ``Age``
-gets the rest of the lifetime: it then keeps a page for too short a time, and never for too long.
+**Lifetime.** ``max-age`` counts from the render, and ``Age`` is true, so the CDN subtracts it (RFC 9111, 4.2.3).
+Browsers do not read the field: it is a targeted field (RFC 9213), or ``Surrogate-Control``. Together with
+``stale-while-revalidate`` (RFC 5861, 3) it never exceeds the ``expire`` of the page. A CDN without a documented use of
+``Age`` gets the rest of the lifetime: it may keep a page for too short a time, and never for too long.
 
 **A field in each answer.** Without a field for it, a CDN falls back to ``Cache-Control``, and keeps a page with
 ``max-age=300`` from the app, without tags. So each answer says either a lifetime or ``no-store``. ``private`` in
@@ -104,8 +104,7 @@ class EdgeHeaders:
         for name, value in self._without_own(headers):
             if name.lower() == "cache-control" and not is_said:
                 is_said = True
-                words = [word for word in map(str.strip, value.split(",")) if word.lower() not in ("public", "private")]
-                value = ", ".join(["private", *filter(None, words)])
+                value = _private(value)
             sent.append((name, value))
         return [*sent, *([] if is_said else [("Cache-Control", "private")]), self._refusal]
 
@@ -130,6 +129,14 @@ class EdgeHeaders:
         if grace:
             directives.append(f"stale-while-revalidate={grace}")
         return ", ".join(directives)
+
+
+def _private(cache_control: str) -> str:
+    """Return ``Cache-Control`` with ``private`` in place of ``public``."""
+    if '"' in cache_control:  # a quoted string may have commas (RFC 9111, 5.2); the strictest directive counts
+        return f"private, {cache_control}"
+    words = [word.strip() for word in cache_control.split(",")]
+    return ", ".join(["private", *(word for word in words if word.lower() not in ("", "public", "private"))])
 
 
 def _is_for_all(entry: Entry) -> bool:

@@ -95,8 +95,8 @@ def cdn_of(kind: str | None, zone: str | None, token: str | None, urls: Sequence
 def check_hosts(kind: str | None, hosts: Sequence[str], canonical_url: str | None) -> None:
     """Check that the pages of one host cannot reach the clients of another.
 
-    A page belongs to the host that the app sees. A CDN keeps it for the host that the client names. A client that forges
-    a forwarded host makes the two differ.
+    A page belongs to the host that the app sees. A CDN keeps it for the host that the client names. A client that
+    forges a forwarded host makes the two differ.
 
     :raises ConfigError: neither option lists the hosts, or the CDN keeps one page for all hosts.
     """
@@ -132,7 +132,7 @@ def _check_token(name: str, value: Any) -> str:
 
 
 def _check_urls(name: str, value: Any) -> tuple[str, ...]:
-    urls = o.NAMES.check(name, [value] if isinstance(value, str) else value)
+    urls: tuple[str, ...] = o.NAMES.check(name, [value] if isinstance(value, str) else value)
     for url in urls:
         try:
             parts = urlsplit(url)
@@ -144,7 +144,7 @@ def _check_urls(name: str, value: Any) -> tuple[str, ...]:
         if parts.username is not None or parts.password is not None:
             # Without the URL: it has a password.
             raise ConfigError(name, "has a user or a password in the URL", "leave both out, and set cdn_token")
-    return tuple(url.rstrip("/") for url in urls)
+    return urls
 
 
 CDN = o.choice(*PRODUCTS)

@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 NAME = "wsgi-isr"
 
 NOT_MODIFIED = "304 Not Modified"
-# A 304 repeats these headers of the 200 (RFC 9110, 15.4.5), and the cache's own.
+# A 304 repeats these headers of the 200 (RFC 9110, 15.4.5), the cache's own, and those for a CDN: it would keep the
+# lifetime and the tags of its old copy.
 _IN_304 = frozenset(
     {
         *("cache-control", "content-location", "etag", "expires", "last-modified", "vary"),
         *("age", "cache-status", "x-isr"),
+        *("cdn-cache-control", "cloudflare-cdn-cache-control", "surrogate-control"),
+        *("cache-tag", "cdn-tag", "surrogate-key", "xkey"),
     }
 )
+Headers = list[tuple[str, str]]
 #: Labels of pages that are stale, or not proven to be fresh.
 _OLD = frozenset({"STALE", "STALE-IF-ERROR", "DEGRADED"})
 
@@ -106,14 +110,23 @@ class PreparedResponse:
 
     Times are monotonic seconds. At ``over`` its ``Age`` or its entry has expired. Until ``until`` it may be sent
     without asking for invalidations.
+
+    :param finish: returns the headers with the fields for a CDN.
     """
 
-    __slots__ = ("_entry", "_made", "_now", "over", "status", "until", "variants")
+    __slots__ = ("_entry", "_finish", "_made", "_now", "over", "status", "until", "variants")
 
-    def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
+    def __init__(
+        self,
+        entry: Entry,
+        content: Content,
+        now: float,
+        monotonic: float,
+        finish: Callable[[Headers], Headers] | None = None,
+    ) -> None:
         self.status = content.status
         self.variants: dict[str | None, Variant] = {}
-        self._entry, self._now = entry, now
+        self._entry, self._now, self._finish = entry, now, finish
         self._made: dict[str, Variant] = {}
         over = entry.created + math.floor(entry.age(now)) + 1
         if entry.revalidate is not None:
@@ -128,6 +141,8 @@ class PreparedResponse:
         made = self._made.get(content.etag)
         if made is None:
             headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
+            if self._finish is not None:
+                headers = self._finish(headers)
             etag = quote_etag(content.etag) if _is_compared(content) else None
             made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
         if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
