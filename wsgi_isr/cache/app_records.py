@@ -348,7 +348,8 @@ def unpurged(apps: Apps | None, has_edges: bool) -> Iterator[Advice]:
         if record.cdn:
             yield Advice(
                 f"{record.name!a} is behind the CDN {record.cdn!a}, which this process cannot purge: it keeps "
-                f"old pages for their lifetime; set WSGI_ISR_CDN={record.cdn} and the other WSGI_ISR_CDN_... as the app has them"
+                f"old pages for their lifetime; set WSGI_ISR_CDN={record.cdn} and the other WSGI_ISR_CDN_... "
+                "as the app has them"
             )
 
 
