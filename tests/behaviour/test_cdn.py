@@ -1,0 +1,521 @@
+"""Behind a CDN: which answers it may keep, under which tags, and purges before an invalidation is acknowledged."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.behaviour.conftest import MakeSite
+from tests.behaviour.nodes import Nodes
+from tests.behaviour.origin import Origin, answer, failing
+from tests.behaviour.visitor import Clock, Seen, Site
+from tests.support.cdn import TOKEN, ZONE, Answer, FakeCdn, Purge, rate_limited
+from wsgi_isr import InvalidationError, Rule, cache_tag, invalidate, replay
+from wsgi_isr.cache import edges
+from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.config.cdn import PRODUCTS
+from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.testing import without_cache
+
+KINDS = list(PRODUCTS)
+#: The fields of each CDN: for the lifetime, and for tags.
+FIELDS = {
+    "cloudflare": ("Cloudflare-CDN-Cache-Control", "Cache-Tag"),
+    "fastly": ("Surrogate-Control", "Surrogate-Key"),
+    "varnish": ("CDN-Cache-Control", "xkey"),
+    "bunny": ("CDN-Cache-Control", "CDN-Tag"),
+    "generic": ("CDN-Cache-Control", "Cache-Tag"),
+}
+ALL_FIELDS = {field for pair in FIELDS.values() for field in pair}
+URL = "https://example.org"
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat purges at once."""
+    monkeypatch.setattr(edges, "LATE", 0.01)
+
+
+@pytest.fixture
+def cdn() -> Iterator[FakeCdn]:
+    with FakeCdn("fastly") as fake:
+        yield fake
+
+
+def options_of(kind: str) -> dict[str, Any]:
+    """Return the options for a CDN that is never purged."""
+    return {**FakeCdn(kind).options(), "canonical_url": URL}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make_behind(make_site: MakeSite) -> Any:
+    def make(kind: str, rules: Any = None, **options: Any) -> Site:
+        fake = FakeCdn(kind)
+        fake._server.server_close()
+        options.setdefault("canonical_url", URL)
+        return make_site(rules, **fake.options(), **options)
+
+    return make
+
+
+def tokens(*names: str) -> set[str]:
+    return {Keyspace("default").edge_token(name) for name in names}
+
+
+def kept_for(seen: Seen, kind: str = "generic") -> str:
+    """Return the lifetime at the edge; ``no-store`` where the edge must not keep the answer."""
+    control, tags = FIELDS[kind]
+    said = seen.headers.getlist(control)
+    assert len(said) == 1, seen.headers
+    if "no-store" in said[0]:
+        assert tags not in seen.headers
+        assert "private" in ", ".join(seen.headers.getlist("Cache-Control"))
+        return "no-store"
+    assert seen.headers[tags]
+    assert "private" not in seen.headers["Cache-Control"]
+    return said[0]
+
+
+# Headers ------------------------------------------------------------------------------------------------
+
+
+def test_a_page_has_its_lifetime_and_tags_in_the_fields_of_the_cdn_and_no_others(make_behind: Any, kind: str) -> None:
+    site = make_behind(kind, {"/a/<x>": Rule(revalidate=60, expire=90, tags=["posts"])})
+    site.visit("/a/b")
+    site.clock.advance(10)
+    for seen in (site.visit("/a/b"), site.visit("/a/b")):
+        assert seen.label == "HIT"
+        assert seen.age == 10
+        rest = 50 if kind == "bunny" else 60
+        assert kept_for(seen, kind) == f"max-age={rest}, stale-while-revalidate=30"
+        separator = " " if kind in ("fastly", "varnish") else ","
+        assert set(seen.headers[FIELDS[kind][1]].split(separator)) == tokens(
+            "all", "route:/a/<x>", "path:/a/b", "prefix:/", "prefix:/a", "prefix:/a/b", "tag:posts"
+        )
+        assert seen.headers["Cache-Control"] == "max-age=0, must-revalidate"
+        assert {name for name in ALL_FIELDS if name in seen.headers} == {*FIELDS[kind]}
+
+
+def test_a_page_that_was_stored_now_may_be_kept(make_behind: Any, kind: str) -> None:
+    seen = make_behind(kind, revalidate=60).visit("/a")
+    assert seen.label == "MISS"
+    assert kept_for(seen, kind) == "max-age=60, stale-while-revalidate=60"
+
+
+def test_without_a_cdn_there_are_no_such_fields(make_site: MakeSite) -> None:
+    site = make_site(revalidate=60)
+    for _ in range(2):
+        assert not ALL_FIELDS & set(site.visit("/a").headers.keys())
+
+
+def test_tags_that_turned_up_in_the_render_are_named(make_behind: Any, origin: Origin) -> None:
+    def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        cache_tag("from the render")
+        start_response("200 OK", [("Content-Type", "text/html"), ("Cache-Tag", "from-the-header")])
+        return [b"x"]
+
+    origin.on("/a", page)
+    site = make_behind("generic", revalidate=60)
+    site.visit("/a")
+    named = set(site.visit("/a").headers["Cache-Tag"].split(","))
+    assert tokens("tag:from the render", "tag:from-the-header") <= named
+
+
+def test_a_page_until_invalidated_may_be_kept_for_a_year(make_behind: Any) -> None:
+    assert kept_for(make_behind("generic", revalidate=False).visit("/a")).startswith("max-age=31536000,")
+
+
+def test_a_page_without_grace_has_none_at_the_edge(make_behind: Any, origin: Origin) -> None:
+    origin.on("/a", answer(b"x", ("Cache-Control", "must-revalidate")))
+    assert kept_for(make_behind("generic", revalidate=60).visit("/a")) == "max-age=60"
+
+
+def test_the_last_second_of_a_lifetime_is_not_kept(make_behind: Any) -> None:
+    site = make_behind("generic", revalidate=60)
+    site.visit("/a")
+    site.clock.advance(59.5)
+    seen = site.visit("/a")
+    assert (seen.label, kept_for(seen)) == ("HIT", "no-store")
+
+
+def test_an_unchanged_page_renews_lifetime_and_tags_at_the_edge(make_behind: Any, kind: str) -> None:
+    site = make_behind(kind, revalidate=60)
+    etag = site.visit("/a").headers["ETag"]
+    for _ in range(2):  # by the slow path, then by the prepared response
+        seen = site.visit("/a", headers={"If-None-Match": etag})
+        assert seen.code == 304
+        assert kept_for(seen, kind).startswith("max-age=60")
+
+
+def test_more_tags_than_the_field_takes_are_not_kept(make_behind: Any, kind: str) -> None:
+    many = [f"tag{number}" for number in range(2000)]
+    site = make_behind(kind, {"/few": Rule(revalidate=60, tags=many[:250]), "/many": Rule(revalidate=60, tags=many)})
+    assert kept_for(site.visit("/few"), kind) != "no-store"
+    assert kept_for(site.visit("/many"), kind) == "no-store"
+
+
+def test_a_field_of_the_app_does_not_stand_beside_the_one_for_the_cdn(make_behind: Any, origin: Origin) -> None:
+    origin.on("/a", answer(b"x", ("xkey", "own"), ("CDN-Cache-Control", "max-age=30")))
+    site = make_behind("varnish", revalidate=60)
+    site.visit("/a")
+    assert site.visit("/a").headers.getlist("xkey") == [site.visit("/a").headers["xkey"]]
+    assert "own" not in site.visit("/a").headers["xkey"].split()
+
+
+# Answers that no CDN may keep -------------------------------------------------------------------------------
+
+BROWSERS = ("Cache-Control", "public, max-age=300")
+
+
+def test_a_page_for_visitors_without_cookies_is_not_kept_by_any_cdn(
+    make_behind: Any, origin: Origin, kind: str
+) -> None:
+    origin.on("/a", answer(b"anonymous", ("Vary", "Cookie"), BROWSERS))
+    site = make_behind(kind, revalidate=60)
+    for cookie in ("", "", "session=1"):
+        seen = site.visit("/a", cookie=cookie)
+        assert kept_for(seen, kind) == "no-store"
+        assert "public" not in ", ".join(seen.headers.getlist("Cache-Control"))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(revalidate=60, vary=["Accept-Language"]),
+        Rule(revalidate=60, cookies=["theme"]),
+        Rule(revalidate=60, bypass=lambda environ: False),
+    ],
+    ids=["header", "cookie", "function"],
+)
+def test_a_page_that_depends_on_more_than_the_url_is_not_kept(
+    make_behind: Any, origin: Origin, kind: str, rule: Rule
+) -> None:
+    origin.on("/a", answer(b"x", BROWSERS))
+    site = make_behind(kind, {"/a": rule})
+    assert [kept_for(site.visit("/a"), kind) for _ in range(2)] == ["no-store"] * 2
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        {"cookie": "session=1"},
+        {"headers": {"Authorization": "Basic eDp5"}},
+        {"path": "/a?undeclared=1"},
+        {"method": "POST"},
+    ],
+    ids=["cookie", "authorization", "query", "post"],
+)
+def test_an_answer_to_one_client_is_not_kept_although_the_app_says_so(
+    make_behind: Any, origin: Origin, kind: str, request_of: dict[str, Any]
+) -> None:
+    control, tags = FIELDS[kind]
+    origin.on("/a", answer(b"x", ("Vary", "Cookie"), BROWSERS, (control, "max-age=600"), (tags, "t")))
+    site = make_behind(kind, revalidate=60)
+    site.visit("/a")
+    seen = site.visit(**{"path": "/a", **request_of})
+    assert seen.label == "BYPASS"
+    assert kept_for(seen, kind) == "no-store"
+
+
+@pytest.mark.parametrize("reason", ["set-cookie", "no-store", "failed"])
+def test_an_answer_that_is_not_stored_is_not_kept(make_behind: Any, origin: Origin, reason: str) -> None:
+    header = {"set-cookie": ("Set-Cookie", "a=b"), "no-store": ("Cache-Control", "no-store"), "failed": BROWSERS}
+    origin.on("/a", answer(b"x", header[reason], status="500 Oops" if reason == "failed" else "200 OK"))
+    site = make_behind("generic", revalidate=60)
+    assert [kept_for(site.visit("/a")) for _ in range(2)] == ["no-store"] * 2
+
+
+def test_stale_pages_are_not_kept(make_behind: Any, origin: Origin) -> None:
+    site = make_behind("generic", revalidate=60, expire=120)
+    site.visit("/a")
+    site.clock.advance(61)
+    seen = site.visit_and_settle("/a")
+    assert (seen.label, kept_for(seen)) == ("STALE", "no-store")
+    origin.on("/a", failing(ValueError()))
+    site.clock.advance(200)
+    seen = site.visit("/a")
+    assert (seen.label, kept_for(seen)) == ("STALE-IF-ERROR", "no-store")
+
+
+def test_pages_that_are_not_proven_are_not_kept(make_behind: Any, clock: Clock) -> None:
+    store = Nodes(clock)
+    site = make_behind("generic", revalidate=60, store=store, coherence=0, journal=False)
+    site.visit("/a")
+    store.unplugged = {*store.nodes}
+    seen = site.visit("/a")
+    assert (seen.label, kept_for(seen)) == ("DEGRADED", "no-store")
+
+
+def test_a_page_is_not_kept_if_anything_was_invalidated_while_it_was_rendered(
+    make_behind: Any, origin: Origin
+) -> None:
+    site = make_behind("generic", revalidate=60, journal=False)
+    gate = origin.hold("/a")
+    visit = site.start_visit("/a")
+    gate.wait_until_entered()
+    with pytest.raises(InvalidationError):
+        site.isr.invalidate(paths=["/a"])
+    gate.open()
+    seen = visit.result()
+    assert (seen.label, seen.text) == ("MISS", "/a v1")
+    assert kept_for(seen) == "no-store"
+    origin.let_go("/a")
+    assert site.visit("/a").text == "/a v2"
+
+
+def test_redirects_are_not_kept(make_behind: Any, origin: Origin) -> None:
+    # Most CDNs ignore the scheme: the redirect from http to https would be served for https.
+    origin.on("/a", answer(b"", ("Location", "https://example.org/a/"), status="301 Moved Permanently"))
+    site = make_behind("generic", revalidate=60)
+    assert [kept_for(site.visit("/a")) for _ in range(2)] == ["no-store"] * 2
+
+
+def test_only_bunny_does_not_keep_pages_of_a_query(make_behind: Any, kind: str) -> None:
+    site = make_behind(kind, {"/a": Rule(revalidate=60, query=["page"])})
+    assert (kept_for(site.visit("/a?page=2"), kind) == "no-store") is (kind == "bunny")
+    assert kept_for(site.visit("/a"), kind) != "no-store"
+
+
+def test_answers_that_no_rule_covers_are_the_business_of_the_app(make_behind: Any, origin: Origin) -> None:
+    origin.on("/static", answer(b"x", ("Cache-Control", "public, max-age=300"), ("Cache-Tag", "own")))
+    seen = make_behind("generic", {"/a": 60}).visit("/static")
+    assert seen.headers["Cache-Control"] == "public, max-age=300"
+    assert seen.headers["Cache-Tag"] == "own"
+    assert "CDN-Cache-Control" not in seen.headers
+
+
+def test_a_missing_page_of_a_list_and_a_shell_are_not_kept(make_behind: Any, origin: Origin) -> None:
+    rules = {
+        "/listed/<x>": Rule(revalidate=60, paths=["/listed/a"], dynamic_params=False),
+        "/shell": Rule(revalidate=60, fallback=b"shell"),
+    }
+    site = make_behind("generic", rules)
+    assert kept_for(site.visit("/listed/b")) == "no-store"
+    gate = origin.hold("/shell")
+    assert kept_for(site.visit("/shell")) == "no-store"
+    gate.open()
+
+
+def test_a_part_of_a_film_says_the_same_as_the_film_and_a_wrong_part_is_not_kept(
+    make_behind: Any, origin: Origin
+) -> None:
+    origin.on("/film", answer(b"0123456789", ("Accept-Ranges", "bytes")))
+    site = make_behind("generic", revalidate=60)
+    site.visit("/film")
+    assert site.visit("/film", headers={"Range": "bytes=0-3"}).code == 206
+    seen = site.visit("/film", headers={"Range": "bytes=90-"})
+    assert seen.code == 416
+    assert seen.headers["Cache-Control"] == "no-store"
+    assert not {"CDN-Cache-Control", "Cache-Tag"} & set(seen.headers.keys())
+
+
+# Purges -------------------------------------------------------------------------------------------------
+
+
+def behind(make_site: MakeSite, cdn: FakeCdn, **options: Any) -> Site:
+    return make_site(
+        {"/": Rule(revalidate=60), "/<x>": Rule(revalidate=60, tags=["t:{x}"])},
+        **cdn.options(),
+        canonical_url=URL,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"tags": ["t:a"]}, ["tag:t:a"]),
+        ({"paths": ["/a"]}, ["path:/a"]),
+        ({"prefixes": ["/"]}, ["prefix:/"]),
+        ({"routes": ["/<x>"]}, ["route:/<x>"]),
+        ({"everything": True}, ["all"]),
+    ],
+)
+def test_an_invalidation_purges_the_very_tags_that_the_page_carries(
+    make_site: MakeSite, cdn: FakeCdn, arguments: dict[str, Any], names: list[str]
+) -> None:
+    site = behind(make_site, cdn)
+    carried = site.visit("/a").headers["Surrogate-Key"].split()
+    receipt = site.isr.invalidate(**arguments)
+    assert receipt.pending == ()
+    assert {*cdn.purges[0].tags} == tokens(*names) <= {*carried}
+    assert f"cdn://fastly/{ZONE}" in receipt.acknowledged
+
+
+@pytest.mark.parametrize("mode", ["stale", "expire", "purge"])
+def test_only_the_mode_stale_is_a_soft_purge(make_site: MakeSite, cdn: FakeCdn, mode: str) -> None:
+    behind(make_site, cdn).isr.invalidate(tags=["t:a"], mode=mode)
+    assert cdn.purges[0].is_soft is (mode == "stale")
+
+
+def test_the_purge_waits_until_every_process_has_seen_the_invalidation(
+    make_site: MakeSite, cdn: FakeCdn, clock: Clock
+) -> None:
+    store = MemoryStore(clock=clock)
+    site, other = (behind(make_site, cdn, store=store, coherence=2) for _ in range(2))
+    other.visit("/a")
+    found: list[tuple[str, int]] = []
+
+    def look(seconds: float) -> None:
+        found.append((other.visit("/a").label, cdn.requests))
+
+    assert other.visit("/a").label == "HIT"
+    clock.on_pause = look
+    site.isr.invalidate(tags=["t:a"])
+    clock.on_pause = None
+    assert found == [("HIT", 0)], "the other process still serves its copy, so the purge must not come yet"
+    assert cdn.purges
+    assert clock.paused == [2 + edges.IN_FLIGHT]
+    assert other.visit("/a").label == "EXPIRED"
+
+
+def test_each_purge_is_repeated_for_answers_that_arrive_late(make_site: MakeSite, cdn: FakeCdn) -> None:
+    site = behind(make_site, cdn)
+    site.isr.invalidate(tags=["t:a"])
+    site.isr.invalidate(tags=["t:b"])
+    site.isr.close(20)
+    assert sorted(cdn.tags) == sorted([*tokens("tag:t:a"), *tokens("tag:t:b")] * 2)
+
+
+def test_a_successful_post_purges_the_page(make_site: MakeSite, cdn: FakeCdn) -> None:
+    site = behind(make_site, cdn)
+    site.visit("/a")
+    site.visit("/a", method="POST")
+    assert {*cdn.purges[0].tags} == tokens("path:/a")
+
+
+def test_a_refreshed_page_is_purged(make_site: MakeSite, cdn: FakeCdn) -> None:
+    site = behind(make_site, cdn)
+    site.visit("/a")
+    assert site.isr.refresh("/a") is True
+    assert {*cdn.purges[0].tags} == tokens("path:/a")
+
+
+def test_each_edge_is_purged_and_a_failing_one_does_not_keep_the_others_from_it(
+    make_site: MakeSite, tmp_path: Path
+) -> None:
+    with FakeCdn("varnish", token="") as one, FakeCdn("varnish", token="") as two:
+        site = make_site(
+            revalidate=60,
+            canonical_url=URL,
+            cdn="varnish",
+            cdn_purge_url=[one.url, two.url],
+            journal=str(tmp_path / "journal"),
+        )
+        one.scripted = [Answer(403)]
+        receipt = site.isr.invalidate(tags=["a"])
+        assert receipt.pending == ("tag:a",)
+        assert two.purges[0].tags == (*tokens("tag:a"),)
+        assert set(receipt.nodes) - set(receipt.acknowledged) == {one.url.replace("http", "cdn") .replace("cdn://", "cdn://varnish/")}
+
+
+def test_what_an_edge_misses_is_kept_named_and_delivered(
+    make_site: MakeSite, cdn: FakeCdn, clock: Clock, tmp_path: Path
+) -> None:
+    site = behind(make_site, cdn, journal=str(tmp_path / "journal"))
+    cdn.scripted = [rate_limited(30)]
+    receipt = site.isr.invalidate(tags=["t:a"], mode="stale")
+    assert receipt.pending == ("tag:t:a",)
+    assert receipt.journal == str(tmp_path / "journal")
+    with pytest.raises(InvalidationError, match="429"):
+        receipt.raise_for_pending()
+    assert site.isr.deliver_kept() is True
+    assert cdn.requests == 1, "the limit of the API has not passed"
+    clock.advance(30)
+    assert site.isr.deliver_kept() is False
+    assert cdn.purges[0] == Purge((*tokens("tag:t:a"),), True)
+    assert (tmp_path / "journal").read_text().strip() == ""
+
+
+def test_tags_kept_for_an_edge_go_out_together(
+    make_site: MakeSite, cdn: FakeCdn, clock: Clock, tmp_path: Path
+) -> None:
+    site = behind(make_site, cdn, journal=str(tmp_path / "journal"))
+    cdn.scripted = [rate_limited(30)]
+    for number in range(50):
+        site.isr.invalidate(tags=[f"t:{number}"])
+    assert cdn.requests == 1
+    clock.advance(60)
+    assert replay(store=site.store, journal=str(tmp_path / "journal")) == ()  # another process without the CDN
+    assert site.isr.deliver_kept() is False
+    assert len(cdn.purges[0].tags) == 50
+
+
+def test_without_a_journal_a_failing_edge_is_an_error(make_site: MakeSite, cdn: FakeCdn) -> None:
+    site = behind(make_site, cdn, journal=False)
+    cdn.scripted = [Answer(401)]
+    with pytest.raises(InvalidationError, match="token is refused") as raised:
+        site.isr.invalidate(tags=["t:a"])
+    assert TOKEN not in str(raised.value)
+    assert raised.value.journal is None
+
+
+def test_an_app_behind_a_cdn_has_a_journal_by_default(make_site: MakeSite, cdn: FakeCdn, tmp_path: Path) -> None:
+    site = behind(make_site, cdn, import_name="tests")
+    assert site.isr._journal is not None
+
+
+def test_tags_that_a_node_gets_later_are_purged_again(
+    make_site: MakeSite, cdn: FakeCdn, clock: Clock, tmp_path: Path
+) -> None:
+    store = Nodes(clock)
+    site = behind(make_site, cdn, store=store, journal=str(tmp_path / "journal"))
+    store.unplugged = {*store.nodes}
+    assert site.isr.invalidate(tags=["t:a"]).pending
+    before = len(cdn.purges)
+    store.unplugged = set()
+    assert site.isr.deliver_kept() is False
+    assert any(purge.tags == (*tokens("tag:t:a"),) for purge in cdn.purges[before:])
+
+
+def test_tests_and_development_never_purge_the_cdn(make_site: MakeSite, cdn: FakeCdn) -> None:
+    site = behind(make_site, cdn)
+    with without_cache():
+        site.isr.invalidate(tags=["t:a"])
+        assert "Surrogate-Control" not in site.visit("/a").headers
+    developed = behind(make_site, cdn, development="bypass")
+    developed.isr.invalidate(tags=["t:a"])
+    assert "Surrogate-Control" not in developed.visit("/a").headers
+    assert cdn.requests == 0
+
+
+# Jobs -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_purges_the_cdn_that_its_environment_names(
+    cdn: FakeCdn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"CDN": "fastly", "CDN_ZONE": ZONE, "CDN_TOKEN": TOKEN, "CDN_PURGE_URL": cdn.url}.items():
+        monkeypatch.setenv(f"WSGI_ISR_{name}", value)
+    receipt = invalidate(tags=["a"], store=f"sqlite:///{tmp_path}/store.db")
+    assert receipt.acknowledged[-1] == f"cdn://fastly/{ZONE}"
+    assert cdn.tags == [*tokens("tag:a")] * 2, "purged, and again before the job ends"
+
+
+def test_a_job_without_the_credentials_of_the_cdn_is_warned(make_site: MakeSite, cdn: FakeCdn, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/store.db"
+    site = behind(make_site, cdn, store=store, signing_key="k" * 20)
+    site.visit("/a")
+    site.settle()
+    command = [sys.executable, "-m", "wsgi_isr.commands.main", "invalidate", "--tag", "t:a", "--store", store, "--json"]
+    program = "import sys; from wsgi_isr.commands.main import main; sys.argv[1:] = sys.argv[2:]; main()"
+    environ = {**os.environ, "WSGI_ISR_SIGNING_KEY": "k" * 20}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *command[2:]], env=environ, capture_output=True, text=True, check=False
+    )
+    (warning,) = [text for text in json.loads(done.stdout)["warnings"] if "CDN" in text]
+    assert "WSGI_ISR_CDN=fastly" in warning
+    assert TOKEN not in done.stdout + done.stderr
+    assert TOKEN.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("store.db*"))
