@@ -38,9 +38,10 @@ URL = "https://example.org"
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Repeat purges at once."""
+def soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Repeat purges at once. The folder of a job is empty: a journal in it would be delivered."""
     monkeypatch.setattr(edges, "LATE", 0.01)
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -60,11 +61,11 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make_behind(make_site: MakeSite) -> Any:
+def make_behind(make_site: MakeSite, tmp_path: Path) -> Any:
     def make(kind: str, rules: Any = None, **options: Any) -> Site:
         fake = FakeCdn(kind)
         fake._server.server_close()
-        options.setdefault("canonical_url", URL)
+        options = {"canonical_url": URL, "journal": str(tmp_path / "journal"), **options}
         return make_site(rules, **fake.options(), **options)
 
     return make
@@ -258,9 +259,7 @@ def test_pages_that_are_not_proven_are_not_kept(make_behind: Any, clock: Clock) 
     assert (seen.label, kept_for(seen)) == ("DEGRADED", "no-store")
 
 
-def test_a_page_is_not_kept_if_anything_was_invalidated_while_it_was_rendered(
-    make_behind: Any, origin: Origin
-) -> None:
+def test_a_page_is_not_kept_if_anything_was_invalidated_while_it_was_rendered(make_behind: Any, origin: Origin) -> None:
     site = make_behind("generic", revalidate=60, journal=False)
     gate = origin.hold("/a")
     visit = site.start_visit("/a")
@@ -304,7 +303,7 @@ def test_a_missing_page_of_a_list_and_a_shell_are_not_kept(make_behind: Any, ori
     site = make_behind("generic", rules)
     assert kept_for(site.visit("/listed/b")) == "no-store"
     gate = origin.hold("/shell")
-    assert kept_for(site.visit("/shell")) == "no-store"
+    assert kept_for(site.visit("/shell", headers={"User-Agent": "Mozilla/5.0 Firefox/128"})) == "no-store"
     gate.open()
 
 
@@ -325,6 +324,8 @@ def test_a_part_of_a_film_says_the_same_as_the_film_and_a_wrong_part_is_not_kept
 
 
 def behind(make_site: MakeSite, cdn: FakeCdn, **options: Any) -> Site:
+    # Not the default journal, which all tests would share.
+    options.setdefault("journal", False)
     return make_site(
         {"/": Rule(revalidate=60), "/<x>": Rule(revalidate=60, tags=["t:{x}"])},
         **cdn.options(),
@@ -418,7 +419,7 @@ def test_each_edge_is_purged_and_a_failing_one_does_not_keep_the_others_from_it(
         receipt = site.isr.invalidate(tags=["a"])
         assert receipt.pending == ("tag:a",)
         assert two.purges[0].tags == (*tokens("tag:a"),)
-        assert set(receipt.nodes) - set(receipt.acknowledged) == {one.url.replace("http", "cdn") .replace("cdn://", "cdn://varnish/")}
+        assert set(receipt.nodes) - set(receipt.acknowledged) == {one.url.replace("http://", "cdn://varnish/")}
 
 
 def test_what_an_edge_misses_is_kept_named_and_delivered(
@@ -439,9 +440,7 @@ def test_what_an_edge_misses_is_kept_named_and_delivered(
     assert (tmp_path / "journal").read_text().strip() == ""
 
 
-def test_tags_kept_for_an_edge_go_out_together(
-    make_site: MakeSite, cdn: FakeCdn, clock: Clock, tmp_path: Path
-) -> None:
+def test_tags_kept_for_an_edge_go_out_together(make_site: MakeSite, cdn: FakeCdn, clock: Clock, tmp_path: Path) -> None:
     site = behind(make_site, cdn, journal=str(tmp_path / "journal"))
     cdn.scripted = [rate_limited(30)]
     for number in range(50):
@@ -454,7 +453,7 @@ def test_tags_kept_for_an_edge_go_out_together(
 
 
 def test_without_a_journal_a_failing_edge_is_an_error(make_site: MakeSite, cdn: FakeCdn) -> None:
-    site = behind(make_site, cdn, journal=False)
+    site = behind(make_site, cdn)
     cdn.scripted = [Answer(401)]
     with pytest.raises(InvalidationError, match="token is refused") as raised:
         site.isr.invalidate(tags=["t:a"])
@@ -463,8 +462,9 @@ def test_without_a_journal_a_failing_edge_is_an_error(make_site: MakeSite, cdn: 
 
 
 def test_an_app_behind_a_cdn_has_a_journal_by_default(make_site: MakeSite, cdn: FakeCdn, tmp_path: Path) -> None:
-    site = behind(make_site, cdn, import_name="tests")
+    site = behind(make_site, cdn, journal=None)
     assert site.isr._journal is not None
+    assert os.path.basename(site.isr._journal.path) == "journal"
 
 
 def test_tags_that_a_node_gets_later_are_purged_again(
@@ -501,7 +501,8 @@ def test_a_job_purges_the_cdn_that_its_environment_names(
         monkeypatch.setenv(f"WSGI_ISR_{name}", value)
     receipt = invalidate(tags=["a"], store=f"sqlite:///{tmp_path}/store.db")
     assert receipt.acknowledged[-1] == f"cdn://fastly/{ZONE}"
-    assert cdn.tags == [*tokens("tag:a")] * 2, "purged, and again before the job ends"
+    assert {*cdn.tags} == tokens("tag:a")
+    assert len(cdn.tags) >= 2, "purged, and again before the job ends"
 
 
 def test_a_job_without_the_credentials_of_the_cdn_is_warned(make_site: MakeSite, cdn: FakeCdn, tmp_path: Path) -> None:
@@ -509,12 +510,10 @@ def test_a_job_without_the_credentials_of_the_cdn_is_warned(make_site: MakeSite,
     site = behind(make_site, cdn, store=store, signing_key="k" * 20)
     site.visit("/a")
     site.settle()
-    command = [sys.executable, "-m", "wsgi_isr.commands.main", "invalidate", "--tag", "t:a", "--store", store, "--json"]
-    program = "import sys; from wsgi_isr.commands.main import main; sys.argv[1:] = sys.argv[2:]; main()"
+    program = "from wsgi_isr.commands.main import main; main()"
+    command = [sys.executable, "-c", program, "invalidate", "--tag", "t:a", "--store", store, "--json"]
     environ = {**os.environ, "WSGI_ISR_SIGNING_KEY": "k" * 20}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *command[2:]], env=environ, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     (warning,) = [text for text in json.loads(done.stdout)["warnings"] if "CDN" in text]
     assert "WSGI_ISR_CDN=fastly" in warning
     assert TOKEN not in done.stdout + done.stderr

@@ -88,9 +88,7 @@ def test_a_refused_token_is_not_tried_again_and_not_shown(cdn: FakeCdn, time: Ti
 
 
 @pytest.mark.parametrize("status", [500, 502, 503])
-def test_an_error_of_the_server_is_tried_again(
-    cdn: FakeCdn, time: Time, closing: list[HttpEdge], status: int
-) -> None:
+def test_an_error_of_the_server_is_tried_again(cdn: FakeCdn, time: Time, closing: list[HttpEdge], status: int) -> None:
     cdn.scripted = [Answer(status), Answer(status)]
     edge_of(cdn, time, closing).purge(["a"], False)
     assert cdn.tags == ["a"]

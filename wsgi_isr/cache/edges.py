@@ -24,6 +24,7 @@ delivered later. A process that is killed within :data:`LATE` seconds loses the 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -72,9 +73,14 @@ class Missed(NamedTuple):
 
 
 class _Again(NamedTuple):
-    """A purge to repeat, and the monotonic time in seconds at which it is due."""
+    """A purge to repeat.
+
+    :param due: monotonic seconds.
+    :param places: the edges that have acknowledged the purge. The journal keeps it for the others.
+    """
 
     due: float
+    places: tuple[str, ...]
     names: tuple[str, ...]
     mode: Mode
 
@@ -124,8 +130,8 @@ class Edges:
         :param names: stored names.
         """
         self._pause(self._wait)
-        missed = self._purge(names, mode)
-        self._repeat(tuple(names), mode)
+        missed = self._purge(self.places, names, mode)
+        self._repeat([place for place in self._edges if place not in missed.errors], names, mode)
         return missed
 
     def has_news(self, places: Collection[str]) -> bool:
@@ -151,6 +157,8 @@ class Edges:
                     break
                 self._journal.settle({line.id: line.tags for line in batch})
                 delivered |= tags
+                young = [line for line in batch if time.time() - line.since < self._wait + LATE]
+                self._repeat([place], dict.fromkeys(tag for line in young for tag in line.tags), Mode(batch[0].mode))
         return delivered, failed, tuple(away)
 
     def close(self, timeout: float) -> None:
@@ -166,12 +174,12 @@ class Edges:
 
     # One purge ---------------------------------------------------------------------------------------
 
-    def _purge(self, names: Iterable[str], mode: Mode) -> Missed:
-        """Purge all edges, and keep the tags for those that fail."""
+    def _purge(self, places: Iterable[str], names: Iterable[str], mode: Mode) -> Missed:
+        """Purge edges, and keep the tags for those that fail."""
         names = tuple(names)
         errors: dict[str, StoreUnavailable] = {}
         kept: list[bool] = []
-        for place in self._edges:
+        for place in places:
             if (error := self._purge_at(place, names, mode)) is not None:
                 errors[place] = error
                 kept.append(self._keep(place, names, mode))
@@ -202,10 +210,13 @@ class Edges:
 
     # The repetition ----------------------------------------------------------------------------------
 
-    def _repeat(self, names: tuple[str, ...], mode: Mode) -> None:
+    def _repeat(self, places: Sequence[str], names: Iterable[str], mode: Mode) -> None:
         """Have the purge repeated in :data:`LATE` seconds."""
+        repetition = _Again(time.monotonic() + LATE, tuple(places), tuple(names), mode)
+        if not (repetition.places and repetition.names):
+            return
         with self._changed:
-            self._again.append(_Again(time.monotonic() + LATE, names, mode))
+            self._again.append(repetition)
             if self._thread is not None:
                 return
             thread = self._thread = threading.Thread(target=self._run, name="wsgi-isr-edges", daemon=True)
@@ -237,12 +248,11 @@ class Edges:
 
     def _purge_again(self, repetitions: Sequence[_Again]) -> None:
         """Repeat purges, those of one kind together."""
-        for mode in Mode:
-            names = dict.fromkeys(name for one in repetitions if one.mode is mode for name in one.names)
-            if not names:
+        for place, mode in itertools.product(self._edges, Mode):
+            alike = [one for one in repetitions if one.mode is mode and place in one.places]
+            if not alike:
                 continue
-            missed = self._purge(names, mode)
+            missed = self._purge([place], dict.fromkeys(name for one in alike for name in one.names), mode)
             if missed.errors and missed.journal is None:
-                place, error = next(iter(missed.errors.items()))
                 outcome = "an old page that arrived late stays there for its lifetime"
-                self._events.emit(InternalError(f"repeating a purge at {place}", error, outcome))
+                self._events.emit(InternalError(f"repeating a purge at {place}", missed.errors[place], outcome))
