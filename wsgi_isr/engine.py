@@ -134,7 +134,7 @@ class Engine:
         if edges is not None and settings.cdn is not None:
             from .cdn.headers import EdgeHeaders  # most apps have no CDN
 
-            self.edge = EdgeHeaders(settings.cdn, self.keyspace.edge_token)
+            self.edge = EdgeHeaders(settings.cdn, self.keyspace.edge_token, settings.canonical_url is not None)
         #: ``None`` if no other process can use the same store.
         self.presence = (
             Presence(

@@ -281,6 +281,13 @@ def test_redirects_are_not_kept(make_behind: Any, origin: Origin) -> None:
     assert [kept_for(site.visit("/a")) for _ in range(2)] == ["no-store"] * 2
 
 
+@pytest.mark.parametrize("kind", ["cloudflare", "fastly", "varnish", "generic"])
+def test_a_page_for_http_is_kept_only_where_the_cdn_does_not_serve_it_for_https(make_behind: Any, kind: str) -> None:
+    site = make_behind(kind, revalidate=60, canonical_url=None, hosts=["example.org"])
+    assert (kept_for(site.visit("/a", scheme="http"), kind) != "no-store") is (kind in ("cloudflare", "varnish"))
+    assert kept_for(site.visit("/a", scheme="https"), kind) != "no-store"
+
+
 def test_only_bunny_does_not_keep_pages_of_a_query(make_behind: Any, kind: str) -> None:
     site = make_behind(kind, {"/a": Rule(revalidate=60, query=["page"])})
     assert (kept_for(site.visit("/a?page=2"), kind) == "no-store") is (kind == "bunny")

@@ -15,6 +15,8 @@ requests that no rule covers are left alone: they are the app's business.
 - pages that depend on a header, a cookie or a function (``vary``, ``cookies``, ``bypass``), and pages for clients
   without cookies only (``Vary: Cookie``). Most CDNs ignore ``Vary``, and would serve them to other clients;
 - redirects: most CDNs ignore the scheme, so that a redirect from http to https would be served for https, and loop;
+- pages for http, unless ``canonical_url`` makes one page for both, or the CDN distinguishes schemes: a page with links
+  to http would be served for https;
 - with Bunny, pages of a query: its default key is the path alone;
 - pages that are stale, or not proven to be current (:meth:`.TagVersions.is_quiet`);
 - pages with more tags than fit into the header: a CDN drops the rest, and purges by them would miss the page;
@@ -47,6 +49,7 @@ class Dialect(NamedTuple):
     :param max_tags: the longest field of tags in bytes.
     :param subtracts_age: the documentation says that ``Age`` shortens the lifetime.
     :param knows_query: the default cache key has the query.
+    :param knows_scheme: the default cache key, or that of our VCL, has the scheme.
     """
 
     control: str
@@ -55,15 +58,16 @@ class Dialect(NamedTuple):
     max_tags: int
     subtracts_age: bool = True
     knows_query: bool = True
+    knows_scheme: bool = False
 
 
 DIALECTS = {
     # developers.cloudflare.com, "CDN-Cache-Control" and "Purge cache by cache-tags": 16 KB for all tags.
-    "cloudflare": Dialect("Cloudflare-CDN-Cache-Control", "Cache-Tag", ",", 16 * 1024),
+    "cloudflare": Dialect("Cloudflare-CDN-Cache-Control", "Cache-Tag", ",", 16 * 1024, knows_scheme=True),
     # fastly.com/documentation, "Surrogate-Control", "Surrogate-Key" (16,384 bytes) and "Age".
     "fastly": Dialect("Surrogate-Control", "Surrogate-Key", " ", 16 * 1024),
     # http_resp_hdr_len of varnishd(1) is 8 KB, the name of the field included.
-    "varnish": Dialect("CDN-Cache-Control", "xkey", " ", 8 * 1024 - 64),
+    "varnish": Dialect("CDN-Cache-Control", "xkey", " ", 8 * 1024 - 64, knows_scheme=True),
     # docs.bunny.net, "Purge cache" and "Vary cache". No limit of the field is documented.
     "bunny": Dialect("CDN-Cache-Control", "CDN-Tag", ",", 4 * 1024, subtracts_age=False, knows_query=False),
     "generic": Dialect("CDN-Cache-Control", "Cache-Tag", ",", 8 * 1024),
@@ -75,26 +79,31 @@ class EdgeHeaders:
 
     :param kind: a key of :data:`DIALECTS`.
     :param token: returns the name of a tag at the CDN.
+    :param is_one_site: one page is for all schemes and hosts (``canonical_url``).
     """
 
-    def __init__(self, kind: str, token: Callable[[str], str]) -> None:
+    def __init__(self, kind: str, token: Callable[[str], str], is_one_site: bool) -> None:
         self._dialect = DIALECTS[kind]
+        self._knows_scheme = is_one_site or self._dialect.knows_scheme
         self._token = token
         self._own = {self._dialect.control.lower(), self._dialect.tags.lower()}
         refusal = "no-store, max-age=0" if kind == "fastly" else "no-store"  # Fastly reads max-age alone
         self._refusal = (self._dialect.control, refusal)
 
-    def of_page(self, headers: Headers, entry: Entry, policy: Policy, has_query: bool, now: float) -> Headers:
+    def of_page(
+        self, headers: Headers, entry: Entry, policy: Policy, scheme: str, has_query: bool, now: float
+    ) -> Headers:
         """Return the headers of a stored page, with leave for the CDN to keep it where that is safe.
 
         :param entry: fresh, and proven to be current.
+        :param scheme: ``http`` or ``https``, of the page.
         :param has_query: the page is the one of a query.
         :param now: Unix time in seconds.
         """
         tags = self._tags(entry)
         lifetime = self._lifetime(entry, now)
-        is_kept = policy.by_url_alone and (self._dialect.knows_query or not has_query) and _is_for_all(entry)
-        if not (is_kept and lifetime and tags):
+        is_found = (self._knows_scheme or scheme == "https") and (self._dialect.knows_query or not has_query)
+        if not (is_found and policy.by_url_alone and _is_for_all(entry) and lifetime and tags):
             return self.refuse(headers)
         return [*self._without_own(headers), (self._dialect.control, lifetime), (self._dialect.tags, tags)]
 

@@ -229,8 +229,11 @@ class Exchange:
     def _for_edge(self, edge: EdgeHeaders, entry: Entry, now: float) -> Callable[[Headers], Headers]:
         """Return a function that adds the fields for the CDN to the headers of a page that is current."""
         assert self._page is not None  # a page is served
-        policy, has_query = self._page.policy, bool(self._page.key.query)
-        return functools.partial(edge.of_page, entry=entry, policy=policy, has_query=has_query, now=now)
+        policy, key = self._page.policy, self._page.key
+        has_query = bool(key.query)
+        return functools.partial(
+            edge.of_page, entry=entry, policy=policy, scheme=key.scheme, has_query=has_query, now=now
+        )
 
     def _pass_through(self, found: Passed) -> Iterable[bytes]:
         if found.personal is not None:
