@@ -327,6 +327,22 @@ def test_a_part_of_a_film_says_the_same_as_the_film_and_a_wrong_part_is_not_kept
     assert not {"CDN-Cache-Control", "Cache-Tag"} & set(seen.headers.keys())
 
 
+def test_an_app_without_a_cdn_loads_no_code_for_one_and_requests_comes_with_the_first_purge(tmp_path: Path) -> None:
+    program = (
+        "import sys; from wsgi_isr import ISR\n"
+        "app = lambda environ, start_response: start_response('200 OK', []) and [] or [b'x']\n"
+        "plain = ISR(app, revalidate=60, store='memory://')\n"
+        "plain.invalidate(tags=['a'])\n"
+        "print([name for name in sys.modules if name.startswith('wsgi_isr.cdn')])\n"
+        "behind = ISR(app, revalidate=60, store='memory://', cdn='varnish', cdn_purge_url='http://127.0.0.1:9/',"
+        " hosts=['localhost'], journal=False)\n"
+        "behind._engine\n"
+        "print('wsgi_isr.cdn.headers' in sys.modules, 'requests' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["[]", "True False"], done.stderr
+
+
 # Purges -------------------------------------------------------------------------------------------------
 
 

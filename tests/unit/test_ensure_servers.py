@@ -139,7 +139,8 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; please install"
+        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; "
+        "please install"
     )
     assert line.endswith(f"apt-get {step} failed: E: no network")
     assert not machine.policy.exists()
@@ -149,8 +150,8 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
     machine.add("memcached", "apt-get")
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
-        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; please install "
-        "(names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl varnish "
+        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; please "
+        "install (names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl varnish "
         "varnish-modules)\n"
     )
     assert machine.calls == []

@@ -145,8 +145,8 @@ class Settings:
     journal: str | bool | None = o.option(
         None,
         JOURNAL,
-        "a file that keeps the invalidations that a node misses, until a process of the app delivers them",
-        ".wsgi_isr/journal for stores on other machines",
+        "a file that keeps the invalidations that a node or a CDN misses, until a process of the app delivers them",
+        ".wsgi_isr/journal for stores on other machines, and behind a CDN",
     )
     local_cache_bytes: int = o.option(
         64 * 1024 * 1024, o.SIZE, "memory for copies of pages in each process, in bytes", "64 MiB"
@@ -198,7 +198,7 @@ class Settings:
     cdn: str | None = o.option(
         None,
         CDN,
-        "the CDN in front: pages go out with a lifetime and tags for it, and invalidations purge it (see CDN)",
+        "the CDN in front: pages go out with a lifetime and tags for it, and invalidations purge it ([Deploy behind a CDN](../how-to/cdn.md))",
         "none",
     )
     cdn_zone: str | None = o.option(
