@@ -64,7 +64,7 @@ def _begin_alone() -> Engine:
     opened = store if isinstance(store, Store) else open_store(store)
     has_edge = config.settings.cdn is not None
     journal = journal_for(config.settings.journal, opened, config.folder, begins=False, has_edge=has_edge)
-    edges = edges_for(config.settings, journal, events) if opened.keeps else None
+    edges = edges_for(config.settings, journal, events)
     return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}", edges=edges)
 
 
@@ -131,7 +131,7 @@ def invalidate(
     if here:
         return _in_all({_place(isr): isr._engine.invalidator for isr in here}.values(), names, mode)
     given = _given(store, namespace, journal)
-    if (note := _unseen(given)) is not None:
+    if (note := _unseen(given)) is not None and given.settings.cdn is None:
         location, space = str(given.settings.store), given.settings.namespace
         return Receipt(tuple(names), mode, 0.0, store=location, namespace=space, notes=(note,))
     with _elsewhere(given) as invalidator:

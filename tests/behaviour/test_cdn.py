@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.nodes import Nodes
@@ -20,6 +21,7 @@ from tests.support.cdn import TOKEN, ZONE, Answer, FakeCdn, Purge, rate_limited
 from wsgi_isr import InvalidationError, Rule, cache_tag, invalidate, replay
 from wsgi_isr.cache import edges
 from wsgi_isr.cache.keyspace import Keyspace
+from wsgi_isr.commands.main import main
 from wsgi_isr.config.cdn import PRODUCTS
 from wsgi_isr.stores.memory import MemoryStore
 from wsgi_isr.testing import without_cache
@@ -514,6 +516,29 @@ def test_tests_and_development_never_purge_the_cdn(make_site: MakeSite, cdn: Fak
     assert cdn.requests == 0
 
 
+@pytest.mark.parametrize("url", ["null://", "memory://"])
+def test_a_store_that_keeps_nothing_does_not_keep_a_job_from_the_purge(
+    cdn: FakeCdn, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("WSGI_ISR_CDN", "fastly")
+    for name, value in {"ZONE": ZONE, "TOKEN": TOKEN, "PURGE_URL": cdn.url}.items():
+        monkeypatch.setenv(f"WSGI_ISR_CDN_{name}", value)
+    assert invalidate(tags=["a"], store=url).acknowledged[-1] == f"cdn://fastly/{ZONE}"
+    assert {*cdn.tags} == tokens("tag:a")
+
+
+def test_with_the_cache_switched_off_the_cdn_keeps_nothing_and_is_purged(
+    make_site: MakeSite, cdn: FakeCdn, clock: Clock, tmp_path: Path
+) -> None:
+    site = behind(make_site, cdn, store="null://", journal=str(tmp_path / "journal"))
+    assert kept_for(site.visit("/a"), "fastly") == "no-store"
+    cdn.scripted = [rate_limited(30)]
+    assert site.isr.invalidate(tags=["t:a"]).pending == ("tag:t:a",)
+    clock.advance(30)
+    assert site.isr.deliver_kept() is False
+    assert {*cdn.tags} == tokens("tag:t:a")
+
+
 # Jobs -------------------------------------------------------------------------------------------------
 
 
@@ -541,3 +566,17 @@ def test_a_job_without_the_credentials_of_the_cdn_is_warned(make_site: MakeSite,
     assert "WSGI_ISR_CDN=fastly" in warning
     assert TOKEN not in done.stdout + done.stderr
     assert TOKEN.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("store.db*"))
+
+
+@pytest.mark.parametrize("token", [TOKEN, "another"])
+def test_doctor_says_whether_the_cdn_takes_purges(cdn: FakeCdn, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    options = {"STORE": "memory://", "CDN": "fastly", "CDN_ZONE": ZONE, "CDN_TOKEN": token, "CDN_PURGE_URL": cdn.url}
+    for name, value in options.items():
+        monkeypatch.setenv(f"WSGI_ISR_{name}", value)
+    done = CliRunner().invoke(main, ["doctor"])
+    is_right = token == TOKEN
+    assert done.exit_code == (0 if is_right else 1)
+    (line,) = [line for line in done.output.splitlines() if "cdn://" in line]
+    assert line.startswith("ok" if is_right else "FAIL")
+    assert "another" not in done.output
+    assert TOKEN not in done.output

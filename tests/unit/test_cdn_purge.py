@@ -263,3 +263,38 @@ def test_the_place_of_an_edge_has_no_secret(cdn: FakeCdn, time: Time, closing: l
     edge = edge_of(cdn, time, closing)
     assert edge.place == f"cdn://{cdn.kind}/{ZONE}"
     assert TOKEN not in repr(Cdn(cdn.kind, ZONE, (cdn.url,), TOKEN))
+
+
+class Ended(BaseException):
+    """The thread ends: gevent.Timeout, or SystemExit."""
+
+
+def test_a_thread_that_ends_within_a_request_is_no_success_for_the_others(
+    cloudflare: FakeCdn, time: Time, closing: list[HttpEdge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = edge_of(cloudflare, time, closing)
+    began, goes_on = threading.Event(), threading.Event()
+    outcomes: list[BaseException] = []
+
+    def ending(*_: object) -> None:
+        began.set()
+        goes_on.wait(20)
+        raise Ended
+
+    def call(tag: str) -> None:
+        try:
+            edge.purge([tag], False)
+        except BaseException as error:
+            outcomes.append(error)
+
+    monkeypatch.setattr(edge, "_attempt", ending)
+    edge._waiting.append(purge._Call(["of another thread"], False))
+    other = edge._waiting[0]
+    first = threading.Thread(target=call, args=("a",))
+    first.start()
+    assert began.wait(20)
+    goes_on.set()
+    first.join()
+    assert [type(outcome) for outcome in outcomes] == [Ended]
+    assert other.is_done
+    assert "interrupted" in str(other.error)

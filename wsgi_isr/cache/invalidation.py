@@ -194,10 +194,7 @@ class Invalidator:
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
         if not self._store.keeps:
-            self._after()
-            self._events.emit(Invalidated(names, mode))
-            note = f"{self._store.location} keeps nothing: there is nothing to invalidate"
-            return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
+            return self._without_store(names, wanted, began)
         # Read before the invalidation, which creates keys itself.
         apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
         given = [name for name in names if name.startswith(keyspace.tag_name(""))]
@@ -244,6 +241,29 @@ class Invalidator:
             (*loud, *quiet),
         )
 
+    def _without_store(self, names: tuple[str, ...], mode: Mode, began: float) -> Receipt:
+        """Invalidate tags where the store keeps nothing: edges may have pages from before."""
+        self._after()
+        receipt = Receipt(names, mode.value, 0.0, store=self._store.location, namespace=self._space)
+        if self._edges is None:
+            self._events.emit(Invalidated(names, mode.value))
+            return receipt._replace(notes=(f"{receipt.store} keeps nothing: there is nothing to invalidate",))
+        missed, places = self._edges.purge(names, mode), self._edges.places
+        undelivered: dict[str, StoreError] = {}
+        for error in missed.errors.values():
+            undelivered.update(dict.fromkeys(names, error))
+        is_attended = self._is_own and courier.is_at_work
+        self._events.emit(Invalidated(names, mode.value, tuple(undelivered), missed.journal, is_attended=is_attended))
+        if undelivered and missed.journal is None:
+            raise InvalidationError((), undelivered)
+        return receipt._replace(
+            seconds=time.monotonic() - began,
+            nodes=places,
+            acknowledged=tuple(place for place in places if place not in missed.errors),
+            failures=tuple(undelivered.items()),
+            journal=missed.journal,
+        )
+
     def purge_edges(self, names: Sequence[str], mode: Mode) -> None:
         """Purge the edges alone: the store has the news already.
 
@@ -259,7 +279,7 @@ class Invalidator:
             return None
         is_attended = self._is_own and courier.is_at_work
         undelivered = tuple(names)
-        self._events.emit(Invalidated(undelivered, mode.value, undelivered, missed.journal, (), (), is_attended))
+        self._events.emit(Invalidated(undelivered, mode.value, undelivered, missed.journal, is_attended=is_attended))
         return next(iter(missed.errors.values())) if missed.journal is None else None
 
     def close(self, timeout: float) -> None:
@@ -292,6 +312,11 @@ class Invalidator:
         place = f"{self._store.scheme}://{self._store.node_of(self._names.tag(name))}"
         return place if place in self._store.places else self._store.places[0]
 
+    @property
+    def _has_targets(self) -> bool:
+        """Return whether there is anything that an invalidation reaches."""
+        return self._store.keeps or self._edges is not None
+
     # The journal ---------------------------------------------------------------------------------------
 
     def replay(self) -> tuple[str, ...]:
@@ -313,7 +338,7 @@ class Invalidator:
 
         :returns: whether any name is left.
         """
-        if self.journal is None or not self._store.keeps or self.journal.is_empty():
+        if self.journal is None or not self._has_targets or self.journal.is_empty():
             return False
         if (last := self._last) is not None and not self._has_news(last):
             return bool(last.keys or last.edges)
@@ -364,13 +389,13 @@ class Invalidator:
 
     def _replay(self) -> tuple[tuple[str, ...], dict[str, StoreError]]:
         """Deliver the kept names; return those delivered, and those not delivered, each with its error."""
-        if self.journal is None or not self._store.keeps:
+        if self.journal is None or not self._has_targets:
             return (), {}
         delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
         state = self.journal.state()
         places, place_of = self._store.places, functools.cache(self._place_of)
-        lines = self.journal.lines(self._space, places)
+        lines = self.journal.lines(self._space, places) if self._store.keeps else []
         own = {line.id: line.settled_by(places, place_of) for line in lines}
         # A line of another node list is delivered to this store once as well. Only a store that has the tags on the
         # node that missed them settles the line.

@@ -100,10 +100,11 @@ class EdgeHeaders:
         :param has_query: the page is the one of a query.
         :param now: Unix time in seconds.
         """
-        tags = self._tags(entry)
-        lifetime = self._lifetime(entry, now)
         is_found = (self._knows_scheme or scheme == "https") and (self._dialect.knows_query or not has_query)
-        if not (is_found and policy.by_url_alone and _is_for_all(entry) and lifetime and tags):
+        if not (is_found and policy.by_url_alone and _is_for_all(entry)):
+            return self.refuse(headers)
+        lifetime, tags = self._lifetime(entry, now), self._tags(entry)
+        if not (lifetime and tags):
             return self.refuse(headers)
         return [*self._without_own(headers), (self._dialect.control, lifetime), (self._dialect.tags, tags)]
 

@@ -125,11 +125,17 @@ class HttpEdge:
     def _send_waiting(self) -> None:
         """Send all waiting calls, and note their outcome."""
         calls = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        for is_soft in (False, True):
-            alike = [call for call in calls if call.is_soft is is_soft]
-            error = self._send(dict.fromkeys(token for call in alike for token in call.tokens), is_soft)
-            for call in alike:
-                call.error, call.is_done = error, True
+        try:
+            for is_soft in (False, True):
+                alike = [call for call in calls if call.is_soft is is_soft]
+                error = self._send(dict.fromkeys(token for call in alike for token in call.tokens), is_soft)
+                for call in alike:
+                    call.error, call.is_done = error, True
+        finally:
+            # An exception that ends this thread (gevent.Timeout, SystemExit) must not pass for a success elsewhere.
+            for call in calls:
+                if not call.is_done:
+                    call.error, call.is_done = StoreUnavailable(self.place, "the purge was interrupted"), True
 
     def _send(self, tokens: Iterable[str], is_soft: bool) -> StoreUnavailable | None:
         """Send tags in batches; return the error, where there is one."""

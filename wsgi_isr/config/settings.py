@@ -198,7 +198,8 @@ class Settings:
     cdn: str | None = o.option(
         None,
         CDN,
-        "the CDN in front: pages go out with a lifetime and tags for it, and invalidations purge it ([Deploy behind a CDN](../how-to/cdn.md))",
+        "the CDN in front: pages go out with a lifetime and tags for it, and invalidations purge it "
+        "([Deploy behind a CDN](../how-to/cdn.md))",
         "none",
     )
     cdn_zone: str | None = o.option(

@@ -135,7 +135,7 @@ class ISR(Wrapper):
             self._store = NullStore() if development is not None else self._configured
         is_own = self._store is self._configured
         #: Whether invalidations purge the CDN. Tests and development must not.
-        self._has_edge = is_own and self._store.keeps and given.cdn is not None
+        self._has_edge = is_own and given.cdn is not None
         folder = self.configuration.folder
         self._journal = journal_for(given.journal, self._store, folder, has_edge=self._has_edge) if is_own else None
         off = "development" if development is not None else "store-disabled"
