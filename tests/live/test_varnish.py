@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,9 @@ from tests.support.varnish import Varnish
 from wsgi_isr import ISR
 from wsgi_isr.cache import edges
 from wsgi_isr.cache.journal import Journal
+from wsgi_isr.cdn.purge import edges_of
+from wsgi_isr.config.cdn import Cdn
+from wsgi_isr.errors import StoreUnavailable
 
 #: Threads that invalidate, rows of each, invalidations of each row, and threads that read.
 WRITERS, ROWS, TIMES, READERS = 8, 5, 5, 6
@@ -207,3 +210,21 @@ def test_clients_cannot_purge(edge: Edge) -> None:
     connection.request("PURGE", "/", headers={"xkey-purge": "x"})
     assert connection.getresponse().status == 405
     connection.close()
+
+
+def purge_with(varnish: Varnish, token: str) -> None:
+    (server,) = edges_of(Cdn("varnish", "", (varnish.purge_url,), token), time.monotonic, time.sleep)
+    with closing(server):
+        server.purge(["x"], False)
+
+
+def test_a_purge_needs_the_token_where_varnish_has_one(tmp_path: Path) -> None:
+    varnish = Varnish(tmp_path, [1], token="t0ken")
+    try:
+        varnish.start()
+        purge_with(varnish, "t0ken")
+        for token in ("", "another"):
+            with pytest.raises(StoreUnavailable, match="token is refused"):
+                purge_with(varnish, token)
+    finally:
+        varnish.close()
