@@ -285,7 +285,7 @@ def test_bunny_needs_the_canonical_url() -> None:
 
 
 def test_a_cdn_without_requests_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wsgi_isr.config.cdn.find_spec", lambda name: None)
+    monkeypatch.setattr("wsgi_isr.config.cdn._has_requests", lambda: False)
     assert "pip install" in refusal(cdn="varnish", cdn_purge_url="http://127.0.0.1/")
 
 

@@ -18,7 +18,7 @@ from tests.behaviour.nodes import Nodes
 from tests.behaviour.origin import Origin, answer, failing
 from tests.behaviour.visitor import Clock, Seen, Site
 from tests.support.cdn import TOKEN, ZONE, Answer, FakeCdn, Purge, rate_limited
-from wsgi_isr import InvalidationError, Rule, cache_tag, invalidate, replay
+from wsgi_isr import InvalidationError, Rule, cache_tag, cached, invalidate, replay
 from wsgi_isr.cache import edges
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.commands.main import main
@@ -378,6 +378,24 @@ def test_an_invalidation_purges_the_very_tags_that_the_page_carries(
     assert receipt.pending == ()
     assert {*cdn.purges[0].tags} == tokens(*names) <= {*carried}
     assert f"cdn://fastly/{ZONE}" in receipt.acknowledged
+
+
+def test_the_invalidation_of_cached_data_purges_the_pages_that_used_it(
+    make_site: MakeSite, cdn: FakeCdn, origin: Origin
+) -> None:
+    @cached(revalidate=60, tags=["data"])
+    def number() -> int:
+        return 1
+
+    origin.on("/a", answer(lambda environ: str(number()).encode()))
+    site = behind(make_site, cdn)
+    site.visit("/a")
+    carried = {*site.visit("/a").headers["Surrogate-Key"].split()}
+    site.isr.invalidate(tags=["data"])
+    assert {*cdn.purges[0].tags} <= carried
+    number.invalidate()
+    assert cdn.purges[1].tags
+    assert {*cdn.tags} <= carried
 
 
 @pytest.mark.parametrize("mode", ["stale", "expire", "purge"])

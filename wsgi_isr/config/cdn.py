@@ -6,10 +6,8 @@ token: errors are logged.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -87,7 +85,7 @@ def cdn_of(kind: str | None, zone: str | None, token: str | None, urls: Sequence
         if token and url.startswith("http:") and not _is_loopback(url):
             problem = f"the token would go to {url!r} in clear text"
             raise ConfigError("cdn_purge_url", problem, "write https://, or leave out cdn_token")
-    if find_spec("requests") is None:
+    if not _has_requests():
         raise ConfigError("cdn", "purges need the library requests", "pip install 'wsgi_isr[requests]'")
     return Cdn(kind, zone or "", tuple(urls) or (product.url,), token or "")
 
@@ -111,7 +109,15 @@ def check_hosts(kind: str | None, hosts: Sequence[str], canonical_url: str | Non
         raise ConfigError("hosts", problem, 'write hosts=["example.com"], or canonical_url="https://example.com"')
 
 
+def _has_requests() -> bool:
+    from importlib.util import find_spec  # an app without a CDN need not load it
+
+    return find_spec("requests") is not None
+
+
 def _is_loopback(url: str) -> bool:
+    import ipaddress  # two milliseconds, which only an app with a token over http needs
+
     host = urlsplit(url).hostname or ""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
