@@ -91,14 +91,14 @@ class EdgeHeaders:
         self._refusal = (self._dialect.control, refusal)
 
     def of_page(
-        self, headers: Headers, entry: Entry, policy: Policy, scheme: str, has_query: bool, now: float
+        self, headers: Headers, now: float, entry: Entry, policy: Policy, scheme: str, has_query: bool
     ) -> Headers:
         """Return the headers of a stored page, with leave for the CDN to keep it where that is safe.
 
+        :param now: Unix time in seconds.
         :param entry: fresh, and proven to be current.
         :param scheme: ``http`` or ``https``, of the page.
         :param has_query: the page is the one of a query.
-        :param now: Unix time in seconds.
         """
         is_found = (self._knows_scheme or scheme == "https") and (self._dialect.knows_query or not has_query)
         if not (is_found and policy.by_url_alone and _is_for_all(entry)):

@@ -198,18 +198,18 @@ class Settings:
     cdn: str | None = o.option(
         None,
         CDN,
-        "the CDN in front: pages go out with a lifetime and tags for it, and invalidations purge it "
-        "([Deploy behind a CDN](../how-to/cdn.md))",
+        "CDN in front of the app ([Deploy behind a CDN](../how-to/cdn.md)). Pages carry a lifetime and tags for it, and "
+        "invalidations purge it.",
         "none",
     )
     cdn_zone: str | None = o.option(
-        None, ZONE, "the id of the zone (Cloudflare), service (Fastly) or pull zone (Bunny)", "none"
+        None, ZONE, "Id of the zone (Cloudflare), service (Fastly) or pull zone (Bunny).", "none"
     )
     cdn_token: str | None = o.option(
-        None, TOKEN, "the API token that may purge; best from `WSGI_ISR_CDN_TOKEN`", "none", is_secret=True
+        None, TOKEN, "API token that may purge. Its place is `WSGI_ISR_CDN_TOKEN`.", "none", is_secret=True
     )
     cdn_purge_url: tuple[str, ...] = o.option(
-        (), PURGE_URLS, "the URL of each Varnish, or of a `generic` CDN, that takes purges", "that of the API"
+        (), PURGE_URLS, "URL of each Varnish, or of a `generic` CDN, that takes purges.", "that of the API"
     )
     secret: str | None = o.option(
         None, o.TEXT, "signs the cookie of draft mode; without it there is none", "none", is_secret=True

@@ -208,7 +208,7 @@ class Exchange:
         headers = headers_of(entry, content, found.label, cache_status(found, now), now)
         if (edge := self._engine.edge) is not None:
             is_current = found.label == "HIT" or (found.stored and self._engine.is_quiet(entry))
-            headers = self._for_edge(edge, entry, now)(headers) if is_current else edge.refuse(headers)
+            headers = self._for_edge(edge, entry)(headers, now) if is_current else edge.refuse(headers)
         return send_page(self._environ, self._start_response, content, headers)
 
     def _prepare(self, found: Served, content: Content, now: float) -> None:
@@ -222,18 +222,16 @@ class Exchange:
         monotonic = self._engine.monotonic()
         if cached.prepared is None or monotonic >= cached.prepared.over:
             edge = self._engine.edge
-            finish = self._for_edge(edge, cached.entry, now) if edge is not None else None
+            finish = self._for_edge(edge, cached.entry) if edge is not None else None
             cached.prepared = PreparedResponse(cached.entry, content, now, monotonic, finish)
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
 
-    def _for_edge(self, edge: EdgeHeaders, entry: Entry, now: float) -> Callable[[Headers], Headers]:
+    def _for_edge(self, edge: EdgeHeaders, entry: Entry) -> Callable[[Headers, float], Headers]:
         """Return a function that adds the fields for the CDN to the headers of a page that is current."""
         assert self._page is not None  # a page is served
         policy, key = self._page.policy, self._page.key
         has_query = bool(key.query)
-        return functools.partial(
-            edge.of_page, entry=entry, policy=policy, scheme=key.scheme, has_query=has_query, now=now
-        )
+        return functools.partial(edge.of_page, entry=entry, policy=policy, scheme=key.scheme, has_query=has_query)
 
     def _pass_through(self, found: Passed) -> Iterable[bytes]:
         if found.personal is not None:

@@ -111,10 +111,11 @@ class PreparedResponse:
     Times are monotonic seconds. At ``over`` its ``Age`` or its entry has expired. Until ``until`` it may be sent
     without asking for invalidations.
 
-    :param finish: returns the headers with the fields for a CDN.
+    :param finish: returns headers at a time (seconds of Unix time) with the fields for a CDN. A response for a later
+        time needs the same function; ``None`` without a CDN.
     """
 
-    __slots__ = ("_entry", "_finish", "_made", "_now", "over", "status", "until", "variants")
+    __slots__ = ("_entry", "_made", "_now", "finish", "over", "status", "until", "variants")
 
     def __init__(
         self,
@@ -122,11 +123,11 @@ class PreparedResponse:
         content: Content,
         now: float,
         monotonic: float,
-        finish: Callable[[Headers], Headers] | None = None,
+        finish: Callable[[Headers, float], Headers] | None = None,
     ) -> None:
         self.status = content.status
         self.variants: dict[str | None, Variant] = {}
-        self._entry, self._now, self._finish = entry, now, finish
+        self._entry, self._now, self.finish = entry, now, finish
         self._made: dict[str, Variant] = {}
         over = entry.created + math.floor(entry.age(now)) + 1
         if entry.revalidate is not None:
@@ -141,8 +142,8 @@ class PreparedResponse:
         made = self._made.get(content.etag)
         if made is None:
             headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
-            if self._finish is not None:
-                headers = self._finish(headers)
+            if self.finish is not None:
+                headers = self.finish(headers, self._now)
             etag = quote_etag(content.etag) if _is_compared(content) else None
             made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
         if len(self.variants) < MOST_VARIANTS and len(accepted or "") <= LONGEST:
