@@ -111,6 +111,18 @@ def test_a_page_has_its_lifetime_and_tags_in_the_fields_of_the_cdn_and_no_others
         assert {name for name in ALL_FIELDS if name in seen.headers} == {*FIELDS[kind]}
 
 
+def test_each_second_of_a_page_has_the_fields(make_behind: Any, kind: str) -> None:
+    site = make_behind(kind, revalidate=60)
+    site.visit("/a")
+    for second in range(1, 5):
+        site.clock.advance(1)
+        for _ in range(3):  # the second and third come from a prepared response
+            seen = site.visit("/a")
+            assert seen.age == second
+            rest = 60 - second if kind == "bunny" else 60
+            assert kept_for(seen, kind) == f"max-age={rest}, stale-while-revalidate=60"
+
+
 def test_a_page_that_was_stored_now_may_be_kept(make_behind: Any, kind: str) -> None:
     seen = make_behind(kind, revalidate=60).visit("/a")
     assert seen.label == "MISS"

@@ -198,8 +198,8 @@ class Settings:
     cdn: str | None = o.option(
         None,
         CDN,
-        "CDN in front of the app ([Deploy behind a CDN](../how-to/cdn.md)). Pages carry a lifetime and tags for it, and "
-        "invalidations purge it.",
+        "CDN in front of the app ([Deploy behind a CDN](../how-to/cdn.md)). Pages carry a lifetime and tags for it, "
+        "and invalidations purge it.",
         "none",
     )
     cdn_zone: str | None = o.option(
