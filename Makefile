@@ -18,7 +18,7 @@ help:
 	@echo 'make demo         run the example blog under gunicorn and print what to try'
 	@echo 'make demo CHECK=1 play that story over HTTP and check every step'
 	@echo 'make cluster      run it in a cluster: memcached nodes, three gunicorns, nginx (CHECK=1: and check that)'
-	@echo 'make test         style, types, documentation and all tests (installs memcached, nginx, Chromium and Firefox if it may)'
+	@echo 'make test         style, types, documentation and all tests (installs memcached, nginx, Varnish, Chromium and Firefox if it may)'
 	@echo 'make unit         only the tests that need no server and no browser'
 	@echo 'make docs         build the documentation in build/docs; a warning is an error'
 	@echo 'make bench        the benchmarks, as ratios against other caches'

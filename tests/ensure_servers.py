@@ -11,6 +11,7 @@ Needs the standard library only, and starts none of these programs.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import signal
@@ -22,7 +23,10 @@ from typing import NamedTuple
 
 
 class Program(NamedTuple):
-    """A program under any of its names, and the Debian package that has it."""
+    """A program under any of its names, and the Debian package that has it.
+
+    A library of a program counts as one: its name ends in ``.so``.
+    """
 
     names: tuple[str, ...]
     package: str
@@ -36,10 +40,14 @@ PROGRAMS = (
     Program(("firefox-esr",), "firefox-esr"),
     Program(("systemd-analyze",), "systemd"),
     Program(("curl",), "curl"),
+    Program(("varnishd",), "varnish"),
+    Program(("libvmod_xkey.so",), "varnish-modules"),
 )
 
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+# Modules of Varnish; the folder has the name of the machine.
+VMODS = "/usr/lib/*/varnish/vmods"
 POLICY = Path("/usr/sbin/policy-rc.d")
 POLICY_TEXT = "#!/bin/sh\n# Temporary, by wsgi_isr's tests/ensure_servers.py: packages start no service.\nexit 101\n"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -53,7 +61,15 @@ def missing(path: str, only: Sequence[str] = ()) -> list[str]:
     :param only: of these packages; all of them by default.
     """
     wanted = [program for program in PROGRAMS if not only or program.package in only]
-    return [program.package for program in wanted if not any(shutil.which(name, path=path) for name in program.names)]
+    return [program.package for program in wanted if not any(is_there(name, path) for name in program.names)]
+
+
+def is_there(name: str, path: str) -> bool:
+    """Return whether one of the folders of ``path``, each of which may be a pattern, has a program or a library."""
+    if not name.endswith(".so"):
+        return shutil.which(name, path=path) is not None
+    # A library need not be executable, and its folder may not have been there at the start.
+    return any(glob.glob(os.path.join(folder, name)) for folder in path.split(os.pathsep))
 
 
 @contextlib.contextmanager
@@ -126,7 +142,7 @@ def main(
     """The exit code; the first arguments stand in for the machine in this script's own tests, the last one is its
     command line."""
     if path is None:
-        path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN))
+        path = os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN, VMODS))
     if is_root is None:
         is_root = os.geteuid() == 0
 

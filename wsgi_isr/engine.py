@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cache import renderer_pool
 from .cache.app_records import Presence, Registry
+from .cache.edges import Edges
 from .cache.entries import Entries
 from .cache.entry import Codec, Content, Entry, HitForMiss
 from .cache.executor import Job, OnDone, Reply, Status
@@ -46,6 +47,7 @@ from .pages.respond import PreparedResponse
 from .stores.base import Store
 
 if TYPE_CHECKING:
+    from .cdn.headers import EdgeHeaders
     from .config.rule_set import RuleSet
 
 #: Seconds after which a prepared response needs another look-up, however often it is sent.
@@ -186,6 +188,7 @@ class Engine:
     :param name: the app's name in the records of the store.
     :param is_serving: returns whether this process answers requests for the app.
     :param inline: run everything in the calling thread, as tests need.
+    :param edges: the caches of a CDN that invalidations purge; :mod:`wsgi_isr.middleware.edge` makes them.
     """
 
     def __init__(
@@ -205,6 +208,7 @@ class Engine:
         name: str = "",
         is_serving: Callable[[], bool] = lambda: True,
         inline: bool = False,
+        edges: Edges | None = None,
     ) -> None:
         settings, rules = config.settings, config.rules
         self._pid = os.getpid()
@@ -226,8 +230,22 @@ class Engine:
         )
         registry = Registry(store, settings.namespace, settings.signing_key)
         self.invalidator = Invalidator(
-            store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
+            store,
+            settings.namespace,
+            journal,
+            events,
+            self.forget,
+            registry,
+            is_own=True,
+            is_known=is_serving,
+            edges=edges,
         )
+        #: Adds the fields for a CDN to answers; ``None`` without a CDN.
+        self.edge: EdgeHeaders | None = None
+        if edges is not None and settings.cdn is not None:
+            from .cdn.headers import EdgeHeaders  # most apps have no CDN
+
+            self.edge = EdgeHeaders(settings.cdn, self.keyspace.edge_token, settings.canonical_url is not None)
         self.presence = self._make_presence(config, registry, name)
         self._producer = Producer(self, rules, produce_page, app, inline)
         self._renderers = (
@@ -241,7 +259,8 @@ class Engine:
         if not self.store.keeps or not (self.store.shared or isinstance(settings.store, Store)):
             return None
         patterns = config.rules.policies
-        return Presence(registry, self.store, settings.namespace, name, patterns, self.clock, self.monotonic)
+        cdn = settings.cdn or ""
+        return Presence(registry, self.store, settings.namespace, name, patterns, self.clock, self.monotonic, cdn)
 
     def _make_cache(self, config: Config, name: str, threads: int, pause: Callable[[float], None]) -> Cache:
         """Return the cache of this process.
@@ -317,11 +336,16 @@ class Engine:
         if self.local.get(self.keyspace.page(entry.key)) is not cached:  # the call marks the entry as used
             return None
         self._entries.keep_tags_alive(cached, now)
-        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up)
+        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up, answer.finish)
         # Race: this process invalidates tags meanwhile. It lets the epochs lapse first and drops prepared responses
         # then, so that either the check below fails or this response is dropped.
         cached.prepared = again
         return again if self.still_valid(cached, again, reads=False) else None
+
+    def is_quiet(self, entry: Entry) -> bool:
+        """Return whether no tag was invalidated while the page was rendered, on any node that holds one of its tags."""
+        nodes = dict(entry.snapshot.valid_at)
+        return all(self.store.node_of(self.keyspace.tag(tag)) in nodes for tag, _ in entry.snapshot.tags)
 
     def forget(self) -> None:
         """Drop this process's tag versions and prepared responses, so that its own invalidations show at once."""
@@ -340,4 +364,5 @@ class Engine:
         is_drained = self.cache.stop(timeout)
         if self.presence is not None:
             self.presence.close(max(0.0, until - self.monotonic()))
+        self.invalidator.close(max(0.0, until - self.monotonic()))
         return is_drained

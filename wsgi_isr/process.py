@@ -25,6 +25,7 @@ from .data.active_engine import request_engine, set_engine_lookup
 from .engine import Engine
 from .errors import ConfigError, InvalidationError, StoreError
 from .events import Events
+from .middleware.edge import edges_for
 from .middleware.isr import ISR
 from .middleware.on_demand import any_of
 from .middleware.runtime import runtime
@@ -61,8 +62,10 @@ def _begin_alone() -> Engine:
         development.announce()
         return Engine(config, NullStore(), events)
     opened = store if isinstance(store, Store) else open_store(store)
-    journal = journal_for(config.settings.journal, opened, config.folder, may_create=False)
-    return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}")
+    has_edge = config.settings.cdn is not None
+    journal = journal_for(config.settings.journal, opened, config.folder, may_create=False, has_edge=has_edge)
+    edges = edges_for(config.settings, journal, events)
+    return Engine(config, opened, events, journal=journal, name=f"script:{module_name('__main__')}", edges=edges)
 
 
 set_engine_lookup(_engines_outside_apps, lambda: any(isr.is_serving for isr in runtime.instances))
@@ -128,7 +131,7 @@ def invalidate(
     if apps:
         return _invalidate_each({_store_key(isr): isr._engine.invalidator for isr in apps}.values(), names, mode)
     config = _configuration_of(store, namespace, journal)
-    if (note := _reason_for_nothing(config)) is not None:
+    if (note := _reason_for_nothing(config)) is not None and config.settings.cdn is None:
         location, space = str(config.settings.store), config.settings.namespace
         return Receipt(tuple(names), mode, 0.0, store=location, namespace=space, notes=(note,))
     with _invalidator_for(config) as invalidator:
@@ -275,9 +278,15 @@ def _invalidator_for(config: Config, begins: bool = False) -> Iterator[Invalidat
     settings = config.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
-        registry = Registry(opened, settings.namespace, settings.signing_key)
-        journal = journal_for(settings.journal, opened, state_folder(None), begins)
-        yield Invalidator(opened, settings.namespace, journal, Events(log_events()), registry=registry)
+        registry, events = Registry(opened, settings.namespace, settings.signing_key), Events(log_events())
+        has_edge = settings.cdn is not None
+        journal = journal_for(settings.journal, opened, state_folder(None), begins, has_edge)
+        edges = edges_for(settings, journal, events)
+        invalidator = Invalidator(opened, settings.namespace, journal, events, registry=registry, edges=edges)
+        try:
+            yield invalidator
+        finally:
+            invalidator.close(settings.drain_timeout)
     finally:
         if opened is not settings.store:
             opened.close()

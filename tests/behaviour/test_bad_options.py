@@ -16,6 +16,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
 from wsgi_isr import ISR, ConfigError, ISRError, Rule, wrap
+from wsgi_isr.config.settings import Settings
 
 APP = answer(b"x")
 
@@ -228,6 +229,64 @@ def test_a_pattern_that_is_none_is_refused_and_named(pattern: Any) -> None:
 @pytest.mark.parametrize("rules", [5, "/a", [5], [("/a",)], [("/a", 1, 2)]])
 def test_rules_that_are_none_are_refused(rules: Any) -> None:
     refusal(rules)
+
+
+# CDNs
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"cdn": "akamai"}, ["cdn", "cloudflare"]),
+        ({"cdn": "cloudflare", "cdn_token": "x"}, ["cdn_zone", "WSGI_ISR_CDN_ZONE"]),
+        ({"cdn": "fastly", "cdn_zone": "x"}, ["cdn_token", "WSGI_ISR_CDN_TOKEN"]),
+        ({"cdn": "bunny", "cdn_zone": "../x", "cdn_token": "x"}, ["cdn_zone", "../x"]),
+        ({"cdn": "varnish"}, ["cdn_purge_url"]),
+        ({"cdn": "generic"}, ["cdn_purge_url"]),
+        ({"cdn": "varnish", "cdn_zone": "x", "cdn_purge_url": "http://127.0.0.1/"}, ["cdn_zone"]),
+        ({"cdn": "varnish", "cdn_purge_url": "ftp://127.0.0.1/"}, ["cdn_purge_url", "ftp://"]),
+        ({"cdn": "varnish", "cdn_purge_url": "http://127.0.0.1:x/"}, ["cdn_purge_url"]),
+        ({"cdn": "varnish", "cdn_purge_url": "http://127.0.0.1/?x"}, ["cdn_purge_url"]),
+        ({"cdn": "varnish", "cdn_purge_url": "http://10.0.0.1/", "cdn_token": "x"}, ["clear text", "https"]),
+        ({"cdn_purge_url": "http://127.0.0.1/"}, ["cdn_purge_url", "cdn="]),
+        ({"cdn_token": "x"}, ["cdn_token", "cdn="]),
+    ],
+)
+def test_options_of_a_cdn_that_do_not_fit_together_are_refused_with_the_remedy(
+    options: dict[str, Any], names: list[str]
+) -> None:
+    message = refusal(**options, hosts=["example.org"])
+    assert [name for name in names if name not in message] == []
+
+
+def test_neither_a_token_nor_a_password_is_shown() -> None:
+    secret = "my secret"
+    messages = [
+        refusal(cdn="cloudflare", cdn_zone="x", cdn_token=secret),
+        refusal(cdn="generic", cdn_purge_url=f"https://user:{secret.replace(' ', '')}@example.org/"),
+        repr(Settings(cdn="cloudflare", cdn_zone="x", cdn_token="secret", secret="secret")),
+    ]
+    assert [message for message in messages if "secret'" in message or "mysecret" in message] == []
+
+
+def test_a_cdn_needs_the_hosts_that_there_are_pages_for() -> None:
+    behind = {"cdn": "varnish", "cdn_purge_url": "http://127.0.0.1/"}
+    message = refusal(**behind)
+    assert "hosts=" in message
+    assert "canonical_url=" in message
+    ISR(APP, store="memory://", hosts=["example.org"], **behind)
+    ISR(APP, store="memory://", canonical_url="https://example.org", **behind)
+
+
+def test_bunny_needs_the_canonical_url() -> None:
+    # The default key of a pull zone has no host.
+    behind = {"cdn": "bunny", "cdn_zone": "1", "cdn_token": "x"}
+    assert "canonical_url" in refusal(**behind, hosts=["example.org", "example.com"])
+
+
+def test_a_cdn_without_requests_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgi_isr.config.cdn._has_requests", lambda: False)
+    assert "pip install" in refusal(cdn="varnish", cdn_purge_url="http://127.0.0.1/")
 
 
 # Stores

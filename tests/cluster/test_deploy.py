@@ -49,6 +49,7 @@ SYSTEMD = sorted(path for path in (DEPLOY / "systemd").iterdir() if path.suffix 
 #: Directories that nginx.conf writes to.
 NGINX_WRITES = ("/run/isr-nginx", "/var/lib/isr-nginx")
 NGINX = sorted((DEPLOY / "nginx").glob("upstream*.conf"))
+VARNISH = sorted((DEPLOY / "varnish").glob("*.vcl"))
 
 
 # The validators: each returns the errors, or nothing -----------------------------------------------------
@@ -130,6 +131,26 @@ def judge_nginx(path: Path, scratch: Path) -> str:
     return complaints(program("nginx", "nginx"), "-t", "-q", "-p", scratch, "-c", nginx_for(path, scratch))
 
 
+def judge_vcl(path: Path, scratch: Path) -> str:
+    for vcl in VARNISH:
+        (scratch / vcl.name).write_text((path if path.name == vcl.name else vcl).read_text())
+    varnishd = program("varnishd", "varnish varnish-modules")
+    command = [
+        varnishd,
+        "-j",
+        "none",
+        "-C",
+        "-n",
+        scratch / "state",
+        "-p",
+        f"vcl_path={scratch}",
+        "-f",
+        scratch / "default.vcl",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return done.stderr if done.returncode else ""  # otherwise: the C code of the VCL
+
+
 def nginx_for(upstream: Path, scratch: Path, port: int = 8080, journal: str = "/dev/log") -> Path:
     """Return the configuration with its files under ``scratch``, and addresses instead of names in a cluster."""
     text = (DEPLOY / "nginx" / "nginx.conf").read_text()
@@ -167,6 +188,7 @@ JUDGED: list[tuple[Path, Callable[[Path, Path], str]]] = [
     *((path, judge_kubernetes) for path in KUBERNETES),
     *((path, judge_unit) for path in SYSTEMD),
     *((path, judge_nginx) for path in NGINX),
+    *((path, judge_vcl) for path in VARNISH),
 ]
 
 
@@ -201,6 +223,8 @@ BROKEN = [
     ("systemd/isr-nginx.service", judge_unit, "Type=exec", "Type=foreground"),
     ("nginx/upstream.conf", judge_nginx, "least_conn;", "least_con;"),
     ("nginx/upstream.conf", judge_nginx, "tag=isr_nginx isr;", "tag=isr_nginx isr2;"),
+    ("varnish/default.vcl", judge_vcl, 'include "wsgi_isr.vcl"', 'include "another.vcl"'),
+    ("varnish/wsgi_isr.vcl", judge_vcl, "xkey.softpurge(", "xkey.softpurges("),
     ("nginx/upstream.compose.conf", judge_nginx, "upstream app {", "upstream apps {"),
 ]
 

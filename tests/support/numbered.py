@@ -53,10 +53,13 @@ class Numbered:
             "NUMBERED_REVALIDATE": f"{revalidate:g}",
         }
 
-    def commit(self, number: int) -> int:
-        """Commit the next version of a row, and return it."""
+    def commit(self, number: int, beside: str = "unfinished") -> int:
+        """Commit the next version of a row, and return it.
+
+        :param beside: the name of a file for this thread alone.
+        """
         version = _version(self._directory, number) + 1
-        unfinished = self._directory / "unfinished"
+        unfinished = self._directory / beside
         unfinished.write_text(str(version))
         unfinished.replace(self._directory / str(number))
         return version

@@ -26,7 +26,12 @@ def load() -> ModuleType:
 
 servers = load()
 #: Packages whose program has another name.
-PROGRAM_OF = {"chromium-driver": "chromedriver", "systemd": "systemd-analyze"}
+PROGRAM_OF = {
+    "chromium-driver": "chromedriver",
+    "systemd": "systemd-analyze",
+    "varnish": "varnishd",
+    "varnish-modules": "libvmod_xkey.so",
+}
 
 
 class Machine:
@@ -70,9 +75,8 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
-    machine.add(
-        "memcached", "nginx", "google-chrome", "chromedriver", "firefox-esr", "systemd-analyze", "curl", "apt-get"
-    )
+    machine.add("memcached", "nginx", "google-chrome", "chromedriver", "firefox-esr", "systemd-analyze", "curl")
+    machine.add("varnishd", "libvmod_xkey.so", "apt-get")
     assert machine.main() == 0
     assert machine.calls == []
     assert capfd.readouterr() == ("", "")
@@ -90,6 +94,8 @@ def test_root_installs_only_what_is_missing(machine: Machine) -> None:
         "firefox-esr",
         "systemd",
         "curl",
+        "varnish",
+        "varnish-modules",
     ]
     assert machine.calls == [["update"], [*install, "--download-only"], install]
 
@@ -133,7 +139,8 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl; please install"
+        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; "
+        "please install"
     )
     assert line.endswith(f"apt-get {step} failed: E: no network")
     assert not machine.policy.exists()
@@ -143,8 +150,9 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
     machine.add("memcached", "apt-get")
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
-        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl; please install "
-        "(names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl)\n"
+        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; please "
+        "install (names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl varnish "
+        "varnish-modules)\n"
     )
     assert machine.calls == []
 
@@ -152,7 +160,9 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
 def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl;")
+    assert line.startswith(
+        "The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, "
+    )
     assert machine.calls == []
 
 
@@ -162,3 +172,12 @@ def test_who_needs_only_some_of_them_is_given_only_those(machine: Machine, capsy
     assert capsys.readouterr().err.startswith("This needs nginx; please install")
     machine.add("nginx")
     assert machine.main(is_root=False, only=["memcached", "nginx"]) == 0
+
+
+def test_a_library_is_found_in_the_folder_of_any_machine(machine: Machine, tmp_path: Path) -> None:
+    folder = tmp_path / "lib" / "some-machine" / "vmods"
+    folder.mkdir(parents=True)
+    path = f"{machine.bin}:{tmp_path}/lib/*/vmods"
+    assert servers.missing(path, ["varnish-modules"]) == ["varnish-modules"]
+    (folder / "libvmod_xkey.so").touch(mode=0o644)
+    assert servers.missing(path, ["varnish-modules"]) == []

@@ -23,6 +23,7 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"events"}),
     frozenset({"config", "stores"}),
     frozenset({"cache"}),
+    frozenset({"cdn"}),
     frozenset({"pages", "data"}),
     frozenset({"observe", "sessions"}),
     frozenset({"engine"}),

@@ -74,10 +74,29 @@ SAMPLES = {
     "background_threads": Sample(2, "2", "2", 2),
     "background_queue": Sample(9, "9", "9", 9),
     "drain_timeout": Sample(0, "0", "0", 0),
+    "cdn": Sample("generic", "generic", '"generic"', "generic"),
+    "cdn_zone": Sample("zone-1", "zone-1", '"zone-1"', "zone-1"),
+    "cdn_token": Sample("t0ken", "t0ken", '"t0ken"', "t0ken"),
+    "cdn_purge_url": Sample(
+        ["https://a.test/p", "https://b.test"],
+        "https://a.test/p, https://b.test",
+        '["https://a.test/p", "https://b.test"]',
+        ("https://a.test/p", "https://b.test"),
+    ),
     "secret": Sample("s3cret", "s3cret", '"s3cret"', "s3cret"),
     "signing_key": Sample("k" * 16, "k" * 16, f'"{"k" * 16}"', "k" * 16),
     "debug": Sample(True, "1", "true", True),
     "profiles": Sample({"news": (30, 600)}, None, "{ news = [30, 600] }", {"news": (30, 600)}),
+}
+
+
+#: Options that stand beside another one, which means nothing by itself.
+BESIDE: dict[str, dict[str, str]] = {
+    "expire": {"revalidate": "1"},
+    "cdn": {"cdn_purge_url": "https://a.test/"},
+    "cdn_zone": {"cdn": "fastly", "cdn_token": "t"},
+    "cdn_token": {"cdn": "generic", "cdn_purge_url": "https://a.test/"},
+    "cdn_purge_url": {"cdn": "varnish"},
 }
 
 
@@ -114,8 +133,8 @@ def test_there_is_a_sample_of_every_option() -> None:
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_every_option_can_be_given_to_the_constructor(name: str) -> None:
-    extra = {"revalidate": 1} if name == "expire" else {}
-    config = Config.load(None, {name: SAMPLES[name].given, **extra}, {})
+    beside = {"revalidate": 1} if name == "expire" else BESIDE.get(name, {})
+    config = Config.load(None, {name: SAMPLES[name].given, **beside}, {})
     assert value_of(config, name) == SAMPLES[name].result
 
 
@@ -127,8 +146,8 @@ def test_every_option_that_can_be_written_as_text_is_a_variable(name: str) -> No
         with pytest.raises(ConfigError, match=variable):
             Config.load(None, {}, {variable: "x"})
     else:
-        extra = {ENV_PREFIX + "REVALIDATE": "1"} if name == "expire" else {}
-        assert value_of(Config.load(None, {}, {variable: text, **extra}), name) == SAMPLES[name].result
+        beside = {ENV_PREFIX + other.upper(): value for other, value in BESIDE.get(name, {}).items()}
+        assert value_of(Config.load(None, {}, {variable: text, **beside}), name) == SAMPLES[name].result
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -138,7 +157,8 @@ def test_every_option_that_is_data_can_stand_in_a_file(name: str, toml: Toml) ->
         with pytest.raises(ConfigError, match=name):
             Config.load(None, {}, toml(f'{name} = "x"'))
     else:
-        extra = "revalidate = 1\n" if name == "expire" else ""
+        beside = {"revalidate": 1} if name == "expire" else BESIDE.get(name, {})
+        extra = "".join(f"{other} = {json.dumps(value)}\n" for other, value in beside.items())
         assert value_of(Config.load(None, {}, toml(f"{extra}{name} = {text}")), name) == SAMPLES[name].result
 
 

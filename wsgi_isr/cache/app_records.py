@@ -47,6 +47,7 @@ class AppRecord(NamedTuple):
     :param mounts: the hosts and mount points at which the app has served pages.
     :param since: the time of its first page in seconds of Unix time.
     :param last: the time of the last renewal in seconds of Unix time.
+    :param cdn: the CDN that the app purges; empty for none. Its credentials are never stored.
     """
 
     name: str
@@ -56,6 +57,7 @@ class AppRecord(NamedTuple):
     mounts: tuple[tuple[str, str], ...]
     since: float
     last: float
+    cdn: str = ""
 
 
 class Apps(NamedTuple):
@@ -138,7 +140,7 @@ def _name(name: Any) -> str | None:
 
 def _record(fields: Any) -> AppRecord | None:
     record = AppRecord(*fields)
-    texts = (record.name, *record.rules, *record.nodes)
+    texts = (record.name, *record.rules, *record.nodes, record.cdn)
     good = all(type(text) is str and len(text) <= MAX_NAME for text in texts)
     good = good and len(record.rules) <= MAX_RULES and len(record.nodes) <= MAX_NODES
     good = good and len(record.mounts) <= MAX_MOUNTS and all(_is_mount(mount) for mount in record.mounts)
@@ -177,6 +179,7 @@ class Presence:
     :param patterns: the patterns of its rules.
     :param clock: Unix time in seconds.
     :param monotonic: monotonic seconds.
+    :param cdn: the CDN that the app purges; empty for none.
     """
 
     def __init__(
@@ -188,11 +191,11 @@ class Presence:
         patterns: Iterable[str],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        cdn: str = "",
     ) -> None:
         rules = sorted(kept_pattern(pattern) for pattern in patterns)
-        self._own = AppRecord(
-            name[:MAX_NAME], tuple(rules[:MAX_RULES]), len(rules) <= MAX_RULES, store.nodes[:MAX_NODES], (), 0.0, 0.0
-        )
+        is_complete, nodes = len(rules) <= MAX_RULES, store.nodes[:MAX_NODES]
+        self._own = AppRecord(name[:MAX_NAME], tuple(rules[:MAX_RULES]), is_complete, nodes, (), 0.0, 0.0, cdn)
         self._registry = registry
         self._location = store.location
         self._namespace = namespace
@@ -333,6 +336,22 @@ def advice(
     if absent:
         # No page has carried the tag of a new post yet, unlike the tag of its list.
         yield Advice(f"no stored page has carried {_shown(absent)} yet", is_quiet=len(absent) < len(names))
+
+
+def unpurged(apps: Apps | None, has_edges: bool) -> Iterator[Advice]:
+    """Yield a warning where an app has a CDN that this process cannot purge.
+
+    :param has_edges: this process purges a CDN.
+    """
+    if has_edges or apps is None:
+        return
+    for record in apps.records:
+        if record.cdn:
+            yield Advice(
+                f"{record.name!a} is behind the CDN {record.cdn!a}, which this process cannot purge: it keeps "
+                f"old pages for their lifetime; set WSGI_ISR_CDN={record.cdn} and the other WSGI_ISR_CDN_... "
+                "as the app has them"
+            )
 
 
 def _unused(apps: Apps, store: Store, namespace: str) -> str:

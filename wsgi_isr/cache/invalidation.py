@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from ..config import options as o
@@ -12,14 +12,13 @@ from ..errors import ConfigError, InvalidationError, StoreError
 from ..events import Delivered, Events, InternalError, Invalidated
 from ..stores.base import Store
 from . import keyspace
-from .app_records import Registry, advice
+from .app_records import Registry, advice, unpurged
 from .courier import courier
-from .journal import Journal, JournalLine
+from .edges import Edges
+from .journal import Journal, batches
 from .keyspace import Keyspace
 from .tag_versions import Mode, TagVersions
 
-#: The number of tags that are delivered from the journal at once.
-_BATCH = 1000
 #: Seconds after which a process delivers although another process has the lock: that process may be stopped (SIGSTOP).
 _MAX_LOCK_WAIT = 3.0
 #: Seconds after which a journal is read again, although neither file nor nodes have changed: old lines may be due to be
@@ -42,7 +41,7 @@ class Receipt(NamedTuple):
     :param replayed: the names that the journal had kept from earlier calls, and that were delivered now.
     :param store: the absolute location of the store.
     :param namespace: the namespace.
-    :param nodes: the nodes that hold one of the tags.
+    :param nodes: the nodes that hold one of the tags, and the edges of a CDN.
     :param acknowledged: the nodes among them that have answered.
     :param failures: the pending names, each with its error.
     :param journal: the path of the file that keeps the pending names.
@@ -65,7 +64,7 @@ class Receipt(NamedTuple):
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """Return the stored names that a node has missed.
+        """Return the stored names that a node or an edge has missed.
 
         The journal keeps them. A process of the app delivers them once the node is back.
         """
@@ -129,11 +128,13 @@ class _Round(NamedTuple):
 
     :param change_token: the change token of the journal before the delivery.
     :param keys: a key on each node that the delivery did not reach.
+    :param edges: the edges that it did not reach.
     :param over: the monotonic time in seconds from which on the journal is read again in any case.
     """
 
     change_token: object
     keys: tuple[str, ...]
+    edges: tuple[str, ...]
     over: float
 
 
@@ -145,6 +146,7 @@ class Invalidator:
     :param registry: the apps that have used the namespace, for warnings.
     :param is_own: an app of this process has the store and the namespace.
     :param is_known: returns whether this process serves that app: a warning of a wrong store is needless then.
+    :param edges: the edges of a CDN, which are purged after the store.
     """
 
     def __init__(
@@ -157,6 +159,7 @@ class Invalidator:
         registry: Registry | None = None,
         is_own: bool = False,
         is_known: Callable[[], bool] = lambda: False,
+        edges: Edges | None = None,
     ) -> None:
         self._names = Keyspace(namespace)
         # coherence=0: no polled epochs are used here.
@@ -171,6 +174,7 @@ class Invalidator:
         self._registry = registry
         self._is_own = is_own
         self._is_known = is_known
+        self._edges = edges
         self._last: _Round | None = None
         #: The ids of lines of other node lists that were delivered to this store.
         self._delivered_foreign: set[str] = set()
@@ -190,10 +194,7 @@ class Invalidator:
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
         if not self._store.keeps:
-            self._after()
-            self._events.emit(Invalidated(names, mode))
-            note = f"{self._store.location} keeps nothing: there is nothing to invalidate"
-            return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
+            return self._without_store(names, wanted, began)
         # Read before the invalidation, which creates keys itself.
         apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
         given = [name for name in names if name.startswith(keyspace.tag_name(""))]
@@ -203,16 +204,28 @@ class Invalidator:
         finally:
             self._after()
         journal = self._keep(tuple(undelivered), mode) if undelivered else None
-        found = [*advice(names, absent, apps, self._store, self._space, self._is_own)]
-        loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
-        is_attended = self._is_own and courier.is_at_work
-        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
-        if undelivered and journal is None:
-            delivered = tuple(name for name in names if name not in undelivered)
-            raise InvalidationError(delivered, undelivered)
+        is_lost = bool(undelivered) and journal is None
         nodes = {name: self._store.node_of(self._names.tag(name)) for name in names}
         missed = {nodes[name] for name in undelivered}
-        concerned = tuple(dict.fromkeys(nodes.values()))
+        if self._edges is not None:
+            at_edges = self._edges.purge(names, wanted)
+            missed.update(at_edges.errors)
+            is_lost = is_lost or (bool(at_edges.errors) and at_edges.journal is None)
+            journal = journal or at_edges.journal
+            for error in at_edges.errors.values():
+                undelivered = {**dict.fromkeys(names, error), **undelivered}
+        found = [
+            *advice(names, absent, apps, self._store, self._space, self._is_own),
+            *unpurged(apps, self._edges is not None),
+        ]
+        loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
+        is_attended = self._is_own and courier.is_at_work
+        journal = None if is_lost else journal
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
+        if is_lost:
+            delivered = tuple(name for name in names if name not in undelivered)
+            raise InvalidationError(delivered, undelivered)
+        concerned = (*dict.fromkeys(nodes.values()), *(self._edges.places if self._edges is not None else ()))
         return Receipt(
             names,
             mode,
@@ -227,6 +240,52 @@ class Invalidator:
             journal,
             (*loud, *quiet),
         )
+
+    def _without_store(self, names: tuple[str, ...], mode: Mode, began: float) -> Receipt:
+        """Invalidate tags where the store keeps nothing: edges may have pages from before."""
+        self._after()
+        receipt = Receipt(names, mode.value, 0.0, store=self._store.location, namespace=self._space)
+        if self._edges is None:
+            self._events.emit(Invalidated(names, mode.value))
+            return receipt._replace(notes=(f"{receipt.store} keeps nothing: there is nothing to invalidate",))
+        missed, places = self._edges.purge(names, mode), self._edges.places
+        undelivered: dict[str, StoreError] = {}
+        for error in missed.errors.values():
+            undelivered.update(dict.fromkeys(names, error))
+        is_attended = self._is_own and courier.is_at_work
+        self._events.emit(Invalidated(names, mode.value, tuple(undelivered), missed.journal, is_attended=is_attended))
+        if undelivered and missed.journal is None:
+            raise InvalidationError((), undelivered)
+        return receipt._replace(
+            seconds=time.monotonic() - began,
+            nodes=places,
+            acknowledged=tuple(place for place in places if place not in missed.errors),
+            failures=tuple(undelivered.items()),
+            journal=missed.journal,
+        )
+
+    def purge_edges(self, names: Sequence[str], mode: Mode) -> None:
+        """Purge the edges alone: the store has the news already.
+
+        :raises InvalidationError: an edge was not reached, and no journal keeps the names.
+        """
+        if (error := self._purge_edges(names, mode)) is not None:
+            raise InvalidationError((), dict.fromkeys(names, error))
+
+    def _purge_edges(self, names: Sequence[str], mode: Mode) -> StoreError | None:
+        """Purge the edges, and return the error of one that has missed it, unless the journal keeps the names."""
+        missed = self._edges.purge(names, mode) if self._edges is not None else None
+        if missed is None or not missed.errors:
+            return None
+        is_attended = self._is_own and courier.is_at_work
+        undelivered = tuple(names)
+        self._events.emit(Invalidated(undelivered, mode.value, undelivered, missed.journal, is_attended=is_attended))
+        return next(iter(missed.errors.values())) if missed.journal is None else None
+
+    def close(self, timeout: float) -> None:
+        """Finish the purges of the edges within ``timeout`` seconds."""
+        if self._edges is not None:
+            self._edges.close(timeout)
 
     def _deliver(self, names: Iterable[str], mode: Mode) -> dict[str, StoreError]:
         """Invalidate tags, and return the names that were not delivered, each with its error."""
@@ -253,6 +312,11 @@ class Invalidator:
         place = f"{self._store.scheme}://{self._store.node_of(self._names.tag(name))}"
         return place if place in self._store.places else self._store.places[0]
 
+    @property
+    def _has_targets(self) -> bool:
+        """Return whether there is anything that an invalidation reaches."""
+        return self._store.keeps or self._edges is not None
+
     # The journal ---------------------------------------------------------------------------------------
 
     def replay(self) -> tuple[str, ...]:
@@ -274,10 +338,10 @@ class Invalidator:
 
         :returns: whether any name is left.
         """
-        if self.journal is None or not self._store.keeps or self.journal.is_empty():
+        if self.journal is None or not self._has_targets or self.journal.is_empty():
             return False
         if (last := self._last) is not None and not self._has_news(last):
-            return bool(last.keys)
+            return bool(last.keys or last.edges)
         try:
             with self.journal.delivery_lock() as is_ours:
                 now = time.monotonic()
@@ -298,6 +362,8 @@ class Invalidator:
         """Return whether there is a reason to deliver again: the file has changed, or a node may be back."""
         assert self.journal is not None
         if time.monotonic() >= last.over or self.journal.change_token() != last.change_token:
+            return True
+        if self._edges is not None and self._edges.has_news(last.edges):
             return True
         return not all(map(self._store.is_displaced, last.keys))
 
@@ -323,13 +389,13 @@ class Invalidator:
 
     def _replay(self) -> tuple[tuple[str, ...], dict[str, StoreError]]:
         """Deliver the kept names; return those delivered, and those not delivered, each with its error."""
-        if self.journal is None or not self._store.keeps:
+        if self.journal is None or not self._has_targets:
             return (), {}
         delivered: dict[str, None] = {}
         failed: dict[str, StoreError] = {}
         change_token = self.journal.change_token()
         places, place_of = self._store.places, functools.cache(self._place_of)
-        lines = self.journal.lines(self._space, places)
+        lines = self.journal.lines(self._space, places) if self._store.keeps else []
         own = {line.id: line.settled_by(places, place_of) for line in lines}
         # A line of another node list is delivered to this store once as well. Only a store that has the tags on the
         # node that missed them settles the line.
@@ -337,32 +403,27 @@ class Invalidator:
         todo = [line for line in lines if own[line.id] or line.id not in known]
         todo = [line.without({*line.tags} - own[line.id]) if line.id in known else line for line in todo]
         self._delivered_foreign = {line.id for line in lines if len(own[line.id]) < len(line.tags)}
-        for batch in _batches(todo):
+        for batch in batches(todo):
             tags = dict.fromkeys(tag for line in batch for tag in line.tags)
             undelivered = self._deliver(tags, Mode(batch[0].mode))
             settled = {line.id: [tag for tag in own[line.id] if tag not in undelivered] for line in batch}
             failed |= {tag: undelivered[tag] for line in batch for tag in own[line.id] if tag in undelivered}
             if any(settled.values()):
-                delivered |= dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
+                tags = dict.fromkeys(tag for line in batch for tag in line.tags if tag in settled[line.id])
+                # The edges lost their copies before, but may have fetched old pages since.
+                if (error := self._purge_edges(tuple(tags), Mode(batch[0].mode))) is not None:
+                    failed |= dict.fromkeys(tags, error)
+                    continue
+                delivered |= tags
                 self.journal.settle(settled)
         away = {place_of(tag): self._names.tag(tag) for tag in failed}
-        self._last = _Round(change_token, tuple(away.values()), time.monotonic() + _REREAD_PAUSE)
+        failed_edges: tuple[str, ...] = ()
+        if self._edges is not None:
+            at_edges, missed, failed_edges = self._edges.replay()
+            delivered, failed = delivered | at_edges, failed | missed
+        self._last = _Round(change_token, tuple(away.values()), failed_edges, time.monotonic() + _REREAD_PAUSE)
         if delivered:
             self._after()
         if delivered or failed:
             self._events.emit(Delivered(tuple(delivered), tuple(failed), self.journal.path))
         return tuple(delivered), failed
-
-
-def _batches(lines: Iterable[JournalLine]) -> Iterator[list[JournalLine]]:
-    """Yield runs of lines of one mode, in order. A single invalidation delivers a run."""
-    batch: list[JournalLine] = []
-    size = 0
-    for line in lines:
-        if batch and (line.mode != batch[0].mode or size + len(line.tags) > _BATCH):
-            yield batch
-            batch, size = [], 0
-        batch.append(line)
-        size += len(line.tags)
-    if batch:
-        yield batch

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ SEARCHED, MAX_BYTES = 16 * 1024, 8 * 1024 * 1024
 #: Seconds after which a line is dropped with a warning. Its node was removed for good by then, or restarts empty.
 MAX_LINE_AGE = 7 * 24 * 3600.0
 
+#: The number of tags that are delivered at once.
+_BATCH = 1000
 _MODES = [mode.value for mode in Mode]
 
 
@@ -268,20 +270,23 @@ class Journal:
                 fcntl.flock(lock, fcntl.LOCK_UN)
 
 
-def journal_for(given: str | bool | None, store: Store, folder: str, may_create: bool = True) -> Journal | None:
+def journal_for(
+    given: str | bool | None, store: Store, folder: str, may_create: bool = True, has_edge: bool = False
+) -> Journal | None:
     """Return the journal of a site, checked; ``None`` where it has none.
 
-    :param given: the option ``journal``. By default, stores on other machines have a journal.
+    :param given: the option ``journal``. By default, there is a journal if the store or a CDN is on other machines.
     :param folder: the folder of the default journal.
     :param may_create: whether to create the default journal. A job in another folder must not: no process delivers from
         there.
+    :param has_edge: whether invalidations purge a CDN.
     :raises ConfigError: the named file cannot be written.
     """
     if isinstance(given, str):
         journal = Journal(given)
         journal.check()
         return journal
-    if given is not None or not store.remote:
+    if given is not None or not (store.remote or has_edge):
         return None
     journal = Journal(os.path.join(folder, "journal"))
     if not may_create and not os.path.lexists(journal.path):
@@ -296,6 +301,20 @@ def journal_for(given: str | bool | None, store: Store, folder: str, may_create:
             error.problem,
         )
     return journal
+
+
+def batches(lines: Iterable[JournalLine]) -> Iterator[list[JournalLine]]:
+    """Yield runs of lines of one mode, in order. A single invalidation delivers a run."""
+    batch: list[JournalLine] = []
+    size = 0
+    for line in lines:
+        if batch and (line.mode != batch[0].mode or size + len(line.tags) > _BATCH):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line.tags)
+    if batch:
+        yield batch
 
 
 def _condensed(lines: Sequence[JournalLine]) -> list[JournalLine]:

@@ -6,6 +6,7 @@ alone. So no data from one client's request is stored for others.
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 
@@ -48,6 +49,16 @@ class Keyspace:
     def _tag_name(self, tag: str) -> str:
         stored = stored_tag(tag)
         return f"{self._control}:t:{stored if stored.startswith(_SLOT) else _digest(stored, 20)}"
+
+    def edge_token(self, tag: str) -> str:
+        """Return the name of a tag at a CDN, from the tag's name or its stored form: 12 letters, digits, - and _.
+
+        Headers have limits, so tags are hashed. An invalidation names the very tokens that pages carry: the token of a
+        slot where :func:`stored_tag` returns one. A collision purges a page too many.
+        """
+        text = f"{self._control}:{stored_tag(tag)}"
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=9, person=b"isr edge tag").digest()
+        return base64.urlsafe_b64encode(digest).decode()
 
     @property
     def sites(self) -> str:

@@ -6,12 +6,13 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from ..config.settings import Config
+from ..config.settings import Config, Settings
 from ..errors import ConfigError, StoreError
 from ..process import invalidate, replay
 from ..stores import open_store
@@ -115,7 +116,7 @@ class Finding(NamedTuple):
 @click.option("--store", metavar="URL", help="Check this store, not the configured one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(store: str | None, as_json: bool) -> None:
-    """Check the configuration (environment and WSGI_ISR_CONFIG) and its store."""
+    """Check the configuration (environment and WSGI_ISR_CONFIG), its store, and the CDN in front."""
     findings = list(_examine(store))
     if as_json:
         click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
@@ -143,6 +144,23 @@ def _examine(url: str | None) -> Iterator[Finding]:
         yield from _exercise(store)
     finally:
         store.close()
+    yield from _purge(config.settings)
+
+
+def _purge(settings: Settings) -> Iterator[Finding]:
+    """Purge a tag that no page has at each edge of the CDN."""
+    if (cdn := settings.edge) is None:
+        return
+    from ..cdn.purge import edges_of
+
+    for edge in edges_of(cdn, time.monotonic, time.sleep):
+        try:
+            edge.purge([f"doctor-{os.urandom(4).hex()}"], False)
+            yield Finding(edge.place, True, "takes purges")
+        except StoreError as error:
+            yield Finding(edge.place, False, str(error))
+        finally:
+            edge.close()
 
 
 def _exercise(store: Store) -> Iterator[Finding]:

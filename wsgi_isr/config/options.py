@@ -43,9 +43,12 @@ class Option(NamedTuple):
     shown_default: str = ""
 
 
-def option(default: Any, kind: Kind, doc: str, shown_default: str = "") -> Any:
-    """Return a dataclass field that carries its :class:`Option`."""
-    return field(default=default, metadata={"option": Option(kind, doc, shown_default)})
+def option(default: Any, kind: Kind, doc: str, shown_default: str = "", is_secret: bool = False) -> Any:
+    """Return a dataclass field that carries its :class:`Option`.
+
+    :param is_secret: the ``repr`` of the dataclass leaves the value out.
+    """
+    return field(default=default, repr=not is_secret, metadata={"option": Option(kind, doc, shown_default)})
 
 
 def options_of(cls: type) -> dict[str, Option]:

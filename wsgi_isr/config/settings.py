@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from . import options as o
+from .cdn import CDN, PURGE_URLS, TOKEN, ZONE, Cdn, cdn_of
 from .lifetime import PROFILES
 from .rules import RULE_OPTIONS, Rule
 
@@ -156,9 +157,8 @@ class Settings:
     journal: str | bool | None = o.option(
         None,
         JOURNAL,
-        "File that keeps the invalidations that a node missed. A process of the app delivers them once the node is "
-        "back.",
-        ".wsgi_isr/journal for stores on other machines",
+        "File that keeps the invalidations that a node or a CDN missed. A process of the app delivers them later.",
+        ".wsgi_isr/journal for stores on other machines, and behind a CDN",
     )
     local_cache_bytes: int = o.option(
         64 * 1024 * 1024, o.SIZE, "Maximum memory for copies of pages, in each process.", "64 MiB"
@@ -208,14 +208,35 @@ class Settings:
     drain_timeout: float = o.option(
         10.0, o.SECONDS, "Maximum time that a stopping process waits for its background renders, in seconds.", "10"
     )
+    cdn: str | None = o.option(
+        None,
+        CDN,
+        "CDN in front of the app ([Deploy behind a CDN](../how-to/cdn.md)). Pages carry a lifetime and tags for it, "
+        "and invalidations purge it.",
+        "none",
+    )
+    cdn_zone: str | None = o.option(
+        None, ZONE, "Id of the zone (Cloudflare), service (Fastly) or pull zone (Bunny).", "none"
+    )
+    cdn_token: str | None = o.option(
+        None, TOKEN, "API token that may purge. Its place is `WSGI_ISR_CDN_TOKEN`.", "none", is_secret=True
+    )
+    cdn_purge_url: tuple[str, ...] = o.option(
+        (), PURGE_URLS, "URL of each Varnish, or of a `generic` CDN, that takes purges.", "that of the API"
+    )
     secret: str | None = o.option(
-        None, o.TEXT, "Key that signs the cookie of draft mode. Without it, there is no draft mode.", "none"
+        None,
+        o.TEXT,
+        "Key that signs the cookie of draft mode. Without it, there is no draft mode.",
+        "none",
+        is_secret=True,
     )
     signing_key: str | None = o.option(
         None,
         SIGNING_KEY,
         "Key that signs all stored entries. An entry of another program then counts as missing (see Stores).",
         "none",
+        is_secret=True,
     )
     debug: bool = o.option(False, o.FLAG, "Log one line for each decision of the cache.", "false")
     profiles: Mapping[str, tuple[float, float]] = o.option(
@@ -227,6 +248,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         o.check_all(self)
+        cdn_of(self.cdn, self.cdn_zone, self.cdn_token, self.cdn_purge_url)
+
+    @property
+    def edge(self) -> Cdn | None:
+        """Return the CDN; ``None`` without one."""
+        return cdn_of(self.cdn, self.cdn_zone, self.cdn_token, self.cdn_purge_url)
 
 
 SITE_OPTIONS = o.options_of(Settings)

@@ -6,12 +6,13 @@ The steps stand in the order in which :meth:`Exchange.respond` takes them. Hits 
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..cache.entry import Content
+from ..cache.entry import Content, Entry
 from ..cache.task import Answer, Failed, Passed, Pending, Served
 from ..config.settings import Config
 from ..data.active_engine import activate
@@ -28,6 +29,7 @@ from ..pages.respond import (
     ABSENT_HEADERS,
     NOT_FOUND,
     SHELL_HEADERS,
+    Headers,
     PreparedResponse,
     Synthetic,
     app_headers,
@@ -38,6 +40,7 @@ from ..pages.respond import (
     send_page,
     shell_of,
 )
+from .edge import refusing
 from .pass_through import PassThrough
 
 if sys.version_info >= (3, 11):
@@ -47,6 +50,8 @@ else:  # pragma: no cover
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
+
+    from ..cdn.headers import EdgeHeaders
 
 Found = Served | Passed | Failed | Absent | Synthetic
 """The verdict on a request, which decides who answers."""
@@ -179,6 +184,9 @@ class Exchange:
     def _send(self, found: Found) -> Iterable[bytes]:
         if isinstance(found, Served):
             return self._send_page(found)
+        if self._engine.edge is not None and not (isinstance(found, Passed) and found.reason == "no-rule"):
+            # The answer may be for this client alone, and the app may have told shared caches to keep it.
+            self._start_response = refusing(self._start_response, self._engine.edge)
         if isinstance(found, Passed):
             return self._pass_through(found)
         if isinstance(found, Failed):
@@ -198,6 +206,9 @@ class Exchange:
         if "HTTP_RANGE" not in self._environ:  # Ranges count bytes of the uncompressed page.
             content = chosen(content, self._environ.get("HTTP_ACCEPT_ENCODING", ""))
         headers = headers_of(entry, content, found.label, cache_status(found, now), now)
+        if (edge := self._engine.edge) is not None:
+            is_current = found.label == "HIT" or (found.stored and self._engine.is_quiet(entry))
+            headers = self._for_edge(edge, entry)(headers, now) if is_current else edge.refuse(headers)
         return send_page(self._environ, self._start_response, content, headers)
 
     def _prepare(self, found: Served, content: Content, now: float) -> None:
@@ -209,9 +220,18 @@ class Exchange:
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it
         monotonic = self._engine.monotonic()
         if prepared is None or monotonic >= prepared.over:
-            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
+            edge = self._engine.edge
+            finish = self._for_edge(edge, cached.entry) if edge is not None else None
+            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic, finish=finish)
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
         self._pages.remember(self._fingerprint, page)
+
+    def _for_edge(self, edge: EdgeHeaders, entry: Entry) -> Callable[[Headers, float], Headers]:
+        """Return a function that adds the fields for the CDN to the headers of a page that is current."""
+        assert self._page is not None  # a page is served
+        policy, key = self._page.policy, self._page.key
+        has_query = bool(key.query)
+        return functools.partial(edge.of_page, entry=entry, policy=policy, scheme=key.scheme, has_query=has_query)
 
     def _pass_through(self, found: Passed) -> Iterable[bytes]:
         if found.personal is not None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..cache.courier import courier
 from ..cache.invalidation import Receipt, tag_names
 from ..cache.journal import journal_for
+from ..config.cdn import check_hosts
 from ..config.development import DevelopmentSign, development_of, is_served_by
 from ..config.identity import caller, name_of
 from ..config.origin import Site
@@ -28,6 +29,7 @@ from ..stores import open_store
 from ..stores.base import Store
 from ..stores.fork_hooks import detect_fork
 from ..stores.null import NullStore
+from .edge import edges_for
 from .exchange import Backing, Exchange
 from .on_demand import is_stored, refresh_path
 from .runtime import runtime
@@ -71,6 +73,7 @@ class ISR(Wrapper):
             warn_of_flask_command(app)
         self._configuration: Config = configured(app, rules, options, import_name or caller())
         settings = self.configuration.settings
+        check_hosts(settings.cdn, settings.hosts, settings.canonical_url)
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
         self._events = Events(log_events())
         self._clock = clock or time.time
@@ -131,7 +134,10 @@ class ISR(Wrapper):
         else:
             self._store = NullStore() if development is not None else self._configured
         is_own = self._store is self._configured
-        self._journal = journal_for(given.journal, self._store, self.configuration.folder) if is_own else None
+        #: Whether invalidations purge the CDN. Tests and development must not.
+        self._has_edge = is_own and given.cdn is not None
+        folder = self.configuration.folder
+        self._journal = journal_for(given.journal, self._store, folder, has_edge=self._has_edge) if is_own else None
         off = "development" if development is not None else "store-disabled"
         self._pages = Pages(self.configuration, self._store, self._events, self._monotonic, off)
 
@@ -251,7 +257,10 @@ class ISR(Wrapper):
         return live
 
     def _new_engine(self) -> Engine:
-        emit = self._events.emit
+        emit, settings = self._events.emit, self.configuration.settings
+        edges = None
+        if self._has_edge:
+            edges = edges_for(settings, self._journal, self._events, self._monotonic, self._pause)
         return Engine(
             self.configuration,
             self._store,
@@ -267,6 +276,7 @@ class ISR(Wrapper):
             name=self.app_name,
             is_serving=lambda: self._is_serving,
             inline=runtime.stand_in is not None,
+            edges=edges,
         )
 
     def invalidate(
@@ -319,13 +329,13 @@ class ISR(Wrapper):
 
         :returns: a function that restores the state before the call.
         """
-        before = self._store, self._journal, self._pages, self._live, self._development
+        before = self._store, self._journal, self._pages, self._live, self._development, self._has_edge
         self._settle(self._look_for_development(self.app))
 
         def restore() -> None:
             if self._live is not None:
                 self._live.close()
-            self._store, self._journal, self._pages, self._live, self._development = before
+            self._store, self._journal, self._pages, self._live, self._development, self._has_edge = before
 
         return restore
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from ..cache.entry import Content, Entry, HitForMiss
 from ..cache.keyspace import path_tag
+from ..cache.tag_versions import Mode
 from ..cache.task import Failed
 from ..config.origin import Site
 from ..engine import Engine
@@ -28,7 +29,10 @@ def refresh_path(engine: Engine, pages: Pages, path: str, only_if_cached: bool, 
     if not calls and not only_if_cached:
         # The page is not in the cache yet.
         calls.append(functools.partial(_refresh, engine, path, at_path[0], None))
-    return any_of(calls)
+    changed = any_of(calls)
+    # The edges have a page from before the refresh, or an unchanged one with an older lifetime.
+    engine.invalidator.purge_edges([path_tag(at_path[0].path)], Mode.STALE)
+    return changed
 
 
 def is_stored(engine: Engine, pages: Pages, path: str) -> bool:

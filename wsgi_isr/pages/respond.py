@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 NAME = "wsgi-isr"
 
 NOT_MODIFIED = "304 Not Modified"
-# A 304 repeats these headers of the 200 (RFC 9110, 15.4.5), and the cache's own.
+# A 304 repeats these headers of the 200 (RFC 9110, 15.4.5), the cache's own, and those for a CDN: it would keep the
+# lifetime and the tags of its old copy.
 _IN_304 = frozenset(
     {
         *("cache-control", "content-location", "etag", "expires", "last-modified", "vary"),
         *("age", "cache-status", "x-isr"),
+        *("cdn-cache-control", "cloudflare-cdn-cache-control", "surrogate-control"),
+        *("cache-tag", "cdn-tag", "surrogate-key", "xkey"),
     }
 )
+Headers = list[tuple[str, str]]
 #: Labels of pages that are stale, or not proven to be fresh.
 _OLD = frozenset({"STALE", "STALE-IF-ERROR", "DEGRADED"})
 
@@ -110,18 +114,26 @@ class PreparedResponse:
     without asking for invalidations. ``wires`` is for a server, which keeps the bytes of each variant there.
 
     :param looked_up: the time of the last look-up of the entry; by default now.
+    :param finish: returns headers at a time (seconds of Unix time) with the fields for a CDN. A response for a later
+        time needs the same function; ``None`` without a CDN.
     """
 
-    __slots__ = ("_entry", "_made", "_now", "looked_up", "over", "status", "until", "variants", "wires")
+    __slots__ = ("_entry", "_made", "_now", "finish", "looked_up", "over", "status", "until", "variants", "wires")
 
     def __init__(
-        self, entry: Entry, content: Content, now: float, monotonic: float, looked_up: float | None = None
+        self,
+        entry: Entry,
+        content: Content,
+        now: float,
+        monotonic: float,
+        looked_up: float | None = None,
+        finish: Callable[[Headers, float], Headers] | None = None,
     ) -> None:
         self.status = content.status
         self.looked_up = monotonic if looked_up is None else looked_up
         self.wires: dict[Any, Any] = {}
         self.variants: dict[str | None, Variant] = {}
-        self._entry, self._now = entry, now
+        self._entry, self._now, self.finish = entry, now, finish
         self._made: dict[str, Variant] = {}
         over = entry.created + math.floor(entry.age(now)) + 1
         if entry.revalidate is not None:
@@ -136,6 +148,8 @@ class PreparedResponse:
         made = self._made.get(content.etag)
         if made is None:
             headers = headers_of(self._entry, content, "HIT", f"{NAME}; hit", self._now)
+            if self.finish is not None:
+                headers = self.finish(headers, self._now)
             etag = quote_etag(content.etag) if _is_compared(content) else None
             made = self._made[content.etag] = Variant(headers, content.body, etag, _unchanged(headers))
         if len(self.variants) < MAX_VARIANTS and len(accepted or "") <= MAX_CACHED:
