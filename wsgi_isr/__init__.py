@@ -23,8 +23,8 @@ from .errors import (
 )
 from .middleware.isr import ISR
 from .middleware.loading import wrap
+from .middleware.process import invalidate, refresh, replay
 from .pages.draft import disable_draft, enable_draft, is_draft
-from .process import invalidate, refresh, replay
 
 if TYPE_CHECKING:
     from .data.http_session import CachedSession as CachedSession

@@ -16,7 +16,7 @@ from typing import Any
 from .cache import renderer_pool
 from .cache.courier import courier
 from .config import development
-from .process import close_all
+from .middleware.process import close_all
 from .renderers.child_process import fork, wait_for
 from .renderers.supervisor import Watcher, remove_folder
 

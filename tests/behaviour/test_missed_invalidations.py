@@ -13,12 +13,13 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.nodes import RULES, TAGS, Nodes, spread
 from tests.behaviour.origin import Origin, answer
 from tests.behaviour.visitor import Clock
-from wsgi_isr import InvalidationError, invalidate, process, replay
+from wsgi_isr import InvalidationError, invalidate, replay
 from wsgi_isr.cache import journal as module
 from wsgi_isr.cache.invalidation import Invalidator
 from wsgi_isr.cache.journal import Journal, JournalLine
 from wsgi_isr.cache.keyspace import Keyspace, path_tag
 from wsgi_isr.events import Delivered
+from wsgi_isr.middleware import process
 
 #: Distinct paths that a flood writes to.
 POSTS = 10_000

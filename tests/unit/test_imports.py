@@ -28,7 +28,6 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"observe", "sessions"}),
     frozenset({"engine"}),
     frozenset({"middleware"}),
-    frozenset({"process"}),
     frozenset({"renderers", "prerender"}),
     frozenset({"servers"}),
     frozenset({"gunicorn", "testing"}),

@@ -479,7 +479,7 @@ def test_a_management_command_keeps_data_under_the_release_of_the_servers(tmp_pa
     command = (
         "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'mysite.settings'\n"
         "import django; django.setup()\n"
-        "from wsgi_isr.process import _begin_alone; from wsgi_isr.config.wrapping import configured\n"
+        "from wsgi_isr.middleware.process import _begin_alone; from wsgi_isr.config.wrapping import configured\n"
         "c = configured(None, None, {}, ''); print(c.settings.release, c.folder)"
     )
     assert django_release(tmp_path, command) == django_release(tmp_path)

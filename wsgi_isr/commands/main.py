@@ -14,7 +14,7 @@ import click
 
 from ..config.settings import Config, Settings
 from ..errors import ConfigError, StoreError
-from ..process import invalidate, replay
+from ..middleware.process import invalidate, replay
 from ..stores import open_store
 from ..stores.base import Store
 from .common import reported, say, url_option

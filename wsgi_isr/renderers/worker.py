@@ -23,7 +23,7 @@ from ..cache.renderer_pool import ACCEPTED, MAX_JOB, encode
 from ..cache.task import unpack
 from ..config.wrapping import APP_DIGEST_BYTES
 from ..middleware.isr import ISR
-from ..process import close_all
+from ..middleware.process import close_all
 from .child_process import StopSignal
 
 #: Seconds between two checks for events without a signal: the end of the parent, a renderer that hangs.

@@ -12,27 +12,27 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .cache.app_records import Registry
-from .cache.invalidation import Invalidator, Receipt, check_mode, tag_names
-from .cache.journal import journal_for
-from .config.development import development_of
-from .config.identity import module_name
-from .config.loading import load
-from .config.settings import Config
-from .config.source import state_folder
-from .config.wrapping import configured
-from .data.active_engine import request_engine, set_engine_lookup
-from .engine import Engine
-from .errors import ConfigError, InvalidationError, StoreError
-from .events import Events
-from .middleware.edge import edges_for
-from .middleware.isr import ISR
-from .middleware.on_demand import any_of
-from .middleware.runtime import runtime
-from .observe.log import log_events
-from .stores import open_store
-from .stores.base import Store
-from .stores.null import NullStore
+from ..cache.app_records import Registry
+from ..cache.invalidation import Invalidator, Receipt, check_mode, tag_names
+from ..cache.journal import journal_for
+from ..config.development import development_of
+from ..config.identity import module_name
+from ..config.loading import load
+from ..config.settings import Config
+from ..config.source import state_folder
+from ..config.wrapping import configured
+from ..data.active_engine import request_engine, set_engine_lookup
+from ..engine import Engine
+from ..errors import ConfigError, InvalidationError, StoreError
+from ..events import Events
+from ..observe.log import log_events
+from ..stores import open_store
+from ..stores.base import Store
+from ..stores.null import NullStore
+from .edge import edges_for
+from .isr import ISR
+from .on_demand import any_of
+from .runtime import runtime
 
 if TYPE_CHECKING:
     from typing import TypeGuard
