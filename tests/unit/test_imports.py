@@ -29,6 +29,7 @@ ORDER: tuple[frozenset[str], ...] = (
     frozenset({"middleware"}),
     frozenset({"process"}),
     frozenset({"renderers", "prerender"}),
+    frozenset({"servers"}),
     frozenset({"gunicorn", "testing"}),
     frozenset({"commands"}),
     frozenset({""}),

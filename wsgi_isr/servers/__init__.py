@@ -1,0 +1,1 @@
+"""Servers: their hooks, and workers that answer hits themselves."""
