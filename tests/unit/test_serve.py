@@ -156,8 +156,8 @@ def test_a_misspelt_variable_is_found_before_the_server_starts(
 def test_without_an_app_it_shows_how_to_call_it(serve: Callable[..., Result]) -> None:
     bare, asked = serve(), serve("--help")
     assert (bare.exit_code, asked.exit_code) == (2, 0)
-    assert "MODULE:APP [GUNICORN OPTIONS]" in bare.output
-    assert "MODULE:APP [GUNICORN OPTIONS]" in asked.output
+    assert "MODULE:APP [SERVER OPTIONS]" in bare.output
+    assert "MODULE:APP [SERVER OPTIONS]" in asked.output
 
 
 def test_an_app_without_an_isr_is_wrapped_and_another_is_served_as_it_is(

@@ -32,7 +32,7 @@ _EXPRESSION = "wsgi_isr.middleware.loading:app_to_serve('%s')"
 @click.option(
     "--server", type=click.Choice(["gunicorn", "granian"]), default="gunicorn", help="The server; gunicorn by default."
 )
-@click.argument("arguments", metavar="MODULE:APP [OPTIONS OF THE SERVER]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("arguments", metavar="MODULE:APP [SERVER OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
 def serve_command(context: click.Context, server: str, arguments: tuple[str, ...]) -> None:
     """Run gunicorn or granian with renderer processes.

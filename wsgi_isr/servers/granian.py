@@ -44,7 +44,7 @@ DEFAULTS: dict[str, Any] = {
     "respawn_failed_workers": True,
     # gunicorn's graceful_timeout. Without one, a request that hangs delays the stop for ever.
     "workers_kill_timeout": 30,
-    # granian's default is half the backlog, 512 threads, which share one lock of the interpreter. It advises this number.
+    # granian's default is half the backlog: 512 threads, which wait for one lock of the interpreter.
     "blocking_threads": 2 * multiprocessing.cpu_count() + 1,
 }
 _VARIABLES = "GRANIAN"
@@ -157,7 +157,7 @@ def close_listeners() -> None:
 
 def main() -> None:
     """Run granian's command line with this module's server."""
-    cli.Server = Server  # type: ignore[misc]
+    cli.Server = Server  # type: ignore[attr-defined]
     cli.cli(prog_name="granian", auto_envvar_prefix=_VARIABLES, default_map=DEFAULTS)
 
 

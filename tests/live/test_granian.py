@@ -1,0 +1,442 @@
+"""granian by ``wsgi-isr serve``: renderer processes, drain, reload, and the end of each kind of process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from cluster.chaos.workload.tethered import FROM_OUTSIDE
+from cluster.parts import processes
+from tests.live.support.awaited import renewed, stale, warnings
+from tests.live.support.granian import PROGRAM, Granian
+from tests.live.support.origin import Origin
+from tests.live.support.server import ROOT, SUPERVISOR, WATCHER
+from tests.live.support.visitor import HOST, Crowd, ask
+from tests.live.support.waiting import until
+from tests.live.support.windows import check_one_render_in_each
+from wsgi_isr import invalidate
+
+REVALIDATE = 0.5
+NICENESS = 10
+#: Seconds in which an orphaned process notices the end of its parent, on a busy machine.
+ORPHANED = 5.0
+#: The options of a server whose workers render in the background themselves.
+IN_WORKERS = {"WSGI_ISR_BACKGROUND": "threads"}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return the folder of the server's sockets. The test's own folder may have too long a path."""
+    made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def env(origin: Origin, store: str, folder: Path) -> dict[str, str]:
+    return {**origin.env, "WSGI_ISR_STORE": store, "WSGI_ISR_REVALIDATE": f"{REVALIDATE:g}", "TMPDIR": str(folder)}
+
+
+# Where renders run -------------------------------------------------------------------------------------
+
+
+def test_workers_share_one_render_in_each_window_and_a_renderer_makes_it(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    with Granian(tmp_path / "log", {**env, "LIVE_SLOW": "0.2"}) as server:
+        (renderer,) = until(server.renderers, "a renderer")
+        workers = server.workers()
+        cold = ask(server.port)
+        with Crowd([server.port], clients=16) as crowd:
+            until(lambda: len(origin.renders()) > 4, "four windows")
+            for verdict, worker in product(("HIT", "STALE"), workers):
+                until(partial(crowd.answered_by, worker, verdict), f"a {verdict} by worker {worker}")
+        renders = origin.settled()
+        assert [name for name in processes.open_files(server.pid) if "pages.sqlite3" in name] == []
+        assert os.getpriority(os.PRIO_PROCESS, renderer) == os.getpriority(os.PRIO_PROCESS, workers[0]) + NICENESS
+        assert server.stop() == 0
+        assert server.left() == []
+        assert server.complaints() == []
+    assert (cold.verdict, renders[0].pid) == ("MISS", cold.page["pid"])
+    assert renders[0].pid in workers, "a visitor who waits is served by the process that answers"
+    assert {render.pid for render in renders[1:]} == {renderer}
+    assert crowd.errors() == []
+    assert {answer.verdict for answer in crowd.answers} <= {"HIT", "STALE"}
+    check_one_render_in_each(renders, crowd.answers, REVALIDATE)
+    assert list(folder.iterdir()) == [], "the folder of the sockets is still there"
+
+
+def test_an_app_without_isr_is_wrapped_and_options_are_granian_s(
+    env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    socket_path = folder / "granian.sock"
+    arguments = ["--uds", str(socket_path), "--access-log", "--url-path-prefix", "/shop"]
+    app = "tests.live.support.origin:origin"
+    with Granian(tmp_path / "log", env, app, workers=1, arguments=arguments, is_asked=False) as server:
+        command = ["curl", "-si", "--unix-socket", str(socket_path), "http://live.test/shop/tea"]
+        until(socket_path.exists, "the socket")
+        cold, warm = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
+        assert "x-isr: MISS" in cold
+        assert "x-isr: HIT" in warm
+        assert '"path": "/tea"' in warm
+        assert warnings(server, '"GET /shop/tea HTTP/1.1" 200') == 2
+        assert until(server.renderers, "a renderer")
+        assert server.stop() == 0
+        assert server.left() == []
+        assert not socket_path.exists()
+
+
+def test_a_factory_in_another_folder_is_called_by_workers_and_renderers(
+    env: Mapping[str, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    (place / "made.py").write_text("def create():\n    from tests.live.support.measured import application as app\n    return app\n")
+    arguments = ["--factory", "--working-dir", str(place)]
+    with Granian(tmp_path / "log", env, "made:create", workers=1, arguments=arguments) as server:
+        ask(server.port)
+        until(server.renderers, "a renderer")
+        assert renewed(server, "/", stale(server)).page["pid"] in server.renderers()
+        assert server.stop() == 0
+        assert server.complaints() == []
+
+
+def test_an_invalidation_by_another_process_is_seen_by_all_workers(
+    origin: Origin, env: Mapping[str, str], store: str, tmp_path: Path
+) -> None:
+    with Granian(tmp_path / "log", {**env, "WSGI_ISR_REVALIDATE": "3600", "WSGI_ISR_COHERENCE": "0"}) as server:
+        with Crowd([server.port], clients=8) as crowd:
+            for worker in server.workers():
+                until(partial(crowd.answered_by, worker, "HIT"), f"a hit by {worker}")
+            invalidate(paths=["/"], store=store)
+            done = time.monotonic()
+            until(lambda: len(origin.settled()) == 2, "another render")
+            new = origin.renders()[1].name
+            for worker in server.workers():
+                found = partial(crowd.first, lambda answer, worker=worker: answer.worker == worker and answer.render == new)
+                until(found, f"the new page by {worker}")
+        assert [answer.render for answer in crowd.answers if answer.entered > done and answer.render != new] == []
+        assert crowd.errors() == []
+        assert server.stop() == 0
+
+
+# Renderers and workers that end ------------------------------------------------------------------------
+
+
+def test_a_renderer_that_is_killed_in_a_render_is_replaced_and_no_visitor_sees_it(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    with Granian(tmp_path / "log", {**env, "WSGI_ISR_RENDER_TIMEOUT": "3"}) as server:
+        old = ask(server.port)
+        origin.hold()
+        with Crowd([server.port], clients=8) as crowd:
+            victim = origin.held()
+            assert victim in server.renderers()
+            server.kill(victim)
+            (successor,) = until(lambda: [pid for pid in server.renderers() if pid != victim], "another renderer")
+            origin.release()
+            new = until(lambda: crowd.first(lambda answer: answer.render != old.render), "a new page")
+        assert server.stop() == 0
+        assert warnings(server, "a renderer process was killed by signal 9") == 1
+    assert crowd.errors() == []
+    assert new.page["pid"] == successor
+
+
+def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    with Granian(tmp_path / "log", env) as server:
+        ask(server.port)
+        victim, other = server.workers()
+        with Crowd([server.port], clients=4) as crowd:
+            until(partial(crowd.answered_by, other), "an answer")
+            with crowd.quiet():
+                server.kill(victim)
+            until(lambda: len({*server.workers()} - {victim}) == 2, "another worker")
+            (new,) = {*server.workers()} - {victim, other}
+            until(partial(crowd.answered_by, new, "HIT"), "a hit by the new worker")
+        assert crowd.errors() == []
+        assert other in server.workers()
+        assert server.stop() == 0
+        assert server.left() == []
+
+
+def test_without_a_watcher_threads_render_until_the_next_worker_starts(env: Mapping[str, str], tmp_path: Path) -> None:
+    with Granian(tmp_path / "log", env, workers=1) as server:
+        ask(server.port)
+        beside = until(server.renderers, "a renderer") + server.called(SUPERVISOR)
+        (watcher,) = server.called(WATCHER)
+        server.kill(watcher)
+        until(lambda: not {*server.left()} & {*beside}, "the end of renderers without a watcher", ORPHANED)
+        assert renewed(server, "/", stale(server)).page["pid"] in server.workers()
+        server.signal(signal.SIGHUP)
+        (renderer,) = until(server.renderers, "a renderer")
+        until(lambda: renewed(server, "/", stale(server)).page["pid"] == renderer, "a page by the renderer")
+        (worker,) = server.workers()
+        server.kill(server.called(WATCHER)[0])
+        until(lambda: renderer not in server.left(), "the end of the renderer", ORPHANED)
+        server.kill(worker)
+        until(lambda: server.workers() not in ([], [worker]), "another worker")
+        (renderer,) = until(server.renderers, "a renderer of the new worker")
+        server.wait_for_workers()
+        until(lambda: renewed(server, "/", stale(server)).page["pid"] == renderer, "a page by the renderer")
+        assert server.stop() == 0
+        assert server.left() == []
+
+
+# The end of the server ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("renders_in", ["renderer", "worker"])
+def test_a_server_that_is_asked_to_stop_finishes_and_stores_the_page_it_renders(
+    renders_in: str, origin: Origin, env: dict[str, str], tmp_path: Path
+) -> None:
+    if renders_in == "worker":
+        env |= IN_WORKERS
+    with Granian(tmp_path / "log", env, workers=1) as server:
+        ask(server.port)
+        origin.hold()
+        stale(server)
+        process = origin.held()
+        assert (process in server.workers()) == (renders_in == "worker")
+        server.signal(signal.SIGTERM)
+        until(lambda: warnings(server, "Shutting down granian"), "the stop")
+        time.sleep(1)  # longer than an idle process takes
+        assert processes.look_at(process) is not None, "the process did not wait for its render"
+        origin.release()
+        assert server.wait() == 0
+        assert server.left() == []
+        assert server.complaints() == []
+    _, new = origin.settled()
+    assert new.ended is not None
+    with Granian(tmp_path / "log", env, workers=1) as server:
+        assert ask(server.port).render == new.name, "the page that was rendered during the stop is not in the store"
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("renders_in", ["renderer", "worker"])
+def test_past_the_drain_deadline_a_server_stops_in_the_middle_of_a_render(
+    renders_in: str, origin: Origin, env: dict[str, str], tmp_path: Path
+) -> None:
+    env |= {"WSGI_ISR_DRAIN_TIMEOUT": "1", **(IN_WORKERS if renders_in == "worker" else {})}
+    with Granian(tmp_path / "log", env, workers=1) as server:
+        ask(server.port)
+        origin.hold()
+        stale(server)
+        origin.held()
+        asked = time.monotonic()
+        assert server.stop() == 0
+        # Well below the default drain (10 s) and granian's own deadline (30 s): our deadline has ended it.
+        assert 1.0 <= time.monotonic() - asked < 7
+        assert server.left() == []
+
+
+def test_the_deadline_of_granian_ends_a_worker_before_its_drain_does(
+    origin: Origin, env: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["--workers-kill-timeout", "1"]
+    with Granian(tmp_path / "log", {**env, **IN_WORKERS}, workers=1, arguments=arguments) as server:
+        ask(server.port)
+        origin.hold()
+        stale(server)
+        origin.held()
+        asked = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - asked < 7  # the drain lasts 10 s
+        assert server.left() == []
+        assert warnings(server, "Killing worker-1") == 1
+
+
+def test_a_request_in_progress_is_answered_before_the_worker_drains(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    with Granian(tmp_path / "log", env, workers=1) as server:
+        origin.hold()
+        with Crowd([server.port], clients=1, rounds=1) as crowd:
+            origin.held()
+            server.signal(signal.SIGTERM)
+            until(lambda: warnings(server, "Shutting down granian"), "the stop")
+            origin.release()
+        assert server.wait() == 0
+        assert [answer.verdict for answer in crowd.answers] == ["MISS"]
+        assert server.complaints() == []
+
+
+def test_a_main_process_that_is_killed_leaves_no_process_and_no_folder(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    with Granian(tmp_path / "log", {**env, "WSGI_ISR_DRAIN_TIMEOUT": "1"}) as server:
+        ask(server.port)
+        until(server.renderers, "a renderer")
+        origin.hold()
+        stale(server)
+        origin.held()
+        os.kill(server.pid, signal.SIGKILL)
+        until(lambda: server.left() == [], "the end of all processes", ORPHANED)
+        assert list(folder.iterdir()) == []
+
+
+def test_a_signal_to_all_processes_at_once_is_no_trouble(env: Mapping[str, str], tmp_path: Path, folder: Path) -> None:
+    # Ctrl-C in a terminal.
+    with Granian(tmp_path / "log", env) as server:
+        ask(server.port)
+        until(server.renderers, "a renderer")
+        server.wait_for_workers()
+        for pid in server.left():
+            with suppress(ProcessLookupError):  # it has ended with one that was told before it
+                os.kill(pid, signal.SIGINT)
+        assert server.wait() == 0
+        assert server.left() == []
+        assert list(folder.iterdir()) == []
+
+
+SLOW = """
+import os, time
+open(f"importing-{os.getpid()}", "w").close()
+while os.path.exists("slow"):
+    time.sleep(0.01)
+from tests.live.support.measured import application
+"""
+
+
+def test_a_stop_while_the_workers_import_the_app_is_not_lost(
+    env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "slowly.py").write_text(SLOW)
+    with Granian(tmp_path / "log", env, "slowly", workers=1, directory=tmp_path) as server:
+        (tmp_path / "slow").touch()
+        server.signal(signal.SIGHUP)
+        until(lambda: len(server.workers()) == 2, "a new worker")
+        (new,) = [pid for pid in server.workers() if not processes.catches(pid, signal.SIGHUP)][-1:]
+        until((tmp_path / f"importing-{new}").exists, "its import")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.left() == []
+        assert list(folder.iterdir()) == []
+
+
+# Reload ------------------------------------------------------------------------------------------------
+
+VERSIONED = """
+import json, os, time
+from wsgi_isr import ISR
+from tests.live.support.origin import origin
+
+def app(environ, start_response):
+    body = json.loads(b"".join(origin(environ, lambda status, headers: None)))
+    start_response("200 OK", [])
+    return [json.dumps({**body, "version": VERSION}).encode()]
+
+VERSION = 1
+application = ISR(app)
+"""
+
+
+def test_a_reload_brings_the_new_code_to_workers_and_renderers_and_loses_no_render(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    module = tmp_path / "versioned.py"
+    module.write_text(VERSIONED)
+    # One release: visitors of the new code see renders of the old code.
+    env = {**env, "WSGI_ISR_RELEASE": "one"}
+    with Granian(tmp_path / "log", env, "versioned:application", directory=tmp_path) as server:
+        before = server.workers()
+        ask(server.port)
+        (old_renderer,) = until(server.renderers, "a renderer")
+        origin.hold()
+        old = stale(server)
+        assert origin.held() == old_renderer
+        module.write_text(VERSIONED.replace("VERSION = 1", "VERSION = 2"))
+        os.utime(module, (time.time() + 10,) * 2)  # the compiled one is older by any clock
+        server.signal(signal.SIGHUP)
+        until(lambda: len(server.called(WATCHER)) == 2, "another watcher")
+        (new_renderer,) = until(lambda: [pid for pid in server.renderers() if pid != old_renderer], "a new renderer")
+        origin.release()
+        until(lambda: not {*server.workers()} & {*before}, "the end of the old workers")
+        server.wait_for_workers()
+        finished = renewed(server, "/", old)
+        until(lambda: server.renderers() == [new_renderer], "the end of the old renderer")
+        until(lambda: ask(server.port).page["version"] == 2, "a page by the new code")
+        assert renewed(server, "/", stale(server)).page["pid"] == new_renderer
+        assert server.stop() == 0
+        assert server.left() == []
+        assert server.complaints() == []
+    assert origin.settled()[1].pid == old_renderer
+    assert origin.settled()[1].ended is not None
+    assert finished.status == 200
+
+
+def test_watchers_of_earlier_reloads_are_collected(env: Mapping[str, str], tmp_path: Path) -> None:
+    with Granian(tmp_path / "log", env, workers=1) as server:
+        for turn in range(3):
+            (watcher,) = until(lambda: server.called(WATCHER), "a watcher")
+            until(server.renderers, "a renderer")
+            server.wait_for_workers()
+            (worker,) = server.workers()
+            server.signal(signal.SIGHUP)
+            until(lambda worker=worker: len(server.workers()) == 1 and server.workers() != [worker], f"reload {turn}")
+            until(lambda watcher=watcher: server.called(WATCHER) not in ([], [watcher]), "another watcher")
+            until(lambda watcher=watcher: watcher not in server.called(WATCHER), "the end of the old watcher")
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        assert len(children) <= 3, "a worker, a watcher, and at most the last watcher that ended"
+        assert server.stop() == 0
+
+
+# Errors at the start -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["broken:app"], "broken:app: does not import: KeyError: 'DATABASE'"),
+        (["broken:app", "--workers", "no"], "Invalid value for '--workers'"),
+    ],
+)
+def test_an_error_at_the_start_is_one_line(
+    arguments: list[str], words: str, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import os\nos.environ['DATABASE']\n")
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(FROM_OUTSIDE)}
+    done = subprocess.run(
+        [sys.executable, *PROGRAM, "--host", HOST, *arguments],
+        cwd=tmp_path,
+        env={**outside, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+ONLY_ONCE = """
+import os
+if os.getpid() != int(open("first").read()):
+    raise RuntimeError("not here")
+from tests.live.support.measured import application
+"""
+
+
+def test_an_app_that_fails_only_in_the_workers_ends_the_server_and_leaves_no_process(
+    env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
+    (tmp_path / "once.py").write_text(ONLY_ONCE.replace('int(open("first").read())', "os.getpgid(0)"))
+    server = Granian(tmp_path / "log", env, "once:application", workers=1, directory=tmp_path)
+    with pytest.raises(AssertionError, match="ended"), server:
+        pass
+    assert server.left() == []
+    assert list(folder.iterdir()) == []
