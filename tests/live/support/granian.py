@@ -29,17 +29,19 @@ class _Granian(_Process):
         Part.launch(self)  # granian binds its port itself
 
     def has_all_workers(self) -> bool:
-        """Return whether all workers are there, and each listens.
+        """Return whether all workers are there, and each serves.
 
-        A worker inherits handlers of SIGTERM and SIGHUP. It drops both before it imports the app, and handles SIGTERM
-        again once it serves.
+        A worker inherits handlers of SIGTERM and SIGHUP. It drops both before it imports the app. It handles SIGTERM
+        again, and then starts the threads that serve. A SIGTERM in between is lost.
         """
         workers = self.workers()
         try:
             serving = [
                 pid
                 for pid in workers
-                if processes.catches(pid, signal.SIGTERM) and not processes.catches(pid, signal.SIGHUP)
+                if processes.catches(pid, signal.SIGTERM)
+                and not processes.catches(pid, signal.SIGHUP)
+                and any(name.startswith("tokio") for name in processes.thread_names(pid))
             ]
         except (FileNotFoundError, ProcessLookupError):  # it ended just now
             return False
@@ -63,6 +65,14 @@ class Granian(Gunicorn):
     ) -> None:
         self.log = log
         # Between two workers of a reload, seconds.
-        options = [target, "--respawn-interval", "0.2", "--blocking-threads", "8", *arguments]
+        options = [target, "--respawn-interval", "0.2", *arguments]
         self._process = _Granian(log, options, directory, workers, env, program, True, is_asked)
         self.port = self._process.port
+
+    def complaints(self) -> list[str]:
+        """Return the lines of the log that mark errors or warnings.
+
+        granian has two threads that wait for a worker. If the wrong one collects the exit code, granian reports that it
+        kills a worker that has already ended.
+        """
+        return [line for line in super().complaints() if "after it refused to gracefully stop" not in line]
