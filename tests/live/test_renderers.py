@@ -18,7 +18,7 @@ from cluster.parts import processes
 from tests.live.support.awaited import renewed, stale, warnings
 from tests.live.support.origin import Origin
 from tests.live.support.server import ROOT, SUPERVISOR, WATCHER, Gunicorn
-from tests.live.support.visitor import Crowd, ask
+from tests.live.support.visitor import Answer, Crowd, ask
 from tests.live.support.waiting import until
 from tests.live.support.windows import check_one_render_in_each
 
