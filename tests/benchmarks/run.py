@@ -32,6 +32,7 @@ BENCHMARKS = {
     "invalidate": "invalidation",
     "tags": "tags",
     "gunicorn": "under_gunicorn",
+    "granian": "under_granian",
     "visitors": "visitors",
     "posts": "posts",
     "node-down": "node_down",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,18 +30,11 @@ class _Granian(_Process):
     def has_all_workers(self) -> bool:
         """Return whether all workers are there, and each serves.
 
-        A worker inherits handlers of SIGTERM and SIGHUP. It drops both before it imports the app. It handles SIGTERM
-        again, and then starts the threads that serve. A SIGTERM in between is lost.
+        A worker handles SIGTERM before it starts the threads that serve. A SIGTERM in between would be lost.
         """
         workers = self.workers()
         try:
-            serving = [
-                pid
-                for pid in workers
-                if processes.catches(pid, signal.SIGTERM)
-                and not processes.catches(pid, signal.SIGHUP)
-                and any(name.startswith("tokio") for name in processes.thread_names(pid))
-            ]
+            serving = [pid for pid in workers if any(name.startswith("tokio") for name in processes.thread_names(pid))]
         except (FileNotFoundError, ProcessLookupError):  # it ended just now
             return False
         return len(serving) == len(workers) == self._workers
