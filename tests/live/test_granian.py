@@ -112,6 +112,27 @@ def test_a_factory_in_another_folder_is_called_by_workers_and_renderers(env: Map
         assert server.complaints() == []
 
 
+#: granian where workers are started afresh, as on macOS.
+SPAWNING = """
+import multiprocessing
+multiprocessing.set_start_method("spawn")
+from wsgi_isr.servers.granian import main
+main()
+"""
+
+
+def test_workers_that_are_spawned_find_the_renderers_and_drain(
+    origin: Origin, env: Mapping[str, str], tmp_path: Path
+) -> None:
+    with Granian(tmp_path / "log", env, program=("-c", SPAWNING)) as server:
+        ask(server.port)
+        until(server.renderers, "a renderer")
+        assert renewed(server, "/", stale(server)).page["pid"] in server.renderers()
+        assert server.stop() == 0
+        assert server.left() == []
+        assert server.complaints() == []
+
+
 def test_an_invalidation_by_another_process_is_seen_by_all_workers(
     origin: Origin, env: Mapping[str, str], store: str, tmp_path: Path
 ) -> None:

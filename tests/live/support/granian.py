@@ -27,6 +27,10 @@ class _Granian(_Process):
     def launch(self) -> None:
         Part.launch(self)  # granian binds its port itself
 
+    def workers(self) -> list[int]:
+        """Return the process ids of the live workers, in order; multiprocessing has a child of its own at times."""
+        return [pid for pid in super().workers() if "resource_tracker" not in processes.command_line(pid)]
+
     def has_all_workers(self) -> bool:
         """Return whether all workers are there, and each serves.
 

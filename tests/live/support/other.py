@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -56,6 +57,9 @@ class Other(Part):
             self._arguments += ["--need-app", "--die-on-term"]
 
     def command(self) -> Sequence[str]:
+        needed = "pyuwsgi" if self.name.startswith("uwsgi") else self.name
+        if find_spec(needed) is None:
+            raise CannotStart(f"{needed} is missing: pip install '.[dev]'")
         return [sys.executable, *self._arguments]
 
     def environment(self) -> Mapping[str, str]:
