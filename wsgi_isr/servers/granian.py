@@ -16,12 +16,14 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
-from granian import cli
+from granian import _signals, cli
 from granian.constants import Interfaces
 from granian.server.mp import MPServer, WorkerProcess
 
@@ -48,6 +50,8 @@ DEFAULTS: dict[str, Any] = {
     "blocking_threads": 2 * multiprocessing.cpu_count() + 1,
 }
 _VARIABLES = "GRANIAN"
+#: The signals that end a worker.
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 #: The order of multiprocessing's finalizers: the drain comes before those of other code.
 _FIRST = 1000
 
@@ -89,6 +93,7 @@ class _App:
         # ones after the import.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        _signals.set_main_signals = _handle_in_any_thread
         # A main process that was killed cannot stop its workers.
         die_with(self._main, by=signal.SIGTERM)
         # multiprocessing ends a worker without atexit. Requests in progress have been answered by then.
@@ -99,6 +104,29 @@ class _App:
     def load(self) -> WSGIApplication:
         """Return the app, for renderers."""
         return app_to_serve(self._target)
+
+
+def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], _reload: object = None) -> None:
+    """Set granian's handler for the end of a worker, and call it whichever thread gets the signal.
+
+    A worker often gets two signals at once: Ctrl-C in a terminal and systemd reach all processes, and the main process
+    stops its workers as well. The kernel may give both to a thread of granian's own. The main thread, where Python
+    runs handlers, is then not woken and waits for ever. A byte on a socket wakes another thread instead.
+    """
+    hear, tell = socket.socketpair()
+    tell.setblocking(False)
+    signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    for number in _ENDING:
+        signal.signal(number, lambda *_: None)  # without a handler of Python there is no byte
+
+    def wait(hear: socket.socket, _tell: socket.socket) -> None:
+        while (number := hear.recv(1)[0]) not in _ENDING:
+            pass
+        interrupt(number, None)
+        while hear.recv(64):  # later signals change nothing
+            pass
+
+    threading.Thread(target=wait, args=(hear, tell), name="wsgi-isr-signals", daemon=True).start()
 
 
 class Server(MPServer):
