@@ -37,7 +37,7 @@ PRELUDE = Path(__file__).with_name("prelude.py")
 #: The pages whose blocks run.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REASON = re.compile(r"<!-- not run: (?P<reason>[^\n]+) -->\n\s*\Z")
-SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|flask .*\brun\b|memcached)\b")
+SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|uwsgi|waitress-serve|flask .*\brun\b|memcached)\b")
 #: Ports on the pages, in ascending order. The free ports in their place have the same order: nodes are listed by name.
 SHOWN = ("5000", "8000", "8001", "8002", "8003", "8080", "11211", "11212", "11213")
 PORTS = re.compile(rf"\b({'|'.join(SHOWN)})\b")

@@ -179,7 +179,7 @@ class Settings:
     background: str = o.option(
         "auto",
         o.choice("auto", "threads"),
-        "where stale pages are rendered: in renderer processes where the gunicorn hooks are loaded (in threads "
+        "where stale pages are rendered: in renderer processes under gunicorn's hooks and granian (in threads "
         "elsewhere), or always in threads of the process that serves",
         "auto",
     )

@@ -152,7 +152,9 @@ class Server(MPServer):
             else:
                 self._renderers.begin()
         except OSError as error:
-            _log.warning("no new renderer processes (%s)", error)
+            _log.warning(
+                "no new renderer processes (%s): pages are rendered in threads of the workers meanwhile", error
+            )
         self._app.folder = renderer_pool.folder
 
     def _spawn_worker(self, *arguments: Any, **options: Any) -> WorkerProcess:
