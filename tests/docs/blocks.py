@@ -140,7 +140,7 @@ class Desk:
         )
 
     def _serve(self, command: str) -> None:
-        given = re.search(r"(?:--bind|--port|-p)[ =](?:\S*:)?(\d+)", command)
+        given = re.search(r"(?:--bind|--port|-p|--http-socket|--listen)[ =](?:\S*:)?(\d+)", command)
         is_flask = "flask " in command
         shown = given[1] if given else "5000" if is_flask else "8000"
         if not given:

@@ -152,9 +152,7 @@ class Server(MPServer):
             else:
                 self._renderers.begin()
         except OSError as error:
-            _log.warning(
-                "no new renderer processes (%s): pages are rendered in threads of the workers meanwhile", error
-            )
+            _log.warning("no renderer processes (%s): pages are rendered in threads of the workers", error)
         self._app.folder = renderer_pool.folder
 
     def _spawn_worker(self, *arguments: Any, **options: Any) -> WorkerProcess:
