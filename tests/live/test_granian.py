@@ -25,6 +25,7 @@ from tests.live.support.server import ROOT, SUPERVISOR, WATCHER
 from tests.live.support.visitor import HOST, Crowd, ask
 from tests.live.support.waiting import until
 from tests.live.support.windows import check_one_render_in_each
+from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
 
 REVALIDATE = 0.5
@@ -150,6 +151,23 @@ def test_an_invalidation_by_another_process_is_seen_by_all_workers(
         assert [answer.render for answer in crowd.answers if answer.entered > done and answer.render != new] == []
         assert crowd.errors() == []
         assert server.stop() == 0
+
+
+def test_a_worker_delivers_what_the_journal_keeps_once_the_node_is_back(env: Mapping[str, str], tmp_path: Path) -> None:
+    node, journal = Memcached(), tmp_path / "journal"
+    env = {**env, "WSGI_ISR_STORE": f"memcached://{node.name}", "WSGI_ISR_JOURNAL": str(journal)}
+    try:
+        with Granian(tmp_path / "log", env, workers=1) as server:
+            ask(server.port)
+            node.kill()
+            assert ask(server.port, method="POST").status == 200  # it invalidates its own URL
+            until(lambda: journal.exists() and journal.stat().st_size, "a line in the journal")
+            node.start()
+            until(lambda: not journal.exists() or not journal.stat().st_size, "an empty journal")
+            assert server.stop() == 0
+            assert server.left() == []
+    finally:
+        node.kill()
 
 
 # Renderers and workers that end ------------------------------------------------------------------------

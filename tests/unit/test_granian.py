@@ -11,10 +11,9 @@ import pytest
 from granian.constants import Interfaces
 from granian.server.mp import MPServer
 
+from tests.live.support.waiting import until
 from wsgi_isr.renderers.child_process import fork, status_of
 from wsgi_isr.servers.granian import Server, close_listeners, parse
-
-from ..live.support.waiting import until
 
 
 @pytest.fixture(autouse=True)

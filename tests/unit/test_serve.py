@@ -217,6 +217,15 @@ def test_an_error_under_granian_is_one_line(
     assert words in refusal_of(serve("--server", "granian", *arguments))
 
 
+def test_an_app_that_may_need_files_of_variables_is_not_imported_before_granian_reads_them(
+    serve: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import os\nos.environ['DATABASE']\n")
+    (tmp_path / "variables").write_text("DATABASE=here\n")
+    options = ["broken:app", "--env-files", "variables"]
+    assert command_of(serve("--server", "granian", *options)) == [*GRANIAN, *options]
+
+
 def test_granian_s_variables_are_read(serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRANIAN_INTERFACE", "rsgi")
     assert "--interface rsgi is not WSGI" in refusal_of(serve("--server", "granian", "plain:app"))

@@ -83,8 +83,9 @@ def granian_command_for(arguments: tuple[str, ...]) -> list[str]:
     from ..servers.granian import parse, target_of
 
     given = parse(arguments)
-    with _where_the_app_is(None, str((given["working_dir"] or Path()).resolve()), ""):
-        _check(target_of(given["app"], given["factory"]))
+    if not given["env_files"]:  # granian reads them later, and the app may need them
+        with _where_the_app_is(None, str((given["working_dir"] or Path()).resolve()), ""):
+            _check(target_of(given["app"], given["factory"]))
     return [sys.executable, "-m", "wsgi_isr.servers.granian", *arguments]
 
 
