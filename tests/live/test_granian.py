@@ -211,6 +211,31 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
         assert server.left() == []
 
 
+FORKING = """
+import json, multiprocessing, os, time
+
+def app(environ, start_response):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    os.kill(child.pid, 15)  # the child has inherited the worker's handlers and its socket
+    time.sleep(0.2)
+    child.kill()
+    child.join()
+    start_response("200 OK", [("Cache-Control", "no-store")])
+    return [json.dumps({"pid": os.getpid()}).encode()]
+"""
+
+
+def test_a_signal_to_a_child_of_the_app_does_not_end_the_worker(env: Mapping[str, str], tmp_path: Path) -> None:
+    (tmp_path / "forking.py").write_text(FORKING)
+    with Granian(tmp_path / "log", env, "forking:app", workers=1, directory=tmp_path, is_asked=False) as server:
+        (worker,) = server.workers()
+        assert [ask(server.port, f"/{number}").page["pid"] for number in range(4)] == [worker] * 4
+        assert server.stop() == 0
+        assert server.left() == []
+        assert warnings(server, "Unexpected exit") == 0
+
+
 def test_without_a_watcher_threads_render_until_the_next_worker_starts(env: Mapping[str, str], tmp_path: Path) -> None:
     with Granian(tmp_path / "log", env, workers=1) as server:
         ask(server.port)

@@ -17,6 +17,7 @@ import signal
 import socket
 import stat
 import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.util import Finalize
 from types import FrameType
@@ -52,6 +53,8 @@ DEFAULTS: dict[str, Any] = {
 _VARIABLES = "GRANIAN"
 #: The signals that end a worker.
 _ENDING = (signal.SIGINT, signal.SIGTERM)
+#: A signal that does nothing but end a system call of the main thread; how often it is sent, and after which pauses.
+_WAKING, _NUDGES, _BETWEEN = signal.SIGURG, 20, 0.05
 #: The order of multiprocessing's finalizers: the drain comes before those of other code.
 _FIRST = 1000
 
@@ -107,26 +110,38 @@ class _App:
 
 
 def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], _reload: object = None) -> None:
-    """Set granian's handler for the end of a worker, and call it whichever thread gets the signal.
+    """Set granian's handler for the end of a worker, and wake the main thread for it.
 
     A worker often gets two signals at once: Ctrl-C in a terminal and systemd reach all processes, and the main process
     stops its workers as well. The kernel may give both to a thread of granian's own. The main thread, where Python
-    runs handlers, is then not woken and waits for ever. A byte on a socket wakes another thread instead.
+    runs handlers, is then not woken and waits for ever. A byte on a socket tells a thread of ours, which wakes it.
+
+    That thread does not call the handler: a child that the app has forked may write such bytes as well.
     """
     hear, tell = socket.socketpair()
     tell.setblocking(False)
     signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+    asked: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        interrupt(number, frame)
+
     for number in _ENDING:
-        signal.signal(number, lambda *_: None)  # without a handler of Python there is no byte
+        signal.signal(number, handle)
+    signal.signal(_WAKING, lambda *_: None)
+    main = threading.get_ident()
 
-    def wait(hear: socket.socket, _tell: socket.socket) -> None:
-        while (number := hear.recv(1)[0]) not in _ENDING:
-            pass
-        interrupt(number, None)
-        while hear.recv(64):  # later signals change nothing
-            pass
+    def wake(hear: socket.socket, _tell: socket.socket) -> None:
+        while numbers := hear.recv(64):
+            # Repeated: the main thread may have been about to sleep.
+            for _ in range(_NUDGES if {*numbers} & {*_ENDING} else 0):
+                if asked:
+                    break
+                signal.pthread_kill(main, _WAKING)
+                time.sleep(_BETWEEN)
 
-    threading.Thread(target=wait, args=(hear, tell), name="wsgi-isr-signals", daemon=True).start()
+    threading.Thread(target=wake, args=(hear, tell), name="wsgi-isr-signals", daemon=True).start()
 
 
 class Server(MPServer):
