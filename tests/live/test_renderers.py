@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -29,14 +27,6 @@ ORPHANED = 5.0
 GONE, BUSY = "the renderer processes are gone", "the renderer processes are busy"
 
 every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return the folder of the server's sockets. The test's own folder may have too long a path."""
-    made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
-    yield made
-    shutil.rmtree(made)
 
 
 @pytest.fixture

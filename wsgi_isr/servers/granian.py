@@ -116,7 +116,7 @@ def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], 
     stops its workers as well. The kernel may give both to a thread of granian's own. The main thread, where Python
     runs handlers, is then not woken and waits for ever. A byte on a socket tells a thread of ours, which wakes it.
 
-    That thread does not call the handler: a child that the app has forked may write such bytes as well.
+    Our thread does not call the handler: a child that the app has forked may write such bytes as well.
     """
     hear, tell = socket.socketpair()
     tell.setblocking(False)
