@@ -190,6 +190,8 @@ def test_a_worker_that_is_killed_is_replaced_and_the_others_go_on(
             until(partial(crowd.answered_by, other), "an answer")
             with crowd.quiet():
                 server.kill(victim)
+                # All of its threads have ended then, and its own listening socket is closed.
+                until(lambda: not Path(f"/proc/{victim}").exists(), "the collection of its exit code")
             until(lambda: len({*server.workers()} - {victim}) == 2, "another worker")
             (new,) = {*server.workers()} - {victim, other}
             until(partial(crowd.answered_by, new, "HIT"), "a hit by the new worker")

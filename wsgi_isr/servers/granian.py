@@ -144,6 +144,24 @@ def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], 
     threading.Thread(target=wake, args=(hear, tell), name="wsgi-isr-signals", daemon=True).start()
 
 
+class _Worker(WorkerProcess):
+    """A worker as the main process sees it."""
+
+    def is_alive(self) -> bool:
+        """Return whether the worker is alive.
+
+        Another thread of granian's waits for the worker as well, and may have collected its exit code a moment ago. For
+        that moment, multiprocessing takes the worker for alive, and granian would report that it kills the worker.
+        """
+        if not super().is_alive():  # type: ignore[no-untyped-call]
+            return False
+        try:
+            os.kill(self._id(), 0)  # type: ignore[no-untyped-call]
+        except ProcessLookupError:
+            return False
+        return True
+
+
 class Server(MPServer):
     """granian's server, with renderer processes beside its workers."""
 
@@ -177,7 +195,9 @@ class Server(MPServer):
                 self._renderers.look_after()
             except OSError as error:
                 _log.warning("no new renderer processes (%s)", error)
-        return super()._spawn_worker(*arguments, **options)
+        worker = super()._spawn_worker(*arguments, **options)
+        worker.__class__ = _Worker
+        return worker
 
     def _end(self) -> None:
         if self._renderers is not None:

@@ -64,11 +64,3 @@ class Granian(Gunicorn):
         options = [target, "--respawn-interval", "0.2", *arguments]
         self._process = _Granian(log, options, directory, workers, env, program, True, is_asked)
         self.port = self._process.port
-
-    def complaints(self) -> list[str]:
-        """Return the lines of the log that mark errors or warnings.
-
-        granian has two threads that wait for a worker. If the wrong one collects the exit code, granian reports that it
-        kills a worker that has already ended.
-        """
-        return [line for line in super().complaints() if "after it refused to gracefully stop" not in line]
