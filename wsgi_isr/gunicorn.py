@@ -10,15 +10,12 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from typing import Any
 
-from .cache import renderer_pool
 from .cache.courier import courier
 from .config import development
 from .middleware.process import close_all
-from .renderers.child_process import fork, wait_for
-from .renderers.supervisor import Watcher, remove_folder
+from .servers.instance_renderers import InstanceRenderers
 
 #: gunicorn reads this with ``-c python:wsgi_isr.gunicorn``. A class on the command line, or in ``GUNICORN_CMD_ARGS``,
 #: replaces it. A config file of one's own keeps its class: ``import *`` does not bring this name.
@@ -29,10 +26,6 @@ __all__ = ["on_exit", "on_reload", "post_worker_init", "pre_fork", "when_ready",
 
 #: The oldest gunicorn whose gthread worker ``Worker`` can extend.
 OLDEST = (27,)
-#: Seconds beyond the drain of renders (``drain_timeout``, which only the supervisor knows).
-_STOPPING = 30.0
-#: The maximum time for removing two sockets, in seconds.
-_CLEANING = 5.0
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -55,84 +48,37 @@ def __getattr__(name: str) -> Any:
     return Worker
 
 
-class _Renderers:
-    """The renderer processes of one instance, in its master."""
-
-    def __init__(self, server: Any) -> None:
-        self._owner = os.getpid()
-        self._server = server
-        self._folder: str | None = None
-        self._watchers: list[Watcher] = []
-        self.begin(server)
-
-    def begin(self, server: Any) -> None:
-        """Start renderers with the current code. Earlier renderers end after their jobs."""
-        new = Watcher(self._folder, server.app.wsgi, lambda: _become_child(server))
-        for watcher in self._watchers:
-            if watcher.pid not in server.WORKERS:  # the process has ended, and its id may belong to a worker now
-                watcher.stop()
-        self._watchers = [*(watcher for watcher in self._watchers if watcher.alive), new]
-        self._folder = renderer_pool.folder = new.folder
-
-    def look_after(self, server: Any) -> None:
-        """Start new renderers if the watcher was killed.
-
-        The master gets no notice of its end, so it checks before each fork of a worker.
-        """
-        watcher = self._watchers[-1]
-        if not watcher.alive and not watcher.content:
-            self.begin(server)
-
-    def end(self) -> None:
-        if os.getpid() != self._owner:
-            return
-        for watcher in self._watchers:
-            watcher.stop()
-        deadline = time.monotonic() + _STOPPING
-        for watcher in self._watchers:
-            watcher.wait(max(0.0, deadline - time.monotonic()))
-        renderer_pool.folder = None
-        try:
-            wait_for(fork("isr-cleaner", self._clean), _CLEANING)
-        except OSError as error:  # the system can start no process
-            _log.debug("a folder of sockets stays: %s", error)
-
-    def _clean(self) -> int:
-        """Remove the folder, as the user that owns it. The user may have replaced it by any file."""
-        _become_child(self._server)
-        remove_folder(str(self._folder))
-        return 0
-
-
 def when_ready(server: Any) -> None:
     """Start the renderers. gunicorn calls this in its master, before it forks workers."""
     if server.cfg.reload:
         development.has_reloader = True
         return  # after a change of the code, a worker restarts, but renderers would keep the old code
     try:
-        server.wsgi_isr = _Renderers(server)
+        server.wsgi_isr = InstanceRenderers(
+            lambda: server.app.wsgi(), lambda: _become_child(server), lambda pid: pid in server.WORKERS
+        )
     except OSError as error:
         _log.warning("no renderer processes (%s): pages are rendered in threads of the workers", error)
 
 
 def on_reload(server: Any) -> None:
     """Replace the renderers. gunicorn calls this in its master on SIGHUP, after it has read the configuration."""
-    renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
+    renderers: InstanceRenderers | None = getattr(server, "wsgi_isr", None)
     if renderers is None:
         when_ready(server)
         return
     try:
-        renderers.begin(server)
+        renderers.begin()
     except OSError as error:
         _log.warning("no new renderer processes (%s)", error)
 
 
 def pre_fork(server: Any, worker: Any) -> None:
     """Replace killed renderers. gunicorn calls this in its master, before it forks a worker."""
-    renderers: _Renderers | None = getattr(server, "wsgi_isr", None)
+    renderers: InstanceRenderers | None = getattr(server, "wsgi_isr", None)
     if renderers is not None:
         try:
-            renderers.look_after(server)
+            renderers.look_after()
         except OSError as error:
             _log.warning("no new renderer processes (%s)", error)
 

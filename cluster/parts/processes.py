@@ -90,6 +90,19 @@ def threads(pid: int) -> int:
     return len(os.listdir(PROC / str(pid) / "task"))
 
 
+def command_line(pid: int) -> str:
+    """Return the command line of a process; empty where the process is gone."""
+    try:
+        return (PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def thread_names(pid: int) -> list[str]:
+    """Return the names of the threads of a process."""
+    return [(task / "comm").read_text().strip() for task in (PROC / str(pid) / "task").iterdir()]
+
+
 def catches(pid: int, number: signal.Signals) -> bool:
     """Return whether a process has a handler for that signal."""
     for line in (PROC / str(pid) / "status").read_text().splitlines():

@@ -34,6 +34,7 @@ BENCHMARKS = {
     "tags": "tags",
     "gunicorn": "under_gunicorn",
     "event-loop": "event_loop",
+    "granian": "under_granian",
     "visitors": "visitors",
     "posts": "posts",
     "node-down": "node_down",

@@ -37,7 +37,7 @@ PRELUDE = Path(__file__).with_name("prelude.py")
 #: The pages whose blocks run.
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 REASON = re.compile(r"<!-- not run: (?P<reason>[^\n]+) -->\n\s*\Z")
-SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|flask .*\brun\b|memcached)\b")
+SERVER = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:gunicorn|wsgi-isr serve|uwsgi|waitress-serve|flask .*\brun\b|memcached)\b")
 #: Ports on the pages, in ascending order. The free ports in their place have the same order: nodes are listed by name.
 SHOWN = ("5000", "8000", "8001", "8002", "8003", "8080", "11211", "11212", "11213")
 PORTS = re.compile(rf"\b({'|'.join(SHOWN)})\b")
@@ -140,7 +140,7 @@ class Desk:
         )
 
     def _serve(self, command: str) -> None:
-        given = re.search(r"(?:--bind|--port|-p)[ =](?:\S*:)?(\d+)", command)
+        given = re.search(r"(?:--bind|--port|-p|--http-socket|--listen)[ =](?:\S*:)?(\d+)", command)
         is_flask = "flask " in command
         shown = given[1] if given else "5000" if is_flask else "8000"
         if not given:

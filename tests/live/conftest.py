@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,3 +24,11 @@ def origin(tmp_path: Path) -> Origin:
 def store(tmp_path: Path) -> str:
     """Return the URL of a new store."""
     return f"sqlite:///{tmp_path}/pages.sqlite3"
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return the folder of the server's sockets. The test's own folder may have too long a path."""
+    made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    yield made
+    shutil.rmtree(made)

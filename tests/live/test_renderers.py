@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.parts import processes
+from tests.live.support.awaited import renewed, stale, warnings
 from tests.live.support.origin import Origin
 from tests.live.support.server import ROOT, SUPERVISOR, WATCHER, Gunicorn
 from tests.live.support.visitor import Answer, Crowd, ask
@@ -31,42 +30,8 @@ every_class = pytest.mark.parametrize("worker_class", ["sync", "gthread", "geven
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """Return the folder of the server's sockets. The test's own folder may have too long a path."""
-    made = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
 def env(origin: Origin, store: str, folder: Path) -> dict[str, str]:
     return {**origin.env, "WSGI_ISR_STORE": store, "WSGI_ISR_REVALIDATE": "0.3", "TMPDIR": str(folder)}
-
-
-def stale(server: Gunicorn, path: str = "/") -> Answer:
-    """Return the page at ``path`` once it is served stale; its render is then in progress."""
-
-    def found() -> Answer | None:
-        answer = ask(server.port, path)
-        assert answer.status == 200, answer
-        return answer if answer.verdict == "STALE" else None
-
-    return until(found, f"a stale page at {path}")
-
-
-def renewed(server: Gunicorn, path: str, old: Answer) -> Answer:
-    """Return the page at ``path`` once it differs from ``old``."""
-
-    def found() -> Answer | None:
-        answer = ask(server.port, path)
-        assert answer.status == 200, answer
-        return answer if answer.body != old.body else None
-
-    return until(found, f"a new page at {path}")
-
-
-def warnings(server: Gunicorn, words: str) -> int:
-    return sum(words in line for line in server.log.read_text().splitlines())
 
 
 def none_left(server: Gunicorn, *pids: int) -> None:

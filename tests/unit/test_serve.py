@@ -1,4 +1,4 @@
-"""``wsgi-isr serve``: the gunicorn that it runs, and one line for each error before that."""
+"""``wsgi-isr serve``: the server that it runs, and one line for each error before that."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Became(Exception):
 @pytest.fixture
 def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     """Yield the command, in a folder with an app ``plain:app``."""
-    for name in [name for name in os.environ if name.startswith(("WSGI_ISR_", "GUNICORN_"))]:
+    for name in [name for name in os.environ if name.startswith(("WSGI_ISR_", "GUNICORN_", "GRANIAN_"))]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain.py").write_text(APP)
@@ -156,8 +156,8 @@ def test_a_misspelt_variable_is_found_before_the_server_starts(
 def test_without_an_app_it_shows_how_to_call_it(serve: Callable[..., Result]) -> None:
     bare, asked = serve(), serve("--help")
     assert (bare.exit_code, asked.exit_code) == (2, 0)
-    assert "MODULE:APP [GUNICORN OPTIONS]" in bare.output
-    assert "MODULE:APP [GUNICORN OPTIONS]" in asked.output
+    assert "MODULE:APP [SERVER OPTIONS]" in bare.output
+    assert "MODULE:APP [SERVER OPTIONS]" in asked.output
 
 
 def test_an_app_without_an_isr_is_wrapped_and_another_is_served_as_it_is(
@@ -168,3 +168,75 @@ def test_an_app_without_an_isr_is_wrapped_and_another_is_served_as_it_is(
     import inside  # type: ignore[import-not-found]
 
     assert app_to_serve("inside:outer") is inside.outer
+
+
+# granian -----------------------------------------------------------------------------------------------
+
+GRANIAN = ["-m", "wsgi_isr.servers.granian"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_it_becomes_granian_with_the_options_as_they_are(before: bool, serve: Callable[..., Result]) -> None:
+    options = ["--workers", "4", "plain:app", "--port", "8001"]
+    named = ["--server", "granian", *options] if before else [*options, "--server=granian"]
+    assert command_of(serve(*named)) == [*GRANIAN, *options]
+
+
+def test_granian_s_app_may_be_in_another_folder_and_made_by_a_factory(
+    serve: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "broken.py").write_text(f"{APP}\ndef create():\n    return app\n")
+    options = ["broken:create", "--factory", "--working-dir", "other"]
+    assert "No module named 'broken'" in refusal_of(serve("--server", "granian", "broken:create", "--factory"))
+    assert command_of(serve("--server", "granian", *options)) == [*GRANIAN, *options]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere:app"], "nowhere:app: does not import: No module named 'nowhere'"),
+        (["plain:other"], "plain has no 'other'"),
+        (["plain"], "is not module:attribute"),
+        (["broken:app"], "broken:app: does not import: KeyError: 'DATABASE'"),
+        (["plain:app", "--factory"], "the factory raised TypeError"),
+        (["plain:app", "--wrokers", "4"], "--wrokers"),
+        (["plain:app", "--workers", "none"], "Invalid value for '--workers'"),
+        (["--workers", "4"], "Missing argument 'APP'"),
+        (["plain:app", "inside:outer"], "Got unexpected extra argument"),
+        (
+            ["plain:app", "--interface", "asgi"],
+            "--interface asgi is not WSGI (write --interface wsgi",
+        ),
+    ],
+)
+def test_an_error_under_granian_is_one_line(
+    arguments: list[str], words: str, serve: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import os\nos.environ['DATABASE']\n")
+    assert words in refusal_of(serve("--server", "granian", *arguments))
+
+
+def test_an_app_that_may_need_files_of_variables_is_not_imported_before_granian_reads_them(
+    serve: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("import os\nos.environ['DATABASE']\n")
+    (tmp_path / "variables").write_text("DATABASE=here\n")
+    options = ["broken:app", "--env-files", "variables"]
+    assert command_of(serve("--server", "granian", *options)) == [*GRANIAN, *options]
+
+
+def test_granian_s_variables_are_read(serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRANIAN_INTERFACE", "rsgi")
+    assert "--interface rsgi is not WSGI" in refusal_of(serve("--server", "granian", "plain:app"))
+
+
+def test_without_granian_it_says_what_to_install(serve: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wsgi_isr.commands.serve.find_spec", lambda name: None)
+    assert "pip install 'wsgi_isr[granian]'" in refusal_of(serve("--server", "granian", "plain:app"))
+
+
+def test_a_server_that_is_not_known_is_refused_with_the_names_of_the_known_ones(serve: Callable[..., Result]) -> None:
+    refused = serve("--server", "uwsgi", "plain:app")
+    assert refused.exit_code == 2
+    assert "'uwsgi' is not one of 'gunicorn', 'granian'" in refused.output

@@ -1,4 +1,4 @@
-"""The command ``wsgi-isr serve``: run gunicorn with the hooks, and wrap the app if it is not wrapped."""
+"""The command ``wsgi-isr serve``: run gunicorn or granian, and wrap the app if it is not wrapped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Iterator
 from importlib.util import find_spec
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -28,19 +29,23 @@ _EXPRESSION = "wsgi_isr.middleware.loading:app_to_serve('%s')"
     # gunicorn has its own -h, -v and the like.
     add_help_option=False,
 )
-@click.argument("arguments", metavar="MODULE:APP [GUNICORN OPTIONS]", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--server", type=click.Choice(["gunicorn", "granian"]), default="gunicorn", help="The server; gunicorn by default."
+)
+@click.argument("arguments", metavar="MODULE:APP [SERVER OPTIONS]", nargs=-1, type=click.UNPROCESSED)
 @click.pass_context
-def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
-    """Run gunicorn with a worker that answers prepared pages itself, and with renderer processes.
+def serve_command(context: click.Context, server: str, arguments: tuple[str, ...]) -> None:
+    """Run gunicorn or granian with renderer processes.
 
-    It runs `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`. An app without an ISR is wrapped, with the options of the
-    environment (WSGI_ISR_...) and of the file in WSGI_ISR_CONFIG. `--worker-class` chooses another worker.
+    It runs `gunicorn -c python:wsgi_isr.gunicorn MODULE:APP`, whose worker answers prepared pages itself, or granian
+    with the same renderers. An app without an ISR is wrapped, with the options of the environment (WSGI_ISR_...) and of
+    the file in WSGI_ISR_CONFIG. gunicorn's `--worker-class` chooses another worker.
     """
     if {"-h", "--help"} & {*arguments} or not arguments:
         click.echo(context.get_help())
         context.exit(0 if arguments else 2)
     try:
-        command = command_for(arguments)
+        command = command_for(arguments) if server == "gunicorn" else granian_command_for(arguments)
     except ConfigError as error:
         click.echo(str(error), err=True)
         sys.exit(2)
@@ -49,7 +54,7 @@ def serve_command(context: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 def command_for(arguments: tuple[str, ...]) -> list[str]:
-    """Return the command line of the server.
+    """Return the command line of gunicorn.
 
     :raises ConfigError: gunicorn is missing, would ignore a configuration file, or cannot import the app.
     """
@@ -60,13 +65,29 @@ def command_for(arguments: tuple[str, ...]) -> list[str]:
         raise ConfigError("serve", "needs one app", "write wsgi-isr serve myapp:app [gunicorn options]")
     target: str = given.args[0]
     _refuse_configuration(target, given.config or of_environment.config)
-    with _where_the_app_is(given):
+    with _where_the_app_is(given.chdir, "", *filter(None, (given.pythonpath or "").split(","))):
         _check(target)
     # The target precedes or follows all options: in between, the same text may be the value of an option.
     options = arguments[1:] if arguments[0] == target else arguments[:-1]
     name = [] if given.proc_name or of_environment.proc_name else ["--name", target]
     expression = _EXPRESSION % target
     return [sys.executable, *_gunicorn(), "--config", _HOOKS, *name, *options, expression]
+
+
+def granian_command_for(arguments: tuple[str, ...]) -> list[str]:
+    """Return the command line of granian.
+
+    :raises ConfigError: granian is missing, refuses its options, or has no app that can be imported.
+    """
+    if find_spec("granian") is None:
+        raise ConfigError("serve", "granian is not installed", "pip install 'wsgi_isr[granian]'")
+    from ..servers.granian import parse, target_of
+
+    given = parse(arguments)
+    if not given["env_files"]:  # granian reads them later, and the app may need them
+        with _where_the_app_is(None, str((given["working_dir"] or Path()).resolve()), ""):
+            _check(target_of(given["app"], given["factory"]))
+    return [sys.executable, "-m", "wsgi_isr.servers.granian", *arguments]
 
 
 def _gunicorn() -> list[str]:
@@ -101,12 +122,12 @@ def _refuse_configuration(target: str, named: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _where_the_app_is(given: Namespace) -> Iterator[None]:
-    """Run the block in the directory, and with the module path, of gunicorn's import of the app."""
+def _where_the_app_is(chdir: str | None, *folders: str) -> Iterator[None]:
+    """Run the block in the directory, and with the module path, of the server's import of the app."""
     before, path = os.getcwd(), list(sys.path)
-    if given.chdir:
-        os.chdir(given.chdir)
-    sys.path[:0] = [os.getcwd(), *filter(None, (given.pythonpath or "").split(","))]
+    if chdir:
+        os.chdir(chdir)
+    sys.path[:0] = folders
     try:
         yield
     finally:

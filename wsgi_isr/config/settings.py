@@ -195,7 +195,7 @@ class Settings:
     background: str = o.option(
         "auto",
         o.choice("auto", "threads"),
-        "Place of background renders. `auto`: renderer processes if the gunicorn hooks are loaded, otherwise threads. "
+        "Place of background renders. `auto`: renderer processes under gunicorn's hooks and granian, else threads. "
         "`threads`: threads of the process that serves.",
         "auto",
     )

@@ -1,3 +1,1 @@
-"""Servers that answer prepared pages themselves, and leave every other request to the WSGI app."""
-
-from __future__ import annotations
+"""Servers: their hooks, and workers that answer prepared pages themselves."""

@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Any
 from wsgi_isr import wrap
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse
-
-_cached = wrap("tests.live.support.origin:origin")
+    from _typeshed.wsgi import StartResponse, WSGIApplication
 
 
-def application(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-    """Answer as the WSGI app; the cache in it takes its options from the environment."""
-    entered = time.monotonic()
+def _measured(cached: WSGIApplication) -> WSGIApplication:
+    """Return an app around ``cached`` that sends the headers."""
 
-    def measured(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
-        times = [("X-Entered", repr(entered)), ("X-Left", repr(time.monotonic()))]
-        return start_response(status, [*headers, ("X-Worker", str(os.getpid())), *times], *exc_info)
+    def app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        entered = time.monotonic()
 
-    return _cached(environ, measured)
+        def measured(status: str, headers: list[tuple[str, str]], *exc_info: Any) -> Callable[[bytes], object]:
+            times = [("X-Entered", repr(entered)), ("X-Left", repr(time.monotonic()))]
+            return start_response(status, [*headers, ("X-Worker", str(os.getpid())), *times], *exc_info)
+
+        return cached(environ, measured)
+
+    return app
+
+
+#: The cache in it takes its options from the environment.
+application = _measured(wrap("tests.live.support.origin:origin"))
