@@ -478,6 +478,24 @@ def test_after_all_that_the_page_is_still_the_page(make_site: MakeSite, origin: 
     assert (again.body, again.headers["ETag"]) == (clean.body, clean.headers["ETag"])
 
 
+def test_a_flood_of_hosts_for_one_page_leaves_the_memory_bounded(make_site: MakeSite) -> None:
+    """With a canonical URL, each Host leads to one page: the fingerprints of hits are as long as clients like."""
+    limit = 1 << 20
+    site = make_site(
+        app=answer(b"x"), revalidate=600, canonical_url="https://example.com", local_cache_bytes=limit, watcher="nobody"
+    )
+    site.visit("/a")
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            assert site.visit("/a", headers={"Host": f"{number}.{'a' * 8000}"}).label == "HIT"
+            site.events.clear()
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 2 * limit
+
+
 def test_a_flood_of_addresses_leaves_the_memory_bounded(make_site: MakeSite) -> None:
     """Random URLs evict each other: 10 MB of pages go through a store and an L1 of under 1 MB."""
     site = make_site(

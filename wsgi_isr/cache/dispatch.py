@@ -133,7 +133,8 @@ class Dispatcher:
 
         :param urgent: a client waits.
         """
-        job = Job(task, attempt._replace(owner=os.urandom(12)), flight)
+        # A renderer keeps the owner that came with the job: if it dies, that process finds the lock.
+        job = Job(task, attempt if attempt.owner else attempt._replace(owner=os.urandom(12)), flight)
         # The caller of a refreshed function needs its exception, which cannot cross processes: a thread runs the job.
         executor = self._threads if task.data and attempt.refresh_tag is not None else self._executor
         if executor.submit(job, urgent, functools.partial(self._finish, job)):
@@ -150,8 +151,10 @@ class Dispatcher:
         until = self._monotonic() + task.limits.timeout + 1
         while True:
             flight, is_leader = self.flights.join_or_create(attempt.flight_key(task))
-            if is_leader and not self._threads.submit(Job(task, attempt, flight), True):
-                flight.set_result(Busy())
+            if is_leader:
+                job = Job(task, attempt, flight)
+                if not self._threads.submit(job, True, functools.partial(self._finish, job)):
+                    flight.set_result(Busy())
             outcome = flight.wait(max(0.0, until - self._monotonic()))
             if flight.number > latest or not isinstance(outcome, (Regenerated, AlreadyFresh)):
                 return outcome

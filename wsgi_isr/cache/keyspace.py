@@ -17,6 +17,8 @@ from .entry import SCHEMA
 CONTROL_SCHEMA = 2
 #: The number of tags whose names are remembered.
 MAX_TAG_NAMES = 1024
+#: The longest tag among them, in characters: a client may choose a part of a tag.
+MAX_TAG = 256
 
 
 class Keyspace:
@@ -44,7 +46,7 @@ class Keyspace:
 
     def tag(self, tag: str) -> str:
         """Return the name of a tag's version, from the tag's name or its stored form."""
-        return self._tag_names(tag)
+        return self._tag_names(tag) if len(tag) <= MAX_TAG else self._tag_name(tag)
 
     def _tag_name(self, tag: str) -> str:
         stored = stored_tag(tag)

@@ -12,6 +12,8 @@ from .entry import Entry
 MAX_FINGERPRINTS = 4
 #: The most uses that are counted: as many times an entry is spared when the main queue has no room.
 MAX_USES = 3
+#: The most entries that one call spares. Otherwise all look-ups would wait while the whole queue goes around.
+MAX_SPARED = 64
 #: The part of the memory that the small queue may take while the main queue has entries.
 SMALL_SHARE = 0.1
 # The bytes of a remembered key: measured with keys of pages, which are 70 characters long.
@@ -189,6 +191,7 @@ class Local:
             del self.fingerprints[fingerprint]
 
     def _make_room(self) -> None:
+        spared = 0
         while self.bytes > self._max:
             # A single entry of the small queue is the newest one of all, and stays.
             if len(self._ghosts) >= len(self):
@@ -196,7 +199,7 @@ class Local:
             elif not self._main or (self._small_bytes > SMALL_SHARE * self._max and len(self._small) > 1):
                 self._leave_small()
             else:
-                self._leave_main()
+                spared += self._leave_main(is_spared=spared < MAX_SPARED)
         while len(self._ghosts) > len(self):
             self._forget_ghost()
 
@@ -216,13 +219,15 @@ class Local:
             self._ghosts[key] = None
             self.bytes += _GHOST_BYTES
 
-    def _leave_main(self) -> None:
+    def _leave_main(self, is_spared: bool) -> bool:
+        """Evict the oldest entry of the main queue, unless it was used and may be spared; return whether it was."""
         key, cached = next(iter(self._main.items()))
-        if cached.uses:
+        if cached.uses and is_spared:
             cached.uses -= 1
             self._main.move_to_end(key)
-        else:
-            self._drop(key)
+            return True
+        self._drop(key)
+        return False
 
 
 def _weight(fingerprint: tuple[Any, ...]) -> int:

@@ -306,7 +306,9 @@ class Cache:
 
     # On demand ---------------------------------------------------------------------------------------
 
-    def refresh(self, task: Task, tag: str, *, inline: bool = False, raises: bool = True) -> Regenerated | Failed:
+    def refresh(
+        self, task: Task, tag: str, *, inline: bool = False, raises: bool = True, owner: bytes = b""
+    ) -> Regenerated | Failed:
         """Render ``task`` with data read from now on, store the result, and return it.
 
         Renders already in progress are not reused: they may have read data from before the caller's change. If
@@ -315,11 +317,12 @@ class Cache:
         :param tag: the tag to mark as stale, so that every process looks for the new entry; empty if marked already.
         :param inline: render in the caller's own thread, which hangs if the render does.
         :param raises: raise the error of an undelivered mark, instead of returning the failure.
+        :param owner: the start of the lease's token, where another process has asked.
         :raises InvalidationError: the mark could not be delivered: other processes would keep serving the old entry.
         """
         if self._is_led_by_caller(task, tag):
             return Failed("recursive")
-        attempt = Attempt(refresh_tag=tag)
+        attempt = Attempt(refresh_tag=tag, owner=owner)
         until = self._monotonic() + task.limits.timeout + task.limits.wait
         older: Flight[Outcome] | None = None
         while True:
@@ -372,7 +375,7 @@ class Cache:
             pass  # a callable of the rule raised it: the render raises it again, and records it
         outcome: Outcome | None
         if attempt.refresh_tag is not None:
-            outcome = self.refresh(task, attempt.refresh_tag, raises=False)
+            outcome = self.refresh(task, attempt.refresh_tag, raises=False, owner=attempt.owner)
         else:
             outcome = self._dispatcher.run(task, attempt)
         if isinstance(outcome, (Regenerated, AlreadyFresh)):

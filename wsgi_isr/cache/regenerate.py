@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..config.lifetime import Lifetime
 from ..errors import InvalidationError, StoreError
-from ..events import Invalidated, Refused, Rendered, RenderFailed, StoreFailed
+from ..events import InternalError, Invalidated, Refused, Rendered, RenderFailed, StoreFailed
 from ..stores.base import Token
 from .entries import Entries, digest
 from .entry import Content, Entry, HitForMiss, TagSnapshot
@@ -330,6 +330,8 @@ class Regenerator:
                 releases.record()
         except StoreError as error:
             self._emit(StoreFailed("delete", task.page, error))
+        except Exception as error:  # a store raises an undeclared error: the page is rendered all the same
+            self._emit(InternalError("recording a release", error))
 
     def _back_off(
         self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, tags_digest: str = ""

@@ -23,7 +23,7 @@ from .listed_paths import Absent, Listings, TagVersions
 from .request_key import Matcher, PageKey, canonical, decoded, public_path, query_string
 
 #: The pages of plain requests that are remembered: matching, key and hash take longer than the rest of a look-up. The
-#: longest text of a key among them; both bound the memory to a megabyte.
+#: longest text of key and fingerprint among them; both bound the memory to about a megabyte.
 MAX_REMEMBERED = 1024
 MAX_REMEMBERED_TEXT = 512
 
@@ -142,7 +142,9 @@ class Pages:
 
     def remember(self, fingerprint: Fingerprint, page: Page) -> None:
         """Remember the page of a plain request that was a hit, unless its rule asks a list of pages each time."""
-        if page.policy.lists_all or len(page.task.text) > MAX_REMEMBERED_TEXT:
+        # The client chooses the length of the fingerprint: with a canonical URL, any Host leads to the page.
+        length = len(page.task.text) + sum(len(part) for part in fingerprint if part is not None)
+        if page.policy.lists_all or length > MAX_REMEMBERED_TEXT:
             return
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()  # removing one item while another thread reads would need a lock
