@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 import time
@@ -188,3 +189,66 @@ def test_a_request_during_the_stop_is_answered_and_its_connection_closed(
     pages.gate.set()
     assert held.read().status == 200
     until(lambda: not worker.is_running())
+
+
+@pytest.mark.parametrize("begin", [b"\r\n", b"\r", b"\r\nGET /a HTTP/1.1\r\nHost: site"])
+def test_an_empty_line_before_a_request_keeps_no_thread_busy(
+    begin: bytes, isr: ISR, run: Run, connect: Connect
+) -> None:
+    worker = run(isr, threads=1)
+    silent = [connect(worker) for _ in range(3)]
+    for client in silent:
+        client.send(begin)
+    assert [connect(worker).get("/b").label for _ in range(2)] == ["MISS", "HIT"]
+    rest = b".example\r\n\r\n" if begin.endswith(b"site") else b"\nGET /a HTTP/1.1\r\nHost: site.example\r\n\r\n"
+    silent[0].send(rest if begin != b"\r\n" else rest[1:])
+    assert silent[0].read().status == 200
+
+
+def test_a_worker_without_descriptors_accepts_again_when_some_are_free(
+    isr: ISR, run: Run, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "LOOK", 0.05)
+    worker = run(isr)
+    client = connect(worker)
+    warm(client)
+    refused = threading.Event()
+    accept = gunicorn_worker.Connection
+
+    def exhausted(cfg: object, sock: socket.socket, *given: object) -> object:
+        if not refused.is_set():
+            refused.set()
+            sock.close()
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(cfg, sock, *given)
+
+    monkeypatch.setattr(gunicorn_worker, "Connection", exhausted)
+    with contextlib.suppress(OSError):
+        connect(worker).close()
+    assert refused.wait(5)
+    assert client.get().label == "HIT"  # the worker lives
+    assert connect(worker).get().label == "HIT"
+
+
+def test_a_request_that_has_begun_is_answered_although_the_worker_stops(isr: ISR, run: Run, connect: Connect) -> None:
+    worker = run(isr)
+    warm(connect(worker))
+    begun, fresh = connect(worker), connect(worker)
+    begun.send(b"GET /a HTTP/1.1\r\nHost: si")
+    until(lambda: worker.worker.nr_conns == 3)
+    worker.stop()
+    time.sleep(2.5)  # longer than gunicorn keeps an idle connection of a stopping worker
+    begun.send(b"te.example\r\n\r\n")
+    assert begun.read().status == 200
+    assert fresh.get().status == 200
+
+
+def test_a_page_with_few_visitors_is_answered_by_the_loop_as_well(isr: ISR, run: Run, connect: Connect) -> None:
+    worker = run(isr)
+    client = connect(worker)
+    warm(client)
+    before = worker.worker.answered
+    for _ in range(5):
+        time.sleep(0.3)  # longer than coherence
+        client.get()
+    assert worker.worker.answered - before >= 4

@@ -126,6 +126,21 @@ def test_a_middleware_that_comes_later_is_seen(isr: ISR) -> None:
     assert not path.still_leads()
 
 
+def test_a_monitor_that_replaces_the_call_of_the_isr_is_seen(isr: ISR, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, original = CallPath(isr), ISR.__call__
+    monkeypatch.setattr(ISR, "__call__", lambda self, *request: original(self, *request))
+    assert not path.still_leads()
+
+
+def test_a_proxy_fix_that_is_set_anew_changes_the_environ_as_it_is_set(isr: ISR) -> None:
+    proxy = ProxyFix(isr)
+    path = CallPath(proxy)
+    proxy.x_host = 1
+    environ = {"wsgi.url_scheme": "http", "HTTP_HOST": "inner", "HTTP_X_FORWARDED_HOST": "outer.example"}
+    path.fix(environ)
+    assert environ["HTTP_HOST"] == "outer.example"
+
+
 def test_a_proxy_fix_changes_the_environ_as_in_a_request(isr: ISR) -> None:
     path = CallPath(ProxyFix(isr, x_proto=1, x_host=1, x_prefix=1))
     environ = {

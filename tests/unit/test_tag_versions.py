@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -62,3 +63,35 @@ def test_a_tag_that_does_not_exist_is_not_read() -> None:
         served = Served(1000, tag_version)
         assert served.reads_in(60) == set()
         assert served.tag_versions.read_again == 5
+
+
+def test_a_node_slower_than_coherence_is_asked_once_for_all_threads_that_wait() -> None:
+    """Each thread arrived before the read began, so its epochs are new enough for all of them."""
+    now, begun, go = [0.0], threading.Event(), threading.Event()
+    arrived = threading.Semaphore(0)
+
+    class Slow(Counting):
+        def get_many(self, keys: Sequence[str]) -> Many:
+            begun.set()
+            assert go.wait(10)
+            now[0] += 1.0
+            return super().get_many(keys)
+
+    def monotonic() -> float:
+        arrived.release()
+        return now[0]
+
+    store = Slow()
+    store.set("epoch:local", b"nonce")
+    tags = TagVersions(store, str, lambda node: f"epoch:{node}", coherence=0.1, monotonic=monotonic)
+    threads = [threading.Thread(target=tags.epochs) for _ in range(8)]
+    threads[0].start()
+    assert begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    for _ in range(2 + 1 + 7):  # the first thread looks three times before it reads, the others once
+        assert arrived.acquire(timeout=10)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert store.reads["epoch:local"] <= 2

@@ -183,10 +183,13 @@ class TagVersions:
             return polled
         if self._coherence == 0:
             return Polled(self._read_epochs(), float("-inf"))
-        # One thread reads. The others wait for its result: older epochs would exceed the bound.
+        # One thread reads. The others wait for its result: older epochs would exceed the bound. The result of a read
+        # that takes longer than ``coherence`` still serves each thread that came before the read began.
+        came = self._monotonic()
         with self._polling:
-            if self._monotonic() < self._polled.lapses_at:
-                return self._polled
+            polled = self._polled
+            if self._monotonic() < polled.lapses_at or polled.lapses_at - self._coherence >= came:
+                return polled
             return self._poll()
 
     def known(self) -> Polled | None:

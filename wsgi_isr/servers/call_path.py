@@ -6,7 +6,6 @@ answer: a middleware for sessions or files, a monitor.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from types import FunctionType
@@ -36,7 +35,7 @@ class CallPath:
             attribute = next((way[2] for way in _FORWARDING if _is_exactly(app, *way[:2])), None)
             if _is_exactly(app, *_PROXY_FIX[:2]) and type(app).__name__ == _PROXY_FIX[1]:
                 attribute = _PROXY_FIX[2]
-                self._fixes.append(_alone(app))
+                self._fixes.append(_Alone(app))
             if attribute is None or attribute not in vars(app):
                 shown = f"{type(app).__module__}.{type(app).__qualname__}"
                 raise LookupError(f"{shown} stands between gunicorn and the ISR, or there is no ISR")
@@ -44,12 +43,15 @@ class CallPath:
             self._steps.append((app, type(app).__call__, attribute, inner))
             app = inner
         self.isr: ISR = app
+        self._call = type(app).__call__
 
         #: Fields of a proxy change the environ on the way.
         self.is_fixed = bool(self._fixes)
 
     def still_leads(self) -> bool:
         """Return whether no callable was put on the way since."""
+        if type(self.isr).__call__ is not self._call:
+            return False
         for holder, call, attribute, inner in self._steps:
             if vars(holder).get(attribute) is not inner or type(holder).__call__ is not call:
                 return False
@@ -72,9 +74,19 @@ def _is_exactly(app: Any, module: str, name: str) -> bool:
     return is_own and type(app).__call__ is call
 
 
-def _alone(proxy_fix: Any) -> Callable[[dict[str, Any], Any], Any]:
-    """Return the middleware without the app behind it."""
-    alone = copy.copy(proxy_fix)
-    alone.app = lambda environ, start_response: ()
-    call: Callable[[dict[str, Any], Any], Any] = alone
-    return call
+class _Alone:
+    """A ``ProxyFix`` without the app behind it, and with its settings of the moment."""
+
+    def __init__(self, proxy_fix: Any) -> None:
+        self._proxy_fix = proxy_fix
+        self._call = type(proxy_fix).__call__
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> None:
+        self._call(self, environ, start_response)
+
+    def app(self, environ: dict[str, Any], start_response: Any) -> tuple[bytes, ...]:
+        """Return nothing, in the place of the app."""
+        return ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._proxy_fix, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from ..middleware.isr import ISR
 
@@ -10,6 +11,8 @@ from ..middleware.isr import ISR
 _AHEAD = 0.75
 #: Seconds between two reads, at least; seconds for the last one.
 _LEAST, _LAST_READ = 0.005, 1.0
+#: Seconds for which the epochs are read after the last request. A hit whose epochs have lapsed goes to a thread.
+_TRAFFIC = 10.0
 
 
 class EpochPoll:
@@ -22,7 +25,7 @@ class EpochPoll:
         self._isr = isr
         self._pause = max(isr.configuration.settings.coherence * _AHEAD, _LEAST)
         self._stopped = threading.Event()
-        #: Set by each request. The thread resets it, and reads nothing without traffic.
+        #: Set by each request. The thread resets it, and reads nothing long after the last request.
         self.has_traffic = False
         self._thread: threading.Thread | None = None
 
@@ -38,7 +41,11 @@ class EpochPoll:
             self._thread.join(_LAST_READ)
 
     def _run(self) -> None:
+        until = 0.0
         while not self._stopped.wait(self._pause):
+            now = time.monotonic()
             if self.has_traffic:
                 self.has_traffic = False
+                until = now + _TRAFFIC
+            if now < until:
                 self._isr._poll_ahead()

@@ -36,6 +36,11 @@ LINGER, MOST_DRAINED = 2.0, 65536
 #: Seconds between two looks at timeouts and at the environment, and between two signs of life to the master.
 LOOK = 0.5
 
+#: The option ``timeout`` of gunicorn, in seconds, up to which each sign of life counts.
+_SHORT_TIMEOUT = 2
+#: Errors of ``accept()`` that pass when descriptors or memory become free.
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
 #: Hooks of the user's configuration that see each request.
 _HOOKS = (settings.PreRequest, settings.PostRequest)
 
@@ -54,7 +59,9 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         self._poll: EpochPoll | None = None
         self._look_at = 0.0
         self._notify_at = 0.0
-        self._is_logged = self._is_debugged = self._has_complained = False
+        self._accept_at = 0.0
+        self._is_logged = self._is_debugged = False
+        self._has_complained = self._has_complained_of_accept = False
         #: Seconds; gunicorn's configuration is slow to read.
         self._keepalive = float(self.cfg.keepalive)
 
@@ -103,7 +110,8 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def notify(self) -> None:
         """Tell the master that the worker is alive. The loop calls this far more often than is needed."""
         now = time.monotonic()
-        if now >= self._notify_at:
+        # The wait for events may take a second more.
+        if now >= self._notify_at or self.cfg.timeout <= _SHORT_TIMEOUT:
             self._notify_at = now + LOOK
             super().notify()
 
@@ -118,11 +126,26 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             sock, client = listener.accept()
             connection = Connection(self.cfg, sock, client, listener.getsockname())
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
+            if error.errno in _EXHAUSTED:
+                self._pause_accepting(error)
+            elif error.errno not in (errno.EAGAIN, errno.ECONNABORTED, errno.EWOULDBLOCK):
                 raise
             return
         self.nr_conns += 1
         self._hold(connection, FIRST_BYTE + self._keepalive)
+
+    def _pause_accepting(self, error: OSError) -> None:
+        """Accept no connection for a moment: an error here would end the worker, and all its connections."""
+        if not self._has_complained_of_accept:
+            self._has_complained_of_accept = True
+            self.log.error("wsgi_isr: no connection is accepted for %s s, again and again: %s", LOOK, error)
+        self._accept_at = time.monotonic() + LOOK
+        self.set_accept_enabled(False)
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections, or accept none."""
+        if not enabled or time.monotonic() >= self._accept_at:
+            super().set_accept_enabled(enabled)
 
     def finish_request(self, conn: Any, fs: Any) -> None:
         """Take back a connection from a thread of gunicorn."""
@@ -137,6 +160,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
             self.nr_conns -= 1
             conn.close()
             return
+        conn.is_new = False
         self._hold(conn, self._idle_time())
         if not is_kept:
             self._end(conn)
@@ -208,8 +232,13 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
     def _cap_keepalive(self, deadline: float) -> None:
         """Close idle connections by ``deadline``. Answers on their way have all of ``graceful_timeout``."""
         for connection in self.keepalived_conns:
-            if self._answers is None or connection.is_idle:
+            if self._answers is None:
                 connection.timeout = min(connection.timeout, deadline)
+            elif connection.is_idle:
+                # A client that has begun a request, or has just come, is on its way.
+                is_expected = connection.is_new or connection.is_reading_head
+                most = max(deadline, time.monotonic() + FIRST_BYTE) if is_expected else deadline
+                connection.timeout = min(connection.timeout, most)
 
     # Events --------------------------------------------------------------------------------------------
 
@@ -297,6 +326,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         assert self._answers is not None
         self.answered += 1
         self.nr += 1
+        connection.is_new = False
         if self.nr >= self.max_requests:
             self.log.info("Autorestarting worker after current request.")
             self.alive = False

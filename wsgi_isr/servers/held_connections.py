@@ -16,6 +16,7 @@ class Connection(TConn):  # type: ignore[misc]
     :ivar unsent: the rest of an answer.
     :ivar closes: the connection is closed after ``unsent``.
     :ivar is_reading_head: ``received`` is a part of a head.
+    :ivar is_new: no request of the connection was answered yet.
     :ivar drained: the number of bytes that were dropped since the end of the last answer; ``None`` before that end.
     """
 
@@ -26,6 +27,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.unsent: list[memoryview] = []
         self.closes = False
         self.is_reading_head = False
+        self.is_new = True
         self.drained: int | None = None
 
     @property

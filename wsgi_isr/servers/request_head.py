@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from typing import Any
 
 from gunicorn import util
@@ -28,6 +29,10 @@ _NEVER_SET = frozenset({"AUTH_TYPE", "REMOTE_USER"})
 #: The field names, and the targets, that are remembered. Longer ones are read anew each time.
 _MOST_NAMES, _MOST_TARGETS, _LONGEST = 512, 1024, 256
 _IGNORED, _REFUSED = "", "-"
+
+
+#: The empty line after a head, with or without CR.
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
 
 
 class Incomplete(Exception):
@@ -105,6 +110,9 @@ class HeadReader:
         :raises Incomplete: ``data`` is a part of a head.
         """
         if data[0] in b"\r\n":  # an empty line before the request line (RFC 9112, 2.2)
+            # A thread that got it alone would wait for the rest.
+            if _END_OF_HEAD.search(data.lstrip(b"\r\n")) is None:
+                raise Incomplete
             return None
         try:
             parsed = self._parse(data, **self._arguments)
