@@ -30,6 +30,8 @@ from .cache.regenerate import Regenerator
 from .cache.releases import Releases
 from .cache.renderer_pool import Remote
 from .cache.single_flight import Flight, leading, led
+from .cache.switch import Copies, Switch
+from .cache.switchboard import Switchboard
 from .cache.tag_versions import TagVersions
 from .cache.task import Attempt, Product, Task, Unknown
 from .cache.verdict import Failure, Validity
@@ -218,10 +220,20 @@ class Engine:
         self.codec = Codec(settings.signing_key, settings.namespace)
         self.writes = Writes(settings.coherence if store.keeps and store.shared else 0)
         self.local = Local(settings.local_cache_bytes)
+        copies = Copies(store, settings.namespace, settings.signing_key, config.folder, self.clock)
+        switch = Switch(
+            copies, settings.off, monotonic=self.monotonic, on_change=self.local.drop_prepared, emit=events.emit
+        )
         self.tag_versions = TagVersions(
-            store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
+            store,
+            self.keyspace.tag,
+            self.keyspace.epoch,
+            coherence=settings.coherence,
+            monotonic=self.monotonic,
+            switch=switch,
         )
         registry = Registry(store, settings.namespace, settings.signing_key)
+        self.switchboard = Switchboard(copies, store, settings.namespace, registry, self.tag_versions.forget)
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
         )
@@ -288,6 +300,8 @@ class Engine:
             return False  # The slow path reports an unexpected exception of the store, and the app answers.
         checked = cached.checked
         if checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
+            return False
+        if answer.switch is not self.tag_versions.switch.active:
             return False
         answer.until = min(answer.over, polled.lapses_at)
         return True

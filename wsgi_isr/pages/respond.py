@@ -104,13 +104,16 @@ class Variant(NamedTuple):
 class PreparedResponse:
     """A prepared response to a plain GET: ``variants`` by ``Accept-Encoding``.
 
+    It belongs to the record of the ``switch`` that it was prepared under, and is not sent under another one.
+
     Times are monotonic seconds. At ``over`` its ``Age`` or its entry has expired. Until ``until`` it may be sent
     without asking for invalidations.
     """
 
-    __slots__ = ("_entry", "_made", "_now", "over", "status", "until", "variants")
+    __slots__ = ("_entry", "_made", "_now", "over", "status", "switch", "until", "variants")
 
-    def __init__(self, entry: Entry, content: Content, now: float, monotonic: float) -> None:
+    def __init__(self, entry: Entry, content: Content, now: float, monotonic: float, switch: object = None) -> None:
+        self.switch = switch
         self.status = content.status
         self.variants: dict[str | None, Variant] = {}
         self._entry, self._now = entry, now
@@ -160,7 +163,7 @@ def cache_status(found: Served, now: float) -> str:
     if label == "STALE-IF-ERROR":
         return f"{NAME}; fwd=stale; ttl={left}; detail=stale-if-error"
     if found.hit:
-        return f"{NAME}; hit; ttl={left}; detail={label.lower()}"
+        return f"{NAME}; hit; ttl={left}; detail={found.detail or label.lower()}"
     said = f"{NAME}; fwd={'stale' if label == 'EXPIRED' else 'uri-miss'}"
     said += "; stored" if found.stored else ""
     said += "; collapsed" if found.collapsed else ""
