@@ -12,8 +12,10 @@ that machine look at the file once a second. An empty file is a switch without a
 ``touch .wsgi_isr/off`` works without the command. A file never spreads to the store.
 
 **Reading.** The copies are read along with the epochs, in the same round trip. So each process learns of a switch
-within ``coherence``, and no hit costs more. A prepared response belongs to the switch that it was prepared under. It is
-not sent under another one.
+within ``coherence``, and no hit costs more. With ``coherence=0``, a second key would add a tenth to each hit. So a
+command marks the epochs that it renews, and a new marked epoch makes the process read the copies. An invalidation may
+replace all marked epochs between two requests of a process. The process then reads the copies within five seconds. A
+prepared response belongs to the switch that it was prepared under. It is not sent under another one.
 
 **The end.** A switch ends by the clock of each process, so processes end it as far apart as their clocks are. No
 validity depends on it: invalidations are delivered while the switch is on, and nonces prove each page afterwards.
@@ -51,6 +53,8 @@ FILE = "off"
 
 #: Seconds between two looks at the file, and between two attempts to write lost copies back.
 LOOK_PAUSE = 1.0
+#: The bytes of a marked epoch; others have 12.
+_MARKED = 13
 #: The most rules of a record, the most characters of a text in it, and the most bytes of the file.
 MAX_RULES, MAX_TEXT, _MAX_FILE = 256, 2000, 1024 * 1024
 #: The most that a stamp may be ahead of this clock, in milliseconds: a day.
@@ -124,7 +128,8 @@ class Copies:
         self, store: Store, namespace: str, signing_key: str | None, folder: str, clock: Callable[[], float]
     ) -> None:
         self.nodes = store.nodes if store.keeps else ()
-        self.keys = tuple(map(Keyspace(namespace).switch, self.nodes))
+        self._names = Keyspace(namespace)
+        self.keys = tuple(map(self._names.switch, self.nodes))
         self.file = os.path.join(folder, FILE) if folder else ""
         self.clock = clock
         self._store = store
@@ -150,12 +155,17 @@ class Copies:
             return NO_RECORD
         return checked(fields, self.clock()) or NO_RECORD
 
+    def read(self) -> Many:
+        """Return the copies on all nodes."""
+        return self._store.get_many(list(self.keys))
+
     def write(self, record: Record) -> dict[str, StoreError]:
-        """Write a record to each node; return the nodes that missed it, each with its error."""
+        """Write a record to each node, and mark its epoch; return the nodes that missed it, each with its error."""
         sealed, missed = self.seal(record), {}
         for node, key in zip(self.nodes, self.keys, strict=True):
             try:
                 self._store.set(key, sealed)
+                self._store.set(self._names.epoch(node), os.urandom(_MARKED))
             except StoreError as error:
                 missed[node] = error
         return missed
@@ -252,11 +262,12 @@ class Switch:
         self._look_at = self._mend_at = float("-inf")
         #: The record in effect; ``None`` while the cache is on. Replaced whole: prepared responses refer to it.
         self.active = Record(1, own, actor="the option off") if own is not None else None
-        self._news = [self.active] if self.active is not None else []
+        self._news: list[Record | None] = [self.active] if self.active is not None else []
         #: Whether the option switches this process off: the store need not be asked.
         self.is_off_here = own == PASS
-        #: The keys to read along with the epochs.
-        self.keys = self._copies.keys if self._copies is not None else ()
+        self._keys = self._copies.keys if self._copies is not None else ()
+        self._marked: frozenset[bytes] = frozenset()
+        self._read_at = float("-inf")
 
     def mode_for(self, rule: str, is_data: bool = False) -> str:
         """Return the mode for a page of ``rule``, or for the data of a function, at the last read of the epochs."""
@@ -265,24 +276,53 @@ class Switch:
         active = self.active
         return ON if active is None else active.mode_for(rule, is_data, self._clock())
 
-    def note(self, found: Many) -> None:
-        """Note the copies that were read along with the epochs, and look at the file once a second."""
+    def due(self, coherence: float, pause: float) -> tuple[str, ...]:
+        """Return the keys to read along with the epochs.
+
+        :param coherence: the option. Without it, the keys are read every ``pause`` seconds, and after a marked epoch.
+        """
+        if coherence > 0 or not self._keys:
+            return self._keys
+        now = self._monotonic()
+        if now < self._read_at:
+            return ()
+        self._read_at = now + pause
+        return self._keys
+
+    def note(self, found: Many, along: tuple[str, ...], epochs: Iterable[str]) -> None:
+        """Note what was read along with the epochs, and look at the file once a second.
+
+        :param along: the keys from :meth:`due`.
+        :param epochs: the keys of the epochs.
+        """
         if self._copies is None:
             return
-        copies = [found.values.get(key) for key in self.keys]
-        if copies != self._seen:
-            newest = self._copies.newest(copies)
-            with self._lock:
-                self._seen = copies
-                if newest.stamp > self._stored.stamp:
-                    self._stored = newest
         now = self._monotonic()
+        if along or self._is_newly_marked(found, epochs):
+            self._note_copies(self._copies, found if along else self._copies.read(), now)
         if now >= self._look_at:
             self._look_at = now + LOOK_PAUSE
             self._filed = self._copies.filed()
         self._settle()
+
+    def _is_newly_marked(self, found: Many, epochs: Iterable[str]) -> bool:
+        values = (found.values.get(key, b"") for key in epochs)
+        marked = frozenset(value for value in values if len(value) == _MARKED)
+        is_new = not marked <= self._marked
+        self._marked = marked
+        return is_new
+
+    def _note_copies(self, copies: Copies, found: Many, now: float) -> None:
+        read = [found.values.get(key) for key in self._keys]
+        if read != self._seen:
+            newest = copies.newest(read)
+            with self._lock:
+                self._seen = read
+                if newest.stamp > self._stored.stamp:
+                    self._stored = newest
         if self._stored is not NO_RECORD and now >= self._mend_at:
-            self._mend(self._copies, copies, found, now)
+            self._mend_at = now + LOOK_PAUSE
+            self._mend(copies, read, found)
 
     def _settle(self) -> None:
         """Put the newest record into effect, or end it."""
@@ -295,7 +335,7 @@ class Switch:
             self._news.append(active)
             self._on_change()
 
-    def _mend(self, copies: Copies, read: list[bytes | None], found: Many, now: float) -> None:
+    def _mend(self, copies: Copies, read: list[bytes | None], found: Many) -> None:
         """Write the record back to the nodes that lack it: a node has restarted empty, or evicted it."""
         record = self._stored
         if record.mode != ON and not record.is_active(self._clock()):
@@ -303,10 +343,9 @@ class Switch:
         sealed = copies.seal(record)
         lacking = [
             key
-            for key, data in zip(self.keys, read, strict=True)
+            for key, data in zip(self._keys, read, strict=True)
             if data != sealed and key not in found.unreachable and copies.newest([data]).stamp < record.stamp
         ]
-        self._mend_at = now + LOOK_PAUSE
         for key in lacking:
             copies.mend(key, record)
 
@@ -315,5 +354,7 @@ class Switch:
         with self._lock:
             news, self._news = self._news, []
         for record in news:
-            mode, rules, until, actor = record[1:5] if record is not None else (ON, None, None, "")
-            self._emit(Switched(mode, rules, until, actor))
+            if record is None:
+                self._emit(Switched(ON))
+            else:
+                self._emit(Switched(record.mode, record.rules, record.until, record.actor))

@@ -83,7 +83,7 @@ class Switchboard:
         """
         if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
             raise ConfigError("for", f"{seconds!r} is out of range", "write 10m")
-        found = self._store.get_many(list(self._copies.keys))
+        found = self._copies.read()
         apps = None if found.unreachable else self._apps()
         self._check(rules, known, apps)
         stored, filed = self._copies.newest(found.values.values()), self._copies.filed()

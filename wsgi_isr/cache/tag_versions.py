@@ -245,8 +245,9 @@ class TagVersions:
             alive = list(itertools.islice(self._unread, max(_READ_ALONG, len(self._unread) // 8)))
             for key in alive:
                 del self._unread[key]
-        found = self._store.get_many([*keys.values(), *alive, *self.switch.keys])
-        self.switch.note(found)
+        along = self.switch.due(self._coherence, READ_AGAIN[0])
+        found = self._store.get_many([*keys.values(), *alive, *along])
+        self.switch.note(found, along, keys.values())
         epochs: dict[str, bytes | None] = {}
         for node, key in keys.items():
             if key in found.unreachable:

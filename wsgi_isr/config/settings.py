@@ -111,7 +111,8 @@ def _check_off(name: str, value: Any) -> str | None:
 
 
 def _parse_off(name: str, text: str) -> Any:
-    return text.lower() if text.lower() in ("pass", "stale", "serve-stale") else o.FLAG.parse(name, text)
+    parse = o.FLAG.parse
+    return text.lower() if text.lower() in ("pass", "stale", "serve-stale") or parse is None else parse(name, text)
 
 
 OFF = o.Kind('true, false or "stale"', _check_off, _parse_off)
