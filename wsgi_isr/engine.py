@@ -233,7 +233,7 @@ class Engine:
             switch=switch,
         )
         registry = Registry(store, settings.namespace, settings.signing_key)
-        self.switchboard = Switchboard(copies, store, settings.namespace, registry, self.tag_versions.forget)
+        self.switchboard = Switchboard(copies, store, settings.namespace, registry, self.forget)
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
         )

@@ -22,7 +22,8 @@ class Turned(NamedTuple):
     :param before: the record that was in effect before; ``None`` if the cache was on.
     :param has_changed: whether a record was written.
     :param store: the absolute location of the store.
-    :param nodes: the nodes of the store.
+    :param note: why nothing changed.
+    :param nodes: the nodes of the store; empty for a store of one process.
     :param missed: the nodes that missed the record, each with its error.
     :param file: the file that holds the record for the processes of this machine, where no node does.
     :param warnings: reasons why the turn may have reached no process, and what to write.
@@ -33,6 +34,7 @@ class Turned(NamedTuple):
     has_changed: bool
     store: str
     namespace: str
+    note: str = ""
     nodes: tuple[str, ...] = ()
     missed: tuple[tuple[str, StoreError], ...] = ()
     file: str | None = None
@@ -91,8 +93,11 @@ class Switchboard:
         now = self._copies.clock()
         before = newest if newest.is_active(now) else None
         warnings = tuple(self._warnings(rules, known, apps))
-        if not self._store.keeps or (mode == ON and before is None and not found.unreachable):
-            return Turned(newest, before, False, self._store.location, self._namespace, warnings=warnings)
+        place = self._store.location, self._namespace
+        if not self._store.keeps:
+            return Turned(NO_RECORD, None, False, *place, note="the store keeps nothing")
+        if mode == ON and before is None and not found.unreachable:
+            return Turned(newest, None, False, *place, note="the cache is on", warnings=warnings)
         record = Record(
             max(int(now * 1000), newest.stamp + 1),
             mode,
@@ -107,8 +112,8 @@ class Switchboard:
             file = self._turn_file(record, filed, is_local)
         finally:
             self._after()
-        place = self._store.location, self._namespace
-        return Turned(record, before, True, *place, self._copies.nodes, tuple(missed.items()), file, warnings)
+        nodes = self._copies.nodes if self._store.shared else ()
+        return Turned(record, before, True, *place, "", nodes, tuple(missed.items()), file, warnings)
 
     def _turn_file(self, record: Record, filed: Record, is_needed: bool) -> str | None:
         """Write the record to the file, or remove an older one. Return the path of a file that is needed.

@@ -147,15 +147,14 @@ def _say_turned(turned: Turned, as_json: bool) -> None:
 def _lines(turned: Turned) -> Iterator[str]:
     place = f"{turned.store}, namespace {turned.namespace!r}"
     if not turned.has_changed:
-        reason = "it is on" if turned.nodes or turned.record.mode == ON else "it keeps nothing"
-        yield f"nothing done: the cache in {place}: {reason}"
+        yield f"nothing done: {turned.note} ({place})"
         return
     yield f"the cache is {_described(turned.record)}"
     if turned.before is not None:
         yield f"before: {_described(turned.before)}, by {turned.before.actor}"
     if turned.record.mode != ON and turned.record.until is None:
         yield "it has no end: write wsgi-isr on"
-    if turned.is_delivered and turned.nodes:
+    if turned.nodes and turned.is_delivered:
         told = len(turned.nodes) - len(turned.missed)
         yield f"in {place}: acknowledged by {told} of {len(turned.nodes)} node{'s' if len(turned.nodes) > 1 else ''}"
     if turned.file is not None:
@@ -177,6 +176,7 @@ def _as_dict(turned: Turned) -> dict[str, Any]:
     return {
         "ok": turned.is_delivered,
         "changed": turned.has_changed,
+        "note": turned.note,
         "switch": turned.record._asdict(),
         "before": None if turned.before is None else turned.before._asdict(),
         "store": turned.store,
