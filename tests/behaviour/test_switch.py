@@ -429,8 +429,8 @@ def test_each_process_logs_one_line_at_the_beginning_and_one_at_the_end(
             one.visit("/a"), other.visit("/a")
     lines = [record.getMessage() for record in caplog.records if "switch" in record.getMessage()]
     begin = (
-        "the cache is switched off (pass) for everything, by 'ann\\nforged', until 2023-11-14 22:23:20 UTC: "
-        "wsgi-isr on ends that"
+        "the cache is switched off: mode pass, for everything, by 'ann\\nforged', until 2023-11-14 22:23:20 UTC; "
+        "wsgi-isr on ends it"
     )
     assert lines == [begin, begin, "the switch has ended: the cache is on", "the switch has ended: the cache is on"]
     assert [event.mode for event in other.happened(Switched)] == ["pass", "on"]

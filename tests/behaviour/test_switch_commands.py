@@ -77,7 +77,7 @@ def test_a_second_off_names_the_first() -> None:
     ("arguments", "error"),
     [
         (["--rule", "/nope", "--app", "switched_app:app"], "one of: *, /, /<slug>"),
-        (["--for", "soon"], "--for: 'soon' is not a duration: write 90s, 10m, 2h or 1d"),
+        (["--for", "soon"], "--for: 'soon' is not a duration (write 90s, 10m, 2h or 1d)"),
         (["--for", "0"], "out of range"),
         (["--store", "null://", "--app", "switched_app:app"], "the app has its own"),
     ],

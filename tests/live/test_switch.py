@@ -60,10 +60,10 @@ def test_off_takes_effect_within_coherence_survives_a_restart_and_ends_by_itself
                 until(partial(crowd.answered_by, worker, "BYPASS"), f"an answer of the app in worker {worker}")
             for worker in new:
                 until(partial(crowd.answered_by, worker, "HIT"), f"a hit by worker {worker} after the end")
+            until(lambda: server.log.read_text("utf-8").count("the switch has ended") == 2, "a line of each worker")
         assert crowd.errors() == []
         assert server.stop() == 0
-    lines = (tmp_path / "log").read_text("utf-8", "replace")
-    assert lines.count("the switch has ended") == 2
+    assert server.log.read_text("utf-8").count("the cache is switched off") == 4, "one line of each worker, old and new"
 
 
 def test_the_option_in_a_file_is_read_again_on_sighup(env: Mapping[str, str], tmp_path: Path) -> None:

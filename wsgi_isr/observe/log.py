@@ -186,7 +186,7 @@ class _EventLog:
             return
         # The record is text of another process, and must not make lines of its own.
         _log.warning(
-            "the cache is switched off (%s) for %s, by %s, until %s: wsgi-isr on ends that",
+            "the cache is switched off: mode %s, for %s, by %s, %s; wsgi-isr on ends it",
             event.mode,
             "everything" if event.rules is None else ascii(listed(event.rules)),
             ascii(event.actor),
@@ -225,7 +225,7 @@ def _written(path: str) -> str:
 
 
 def _time(until: float | None) -> str:
-    return "wsgi-isr on" if until is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(until))
+    return "without an end" if until is None else time.strftime("until %Y-%m-%d %H:%M:%S UTC", time.gmtime(until))
 
 
 def _traceback(error: BaseException | None) -> Any:
