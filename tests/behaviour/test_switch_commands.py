@@ -36,6 +36,9 @@ def app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("WSGI_ISR_STORE", f"sqlite:///{tmp_path}/store.db")
+    # Where another test has configured Django, the folder would be that of its site.
+    for module in ("wsgi_isr.process", "wsgi_isr.config.wrapping"):
+        monkeypatch.setattr(f"{module}.state_folder", lambda *app: str(tmp_path / ".wsgi_isr"))
     yield
     sys.modules.pop("switched_app", None)
 
