@@ -266,7 +266,7 @@ class Switch:
         #: Whether the option switches this process off: the store need not be asked.
         self.is_off_here = own == PASS
         self._keys = self._copies.keys if self._copies is not None else ()
-        self._marked: frozenset[bytes] = frozenset()
+        self._marked: dict[str, bytes] = {}
         self._read_at = float("-inf")
 
     def mode_for(self, rule: str, is_data: bool = False) -> str:
@@ -297,20 +297,25 @@ class Switch:
         """
         if self._copies is None:
             return
+        # With coherence=0, each request comes here: the usual case is a few comparisons.
+        is_read = bool(along) or self._is_newly_marked(found, epochs)
         now = self._monotonic()
-        if along or self._is_newly_marked(found, epochs):
+        if is_read:
             self._note_copies(self._copies, found if along else self._copies.read(), now)
         if now >= self._look_at:
             self._look_at = now + LOOK_PAUSE
             self._filed = self._copies.filed()
+        elif not is_read and self.active is None:
+            return
         self._settle()
 
     def _is_newly_marked(self, found: Many, epochs: Iterable[str]) -> bool:
-        values = (found.values.get(key, b"") for key in epochs)
-        marked = frozenset(value for value in values if len(value) == _MARKED)
-        is_new = not marked <= self._marked
-        self._marked = marked
-        return is_new
+        for key in epochs:
+            value = found.values.get(key)
+            if value is not None and len(value) == _MARKED and self._marked.get(key) != value:
+                self._marked = {**self._marked, key: value}
+                return True
+        return False
 
     def _note_copies(self, copies: Copies, found: Many, now: float) -> None:
         read = [found.values.get(key) for key in self._keys]
