@@ -368,13 +368,6 @@ def test_a_store_in_the_memory_of_each_process_is_switched_by_the_file(
     assert [site.visit("/a").label for site in (one, other)] == ["HIT", "HIT"]
 
 
-def test_a_store_that_keeps_nothing_has_nothing_to_switch(make_site: MakeSite) -> None:
-    from wsgi_isr.stores.null import NullStore
-
-    turned = turn(make_site(revalidate=60, store=NullStore()), PASS)
-    assert (turned.has_changed, turned.note) == (False, "the store keeps nothing")
-
-
 # The option --------------------------------------------------------------------------------------------
 
 
