@@ -31,6 +31,8 @@ from .cache.regenerate import Regenerator
 from .cache.releases import Releases
 from .cache.renderer_pool import Remote
 from .cache.single_flight import Flight, leading, led
+from .cache.switch import Copies, Switch
+from .cache.switchboard import Switchboard
 from .cache.tag_versions import TagVersions
 from .cache.task import Attempt, Product, Task, Unknown
 from .cache.verdict import Failure, Fresh, Validity, judge
@@ -225,10 +227,20 @@ class Engine:
         self.codec = Codec(settings.signing_key, settings.namespace)
         self.writes = Writes(settings.coherence if store.keeps and store.shared else 0)
         self.local = Local(settings.local_cache_bytes)
+        copies = Copies(store, settings.namespace, settings.signing_key, config.folder, self.clock)
+        switch = Switch(
+            copies, settings.off, monotonic=self.monotonic, on_change=self.local.drop_prepared, emit=events.emit
+        )
         self.tag_versions = TagVersions(
-            store, self.keyspace.tag, self.keyspace.epoch, coherence=settings.coherence, monotonic=self.monotonic
+            store,
+            self.keyspace.tag,
+            self.keyspace.epoch,
+            coherence=settings.coherence,
+            monotonic=self.monotonic,
+            switch=switch,
         )
         registry = Registry(store, settings.namespace, settings.signing_key)
+        self.switchboard = Switchboard(copies, store, settings.namespace, registry, self.forget)
         self.invalidator = Invalidator(
             store,
             settings.namespace,
@@ -313,6 +325,8 @@ class Engine:
         checked = cached.checked
         if polled is None or checked is None or checked[1] is not Validity.VALID or checked[0] != polled.epochs:
             return False
+        if answer.switch is not self.tag_versions.switch.active:
+            return False
         answer.until = min(answer.over, polled.lapses_at)
         return True
 
@@ -336,7 +350,7 @@ class Engine:
         if self.local.get(self.keyspace.page(entry.key)) is not cached:  # the call marks the entry as used
             return None
         self._entries.keep_tags_alive(cached, now)
-        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up, answer.finish)
+        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up, answer.finish, answer.switch)
         # Race: this process invalidates tags meanwhile. It lets the epochs lapse first and drops prepared responses
         # then, so that either the check below fails or this response is dropped.
         cached.prepared = again

@@ -188,6 +188,21 @@ class InternalError(NamedTuple):
     outcome: str = ""
 
 
+class Switched(NamedTuple):
+    """The switch (``wsgi-isr off``, ``on``) has come into effect in this process, or has ended.
+
+    :param mode: ``pass``, ``serve-stale``, or ``on`` at the end.
+    :param rules: the patterns of the rules concerned; ``None`` for the whole cache.
+    :param until: the end in seconds of Unix time; ``None`` for no end.
+    :param actor: the user and the machine of the command.
+    """
+
+    mode: str
+    rules: tuple[str, ...] | None = None
+    until: float | None = None
+    actor: str = ""
+
+
 Event = (
     Served
     | DataServed
@@ -202,6 +217,7 @@ Event = (
     | Invalidated
     | Delivered
     | InternalError
+    | Switched
 )
 Subscriber = Callable[[Event], None]
 

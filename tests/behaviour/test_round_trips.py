@@ -182,7 +182,7 @@ def test_within_coherence_nobody_is_asked_and_after_it_each_node_once(
     clock.advance(0.1)
     for _ in range(5):
         assert [site.visit(path).label for path in ("/a", "/b")] == ["HIT", "HIT"]
-    assert read(cluster.trips()) == [["e"], ["e"], ["e"]]
+    assert read(cluster.trips()) == [["es"], ["es"], ["es"]], "the switch is read along with the epoch"
 
 
 def test_the_tags_are_asked_for_once_and_not_again_until_something_is_invalidated(

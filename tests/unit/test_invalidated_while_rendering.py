@@ -55,7 +55,7 @@ def test_a_page_that_a_renderer_finds_is_proven_after_the_visitor_came() -> None
     serving.get()
     write(serving)
     assert shown(third.get()) == ("EXPIRED", "v2")
-    serving.cache._look_up(TASK)
+    serving.cache._look_up(TASK, serving.tag_versions.epochs())
     answer = serving.cache._load(TASK, serving.local.get(TASK.page))
     assert shown(answer) == ("EXPIRED", "v2")
     assert [reply.status for reply in renderer.replies] == [Status.FOUND]

@@ -152,8 +152,8 @@ def test_only_a_path_of_the_rule_that_is_not_listed_is_absent() -> None:
     world = World(["/blog/a"], negative_ttl=7)
     assert world.has("/blog/a")
     assert world.has("/elsewhere")
-    assert world.absent("/blog/b") == Absent(7)
-    assert world.absent("/blog/b", "HEAD") == Absent(7)
+    assert world.absent("/blog/b") == Absent(7, "/blog/<slug>")
+    assert world.absent("/blog/b", "HEAD") == Absent(7, "/blog/<slug>")
     assert world.absent("/blog/b", "POST") is None
 
 
@@ -191,9 +191,9 @@ def test_a_callable_is_asked_when_it_is_first_needed_and_again_for_what_it_did_n
 
 def test_a_404_holds_until_the_list_is_asked_for_again() -> None:
     world = World(lambda: ["/blog/a"], negative_ttl=7)
-    assert world.absent("/blog/b") == Absent(7)
+    assert world.absent("/blog/b") == Absent(7, "/blog/<slug>")
     world.clock.advance(3)
-    assert world.absent("/blog/b") == Absent(4)
+    assert world.absent("/blog/b") == Absent(4, "/blog/<slug>")
 
 
 def test_after_an_invalidation_a_callable_is_asked_again_at_once() -> None:
@@ -262,9 +262,9 @@ def test_a_callable_that_fails_later_leaves_what_was_known() -> None:
 
 def test_a_404_of_a_fixed_list_holds_as_long_however_old_the_list_is() -> None:
     world = World(["/blog/a"], negative_ttl=7)
-    assert world.absent("/blog/b") == Absent(7)
+    assert world.absent("/blog/b") == Absent(7, "/blog/<slug>")
     world.clock.advance(100)
-    assert world.absent("/blog/b") == Absent(7)
+    assert world.absent("/blog/b") == Absent(7, "/blog/<slug>")
 
 
 def test_a_list_that_takes_long_holds_up_no_other_rule() -> None:

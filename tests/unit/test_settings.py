@@ -85,6 +85,7 @@ SAMPLES = {
     ),
     "secret": Sample("s3cret", "s3cret", '"s3cret"', "s3cret"),
     "signing_key": Sample("k" * 16, "k" * 16, f'"{"k" * 16}"', "k" * 16),
+    "off": Sample("stale", "stale", '"stale"', "serve-stale"),
     "debug": Sample(True, "1", "true", True),
     "profiles": Sample({"news": (30, 600)}, None, "{ news = [30, 600] }", {"news": (30, 600)}),
 }

@@ -15,6 +15,7 @@ from .executor import Executor, FirstOf, Job, Reply, Status
 from .lease import BackingOff, Busy
 from .regenerate import Regenerator
 from .single_flight import Flight, Flights, leading
+from .switch import PASS, SERVE_STALE, SWITCHED_OFF
 from .task import AlreadyFresh, Attempt, Failed, Outcome, Regenerated, Task
 from .thread_pool import Pool
 
@@ -173,9 +174,21 @@ class Dispatcher:
         """Run a job in a thread of the pool."""
         if job.flight.claim():
             try:
+                if self._is_switched_off(job):
+                    job.flight.set_result(Failed(SWITCHED_OFF))
+                    return
                 self.lead(job.task, job.attempt, job.flight, pooled=True)
             except Exception as error:  # an error of this package: the app's errors are outcomes of the flight
                 self._emit(InternalError("a background render", error))
+
+    def _is_switched_off(self, job: Job) -> bool:
+        """Return whether the switch forbids a render that was queued before. A refresh is always rendered."""
+        if job.attempt.refresh_tag is not None:
+            return False
+        tag_versions = self._entries.tag_versions
+        tag_versions.epochs()  # a renderer process may not have read the switch for long
+        mode = tag_versions.switch.mode_for(job.task.rule, job.task.data)
+        return mode == PASS or (mode == SERVE_STALE and self._entries.local.get(job.task.page) is not None)
 
     def _finish(self, job: Job, reply: Reply | None) -> None:
         """Set the result of a job's flight from the reply.

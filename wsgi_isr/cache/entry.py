@@ -136,7 +136,7 @@ class Codec:
         if signing_key is not None:
             # Each purpose has a key of its own: a sealed entry never passes as a list of sites.
             key = signing_key.encode("utf-8", _UNICODE)
-            purposes = ("entry", "sites", "apps", "releases")
+            purposes = ("entry", "sites", "apps", "releases", "switch")
             contexts = {purpose: f"wsgi_isr.{purpose}:{namespace}" for purpose in purposes}
             self._keys = {
                 purpose: hmac.digest(key, context.encode("utf-8", _UNICODE), "sha256")

@@ -84,6 +84,10 @@ class Keyspace:
         """Return the name of a node's epoch, which is stored on that node."""
         return f"{self._control}:e:{node}"
 
+    def switch(self, node: str) -> str:
+        """Return the name of a node's copy of the switch (:mod:`.switch`), which is stored on that node."""
+        return f"{self._control}:s:{node}"
+
     @staticmethod
     def lock(page: str) -> str:
         """Return the name of a page's lock."""

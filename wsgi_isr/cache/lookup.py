@@ -22,6 +22,8 @@ from .lease import BackingOff, Busy
 from .local_cache import CachedEntry
 from .regenerate import Regenerator
 from .single_flight import Flight
+from .switch import PASS, SERVE_STALE, SWITCHED_OFF, SWITCHED_STALE
+from .tag_versions import Epochs
 from .task import AlreadyFresh, Answer, Attempt, Failed, Outcome, Passed, Pending, Regenerated, Served, Task, Unknown
 from .verdict import Expired, Fresh, Missing, Stale, Uncacheable, Validity
 
@@ -56,6 +58,7 @@ class Cache:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._entries = entries
+        self._switch = entries.tag_versions.switch
         self._regenerator = regenerator
         self._dispatcher = Dispatcher(entries, regenerator, renderers, threads=threads, queue=queue, pause=pause)
         self._flights = self._dispatcher.flights
@@ -81,7 +84,14 @@ class Cache:
         :param may_wait: ``True``: the client waits for the render of a missing page. ``False``: the client gets
             :class:`Pending`.
         """
-        cached, judged = self._look_up(task)
+        if self._switch.is_off_here:
+            self._switch.mode_for(task.rule)  # tells of the option
+            return Passed(SWITCHED_OFF)
+        epochs = self._entries.tag_versions.epochs()
+        mode = self._switch.mode_for(task.rule, task.data)
+        if mode == PASS:
+            return Passed(SWITCHED_OFF)
+        cached, judged = self._look_up(task, epochs)
         if only_fresh and not judged.is_proven_fresh:
             cached = None
         if cached is not None and isinstance(cached.entry.content, Content) and not may_serve(cached.entry.content):
@@ -91,7 +101,7 @@ class Cache:
         if cached is None:
             answer = self._load(task, None, only_fresh=only_fresh)
         else:
-            answer = self._answer(task, cached, judged)
+            answer = self._answer(task, cached, judged, renews=mode != SERVE_STALE)
         if isinstance(answer, Served):
             content = answer.cached.entry.content
             if isinstance(content, HitForMiss):
@@ -107,13 +117,12 @@ class Cache:
         """
         return self._entries.get(task)
 
-    def _look_up(self, task: Task) -> tuple[CachedEntry | None, Judged]:
+    def _look_up(self, task: Task, epochs: Epochs) -> tuple[CachedEntry | None, Judged]:
         """Return the local copy if it suffices, else the stored entry, else the local copy in any case.
 
-        The epochs are read first **[needed]**: every tag version that is compared later is at least as new.
+        :param epochs: read before this call **[needed]**: every tag version that is compared later is at least as new.
         """
         entries = self._entries
-        epochs = entries.tag_versions.epochs()
         cached = entries.local.get(task.page)
         if cached is not None:
             judged = entries.judge(cached, epochs)
@@ -145,9 +154,14 @@ class Cache:
             judged = Judged(Expired(cached.entry), judged.validity)
         return cached, judged
 
-    def _answer(self, task: Task, cached: CachedEntry, judged: Judged) -> Answer:
-        """Return the answer that a verdict leads to."""
+    def _answer(self, task: Task, cached: CachedEntry, judged: Judged, renews: bool) -> Answer:
+        """Return the answer that a verdict leads to.
+
+        :param renews: a stale page is rendered again. Otherwise each page that is there is served, whatever its age.
+        """
         verdict = judged.verdict
+        if not renews and isinstance(verdict, (Stale, Expired)):
+            return Served(cached, judged.label("STALE"), detail=SWITCHED_STALE)
         if isinstance(verdict, Missing):
             return self._load(task, None)
         if isinstance(verdict, Fresh):
@@ -156,7 +170,7 @@ class Cache:
             self._revalidate(task, cached)
             return Served(cached, judged.label("STALE"))
         if isinstance(verdict, Uncacheable):
-            if verdict.due:
+            if verdict.due and renews:
                 self._revalidate(task, cached)
             return Passed(verdict.reason)
         if isinstance(verdict, Expired):

@@ -24,6 +24,7 @@ from typing import NamedTuple
 from ..errors import StoreError
 from ..stores.base import Store
 from .entry import TagSnapshot
+from .switch import Switch
 from .verdict import Validity
 
 _NONCE = 12
@@ -146,6 +147,7 @@ class TagVersions:
     :param epoch_key: returns the name of a node's epoch.
     :param coherence: the greatest age of polled epochs in seconds; 0 reads them on every request.
     :param monotonic: monotonic seconds, for that age.
+    :param switch: read along with the epochs.
     """
 
     def __init__(
@@ -156,7 +158,9 @@ class TagVersions:
         *,
         coherence: float,
         monotonic: Callable[[], float],
+        switch: Switch | None = None,
     ) -> None:
+        self.switch = switch or Switch()
         self._store = store
         self._tag_key = tag_key
         self._epoch_key = epoch_key
@@ -249,7 +253,9 @@ class TagVersions:
             alive = list(itertools.islice(self._unread, max(_READ_ALONG, len(self._unread) // 8)))
             for key in alive:
                 del self._unread[key]
-        found = self._store.get_many([*keys.values(), *alive])
+        along = self.switch.due(self._coherence, READ_AGAIN[0])
+        found = self._store.get_many([*keys.values(), *alive, *along])
+        self.switch.note(found, along, keys.values())
         epochs: dict[str, bytes | None] = {}
         for node, key in keys.items():
             if key in found.unreachable:

@@ -148,6 +148,7 @@ class Served(NamedTuple):
     :param collapsed: the page was rendered for another request, and this request waited for it (RFC 9211, 2.7).
     :param hit: the page was not rendered now.
     :param personal: the app's response to this request alone, where the page may not be stored.
+    :param detail: why the page is served although it is due, a token; empty for the usual reasons.
     """
 
     cached: CachedEntry
@@ -156,6 +157,7 @@ class Served(NamedTuple):
     collapsed: bool = False
     hit: bool = True
     personal: Personal | None = None
+    detail: str = ""
 
 
 class Passed(NamedTuple):

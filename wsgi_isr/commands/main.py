@@ -22,6 +22,7 @@ from .demo import demo_command
 from .prerender import prerender_command
 from .refresh import invalidate_in, refresh_command, say_invalidated
 from .serve import serve_command
+from .switch import off_command, on_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -37,6 +38,8 @@ def main() -> None:
 main.add_command(demo_command)
 main.add_command(prerender_command)
 main.add_command(refresh_command)
+main.add_command(off_command)
+main.add_command(on_command)
 
 
 def _store_options(command: Command) -> Command:

@@ -102,6 +102,21 @@ def _check_name(name: str, value: Any) -> str | None:
     return value
 
 
+def _check_off(name: str, value: Any) -> str | None:
+    """Return the mode of the switch; ``None`` for a cache that is on."""
+    if value in ("stale", "serve-stale"):
+        return "serve-stale"
+    if value == "pass":
+        return "pass"
+    return "pass" if o.FLAG.check(name, value) else None
+
+
+def _parse_off(name: str, text: str) -> Any:
+    parse = o.FLAG.parse
+    return text.lower() if text.lower() in ("pass", "stale", "serve-stale") or parse is None else parse(name, text)
+
+
+OFF = o.Kind('true, false or "stale"', _check_off, _parse_off)
 URL = o.Kind("scheme and host", _check_url, lambda _name, text: text)
 HOSTS = o.Kind("list of hosts", _check_hosts, o.NAMES.parse)
 JOURNAL = o.Kind("file, or False", _check_journal, _parse_journal)
@@ -204,6 +219,13 @@ class Settings:
     background_threads: int = o.option(4, o.COUNT, "Number of threads for background renders, in each process.", "4")
     background_queue: int = o.option(
         256, o.COUNT, "Maximum number of background renders that wait for a thread.", "256"
+    )
+    off: str | None = o.option(
+        None,
+        OFF,
+        "Switch for this process, in place of `wsgi-isr off`. `true`: the app answers each request, uncached. `stale`: "
+        "pages that are there are served whatever their age, and not rendered again.",
+        "false",
     )
     drain_timeout: float = o.option(
         10.0, o.SECONDS, "Maximum time that a stopping process waits for its background renders, in seconds.", "10"

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..cache.entry import Content, Entry
+from ..cache.switch import PASS, SWITCHED_OFF
 from ..cache.task import Answer, Failed, Passed, Pending, Served
 from ..config.settings import Config
 from ..data.active_engine import activate
@@ -110,6 +111,8 @@ class Exchange:
                     self._engine.tag_versions.ask()
                 draft = self._engine.drafts.holds(self._environ)
                 matched = self._pages.match(self._environ, self._fingerprint, self._engine.tag_versions.epochs, draft)
+                if isinstance(matched, Absent) and self._is_off(matched.rule):
+                    return Passed(SWITCHED_OFF, draft=draft)
                 if not isinstance(matched, Page):
                     return matched
                 self._page = matched
@@ -122,6 +125,12 @@ class Exchange:
             # This render was anonymous. Its failure says nothing about requests with cookies, so the app answers.
             return Passed("cookie")
         return found
+
+    def _is_off(self, rule: str) -> bool:
+        tag_versions = self._engine.tag_versions
+        if not tag_versions.switch.is_off_here:
+            tag_versions.epochs()
+        return tag_versions.switch.mode_for(rule) == PASS
 
     def _look_up(self, page: Page) -> Found:
         """Return the page for this client, rendered first if necessary, or the shell that is shown until then."""
@@ -169,7 +178,7 @@ class Exchange:
         name = page.task.page if page is not None else ""
         label, age, reason, lock = "MISS", 0.0, "", "none"
         if isinstance(found, Served):
-            label, age = found.label, found.cached.entry.age(self._clock())
+            label, age, reason = found.label, found.cached.entry.age(self._clock()), found.detail
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
         elif isinstance(found, Passed):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
@@ -218,11 +227,14 @@ class Exchange:
             return
         # A condition that does not match comes here although a response is prepared. Keep that response.
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it
-        monotonic = self._engine.monotonic()
-        if prepared is None or monotonic >= prepared.over:
+        monotonic, switch = self._engine.monotonic(), self._engine.tag_versions.switch.active
+        if switch is not None and switch.mode_for(page.task.rule, False, now) == PASS:
+            return  # Race: the switch was read after this look-up.
+        if prepared is None or monotonic >= prepared.over or prepared.switch is not switch:
             edge = self._engine.edge
             finish = self._for_edge(edge, cached.entry) if edge is not None else None
-            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic, finish=finish)
+            prepared = PreparedResponse(cached.entry, content, now, monotonic, finish=finish, switch=switch)
+            cached.prepared = prepared
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
         self._pages.remember(self._fingerprint, page)
 

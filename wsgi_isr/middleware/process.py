@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from ..cache.app_records import Registry
 from ..cache.invalidation import Invalidator, Receipt, check_mode, tag_names
 from ..cache.journal import journal_for
+from ..cache.switch import Copies
+from ..cache.switchboard import Switchboard
 from ..config.development import development_of
 from ..config.identity import module_name
 from ..config.loading import load
@@ -287,6 +289,25 @@ def _invalidator_for(config: Config, begins: bool = False) -> Iterator[Invalidat
             yield invalidator
         finally:
             invalidator.close(settings.drain_timeout)
+    finally:
+        if opened is not settings.store:
+            opened.close()
+
+
+@contextmanager
+def switchboard_for(store: str | None, namespace: str | None) -> Iterator[Switchboard]:
+    """Yield the switchboard of a store that no app of this process uses.
+
+    Its file is in the state folder of the app in the current directory. The arguments are those of :func:`invalidate`.
+
+    :raises ConfigError: no store is known.
+    """
+    settings = _configuration_of(store, namespace, None).settings
+    opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
+    try:
+        registry = Registry(opened, settings.namespace, settings.signing_key)
+        copies = Copies(opened, settings.namespace, settings.signing_key, state_folder(None), time.time)
+        yield Switchboard(copies, opened, settings.namespace, registry)
     finally:
         if opened is not settings.store:
             opened.close()

@@ -23,6 +23,7 @@ from ..events import (
     RenderFailed,
     StoreFailed,
     Subscriber,
+    Switched,
     UndeclaredVary,
     Unreadable,
 )
@@ -76,6 +77,7 @@ class _EventLog:
             Delivered: self._log_delivered,
             InternalError: self._log_internal_error,
             BackgroundFull: self._log_background_full,
+            Switched: self._log_switched,
         }
 
     def log(self, event: Event) -> None:
@@ -178,6 +180,19 @@ class _EventLog:
         outcome = f"; {event.outcome}" if event.outcome else ""
         _log.error("internal error: %s failed%s", event.where, outcome, exc_info=_traceback(event.cause))
 
+    def _log_switched(self, event: Switched) -> None:
+        if event.mode == "on":
+            _log.warning("the switch has ended: the cache is on")
+            return
+        # The record is text of another process, and must not make lines of its own.
+        _log.warning(
+            "the cache is switched off: mode %s, for %s, by %s, %s; wsgi-isr on ends it",
+            event.mode,
+            "everything" if event.rules is None else ascii(listed(event.rules)),
+            ascii(event.actor),
+            _time(event.until),
+        )
+
     def _log_background_full(self, event: BackgroundFull) -> None:
         _log.debug("no room for a background render: %s", event.key)
 
@@ -207,6 +222,10 @@ def _written(path: str) -> str:
     written = "".join(c if c.isprintable() and c not in '<>"\\' else quote(c) for c in path[:_MAX_PATH])
     # Characters from the patterns of other frameworks would make the rule invalid, so they are quoted.
     return written if spelling(written) == written else re.sub(r"[^\w/%~.-]", lambda c: quote(c[0], ""), written)
+
+
+def _time(until: float | None) -> str:
+    return "without an end" if until is None else time.strftime("until %Y-%m-%d %H:%M:%S UTC", time.gmtime(until))
 
 
 def _traceback(error: BaseException | None) -> Any:

@@ -42,9 +42,11 @@ class Absent(NamedTuple):
     """The rule lists its pages, and this page is not listed.
 
     :param ttl: seconds for which that is valid.
+    :param rule: the pattern of the rule.
     """
 
     ttl: float
+    rule: str = ""
 
 
 class _Known(NamedTuple):
@@ -107,7 +109,7 @@ class Listings:
             return None  # without a list the app decides
         # A fixed list stays. A callable is asked again and may list the path then.
         age = self._monotonic() - known.asked if callable(policy.paths) else 0.0
-        return Absent(max(0.0, policy.negative_ttl - age))
+        return Absent(max(0.0, policy.negative_ttl - age), policy.name)
 
     def _listed(self, policy: Policy, path: str, script: str, epochs: Callable[[], Any] | None) -> _Known:
         known = self._known.get(policy.name)

@@ -110,6 +110,8 @@ class Variant(NamedTuple):
 class PreparedResponse:
     """A prepared response to a plain GET: ``variants`` by ``Accept-Encoding``.
 
+    It belongs to the record of the ``switch`` that it was prepared under, and is not sent under another one.
+
     Times are monotonic seconds. At ``over`` its ``Age`` or its entry has expired. Until ``until`` it may be sent
     without asking for invalidations. ``wires`` is for a server, which keeps the bytes of each variant there.
 
@@ -118,7 +120,19 @@ class PreparedResponse:
         time needs the same function; ``None`` without a CDN.
     """
 
-    __slots__ = ("_entry", "_made", "_now", "finish", "looked_up", "over", "status", "until", "variants", "wires")
+    __slots__ = (
+        "_entry",
+        "_made",
+        "_now",
+        "finish",
+        "looked_up",
+        "over",
+        "status",
+        "switch",
+        "until",
+        "variants",
+        "wires",
+    )
 
     def __init__(
         self,
@@ -128,7 +142,9 @@ class PreparedResponse:
         monotonic: float,
         looked_up: float | None = None,
         finish: Callable[[Headers, float], Headers] | None = None,
+        switch: object = None,
     ) -> None:
+        self.switch = switch
         self.status = content.status
         self.looked_up = monotonic if looked_up is None else looked_up
         self.wires: dict[Any, Any] = {}
@@ -182,7 +198,7 @@ def cache_status(found: Served, now: float) -> str:
     if label == "STALE-IF-ERROR":
         return f"{NAME}; fwd=stale; ttl={left}; detail=stale-if-error"
     if found.hit:
-        return f"{NAME}; hit; ttl={left}; detail={label.lower()}"
+        return f"{NAME}; hit; ttl={left}; detail={found.detail or label.lower()}"
     said = f"{NAME}; fwd={'stale' if label == 'EXPIRED' else 'uri-miss'}"
     said += "; stored" if found.stored else ""
     said += "; collapsed" if found.collapsed else ""

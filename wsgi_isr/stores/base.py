@@ -36,7 +36,7 @@ class Many(NamedTuple):
 class Route(NamedTuple):
     """The way from a key to its node.
 
-    :param control: whether the key is a tag or an epoch, which never moves to another node.
+    :param control: whether the key is a tag, an epoch or a switch, which never moves to another node.
     :param text: the text that decides the node.
     :param node: the node that the key itself names; ``None`` for other keys.
     """
@@ -50,11 +50,12 @@ def route(key: str) -> Route:
     """Return the route of a key ``schema:namespace:plane:name[:suffix]``.
 
     Keys in the planes ``p`` (pages) and ``d`` (data) move to another node while their node is down. Their suffix does
-    not count, so a lease is on the node of its cache entry. Keys in the planes ``t`` (tags) and ``e`` (epochs) never
-    move. The name of an epoch is that of its node. Any other key is data, routed by the key as a whole.
+    not count, so a lease is on the node of its cache entry. Keys in the planes ``t`` (tags), ``e`` (epochs) and ``s``
+    (switches) never move. The name of an epoch or a switch is that of its node. Any other key is data, routed by the
+    key as a whole.
     """
     schema, namespace, plane, name = (*key.split(":", 3), "", "", "")[:4]
-    if plane == "e" and name:
+    if plane in ("e", "s") and name:
         return Route(True, key, name)
     if plane == "t" and name:
         return Route(True, key)
@@ -62,7 +63,7 @@ def route(key: str) -> Route:
 
 
 def is_control(key: str) -> bool:
-    """Return whether ``key`` is a tag or an epoch.
+    """Return whether ``key`` is a tag, an epoch or a switch.
 
     The loss of a control key costs a render of each page with this tag. Therefore, the built-in stores evict control
     keys last.
@@ -71,7 +72,7 @@ def is_control(key: str) -> bool:
     return len(parts) == 4 and parts[2] in _CONTROL_PLANES and parts[3] != ""
 
 
-_CONTROL_PLANES = ("t", "e")
+_CONTROL_PLANES = ("t", "e", "s")
 
 
 #: The part of a store's bytes for all control keys together. All slots of :mod:`wsgi_isr.cache.keyspace`
