@@ -20,6 +20,7 @@ from .cache.app_records import Presence, Registry
 from .cache.entries import Entries
 from .cache.entry import Codec, HitForMiss
 from .cache.executor import Job, OnDone, Reply, Status
+from .cache.inspection import Inspector
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
 from .cache.keyspace import Keyspace
@@ -32,6 +33,7 @@ from .cache.renderer_pool import Remote
 from .cache.single_flight import Flight, leading, led
 from .cache.tag_versions import TagVersions
 from .cache.task import Attempt, Product, Task, Unknown
+from .cache.timeline import Recorder, Timelines
 from .cache.verdict import Failure, Validity
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
@@ -183,6 +185,7 @@ class Engine:
     :param name: the app's name in the records of the store.
     :param is_serving: returns whether this process answers requests for the app.
     :param inline: run everything in the calling thread, as tests need.
+    :param role: returns the role of this process in timelines; empty where each render has its own.
     """
 
     def __init__(
@@ -202,6 +205,7 @@ class Engine:
         name: str = "",
         is_serving: Callable[[], bool] = lambda: True,
         inline: bool = False,
+        role: Callable[[], str] = str,
     ) -> None:
         settings, rules = config.settings, config.rules
         self._pid = os.getpid()
@@ -225,6 +229,9 @@ class Engine:
         self.invalidator = Invalidator(
             store, settings.namespace, journal, events, self.forget, registry, is_own=True, is_known=is_serving
         )
+        self.timelines = Timelines(store, settings.namespace, settings.signing_key)
+        #: Records the events of this process. The middleware subscribes it.
+        self.recorder = Recorder(self.timelines, self.clock, role, is_alone=inline or not store.keeps)
         self.presence = self._make_presence(config, registry, name)
         self._producer = Producer(self, rules, produce_page, app, inline)
         self._renderers = (
@@ -258,7 +265,9 @@ class Engine:
             entries, leases, keep_alive, producer.produce, producer.tags_of, settings.uncacheable_ttl
         )
         queue = settings.background_queue
-        return Cache(entries, regenerator, renderers=self._renderers, threads=threads, queue=queue, pause=pause)
+        cache = Cache(entries, regenerator, renderers=self._renderers, threads=threads, queue=queue, pause=pause)
+        self.inspector = Inspector(entries, cache.dispatcher, self.keyspace, self.timelines, self.recorder)
+        return cache
 
     def active_app(self) -> str | None:
         """Return the name of the active app (:meth:`.Application.active`)."""
@@ -307,6 +316,7 @@ class Engine:
         timeout = self.drain if timeout is None else timeout
         until = self.monotonic() + timeout
         is_drained = self.cache.stop(timeout)
+        self.recorder.close(max(0.0, until - self.monotonic()))
         if self.presence is not None:
             self.presence.close(max(0.0, until - self.monotonic()))
         return is_drained

@@ -17,6 +17,7 @@ from .courier import courier
 from .journal import Journal, JournalLine
 from .keyspace import Keyspace
 from .tag_versions import Mode, TagVersions
+from .timeline import current_actor
 
 #: The number of tags that are delivered from the journal at once.
 _BATCH = 1000
@@ -179,19 +180,20 @@ class Invalidator:
         #: The monotonic time of the next report of a journal that cannot be read.
         self._next_report_at = float("-inf")
 
-    def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
+    def invalidate(self, names: Iterable[str], mode: str = "expire", actor: str | None = None) -> Receipt:
         """Invalidate tags, and return the receipt once they are acknowledged, or kept on the disk.
 
         :param names: stored names.
+        :param actor: the person or program that asks for it, for timelines.
         :raises InvalidationError: a name was not delivered, and no journal keeps it.
         :raises ConfigError: there is no such mode.
         """
-        wanted = check_mode(mode)
+        wanted, actor = check_mode(mode), actor or current_actor()
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
         if not self._store.keeps:
             self._after()
-            self._events.emit(Invalidated(names, mode))
+            self._events.emit(Invalidated(names, mode, actor=actor))
             note = f"{self._store.location} keeps nothing: there is nothing to invalidate"
             return Receipt(names, mode, 0.0, store=self._store.location, namespace=self._space, notes=(note,))
         # Read before the invalidation, which creates keys itself.
@@ -206,7 +208,7 @@ class Invalidator:
         found = [*advice(names, absent, apps, self._store, self._space, self._is_own)]
         loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
         is_attended = self._is_own and courier.is_at_work
-        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended, actor))
         if undelivered and journal is None:
             delivered = tuple(name for name in names if name not in undelivered)
             raise InvalidationError(delivered, undelivered)

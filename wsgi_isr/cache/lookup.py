@@ -63,6 +63,11 @@ class Cache:
         # A client that does not wait can ask for many pages. A part of the queue is left for regenerating stale ones.
         self._max_pending = max(1, queue // 4)
 
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Return the flights of this process."""
+        return self._dispatcher
+
     # Looking up --------------------------------------------------------------------------------------
 
     def get(
@@ -137,11 +142,7 @@ class Cache:
         if cached is None:
             return None, Judged(Missing(), Validity.VALID)
         judged = entries.judge(cached, epochs)
-        if is_forgotten and isinstance(judged.verdict, Stale) and not cached.is_unstored:
-            # The store may have evicted a later answer as well, a 404 or a hit-for-miss. A stale copy does not rule
-            # that out, and is a fallback for errors only.
-            judged = Judged(Expired(cached.entry), judged.validity)
-        return cached, judged
+        return cached, judged.without_store(cached) if is_forgotten else judged
 
     def _answer(self, task: Task, cached: CachedEntry, judged: Judged) -> Answer:
         """Return the answer that a verdict leads to."""

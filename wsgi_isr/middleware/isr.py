@@ -17,7 +17,7 @@ from ..config.origin import Site
 from ..config.settings import Config
 from ..config.wrapping import Wrapper, app_digest, check_app, configured, warn_of_flask_command
 from ..engine import Engine
-from ..events import Events, Subscriber
+from ..events import Event, Events, Subscriber
 from ..observe.debug import log_decisions
 from ..observe.log import log_events
 from ..pages.capture import produce_page
@@ -77,6 +77,7 @@ class ISR(Wrapper):
         # A fake clock alone replaces both clocks.
         self._monotonic = monotonic or clock
         self._pause = pause
+        self._events.subscribe(self._record)
         if settings.debug:
             self._events.subscribe(log_decisions())
         self._beginning: dict[int, threading.Lock] = {}
@@ -245,7 +246,13 @@ class ISR(Wrapper):
             name=self.app_name,
             is_serving=lambda: self._is_serving,
             inline=runtime.stand_in is not None,
+            role=lambda: runtime.role,
         )
+
+    def _record(self, event: Event) -> None:
+        """Record an event in the timelines."""
+        if (live := self._live) is not None and live.keeps:
+            live.recorder(event)
 
     def invalidate(
         self,
@@ -255,10 +262,11 @@ class ISR(Wrapper):
         prefixes: Iterable[str] = (),
         everything: bool = False,
         mode: str = "expire",
+        actor: str | None = None,
     ) -> Receipt:
         """Invalidate pages of this app and return the receipt; see :func:`wsgi_isr.invalidate`."""
         names = tag_names(tags, paths, routes, prefixes, everything, set(self.configuration.rules.policies))
-        return self._engine.invalidator.invalidate(names, mode)
+        return self._engine.invalidator.invalidate(names, mode, actor)
 
     def replay(self) -> tuple[str, ...]:
         """Deliver the journal's invalidations and return the stored names of the delivered tags.

@@ -28,12 +28,14 @@ class Runtime:
     :ivar instances: every :class:`~wsgi_isr.ISR` of this process.
     :ivar alone: the engine of a script that only uses cached functions; ``None`` before its first use.
     :ivar stand_in: the replacement of all stores; ``None`` outside of tests.
+    :ivar role: the role of this process in timelines, such as ``renderer``; empty where each render has its own.
     """
 
     def __init__(self) -> None:
         self.instances: weakref.WeakSet[Any] = weakref.WeakSet()  # Any: the module of ISR imports this one
         self.alone: Engine | None = None
         self.stand_in: StandIn | None = None
+        self.role = ""
         self._beginning: dict[int, threading.Lock] = {}
 
     @property
