@@ -10,7 +10,7 @@ import pytest
 
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
-from wsgi_isr.cache import app_records
+from wsgi_isr.cache import app_records, timeline
 from wsgi_isr.cache.courier import courier
 from wsgi_isr.middleware.runtime import runtime
 
@@ -40,6 +40,12 @@ def no_courier() -> Iterator[None]:
     """Start no courier: a test delivers the journal itself."""
     with courier.off():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_recorder_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no timeline in the background: a test writes it itself."""
+    monkeypatch.setattr(timeline, "in_thread", lambda work: False)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..errors import StoreError
 from .dispatch import Dispatcher
 from .entries import Entries, Judged
-from .entry import Content, HitForMiss, UnreadableEntry
+from .entry import HitForMiss, UnreadableEntry
 from .keyspace import Keyspace, stored_tag
 from .lease import BACKOFF_VALUE, FREE_VALUE
 from .local_cache import CachedEntry
@@ -50,6 +50,7 @@ class Inspection(NamedTuple):
     :param tags: the tags of the page, or those that it would have.
     :param events: the page's own timeline, oldest first.
     :param problem: why the store could not be asked, or why the stored bytes are no page.
+    :param at: the Unix time of the look in seconds.
     """
 
     cached: CachedEntry | None
@@ -64,6 +65,7 @@ class Inspection(NamedTuple):
     tags: tuple[TagState, ...]
     events: tuple[TimelineEvent, ...]
     problem: str
+    at: float
 
 
 _NOTHING = Judged(Missing(), Validity.VALID)
@@ -130,6 +132,7 @@ class Inspector:
             tags,
             tuple(events),
             problem,
+            entries.clock(),
         )
 
     def _look_up(
@@ -214,8 +217,3 @@ def _copy_of(cached: CachedEntry) -> CachedEntry:
         setattr(copy, name, getattr(cached, name))
     copy.read_tags_at = float("inf")
     return copy
-
-
-def is_page(cached: CachedEntry | None) -> bool:
-    """Return whether a copy is a page, and no hit-for-miss."""
-    return cached is not None and isinstance(cached.entry.content, Content)

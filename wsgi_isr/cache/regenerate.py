@@ -17,8 +17,8 @@ from .entry import Content, Entry, HitForMiss, TagSnapshot
 from .keyspace import is_given, stored_tag
 from .lease import BackingOff, Busy, Lease, LeaseKeepAlive, Leases
 from .tag_versions import ABSENT, Capture, Mode
-from .timeline import rendering_as
 from .task import AlreadyFresh, Attempt, Failed, Outcome, Produce, Product, Regenerated, Task
+from .timeline import rendering_as
 from .verdict import NEGATIVE_STATUSES, STORE_GRACE, Failure, Personal, Storable
 
 

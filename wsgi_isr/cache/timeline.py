@@ -8,7 +8,6 @@ invalidation waits for the store. A lost record does no harm.
 from __future__ import annotations
 
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +46,7 @@ class TimelineEvent(NamedTuple):
     :param by: the process, as ``host:pid:role``, or the actor of an invalidation.
     :param seconds: the duration of a render; for a failure, the back-off.
     :param detail: the reason, the error, or the mode and the name of the tag.
-    :param count: the number of equal events in a row.
+    :param times: the number of equal events in a row.
     :param source: where the lifetime came from: ``rule``, ``header``, ``code``, ``data`` or ``negative_ttl``.
     :param data: the keys of the cached data that the render used.
     """
@@ -57,7 +56,7 @@ class TimelineEvent(NamedTuple):
     by: str = ""
     seconds: float = 0.0
     detail: str = ""
-    count: int = 1
+    times: int = 1
     source: str = ""
     data: tuple[str, ...] = ()
 
@@ -154,7 +153,7 @@ class Recorder:
         self._clock = clock
         self._role = role
         self._is_alone = is_alone
-        self._host = socket.gethostname()[:64]
+        self._host = host_name()
         self._changed = threading.Condition()
         self._waiting: dict[str, list[TimelineEvent]] = {}
         self._is_writing = False
@@ -258,7 +257,7 @@ def merged(events: list[TimelineEvent]) -> list[TimelineEvent]:
     result: list[TimelineEvent] = []
     for event in events:
         if result and event.kind == result[-1].kind == "stale":
-            result[-1] = event._replace(count=result[-1].count + event.count)
+            result[-1] = event._replace(times=result[-1].times + event.times)
         else:
             result.append(event)
     return result
@@ -271,6 +270,12 @@ def _is_of_a_good_page(event: TimelineEvent) -> bool:
 def _is_page(key: str) -> bool:
     """Return whether a name in the store is that of a page, and not of data."""
     return key.split(":", 3)[2:3] == ["p"]
+
+
+def host_name() -> str:
+    """Return the name of this machine."""
+    # The module socket takes a millisecond of the import, and Windows has no uname().
+    return os.uname().nodename[:64] if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")[:64]
 
 
 def _first_line(error: BaseException) -> str:
@@ -286,4 +291,4 @@ def _event(fields: Any) -> TimelineEvent | None:
     good = all(type(text) is str and len(text) <= 3 * MAX_TEXT for text in texts) and event.kind in KINDS
     good = good and type(event.at) is type(event.seconds) is float and abs(event.at) < 2.0**40
     good = good and abs(event.seconds) < 2.0**40
-    return event if good and type(event.count) is int and len(event.data) <= MAX_DATA else None
+    return event if good and type(event.times) is int and len(event.data) <= MAX_DATA else None

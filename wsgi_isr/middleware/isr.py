@@ -35,6 +35,8 @@ from .runtime import runtime
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
 
+    from ..observe.explanation import Explanation
+
 
 class ISR(Wrapper):
     """Serve an app's pages from a shared cache and render stale ones in the background.
@@ -183,6 +185,23 @@ class ISR(Wrapper):
         """
         engine = self._engine
         return engine.keeps and refresh_path(engine, self._pages, path, only_if_cached, site)
+
+    def explain(
+        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, site: Site | None = None
+    ) -> Explanation:
+        """Return how a request would be answered now, and why. Nothing is rendered, stored or counted as a use.
+
+        The explanation has the rule, the key, the stored page with its age and lifetime, its tags with their last
+        invalidations, the lock, the nodes, and a timeline of the last events.
+
+        :param path: the public path, which may have a query, or a whole URL.
+        :param headers: the request's headers by name; by default none.
+        :param site: the site, if several hosts are served; by default that of the URL, or the first known one.
+        :raises ConfigError: ``path`` is neither a path nor a URL.
+        """
+        from .explain import explain  # few processes explain, and the modules would lengthen each start
+
+        return explain(self._engine, self._pages, self.configuration, path, method, headers, site)
 
     def _has(self, path: str) -> bool:
         """Return whether the store has a page at a public path, for any site.
