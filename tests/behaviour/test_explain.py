@@ -25,7 +25,8 @@ def explained(site: Site, path: str = "/", **request: Any) -> Explanation:
 
 
 def state_of(store: MemoryStore) -> dict[str, Any]:
-    return {key: store.get(key) for key in [*store._pages.items, *store._control.items]}
+    found = {key: store.get(key) for key in [*store._pages.items, *store._control.items]}
+    return {key: value for key, value in found.items() if value is not None}  # others have lapsed
 
 
 # Verdicts ---------------------------------------------------------------------------------------------
@@ -452,7 +453,7 @@ def test_an_explanation_renders_nothing_stores_nothing_and_counts_as_no_use(
     make_site: MakeSite, origin: Origin, clock: Clock
 ) -> None:
     site = make_site({"/": Rule(60, tags=["posts"])})
-    site.visit("/")
+    site.visit_and_settle("/")
     site.isr._engine.recorder.flush()
     local = site.isr._engine.local
     copy = local.peek(site.isr._pages.at("/").task.page)

@@ -16,8 +16,9 @@ from ..errors import ConfigError, StoreError
 from ..process import invalidate, replay
 from ..stores import open_store
 from ..stores.base import Store
-from .common import reported, say, url_option
+from .common import actor, reported, say, url_option
 from .demo import demo_command
+from .explain import explain_command
 from .prerender import prerender_command
 from .refresh import invalidate_in, refresh_command, say_invalidated
 from .serve import serve_command
@@ -34,6 +35,7 @@ def main() -> None:
 
 
 main.add_command(demo_command)
+main.add_command(explain_command)
 main.add_command(prerender_command)
 main.add_command(refresh_command)
 
@@ -90,7 +92,7 @@ def invalidate_command(refresh: bool, target: str | None, url: str | None, as_js
         if not knows_store:
             remedy = "write --app myapp:app or --store URL, or set WSGI_ISR_STORE as the app has it (null:// for none)"
             raise ConfigError("store", "no store is known here", remedy)
-        say_invalidated(invalidate(**arguments), as_json)
+        say_invalidated(invalidate(**arguments, actor=actor()), as_json)
 
 
 @main.command("replay")

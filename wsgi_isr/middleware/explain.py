@@ -160,12 +160,13 @@ def _rule(question: Question) -> RuleMatch | None:
     except UnicodeError:
         return None
     count = len(rules.policies) - 1
+    none = f"none of {count} patterns matches" if count > 1 else "the only pattern does not match"
     if policy.name != UNLISTED:
         why = f"the most specific match of {count} patterns" if count > 1 else "the only pattern, and it matches"
     elif policy.has_no_rule:
-        why = f"none of {count} patterns matches, and there is no revalidate= for other pages"
+        why = f"{none}, and there is no revalidate= for other pages"
     elif count:
-        why = f"none of {count} patterns matches: the options of the site hold"
+        why = f"{none}: the options of the site hold"
     else:
         why = "there are no patterns: the options of the site hold"
     return RuleMatch(policy.name, why, {name: str(value)[:MAX_SHOWN] for name, value in found.items()})

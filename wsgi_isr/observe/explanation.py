@@ -221,8 +221,10 @@ class Explanation(NamedTuple):
     def _lines_of_page(self, page: StoredPage) -> Iterator[str]:
         what = f"no page, {page.refused}" if page.refused else f"{page.status}, {page.size:,} bytes"
         yield f"  stored    in {page.place}: {what}, by its tags {page.validity}"
-        ends = [f"stale at {_seconds(page.revalidate)}", f"expired at {_seconds(page.expire)}"]
-        yield f"  age       {_seconds(page.age)}, {', '.join(ends)}{f' (from: {page.source})' if page.source else ''}"
+        stale = f"stale at {_seconds(page.revalidate)}" if page.revalidate is not None else "never stale"
+        expired = f"expired at {_seconds(page.expire)}" if page.expire is not None else "never expired by age"
+        source = f" (lifetime from: {page.source})" if page.source else ""
+        yield f"  age       {_seconds(page.age)}, {stale}, {expired}{source}"
         for name in page.data:
             yield f"  data      {name}"
 
@@ -257,9 +259,7 @@ def _event(line: Line) -> str:
     return f"{line.kind}{by}{detail}"
 
 
-def _seconds(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
+def _seconds(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
