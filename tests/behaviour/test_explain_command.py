@@ -14,6 +14,7 @@ from tests.behaviour.conftest import MakeSite
 from tests.behaviour.origin import Origin, answer
 from wsgi_isr.commands.main import main
 from wsgi_isr.events import Invalidated
+from wsgi_isr.middleware.runtime import runtime
 
 APP = """
 from wsgi_isr import ISR, Rule
@@ -39,6 +40,7 @@ def app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def run(*arguments: str) -> tuple[int, str, str]:
     """Run one command as in a new process."""
     sys.modules.pop("explained", None)
+    runtime.instances.clear()
     result = CliRunner().invoke(main, arguments, catch_exceptions=False)
     return result.exit_code, result.stdout, result.stderr
 
@@ -57,7 +59,7 @@ def test_it_tells_who_rendered_and_who_invalidated(monkeypatch: pytest.MonkeyPat
 def test_json_has_the_same_facts_and_the_variable_names_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
     run("prerender", "explained:app", "--url", SITE)
     monkeypatch.setenv("WSGI_ISR_APP", "explained:app")
-    code, out, _ = run("explain", "/", "--json")
+    code, out, _ = run("explain", f"{SITE}/", "--json")
     told = json.loads(out)
     assert (code, told["answer"], told["cacheable"], told["key"]["host"]) == (0, "HIT", True, "example.com")
     assert told["stored"]["source"] == "rule"
