@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -222,15 +221,12 @@ def test_the_file_system_of_a_folder_is_that_of_the_nearest_mount(folder: Path) 
     assert file_system("/", str(folder / "none")) == ""
 
 
-def test_an_invalidation_that_waits_in_the_journal(folder: Path) -> None:
+def test_an_invalidation_that_waits_in_the_journal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = f"sqlite:///{folder}/store.db"
     path = str(folder / "journal")
     Journal(path).keep("default", ["tag:posts"], "expire", [store], [store])
-    os.environ["WSGI_ISR_JOURNAL"] = path
-    try:
-        ((check, result, write),) = failures("--store", store)
-    finally:
-        del os.environ["WSGI_ISR_JOURNAL"]
+    monkeypatch.setenv("WSGI_ISR_JOURNAL", path)
+    ((check, result, write),) = failures("--store", store)
     assert (check, result, write) == ("journal", f"1 invalidations wait in {path}", "wsgi-isr replay")
 
 

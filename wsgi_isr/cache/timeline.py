@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,8 +33,10 @@ MAX_WAITING = 1024
 MAX_TEXT, MAX_DATA = 200, 16
 #: Seconds for which a record lasts; for a page that may not exist. Clients can ask for any number of the latter.
 LASTS, SHORT = 86400.0, 600.0
-#: Seconds between two writes of a process.
-PAUSE = 1.0
+#: The most events between two writes; further ones push out the oldest.
+MAX_NOTED = 4096
+#: Seconds between two writes of a process, and the most records of a write.
+PAUSE, MAX_WRITES = 1.0, 32
 
 _UNICODE = "surrogatepass"  # a path or a tag may be no UTF-8
 
@@ -138,12 +141,27 @@ class Timelines:
                 continue
 
 
+class _Noted(NamedTuple):
+    """An event in memory. The rest is worked out when it is written.
+
+    :param times: a list of one number, which later equal events increase.
+    """
+
+    event: Served | Rendered | Refused | RenderFailed | Invalidated
+    at: float
+    role: str
+    times: list[int]
+
+
 class Recorder:
     """A subscriber that records the events of one process.
 
+    An event costs a microsecond. A thread writes at most :data:`MAX_WRITES` records a second, so the cost has a bound
+    that does not depend on the number of renders.
+
     :param role: returns the role of the process; empty where each render has its own.
     :param clock: Unix time in seconds.
-    :param is_alone: no other process sees the store, and tests want no thread: :meth:`flush` writes.
+    :param is_alone: start no thread: :meth:`flush` writes.
     """
 
     def __init__(
@@ -153,8 +171,11 @@ class Recorder:
         self._clock = clock
         self._role = role
         self._is_alone = is_alone
-        self._host = host_name()
+        self._host = f"{host_name()}:{os.getpid()}"
         self._changed = threading.Condition()
+        self._noted: deque[_Noted] = deque(maxlen=MAX_NOTED)
+        #: The last stale answer of each page since the page's last other event.
+        self._stale: dict[str, list[int]] = {}
         self._waiting: dict[str, list[TimelineEvent]] = {}
         self._is_writing = False
         self._is_closed = False
@@ -163,80 +184,107 @@ class Recorder:
         """Note an event. The hits of a page are no events of its timeline."""
         if isinstance(event, Served):
             if event.label == "STALE":
-                self._note(Keyspace.timeline(event.key), TimelineEvent("stale", self._clock()))
-        elif isinstance(event, (Rendered, Refused, RenderFailed)):
-            if _is_page(event.key) and (made := self._made(event)) is not None:
-                self._note(Keyspace.timeline(event.key), made)
+                self._note_stale(event)
         elif isinstance(event, Invalidated):
-            for name in event.tags[:MAX_TAGS]:
-                if name not in event.undelivered:
-                    self._note_invalidation(name, event)
+            self._note(event, "")
+        elif isinstance(event, (Rendered, Refused, RenderFailed)) and _is_page(event.key):
+            role = self._role() or _role.get() or "background"
+            self._stale.pop(event.key, None)
+            if isinstance(event, RenderFailed):
+                # The exception has the frames of the render, which must not be kept.
+                self._note(event._replace(cause=None, reason=_error(event)), role)
+            elif not (isinstance(event, Rendered) and event.refused):  # the event `Refused` is there already
+                self._note(event, role)
 
-    def _made(self, event: Rendered | Refused | RenderFailed) -> TimelineEvent | None:
-        if isinstance(event, Refused):
-            return self._of("refused", detail=event.reason)
-        if isinstance(event, RenderFailed):
-            cause = event.cause
-            text = event.reason if cause is None else f"{event.reason}: {type(cause).__name__}: {_first_line(cause)}"
-            return self._of("failed", event.retry_in, text)
-        if event.refused:  # the event `Refused` is there already
-            return None
-        data = tuple(key[:MAX_TEXT] for key in event.data[:MAX_DATA])
-        made = self._of("rendered", event.seconds, "" if event.stored else "not stored")
-        return made._replace(source=event.source, data=data)
+    def _note_stale(self, event: Served) -> None:
+        if (times := self._stale.get(event.key)) is not None:
+            times[0] += 1
+            return
+        if len(self._stale) >= MAX_WAITING:
+            self._stale.clear()
+        noted = self._note(event, "")
+        self._stale[event.key] = noted.times
 
-    def _note_invalidation(self, name: str, event: Invalidated) -> None:
-        by = f"{event.actor[:MAX_TEXT]} ({self._host}:{os.getpid()})"
-        happened = TimelineEvent("invalidated", self._clock(), by, 0.0, f"{event.mode} {name}"[:MAX_TEXT])
-        self._note(self._timelines.key_of_tag(stored_tag(name)), happened)
+    def _note(self, event: Any, role: str) -> _Noted:
+        noted = _Noted(event, self._clock(), role, [1])
+        self._noted.append(noted)
+        if not (self._is_writing or self._is_alone or self._is_closed):
+            self._begin()
+        return noted
 
-    def _of(self, kind: str, seconds: float = 0.0, detail: str = "") -> TimelineEvent:
-        role = self._role() or _role.get() or "background"
-        return TimelineEvent(
-            kind, self._clock(), f"{self._host}:{os.getpid()}:{role}", float(seconds), detail[:MAX_TEXT]
-        )
-
-    def _note(self, key: str, event: TimelineEvent) -> None:
+    def _begin(self) -> None:
         with self._changed:
-            events = self._waiting.get(key)
-            if events is None:
-                if len(self._waiting) >= MAX_WAITING:
-                    return
-                events = self._waiting[key] = []
-            events.append(event)
-            if len(events) > 1:
-                self._waiting[key] = merged(events)[-MAX_EVENTS:]
-            if self._is_alone or self._is_writing or self._is_closed:
+            if self._is_writing or self._is_closed:
                 return
             self._is_writing = True
         if not in_thread(self._write):
             self._is_writing = False
 
+    # What was noted, as records --------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """Move the noted events to the records that wait. Under the lock."""
+        self._stale.clear()
+        while self._noted:
+            for key, event in self._records_of(self._noted.popleft()):
+                events = self._waiting.get(key)
+                if events is None and len(self._waiting) >= MAX_WAITING:
+                    continue
+                self._waiting[key] = merged([*(events or ()), event])[-MAX_EVENTS:]
+
+    def _records_of(self, noted: _Noted) -> Iterator[tuple[str, TimelineEvent]]:
+        """Yield the records that an event belongs to, and the event."""
+        event, at, role, times = noted
+        by = f"{self._host}:{role}"
+        if isinstance(event, Invalidated):
+            by = f"{event.actor[:MAX_TEXT]} ({self._host})"
+            for name in event.tags[:MAX_TAGS]:
+                if name not in event.undelivered:
+                    made = TimelineEvent("invalidated", at, by, 0.0, f"{event.mode} {name}"[:MAX_TEXT])
+                    yield self._timelines.key_of_tag(stored_tag(name)), made
+            return
+        key = Keyspace.timeline(event.key)
+        if isinstance(event, Served):
+            yield key, TimelineEvent("stale", at, times=times[0])
+        elif isinstance(event, Refused):
+            yield key, TimelineEvent("refused", at, by, 0.0, event.reason[:MAX_TEXT])
+        elif isinstance(event, RenderFailed):
+            yield key, TimelineEvent("failed", at, by, float(event.retry_in), event.reason[:MAX_TEXT])
+        else:
+            data = tuple(key[:MAX_TEXT] for key in event.data[:MAX_DATA])
+            detail = "" if event.stored else "not stored"
+            yield key, TimelineEvent("rendered", at, by, float(event.seconds), detail, 1, event.source, data)
+
     def waiting(self, key: str) -> list[TimelineEvent]:
         """Return the events of a record that are not written yet."""
         with self._changed:
+            self._collect()
             return list(self._waiting.get(key, ()))
 
-    def _write(self) -> None:
-        """Write after a pause, so that a busy process writes once a second."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed, PAUSE)
-            if self._is_closed:  # close() writes
-                self._is_writing = False
-                self._changed.notify_all()
-                return
-        self.flush()
-        with self._changed:
-            self._is_writing = False
-            self._changed.notify_all()
+    # Writing -------------------------------------------------------------------------------------------
 
-    def flush(self, until: float = float("inf")) -> None:
-        """Write the collected events now. An error of the store loses them.
+    def _write(self) -> None:
+        """Write once a second, while anything waits."""
+        is_done = False
+        while not is_done:
+            with self._changed:
+                is_done = self._changed.wait_for(lambda: self._is_closed, PAUSE)
+            if not is_done:  # otherwise, close() writes
+                self.flush(limit=MAX_WRITES)
+            with self._changed:
+                if is_done := is_done or not (self._waiting or self._noted):
+                    self._is_writing = False
+                    self._changed.notify_all()
+
+    def flush(self, until: float = float("inf"), limit: int = MAX_WAITING) -> None:
+        """Write collected events now. An error of the store loses them.
 
         :param until: the monotonic time in seconds at which to stop.
+        :param limit: the most records.
         """
         with self._changed:
-            records, self._waiting = self._waiting, {}
+            self._collect()
+            records = {key: self._waiting.pop(key) for key in list(self._waiting)[:limit]}
         try:
             self._timelines.append(records, until)
         except Exception:  # a third party's store may raise anything; the records decide nothing
@@ -270,6 +318,11 @@ def _is_of_a_good_page(event: TimelineEvent) -> bool:
 def _is_page(key: str) -> bool:
     """Return whether a name in the store is that of a page, and not of data."""
     return key.split(":", 3)[2:3] == ["p"]
+
+
+def _error(event: RenderFailed) -> str:
+    cause = event.cause
+    return event.reason if cause is None else f"{event.reason}: {type(cause).__name__}: {_first_line(cause)}"
 
 
 def host_name() -> str:
