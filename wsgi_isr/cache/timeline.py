@@ -220,7 +220,7 @@ class Recorder:
         if not in_thread(self._write):
             self._is_writing = False
 
-    # What was noted, as records --------------------------------------------------------------------------
+    # Events as records ----------------------------------------------------------------------------------
 
     def _collect(self) -> None:
         """Move the noted events to the records that wait. Under the lock."""
