@@ -485,6 +485,6 @@ def test_what_is_no_url_is_refused(make_site: MakeSite) -> None:
     from wsgi_isr import ConfigError
 
     site = make_site({"/": 60})
-    for wrong in ("blog", "ftp://example.org/", "http://a b/"):
+    for wrong in ("blog", "ftp://example.org/", "http://a b/", "/\udcff", "/%ff", None):
         with pytest.raises(ConfigError):
             site.isr.explain(wrong)

@@ -98,7 +98,11 @@ def split_url(url: str) -> tuple[Site | None, str]:
 
     :raises ConfigError: it is neither.
     """
-    if not isinstance(url, str) or "://" not in url.partition("?")[0]:
+    try:
+        url.encode("utf-8")
+    except (AttributeError, UnicodeError):  # no text, or bytes of a command line that are no UTF-8
+        raise ConfigError("URL", f"{url!r} is no URL", "write https://example.com/blog/a, or /blog/a") from None
+    if "://" not in url.partition("?")[0]:
         return None, url
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
