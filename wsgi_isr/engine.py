@@ -21,6 +21,7 @@ from .cache.edges import Edges
 from .cache.entries import Entries
 from .cache.entry import Codec, Content, Entry, HitForMiss
 from .cache.executor import Job, OnDone, Reply, Status
+from .cache.inspection import Inspector
 from .cache.invalidation import Invalidator
 from .cache.journal import Journal
 from .cache.keyspace import Keyspace
@@ -35,6 +36,7 @@ from .cache.switch import Copies, Switch
 from .cache.switchboard import Switchboard
 from .cache.tag_versions import TagVersions
 from .cache.task import Attempt, Product, Task, Unknown
+from .cache.timeline import Recorder, Timelines
 from .cache.verdict import Failure, Fresh, Validity, judge
 from .config.frameworks import Application, Surroundings
 from .config.settings import Config
@@ -191,6 +193,7 @@ class Engine:
     :param is_serving: returns whether this process answers requests for the app.
     :param inline: run everything in the calling thread, as tests need.
     :param edges: the caches of a CDN that invalidations purge; :mod:`wsgi_isr.middleware.edge` makes them.
+    :param role: returns the role of this process in timelines; empty where each render has its own.
     """
 
     def __init__(
@@ -211,6 +214,7 @@ class Engine:
         is_serving: Callable[[], bool] = lambda: True,
         inline: bool = False,
         edges: Edges | None = None,
+        role: Callable[[], str] = str,
     ) -> None:
         settings, rules = config.settings, config.rules
         self._pid = os.getpid()
@@ -258,6 +262,9 @@ class Engine:
             from .cdn.headers import EdgeHeaders  # most apps have no CDN
 
             self.edge = EdgeHeaders(settings.cdn, self.keyspace.edge_token, settings.canonical_url is not None)
+        self.timelines = Timelines(store, settings.namespace, settings.signing_key)
+        #: Records the events of this process. The middleware subscribes it.
+        self.recorder = Recorder(self.timelines, self.clock, role, is_alone=inline or not store.keeps)
         self.presence = self._make_presence(config, registry, name)
         self._producer = Producer(self, rules, produce_page, app, inline)
         self._renderers = (
@@ -292,7 +299,9 @@ class Engine:
             entries, leases, keep_alive, producer.produce, producer.tags_of, settings.uncacheable_ttl
         )
         queue = settings.background_queue
-        return Cache(entries, regenerator, renderers=self._renderers, threads=threads, queue=queue, pause=pause)
+        cache = Cache(entries, regenerator, renderers=self._renderers, threads=threads, queue=queue, pause=pause)
+        self.inspector = Inspector(entries, cache.dispatcher, self.keyspace, self.timelines, self.recorder)
+        return cache
 
     def active_app(self) -> str | None:
         """Return the name of the active app (:meth:`.Application.active`)."""
@@ -376,6 +385,7 @@ class Engine:
         timeout = self.drain if timeout is None else timeout
         until = self.monotonic() + timeout
         is_drained = self.cache.stop(timeout)
+        self.recorder.close(max(0.0, until - self.monotonic()))
         if self.presence is not None:
             self.presence.close(max(0.0, until - self.monotonic()))
         self.invalidator.close(max(0.0, until - self.monotonic()))

@@ -66,6 +66,8 @@ class Rendered(NamedTuple):
     :param storing: the part of ``seconds`` after the page was complete. The age of the page counts from its beginning.
     :param revalidate: the age at which the page becomes stale, in seconds; ``None`` for never.
     :param refused: whether the answer may not be shared, so a hit-for-miss was stored.
+    :param source: the origin of the lifetime: ``rule``, ``header``, ``code``, ``data`` or ``negative_ttl``.
+    :param data: the keys of the cached data that the render used.
     """
 
     key: str
@@ -75,6 +77,8 @@ class Rendered(NamedTuple):
     storing: float = 0.0
     revalidate: float | None = None
     refused: bool = False
+    source: str = ""
+    data: tuple[str, ...] = ()
 
 
 class Refused(NamedTuple):
@@ -153,6 +157,7 @@ class Invalidated(NamedTuple):
     :param warnings: reasons why the invalidation may have reached no page.
     :param hints: reasons that are usual.
     :param is_attended: whether an app of this process delivers the tags in the journal.
+    :param actor: the person, the request or the program that asked for it.
     """
 
     tags: tuple[str, ...]
@@ -162,6 +167,7 @@ class Invalidated(NamedTuple):
     warnings: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
     is_attended: bool = True
+    actor: str = "app"
 
 
 class Delivered(NamedTuple):

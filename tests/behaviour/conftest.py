@@ -13,7 +13,7 @@ from tests.behaviour.looped import Client, Connect, Pages, Run
 from tests.behaviour.origin import DEADLINE, Origin
 from tests.behaviour.visitor import Clock, Jobs, Site
 from tests.support.workers import RunningWorker
-from wsgi_isr.cache import app_records
+from wsgi_isr.cache import app_records, timeline
 from wsgi_isr.cache.courier import courier
 from wsgi_isr.middleware.runtime import runtime
 
@@ -43,6 +43,12 @@ def no_courier() -> Iterator[None]:
     """Start no courier: a test delivers the journal itself."""
     with courier.off():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_recorder_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no timeline in the background: a test writes it itself."""
+    monkeypatch.setattr(timeline, "in_thread", lambda work: False)
 
 
 @pytest.fixture

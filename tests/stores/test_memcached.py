@@ -602,3 +602,15 @@ def test_a_node_that_cannot_be_trusted_is_unreachable(node, opened, key, asks, o
     with pytest.raises(StoreUnavailable):
         opened[0].set(key, b"value")
     proxy.refuse()
+
+
+def test_a_node_reports_its_state(opened):
+    node = Memcached(megabytes=64, arguments=["-c", "40"])
+    try:
+        opened.append(MemcachedStore.from_url(url(node, options="&pool=3")))
+        report = opened[0].report(node.name)
+        assert (report.max_connections, report.pool, report.memory, report.evictions) == (40, 3, 64 * 2**20, 0)
+        assert report.version[:1].isdigit()
+        assert abs(report.ahead) < 60
+    finally:
+        node.kill()

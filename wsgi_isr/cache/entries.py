@@ -16,7 +16,7 @@ from .local_cache import CachedEntry, Local
 from .releases import Releases
 from .tag_versions import Epochs, TagVersions
 from .task import Task
-from .verdict import Fresh, Stale, Uncacheable, Validity, Verdict, judge
+from .verdict import Expired, Fresh, Stale, Uncacheable, Validity, Verdict, judge
 
 #: The tags of a served copy are read even while the epochs stay. The pause is this factor times
 #: :attr:`.TagVersions.read_again`.
@@ -43,6 +43,16 @@ class Judged(NamedTuple):
     def is_proven_fresh(self) -> bool:
         """Return whether the copy may go into a stored entry, which is then served as fresh."""
         return isinstance(self.verdict, (Fresh, Uncacheable)) and self.validity is not Validity.UNKNOWN
+
+    def without_store(self, cached: CachedEntry) -> Judged:
+        """Return the verdict on a copy in memory that the store does not have.
+
+        The store may have evicted a later answer as well, a 404 or a hit-for-miss. A stale copy does not rule that out,
+        and is a fallback for errors only.
+        """
+        if isinstance(self.verdict, Stale) and not cached.is_unstored:
+            return Judged(Expired(cached.entry), self.validity)
+        return self
 
     def label(self, reply: str) -> str:
         """Return the value of ``X-ISR``: ``reply``, or ``DEGRADED`` where the validity is unknown."""

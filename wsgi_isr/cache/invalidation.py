@@ -18,6 +18,7 @@ from .edges import Edges
 from .journal import Journal, batches
 from .keyspace import Keyspace
 from .tag_versions import Mode, TagVersions
+from .timeline import current_actor
 
 #: Seconds after which a process delivers although another process has the lock: that process may be stopped (SIGSTOP).
 _MAX_LOCK_WAIT = 3.0
@@ -183,18 +184,19 @@ class Invalidator:
         #: The monotonic time of the next report of a journal that cannot be read.
         self._next_report_at = float("-inf")
 
-    def invalidate(self, names: Iterable[str], mode: str = "expire") -> Receipt:
+    def invalidate(self, names: Iterable[str], mode: str = "expire", actor: str | None = None) -> Receipt:
         """Invalidate tags, and return the receipt once they are acknowledged, or kept on the disk.
 
         :param names: stored names.
+        :param actor: the person or program that asks for it, for timelines.
         :raises InvalidationError: a name was not delivered, and no journal keeps it.
         :raises ConfigError: there is no such mode.
         """
-        wanted = check_mode(mode)
+        wanted, actor = check_mode(mode), actor or current_actor()
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
         if not self._store.keeps:
-            return self._without_store(names, wanted, began)
+            return self._without_store(names, wanted, began, actor)
         # Read before the invalidation, which creates keys itself.
         apps = self._registry.apps() if self._registry is not None and not self._is_known() else None
         given = [name for name in names if name.startswith(keyspace.tag_name(""))]
@@ -221,7 +223,7 @@ class Invalidator:
         loud, quiet = (tuple(one.text for one in found if one.is_quiet is kind) for kind in (False, True))
         is_attended = self._is_own and courier.is_at_work
         journal = None if is_lost else journal
-        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended))
+        self._events.emit(Invalidated(names, mode, tuple(undelivered), journal, loud, quiet, is_attended, actor))
         if is_lost:
             delivered = tuple(name for name in names if name not in undelivered)
             raise InvalidationError(delivered, undelivered)
@@ -241,19 +243,20 @@ class Invalidator:
             (*loud, *quiet),
         )
 
-    def _without_store(self, names: tuple[str, ...], mode: Mode, began: float) -> Receipt:
+    def _without_store(self, names: tuple[str, ...], mode: Mode, began: float, actor: str) -> Receipt:
         """Invalidate tags where the store keeps nothing: edges may have pages from before."""
         self._after()
         receipt = Receipt(names, mode.value, 0.0, store=self._store.location, namespace=self._space)
         if self._edges is None:
-            self._events.emit(Invalidated(names, mode.value))
+            self._events.emit(Invalidated(names, mode.value, actor=actor))
             return receipt._replace(notes=(f"{receipt.store} keeps nothing: there is nothing to invalidate",))
         missed, places = self._edges.purge(names, mode), self._edges.places
         undelivered: dict[str, StoreError] = {}
         for error in missed.errors.values():
             undelivered.update(dict.fromkeys(names, error))
         is_attended = self._is_own and courier.is_at_work
-        self._events.emit(Invalidated(names, mode.value, tuple(undelivered), missed.journal, is_attended=is_attended))
+        event = Invalidated(names, mode.value, tuple(undelivered), missed.journal, is_attended=is_attended, actor=actor)
+        self._events.emit(event)
         if undelivered and missed.journal is None:
             raise InvalidationError((), undelivered)
         return receipt._replace(

@@ -75,6 +75,15 @@ class Keyspace:
         """Return the name of the list of an app's releases that have stored pages."""
         return f"{self._prefix}:p:{_digest(f'releases {app}', 20)}"
 
+    def invalidated(self, stored: str) -> str:
+        """Return the name of the record of a tag's last invalidations, from the tag's stored form."""
+        return f"{self._prefix}:p:{_digest(f'invalidated {stored}', 20)}"
+
+    @staticmethod
+    def timeline(page: str) -> str:
+        """Return the name of the record of a page's last events, which is on the node of the page."""
+        return page + ":timeline"
+
     @staticmethod
     def namespaces(copy: int) -> str:
         """Return the name of a copy of the list of a store's namespaces. (No namespace is empty.)"""

@@ -22,7 +22,7 @@ from ..stores.base import Store
 
 #: The value of a lock during a back-off, and of a lock that is free.
 BACKOFF_VALUE = b"resting"
-_FREE = b"free"
+FREE_VALUE = b"free"
 
 #: Seconds of back-off after a failed render: the first pause, and the longest.
 BACKOFF_PAUSE = (1.0, 30.0)
@@ -71,7 +71,7 @@ class Lease:
         with self._mutex:
             if self.over:
                 return
-            done = self._swap(_FREE, 0)
+            done = self._swap(FREE_VALUE, 0)
             self.over = True
         if done is None:
             self._leases.orphaned(self)
@@ -79,7 +79,7 @@ class Lease:
     def free(self) -> bool:
         """Free an orphaned lock; return ``False`` if the store is unreachable."""
         with self._mutex:
-            return self._swap(_FREE, 0, expected=False) is not None
+            return self._swap(FREE_VALUE, 0, expected=False) is not None
 
     def back_off(self, tags_digest: str = "") -> float:
         """Turn the lock into a back-off for the whole cluster, and return its seconds.
@@ -244,7 +244,7 @@ class Leases:
             self.store.delete(self._counter_of(page))
             lock = self.store.gets(self.lock_of(page))
             if lock is not None and lock.value == BACKOFF_VALUE:
-                self.store.cas(self.lock_of(page), _FREE, lock.token, 0)
+                self.store.cas(self.lock_of(page), FREE_VALUE, lock.token, 0)
         except StoreError:
             pass  # the count and the back-off lapse by themselves
 

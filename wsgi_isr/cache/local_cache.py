@@ -103,6 +103,11 @@ class Local:
                 cached.uses += 1
             return cached
 
+    def peek(self, key: str) -> CachedEntry | None:
+        """Return the entry of ``key`` without a count of the use; ``None`` without one."""
+        with self._lock:
+            return self._of(key)
+
     def put(self, key: str, entry: Entry) -> CachedEntry:
         """Keep ``entry`` in place of the present one, and return it. An equal entry keeps its knowledge.
 

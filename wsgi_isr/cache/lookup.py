@@ -66,6 +66,11 @@ class Cache:
         # Clients that do not wait may ask for many missing pages. The rest of the queue is kept for stale pages.
         self._max_pending = max(1, queue // 4)
 
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Return the flights of this process."""
+        return self._dispatcher
+
     # Looking up --------------------------------------------------------------------------------------
 
     def get(
@@ -148,11 +153,7 @@ class Cache:
         if cached is None:
             return None, Judged(Missing(), Validity.VALID)
         judged = entries.judge(cached, epochs)
-        if may_be_evicted and isinstance(judged.verdict, Stale) and not cached.is_unstored:
-            # The store may have evicted a later entry as well, such as a 404 or a hit-for-miss. A stale local copy
-            # cannot rule that out, and is a fallback for errors only.
-            judged = Judged(Expired(cached.entry), judged.validity)
-        return cached, judged
+        return cached, judged.without_store(cached) if may_be_evicted else judged
 
     def _answer(self, task: Task, cached: CachedEntry, judged: Judged, renews: bool) -> Answer:
         """Return the answer that a verdict leads to.

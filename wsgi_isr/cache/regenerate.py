@@ -18,6 +18,7 @@ from .keyspace import is_given, stored_tag
 from .lease import BackingOff, Busy, Lease, LeaseKeepAlive, Leases
 from .tag_versions import ABSENT, Capture, Mode
 from .task import AlreadyFresh, Attempt, Failed, Outcome, Produce, Product, Regenerated, Task
+from .timeline import rendering_as
 from .verdict import NEGATIVE_STATUSES, STORE_GRACE, Failure, Personal, Storable
 
 
@@ -53,11 +54,13 @@ class _Render(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    """A result as an entry, ready to be stored for ``ttl`` seconds."""
+    """A result as an entry, ready to be stored for ``ttl`` seconds. The other fields are those of its product."""
 
     entry: Entry
     data: bytes
     ttl: float | None
+    source: str = ""
+    used: tuple[str, ...] = ()
 
 
 class Regenerator:
@@ -95,7 +98,8 @@ class Regenerator:
         if isinstance(lease, (Busy, BackingOff)):
             return lease
         try:
-            outcome = self._render_unless_current(task, attempt, lease, overdue)
+            with rendering_as(attempt.role):
+                outcome = self._render_unless_current(task, attempt, lease, overdue)
         finally:
             if lease is not None:
                 lease.release()
@@ -158,7 +162,7 @@ class Regenerator:
     def _current_tags_digest(self, task: Task) -> str:
         """Return the digest that a failure would be recorded with, for a render that began now."""
         current, _ = self._entries.gets(task)
-        return _tags_digest(self._entries.tag_versions.capture(_with_tags_of(current, self.tags_of(task))))
+        return tags_digest_of(self._entries.tag_versions.capture(_with_tags_of(current, self.tags_of(task))))
 
     def _mark(self, tag: str) -> dict[str, StoreError]:
         """Mark a tag as stale in every process, before a refresh captures its tag versions.
@@ -218,7 +222,7 @@ class Regenerator:
     ) -> Storable | HitForMiss | Personal | Failed:
         """Return the product of a render; :class:`.Failed` if it failed or ended past its timeout."""
         task, lease = render.task, render.lease
-        tags_digest = _tags_digest(render.capture)
+        tags_digest = tags_digest_of(render.capture)
 
         def give_up() -> None:
             self._back_off(task, lease, "timeout", None, tags_digest)
@@ -268,9 +272,9 @@ class Regenerator:
                 entry = entry._replace(content=content._replace(coded=()))
                 data = self._entries.codec.pack(entry)
         except Exception as raised:  # a header or a tag is not text
-            self._back_off(task, render.lease, "unstorable", raised, _tags_digest(render.capture))
+            self._back_off(task, render.lease, "unstorable", raised, tags_digest_of(render.capture))
             return Failed("unstorable", None, content if isinstance(content, Content) else None)
-        return _Packed(entry, data, product.keep)
+        return _Packed(entry, data, product.keep, product.source, product.used)
 
     def _store(self, render: _Render, packed: _Packed, produced: float, personal: Personal | None) -> Regenerated:
         """Store an entry, end the back-off, and return the outcome.
@@ -282,7 +286,8 @@ class Regenerator:
         now = self._entries.monotonic()
         is_refused = isinstance(entry.content, HitForMiss)
         took = now - render.began, now - produced
-        self._emit(Rendered(task.page, took[0], stored, task.text, took[1], entry.revalidate, is_refused))
+        facts = packed.source, packed.used
+        self._emit(Rendered(task.page, took[0], stored, task.text, took[1], entry.revalidate, is_refused, *facts))
         self._leases.forget_failures(task.page)
         cached = self._entries.local.put(task.page, winner)
         cached.is_unstored = winner is entry and not stored
@@ -296,7 +301,7 @@ class Regenerator:
         :returns: the entry to serve, and whether the given entry was stored.
         """
         task, store, token = render.task, self._entries.store, render.token
-        entry, data, ttl = packed
+        entry, data, ttl = packed[:3]
         try:
             for _ in range(8):
                 if token is None:
@@ -370,7 +375,7 @@ def _mints(product: Storable, current: Entry | None) -> tuple[Callable[[str], bo
     return lambda tag: current is not None and not is_given(tag), b""
 
 
-def _tags_digest(capture: Capture) -> str:
+def tags_digest_of(capture: Capture) -> str:
     """Return a digest of the captured tag versions: it differs before and after an invalidation."""
     known: Mapping[str, bytes] = capture.known
     return digest(b"".join(known[tag] for tag in sorted(known))).hex()

@@ -66,6 +66,13 @@ class Attempt(NamedTuple):
     invalidated_since_failure: bool = False
     owner: bytes = b""
 
+    @property
+    def role(self) -> str:
+        """Return the role of the render, for the page's timeline."""
+        if self.refresh_tag is not None:
+            return "refresh"
+        return "background" if self.owner else "visitor"
+
     def flight_key(self, task: Task) -> str:
         """Return the key of the flight of this attempt at ``task``.
 

@@ -119,6 +119,10 @@ def judge(entry: Entry | None, validity: Validity, now: float) -> Verdict:
 STORE_GRACE = 60.0
 
 
+#: The most keys of data that a render remembers.
+MAX_USED = 16
+
+
 class Storable(NamedTuple):
     """A result that may be stored.
 
@@ -128,6 +132,8 @@ class Storable(NamedTuple):
     :param carried: the tags of the data that the render used, with the versions that the data carries.
     :param directives: the cache directives of the render, for data that may be returned without being stored.
     :param is_negative: the page does not exist, as with a 404. Clients can ask for any number of these.
+    :param source: the origin of the lifetime (:class:`~wsgi_isr.events.Rendered`).
+    :param used: the keys of the cached data that the render used.
     """
 
     content: Content | Value | HitForMiss
@@ -137,6 +143,8 @@ class Storable(NamedTuple):
     carried: tuple[tuple[str, bytes], ...] = ()
     directives: CacheDirectives | None = None
     is_negative: bool = False
+    source: str = ""
+    used: tuple[str, ...] = ()
 
 
 class Failure(NamedTuple):
@@ -178,6 +186,8 @@ class CacheDirectives:
     :param carried: the tags of the data, with the versions that the data carries. Where two pieces of data disagree,
         one of them is outdated, and the version is ``b""``, which proves nothing.
     :param failed: the reason of a failed render, a token; the last good entry stays.
+    :param used: the keys of the data, the first :data:`MAX_USED` of them.
+    :param by_data: the lowest ``revalidate`` that data left.
     """
 
     tags: list[str] = field(default_factory=list)
@@ -186,6 +196,8 @@ class CacheDirectives:
     no_store: bool = False
     carried: dict[str, bytes] = field(default_factory=dict)
     failed: str = ""
+    used: dict[str, None] = field(default_factory=dict)
+    by_data: float | None = None
     _changing: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def use(self, entry: Entry, now: float) -> None:
@@ -194,6 +206,11 @@ class CacheDirectives:
         # The least is above 0, even for data past its lifetime: 0 would mean that the page is never stored.
         left = [None if limit is None else max(0.001, limit - age) for limit in (entry.revalidate, entry.expire)]
         self.limit(*left)
+        with self._changing:
+            if left[0] is not None and (self.by_data is None or left[0] < self.by_data):
+                self.by_data = left[0]
+            if len(self.used) < MAX_USED:
+                self.used[entry.key] = None
         self._carry(entry.snapshot.tags)
 
     def take_over(self, inner: CacheDirectives, carried: Mapping[str, bytes]) -> None:
@@ -207,6 +224,8 @@ class CacheDirectives:
             self.no_store = True
         if inner.failed:
             self.failed = inner.failed
+        with self._changing:
+            self.used |= dict.fromkeys(list(inner.used)[: MAX_USED - len(self.used)])
         if inner.lifetime is not None:
             self.limit(*inner.lifetime)
 

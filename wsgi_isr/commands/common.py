@@ -5,6 +5,7 @@ An error is one line, or one object with ``--json``. Exit codes: 0 done, 1 not e
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import sys
@@ -86,6 +87,14 @@ def site_to_render(isr: ISR, url: str | None, quiet: bool = False) -> Site:
             err=True,
         )
     return site
+
+
+def actor() -> str:
+    """Return the user of a command, for timelines."""
+    try:
+        return f"{getpass.getuser()}, wsgi-isr"
+    except (OSError, KeyError, ImportError):  # no name for this user id, as in a container
+        return "wsgi-isr"
 
 
 url_option = click.option(

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from ..config.settings import Config, Settings
-from ..errors import ConfigError, StoreError
+from ..config.settings import Config
+from ..errors import ConfigError
 from ..middleware.process import invalidate, replay
-from ..stores import open_store
-from ..stores.base import Store
-from .common import reported, say, url_option
+from .common import actor, reported, say, url_option
 from .demo import demo_command
+from .doctor import doctor_command
+from .explain import explain_command
 from .prerender import prerender_command
 from .refresh import invalidate_in, refresh_command, say_invalidated
 from .serve import serve_command
@@ -36,6 +34,8 @@ def main() -> None:
 
 
 main.add_command(demo_command)
+main.add_command(doctor_command)
+main.add_command(explain_command)
 main.add_command(prerender_command)
 main.add_command(refresh_command)
 main.add_command(off_command)
@@ -94,7 +94,7 @@ def invalidate_command(refresh: bool, target: str | None, url: str | None, as_js
         if not knows_store:
             remedy = "write --app myapp:app or --store URL, or set WSGI_ISR_STORE as the app has it (null:// for none)"
             raise ConfigError("store", "no store is known here", remedy)
-        say_invalidated(invalidate(**arguments), as_json)
+        say_invalidated(invalidate(**arguments, actor=actor()), as_json)
 
 
 @main.command("replay")
@@ -105,88 +105,6 @@ def replay_command(as_json: bool, **arguments: Any) -> None:
         delivered = replay(**arguments)
         text = f"delivered: {', '.join(delivered)}" if delivered else "nothing is waiting"
         say({"ok": True, "delivered": delivered}, text, as_json)
-
-
-class Finding(NamedTuple):
-    """The result of one check of ``doctor``."""
-
-    check: str
-    ok: bool
-    result: str
-
-
-@main.command()
-@click.option("--store", metavar="URL", help="Check this store, not the configured one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def doctor(store: str | None, as_json: bool) -> None:
-    """Check the configuration (environment and WSGI_ISR_CONFIG), its store, and the CDN in front."""
-    findings = list(_examine(store))
-    if as_json:
-        click.echo(json.dumps([finding._asdict() for finding in findings], indent=2))
-    else:
-        for finding in findings:
-            click.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.check}: {finding.result}")
-    sys.exit(0 if all(finding.ok for finding in findings) else 1)
-
-
-def _examine(url: str | None) -> Iterator[Finding]:
-    try:
-        config = Config.load(options={"store": url})
-    except ConfigError as error:
-        yield Finding("configuration", False, str(error))
-        return
-    yield Finding("configuration", True, "loads")
-    named = config.settings.store
-    try:
-        store = open_store(named)
-    except ConfigError as error:
-        yield Finding("store", False, f"{error.problem} ({error.remedy})")
-        return
-    try:
-        yield Finding("store", True, f"{named}, values up to {store.max_value:,} bytes")
-        yield from _exercise(store)
-    finally:
-        store.close()
-    yield from _purge(config.settings)
-
-
-def _purge(settings: Settings) -> Iterator[Finding]:
-    """Purge a tag that no page has at each edge of the CDN."""
-    if (cdn := settings.edge) is None:
-        return
-    from ..cdn.purge import edges_of
-
-    for edge in edges_of(cdn, time.monotonic, time.sleep):
-        try:
-            edge.purge([f"doctor-{os.urandom(4).hex()}"], False)
-            yield Finding(edge.place, True, "takes purges")
-        except StoreError as error:
-            yield Finding(edge.place, False, str(error))
-        finally:
-            edge.close()
-
-
-def _exercise(store: Store) -> Iterator[Finding]:
-    """Check, under random keys, each promise of a store that the package relies on."""
-    unique = os.urandom(8).hex()
-    key, tag = f"isr0:doctor:p:{unique}", f"isr0:doctor:t:{unique}"
-    try:
-        granted = [store.add(key, b"one", 60), store.add(key, b"two", 60)]
-        owners = "one of two owners gets it" if granted[1] is False else "two owners get it"
-        yield Finding("a lock", granted == [True, False], owners)
-        held = store.gets(key)
-        kept = held is not None and held.value == b"one"
-        yield Finding("values", kept, "are kept unchanged" if kept else "are not kept, so nothing is cached")
-        if held is not None:
-            swaps = [store.cas(key, b"three", held.token, 60), store.cas(key, b"four", held.token, 60)]
-            yield Finding("late writers", swaps == [True, False], "lose" if swaps[1] is False else "win")
-        store.delete(key)
-        store.set(tag, b"tag", 60)
-        reached = store.get(tag) == b"tag"
-        yield Finding("invalidations", reached, "are kept" if reached else "are not kept")
-        store.delete(tag)
-    except StoreError as error:
-        yield Finding("store", False, f"cannot be reached: {error}")
 
 
 main.add_command(serve_command)

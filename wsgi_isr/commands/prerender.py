@@ -16,6 +16,7 @@ import click
 
 from ..errors import ConfigError
 from ..middleware.isr import ISR
+from ..middleware.runtime import runtime
 from ..prerender.job_queue import Progress
 from ..prerender.report import Report
 from ..prerender.run import Prerender
@@ -67,7 +68,7 @@ def prerender_command(
     """
     with reported(as_json):
         check_paths(paths)
-        with app_of(target) as isr:
+        with app_of(target) as isr, runtime.acting_as("prerender"):
             prerender = _set_up(isr, url, folder, quiet, how, paths, sitemaps)
             with _progress(prerender, quiet) as progress, _stopped_by_signals(prerender):
                 try:

@@ -14,7 +14,7 @@ from ..config.origin import Site
 from ..errors import ConfigError, ISRError, listed
 from ..middleware.isr import ISR
 from ..prerender.site_client import check_shared
-from .common import app_of, json_option, reported, say, site_to_render, url_option
+from .common import actor, app_of, json_option, reported, say, site_to_render, url_option
 
 
 @click.command("refresh")
@@ -97,7 +97,7 @@ def invalidate_in(target: str, refresh: bool, url: str | None, as_json: bool, ar
     with app_of(target) as isr:
         check_shared(isr)
         site = site_to_render(isr, url) if refresh else None
-        receipt = isr.invalidate(**arguments)
+        receipt = isr.invalidate(**arguments, actor=actor())
         pages = refresh_all(isr, paths, site) if site is not None and not receipt.pending else []
     if receipt.pending or not (refresh and as_json):  # otherwise, one JSON object has both results
         say_invalidated(receipt, as_json)

@@ -18,7 +18,7 @@ from ..config.origin import Site
 from ..config.settings import Config
 from ..config.wrapping import Wrapper, app_digest, check_app, configured, warn_of_flask_command
 from ..engine import Engine
-from ..events import Events, Subscriber
+from ..events import Event, Events, Subscriber
 from ..observe.debug import log_decisions
 from ..observe.log import log_events
 from ..pages.capture import produce_page
@@ -36,6 +36,8 @@ from .runtime import runtime
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
+
+    from ..observe.explanation import Explanation
 
 
 class ISR(Wrapper):
@@ -80,6 +82,7 @@ class ISR(Wrapper):
         # A fake clock alone replaces both clocks.
         self._monotonic = monotonic or clock
         self._pause = pause
+        self._events.subscribe(self._record)
         if settings.debug:
             self._events.subscribe(log_decisions())
         self._beginning: dict[int, threading.Lock] = {}
@@ -211,6 +214,23 @@ class ISR(Wrapper):
         engine = self._engine
         return engine.keeps and refresh_path(engine, self._pages, path, only_if_cached, site)
 
+    def explain(
+        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None, site: Site | None = None
+    ) -> Explanation:
+        """Return how a request would be answered now, and why. Nothing is rendered, stored or counted as a use.
+
+        The explanation has the rule, the key, the stored page with its age and lifetime, its tags with their last
+        invalidations, the lock, the nodes, and a timeline of the last events.
+
+        :param path: the public path, which may have a query, or a whole URL.
+        :param headers: the request's headers by name; by default none.
+        :param site: the site, if several hosts are served; by default that of the URL, or the first known one.
+        :raises ConfigError: ``path`` is neither a path nor a URL.
+        """
+        from .explain import explain  # few processes explain, and the modules would lengthen each start
+
+        return explain(self._engine, self._pages, self.configuration, path, method, headers, site)
+
     def _has(self, path: str) -> bool:
         """Return whether the store has a page at a public path, for any site.
 
@@ -277,7 +297,13 @@ class ISR(Wrapper):
             is_serving=lambda: self._is_serving,
             inline=runtime.stand_in is not None,
             edges=edges,
+            role=lambda: runtime.role,
         )
+
+    def _record(self, event: Event) -> None:
+        """Record an event in the timelines."""
+        if (live := self._live) is not None and live.keeps:
+            live.recorder(event)
 
     def invalidate(
         self,
@@ -287,10 +313,11 @@ class ISR(Wrapper):
         prefixes: Iterable[str] = (),
         everything: bool = False,
         mode: str = "expire",
+        actor: str | None = None,
     ) -> Receipt:
         """Invalidate pages of this app and return the receipt; see :func:`wsgi_isr.invalidate`."""
         names = tag_names(tags, paths, routes, prefixes, everything, set(self.configuration.rules.policies))
-        return self._engine.invalidator.invalidate(names, mode)
+        return self._engine.invalidator.invalidate(names, mode, actor)
 
     def replay(self) -> tuple[str, ...]:
         """Deliver the journal's invalidations and return the stored names of the delivered tags.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..cache.context import RenderContext, within
 from ..cache.task import Passed
+from ..cache.timeline import acting_as
 from ..cache.verdict import CacheDirectives
 from ..data.active_engine import activate
 from ..engine import Engine
@@ -20,6 +22,9 @@ from ..pages.response_headers import is_for_caches
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication
+
+#: The form of an ``X-Request-ID``. A client may have sent any text.
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,64}")
 
 
 class PassThrough:
@@ -60,10 +65,12 @@ class PassThrough:
             # No page could be stored, so the app's answer is shown as a new page. Stale data must not go into it.
             render = RenderContext(CacheDirectives(), self._engine.profiles)
 
+        actor = _actor_of(environ)
+
         @contextmanager
         def enter() -> Iterator[None]:
             around = within(render) if render is not None else nullcontext()
-            with activate(self._engine), answering(visitor), self._sites.answering(site), around:
+            with activate(self._engine), answering(visitor), self._sites.answering(site), acting_as(actor), around:
                 yield
 
         return enter
@@ -90,9 +97,16 @@ class PassThrough:
         written = self._passed.written
         if written is not None:
             try:
-                self._engine.invalidator.invalidate([written])
+                actor = f"{_actor_of(environ)}: {environ['REQUEST_METHOD']}"
+                self._engine.invalidator.invalidate([written], actor=actor)
             except Exception as error:
                 # The write has happened and must be answered. The journal, if there is one, keeps the undelivered tags.
                 outcome = "the write is answered, and the cached page may be the one from before it"
                 self._engine.events.emit(InternalError(f"invalidating {written!r} after a write", error, outcome))
         return self._engine.writes.cookie(environ)
+
+
+def _actor_of(environ: dict[str, Any]) -> str:
+    """Return the name of a request in timelines: its ``X-Request-ID``, or ``app`` without a plausible one."""
+    given: str = environ.get("HTTP_X_REQUEST_ID", "")
+    return f"request {given}" if _REQUEST_ID.fullmatch(given) else "app"

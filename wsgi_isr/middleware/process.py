@@ -17,6 +17,7 @@ from ..cache.invalidation import Invalidator, Receipt, check_mode, tag_names
 from ..cache.journal import journal_for
 from ..cache.switch import Copies
 from ..cache.switchboard import Switchboard
+from ..cache.timeline import Recorder, Timelines
 from ..config.development import development_of
 from ..config.identity import module_name
 from ..config.loading import load
@@ -106,6 +107,7 @@ def invalidate(
     store: str | Store | None = None,
     namespace: str | None = None,
     journal: str | bool | None = None,
+    actor: str | None = None,
 ) -> Receipt:
     """Invalidate pages, from the app or from any job that knows the store, and return the receipt.
 
@@ -121,6 +123,8 @@ def invalidate(
     :param namespace: with ``store``, the option of the same name.
     :param journal: a file that keeps undelivered invalidations, or ``False`` for none. By default the journal of the
         app in the current folder, if it exists.
+    :param actor: the person or program that asks for it, which ``explain`` shows; by default the id of the request, or
+        ``app``.
     :returns: the receipt, once every node concerned has acknowledged, or the journal keeps the rest
         (``Receipt.pending``).
     :raises InvalidationError: some tags were not delivered, and no journal keeps them; repeating is always safe.
@@ -131,14 +135,14 @@ def invalidate(
     names = tag_names(tags, paths, routes, prefixes, everything, rules)
     check_mode(mode)
     if apps:
-        return _invalidate_each({_store_key(isr): isr._engine.invalidator for isr in apps}.values(), names, mode)
+        return _invalidate_each({_store_key(isr): isr._engine.invalidator for isr in apps}.values(), names, mode, actor)
     config = _configuration_of(store, namespace, journal)
     if (note := _reason_for_nothing(config)) is not None and config.settings.cdn is None:
         location, space = str(config.settings.store), config.settings.namespace
         return Receipt(tuple(names), mode, 0.0, store=location, namespace=space, notes=(note,))
     with _invalidator_for(config) as invalidator:
         try:
-            return invalidator.invalidate(names, mode)
+            return invalidator.invalidate(names, mode, actor)
         finally:
             if runtime.alone is not None:
                 runtime.alone.forget()
@@ -280,7 +284,10 @@ def _invalidator_for(config: Config, begins: bool = False) -> Iterator[Invalidat
     settings = config.settings
     opened = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
     try:
-        registry, events = Registry(opened, settings.namespace, settings.signing_key), Events(log_events())
+        registry = Registry(opened, settings.namespace, settings.signing_key)
+        # No app of this process records the invalidation.
+        recorder = Recorder(Timelines(opened, settings.namespace, settings.signing_key), time.time, is_alone=True)
+        events = Events(log_events(), recorder)
         has_edge = settings.cdn is not None
         journal = journal_for(settings.journal, opened, state_folder(None), begins, has_edge)
         edges = edges_for(settings, journal, events)
@@ -289,6 +296,7 @@ def _invalidator_for(config: Config, begins: bool = False) -> Iterator[Invalidat
             yield invalidator
         finally:
             invalidator.close(settings.drain_timeout)
+            recorder.flush()
     finally:
         if opened is not settings.store:
             opened.close()
@@ -317,7 +325,7 @@ def _store_key(isr: ISR) -> tuple[int, str, str | None]:
     return id(isr._store), isr.configuration.settings.namespace, isr.configuration.settings.release
 
 
-def _invalidate_each(invalidators: Iterable[Invalidator], names: list[str], mode: str) -> Receipt:
+def _invalidate_each(invalidators: Iterable[Invalidator], names: list[str], mode: str, actor: str | None) -> Receipt:
     """Call every invalidator, even after an error, and return one receipt for all.
 
     :raises InvalidationError: for all failures together.
@@ -326,7 +334,7 @@ def _invalidate_each(invalidators: Iterable[Invalidator], names: list[str], mode
     failures: list[InvalidationError] = []
     for invalidator in invalidators:
         try:
-            receipts.append(invalidator.invalidate(names, mode))
+            receipts.append(invalidator.invalidate(names, mode, actor))
         except InvalidationError as error:
             failures.append(error)
     if len(receipts) == 1 and not failures:

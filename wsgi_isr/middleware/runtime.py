@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from ..cache.courier import courier
@@ -28,12 +29,14 @@ class Runtime:
     :ivar instances: every :class:`~wsgi_isr.ISR` of this process.
     :ivar alone: the engine of a script that only uses cached functions; ``None`` before its first use.
     :ivar stand_in: the replacement of all stores; ``None`` outside of tests.
+    :ivar role: the role of this process in timelines, such as ``renderer``; empty where each render has its own.
     """
 
     def __init__(self) -> None:
         self.instances: weakref.WeakSet[Any] = weakref.WeakSet()  # Any: the module of ISR imports this one
         self.alone: Engine | None = None
         self.stand_in: StandIn | None = None
+        self.role = ""
         self._beginning: dict[int, threading.Lock] = {}
 
     @property
@@ -43,6 +46,15 @@ class Runtime:
         The lock belongs to a process id and is made at its first use, after gevent has patched the process.
         """
         return self._beginning.setdefault(os.getpid(), threading.Lock())
+
+    @contextmanager
+    def acting_as(self, role: str) -> Iterator[None]:
+        """Give this process a role in timelines within the block."""
+        before, self.role = self.role, role
+        try:
+            yield
+        finally:
+            self.role = before
 
     def exchange_alone(self, other: Engine | None) -> Engine | None:
         """Replace :attr:`alone`, and return the replaced engine."""

@@ -62,6 +62,7 @@ def admit(
     assert lifetime is not None
     if policy.lifetime is None and policy.expire is not None:
         lifetime = lifetime.lowest(policy.expire, policy.expire)
+    source = _source(policy.lifetime, in_headers, asked, lifetime)
     if not _directives(lower).keys().isdisjoint(("must-revalidate", "proxy-revalidate")):
         # RFC 9111, 4.2.4: such an answer may never be served stale.
         lifetime = lifetime.lowest(None, lifetime.revalidate)
@@ -70,6 +71,7 @@ def admit(
         # A missing page may exist in a moment: no grace, and no long place in the store.
         lifetime = lifetime.lowest(policy.negative_ttl, policy.negative_ttl)
         keep = policy.negative_ttl + STORE_GRACE
+        source = "negative_ttl"
     if lifetime.revalidate == 0:
         return HitForMiss("revalidate-0")
     fields = kept(headers)
@@ -82,7 +84,8 @@ def admit(
     named = [tag.strip() for name, value in headers if name.lower() == "cache-tag" for tag in value.split(",")]
     tags = dict.fromkeys([*asked.tags, *filter(None, named)])
     carried = tuple(asked.carried.items())
-    return Storable(content, lifetime, keep, tuple(tags), carried, is_negative=keep is not None)
+    used = tuple(asked.used)
+    return Storable(content, lifetime, keep, tuple(tags), carried, None, keep is not None, source, used)
 
 
 def refuse(code: int, headers: Sequence[tuple[str, str]], policy: Policy) -> str:
@@ -128,6 +131,14 @@ def _lowest(*lifetimes: Lifetime | None) -> Lifetime | None:
     if not given:
         return None
     return reduce(lambda one, other: one.lowest(other.revalidate, other.expire), given)
+
+
+def _source(rule: Lifetime | None, header: Lifetime | None, asked: CacheDirectives, result: Lifetime) -> str:
+    """Return the origin of the lowest ``revalidate``; of two equal ones, the more general origin."""
+    for name, lifetime in (("rule", rule), ("header", header)):
+        if lifetime is not None and lifetime.revalidate == result.revalidate:
+            return name
+    return "data" if asked.by_data == result.revalidate and asked.by_data is not None else "code"
 
 
 def _asked(lower: Sequence[tuple[str, str]]) -> Lifetime | None:

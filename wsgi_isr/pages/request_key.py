@@ -82,13 +82,18 @@ def tags_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
 
     They are the tags of its path, each ancestor, its rule and everything, and the tags that the rule gives.
     """
+    return list(dict.fromkeys(map(stored_tag, tag_names_of_page(key, policy, rules))))
+
+
+def tag_names_of_page(key: PageKey, policy: Policy, rules: RuleSet) -> list[str]:
+    """Return the names of the tags of :func:`tags_of_page`, as an invalidation gives them."""
     path = public_path(key.script, key.path)
     segments = path.strip("/").split("/")
     ancestors = ["/" + "/".join(segments[:n]) for n in range(len(segments) + 1)]
     params = rules.match(decoded(key.path) or "/")[1] if policy.tags else {}
     given = [tag_name(tag) for tag in rule_tags(policy, params)]
     implicit = [EVERYTHING, route_tag(policy.name), path_tag(path), *map(prefix_tag, ancestors)]
-    return list(dict.fromkeys([*map(stored_tag, implicit), *given]))
+    return [*implicit, *given]
 
 
 class Matcher:

@@ -124,6 +124,13 @@ class Pages:
         self.sites.note(environ)
         if not draft and (page := self._remembered.get(fingerprint)) is not None:
             return page
+        return self.resolve(environ, epochs, draft)
+
+    def resolve(self, environ: dict[str, Any], epochs: Callable[[], Any], draft: bool) -> Page | Passed | Absent:
+        """Return the page of a request, or why it is not for the cache. The request is neither noted nor remembered.
+
+        The parameters are those of :meth:`match`.
+        """
         if not draft and self._matcher.is_served(environ):
             # In development the list is always loaded again, because its pages are being edited.
             absent = self._listings.absent(environ, None if self._off == "development" else epochs)
@@ -187,10 +194,8 @@ class Pages:
 
         :param absent: results by path, so that each list of pages is asked once for all sites.
         """
-        public, query = _public(path)
-        below = _below(public, site)
-        # A path without the mount point is accepted, too.
-        environ = canonical(PageKey(*site, (public if below is None else below).encode("utf-8").decode("latin-1")))
+        _, query = _public(path)
+        environ = canonical(PageKey(*site, self.path_below(path, site).encode("utf-8").decode("latin-1")))
         environ["QUERY_STRING"] = query
         if environ["PATH_INFO"] not in absent:
             absent[environ["PATH_INFO"]] = self._listings.absent(environ)
@@ -198,6 +203,18 @@ class Pages:
         if isinstance(match, (Absent, Bypass)):
             raise RefreshError(path, match.reason if isinstance(match, Bypass) else "not-listed")
         return self._page(*match)
+
+    @staticmethod
+    def path_below(path: str, site: Site) -> str:
+        """Return a public path, without its query, below the mount point of a site.
+
+        A path without the mount point is accepted, too.
+
+        :raises ConfigError: ``path`` is no path.
+        """
+        public, _ = _public(path)
+        below = _below(public, site)
+        return public if below is None else below
 
     def sites_of(self, path: str) -> list[Site]:
         """Return the known sites whose mount point a public path is below; the first known site if there is none.

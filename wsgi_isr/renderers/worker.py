@@ -24,6 +24,7 @@ from ..cache.task import unpack
 from ..config.wrapping import APP_DIGEST_BYTES
 from ..middleware.isr import ISR
 from ..middleware.process import close_all
+from ..middleware.runtime import runtime
 from .child_process import StopSignal
 
 #: Seconds between two checks for events without a signal: the end of the parent, a renderer that hangs.
@@ -84,6 +85,7 @@ class Heartbeat:
 
 def render(sockets: Sockets, sites: Mapping[bytes, ISR], heartbeat: Heartbeat, parent: int) -> int:
     """Run a renderer until its end; return the exit code."""
+    runtime.role = "renderer"
     stopping = StopSignal(parent, *sockets)
     settings = [isr.configuration.settings for isr in sites.values()]
     drain, left = max(each.drain_timeout for each in settings), max(each.max_renders for each in settings)

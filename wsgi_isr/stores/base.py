@@ -46,6 +46,29 @@ class Route(NamedTuple):
     node: str | None = None
 
 
+class NodeReport(NamedTuple):
+    """The state of a node, as the node itself reports it.
+
+    :param version: the version of the server.
+    :param ahead: the clock of the node minus that of this process, in seconds.
+    :param uptime: seconds.
+    :param evictions: the values that the node evicted for want of memory since its start.
+    :param connections: the open connections.
+    :param max_connections: the most connections.
+    :param pool: the most connections of one process.
+    :param memory: the memory for values, in bytes.
+    """
+
+    version: str
+    ahead: float
+    uptime: float
+    evictions: int
+    connections: int
+    max_connections: int
+    pool: int
+    memory: int
+
+
 def route(key: str) -> Route:
     """Return the route of a key ``schema:namespace:plane:name[:suffix]``.
 
@@ -135,6 +158,13 @@ class Store(abc.ABC):
         If so, a missing value proves nothing.
         """
         return False
+
+    def report(self, node: str) -> NodeReport | None:
+        """Return the report of a node; ``None`` if its nodes make none.
+
+        :raises StoreUnavailable: the node cannot be reached.
+        """
+        return None
 
     @abc.abstractmethod
     def get(self, key: str) -> bytes | None:

@@ -6,12 +6,13 @@ Each function takes a :class:`~.connection.Connection`. :meth:`~.node.Node.read`
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from pymemcache.exceptions import MemcacheServerError
 
-from ..base import route
+from ..base import NodeReport, route
 from .chunks import fits, pack, split
 from .connection import Connection
 
@@ -150,3 +151,26 @@ def delete_if_unchanged(connection: Connection, key: str, item: bytes) -> Stored
 def _stored(done: bool | None) -> None:
     if not done:
         raise MemcacheServerError("not stored")
+
+
+def report(connection: Connection, pool: int) -> NodeReport:
+    """Return the node's report.
+
+    :param pool: the most connections of this process.
+    """
+    stats, limits = connection.stats(), connection.stats("settings")
+
+    def number(name: str) -> int:
+        text = stats.get(name, limits.get(name, "0"))
+        return int(text) if text.isdigit() else 0
+
+    return NodeReport(
+        stats.get("version", ""),
+        number("time") - time.time() if "time" in stats else 0.0,
+        number("uptime"),
+        number("evictions"),
+        number("curr_connections"),
+        number("maxconns"),
+        pool,
+        number("limit_maxbytes"),
+    )

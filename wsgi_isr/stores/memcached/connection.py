@@ -218,6 +218,11 @@ class Connection(Client):  # type: ignore[misc]  # pymemcache has no types
         finally:
             self.wire.unanswered = False  # nothing of the verb itself was sent
 
+    def stats(self, *kind: str) -> dict[str, str]:
+        """Return the statistics of the node by name; with ``settings``, its settings."""
+        found = self._fetch_cmd(b"stats", kind, False)
+        return {name.decode("ascii", "replace"): value.decode("utf-8", "replace") for name, value in found.items()}
+
     def _fetch_facts(self) -> Facts:
         stats = self._fetch_cmd(b"stats", (), False)
         limits = self._fetch_cmd(b"stats", ("settings",), False)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from ...errors import ConfigError, StoreUnavailable, ValueTooLarge
-from ..base import Many, Store, Token, Versioned, route
+from ..base import Many, NodeReport, Store, Token, Versioned, route
 from ..fork_hooks import ForkAware, watch
 from ..urls import parse_store_url
 from .addresses import Address, addresses
@@ -32,6 +32,7 @@ from .commands import (
     get,
     get_many,
     gets,
+    report,
     set_,
     was_added,
 )
@@ -73,6 +74,7 @@ class MemcachedStore(ForkAware, Store):
         self.max_value = max_value
         self._clock = settings.clock
         self._deadline = settings.deadline
+        self._pool = settings.pool
         self._ring = Ring(address.name for address in nodes)
         self.nodes = self._ring.names
         self._nodes = {address.name: Node(address, settings) for address in nodes}
@@ -107,6 +109,9 @@ class MemcachedStore(ForkAware, Store):
 
     def is_displaced(self, key: str) -> bool:
         return self._nodes_of(key)[0].breaker.cause is not None
+
+    def report(self, node: str) -> NodeReport:
+        return self._nodes[node].read(self._clock() + self._deadline, report, self._pool)
 
     def get(self, key: str) -> bytes | None:
         return self._try(key, self._get)
