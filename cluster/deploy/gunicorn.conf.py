@@ -15,7 +15,7 @@ from wsgi_isr.gunicorn import *  # noqa: F403
 bind = os.environ.get("BIND", "127.0.0.1:8000")
 workers = int(os.environ.get("WEB_CONCURRENCY", "2"))
 threads = int(os.environ.get("THREADS", "8"))
-worker_class = "gthread"
+worker_class = "wsgi_isr.gunicorn.Worker"  # gthread, with hits answered in the event loop
 
 # All workers share one copy of the code in memory. wsgi_isr opens nothing before the fork.
 preload_app = True
