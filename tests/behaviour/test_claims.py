@@ -14,8 +14,8 @@ from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Rendered
 from wsgi_isr.stores import BUILT_IN, open_store
 from wsgi_isr.stores.base import Store
-from wsgi_isr.stores.memcached.connection import DEFAULTS
 from wsgi_isr.stores.memory import MAX_BYTES
+from wsgi_isr.stores.nodes.wire import DEFAULTS
 from wsgi_isr.stores.sqlite.store import _MAX_BYTES, _TIMEOUT
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from tests.benchmarks.measure import CPU, PASSING, Batch, interleaved, noise, no
 from tests.benchmarks.nodes import client, running, url_of
 from tests.benchmarks.report import Budget, Report, Table, ratio
 from wsgi_isr import ISR, invalidate
-from wsgi_isr.stores.memcached.connection import DEFAULTS
+from wsgi_isr.stores.nodes.wire import DEFAULTS
 
 if TYPE_CHECKING:
     from tests.support.memcached import Memcached

@@ -15,9 +15,9 @@ from tests.live.support.waiting import until
 from tests.support.cluster import TIMEOUT, Cluster, is_open, key_on, keys, seconds
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.stores.memcached.addresses import Address
-from wsgi_isr.stores.memcached.connection import Settings
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import Address
+from wsgi_isr.stores.nodes.wire import Settings
 from wsgi_isr.testing import in_threads
 
 

@@ -13,8 +13,8 @@ import pytest
 from tests.live.support.waiting import until
 from tests.support.cluster import Cluster, is_open, key_on, keys
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.stores.memcached.addresses import Address
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import Address
 from wsgi_isr.testing import in_threads
 
 

@@ -7,9 +7,9 @@ import random
 import sys
 
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.stores.memcached.addresses import Address
-from wsgi_isr.stores.memcached.connection import Settings
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import Address
+from wsgi_isr.stores.nodes.wire import Settings
 
 
 def store_at(port: str, **settings: object) -> MemcachedStore:

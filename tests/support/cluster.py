@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from cluster.parts.proxy import Proxy
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import StoreError
-from wsgi_isr.stores.memcached.addresses import Address
-from wsgi_isr.stores.memcached.connection import Settings
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import Address
+from wsgi_isr.stores.nodes.wire import Settings
 
 #: Seconds: short enough to wait for, long enough for a healthy node on a machine under load.
 TIMEOUT = 0.3

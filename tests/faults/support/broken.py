@@ -14,8 +14,8 @@ from typing import Any
 from wsgi_isr.cache.entry import TagSnapshot
 from wsgi_isr.cache.tag_versions import Capture, Mode, TagVersion, TagVersions
 from wsgi_isr.errors import StoreError
-from wsgi_isr.stores.memcached.node import Node
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.node import Node
 
 
 class CapturesAfterwards(TagVersions):
