@@ -10,41 +10,59 @@ from collections.abc import Callable, Iterator
 
 from cluster.parts.proxy import Proxy
 from tests.support.memcached import Memcached
+from tests.support.redis import Redis
 from wsgi_isr.errors import StoreError
 from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.nodes.addresses import Address
+from wsgi_isr.stores.nodes.store import NodeStore
 from wsgi_isr.stores.nodes.wire import Settings
+from wsgi_isr.stores.redis.store import RedisStore
 
 #: Seconds: short enough to wait for, long enough for a healthy node on a machine under load.
 TIMEOUT = 0.3
 
 
 class Cluster:
-    """Nodes, proxies and stores that end with the test."""
+    """Nodes, proxies and stores that end with the test.
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
+    :param kind: ``memcached`` or ``redis``.
+    """
+
+    def __init__(self, stack: contextlib.ExitStack, kind: str = "memcached") -> None:
         self._stack = stack
-        self.nodes: dict[str, Memcached] = {}
+        self.kind = kind
+        self.nodes: dict[str, Memcached | Redis] = {}
 
-    def node(self) -> Memcached:
-        node = Memcached()
+    def node(self) -> Memcached | Redis:
+        node = Memcached() if self.kind == "memcached" else Redis()
         self._stack.callback(node.kill)
         self.nodes[node.name] = node
         return node
 
-    def proxy(self, node: Memcached) -> Proxy:
+    def proxy(self, node: Memcached | Redis) -> Proxy:
         proxy = Proxy(node.port)
         self._stack.callback(proxy.refuse)
         self.nodes[proxy.name] = node
         return proxy
 
-    def store(self, *nodes: Memcached | Proxy, **settings: object) -> MemcachedStore:
+    def store(self, *nodes: Memcached | Redis | Proxy, **settings: object) -> NodeStore:
         chosen = Settings(**{"timeout": TIMEOUT, "connect_timeout": TIMEOUT, "deadline": 5.0, **settings})
-        store = MemcachedStore([Address("127.0.0.1", node.port) for node in nodes], chosen)
+        addresses = [Address("127.0.0.1", node.port) for node in nodes]
+        store: NodeStore
+        if self.kind == "memcached":
+            store = MemcachedStore(addresses, chosen)
+        else:
+            store = RedisStore({address.name: address for address in addresses}, chosen)
         self._stack.callback(store.close)
         return store
 
-    def three(self, **settings: object) -> MemcachedStore:
+    def request(self, verb: str) -> bytes:
+        """Return the first bytes of a request on the wire: of a ``get``, a ``gets``, an ``add`` or a ``cas``."""
+        if self.kind == "memcached":
+            return verb.encode() + b" "
+        return {"get": b"*2\r\n$3\r\nGET", "gets": b"*2\r\n$3\r\nGET", "add": b"*", "cas": b"*6\r\n$7\r\nEVALSHA"}[verb]
+
+    def three(self, **settings: object) -> NodeStore:
         return self.store(*(self.node() for _ in range(3)), **settings)
 
 
@@ -53,12 +71,12 @@ def keys(plane: str = "p") -> Iterator[str]:
     return (f"isr1:test:{plane}:{secrets.token_hex(6)}" for _ in itertools.count())
 
 
-def key_on(store: MemcachedStore, name: str, plane: str = "p") -> str:
+def key_on(store: NodeStore, name: str, plane: str = "p") -> str:
     """Return a key whose first node is ``name``."""
     return next(key for key in keys(plane) if store.node_of(key) == name)
 
 
-def is_open(store: MemcachedStore, name: str) -> bool:
+def is_open(store: NodeStore, name: str) -> bool:
     """Return whether the store's circuit breaker for a node is open."""
     return store._nodes[name].breaker.cause is not None
 

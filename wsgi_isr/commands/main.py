@@ -140,8 +140,9 @@ def _examine(url: str | None) -> Iterator[Finding]:
         yield Finding("store", False, f"{error.problem} ({error.remedy})")
         return
     try:
-        yield Finding("store", True, f"{named}, values up to {store.max_value:,} bytes")
+        yield Finding("store", True, f"{store.location}, values up to {store.max_value:,} bytes")
         yield from _exercise(store)
+        yield from (Finding("memory", False, problem) for problem in store.problems())
     finally:
         store.close()
     yield from _purge(config.settings)

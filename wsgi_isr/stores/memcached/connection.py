@@ -64,6 +64,9 @@ class Connection(Client, NodeConnection):  # type: ignore[misc]  # pymemcache ha
         """Return the encoded key. The store has checked the key, once for many verbs."""
         return key.encode("ascii")
 
+    def connect(self) -> None:
+        self._connect()
+
     def _connect(self) -> None:
         """Open the connection, and fetch the facts of the node. pymemcache calls this method as well."""
         self.close()

@@ -31,13 +31,13 @@ class NodeConnection:
             if not (check and self.wire.is_unusable()):
                 return True
             self.close()
-        self._connect()
+        self.connect()
         return False
 
     def reopen(self) -> None:
         """Open a new connection for the rest of the same verb."""
         self.close()
-        self._connect()
+        self.connect()
 
     def is_answer(self, error: BaseException) -> bool:
         """Return whether the node understood the command and refused it, for example for lack of memory."""
@@ -51,6 +51,6 @@ class NodeConnection:
         """Close the socket, if there is one. Another process with the same socket notices nothing."""
         raise NotImplementedError
 
-    def _connect(self) -> None:
-        """Open the connection."""
+    def connect(self) -> None:
+        """Open the connection, within the deadline of the verb. After an error, it is closed."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The memcached store on nodes that are killed, paused, slow, full or gone."""
+"""The stores on memcached and Redis, on nodes that are killed, paused, slow, full or gone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from wsgi_isr.stores.nodes.wire import Settings
 from wsgi_isr.testing import in_threads
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(params=["memcached", "redis"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
-        yield Cluster(stack)
+        yield Cluster(stack, request.param)
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused"])

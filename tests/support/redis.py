@@ -1,0 +1,29 @@
+"""A Redis or Valkey server for a test: one of :mod:`cluster.parts.redis` that runs as soon as it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cluster.parts.ports import HOST
+from cluster.parts.redis import Server
+
+__all__ = ["HOST", "Redis"]
+
+
+class Redis(Server):
+    """One server on a free port, which it keeps when it is started again.
+
+    A machine without a server fails the test: a skipped test would hide that the store is not tested.
+
+    :param megabytes: memory for items.
+    :param arguments: more arguments for the command line.
+    """
+
+    def __init__(self, megabytes: int = 256, arguments: Sequence[str] = ()) -> None:
+        super().__init__("server", megabytes=megabytes, arguments=arguments)
+        self.name = self.address  # the address in the URLs of stores
+        self.start()
+
+    def has(self, key: str) -> bool:
+        """Return whether the server holds a key of a store with the default prefix, in database 0."""
+        return self.say("EXISTS", f"wsgi_isr:{key}") == b":1\r\n"
