@@ -141,9 +141,11 @@ def test_a_node_that_hangs_costs_one_timeout_and_no_more(cluster, monkeypatch):
     monkeypatch.setattr(node, "_classify_failure", lambda *cause: waited.append(cause[1]) or blame(*cause))
     with cluster.nodes[node.name].paused():
         took = [seconds(store.get, key) for key in itertools.islice(keys(), 5000)]
-        assert [type(error) for error in waited] == [TimeoutError]  # the fault concerned a third of the keys
+        assert [isinstance(error, node._probing.timeouts) for error in waited] == [
+            True
+        ]  # the fault concerned a third of the keys
         assert TIMEOUT <= max(took) < 2 * TIMEOUT
-        assert not [each for each in node._connections if each.sock is not None]
+        assert not [each for each in node._connections if each.wire.is_open]
         assert is_open(store, node.name)
 
 
@@ -246,7 +248,8 @@ def test_a_token_read_on_the_next_node_is_refused_by_the_first_and_the_other_way
     until(lambda: not is_open(store, first), "the probe")
     store.set(key, b"same")
     after = store.gets(key).token
-    assert before.number == during.number == after.number
+    if cluster.kind == "memcached":  # the numbers alone would match
+        assert before.number == during.number == after.number
     assert store.cas(key, b"late", before) is False
     assert store.cas(key, b"late", during) is False
     assert store.cas(key, b"new", after) is True
@@ -353,9 +356,9 @@ def test_a_name_with_several_addresses_is_tried_at_each(cluster, monkeypatch):
         return [found for each in ("127.0.0.2", "127.0.0.1") for found in look_up(each, port, *arguments, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
-    with contextlib.closing(MemcachedStore([Address("cache.example", node.port)])) as store:
-        store.set("key", b"value")
-        assert store.get("key") == b"value"
+    store = cluster.store(Address("cache.example", node.port))
+    store.set("key", b"value")
+    assert store.get("key") == b"value"
 
 
 def test_a_name_that_nobody_knows_is_an_unreachable_node():

@@ -7,6 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from cluster.parts.proxy import Proxy
 from tests.support.memcached import Memcached
@@ -16,6 +17,7 @@ from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.nodes.addresses import Address
 from wsgi_isr.stores.nodes.store import NodeStore
 from wsgi_isr.stores.nodes.wire import Settings
+from wsgi_isr.stores.redis.commands import find
 from wsgi_isr.stores.redis.store import RedisStore
 
 #: Seconds: short enough to wait for, long enough for a healthy node on a machine under load.
@@ -45,9 +47,9 @@ class Cluster:
         self.nodes[proxy.name] = node
         return proxy
 
-    def store(self, *nodes: Memcached | Redis | Proxy, **settings: object) -> NodeStore:
+    def store(self, *nodes: Memcached | Redis | Proxy | Address, **settings: object) -> NodeStore:
         chosen = Settings(**{"timeout": TIMEOUT, "connect_timeout": TIMEOUT, "deadline": 5.0, **settings})
-        addresses = [Address("127.0.0.1", node.port) for node in nodes]
+        addresses = [node if isinstance(node, Address) else Address("127.0.0.1", node.port) for node in nodes]
         store: NodeStore
         if self.kind == "memcached":
             store = MemcachedStore(addresses, chosen)
@@ -61,6 +63,27 @@ class Cluster:
         if self.kind == "memcached":
             return verb.encode() + b" "
         return {"get": b"*2\r\n$3\r\nGET", "gets": b"*2\r\n$3\r\nGET", "add": b"*", "cas": b"*6\r\n$7\r\nEVALSHA"}[verb]
+
+    def connections_in(self, requests: list[bytes]) -> int:
+        """Return how many connections a proxy has seen, by their first request."""
+        first = b"stats\r\n" if self.kind == "memcached" else b"*1\r\n$4\r\nINFO\r\n"
+        return requests.count(first)
+
+    def accepted_by(self, node: Memcached | Redis) -> int:
+        """Return how many connections a node has accepted, that of this question among them."""
+        if isinstance(node, Memcached):
+            return int(node.stats()["total_connections"])
+        return node.figure("total_connections_received")
+
+    def connected_to(self, node: Memcached | Redis) -> int:
+        """Return how many connections to a node are open, that of this question among them."""
+        if isinstance(node, Memcached):
+            return int(node.stats()["curr_connections"])
+        return node.figure("connected_clients")
+
+    def reading(self, connection: Any, key: str) -> object:
+        """Read a key over a connection of a node."""
+        return connection.get(key) if self.kind == "memcached" else find(connection, key)
 
     def three(self, **settings: object) -> NodeStore:
         return self.store(*(self.node() for _ in range(3)), **settings)

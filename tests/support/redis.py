@@ -27,3 +27,8 @@ class Redis(Server):
     def has(self, key: str) -> bool:
         """Return whether the server holds a key of a store with the default prefix, in database 0."""
         return self.say("EXISTS", f"wsgi_isr:{key}") == b":1\r\n"
+
+    def figure(self, name: str) -> int:
+        """Return a number of its ``INFO``."""
+        [row] = [row for row in self.say("INFO").decode().splitlines() if row.startswith(f"{name}:")]
+        return int(row.partition(":")[2])

@@ -65,7 +65,7 @@ def _factory(scheme: str) -> Callable[[str], Store]:
     try:
         found = import_module(f".{module}", __package__)
     except ModuleNotFoundError as error:
-        if error.name != "redis":
+        if (error.name or "").partition(".")[0] != "redis":
             raise
         raise ConfigError(
             "store", f"{scheme}:// needs redis-py, which is not installed", "pip install 'wsgi_isr[redis]'"
