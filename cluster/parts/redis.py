@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -33,6 +36,9 @@ class Server(Part):
         super().__init__(name, log, port)
         self._megabytes = megabytes
         self.arguments = tuple(arguments)
+        # A server reads a snapshot in its directory at its start. A replica leaves one there.
+        self.directory = Path(tempfile.mkdtemp(prefix="isr-redis-"))
+        weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
 
     def command(self) -> Sequence[str]:
         settings = {

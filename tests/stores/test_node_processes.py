@@ -65,7 +65,7 @@ def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_bla
             assert 0.25 < time.monotonic() - began < 0.8
         assert list(store.get_many([key]).unreachable) == [key]
         # Other processes see the node, and look for the key there.
-        assert not [each for each in proxies[1].requests if each.startswith(cluster.request("get"))]
+        assert not cluster.sent(proxies[1], "get")
         assert not is_open(store, proxies[0].name)
     finally:
         held.set()

@@ -24,6 +24,16 @@ from wsgi_isr.stores.redis.store import RedisStore
 TIMEOUT = 0.3
 
 
+#: The first bytes of requests to Redis: the number of the words, and the first word.
+REDIS_REQUESTS: dict[str, bytes | tuple[bytes, ...]] = {
+    "get": b"*2\r\n$3\r\nGET\r\n",
+    "read": (b"*2\r\n$3\r\nGET\r\n", b"*2\r\n$4\r\nMGET\r\n"),
+    "set": (b"*3\r\n$3\r\nSET\r\n", b"*5\r\n$3\r\nSET\r\n"),
+    "add": (b"*4\r\n$3\r\nSET\r\n", b"*6\r\n$3\r\nSET\r\n"),
+    "cas": b"*7\r\n$7\r\nEVALSHA\r\n",
+}
+
+
 class Cluster:
     """Nodes, proxies and stores that end with the test.
 
@@ -58,11 +68,15 @@ class Cluster:
         self._stack.callback(store.close)
         return store
 
-    def request(self, verb: str) -> bytes:
-        """Return the first bytes of a request on the wire: of a ``get``, a ``gets``, an ``add`` or a ``cas``."""
-        if self.kind == "memcached":
-            return verb.encode() + b" "
-        return {"get": b"*2\r\n$3\r\nGET", "gets": b"*2\r\n$3\r\nGET", "add": b"*", "cas": b"*6\r\n$7\r\nEVALSHA"}[verb]
+    def request(self, verb: str) -> bytes | tuple[bytes, ...]:
+        """Return the first bytes of a verb's request on the wire; ``read`` for any verb that reads."""
+        if self.kind == "redis":
+            return REDIS_REQUESTS[verb]
+        return b"get" if verb == "read" else verb.encode() + b" "
+
+    def sent(self, proxy: Proxy, verb: str) -> int:
+        """Return how many requests of a verb came to a proxy."""
+        return len([None for request in proxy.requests if request.startswith(self.request(verb))])
 
     def connections_in(self, requests: list[bytes]) -> int:
         """Return how many connections a proxy has seen, by their first request."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from cluster.parts.ports import HOST
 from cluster.parts.redis import Server
 
-__all__ = ["HOST", "Redis"]
+__all__ = ["HOST", "Redis", "Sentinel"]
 
 
 class Redis(Server):
@@ -32,3 +33,18 @@ class Redis(Server):
         """Return a number of its ``INFO``."""
         [row] = [row for row in self.say("INFO").decode().splitlines() if row.startswith(f"{name}:")]
         return int(row.partition(":")[2])
+
+
+class Sentinel(Redis):
+    """A Sentinel, which watches no server.
+
+    :param config: a file that it may write.
+    """
+
+    def __init__(self, config: Path) -> None:
+        config.touch()
+        self._config = config
+        super().__init__()
+
+    def command(self) -> Sequence[str]:
+        return [super().command()[0], str(self._config), "--bind", HOST, "--port", str(self.port), "--sentinel"]
