@@ -29,6 +29,17 @@ class Redis(Server):
         """Return whether the server holds a key of a store with the default prefix, in database 0."""
         return self.say("EXISTS", f"wsgi_isr:{key}") == b":1\r\n"
 
+    def restart_from_snapshot(self) -> None:
+        """Kill the server, and start it with the last snapshot (``SAVE``)."""
+        self.kill()
+        super().start()
+
+    def start(self) -> None:
+        """Start the server, empty."""
+        assert self.directory is not None
+        (self.directory / "dump.rdb").unlink(missing_ok=True)
+        super().start()
+
     def figure(self, name: str) -> int:
         """Return a number of its ``INFO``."""
         [row] = [row for row in self.say("INFO").decode().splitlines() if row.startswith(f"{name}:")]
