@@ -40,6 +40,10 @@ class Redis(Server):
         (self.directory / "dump.rdb").unlink(missing_ok=True)
         super().start()
 
+    def keys_read(self) -> int:
+        """Return how many keys were read, found or not."""
+        return self.figure("keyspace_hits") + self.figure("keyspace_misses")
+
     def figure(self, name: str) -> int:
         """Return a number of its ``INFO``."""
         [row] = [row for row in self.say("INFO").decode().splitlines() if row.startswith(f"{name}:")]
