@@ -115,5 +115,5 @@ def test_their_defaults_are_those_of_the_code() -> None:
     }
     assert {place: float(TABLE[place].partition(" ")[0]) for place in defaults} == defaults
     assert TABLE["redis", "prefix"] == Access().prefix
-    rest = {"tls", "tls_ca", "tls_cert", "tls_key", "prefix"}
+    rest = {"tls", "tls_ca", "tls_cert", "tls_key", "prefix", "sentinel"}
     assert {place[1] for place in TABLE if place not in defaults} == rest

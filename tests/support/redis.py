@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -63,3 +64,14 @@ class Sentinel(Redis):
 
     def command(self) -> Sequence[str]:
         return [super().command()[0], str(self._config), "--bind", HOST, "--port", str(self.port), "--sentinel"]
+
+    def say(self, *words: str | bytes) -> bytes:
+        """Send a command on a new connection, and return its answer: one piece, because a Sentinel knows no QUIT."""
+        with socket.create_connection((HOST, self.port), 20) as connection:
+            connection.sendall(" ".join(map(str, words)).encode() + b"\r\n")
+            return connection.recv(65536)
+
+    def watch(self, name: str, server: Redis) -> None:
+        """Name a server, from now on."""
+        self.say("SENTINEL", "REMOVE", name)
+        assert self.say("SENTINEL", "MONITOR", name, HOST, str(server.port), "1") == b"+OK\r\n"

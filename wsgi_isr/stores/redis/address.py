@@ -7,22 +7,26 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from ...errors import ConfigError
-from ..nodes.addresses import Address, addresses
+from ..nodes.addresses import addresses
 from ..urls import StoreURL
+from .connection import ASYNCHRONOUS, Place, Watched
 
 PORT = 6379
+SENTINEL_PORT = 26379
+
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
 class Places(NamedTuple):
     """The decoded front of a URL.
 
-    :param nodes: from the name of each node to its address, or to the path of its Unix socket.
+    :param nodes: from the name of each node to its place.
     :param user: ``None`` for the default user.
     :param password: ``None`` for none.
     :param database: the number of the database.
     """
 
-    nodes: dict[str, Address | str]
+    nodes: dict[str, Place]
     user: str | None
     password: str | None
     database: int
@@ -46,15 +50,26 @@ def places(url: str, parts: StoreURL) -> Places:
     secret = unquote(password) if colon or user else None
     if at and secret is None:
         raise ConfigError("store", "user and password are missing before '@'", "write user:password@host")
+    if "sentinel" in parts.options:
+        return Places(_watched(parts, unquote(hosts)), user, secret, _database(parts, "path", parts.path[1:] or "0"))
     if not hosts:
         return Places(*_socket(parts), user, secret, _database(parts, "database", parts.options.get("database", "0")))
     if "database" in parts.options:
         raise parts.error("database", "is for Unix sockets", f"write {parts.scheme}://host:port/number")
-    nodes: dict[str, Address | str] = {each.name: each for each in addresses(unquote(hosts), parts.scheme, PORT)}
+    nodes: dict[str, Place] = {each.name: each for each in addresses(unquote(hosts), parts.scheme, PORT)}
     return Places(nodes, user, secret, _database(parts, "path", parts.path.strip("/") or "0"))
 
 
-def _socket(parts: StoreURL) -> tuple[dict[str, Address | str]]:
+def _watched(parts: StoreURL, hosts: str) -> dict[str, Place]:
+    name = parts.options["sentinel"]
+    if not _NAME.match(name):
+        raise parts.error("sentinel", "is not the name of a primary", "write the name in sentinel.conf")
+    if parts.options.get("accept_loss") != "1":
+        raise parts.error("sentinel", f"means Sentinel: {ASYNCHRONOUS}", "write accept_loss=1, or leave it out")
+    return {name: Watched(name, addresses(hosts, parts.scheme, SENTINEL_PORT))}
+
+
+def _socket(parts: StoreURL) -> tuple[dict[str, Place]]:
     if re.fullmatch(r"/?[0-9]*/?", parts.path):
         raise ConfigError(
             "store",

@@ -36,7 +36,7 @@ _DOWN = (ReadOnlyError, AskError, TryAgainError, ClusterDownError)
 #: Such errors that redis-py has no class for: a script runs for too long.
 _DOWN_WORDS = ("BUSY ", "UNKILLABLE ")
 
-_ASYNCHRONOUS = (
+ASYNCHRONOUS = (
     "its failover is asynchronous, so it can lose acknowledged invalidations: name a single server, or several "
     "independent ones; or write accept_loss=1"
 )
@@ -65,11 +65,26 @@ class Access(NamedTuple):
     accepts_loss: bool = False
 
 
+class Watched(NamedTuple):
+    """A primary whose address its Sentinels tell.
+
+    :param name: the name of the primary in the configuration of the Sentinels.
+    :param sentinels: their addresses.
+    """
+
+    name: str
+    sentinels: tuple[Address, ...]
+
+
+Place = Address | str | Watched
+"""The place of a server: its address, the path of its Unix socket, or its Sentinels."""
+
+
 class Connection(RedisConnection, NodeConnection):
     """A connection to a server, opened when it is needed; for one thread at a time.
 
     :param name: the name of the node.
-    :param place: an address, or the path of a Unix socket.
+    :param place: see :data:`Place`.
     :param examine: called with the name of the node and its facts.
     """
 
@@ -77,20 +92,21 @@ class Connection(RedisConnection, NodeConnection):
     timeouts = (TimeoutError, RedisTimeoutError)
     facts: Facts
 
-    def __init__(self, name: str, place: Address | str, settings: Settings, access: Access, examine: Examiner) -> None:
+    def __init__(self, name: str, place: Place, settings: Settings, access: Access, examine: Examiner) -> None:
         self.name = name
         self._place = place
         self._settings = settings
         self._access = access
         self._examine = examine
+        self._prefix = access.prefix
         self.default_ttl = access.default_ttl
         self.wire = Wire(settings)
-        host, port = ("localhost", 0) if isinstance(place, str) else place
+        host, port = place if isinstance(place, Address) else ("localhost", 0)
         super().__init__(host=host, port=port, protocol=2, redis_connect_func=_greet)
 
     def name_of(self, key: str) -> str:
         """Return the name of a key in the server."""
-        return self._access.prefix + key
+        return self._prefix + key
 
     def call(self, *command: str | bytes | int) -> Any:
         """Send a command, and return its answer.
@@ -147,21 +163,52 @@ class Connection(RedisConnection, NodeConnection):
                 self._read()
         except ResponseError as error:  # no answer to a verb
             raise Refused(str(error)) from error
+        if self.facts.is_cluster:  # one hash tag, so that one server holds all keys
+            self._prefix = f"{{{access.prefix}}}"
         self._examine(self.name, self.facts)
 
     def _connect(self) -> Any:
         """Return a socket; redis-py calls this method. redis-py's own has no deadline."""
-        if isinstance(self._place, str):
-            connect_unix(self.wire, self._settings, self._place)
+        place = self._ask_for_primary(self._place) if isinstance(self._place, Watched) else self._place
+        if isinstance(place, str):
+            connect_unix(self.wire, self._settings, place)
         else:
-            connect(self.wire, self._settings, *self._place)
+            connect(self.wire, self._settings, *place)
         return self.wire
+
+    def _ask_for_primary(self, watched: Watched) -> Address:
+        """Return the address of the primary, from the first Sentinel that tells it.
+
+        :raises Refused: no Sentinel tells it; the message has the reason of the last one.
+        """
+        reason: object = "it names no Sentinel"
+        for address in watched.sentinels:
+            asking = _ToSentinel(address.name, address, self._settings, self._access, self._examine)
+            try:
+                asking.begin(self.wire.deadline)
+                answer = asking.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", watched.name)
+                host, port = answer or (b"", b"")
+                if host:
+                    return Address(host.decode("ascii"), int(port))
+                reason = f"{address.name} does not know {watched.name!r}"
+            except (*self.failures, TypeError, ValueError) as error:
+                reason = f"{address.name}: {error}"
+            finally:
+                asking.close()
+        raise Refused(f"no Sentinel tells the primary: {reason}")
 
     def _read(self) -> Any:
         try:
             return self.read_response()
         except (ValueError, LookupError, RecursionError) as error:  # the server does not speak this protocol
             raise InvalidResponse(str(error)) from error
+
+
+class _ToSentinel(Connection):
+    """A connection to a Sentinel, which is asked for an address alone."""
+
+    def greet(self) -> None:
+        """Send nothing: a Sentinel has no databases, and passwords of its own."""
 
 
 def _greet(connection: RedisConnection) -> None:
@@ -180,11 +227,14 @@ def _facts(answer: Any, accepts_loss: bool) -> Facts:
     rows = (line.partition(":") for line in answer.decode("utf-8", "replace").splitlines())
     said = {name: value.strip() for name, _, value in rows}
     mode = said.get("redis_mode") or said.get("server_mode")  # Redis, Valkey
-    if mode in ("sentinel", "cluster") and not accepts_loss:
-        raise Refused(f"it is a {'Sentinel' if mode == 'sentinel' else 'node of a Cluster'}: {_ASYNCHRONOUS}")
+    if mode == "sentinel":
+        remedy = "write sentinel=the name of the primary" if accepts_loss else ASYNCHRONOUS
+        raise Refused(f"it is a Sentinel: {remedy}")
+    if mode == "cluster" and not accepts_loss:
+        raise Refused(f"it is a node of a Cluster: {ASYNCHRONOUS}")
     if said.get("role") == "slave":
         raise Refused("it is a replica, and may lack what its primary has acknowledged: name the primary")
     if not said.get("run_id"):
         raise Refused("INFO does not tell its run_id: allow the command INFO")
     run = hashlib.blake2b(said["run_id"].encode(), digest_size=8).digest()
-    return Facts(run, int(said.get("maxmemory", "0")), said.get("maxmemory_policy", ""))
+    return Facts(run, int(said.get("maxmemory", "0")), said.get("maxmemory_policy", ""), mode == "cluster")

@@ -20,11 +20,13 @@ class Facts(NamedTuple):
     :param run: 8 bytes that differ after a restart, and on each replica.
     :param limit: ``maxmemory``, in bytes; 0 for none.
     :param policy: ``maxmemory-policy``; empty if the server does not tell.
+    :param is_cluster: whether the server is a node of a Cluster.
     """
 
     run: bytes
     limit: int
     policy: str
+    is_cluster: bool = False
 
 
 def problem_of(facts: Facts) -> str:

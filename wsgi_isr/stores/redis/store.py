@@ -14,7 +14,6 @@ from collections.abc import Mapping
 
 from ...errors import ConfigError, StoreUnavailable
 from ..base import Store, Versioned
-from ..nodes.addresses import Address
 from ..nodes.node import Node
 from ..nodes.store import Commands, NodeStore
 from ..nodes.tls import TLS_OPTIONS, tls_context
@@ -34,7 +33,7 @@ from .commands import (
     set_,
     was_added,
 )
-from .connection import Access, Connection
+from .connection import Access, Connection, Place
 from .items import HEADER
 from .memory import Examiner, problem_of
 
@@ -51,6 +50,7 @@ OPTIONS = (
     "default_ttl",
     "database",
     "accept_loss",
+    "sentinel",
     *TLS_OPTIONS,
 )
 #: The maximum of ``max_value``: the maximum size of a string in Redis (512 MB, "Redis strings"), without the header.
@@ -62,7 +62,7 @@ _PREFIX = re.compile(r"[!-~]{1,64}\Z")
 class RedisStore(NodeStore):
     """Bytes on Redis servers: see :class:`~..nodes.store.NodeStore`.
 
-    :param nodes: from the name of each node to its address, or to the path of its Unix socket.
+    :param nodes: from the name of each node to its place.
     :param access: user, password, database, prefix.
     :param max_value: the maximum size of a value, in bytes.
 
@@ -78,7 +78,7 @@ class RedisStore(NodeStore):
 
     def __init__(
         self,
-        nodes: Mapping[str, Address | str],
+        nodes: Mapping[str, Place],
         settings: Settings = DEFAULTS,
         access: Access = Access(),  # noqa: B008 -- immutable
         *,
