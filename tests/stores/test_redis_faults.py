@@ -18,7 +18,7 @@ from tests.support.redis import Redis, Sentinel
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.stores import open_store
 from wsgi_isr.stores.nodes.addresses import Address
-from wsgi_isr.stores.nodes.wire import Settings
+from wsgi_isr.stores.nodes.wire import Settings, Wire
 from wsgi_isr.stores.redis.connection import Access, Connection
 from wsgi_isr.stores.redis.store import RedisStore
 
@@ -377,26 +377,18 @@ def test_an_exception_of_any_kind_leaves_no_unread_answer_to_the_next_command(
     store = opened(start().port, pool=1)
     for name in ("one", "two"):
         store.set(f"isr1:test:p:{name}", name.encode())
-    read = Connection.read_response
 
-    def interrupted(connection: Connection, *args: object, **options: object) -> object:
-        monkeypatch.setattr(Connection, "read_response", read)
-        if moment.startswith("while"):
-            receive = connection.wire.recv
-            monkeypatch.setattr(type(connection.wire), "recv", end)
-            try:
-                return read(connection, *args, **options)
-            finally:
-                monkeypatch.setattr(type(connection.wire), "recv", lambda wire, size: receive(size))
-                monkeypatch.undo()
+    def end(*_: object, **__: object) -> None:
         raise EndOfGreenlet
 
-    def end(*_: object) -> bytes:
-        raise EndOfGreenlet
-
-    monkeypatch.setattr(Connection, "read_response", interrupted)
-    with pytest.raises(EndOfGreenlet):
-        store.get("isr1:test:p:one")
+    with monkeypatch.context() as patched:
+        if moment == "before the answer is read":
+            patched.setattr(Connection, "read_response", end)
+        else:
+            patched.setattr(Wire, "recv", end)
+            patched.setattr(Wire, "recv_into", end)  # hiredis
+        with pytest.raises(EndOfGreenlet):
+            store.get("isr1:test:p:one")
     assert store.get("isr1:test:p:two") == b"two"
     assert len(store._nodes[store.nodes[0]]._idle) == 1
 
