@@ -130,7 +130,7 @@ def test_a_url_has_login_nodes_and_database(
     assert list(store.nodes) == nodes
     assert (store._access.user, store._access.password) == login
     assert store._access.database == database
-    assert "secret" not in store.location + "".join(store.places)
+    assert "secret" not in store.location + "".join(store.places) + repr(store._access)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,10 @@ class Access(NamedTuple):
     default_ttl: float = 30 * 86400.0
     accepts_loss: bool = False
 
+    def __repr__(self) -> str:
+        """Return the fields without the password, for tracebacks that show values."""
+        return f"Access(user={self.user!r}, database={self.database}, prefix={self.prefix!r})"
+
 
 class Watched(NamedTuple):
     """A primary whose address its Sentinels tell.
