@@ -21,7 +21,7 @@ from .ports import HOST
 
 @dataclass
 class Fault:
-    """A fault for the next request that begins with ``request``; applied once.
+    """A fault for the next request that begins with ``request``, or with one of several; applied once.
 
     :param forward: how many bytes of the request reach the node before the connection is cut; ``None`` for all.
     :param answer: how many bytes of the answer come back before the cut; ``None`` for all, and no cut.
@@ -29,7 +29,7 @@ class Fault:
     :param held: the answer is held back until this event is set.
     """
 
-    request: bytes
+    request: bytes | tuple[bytes, ...]
     forward: int | None = None
     answer: int | None = None
     held: threading.Event | None = None
@@ -67,7 +67,11 @@ class Proxy:
         return f"{HOST}:{self.port}"
 
     def next(
-        self, request: bytes, forward: int | None = None, answer: int | None = None, held: threading.Event | None = None
+        self,
+        request: bytes | tuple[bytes, ...],
+        forward: int | None = None,
+        answer: int | None = None,
+        held: threading.Event | None = None,
     ) -> Fault:
         fault = Fault(request, forward, answer, held)
         with self._lock:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from wsgi_isr.stores.base import Many, Route, Store, Token, Versioned, route
-from wsgi_isr.stores.memcached.rendezvous import Ring
+from wsgi_isr.stores.nodes.rendezvous import Ring
 
 EPOCH, TAG, PAGE, LOCK = range(4)
 KINDS = ("epoch", "tag", "page", "lock")

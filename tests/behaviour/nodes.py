@@ -10,8 +10,8 @@ from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule
 from wsgi_isr.errors import StoreUnavailable
 from wsgi_isr.stores.base import Many, Token, Versioned, route
-from wsgi_isr.stores.memcached.rendezvous import Ring
 from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.stores.nodes.rendezvous import Ring
 
 
 class Nodes(MemoryStore):

@@ -14,8 +14,9 @@ from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Rendered
 from wsgi_isr.stores import BUILT_IN, open_store
 from wsgi_isr.stores.base import Store
-from wsgi_isr.stores.memcached.connection import DEFAULTS
 from wsgi_isr.stores.memory import MAX_BYTES
+from wsgi_isr.stores.nodes.wire import DEFAULTS
+from wsgi_isr.stores.redis.connection import Access
 from wsgi_isr.stores.sqlite.store import _MAX_BYTES, _TIMEOUT
 
 ROOT = Path(__file__).parents[2]
@@ -78,15 +79,19 @@ PLACES = {
     "memcached": "memcached://127.0.0.1:1",
     "memory": "memory://",
     "null": "null://",
+    "redis": "redis://127.0.0.1:1",
 }
+#: Other names of a store's scheme.
+ALIASES = {"rediss": "redis", "valkey": "redis", "valkeys": "redis"}
 
 
 @pytest.mark.parametrize("scheme", BUILT_IN)
 def test_the_reference_has_each_option_of_a_store_and_no_other(scheme: str) -> None:
+    store = ALIASES.get(scheme, scheme)
     with pytest.raises(ConfigError, match="has no option 'nonsense'") as caught:
-        open_store(f"{PLACES[scheme]}?nonsense=1")
+        open_store(f"{scheme}:{PLACES[store].partition(':')[2]}?nonsense=1")
     known = re.findall(r"\w+", caught.value.remedy.partition("known: ")[2])
-    assert [option for store, option in TABLE if store == scheme] == known
+    assert [option for owner, option in TABLE if owner == store] == known
 
 
 def test_their_defaults_are_those_of_the_code() -> None:
@@ -99,6 +104,16 @@ def test_their_defaults_are_those_of_the_code() -> None:
         ("memcached", "deadline"): DEFAULTS.deadline,
         ("memcached", "pool"): DEFAULTS.pool,
         ("memcached", "max_value"): Store.max_value,
+        ("redis", "timeout"): DEFAULTS.timeout,
+        ("redis", "connect_timeout"): DEFAULTS.connect_timeout,
+        ("redis", "deadline"): DEFAULTS.deadline,
+        ("redis", "pool"): DEFAULTS.pool,
+        ("redis", "max_value"): Store.max_value,
+        ("redis", "default_ttl"): Access().default_ttl,
+        ("redis", "database"): Access().database,
+        ("redis", "accept_loss"): float(Access().accepts_loss),
     }
     assert {place: float(TABLE[place].partition(" ")[0]) for place in defaults} == defaults
-    assert {place[1] for place in TABLE if place not in defaults} == {"tls", "tls_ca", "tls_cert", "tls_key"}
+    assert TABLE["redis", "prefix"] == Access().prefix
+    rest = {"tls", "tls_ca", "tls_cert", "tls_key", "prefix", "sentinel"}
+    assert {place[1] for place in TABLE if place not in defaults} == rest

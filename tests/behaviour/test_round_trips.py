@@ -15,9 +15,9 @@ from tests.support.memcached import Memcached
 from tests.support.round_trips import Trip, Wires
 from wsgi_isr import Rule
 from wsgi_isr.stores.base import Many, Store, Token, Versioned, route
-from wsgi_isr.stores.memcached.rendezvous import Ring
 from wsgi_isr.stores.memcached.store import MemcachedStore
 from wsgi_isr.stores.memory import MemoryStore
+from wsgi_isr.stores.nodes.rendezvous import Ring
 
 TAGS = [f"tag {number}" for number in range(100)]
 RULES = {"/a": Rule(revalidate=3600, tags=TAGS), "/b": 3600}

@@ -33,7 +33,7 @@ from wsgi_isr import InvalidationError, invalidate, replay
 from wsgi_isr.cache.invalidation import tag_names
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
-from wsgi_isr.stores.memcached.connection import DEFAULTS
+from wsgi_isr.stores.nodes.wire import DEFAULTS
 
 
 class Size(NamedTuple):

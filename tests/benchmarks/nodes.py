@@ -1,4 +1,4 @@
-"""memcached nodes for a benchmark, and the plain client that benchmarks compare with."""
+"""memcached nodes and a Redis server for a benchmark, and the plain clients that benchmarks compare with."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 from pymemcache.client.base import Client
+from redis import Redis as RedisClient
 
+from cluster.errors import CannotStart
 from cluster.parts.proxy import Proxy
 from tests.benchmarks.report import CannotRun
 from tests.support.memcached import HOST, Memcached
+from tests.support.redis import Redis
 
 
 @contextlib.contextmanager
@@ -27,9 +30,29 @@ def running(count: int, megabytes: int = 64) -> Iterator[list[Memcached]]:
         yield nodes
 
 
-def url_of(nodes: Sequence[Memcached | Proxy]) -> str:
+@contextlib.contextmanager
+def redis_running() -> Iterator[Redis]:
+    """Run a Redis server on this machine until the block ends."""
+    try:
+        server = Redis()
+    except CannotStart as failure:
+        raise CannotRun(str(failure)) from None
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.kill)
+        yield server
+
+
+@contextlib.contextmanager
+def redis_client(server: Redis) -> Iterator[RedisClient]:
+    """Return redis-py's plain client."""
+    with contextlib.closing(RedisClient(HOST, server.port, protocol=2)) as opened:
+        yield opened
+
+
+def url_of(nodes: Sequence[Memcached | Proxy | Redis]) -> str:
     """Return the URL of a store on these nodes, with timeouts that a busy machine does not reach."""
-    return f"memcached://{','.join(node.name for node in nodes)}?timeout=5&connect_timeout=5&deadline=10"
+    scheme = "redis" if isinstance(nodes[0], Redis) else "memcached"
+    return f"{scheme}://{','.join(node.name for node in nodes)}?timeout=5&connect_timeout=5&deadline=10"
 
 
 @contextlib.contextmanager

@@ -33,8 +33,8 @@ from tests.support.memcached import Memcached
 from wsgi_isr import gunicorn as hooks
 from wsgi_isr.config.settings import Config
 from wsgi_isr.renderers.supervisor import NICENESS
-from wsgi_isr.stores.memcached.connection import DEFAULTS
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.wire import DEFAULTS
 from wsgi_isr.stores.urls import parse_store_url
 
 ROOT = Path(__file__).parents[2]

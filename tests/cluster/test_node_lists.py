@@ -17,7 +17,7 @@ from wsgi_isr.cache.verdict import Validity
 from wsgi_isr.config.settings import Config
 from wsgi_isr.pages.request_key import PageKey, tags_of_page
 from wsgi_isr.stores.base import Store
-from wsgi_isr.stores.memcached.rendezvous import Ring
+from wsgi_isr.stores.nodes.rendezvous import Ring
 
 KEYS = Keyspace("test")
 

@@ -23,13 +23,15 @@ def main() -> int:
     parser.add_argument("--coherence", type=float, action="append", help="seconds (0 and 0.1)")
     parser.add_argument("--fault", choices=FAULTS, action="append", help="only this one (all)")
     parser.add_argument("--without", choices=BREAK, default="", help="a rule of the protocol that is not kept")
+    parser.add_argument("--kind", choices=("memcached", "redis"), help="of the nodes (memcached; redis where needed)")
     arguments = parser.parse_args()
     plan = Plan(arguments.reads, arguments.invalidations, seconds=120 + arguments.reads / 20)
     violations = 0
     for fault in arguments.fault or FAULTS:
         for coherence in arguments.coherence or (0.0, 0.1):
             with tempfile.TemporaryDirectory() as directory:
-                outcome = run(Path(directory), FAULTS[fault], coherence, plan, arguments.without)
+                kind = arguments.kind or FAULTS[fault].kinds[0]
+                outcome = run(Path(directory), FAULTS[fault], coherence, plan, arguments.without, kind)
             print(f"{fault}, coherence {coherence:g}: {outcome}", flush=True)
             for line in [*outcome.violations[:20], *outcome.complaints]:
                 print(f"    {line}", flush=True)

@@ -26,7 +26,7 @@ from wsgi_isr.cache.invalidation import tag_names
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.pages.request_key import PageKey
 from wsgi_isr.stores import open_store
-from wsgi_isr.stores.memcached.connection import DEFAULTS
+from wsgi_isr.stores.nodes.wire import DEFAULTS
 
 #: Visitors, and their requests per second, all together.
 CONNECTIONS, RATE = 8, 150.0

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from tests.live.support.waiting import until
-from wsgi_isr.stores.memcached.breaker import PAUSES, STABLE_AFTER, Breaker
+from wsgi_isr.stores.nodes.breaker import PAUSES, STABLE_AFTER, Breaker
 
 
 class Probe:

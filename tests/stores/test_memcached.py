@@ -18,11 +18,12 @@ from cluster.parts.proxy import Proxy
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import ConfigError, StoreUnavailable, ValueTooLarge
 from wsgi_isr.stores.base import Many, Store
-from wsgi_isr.stores.memcached.addresses import addresses
 from wsgi_isr.stores.memcached.chunks import MARK, OVERHEAD
 from wsgi_isr.stores.memcached.commands import LAST_DATE, LONGEST_TTL, expiry
-from wsgi_isr.stores.memcached.connection import Connection, Facts, Settings
+from wsgi_isr.stores.memcached.connection import Connection, Facts
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import addresses
+from wsgi_isr.stores.nodes.wire import Settings
 from wsgi_isr.testing import StoreSuite, in_threads
 
 TLS = Path(__file__).parents[1] / "support" / "tls"
@@ -328,7 +329,7 @@ def test_a_ttl_is_rounded_up_to_what_memcached_counts(store, node, key, verb, tt
 
 
 def test_a_date_counts_by_the_clock_of_the_node():
-    connection = Connection(addresses("a")[0], Settings(clock=lambda: 1000.0))
+    connection = Connection(addresses("a", "memcached", 11211)[0], Settings(clock=lambda: 1000.0))
     connection.facts = Facts(ITEM_LIMIT, (0, 0), ahead=500_000.0)
     assert expiry(40 * 86400, connection) == 500_000 + 1000 + 40 * 86400 + 1
     assert expiry(0, connection) == -1
@@ -436,7 +437,7 @@ def test_a_value_that_lost_a_part_is_missing_and_not_in_the_way(store, node, key
 
 
 def store_raw(node: Memcached, key: str, value: bytes) -> None:
-    client = Connection(addresses(node.name)[0], Settings(timeout=5, connect_timeout=5))
+    client = Connection(addresses(node.name, "memcached", 11211)[0], Settings(timeout=5, connect_timeout=5))
     client.begin(time.monotonic() + 10)
     assert client.set(key, value) is True
     client.close()

@@ -53,7 +53,7 @@ def test_the_scheme_may_be_written_in_capitals():
         ("://x", "no scheme", "sqlite:///"),
         (None, "NoneType", "memory://"),
         ("sqlit:///x.db", "sqlit://", "did you mean sqlite?"),
-        ("redis://x", "redis://", "known: memcached, memory, null, sqlite"),
+        ("etcd://x", "etcd://", "known: memcached, memory, null, redis, rediss, sqlite, valkey, valkeys"),
         ("memory://?max_byte=100000", "'max_byte'", "did you mean max_bytes?"),
         ("memory://?timeout=1", "'timeout'", "max_bytes"),
         ("memory://?max_bytes=big", "'big'", "max_bytes="),

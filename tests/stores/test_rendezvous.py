@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from wsgi_isr.errors import ConfigError
-from wsgi_isr.stores.memcached.addresses import Address, addresses
-from wsgi_isr.stores.memcached.rendezvous import Ring
+from wsgi_isr.stores.nodes.addresses import Address, addresses
+from wsgi_isr.stores.nodes.rendezvous import Ring
 
 NAMES = ("10.0.0.1:11211", "10.0.0.2:11211", "10.0.0.3:11211")
 KEYS = [f"isr1:ns:p:{number}" for number in range(12_000)]
@@ -70,11 +70,11 @@ def test_without_its_node_a_key_is_where_a_ring_without_that_node_has_it():
     ],
 )
 def test_equal_addresses_have_equal_names(written, names):
-    assert [address.name for address in addresses(written)] == names
+    assert [address.name for address in addresses(written, "memcached", 11211)] == names
 
 
 def test_an_ipv6_address_is_connected_to_without_its_brackets():
-    assert addresses("[::1]:5") == (Address("::1", 5),)
+    assert addresses("[::1]:5", "memcached", 11211) == (Address("::1", 5),)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_an_ipv6_address_is_connected_to_without_its_brackets():
 )
 def test_what_is_no_address_is_refused(written):
     with pytest.raises(ConfigError) as caught:
-        addresses(written)
+        addresses(written, "memcached", 11211)
     assert caught.value.option == "store"
     assert caught.value.remedy
     assert "secret" not in str(caught.value)
@@ -118,4 +118,4 @@ def test_what_is_no_address_is_refused(written):
 @pytest.mark.parametrize("written", ["a,a", "a,b,A:11211", "[::1],[0::1]:11211"])
 def test_a_node_that_is_there_twice_is_refused(written):
     with pytest.raises(ConfigError, match="twice"):
-        addresses(written)
+        addresses(written, "memcached", 11211)

@@ -1,4 +1,4 @@
-"""Functions that test_memcached_processes.py runs in a process whose sockets and threads are gevent's."""
+"""Functions that test_node_processes.py runs in a process whose sockets and threads are gevent's."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import random
 import sys
 
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.stores.memcached.addresses import Address
-from wsgi_isr.stores.memcached.connection import Settings
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import Address
+from wsgi_isr.stores.nodes.store import NodeStore
+from wsgi_isr.stores.nodes.wire import Settings
+from wsgi_isr.stores.redis.store import RedisStore
 
 
-def store_at(port: str, **settings: object) -> MemcachedStore:
-    return MemcachedStore([Address("127.0.0.1", int(port))], Settings(**settings))
+def store_at(kind: str, port: str, **settings: object) -> NodeStore:
+    address = Address("127.0.0.1", int(port))
+    if kind == "memcached":
+        return MemcachedStore([address], Settings(**settings))
+    return RedisStore({address.name: address}, Settings(**settings))
 
 
-def one_timeout(port: str) -> None:
+def one_timeout(kind: str, port: str) -> None:
     import gevent
 
-    store = store_at(port, timeout=5.0, deadline=10.0, pool=1)
+    store = store_at(kind, port, timeout=5.0, deadline=10.0, pool=1)
     for key in ("slow", "fast"):
         store.set(key, key.encode())
     try:
@@ -30,10 +35,10 @@ def one_timeout(port: str) -> None:
     store.close()
 
 
-def many_timeouts(port: str) -> None:
+def many_timeouts(kind: str, port: str) -> None:
     import gevent
 
-    store = store_at(port, timeout=5.0, deadline=10.0, pool=3)
+    store = store_at(kind, port, timeout=5.0, deadline=10.0, pool=3)
     names = [f"key:{number}" for number in range(30)]
     for name in names:
         store.set(name, name.encode())
@@ -63,10 +68,10 @@ def many_timeouts(port: str) -> None:
     store.close()
 
 
-def others_run(port: str) -> None:
+def others_run(kind: str, port: str) -> None:
     import gevent
 
-    store = store_at(port, timeout=0.5, connect_timeout=0.5, pool=4)
+    store = store_at(kind, port, timeout=0.5, connect_timeout=0.5, pool=4)
     ticks = 0
 
     def tick() -> None:
@@ -92,9 +97,9 @@ def others_run(port: str) -> None:
     store.close()
 
 
-def before_patching_and_fork(port: str) -> None:
+def before_patching_and_fork(kind: str, port: str) -> None:
     assert "gevent" not in sys.modules
-    store = store_at(port, timeout=5.0, connect_timeout=5.0, deadline=10.0, pool=2)
+    store = store_at(kind, port, timeout=5.0, connect_timeout=5.0, deadline=10.0, pool=2)
     for number in range(20):
         store.set(f"key:{number}", b"%d" % number)
     child = os.fork()

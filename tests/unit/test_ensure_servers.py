@@ -76,7 +76,7 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     machine.add("memcached", "nginx", "google-chrome", "chromedriver", "firefox-esr", "systemd-analyze", "curl")
-    machine.add("varnishd", "libvmod_xkey.so", "apt-get")
+    machine.add("varnishd", "libvmod_xkey.so", "valkey-server", "apt-get")
     assert machine.main() == 0
     assert machine.calls == []
     assert capfd.readouterr() == ("", "")
@@ -96,8 +96,15 @@ def test_root_installs_only_what_is_missing(machine: Machine) -> None:
         "curl",
         "varnish",
         "varnish-modules",
+        "redis-server",
     ]
     assert machine.calls == [["update"], [*install, "--download-only"], install]
+
+
+@pytest.mark.parametrize("program", ["redis-server", "valkey-server"])
+def test_valkey_does_in_place_of_redis(machine: Machine, program: str) -> None:
+    machine.add(program)
+    assert servers.missing(str(machine.bin), ["redis-server"]) == []
 
 
 def test_services_may_not_start_while_packages_are_unpacked(machine: Machine) -> None:
@@ -139,7 +146,8 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; "
+        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, "
+        "varnish-modules, redis-server; "
         "please install"
     )
     assert line.endswith(f"apt-get {step} failed: E: no network")
@@ -150,9 +158,9 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
     machine.add("memcached", "apt-get")
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
-        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules; please "
-        "install (names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl varnish "
-        "varnish-modules)\n"
+        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules, "
+        "redis-server; please install (names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr "
+        "systemd curl varnish varnish-modules redis-server)\n"
     )
     assert machine.calls == []
 

@@ -189,6 +189,12 @@ def item_size(subject: Subject) -> Iterator[Finding]:
     yield _finding("item size", is_kept, f"a page of {size:,} bytes is {'kept' if is_kept else 'lost at once'}", remedy)
 
 
+def memory(subject: Subject) -> Iterator[Finding]:
+    """Check the settings of the nodes that decide what a full node evicts."""
+    for problem in subject.store.problems():
+        yield Finding("memory", False, problem, "the line above, in the configuration of the node")
+
+
 def evictions(subject: Subject) -> Iterator[Finding]:
     """Check that the nodes have memory enough."""
     for node, report in subject.reports.items():
@@ -330,6 +336,7 @@ CHECKS: tuple[Check, ...] = (
     nodes,
     promises,
     item_size,
+    memory,
     evictions,
     connections,
     clocks,

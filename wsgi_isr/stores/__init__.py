@@ -4,8 +4,11 @@
 | --- | --- | --- |
 | ``memcached://host[:port],host...[?timeout=S&...]`` | :mod:`.memcached` | the cluster |
 | ``memory://[?max_bytes=N]`` | :mod:`.memory` | the threads of one process |
+| ``redis://[user:password@]host[:port],host.../database`` | :mod:`.redis` | the cluster |
 | ``sqlite:///path[?max_bytes=N&timeout=S]`` | :mod:`.sqlite` | one machine, across restarts |
 | ``null://`` | :mod:`.null` | no process, because nothing is stored |
+
+``valkey://`` is another name of ``redis://``. ``rediss://`` and ``valkeys://`` mean TLS.
 
 Other distributions add a scheme by an entry point of the group ``wsgi_isr.stores``. The name of the entry point is the
 scheme. Its object is a callable from the URL to a :class:`~wsgi_isr.stores.base.Store`. Each store must pass the suite
@@ -34,7 +37,11 @@ BUILT_IN = {
     "memcached": ("memcached.store", "MemcachedStore"),
     "memory": ("memory", "MemoryStore"),
     "null": ("null", "NullStore"),
+    "redis": ("redis.store", "RedisStore"),
+    "rediss": ("redis.store", "RedisStore"),
     "sqlite": ("sqlite.store", "SQLiteStore"),
+    "valkey": ("redis.store", "RedisStore"),
+    "valkeys": ("redis.store", "RedisStore"),
 }
 
 
@@ -55,7 +62,15 @@ def open_store(url: str, *, option: str = "store") -> Store:
 
 def _factory(scheme: str) -> Callable[[str], Store]:
     module, name = BUILT_IN[scheme]
-    return cast("Callable[[str], Store]", getattr(import_module(f".{module}", __package__), name).from_url)
+    try:
+        found = import_module(f".{module}", __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "redis":
+            raise
+        raise ConfigError(
+            "store", f"{scheme}:// needs redis-py, which is not installed", "pip install 'wsgi_isr[redis]'"
+        ) from error
+    return cast("Callable[[str], Store]", getattr(found, name).from_url)
 
 
 def _open_foreign(scheme: str, url: str) -> Store:

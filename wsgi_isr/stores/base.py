@@ -166,6 +166,10 @@ class Store(abc.ABC):
         """
         return None
 
+    def problems(self) -> tuple[str, ...]:
+        """Return the settings of the nodes that an administrator should change, with the lines to write."""
+        return ()
+
     @abc.abstractmethod
     def get(self, key: str) -> bytes | None:
         """Return the value, or ``None`` if it is missing."""

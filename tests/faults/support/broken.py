@@ -14,8 +14,8 @@ from typing import Any
 from wsgi_isr.cache.entry import TagSnapshot
 from wsgi_isr.cache.tag_versions import Capture, Mode, TagVersion, TagVersions
 from wsgi_isr.errors import StoreError
-from wsgi_isr.stores.memcached.node import Node
-from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.node import Node
+from wsgi_isr.stores.nodes.store import NodeStore
 
 
 class CapturesAfterwards(TagVersions):
@@ -76,11 +76,18 @@ def _use(tag_versions: type[TagVersions]) -> None:
 def _move_control_keys() -> None:
     """Move control keys to the next node while theirs is down, as data keys do."""
 
-    def places(self: MemcachedStore, key: str) -> tuple[Node, ...]:
+    def places(self: NodeStore, key: str) -> tuple[Node, ...]:
         first = self.node_of(key)
         return tuple(self._nodes[name] for name in (first, *(name for name in self.nodes if name != first)))
 
-    MemcachedStore._find_nodes = places  # type: ignore[method-assign]
+    NodeStore._find_nodes = places  # type: ignore[method-assign]
+
+
+def _trust_all_runs() -> None:
+    """Read control keys of Redis that an older run of the server has written, from a snapshot."""
+    commands = import_module("wsgi_isr.stores.redis.commands")
+    unpack = commands.unpack
+    commands.unpack = lambda _key, run, item: unpack("", run, item)  # type: ignore[attr-defined]
 
 
 #: For each rule, the function that breaks it.
@@ -90,4 +97,5 @@ BREAK: Mapping[str, Callable[[], None]] = {
     "trust late tags only where no epoch changed": lambda: _use(TrustsLateTags),
     "write soft invalidations by compare-and-swap": lambda: _use(WritesSoftlyBlind),
     "control keys never move": _move_control_keys,
+    "control keys end with the run of their server": _trust_all_runs,
 }

@@ -1,4 +1,4 @@
-"""Make a history: three gunicorn instances of two workers, two memcached nodes, readers and admins, and a fault."""
+"""Make a history: three gunicorn instances of two workers, two nodes, readers and admins, and a fault."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import SITE, Answer, ask
 from tests.live.support.waiting import until
 from tests.support.memcached import Memcached
+from tests.support.redis import Redis
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.stores import open_store
 
@@ -54,25 +55,29 @@ class Outcome:
         return f"{self.figures}; struck {self.struck} times; {len(self.violations)} violations"
 
 
-def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str = "") -> Outcome:
+def run(
+    directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str = "", kind: str = "memcached"
+) -> Outcome:
     """Run the experiment. Call it in the main thread.
 
     :param broken: the rule of the protocol that every process breaks (:mod:`.broken`).
+    :param kind: the kind of the nodes, ``memcached`` or ``redis``.
     :raises AssertionError: there was too little of something in time.
     """
     Database(directory).create()
     with ExitStack() as stack:
         # `-n 512`: all small items are in one slab class, whose least recently used item is evicted next.
         arguments = ("-n", "512") if fault.small else ()
-        nodes = [Memcached(2 if fault.small else 64, arguments) for _ in range(2)]
-        for node in nodes:
-            stack.callback(node.kill)
+        nodes: list[Memcached | Redis] = []
+        for _ in range(2):
+            nodes.append(Redis(64) if kind == "redis" else Memcached(2 if fault.small else 64, arguments))
+            stack.callback(nodes[-1].kill)
         env = _environment(directory, nodes, fault, coherence, broken)
         servers = [
             stack.enter_context(Gunicorn(directory / f"server{n}.log", env, CACHED_SITE, preload=True))
             for n in range(3)
         ]
-        if fault.small:
+        if fault.small and kind == "memcached":
             filling = {"CLUSTER_NODES": ",".join(str(node.port) for node in nodes), "CLUSTER_RATE": str(PRESSURE)}
             stack.enter_context(Tethered("pressure", "cluster.chaos.workload.pressure", directory, filling, bytes))
         target = Target(nodes, servers)
@@ -85,15 +90,20 @@ def run(directory: Path, fault: Fault, coherence: float, plan: Plan, broken: str
     return Outcome(violations, figures(reads, invalidations), target.struck, complaints)
 
 
+def url_of(nodes: Sequence[Memcached | Redis]) -> str:
+    """Return the URL of the store on ``nodes``, without options."""
+    return f"{nodes[0].role}://{','.join(node.name for node in nodes)}"
+
+
 def _environment(
-    directory: Path, nodes: Sequence[Memcached], fault: Fault, coherence: float, broken: str
+    directory: Path, nodes: Sequence[Memcached | Redis], fault: Fault, coherence: float, broken: str
 ) -> dict[str, str]:
     # Without outages, no node may be taken for unreachable because the machine is busy.
     patience = "timeout=0.5&connect_timeout=0.5" if fault.outages else "timeout=5&connect_timeout=5&deadline=10"
     env = {
         "CLUSTER_DIRECTORY": str(directory),
         "CLUSTER_SLOW": str(SLOW),
-        "WSGI_ISR_STORE": f"memcached://{','.join(node.name for node in nodes)}?{patience}",
+        "WSGI_ISR_STORE": f"{url_of(nodes)}?{patience}",
         "WSGI_ISR_COHERENCE": f"{coherence:g}",
         "WSGI_ISR_JOURNAL": str(directory / "journal"),
     }
@@ -167,7 +177,7 @@ def _close(strikes: Iterator[float]) -> None:
 
 
 def _circumstances(fault: Fault, target: Target, coherence: float) -> Circumstances:
-    store = open_store(f"memcached://{','.join(node.name for node in target.nodes)}")
+    store = open_store(url_of(target.nodes))
     node_of = {row: store.node_of(Keyspace("default").tag(tag_of(row))) for row in ROWS}
     store.close()
     return Circumstances(coherence, target.outages, node_of, fault.kills or fault.outages, fault.kills)

@@ -16,6 +16,7 @@ from cluster.chaos.history import Outage
 from cluster.chaos.workload.site import ROWS, tag_of
 from tests.live.support.server import Gunicorn
 from tests.support.memcached import Memcached
+from tests.support.redis import Redis
 from wsgi_isr.cache.keyspace import Keyspace
 
 #: Seconds for which a process may avoid a node that is back: the longest pause between two probes of
@@ -27,13 +28,13 @@ UNNOTICED = 3.0
 class Target:
     """The parts that a fault may strike, and a record of its strikes."""
 
-    nodes: Sequence[Memcached]
+    nodes: Sequence[Memcached | Redis]
     servers: Sequence[Gunicorn]
     struck: int = 0
     outages: list[Outage] = field(default_factory=list)
 
     @contextmanager
-    def outage(self, node: Memcached) -> Iterator[None]:
+    def outage(self, node: Memcached | Redis) -> Iterator[None]:
         """Note in the block that ``node`` is unreachable. The outage ends when all processes have noticed its end."""
         began = time.monotonic()
         try:
@@ -54,7 +55,7 @@ class Fault:
     :param outages: answers may be degraded while a node is unreachable.
     :param kills: connections may break.
     :param env: for the servers.
-    :param filled: with small keys.
+    :param kinds: the kinds of nodes that can have it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Fault:
     small: bool = False
     outages: bool = False
     kills: bool = False
+    kinds: Sequence[str] = ("memcached", "redis")
 
 
 def nothing(_target: Target) -> Iterator[float]:
@@ -74,14 +76,19 @@ def nothing(_target: Target) -> Iterator[float]:
 def watch_evictions(target: Target) -> Iterator[float]:
     """Fill the nodes with small keys, and count how often a tag's key was found evicted.
 
-    :mod:`cluster.chaos.workload.pressure` writes the small keys.
+    :mod:`cluster.chaos.workload.pressure` writes the small keys. A server of Redis spares tags, so keys of tags are
+    removed there.
 
     ``me`` is the only command that looks up a key without keeping it alive (memcached, doc/protocol.txt, "Meta Debug").
     """
     tags = [Keyspace("default").tag(tag_of(row)) for row in ROWS]
+    while isinstance(target.nodes[0], Redis):
+        yield random.uniform(0.05, 0.15)
+        key = f"wsgi_isr:{random.choice(tags)}"
+        target.struck += sum(isinstance(node, Redis) and node.say("DEL", key) == b":1\r\n" for node in target.nodes)
     there: Mapping[str, bool] = {}
     while True:
-        answers = [node.say(*(f"me {key}" for key in tags)) for node in target.nodes]
+        answers = [node.say(*(f"me {key}" for key in tags)) for node in target.nodes if isinstance(node, Memcached)]
         now = {key: any(a[n].startswith(b"ME ") for a in answers) for n, key in enumerate(tags)}
         target.struck += sum(there.get(key, False) and not now[key] for key in tags)
         there = now
@@ -108,6 +115,18 @@ def restart(target: Target) -> Iterator[float]:
                 yield random.choice((0.0, 0.3))
             finally:
                 node.start()
+
+
+def restore(target: Target) -> Iterator[float]:
+    """Kill a node, and start it again with a snapshot that lacks the writes of a second."""
+    while True:
+        yield random.uniform(0.5, 1.0)
+        node = random.choice(target.nodes)
+        assert isinstance(node, Redis)
+        node.say("SAVE")
+        yield 1.0
+        with target.outage(node):
+            node.restart_from_snapshot()
 
 
 def pause(target: Target) -> Iterator[float]:
@@ -137,6 +156,7 @@ FAULTS: Mapping[str, Fault] = {
         Fault("tags are evicted", watch_evictions, enough=20, small=True),
         Fault("nodes are flushed", flush, enough=8),
         Fault("nodes are restarted", restart, enough=3, outages=True),
+        Fault("nodes restart from a snapshot", restore, enough=3, outages=True, kinds=("redis",)),
         Fault("nodes are paused", pause, enough=2, outages=True),
         Fault("workers are killed", kill, enough=5, kills=True),
     )

@@ -1,4 +1,4 @@
-"""The memcached store in threads that share connections, in children of a fork, and under gevent."""
+"""The stores on memcached and Redis in threads that share connections, in children of a fork, and under gevent."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from wsgi_isr.testing import in_processes, in_threads
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(params=["memcached", "redis"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
-        yield Cluster(stack)
+        yield Cluster(stack, request.param)
 
 
 def test_a_full_pool_is_waited_for(cluster):
@@ -32,7 +32,7 @@ def test_a_full_pool_is_waited_for(cluster):
     store = cluster.store(proxy, pool=1, timeout=5, connect_timeout=5)
     store.set("key", b"value")
     held = threading.Event()
-    fault = proxy.next(b"get ", held=held)
+    fault = proxy.next(cluster.request("get"), held=held)
 
     def read(number: int) -> bytes | None:
         if number:
@@ -43,7 +43,7 @@ def test_a_full_pool_is_waited_for(cluster):
         return store.get("key")
 
     assert in_threads(8, read) == [b"value"] * 8
-    assert len([None for request in proxy.requests if request == b"stats\r\n"]) == 1  # one connection, all the time
+    assert cluster.connections_in(proxy.requests) == 1  # one connection, all the time
 
 
 def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_blame(cluster):
@@ -53,8 +53,8 @@ def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_bla
     patient = store._nodes[proxies[0].name]
     store.get(key)
     held = threading.Event()
-    fault = proxies[0].next(b"get ", held=held)
-    reader = threading.Thread(target=patient.read, args=(time.monotonic() + 20, lambda c: c.get(key)))
+    fault = proxies[0].next(cluster.request("get"), held=held)
+    reader = threading.Thread(target=patient.read, args=(time.monotonic() + 20, cluster.reading, key))
     reader.start()
     assert fault.seen.wait(20)
     try:
@@ -65,7 +65,7 @@ def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_bla
             assert 0.25 < time.monotonic() - began < 0.8
         assert list(store.get_many([key]).unreachable) == [key]
         # Other processes see the node, and look for the key there.
-        assert not proxies[1].commands(b"get")
+        assert not cluster.sent(proxies[1], "get")
         assert not is_open(store, proxies[0].name)
     finally:
         held.set()
@@ -76,10 +76,10 @@ def test_a_full_pool_is_waited_for_until_the_deadline_and_the_node_is_not_to_bla
 def test_connections_are_not_opened_before_they_are_needed_nor_more_than_are(cluster):
     node = cluster.node()
     store = cluster.store(node, pool=16)
-    opened = int(node.stats()["total_connections"])  # each read of the stats is one more
+    opened = cluster.accepted_by(node)  # each look is one connection more
     for _ in range(100):
         store.get("key")
-    assert int(node.stats()["total_connections"]) - opened == 2
+    assert cluster.accepted_by(node) - opened == 2
 
 
 def test_close_leaves_no_connection_open(cluster):
@@ -87,7 +87,7 @@ def test_close_leaves_no_connection_open(cluster):
     store = cluster.store(node, pool=4)
     in_threads(4, lambda _: [store.get("key") for _ in range(50)])
     store.close()
-    until(lambda: node.stats()["curr_connections"] == "1", "the node to notice")  # the connection of this read
+    until(lambda: cluster.connected_to(node) == 1, "the node to notice")  # the connection of this look
 
 
 # Fork
@@ -100,7 +100,9 @@ def test_a_child_uses_connections_of_its_own(cluster):
         store.set(f"key:{number}", b"%d" % number)
     in_threads(4, lambda number: store.get(f"key:{number}"))
     inherited = [
-        connection.wire._inner.fileno() for connection in store._nodes[node.name]._connections if connection.sock
+        connection.wire._inner.fileno()
+        for connection in store._nodes[node.name]._connections
+        if connection.wire.is_open
     ]
     assert inherited
 
@@ -143,7 +145,7 @@ def test_a_child_of_a_fork_while_the_pool_is_full_finds_it_empty(cluster):
     store = cluster.store(proxy, pool=1, timeout=5)
     store.set("key", b"value")
     held = threading.Event()
-    fault = proxy.next(b"get ", held=held)
+    fault = proxy.next(cluster.request("get"), held=held)
     reader = threading.Thread(target=store.get, args=("key",))
     reader.start()
     assert fault.seen.wait(20)
@@ -183,9 +185,9 @@ def run_under_gevent(name: str, *arguments: object) -> str:
 def test_a_greenlet_that_is_timed_out_hands_its_answer_to_nobody(cluster):
     proxy = cluster.proxy(cluster.node())
     held = threading.Event()
-    proxy.next(b"get slow", held=held)
+    proxy.next(cluster.request("get") if cluster.kind == "redis" else b"get slow", held=held)
     try:
-        assert run_under_gevent("one_timeout", proxy.port) == "Timeout, then fast\n"
+        assert run_under_gevent("one_timeout", cluster.kind, proxy.port) == "Timeout, then fast\n"
     finally:
         held.set()
 
@@ -193,7 +195,7 @@ def test_a_greenlet_that_is_timed_out_hands_its_answer_to_nobody(cluster):
 def test_greenlets_killed_at_any_moment_hand_their_answers_to_nobody(cluster):
     proxy = cluster.proxy(cluster.node())
     proxy.jitter = 0.003
-    answered, ended, wrong = map(int, run_under_gevent("many_timeouts", proxy.port).split())
+    answered, ended, wrong = map(int, run_under_gevent("many_timeouts", cluster.kind, proxy.port).split())
     assert wrong == 0
     assert answered > 20
     assert ended > 20
@@ -202,7 +204,7 @@ def test_greenlets_killed_at_any_moment_hand_their_answers_to_nobody(cluster):
 def test_greenlets_that_wait_for_a_node_let_the_others_run(cluster):
     node = cluster.node()
     with node.paused():
-        during_calls, during_probes, failed = map(int, run_under_gevent("others_run", node.port).split())
+        during_calls, during_probes, failed = map(int, run_under_gevent("others_run", cluster.kind, node.port).split())
     assert failed == 20
     # A hundred ticks a second on an idle machine.
     assert during_calls >= 10
@@ -212,4 +214,4 @@ def test_greenlets_that_wait_for_a_node_let_the_others_run(cluster):
 def test_a_store_used_before_the_fork_and_the_patching_works_in_greenlets_after_them(cluster):
     # gunicorn --preload with gevent workers: imported and used in the master, patched in the worker.
     node = cluster.node()
-    assert run_under_gevent("before_patching_and_fork", node.port) == "200\n"
+    assert run_under_gevent("before_patching_and_fork", cluster.kind, node.port) == "200\n"

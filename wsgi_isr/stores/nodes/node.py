@@ -1,4 +1,4 @@
-"""One memcached node: a pool of connections, a breaker, and the classification of failures."""
+"""One node: a pool of connections, a breaker, and the classification of failures."""
 
 from __future__ import annotations
 
@@ -7,22 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pymemcache.exceptions import (
-    MemcacheClientError,
-    MemcacheError,
-    MemcacheServerError,
-    MemcacheUnexpectedCloseError,
-    MemcacheUnknownCommandError,
-)
-
 from ...errors import StoreUnavailable
-from .addresses import Address
 from .breaker import Breaker
-from .connection import Connection, Settings
+from .connection import NodeConnection
+from .wire import Settings
 
 _Answer = TypeVar("_Answer")
-
-_FAILURES = (OSError, MemcacheError)
 
 #: The maximum number of compensations for a hanging node. The effect of further commands ends by their ttl.
 MAX_COMPENSATIONS = 256
@@ -42,9 +32,13 @@ class NodeDown(StoreUnavailable):
 class Node:
     """A node, for any number of threads or greenlets.
 
-    A command is a function of a :class:`~.connection.Connection`, which no other command uses meanwhile. If the end of
-    its greenlet, for example, interrupts the function, the connection is closed. Otherwise, the next command would read
-    the answer to this command.
+    :param kind: the kind of the server, for the log.
+    :param name: the name of the node.
+    :param connect: returns a new connection, which is not open yet.
+
+    A command is a function of a :class:`~.connection.NodeConnection`, which no other command uses meanwhile. If the end
+    of its greenlet, for example, interrupts the function, the connection is closed. Otherwise, the next command would
+    read the answer to this command.
 
     Connections are opened when they are needed. The lock that threads wait for is created at the first wait: in the
     child of a fork, and after gevent has patched ``threading``.
@@ -52,18 +46,18 @@ class Node:
 
     _freed: threading.Condition | None = None
 
-    def __init__(self, address: Address, settings: Settings) -> None:
-        self.name = address.name
+    def __init__(self, kind: str, name: str, connect: Callable[[], NodeConnection], settings: Settings) -> None:
+        self.name = name
         self._clock = settings.clock
         self._deadline = settings.deadline
-        self._probing = Connection(address, settings)
-        self._connections = [Connection(address, settings) for _ in range(settings.pool)]
+        self._probing = connect()
+        self._connections = [connect() for _ in range(settings.pool)]
         # Last in, first out, so no more connections are open than are in use at the same time. list.append and list.pop
         # are atomic, and ten times as fast as a queue.
         self._idle = list(self._connections)
         self._waiting = 0
         self._compensations: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque(maxlen=MAX_COMPENSATIONS)
-        self.breaker = Breaker(self.name, self.probe, settings.clock)
+        self.breaker = Breaker(name, self.probe, settings.clock, kind=kind)
 
     def read(self, deadline: float, work: Callable[..., _Answer], *args: Any) -> _Answer:
         """Return the answer of ``work(connection, *args)``, which only reads.
@@ -79,14 +73,14 @@ class Node:
             reused = connection.begin(deadline)
             try:
                 answer = work(connection, *args)
-            except _FAILURES as error:
-                if not reused or isinstance(error, TimeoutError) or _is_answer(error):
+            except connection.failures as error:
+                if not reused or isinstance(error, connection.timeouts) or connection.is_answer(error):
                     raise
                 connection.reopen()
                 answer = work(connection, *args)
             connection.wire.unanswered = False
             return answer
-        except _FAILURES as error:
+        except connection.failures as error:
             raise self._classify_failure(connection, error, False) from error
         finally:
             self._give_back(connection)
@@ -111,9 +105,9 @@ class Node:
             connection.begin(deadline, check=True)
             try:
                 answer = work(connection, *args)
-            except _FAILURES as error:
+            except connection.failures as error:
                 sent = connection.wire.unanswered
-                if verify is None or not sent or _is_answer(error):
+                if verify is None or not sent or connection.is_answer(error):
                     raise
                 connection.reopen()
                 known = verify(connection, *args)
@@ -123,7 +117,7 @@ class Node:
                 answer = known
             connection.wire.unanswered = False
             return answer
-        except _FAILURES as error:
+        except connection.failures as error:
             raise self._classify_failure(connection, error, sent) from error
         finally:
             self._give_back(connection)
@@ -139,7 +133,7 @@ class Node:
         """Return once the node answers and all compensations are done; raise otherwise. For one caller at a time."""
         try:
             self._probing.begin(self._clock() + self._deadline)
-            self._probing.version()
+            self._probing.ping()
             while self._compensations:
                 work, args = self._compensations[0]
                 work(self._probing, *args)
@@ -162,7 +156,7 @@ class Node:
         self.__dict__.pop("_freed", None)
         self.breaker.forget()
 
-    def _take(self, deadline: float) -> Connection:
+    def _take(self, deadline: float) -> NodeConnection:
         if self.breaker.cause is not None:
             raise NodeDown(self.name, self.breaker.cause)
         try:
@@ -170,7 +164,7 @@ class Node:
         except IndexError:
             return self._wait(deadline)
 
-    def _wait(self, deadline: float) -> Connection:
+    def _wait(self, deadline: float) -> NodeConnection:
         freed = self.__dict__.setdefault("_freed", threading.Condition())  # atomic: one for all threads
         with freed:
             # Counted before the pool is checked, so a thread that gives a connection back after the check notifies.
@@ -195,7 +189,7 @@ class Node:
                 ):  # this thread left a connection: it is late, or the node is down; the next thread must wake
                     freed.notify()
 
-    def _give_back(self, *connections: Connection) -> None:
+    def _give_back(self, *connections: NodeConnection) -> None:
         for connection in connections:
             if connection.wire.unanswered:
                 connection.close()
@@ -215,21 +209,11 @@ class Node:
             connection.close()
         self._give_back(*idle)
 
-    def _classify_failure(self, connection: Connection, error: BaseException, sent: bool) -> StoreUnavailable:
+    def _classify_failure(self, connection: NodeConnection, error: BaseException, sent: bool) -> StoreUnavailable:
         """Return the error to raise for a failure. Open the breaker if the node is at fault."""
         connection.close()
-        if _is_answer(error) or (isinstance(error, TimeoutError) and connection.wire.lacked_time()):
+        if connection.is_answer(error) or (isinstance(error, connection.timeouts) and connection.wire.lacked_time()):
             return StoreUnavailable(self.name, error)
         self.breaker.trip(f"{type(error).__name__}: {error}")
         self._close_idle()  # probably dead; each would cost a timeout
         return NodeDown(self.name, error, sent)
-
-
-def _is_answer(error: BaseException) -> bool:
-    """Return whether the node understood the command and refused it, for example for lack of memory.
-
-    A bare ``ERROR`` is no answer: a node with too many connections sends it to refuse a connection.
-    """
-    if isinstance(error, MemcacheServerError):
-        return not isinstance(error, MemcacheUnexpectedCloseError)
-    return isinstance(error, MemcacheClientError) and not isinstance(error, MemcacheUnknownCommandError)

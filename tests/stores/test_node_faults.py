@@ -1,4 +1,4 @@
-"""The memcached store on nodes that are killed, paused, slow, full or gone."""
+"""The stores on memcached and Redis, on nodes that are killed, paused, slow, full or gone."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.live.support.waiting import until
 from tests.support.cluster import TIMEOUT, Cluster, is_open, key_on, keys, seconds
 from tests.support.memcached import Memcached
 from wsgi_isr.errors import StoreUnavailable
-from wsgi_isr.stores.memcached.addresses import Address
-from wsgi_isr.stores.memcached.connection import Settings
 from wsgi_isr.stores.memcached.store import MemcachedStore
+from wsgi_isr.stores.nodes.addresses import Address
+from wsgi_isr.stores.nodes.wire import Settings
 from wsgi_isr.testing import in_threads
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(params=["memcached", "redis"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with contextlib.ExitStack() as stack:
-        yield Cluster(stack)
+        yield Cluster(stack, request.param)
 
 
 @pytest.mark.parametrize("fault", ["killed", "paused"])
@@ -141,9 +141,11 @@ def test_a_node_that_hangs_costs_one_timeout_and_no_more(cluster, monkeypatch):
     monkeypatch.setattr(node, "_classify_failure", lambda *cause: waited.append(cause[1]) or blame(*cause))
     with cluster.nodes[node.name].paused():
         took = [seconds(store.get, key) for key in itertools.islice(keys(), 5000)]
-        assert [type(error) for error in waited] == [TimeoutError]  # the fault concerned a third of the keys
+        assert [isinstance(error, node._probing.timeouts) for error in waited] == [
+            True
+        ]  # the fault concerned a third of the keys
         assert TIMEOUT <= max(took) < 2 * TIMEOUT
-        assert not [each for each in node._connections if each.sock is not None]
+        assert not [each for each in node._connections if each.wire.is_open]
         assert is_open(store, node.name)
 
 
@@ -246,7 +248,8 @@ def test_a_token_read_on_the_next_node_is_refused_by_the_first_and_the_other_way
     until(lambda: not is_open(store, first), "the probe")
     store.set(key, b"same")
     after = store.gets(key).token
-    assert before.number == during.number == after.number
+    if cluster.kind == "memcached":  # the numbers alone would match
+        assert before.number == during.number == after.number
     assert store.cas(key, b"late", before) is False
     assert store.cas(key, b"late", during) is False
     assert store.cas(key, b"new", after) is True
@@ -353,9 +356,9 @@ def test_a_name_with_several_addresses_is_tried_at_each(cluster, monkeypatch):
         return [found for each in ("127.0.0.2", "127.0.0.1") for found in look_up(each, port, *arguments, **options)]
 
     monkeypatch.setattr(socket, "getaddrinfo", two)
-    with contextlib.closing(MemcachedStore([Address("cache.example", node.port)])) as store:
-        store.set("key", b"value")
-        assert store.get("key") == b"value"
+    store = cluster.store(Address("cache.example", node.port))
+    store.set("key", b"value")
+    assert store.get("key") == b"value"
 
 
 def test_a_name_that_nobody_knows_is_an_unreachable_node():

@@ -1,4 +1,4 @@
-"""TLS for memcached: ``tls=1`` in a store URL, and its files."""
+"""TLS to nodes: ``tls=1`` in a store URL, and its files."""
 
 from __future__ import annotations
 

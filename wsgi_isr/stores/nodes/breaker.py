@@ -28,6 +28,7 @@ class Breaker:
     :param probe: a bound method that returns if the node answers, and raises otherwise.
     :param clock: seconds since any moment.
     :param wait: waits for an event, at most so many seconds; returns whether the event happened.
+    :param kind: the kind of the server, for the log.
     """
 
     def __init__(
@@ -36,7 +37,9 @@ class Breaker:
         probe: Callable[[], None],
         clock: Callable[[], float],
         wait: Callable[[threading.Event, float], bool] = lambda stop, seconds: stop.wait(seconds),
+        kind: str = "store",
     ) -> None:
+        self._kind = kind
         self._name = name
         self._probe = weakref.WeakMethod(probe)  # weak, so that the probe keeps no unused store alive
         self._clock = clock
@@ -62,7 +65,7 @@ class Breaker:
             stop = self._stop = threading.Event()
             self.cause = cause
         if not is_repeated:
-            _log.warning("memcached node %s is not used until it answers again: %s", self._name, cause)
+            _log.warning("%s node %s is not used until it answers again: %s", self._kind, self._name, cause)
         prober = threading.Thread(target=self._run, args=(stop,), name=f"wsgi-isr-probe-{self._name}", daemon=True)
         try:
             prober.start()
@@ -90,7 +93,7 @@ class Breaker:
             else:
                 self._pause = pause
                 if self._close(stop):
-                    _log.info("memcached node %s answers again", self._name)
+                    _log.info("%s node %s answers again", self._kind, self._name)
                 return
             del probe
 

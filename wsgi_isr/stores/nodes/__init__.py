@@ -1,0 +1,1 @@
+"""Stores on nodes of the network: addresses, connections, failures, and the choice of a node."""
