@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.load.request import fetch
-from tests.benchmarks import gunicorns
+from tests.benchmarks.load import client_name, load
 from tests.benchmarks.cores import cores
 from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, undisturbed
+from tests.benchmarks.servers import RENDERING, gunicorn, need
 from tests.live.support.waiting import until
 
 
@@ -84,10 +85,10 @@ class Sample(NamedTuple):
 
 
 def run(size: Size) -> Report:
-    gunicorns.need_gunicorn()
+    need("gunicorn")
     if size.is_judged and (os.cpu_count() or 1) < 2:
         raise CannotRun("needs a second core: renderers are to have one that the worker does not")
-    client = "wrk" if gunicorns.has_wrk(size.turn) else "a client in Python, which takes much of the spare core"
+    client = client_name(size.turn)
     report = Report(notes=[f"load: {client}, {CONNECTIONS} connections; gunicorn: 1 worker; turns of {size.turn:g} s"])
     for worker_class, rounds in size.rounds.items():
         with contextlib.ExitStack() as stack:
@@ -136,8 +137,8 @@ def _server(worker_class: str, background: str) -> Iterator[Server]:
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
         env = {FOLDER_VARIABLE: name, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
         app = "tests.benchmarks.regenerated:application"
-        with gunicorns.running(app, worker_class, env, folder / "log", gunicorns.RENDERING) as gunicorn:
-            yield Server(gunicorn.port, folder)
+        with gunicorn(app, worker_class, env, folder / "log", RENDERING) as server:
+            yield Server(server.port, folder)
 
 
 def _fetch(server: Server, path: str) -> str:
@@ -155,7 +156,7 @@ def _turn(server: Server, size: Size, regenerating: bool) -> Sample:
     with _asked_for(server, BUSY if regenerating else KEPT):
         made = server.made()
         began = time.monotonic()
-        rate, p99 = gunicorns.load(server.port, HOT, CONNECTIONS, size.turn, first=size.is_judged)
+        rate, p99 = load(server.port, HOT, CONNECTIONS, size.turn, first=size.is_judged)
         ended = time.monotonic()
         if regenerating:
             until(lambda: server.made() > made, "a page that is regenerated")
