@@ -186,11 +186,15 @@ POLICIES: dict[str, Callable[[int], Policy]] = {OURS: Ours, LRU: Lru, CLOCK: Clo
 def run(size: Size) -> Report:
     shares: dict[str, list[float]] = {label: [] for label in POLICIES}
     lines = []
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for alpha, crawled, megabytes in itertools.product((0.8, 1.0), (False, True), size.megabytes):
         requests = list(_requests(size, alpha, crawled))
         for label, policy in POLICIES.items():
             shares[label].append(_hits(policy(megabytes * MIB), requests, size.warm))
         crawler = ", a crawler" if crawled else ""
+        for label, found in shares.items():
+            points = series.setdefault(f"Zipf {alpha:g}{crawler}", {}).setdefault(label, [])
+            points.append((float(megabytes), found[-1]))
         last = "  ".join(f"{label} {found[-1]:.1f}" for label, found in shares.items())
         lines.append(f"  {megabytes} MiB, Zipf {alpha:g}{crawler}: {last}")
     table = Table(
@@ -203,6 +207,7 @@ def run(size: Size) -> Report:
             Budget("times the hits of W-TinyLFU", ratio(table.row(OURS), table.row(TINY_LFU)), 0.97, True),
         ],
         ["each run:\n" + "\n".join(lines)],
+        series,
     )
 
 

@@ -47,9 +47,7 @@ def client_name(seconds: float) -> str:
     return "wrk" if has_wrk(seconds) else "a client in Python, which takes much of the spare core"
 
 
-def load(
-    port: int, path: str, connections: int, seconds: float, *, first: bool = True, varied: bool = False
-) -> Load:
+def load(port: int, path: str, connections: int, seconds: float, *, first: bool = True, varied: bool = False) -> Load:
     """Ask for a page for some seconds, and return the figures.
 
     :param first: whether visitors go before renderers on the spare core, where that is allowed.

@@ -36,13 +36,16 @@ BENCHMARKS = {
     "servers": "server_table",
     "behind-nginx": "behind_nginx",
     "granian": "under_granian",
+    "one-render": "one_render",
     "visitors": "visitors",
     "posts": "posts",
     "node-down": "node_down",
     "node-memory": "node_memory",
     "import": "import_time",
     "memory": "memory",
+    "page-memory": "page_memory",
     "eviction": "eviction",
+    "soak": "soak",
 }
 #: Seconds after which a benchmark is given up. Each should take less than 30.
 PATIENCE = 180

@@ -89,7 +89,9 @@ def run(size: Size) -> Report:
                 by_cpu[name].append(rates[name][-1] * size.turn / max(0.01, server.cpu() - before))
         _check_cached(servers)
     report.tables = [
-        Table(f"a page of 20 KB, {title}", "requests per second", [Row(*row) for row in rows.items()], NGINX, 0, compare)
+        Table(
+            f"a page of 20 KB, {title}", "requests per second", [Row(*row) for row in rows.items()], NGINX, 0, compare
+        )
         for title, rows, compare in (("one core", rates, undisturbed), ("of CPU time", by_cpu, ratio))
     ]
     table = report.tables[1]

@@ -115,9 +115,7 @@ def _granian(target: str, is_ours: bool, env: Mapping[str, str], log: Path) -> I
     from tests.live.support.granian import PROGRAM, Granian
 
     program = PROGRAM if is_ours else GRANIAN
-    with Granian(
-        log, env, target, workers=1, arguments=GRANIAN_OPTIONS, program=program, is_asked=False
-    ) as process:
+    with Granian(log, env, target, workers=1, arguments=GRANIAN_OPTIONS, program=program, is_asked=False) as process:
         yield Server(process.port, process.workers(), process)
 
 

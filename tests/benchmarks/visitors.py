@@ -145,7 +145,11 @@ def _server(worker_class: str, background: str, interval: float = 0) -> Iterator
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
-        env = {FOLDER_VARIABLE: name, INTERVAL_VARIABLE: str(interval or ""), **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
+        env = {
+            FOLDER_VARIABLE: name,
+            INTERVAL_VARIABLE: str(interval or ""),
+            **{f"WSGI_ISR_{key}": each for key, each in options.items()},
+        }
         app = "tests.benchmarks.regenerated:application"
         with gunicorn(app, worker_class, env, folder / "log", RENDERING) as server:
             yield Server(server.port, folder)
