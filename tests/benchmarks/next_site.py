@@ -86,13 +86,12 @@ def build(folder: Path) -> None:
     (folder / "package.json").write_text(json.dumps({"name": "site", "private": True, "dependencies": VERSIONS}))
     (folder / "app/layout.js").write_text(LAYOUT)
     (served / "page.js").write_text(PAGE % LINES)
-    _do(folder, npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
-    _do(folder, npm, "exec", "--offline", "next", "build")
+    _do(folder, "npm install", npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
+    _do(folder, "next build", npm, "exec", "--offline", "next", "build")
 
 
-def _do(folder: Path, *command: str) -> None:
+def _do(folder: Path, what: str, *command: str) -> None:
     """Run a command. :raises CannotRun: it fails, or takes too long."""
-    what = " ".join(command[1:3])
     try:
         done = subprocess.run(
             command,
@@ -105,10 +104,10 @@ def _do(folder: Path, *command: str) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise CannotRun(f"npm {what} took longer than {PATIENCE} s; is the registry reachable?") from None
+        raise CannotRun(f"{what} took longer than {PATIENCE} s; is the registry reachable?") from None
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise CannotRun(f"npm {what} failed: {said[0]}")
+        raise CannotRun(f"{what} failed: {said[0]}")
 
 
 def _environment() -> dict[str, str]:
