@@ -1,8 +1,8 @@
 """Draws the pictures of the documentation: ``python -m docs.pictures.draw``, from the root of the repository.
 
-Each picture is an SVG in two versions, for light and for dark pages. The charts, and the tables of figures in documents,
-are made of ``benchmarks.json``. ``python -m tests.benchmarks --json docs/pictures/benchmarks.json`` writes that file. A
-test compares the files with the output of this script.
+Each picture is an SVG in two versions, for light and for dark pages. The charts, and the tables of figures in
+documents, are made of ``benchmarks.json``. ``python -m tests.benchmarks --json docs/pictures/benchmarks.json`` writes
+that file. A test compares the files with the output of this script.
 """
 
 from __future__ import annotations

@@ -37,7 +37,11 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def run() -> str:
     """Return the machine and the versions."""
     versions = ", ".join(f"{name} {number}" for name, number in figures()["versions"].items())
-    return f"The run was on {figures()['machine']}.\nVersions: {versions}."
+    before, after = figures()["load"]
+    return (
+        f"The run was on {figures()['machine']}.\nThe load average was {before} at its begin and {after} at its end, "
+        f"this run included.\nVersions: {versions}."
+    )
 
 
 def servers() -> str:

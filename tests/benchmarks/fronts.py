@@ -88,8 +88,11 @@ class Nginx(Balancer):
         )
 
     def is_ready(self) -> bool:
-        # The manager and the loader of the cache are children as well.
         return ports.answers(self.port) and len(self.workers()) > 0
+
+    def workers(self) -> list[int]:
+        # The manager and the loader of the cache are children as well. The loader ends after a minute.
+        return [pid for pid in super().workers() if processes.command_line(pid).startswith("nginx: worker")]
 
 
 class Varnish(Part):

@@ -36,7 +36,7 @@ _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 def machine() -> str:
     """Return a line on the machine of these figures."""
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return f"{python} on {os.cpu_count()} cores of {_processor()} ({platform.machine()}), load {_load()}"
+    return f"{python} on {os.cpu_count()} cores of {_processor()} ({platform.machine()})"
 
 
 def versions() -> dict[str, str]:
@@ -69,5 +69,6 @@ def _processor() -> str:
     return platform.processor() or "an unknown processor"
 
 
-def _load() -> str:
-    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+def load_average() -> float | None:
+    """Return the processes that ran or waited for a core in the last minute; ``None`` where the system does not say."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None

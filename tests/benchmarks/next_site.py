@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,20 +62,24 @@ class Next(Part):
 
 
 @contextlib.contextmanager
-def next_start() -> Iterator[Server]:
-    """Make the site, and run its server on the worker's core.
+def site() -> Iterator[Future[Path]]:
+    """Build the site in the background, and yield its folder to come.
 
-    :raises CannotRun: npm is missing, or cannot reach its registry.
+    It raises ``CannotRun`` where npm is missing, or cannot reach its registry.
     """
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        build(folder)
-        with started(Next(folder)) as server:
-            yield server
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(1) as builder:
+        yield builder.submit(build, Path(name))
 
 
-def build(folder: Path) -> None:
-    """Install Next.js in a folder, and build the site there.
+@contextlib.contextmanager
+def next_start(folder: Path) -> Iterator[Server]:
+    """Run the server of a site that is built, on the worker's core."""
+    with started(Next(folder)) as server:
+        yield server
+
+
+def build(folder: Path) -> Path:
+    """Install Next.js in a folder, build the site there, and return the folder.
 
     :raises CannotRun: npm is missing, or cannot reach its registry.
     """
@@ -88,6 +93,7 @@ def build(folder: Path) -> None:
     (served / "page.js").write_text(PAGE % LINES)
     _do(folder, "npm install", npm, "install", "--no-audit", "--no-fund", "--loglevel=error", "--fetch-retries=1")
     _do(folder, "next build", npm, "exec", "--offline", "next", "build")
+    return folder
 
 
 def _do(folder: Path, what: str, *command: str) -> None:

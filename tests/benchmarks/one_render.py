@@ -1,8 +1,8 @@
 """Renders in each staleness window of a page, by four instances with two workers each.
 
-The cluster is started as by ``python -m cluster``, under a load that never pauses. Every instance records its renders. A
-window of a page begins when the page becomes stale, and ends when the next one does. One render in a window renews the
-page, and each further render is superfluous.
+The cluster is started as by ``python -m cluster``, under a load that never pauses. Every instance records its renders.
+A window of a page begins when the page becomes stale, and ends when the next one does. One render in a window renews
+the page, and each further render is superfluous.
 """
 
 from __future__ import annotations

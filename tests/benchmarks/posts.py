@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.load.request import fetch
-from tests.benchmarks.load import client_name, load
 from tests.benchmarks.cores import cores
+from tests.benchmarks.load import client_name, load
 from tests.benchmarks.posted import COSTS, FOLDER_VARIABLE, Counts, shown_by
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, ratio
 from tests.benchmarks.servers import PLAIN, RENDERING, gunicorn, need

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, metavar="N", help="the length of the benchmark `soak`, alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")
     options = parser.parse_args(arguments)
-    from tests.benchmarks.machine import machine, versions  # found only after the last lines of this file
+    from tests.benchmarks.machine import load_average, machine, versions  # found only after the last lines of this file
 
     for name in options.names:
         if name not in BENCHMARKS:
@@ -72,6 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in ENDING:
         signal.signal(number, _exit)
     names = list(dict.fromkeys(options.names)) or list(BENCHMARKS)
+    loads = [load_average()]
     if len(names) > 1:
         print(machine(), "; ".join(f"{name} {number}" for name, number in versions().items()), sep="\n", flush=True)
         over = time.monotonic() + MOST
@@ -80,8 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
         outcomes = [_run(names[0], options.quick, options.minutes)]
     if options.json:
         results = {outcome["name"]: outcome for outcome in outcomes}
-        run = {"machine": machine(), "versions": versions(), "quick": options.quick, "benchmarks": results}
-        options.json.write_text(json.dumps(run, indent=2) + "\n")
+        loads.append(load_average())
+        run = {"machine": machine(), "versions": versions(), "load": loads, "quick": options.quick}
+        options.json.write_text(json.dumps({**run, "benchmarks": results}, indent=2) + "\n")
     code, summary = judged(outcomes, options.quick)
     if len(names) > 1:
         print(f"\n{summary}")

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tests.benchmarks.load import client_name, load, need_wrk
-from tests.benchmarks.next_site import next_start
+from tests.benchmarks.next_site import next_start, site
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, ratio, undisturbed
 from tests.benchmarks.servers import PATH, Head, Server, fetch, need, nginx, served, varnish
 
@@ -105,6 +105,7 @@ def run(size: Size) -> Report:
 
 def _servers(stack: contextlib.ExitStack, size: Size, report: Report) -> dict[str, Server]:
     """Start every server."""
+    built = stack.enter_context(site()) if size.is_judged else None
     servers = {label(*LOOP): stack.enter_context(served("isr", WORKER))}
     fetch(servers[label(*LOOP)], "MISS")
     head = fetch(servers[label(*LOOP)], "HIT")
@@ -116,11 +117,11 @@ def _servers(stack: contextlib.ExitStack, size: Size, report: Report) -> dict[st
     for name, front in ((NGINX, nginx(origin, caches=True)), (VARNISH, varnish(origin))):
         servers[name] = stack.enter_context(front)
         fetch(servers[name])
-    if not size.is_judged:
+    if built is None:
         report.notes.append(f"{NEXT}: not in quick mode")
         return servers
     try:
-        servers[NEXT] = stack.enter_context(next_start())
+        servers[NEXT] = stack.enter_context(next_start(built.result()))
         fetch(servers[NEXT], is_ours=False)
     except CannotRun as error:
         report.notes.append(f"{NEXT}: no row: {error}")

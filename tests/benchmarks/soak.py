@@ -1,7 +1,7 @@
 """A server under load for minutes or hours: its memory, its descriptors and its threads do not grow.
 
-``python -m tests.benchmarks soak --minutes 30``. Visitors ask for known pages, which are due twice a second, and for new
-URLs, 404s, failing and private pages; some of them POST. Another process invalidates tags. The worker is
+``python -m tests.benchmarks soak --minutes 30``. Visitors ask for known pages, which are due twice a second, and for
+new URLs, 404s, failing and private pages; some of them POST. Another process invalidates tags. The worker is
 ``wsgi_isr.gunicorn.Worker``, with renderer processes. Figures are sampled, and judged by their slope over the second
 half: in the first half the caches fill.
 """
@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,9 +119,9 @@ def _visited(server: Server, store: str) -> Iterator[Counter[str]]:
     """
     over, seen, problems = threading.Event(), Counter[str](), list[BaseException]()
 
-    def guarded(work: object, *arguments: object) -> None:
+    def guarded(work: Callable[..., None], *arguments: object) -> None:
         try:
-            work(*arguments)  # type: ignore[operator]
+            work(*arguments)
         except BaseException as error:
             problems.append(error)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.load.request import fetch
-from tests.benchmarks.load import client_name, load
 from tests.benchmarks.cores import cores
+from tests.benchmarks.load import client_name, load
 from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, INTERVAL_VARIABLE, KEPT
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, undisturbed
 from tests.benchmarks.servers import RENDERING, gunicorn, need
