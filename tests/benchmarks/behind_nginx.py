@@ -29,6 +29,8 @@ class Size(NamedTuple):
 FULL = Size(5, 1, True)
 QUICK = Size(1, 0.3, False)
 CONNECTIONS = 64
+#: The host that all visitors ask for (``visitors.lua``, ``client.py``).
+HOST = "www.example.com"
 WORKER, GTHREAD, BARE = "wsgi_isr.gunicorn.Worker, pages from L1", "gthread, pages from L1", "gthread, bare function"
 
 
@@ -55,7 +57,8 @@ def run(size: Size) -> Report:
                 rates[name].append(rate)
                 late[name].append(p99 * 1000)
                 by_cpu[name].append(rate * size.turn / max(0.01, apps[name].cpu() - before))
-        fetch(fronts[WORKER], "HIT")
+        for name in (WORKER, GTHREAD):
+            fetch(fronts[name], "HIT", HOST)
     title = f"a page of 20 KB behind nginx, {CONNECTIONS} connections"
     return Report(
         [

@@ -17,7 +17,8 @@ from socket import create_connection, socket
 
 
 def main(port: int, path: str, connections: int, seconds: float, agents: str = "") -> None:
-    plain = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    host = "www.example.com" if agents else f"127.0.0.1:{port}"
+    plain = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n"
     requests = itertools.cycle([f"{plain}{head}\r\n".encode() for head in _heads(agents)])
     took: list[float] = []
     with selectors.DefaultSelector() as selector:

@@ -187,8 +187,7 @@ def run(size: Size) -> Report:
     shares: dict[str, list[float]] = {label: [] for label in POLICIES}
     lines = []
     series: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for alpha, crawled, megabytes in itertools.product((0.8, 1.0), (False, True), size.megabytes):
-        requests = list(_requests(size, alpha, crawled))
+    for alpha, crawled, megabytes, requests in _runs(size):
         for label, policy in POLICIES.items():
             shares[label].append(_hits(policy(megabytes * MIB), requests, size.warm))
         crawler = ", a crawler" if crawled else ""
@@ -209,6 +208,14 @@ def run(size: Size) -> Report:
         ["each run:\n" + "\n".join(lines)],
         series,
     )
+
+
+def _runs(size: Size) -> Iterator[tuple[float, bool, int, list[tuple[int, int]]]]:
+    """Yield each run: the exponent of Zipf's law, whether a crawler is there, the MiB of L1, and the requests."""
+    for alpha, crawled in itertools.product((0.8, 1.0), (False, True)):
+        requests = list(_requests(size, alpha, crawled))
+        for megabytes in size.megabytes:
+            yield alpha, crawled, megabytes, requests
 
 
 def _requests(size: Size, alpha: float, crawled: bool) -> Iterator[tuple[int, int]]:

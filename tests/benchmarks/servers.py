@@ -160,15 +160,16 @@ def started(part: Nginx | Varnish | Part, core: int = 0) -> Iterator[Server]:
 # The page --------------------------------------------------------------------------------------------
 
 
-def fetch(server: Server, label: str = "", path: str = PATH, is_ours: bool = True) -> Head:
+def fetch(server: Server, label: str = "", host: str = "", is_ours: bool = True) -> Head:
     """Return the head of the page without the server's headers, with the ``Age`` of its first second.
 
     :param label: the value of ``X-ISR``; empty for any.
+    :param host: the host of the page; that of the server by default.
     :param is_ours: the page is :data:`PAGE`, to the byte. Otherwise it is about as long.
     :raises AssertionError: another answer than the page with this label.
     """
     with contextlib.closing(http.client.HTTPConnection(HOST, server.port, timeout=5)) as connection:
-        connection.request("GET", path)
+        connection.request("GET", PATH, headers={"Host": host} if host else {})
         response = connection.getresponse()
         body, head = response.read(), response.getheaders()
     is_page = body == PAGE if is_ours else 0.9 < len(body) / len(PAGE) < 1.1
