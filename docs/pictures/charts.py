@@ -122,7 +122,6 @@ def alternative() -> str:
     worker, nginx = (rates[label] for label in ("wsgi_isr.gunicorn.Worker, pages from L1", "nginx proxy_cache"))
     return (
         f"A fresh hit takes {short(hit['ISR around Flask'])} µs in the process, Flask-Caching "
-        f"{short(hit['Flask-Caching, SimpleCache'])} µs, Django's cache middleware "
-        f"{short(hit['Django cache middleware, locmem'])} µs. One worker answers {worker / nginx:.2g} times as many "
-        "requests as nginx proxy_cache."
+        f"{short(hit['Flask-Caching, SimpleCache'])} µs, Django's cache "
+        f"{short(hit['Django cache middleware, locmem'])} µs. A worker answers {worker / nginx:.2g} times nginx's requests."
     )
