@@ -123,5 +123,6 @@ def alternative() -> str:
     return (
         f"A fresh hit takes {short(hit['ISR around Flask'])} µs in the process, Flask-Caching "
         f"{short(hit['Flask-Caching, SimpleCache'])} µs, Django's cache "
-        f"{short(hit['Django cache middleware, locmem'])} µs. A worker answers {worker / nginx:.2g} times nginx's requests."
+        f"{short(hit['Django cache middleware, locmem'])} µs. "
+        f"A worker answers {worker / nginx:.2g} times nginx's requests."
     )
