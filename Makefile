@@ -21,7 +21,7 @@ help:
 	@echo 'make test         style, types, documentation and all tests (installs memcached, nginx, Varnish, Chromium and Firefox if it may)'
 	@echo 'make unit         only the tests that need no server and no browser'
 	@echo 'make docs         build the documentation in build/docs; a warning is an error'
-	@echo 'make bench        the benchmarks, as ratios against other caches'
+	@echo 'make bench        the benchmarks, as ratios against other caches and servers (BENCH="hit import": some)'
 	@echo 'make attack       the attacks of the tests, 25 times as many, with a new seed (SCALE=N, SEED=N)'
 	@echo 'make style        format, lint and types; FIX=1 rewrites what can be rewritten'
 	@echo 'make clean        remove the environment, caches and build output'
@@ -47,7 +47,7 @@ docs: $(VENV)/.dev
 	@echo 'The documentation is in build/docs/index.html'
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m tests.benchmarks
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 # One test may take minutes here, so it is not taken for one that hangs.
 attack: $(VENV)/.dev

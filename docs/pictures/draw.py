@@ -1,87 +1,20 @@
-"""Draws the pictures of the documentation: ``python docs/pictures/draw.py``.
+"""Draws the pictures of the documentation: ``python -m docs.pictures.draw``, from the root of the repository.
 
-Each picture is an SVG in two versions, for light and for dark pages. The bar chart reads ``benchmarks.json``, which
-``python -m tests.benchmarks hit gunicorn --json docs/pictures/benchmarks.json`` writes. A test compares the files with
-the output of this script.
+Each picture is an SVG in two versions, for light and for dark pages. The charts, and the tables of figures in
+documents, are made of ``benchmarks.json``. ``python -m tests.benchmarks --json docs/pictures/benchmarks.json`` writes
+that file. A test compares the files with the output of this script.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from docs.pictures import tables
+from docs.pictures.charts import benchmarks, eviction
+from docs.pictures.drawing import THEMES, Drawing, Theme
 
 HERE = Path(__file__).parent
-FIGURES = HERE / "benchmarks.json"
-
-
-class Theme(NamedTuple):
-    """Colours of one version."""
-
-    paper: str
-    ink: str
-    faint: str
-    box: str
-    fresh: str
-    stale: str
-    waiting: str
-    passed: str
-
-
-LIGHT = Theme("#ffffff", "#1f2328", "#59636e", "#f6f8fa", "#1a7f37", "#9a6700", "#cf222e", "#59636e")
-DARK = Theme("#0d1117", "#e6edf3", "#9198a1", "#161b22", "#3fb950", "#d29922", "#f85149", "#9198a1")
-THEMES = {"light": LIGHT, "dark": DARK}
-FONT = "font-family='-apple-system,Segoe UI,Helvetica,Arial,sans-serif'"
-
-
-class Drawing:
-    """The parts of an SVG, in the order in which they are painted."""
-
-    def __init__(self, theme: Theme, width: int, height: int, title: str) -> None:
-        self.theme = theme
-        self.parts = [
-            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' width='{width}' height='{height}' "
-            f"role='img' aria-label='{escape(title, quote=True)}' {FONT} font-size='14'>",
-            f"<title>{escape(title)}</title>",
-            f"<rect width='{width}' height='{height}' rx='8' fill='{theme.paper}'/>",
-            "<defs><marker id='head' viewBox='0 0 10 10' refX='9' refY='5' markerWidth='7' markerHeight='7' "
-            f"orient='auto'><path d='M0 0 10 5 0 10z' fill='{theme.faint}'/></marker></defs>",
-        ]
-
-    def text(self, x: float, y: float, words: str, colour: str = "", anchor: str = "start", **more: str) -> None:
-        extra = "".join(f" {name.replace('_', '-')}='{value}'" for name, value in more.items())
-        fill = colour or self.theme.ink
-        self.parts.append(
-            f"<text x='{x:g}' y='{y:g}' fill='{fill}' text-anchor='{anchor}'{extra}>{escape(words)}</text>"
-        )
-
-    def box(self, x: float, y: float, width: float, height: float, lines: Sequence[str], edge: str = "") -> None:
-        self.parts.append(
-            f"<rect x='{x:g}' y='{y:g}' width='{width:g}' height='{height:g}' rx='6' fill='{self.theme.box}' "
-            f"stroke='{edge or self.theme.faint}' stroke-width='1.5'/>"
-        )
-        top = y + height / 2 - 9 * (len(lines) - 1) + 5
-        for number, line in enumerate(lines):
-            if number == 0:
-                self.text(x + width / 2, top, line, anchor="middle", font_weight="600")
-            else:
-                self.text(x + width / 2, top + 18 * number, line, self.theme.faint, "middle", font_size="12")
-
-    def arrow(self, *points: tuple[float, float], dashed: bool = False) -> None:
-        path = "M" + " L".join(f"{x:g} {y:g}" for x, y in points)
-        dash = " stroke-dasharray='5 4'" if dashed else ""
-        stroke = f"stroke='{self.theme.faint}' stroke-width='1.5'{dash}"
-        self.parts.append(f"<path d='{path}' fill='none' {stroke} marker-end='url(#head)'/>")
-
-    def bar(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        self.parts.append(
-            f"<rect x='{x:g}' y='{y:g}' width='{max(1.5, width):.5g}' height='{height:g}' rx='3' fill='{colour}'/>"
-        )
-
-    def svg(self) -> str:
-        return "\n".join([*self.parts, "</svg>"]) + "\n"
 
 
 def request(theme: Theme) -> str:
@@ -158,50 +91,12 @@ def timeline(theme: Theme) -> str:
     return d.svg()
 
 
-def benchmarks(theme: Theme) -> str:
-    """Return the bar chart of the benchmarks ``hit`` and ``gunicorn``."""
-    figures: dict[str, Any] = json.loads(FIGURES.read_text("utf-8"))
-    (hit,) = figures["benchmarks"]["hit"]["tables"]
-    rows = {row["label"]: row["median"] for row in hit["rows"]}
-    shown = [
-        ("wsgi_isr around Flask", rows["ISR around Flask"], theme.fresh),
-        ("Flask-Caching, SimpleCache", rows["Flask-Caching, SimpleCache"], theme.passed),
-        ("Django cache middleware, locmem", rows["Django cache middleware, locmem"], theme.passed),
-        ("Flask view that does nothing", rows["bare Flask view"], theme.passed),
-        ("WSGI function that does nothing", rows["bare WSGI function"], theme.passed),
-    ]
-    servers = figures["benchmarks"]["gunicorn"]["tables"]
-    d = Drawing(
-        theme, 880, 92 + 32 * (len(shown) + len(servers)) + 70, "Benchmarks: a fresh hit, and requests per second"
-    )
-    y = 34
-    d.text(20, y, "A fresh hit in the process, page of 20 KB: µs of CPU time, less is better", font_weight="600")
-    y = _bars(d, y + 14, shown, lambda value: f"{value:.3g} µs")
-    y += 30
-    d.text(
-        20, y, "Requests per second of one gunicorn worker, share of a bare function: more is better", font_weight="600"
-    )
-    shares = [(table["title"].removeprefix("gunicorn, "), _share(table), theme.fresh) for table in servers]
-    y = _bars(d, y + 14, shares, lambda value: f"{value:.2f}")
-    d.text(20, y + 22, figures["machine"], theme.faint, font_size="11")
-    return d.svg()
-
-
-def _share(table: dict[str, Any]) -> float:
-    return float(next(row["ratio"] for row in table["rows"] if row["label"] == "pages from L1"))
-
-
-def _bars(d: Drawing, y: float, rows: Sequence[tuple[str, float, str]], shown: Callable[[float], str]) -> float:
-    longest = max(value for _, value, _ in rows)
-    for label, value, colour in rows:
-        d.text(270, y + 19, label, anchor="end", font_size="13")
-        d.bar(282, y + 5, 500 * value / longest, 20, colour)
-        d.text(282 + max(1.5, 500 * value / longest) + 8, y + 20, shown(value), font_size="13")
-        y += 32
-    return y
-
-
-PICTURES: dict[str, Callable[[Theme], str]] = {"request": request, "timeline": timeline, "benchmarks": benchmarks}
+PICTURES: dict[str, Callable[[Theme], str]] = {
+    "request": request,
+    "timeline": timeline,
+    "benchmarks": benchmarks,
+    "eviction": eviction,
+}
 
 
 def pictures() -> dict[str, str]:
@@ -213,3 +108,6 @@ if __name__ == "__main__":
     for name, text in pictures().items():
         (HERE / name).write_text(text, encoding="utf-8")
         print(HERE / name)
+    for path in tables.DOCUMENTS:
+        path.write_text(tables.renewed(path), encoding="utf-8")
+        print(path)

@@ -102,7 +102,8 @@ def django(site: Site, cached: bool = False) -> WSGIApplication:
         raise CannotRun(f"{error.name} is missing: pip install '.[dev]'") from None
 
     def view(request: HttpRequest, slug: str) -> HttpResponse:
-        return HttpResponse(site.render(slug))
+        body = site.render(slug)
+        return HttpResponse(body, headers={"Content-Length": str(len(body))})  # servers would send it in chunks
 
     if not settings.configured:
         settings.configure(

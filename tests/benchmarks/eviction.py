@@ -186,11 +186,14 @@ POLICIES: dict[str, Callable[[int], Policy]] = {OURS: Ours, LRU: Lru, CLOCK: Clo
 def run(size: Size) -> Report:
     shares: dict[str, list[float]] = {label: [] for label in POLICIES}
     lines = []
-    for alpha, crawled, megabytes in itertools.product((0.8, 1.0), (False, True), size.megabytes):
-        requests = list(_requests(size, alpha, crawled))
+    series: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for alpha, crawled, megabytes, requests in _runs(size):
         for label, policy in POLICIES.items():
             shares[label].append(_hits(policy(megabytes * MIB), requests, size.warm))
         crawler = ", a crawler" if crawled else ""
+        for label, found in shares.items():
+            points = series.setdefault(f"Zipf {alpha:g}{crawler}", {}).setdefault(label, [])
+            points.append((float(megabytes), found[-1]))
         last = "  ".join(f"{label} {found[-1]:.1f}" for label, found in shares.items())
         lines.append(f"  {megabytes} MiB, Zipf {alpha:g}{crawler}: {last}")
     table = Table(
@@ -203,7 +206,16 @@ def run(size: Size) -> Report:
             Budget("times the hits of W-TinyLFU", ratio(table.row(OURS), table.row(TINY_LFU)), 0.97, True),
         ],
         ["each run:\n" + "\n".join(lines)],
+        series,
     )
+
+
+def _runs(size: Size) -> Iterator[tuple[float, bool, int, list[tuple[int, int]]]]:
+    """Yield each run: the exponent of Zipf's law, whether a crawler is there, the MiB of L1, and the requests."""
+    for alpha, crawled in itertools.product((0.8, 1.0), (False, True)):
+        requests = list(_requests(size, alpha, crawled))
+        for megabytes in size.megabytes:
+            yield alpha, crawled, megabytes, requests
 
 
 def _requests(size: Size, alpha: float, crawled: bool) -> Iterator[tuple[int, int]]:

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cluster.load.request import fetch
-from tests.benchmarks import gunicorns
 from tests.benchmarks.cores import cores
+from tests.benchmarks.load import client_name, load
 from tests.benchmarks.posted import COSTS, FOLDER_VARIABLE, Counts, shown_by
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, ratio
+from tests.benchmarks.servers import PLAIN, RENDERING, gunicorn, need
 from tests.live.support.waiting import until
 
 
@@ -65,7 +66,7 @@ class Sample(NamedTuple):
 
 
 def run(size: Size) -> Report:
-    gunicorns.need_gunicorn()
+    need("gunicorn")
     if size.is_judged and (os.cpu_count() or 1) < 2:
         raise CannotRun("needs a second core: renderers are to have one that the worker does not")
     with contextlib.ExitStack() as stack:
@@ -83,7 +84,7 @@ def run(size: Size) -> Report:
 
 
 def _report(samples: dict[tuple[str, str], list[Sample]], size: Size) -> Report:
-    client = "wrk" if gunicorns.has_wrk(size.turn) else "a client in Python, which takes much of the spare core"
+    client = client_name(size.turn)
     report = Report(
         notes=[
             f"load: {client}, {CONNECTIONS} connections, and {RATE:g} POSTs in a second; gunicorn: 1 gthread worker; "
@@ -122,10 +123,10 @@ def _server(app: str, background: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as folder:
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
         env = {FOLDER_VARIABLE: folder, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
-        program = gunicorns.PLAIN if app == "bare" else gunicorns.RENDERING
+        program = PLAIN if app == "bare" else RENDERING
         log = Path(folder, "log")
-        with gunicorns.running(f"tests.benchmarks.posted:{app}", "gthread", env, log, program) as gunicorn:
-            yield Server(gunicorn.port, Counts(folder))
+        with gunicorn(f"tests.benchmarks.posted:{app}", "gthread", env, log, program) as server:
+            yield Server(server.port, Counts(folder))
 
 
 # A turn ------------------------------------------------------------------------------------------------------
@@ -136,14 +137,14 @@ def _turn(server: Server, path: str, size: Size) -> Sample:
     with _posted_to(server, path) as sent:
         before, sent_before = _grown(server, path), len(sent)
         began = time.monotonic()
-        load = gunicorns.load(server.port, path, CONNECTIONS, size.turn, first=size.is_judged)
+        figures = load(server.port, path, CONNECTIONS, size.turn, first=size.is_judged)
         # On a machine that is busy elsewhere, until something was invalidated.
         until(lambda: all(_grown(server, path, before)), f"a POST to {path}, and a render")
         took = time.monotonic() - began
         renders, posts = _grown(server, path, before)
         sent_meanwhile = len(sent) - sent_before
     _see(server, path)
-    return Sample(load.rate, renders / took, sent_meanwhile / took, posts / took)
+    return Sample(figures.rate, renders / took, sent_meanwhile / took, posts / took)
 
 
 def _grown(server: Server, path: str, before: tuple[int, int] = (0, 0)) -> tuple[int, int]:

@@ -8,6 +8,7 @@ and its end.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
 FOLDER_VARIABLE = "BENCHMARK_FOLDER"
+#: Seconds for :func:`sys.setswitchinterval`; empty for Python's default.
+INTERVAL_VARIABLE = "BENCHMARK_SWITCH_INTERVAL"
 HOT = "/hot"
 #: Several, so that the next one is due while one is made.
 BUSY = ("/module/asyncio", "/module/ssl", "/module/socket")
@@ -43,4 +46,6 @@ def _app(environ: dict[str, Any], start_response: StartResponse) -> Iterable[byt
 
 if FOLDER_VARIABLE in os.environ:
     take_cores()
+if os.environ.get(INTERVAL_VARIABLE):
+    sys.setswitchinterval(float(os.environ[INTERVAL_VARIABLE]))
 application = ISR(_app, {HOT: False, "/module/<name>": 0.001, "/kept/module/<name>": False})

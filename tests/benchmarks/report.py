@@ -105,11 +105,15 @@ class Budget:
 
 @dataclass
 class Report:
-    """The outcome of one benchmark."""
+    """The outcome of one benchmark.
+
+    :ivar series: points of plots, by the title of the plot and the label of the line.
+    """
 
     tables: list[Table] = field(default_factory=list)
     budgets: list[Budget] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    series: dict[str, dict[str, list[tuple[float, float]]]] = field(default_factory=dict)
 
     def text(self, is_judged: bool = True) -> str:
         """Return the whole report as text.
@@ -126,4 +130,5 @@ class Report:
             "tables": [table.to_json() for table in self.tables],
             "budgets": [budget.to_json() for budget in self.budgets],
             "notes": self.notes,
+            "series": self.series,
         }

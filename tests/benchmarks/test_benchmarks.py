@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.benchmarks import run
+from tests.benchmarks import next_site, run, soak
 from tests.benchmarks.report import Budget, CannotRun, Report
 from tests.benchmarks.run import BENCHMARKS, ROOT
 
@@ -39,6 +39,40 @@ def test_a_benchmark_measures_what_it_says(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
     figures = json.loads(file.read_text())["benchmarks"][name]
     assert figures["tables"], done.stdout
+
+
+def test_a_machine_without_npm_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(CannotRun, match=r"^npm is missing; please install it \(Debian: apt-get install npm\)$"):
+        next_site.build(tmp_path)
+
+
+def test_an_npm_without_a_registry_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    npm = tmp_path / "npm"
+    npm.write_text("#!/bin/sh\necho 'npm error code ENOTFOUND' >&2; echo 'npm error more' >&2; exit 1\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(CannotRun, match=r"^npm install failed: npm error code ENOTFOUND$"):
+        next_site.build(tmp_path)
+
+
+def test_growth_is_the_slope_that_one_outlier_does_not_change() -> None:
+    assert soak.growth([5.0] * 20) == 0
+    assert soak.growth([5.0] * 10 + [90.0] + [5.0] * 9) == 0
+    assert soak.growth([float(number) for number in range(11)]) == 10
+
+
+def test_minutes_are_for_the_soak_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["hit", "--minutes", "3"])
+    assert "--minutes is for `soak` alone" in capsys.readouterr().err
+    assert soak.with_minutes(30) == (1800, 3)
+
+
+def test_a_benchmark_for_which_no_time_is_left_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = run._in_own_process("hit", True, over=0)
+    assert outcome == {"name": "hit", "error": "no time was left: all benchmarks may take 720 s"}
+    assert "hit: no time was left" in capsys.readouterr().err
 
 
 # The exit code -----------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ less. Requests are counted turn by turn, by the bytes that wrk has read.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
 import signal
@@ -18,11 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.benchmarks import gunicorns
 from tests.benchmarks.apps import PAGE
-from tests.benchmarks.gunicorns import HOST
+from tests.benchmarks.cores import cores, on
+from tests.benchmarks.load import CLIENT, HOST, has_wrk
+from tests.benchmarks.report import CannotRun, Row, Table, undisturbed
+from tests.benchmarks.servers import PATH, Server, fetch, served
 
-PATH = "/blog/served"
+OURS, REFERENCE = "pages from L1", "bare function"
 #: Seconds during which both workers stand still, at the begin and at the end of a round; seconds of one turn. So every
 #: request is answered in a turn.
 STILL, TURN = 0.25, 0.05
@@ -31,30 +32,47 @@ RETRIES = 5
 #: ISR does more work, so it cannot be faster than this. Beyond it, other processes were measured.
 NONSENSE = 1.1
 
-Head = list[tuple[str, str]]
+
+class Pairs(NamedTuple):
+    """The outcome: a table of both servers, and the share of the bare function's requests per second."""
+
+    table: Table
+    share: float
 
 
-class Server(NamedTuple):
-    """A server with one worker."""
+def beside_bare(title: str, ours: str, bare: str, number: int, connections: int, duration: int) -> Pairs:
+    """Compare pages from L1 with a bare function that sends the same bytes.
 
-    port: int
-    worker: int
-
-
-def fetch(server: Server, label: str) -> Head:
-    """Return the head of the page without the server's headers, with the ``Age`` of its first second.
-
-    :raises AssertionError: another answer than the page with this label.
+    :param ours: the server of our pages, a worker class of :func:`servers.served`.
+    :param bare: that of the bare function.
+    :param number: rounds.
+    :param duration: seconds of load in one round.
+    :raises AssertionError: the answers are not the same bytes.
     """
-    connection = http.client.HTTPConnection(HOST, server.port, timeout=5)
-    with contextlib.closing(connection):
-        connection.request("GET", PATH)
-        response = connection.getresponse()
-        body, head = response.read(), response.getheaders()
-    if response.status != 200 or body != PAGE or response.headers["X-ISR"] != label:
-        raise AssertionError(f"port {server.port}: not the page as {label}: {response.status}, {head}")
-    fixed = [(name, value) for name, value in head if name.lower() not in ("server", "date", "connection")]
-    return [(name, "0" if name.lower() == "age" else value) for name, value in fixed]
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(served("isr", ours))
+        fetch(first, "MISS")
+        head = fetch(first, "HIT")
+        second = stack.enter_context(served("same_bytes", bare, head))
+        if (other := fetch(second, "HIT")) != head:
+            raise AssertionError(f"{title}: the heads differ: {head} and {other}")
+        with on(cores()[1]):
+            pairs = rounds(first, second, number, connections, duration)
+        fetch(first, "HIT")
+    rows = [Row(OURS, [pair[0] for pair in pairs]), Row(REFERENCE, [pair[1] for pair in pairs])]
+    table = Table(title, "requests per second", rows, REFERENCE, 0, undisturbed)
+    return Pairs(table, undisturbed(*rows))
+
+
+def check(pairs: Pairs) -> None:
+    """Check that the figures can be true.
+
+    :raises CannotRun: they cannot.
+    """
+    if pairs.share > NONSENSE:
+        raise CannotRun(
+            f"{pairs.table.title}: {pairs.share:.2f} of the bare function cannot be; repeat when nothing else runs"
+        )
 
 
 def rounds(first: Server, second: Server, number: int, connections: int, seconds: int) -> list[tuple[float, float]]:
@@ -106,14 +124,14 @@ def _round(first: Server, second: Server, connections: int, duration: int) -> li
 @contextlib.contextmanager
 def _client(server: Server, connections: int, duration: int) -> Iterator[subprocess.Popen[str]]:
     """Run a client that asks on all of its connections."""
-    if has_wrk := gunicorns.has_wrk(duration):
+    if is_wrk := has_wrk(duration):
         command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{duration}s"]
         command.append(f"http://{HOST}:{server.port}{PATH}")
     else:
-        command = [sys.executable, gunicorns.CLIENT, str(server.port), PATH, str(connections), str(duration)]
+        command = [sys.executable, CLIENT, str(server.port), PATH, str(connections), str(duration)]
     client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        if not has_wrk:
+        if not is_wrk:
             assert client.stdout is not None
             client.stdout.readline()  # until then it has read only its own modules
         yield client

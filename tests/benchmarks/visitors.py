@@ -1,6 +1,6 @@
 """Visitors of a hot page while CPU-bound pages are regenerated without a pause: by renderers, by threads, not at all.
 
-Three gunicorns with one worker each are loaded in turns; the order changes. A client asks each time for the pages that
+Some gunicorns with one worker each are loaded in turns; the order changes. A client asks each time for the pages that
 are due, so that one is always being rendered. The time for which that was true is measured. The worker has a core of
 its own, and one is spare. wrk stands for visitors from elsewhere: it takes nearly half of the spare core, and goes
 before the renderer there, where that is allowed.
@@ -15,31 +15,36 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from cluster.load.request import fetch
-from tests.benchmarks import gunicorns
 from tests.benchmarks.cores import cores
-from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, KEPT
+from tests.benchmarks.load import client_name, load
+from tests.benchmarks.regenerated import BUSY, FOLDER_VARIABLE, HOT, INTERVAL_VARIABLE, KEPT
 from tests.benchmarks.report import Budget, CannotRun, Report, Row, Table, undisturbed
+from tests.benchmarks.servers import RENDERING, gunicorn, need
 from tests.live.support.waiting import until
 
 
 class Size(NamedTuple):
     """The extent: rounds of each worker class, and seconds of load in one turn.
 
+    :param intervals: further rows of the worker with an event loop, whose render threads are asked for the interpreter
+        lock after so many seconds (:func:`sys.setswitchinterval`; Python's default is 0.005).
     :param is_judged: whether the machine runs nothing else, so that priorities and the number of renders count.
     """
 
     rounds: Mapping[str, int]
     turn: float
+    intervals: Sequence[float]
     is_judged: bool
 
 
-FULL = Size({"gthread": 5, "sync": 5}, 1, True)
-QUICK = Size({"gthread": 1}, 0.3, False)
+WORKER = "wsgi_isr.gunicorn.Worker"
+FULL = Size({WORKER: 4, "gthread": 4, "sync": 4}, 1, (0.001, 0.0001), True)
+QUICK = Size({WORKER: 1}, 0.3, (0.001,), False)
 CONNECTIONS = 8
 #: Seconds between two requests for a page that is due.
 ASKING = 0.03
@@ -84,10 +89,10 @@ class Sample(NamedTuple):
 
 
 def run(size: Size) -> Report:
-    gunicorns.need_gunicorn()
+    need("gunicorn")
     if size.is_judged and (os.cpu_count() or 1) < 2:
         raise CannotRun("needs a second core: renderers are to have one that the worker does not")
-    client = "wrk" if gunicorns.has_wrk(size.turn) else "a client in Python, which takes much of the spare core"
+    client = client_name(size.turn)
     report = Report(notes=[f"load: {client}, {CONNECTIONS} connections; gunicorn: 1 worker; turns of {size.turn:g} s"])
     for worker_class, rounds in size.rounds.items():
         with contextlib.ExitStack() as stack:
@@ -96,6 +101,9 @@ def run(size: Size) -> Report:
                 THREADS: stack.enter_context(_server(worker_class, "threads")),
                 NONE: stack.enter_context(_server(worker_class, "auto")),
             }
+            for seconds in size.intervals if worker_class == WORKER else ():
+                name = f"{THREADS}, {seconds * 1000:g} ms"
+                servers[name] = stack.enter_context(_server(worker_class, "threads", seconds))
             for server in servers.values():
                 for path in (HOT, *BUSY, *KEPT):
                     _fetch(server, path)
@@ -108,11 +116,11 @@ def run(size: Size) -> Report:
 
 
 def _add(report: Report, worker_class: str, samples: dict[str, list[Sample]], is_judged: bool) -> None:
-    for name in (PROCESSES, THREADS):
+    for name in (name for name in samples if name != NONE):
         part = statistics.median(sample.computing for sample in samples[name])
-        report.notes.append(f"{worker_class}, {name}: somebody was computing for {part:.0%} of the time")
+        report.notes.append(f"{worker_class}, {name}: a page was being rendered for {part:.0%} of the time")
         if is_judged and part < BUSY_PART:
-            raise CannotRun(f"{worker_class}, {name}: computing for only {part:.0%} of the time; repeat when less runs")
+            raise CannotRun(f"{worker_class}, {name}: rendering for only {part:.0%} of the time; repeat when less runs")
     rates = [Row(name, [sample.rate for sample in each]) for name, each in samples.items()]
     late = [Row(name, [sample.p99 * 1000 for sample in each]) for name, each in samples.items()]
     tables = (
@@ -129,15 +137,22 @@ def _add(report: Report, worker_class: str, samples: dict[str, list[Sample]], is
 
 
 @contextlib.contextmanager
-def _server(worker_class: str, background: str) -> Iterator[Server]:
-    """Run a server until the block ends."""
+def _server(worker_class: str, background: str, interval: float = 0) -> Iterator[Server]:
+    """Run a server until the block ends.
+
+    :param interval: seconds; 0 for Python's default.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         options = {"STORE": f"sqlite:///{folder}/pages.db", "BACKGROUND": background, "DRAIN_TIMEOUT": "1"}
-        env = {FOLDER_VARIABLE: name, **{f"WSGI_ISR_{key}": each for key, each in options.items()}}
+        env = {
+            FOLDER_VARIABLE: name,
+            INTERVAL_VARIABLE: str(interval or ""),
+            **{f"WSGI_ISR_{key}": each for key, each in options.items()},
+        }
         app = "tests.benchmarks.regenerated:application"
-        with gunicorns.running(app, worker_class, env, folder / "log", gunicorns.RENDERING) as gunicorn:
-            yield Server(gunicorn.port, folder)
+        with gunicorn(app, worker_class, env, folder / "log", RENDERING) as server:
+            yield Server(server.port, folder)
 
 
 def _fetch(server: Server, path: str) -> str:
@@ -155,7 +170,7 @@ def _turn(server: Server, size: Size, regenerating: bool) -> Sample:
     with _asked_for(server, BUSY if regenerating else KEPT):
         made = server.made()
         began = time.monotonic()
-        rate, p99 = gunicorns.load(server.port, HOT, CONNECTIONS, size.turn, first=size.is_judged)
+        rate, p99 = load(server.port, HOT, CONNECTIONS, size.turn, first=size.is_judged)
         ended = time.monotonic()
         if regenerating:
             until(lambda: server.made() > made, "a page that is regenerated")

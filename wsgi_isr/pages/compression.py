@@ -124,4 +124,6 @@ def _zstd(zstandard: Any, body: bytes) -> bytes:
     # Decoders need not support a window of more than 8 MiB (RFC 9659, 3).
     window = {"window_log": 23} if len(body) > 1 << 23 else {}
     parameters = zstandard.ZstdCompressionParameters.from_level(9, source_size=len(body), **window)
-    return bytes(zstandard.ZstdCompressor(compression_params=parameters).compress(body))
+    code: bytes = zstandard.ZstdCompressor(compression_params=parameters).compress(body)
+    # A copy: zstandard returns an object with the memory of the largest possible result, which L1 would keep.
+    return bytes(memoryview(code))

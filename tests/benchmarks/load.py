@@ -1,4 +1,4 @@
-"""gunicorns with one worker each, and their load."""
+"""Load on a server: wrk, or a small client in Python where wrk is missing."""
 
 from __future__ import annotations
 
@@ -8,47 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from tests.benchmarks.cores import cores
 from tests.benchmarks.report import CannotRun
 
-if TYPE_CHECKING:
-    from tests.live.support.server import Gunicorn
-
 HOST = "127.0.0.1"
-OPTIONS = {"gthread": ("--threads", "4")}
-CLIENT = str(Path(__file__).with_name("client.py"))
-#: Without renderer processes, and with them.
-PLAIN = ("-m", "gunicorn")
-RENDERING = (*PLAIN, "--config", "python:wsgi_isr.gunicorn")
-
-
-def need_gunicorn() -> None:
-    """Check that gunicorn is installed.
-
-    :raises CannotRun: it is not.
-    """
-    if find_spec("gunicorn") is None:
-        raise CannotRun("gunicorn is missing: pip install '.[dev]'")
-
-
-@contextlib.contextmanager
-def running(
-    app: str, worker_class: str, env: Mapping[str, str], log: Path, program: tuple[str, ...] = PLAIN
-) -> Iterator[Gunicorn]:
-    """Run one gunicorn until the block ends.
-
-    :raises AssertionError: it does not start.
-    """
-    from tests.live.support.server import Gunicorn
-
-    arguments = ("--log-level", "warning", "--graceful-timeout", "2", *OPTIONS.get(worker_class, ()))
-    with Gunicorn(log, env, app, workers=1, worker_class=worker_class, arguments=arguments, program=program) as server:
-        yield server
+_FOLDER = Path(__file__).parent
+CLIENT = str(_FOLDER / "client.py")
+#: Heads of many visitors behind a proxy: a script of wrk, and the user agents that it takes in turn.
+VISITORS, AGENTS = str(_FOLDER / "visitors.lua"), str(_FOLDER / "user_agents.txt")
 
 
 class Load(NamedTuple):
@@ -63,10 +33,25 @@ def has_wrk(seconds: float) -> bool:
     return seconds == int(seconds) and shutil.which("wrk") is not None
 
 
-def load(port: int, path: str, connections: int, seconds: float, *, first: bool = True) -> Load:
+def need_wrk(seconds: float) -> None:
+    """Check that figures can be judged, with the load of wrk.
+
+    :raises CannotRun: wrk is missing.
+    """
+    if not has_wrk(seconds):
+        raise CannotRun("wrk is missing; please install it (Debian: apt-get install wrk)")
+
+
+def client_name(seconds: float) -> str:
+    """Return the name of the client, for a note."""
+    return "wrk" if has_wrk(seconds) else "a client in Python, which takes much of the spare core"
+
+
+def load(port: int, path: str, connections: int, seconds: float, *, first: bool = True, varied: bool = False) -> Load:
     """Ask for a page for some seconds, and return the figures.
 
     :param first: whether visitors go before renderers on the spare core, where that is allowed.
+    :param varied: whether each request has the head of another visitor.
     :raises AssertionError: another answer than 200.
     """
 
@@ -84,10 +69,13 @@ def load(port: int, path: str, connections: int, seconds: float, *, first: bool 
         return run.stdout
 
     if not has_wrk(seconds):
-        rate, p99, _ = output([sys.executable, CLIENT, str(port), path, str(connections), str(seconds)]).split()[1:]
+        command = [sys.executable, CLIENT, str(port), path, str(connections), str(seconds), *[AGENTS] * varied]
+        rate, p99, _ = output(command).split()[1:]
         return Load(float(rate), float(p99))
-    url = f"http://{HOST}:{port}{path}"
-    said = output(["wrk", "--latency", "-t", "1", "-c", str(connections), "-d", f"{int(seconds)}s", url])
+    command = ["wrk", "--latency", "-t", "1", "-c", str(connections), "-d", f"{int(seconds)}s"]
+    command += ["-s", VISITORS] * varied
+    command += [f"http://{HOST}:{port}{path}", *["--", AGENTS] * varied]
+    said = output(command)
     if bad := re.search(r"Non-2xx.*|Socket errors:.*", said):
         raise AssertionError(f"wrk says: {bad[0]}")
     found, late = re.search(r"Requests/sec:\s*([\d.]+)", said), re.search(r"99%\s*([\d.]+)(us|ms|s)", said)
