@@ -224,7 +224,8 @@ class Dispatcher:
         task = job.task
         pause = self._crash_backoff.back_off(task.page)
         self._regenerator.back_off(task, job.attempt.owner)
-        self._emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
+        failed = RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text)
+        self._emit(failed._replace(trigger=job.attempt.trigger, is_data=task.data))
         return Failed("renderer-died")
 
     def _stored(self, task: Task, reply: Reply) -> Outcome:

@@ -62,6 +62,10 @@ class Keyspace:
         """Return the name of the list of an app's releases that have stored pages."""
         return f"{self._prefix}:p:{_digest(f'releases {app}', 20)}"
 
+    def history(self, name: str) -> str:
+        """Return the name of a record in the history of a namespace; of the list of its instances for an empty one."""
+        return f"{self._prefix}:p:{_digest(f'history {name}', 20)}"
+
     @staticmethod
     def namespaces(copy: int) -> str:
         """Return the name of a copy of the list of a store's namespaces. (No namespace is empty.)"""

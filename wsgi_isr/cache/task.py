@@ -58,6 +58,7 @@ class Attempt(NamedTuple):
     :param invalidated_since_failure: the page was invalidated. A back-off from before that prevents no render.
     :param owner: the start of the lease's token, where another process renders. If that process dies, the process that
         handed over the task finds the lock by it.
+    :param trigger: why the page is rendered, for events (:class:`~wsgi_isr.events.RenderStarted`).
     """
 
     max_lease_wait: float = 0.0
@@ -65,6 +66,7 @@ class Attempt(NamedTuple):
     refresh_tag: str | None = None
     invalidated_since_failure: bool = False
     owner: bytes = b""
+    trigger: str = "miss"
 
     def flight_key(self, task: Task) -> str:
         """Return the key of the flight of this attempt at ``task``.
@@ -148,6 +150,7 @@ class Served(NamedTuple):
     :param collapsed: the page was rendered for another request, and this request waited for it (RFC 9211, 2.7).
     :param hit: the page was not rendered now.
     :param personal: the app's response to this request alone, where the page may not be stored.
+    :param cause: why the page was not fresh (:attr:`.entries.Judged.cause`).
     """
 
     cached: CachedEntry
@@ -156,6 +159,7 @@ class Served(NamedTuple):
     collapsed: bool = False
     hit: bool = True
     personal: Personal | None = None
+    cause: str = ""
 
 
 class Passed(NamedTuple):

@@ -18,6 +18,7 @@ from ..data.active_engine import activate
 from ..engine import Engine, on_behalf_of
 from ..events import Events, InternalError
 from ..events import Served as ServedEvent
+from ..observe.counts import Counts
 from ..pages.bots import is_crawler
 from ..pages.compression import chosen
 from ..pages.fingerprint import Fingerprint
@@ -60,6 +61,7 @@ class Backing(NamedTuple):
     pages: Pages
     events: Events
     clock: Callable[[], float]
+    counts: Counts
 
 
 class Exchange:
@@ -77,7 +79,7 @@ class Exchange:
         start_response: StartResponse,
         fingerprint: Fingerprint,
     ) -> None:
-        self._app, self._configuration, self._pages, self._events, self._clock = backing
+        self._app, self._configuration, self._pages, self._events, self._clock, self._counts = backing
         self._engine = engine
         self._environ = environ
         self._start_response = start_response
@@ -162,9 +164,12 @@ class Exchange:
         page = self._page
         text = page.task.text if page is not None else shown_url(self._environ)
         name = page.task.page if page is not None else ""
-        label, age, reason, lock = "MISS", 0.0, "", "none"
+        rule = page.task.rule if page is not None else ""
+        label, age, reason, lock, cause, overdue = "MISS", 0.0, "", "none", "", 0.0
         if isinstance(found, Served):
-            label, age = found.label, found.cached.entry.age(self._clock())
+            entry = found.cached.entry
+            label, age, cause = found.label, entry.age(self._clock()), found.cause
+            overdue = 0.0 if entry.revalidate is None else max(0.0, age - entry.revalidate)
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
         elif isinstance(found, Passed):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
@@ -172,7 +177,7 @@ class Exchange:
             label, reason = "HIT", "not-listed"
         else:
             reason = found.reason if isinstance(found, Failed) else "shell"
-        self._events.emit(ServedEvent(name, label, age, reason, text, lock, seconds))
+        self._events.emit(ServedEvent(name, label, age, reason, text, lock, seconds, rule, cause, overdue))
 
     # Send ----------------------------------------------------------------------------------------------
 
@@ -209,7 +214,8 @@ class Exchange:
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it
         monotonic = self._engine.monotonic()
         if prepared is None or monotonic >= prepared.over:
-            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic)
+            hits = self._counts.hits_of(page.task.rule)
+            cached.prepared = PreparedResponse(cached.entry, content, now, monotonic, hits=hits)
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
         self._pages.remember(self._fingerprint, page)
 

@@ -90,6 +90,18 @@ MAX_VARIANTS = 8
 MAX_WIRES = 4
 
 
+class Hits:
+    """A number of hits that the hot path counts, shared by all pages of a rule.
+
+    ``hits.number += 1`` needs no lock: CPython switches threads only at calls and at jumps backwards (since 3.10).
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
 class Variant(NamedTuple):
     """A prepared response in one coding.
 
@@ -110,15 +122,23 @@ class PreparedResponse:
     without asking for invalidations. ``wires`` is for a server, which keeps the bytes of each variant there.
 
     :param looked_up: the time of the last look-up of the entry; by default now.
+    :param hits: counts the requests that are answered with it.
     """
 
-    __slots__ = ("_entry", "_made", "_now", "looked_up", "over", "status", "until", "variants", "wires")
+    __slots__ = ("_entry", "_made", "_now", "hits", "looked_up", "over", "status", "until", "variants", "wires")
 
     def __init__(
-        self, entry: Entry, content: Content, now: float, monotonic: float, looked_up: float | None = None
+        self,
+        entry: Entry,
+        content: Content,
+        now: float,
+        monotonic: float,
+        looked_up: float | None = None,
+        hits: Hits | None = None,
     ) -> None:
         self.status = content.status
         self.looked_up = monotonic if looked_up is None else looked_up
+        self.hits = hits or Hits()
         self.wires: dict[Any, Any] = {}
         self.variants: dict[str | None, Variant] = {}
         self._entry, self._now = entry, now
