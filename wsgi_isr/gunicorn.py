@@ -16,6 +16,7 @@ from typing import Any
 from .cache import renderer_pool
 from .cache.courier import courier
 from .config import development
+from .observe import aggregate
 from .process import close_all
 from .renderers.child_process import fork, wait_for
 from .renderers.supervisor import Watcher, remove_folder
@@ -72,7 +73,7 @@ class _Renderers:
             if watcher.pid not in server.WORKERS:  # the process has ended, and its id may belong to a worker now
                 watcher.stop()
         self._watchers = [*(watcher for watcher in self._watchers if watcher.alive), new]
-        self._folder = renderer_pool.folder = new.folder
+        self._folder = renderer_pool.folder = aggregate.folder = new.folder
 
     def look_after(self, server: Any) -> None:
         """Start new renderers if the watcher was killed.
@@ -91,7 +92,7 @@ class _Renderers:
         deadline = time.monotonic() + _STOPPING
         for watcher in self._watchers:
             watcher.wait(max(0.0, deadline - time.monotonic()))
-        renderer_pool.folder = None
+        renderer_pool.folder = aggregate.folder = None
         try:
             wait_for(fork("isr-cleaner", self._clean), _CLEANING)
         except OSError as error:  # the system can start no process

@@ -8,6 +8,7 @@ of this process.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -120,7 +121,15 @@ def send(sender: socket.socket, place: str, report: Report) -> bool:
 
 def is_of_instance() -> bool:
     """Return whether :func:`totals_of_instance` asks a recorder. Otherwise the totals are those of this process."""
-    return folder is not None
+    return recorded_at() is not None
+
+
+def recorded_at() -> str | None:
+    """Return the folder of the sockets of a recorder; ``None`` without one.
+
+    It starts a moment after the workers, and only for apps whose pages renderers may render.
+    """
+    return folder if folder is not None and os.path.exists(f"{folder}/{COUNTS}") else None
 
 
 def totals_of_instance(timeout: float = 0.25) -> Totals:

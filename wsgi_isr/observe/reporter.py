@@ -117,8 +117,7 @@ class Reporter:
 
     def _send(self, app: Reported, desk: _Desk, is_last: bool) -> bool:
         """Send a report to the recorder; return whether it was sent."""
-        place = aggregate.folder
-        if place is None:
+        if (place := aggregate.recorded_at()) is None:
             return False
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -31,8 +31,10 @@ from typing import NamedTuple
 from ..cache import renderer_pool
 from ..cache.renderer_pool import LATER, URGENT
 from ..middleware.runtime import runtime
+from ..observe import aggregate
 from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
-from .worker import CHECK_PAUSE, Heartbeat, Sockets, render
+from .recorder import SOCKETS, RecorderProcess
+from .worker import CHECK_PAUSE, HANGING, Heartbeat, Sockets, render
 
 #: The niceness that renderers add to that of the processes that serve.
 NICENESS = 10
@@ -145,7 +147,7 @@ def remove_folder(folder: str) -> None:
         try:
             if os.fstat(opened).st_uid != os.geteuid():
                 return
-            for name in (URGENT, LATER, _NEW):
+            for name in (URGENT, LATER, _NEW, *SOCKETS):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=opened)
         finally:
@@ -263,6 +265,7 @@ def _watch(
             tell.sendall(str(error).encode("utf-8", "replace"))
             return 0
         tell.sendall(os.fsencode(folder))
+    aggregate.folder = folder
     sockets: Sockets | None = first
     me, again = os.getpid(), _RestartBackoff()
     has_loaded = False
@@ -351,11 +354,14 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
     def begin(heartbeat: Heartbeat) -> int:
         return fork("isr-renderer", lambda: render(sockets, sites, heartbeat, me))
 
-    pool = ProcessPool(max(each.renderers for each in settings), begin)
+    recording = RecorderProcess(str(aggregate.folder), sites)
+    pool = ProcessPool(max(each.renderers for each in settings), begin, recording.restarted)
     while not stopping:
+        recording.look_after(time.monotonic())
         stopping.wait(pool.replace_due(time.monotonic()))
     sockets.close()
     pool.stop(drain + _EXIT_GRACE)
+    recording.stop()
     del app  # the only reference to the wrapped apps
     return _STOPPED
 
@@ -369,10 +375,18 @@ class ProcessPool:
     """A pool of ``number`` renderers.
 
     :param begin: forks a renderer that writes to a heartbeat, and returns its process id.
+    :param on_end: called with the reason for the end of a renderer, one of ``RESTARTS`` of :mod:`..observe.counts`.
     """
 
-    def __init__(self, number: int, begin: Callable[[Heartbeat], int]) -> None:
+    def __init__(
+        self,
+        number: int,
+        begin: Callable[[Heartbeat], int],
+        on_end: Callable[[str], object] = lambda reason: None,
+    ) -> None:
         self._begin = begin
+        self._on_end = on_end
+        self._killed: set[int] = set()
         self._working: dict[int, _Renderer] = {}
         self._leaving: dict[int, _Renderer] = {}
         self._due = [0.0] * number
@@ -399,6 +413,7 @@ class ProcessPool:
             if (status := status_of(pid)) is not None:
                 if pid in self._working:
                     self._due.append(now + self._again.after(now - renderer.began))
+                self._on_end(self._reason_of(pid, status))
                 if os.WIFSIGNALED(status):
                     _log.warning("a renderer process was killed by signal %d", os.WTERMSIG(status))
                 self._working.pop(pid, None)
@@ -406,10 +421,20 @@ class ProcessPool:
                 renderer.heartbeat.close()
             elif 0 < renderer.heartbeat.due < now:
                 _log.warning("a renderer process hangs in a render past its timeout, and is killed")
+                self._killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
             elif pid in self._working and renderer.heartbeat.leaving:
                 self._leaving[pid] = self._working.pop(pid)
                 self._due.append(now)
+
+    def _reason_of(self, pid: int, status: int) -> str:
+        """Return why a renderer has ended."""
+        if pid in self._killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == HANGING):
+            self._killed.discard(pid)
+            return "hanging"
+        if os.WIFSIGNALED(status):
+            return "killed"
+        return "max-renders" if pid in self._leaving else "ended"
 
     def stop(self, seconds: float) -> None:
         """Ask all renderers to end; kill those that have not ended after so many seconds."""
