@@ -19,7 +19,8 @@ from .config import development
 from .observe import aggregate
 from .process import close_all
 from .renderers.child_process import fork, wait_for
-from .renderers.supervisor import Watcher, remove_folder
+from .renderers.folders import remove_folder
+from .renderers.supervisor import Watcher
 
 #: gunicorn reads this with ``-c python:wsgi_isr.gunicorn``. A class on the command line, or in ``GUNICORN_CMD_ARGS``,
 #: replaces it. A config file of one's own keeps its class: ``import *`` does not bring this name.

@@ -21,6 +21,7 @@ from .demo import demo_command
 from .prerender import prerender_command
 from .refresh import invalidate_in, refresh_command, say_invalidated
 from .serve import serve_command
+from .stats import stats_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -169,3 +170,4 @@ def _exercise(store: Store) -> Iterator[Finding]:
 
 
 main.add_command(serve_command)
+main.add_command(stats_command)

@@ -25,6 +25,8 @@ __all__ = ["Record", "Report", "Sums", "ask", "history_of", "is_of_instance", "s
 
 #: The names of the two sockets in their folder.
 COUNTS, TOTALS = "counts", "totals"
+#: Their names until both are complete.
+NEW = ("new-counts", "new-totals")
 #: The folder of the sockets; ``None`` without a recorder. A master sets it before processes are forked.
 folder: str | None = None
 #: The most bytes of a report, and of the totals.

@@ -140,9 +140,9 @@ class Counts:
             running = list(self._running.values())
         requests = tables.setdefault("requests", {})
         for label, hits in self._hits.items():
-            if hits.number:
-                labels = label, "HIT", ""
-                requests[labels] = requests.get(labels, 0) + hits.number
+            # The zeros tell readers the rules.
+            labels = label, "HIT", ""
+            requests[labels] = requests.get(labels, 0) + hits.number
         by_rule: dict[tuple[str, ...], int] = {}
         for each in running:
             by_rule[(each.rule,)] = by_rule.get((each.rule,), 0) + 1

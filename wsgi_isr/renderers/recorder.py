@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from ..observe import aggregate
-from ..observe.aggregate import COUNTS, MAX_REPORT, TOTALS, Report, Sums
+from ..observe.aggregate import COUNTS, MAX_REPORT, NEW, TOTALS, Report, Sums
 from ..observe.history import History, Minutes
 from ..observe.totals import Totals
 from .child_process import StopSignal, fork, status_of, wait_for
@@ -26,10 +26,6 @@ from .child_process import StopSignal, fork, status_of, wait_for
 if TYPE_CHECKING:
     from ..middleware.isr import ISR
 
-#: The names of the sockets until they are complete.
-NEW = ("new-counts", "new-totals")
-#: All names of sockets of this module.
-SOCKETS = (COUNTS, TOTALS, *NEW)
 #: Seconds between two looks at the clock; for one reader of the totals; for the last record of the history.
 _LOOK, _READER, _LAST_RECORD = 0.5, 0.25, 2.0
 #: Reports that are read before readers get an answer.
