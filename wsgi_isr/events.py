@@ -71,6 +71,8 @@ class RenderStarted(NamedTuple):
     :param rule: the pattern of the rule, or the name of the function.
     :param trigger: ``miss``, ``time``, ``tag``, ``release``, ``refresh`` or ``prerender``.
     :param is_data: a cached function is called, and no page rendered.
+    :param is_background: the request that caused it may have been answered already.
+    :param trace: the span of that request, from :meth:`Events.trace`.
     """
 
     key: str
@@ -78,6 +80,8 @@ class RenderStarted(NamedTuple):
     trigger: str
     text: str = ""
     is_data: bool = False
+    is_background: bool = False
+    trace: str = ""
 
 
 class RenderEnded(NamedTuple):
@@ -258,12 +262,22 @@ class Events:
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = subscribers
         self._broken: list[Subscriber] = []
+        #: A subscriber wants an event for each request, so that no response is prepared.
+        self.each_request = False
+        #: Returns the span of the current request as text, for a render that it causes.
+        self.trace: Callable[[], str] = lambda: ""
 
     def __bool__(self) -> bool:
         return bool(self._subscribers)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call ``subscriber`` with every later event, in the thread that emits it."""
+        """Call ``subscriber`` with every later event, in the thread that emits it.
+
+        A subscriber may have an attribute ``each_request``, which is true if it needs an event for each request, and a
+        method ``trace_of_request``.
+        """
+        self.each_request = self.each_request or getattr(subscriber, "each_request", False)
+        self.trace = getattr(subscriber, "trace_of_request", self.trace)
         self._subscribers = (*self._subscribers, subscriber)
 
     def emit(self, event: Event) -> None:

@@ -133,7 +133,8 @@ class Dispatcher:
 
         :param urgent: a client waits.
         """
-        job = Job(task, attempt._replace(owner=os.urandom(12)), flight)
+        trace = self._entries.events.trace()
+        job = Job(task, attempt._replace(owner=os.urandom(12), trace=trace), flight)
         # The caller of a refreshed function needs its exception, which cannot cross processes: a thread runs the job.
         executor = self._threads if task.data and attempt.refresh_tag is not None else self._executor
         if executor.submit(job, urgent, functools.partial(self._finish, job)):

@@ -208,7 +208,10 @@ class Regenerator:
             if attempt.refresh_tag is None and self._entries.is_current_now(cached):
                 return AlreadyFresh(cached)
         begin = _Begin(attempt.trigger, self._entries.monotonic(), time.thread_time(), threading.get_ident())
-        self._emit(RenderStarted(task.page, task.rule, attempt.trigger, task.text, task.data))
+        is_background = bool(attempt.owner)
+        self._emit(
+            RenderStarted(task.page, task.rule, attempt.trigger, task.text, task.data, is_background, attempt.trace)
+        )
         try:
             return self._render(task, lease, current, token, begin, overdue)
         finally:

@@ -58,7 +58,7 @@ class Attempt(NamedTuple):
     :param invalidated_since_failure: the page was invalidated. A back-off from before that prevents no render.
     :param owner: the start of the lease's token, where another process renders. If that process dies, the process that
         handed over the task finds the lock by it.
-    :param trigger: why the page is rendered, for events (:class:`~wsgi_isr.events.RenderStarted`).
+    :param trigger: why the page is rendered, for events (:class:`~wsgi_isr.events.RenderStarted`); likewise ``trace``.
     """
 
     max_lease_wait: float = 0.0
@@ -67,6 +67,7 @@ class Attempt(NamedTuple):
     invalidated_since_failure: bool = False
     owner: bytes = b""
     trigger: str = "miss"
+    trace: str = ""
 
     def flight_key(self, task: Task) -> str:
         """Return the key of the flight of this attempt at ``task``.

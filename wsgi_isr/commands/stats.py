@@ -48,8 +48,8 @@ class _Found(NamedTuple):
 def stats_command(here: bool, watch: bool, prometheus: bool, as_json: bool, minutes: int, **where: Any) -> None:
     """Print hits, renders and failures: of all instances, from the store.
 
-    Each instance writes a record once a minute. With --here, the instances of this user on this machine are asked, since
-    their start.
+    Each instance writes a record once a minute. With --here, the instances of this user on this machine are asked, and
+    count since their start.
     """
     with reported(as_json):
         if here or prometheus:
@@ -90,9 +90,7 @@ def _here() -> _Found:
             silent += 1
     if not totals:
         problem = "an instance does not answer" if silent else "no instance of this user runs on this machine"
-        remedy = (
-            "run this as the user of the server, which is started with -c python:wsgi_isr.gunicorn; or leave it out"
-        )
+        remedy = "run this as the user of a server with -c python:wsgi_isr.gunicorn, or leave it out"
         raise ConfigError("--here", problem, remedy)
     unknown = [f"the counts of {silent} instances, which do not answer"] if silent else []
     heading = f"{len(totals)} instances of this machine, since their start"
@@ -107,16 +105,12 @@ def _of(history: History, minutes: int) -> _Found:
     try:
         records, instances = history.records(minutes), history.instances()
     except StoreError as error:
-        raise ConfigError(
-            "store", f"it cannot be read: {error}", "see --here for the instances of a machine"
-        ) from error
+        raise ConfigError("store", f"it cannot be read: {error}", "ask the instances of a machine, --here") from error
     unknown = ["the current minute, which is not written yet"]
     if any(each.kind == "process" for each in instances):
         unknown.append("the last minute of each process of a server without hooks")
     if not instances:
-        unknown.append(
-            "all: no instance has written a record in 25 hours (one is due a minute after its first request)"
-        )
+        unknown.append("everything: no instance has written a record in 25 hours (the first is due within a minute)")
     heading = f"the last {minutes} minutes of {len(instances)} instances"
     return _Found(summary(records, time.time()), tuple(instances), heading, tuple(unknown))
 

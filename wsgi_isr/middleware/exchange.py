@@ -208,7 +208,8 @@ class Exchange:
     def _prepare(self, found: Served, content: Content, now: float) -> None:
         """Prepare the response for the next plain requests with this fingerprint."""
         page, cached = self._page, found.cached
-        if page is None or self._configuration.settings.debug or not page.is_plain(self._fingerprint):
+        is_each_seen = self._configuration.settings.debug or self._events.each_request
+        if page is None or is_each_seen or not page.is_plain(self._fingerprint):
             return
         # A condition that does not match comes here although a response is prepared. Keep that response.
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it

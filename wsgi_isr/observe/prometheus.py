@@ -122,7 +122,7 @@ class Collector:
     def _samples(self, metric: Metric) -> Iterable[tuple[Labels, Any]]:
         """Return the labels and the values of a metric. Known series exist from the start, with 0."""
         totals, name = self._totals, metric.name
-        known: set[Labels] = {(labels[0],) for labels in totals.requests} - {(OTHER,), (NO_RULE,)}
+        known: set[Labels] = {labels[:1] for labels in totals.requests} - {(OTHER,), (NO_RULE,)}
         if name == "requests":
             start = {(*rule, result, "") for rule in known for result in RESULTS}
             return _with(start, totals.requests, 0)
