@@ -107,15 +107,16 @@ class Sums:
 
 
 def send(sender: socket.socket, place: str, report: Report) -> bool:
-    """Send a report in parts; return whether all of it was sent. Never wait.
+    """Send a report; return whether it was sent. Never wait.
 
+    :param sender: a socket that does not block.
     :param place: the folder of the sockets.
     """
     message = report.encode()
     if len(message) > MAX_REPORT:
         return False
     try:
-        sender.sendto(message, socket.MSG_DONTWAIT, f"{place}/{COUNTS}")
+        sender.sendto(message, f"{place}/{COUNTS}")
     except OSError:  # no recorder, or no room in its queue
         return False
     return True

@@ -121,6 +121,7 @@ class Reporter:
             return False
         if self._socket is None:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)  # gevent does not know MSG_DONTWAIT, and would wait
         now = app._counts.totals()
         for part in aggregate.parts_of(app._app_digest, self._sender, now.since(desk.sent), is_last):
             if not aggregate.send(self._socket, place, part):

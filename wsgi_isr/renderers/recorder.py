@@ -193,5 +193,6 @@ class RecorderProcess:
     def _report(self) -> None:
         report = Report(self._app, self._sender, False, False, Totals(restarts=dict(self._restarts)))
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
             if aggregate.send(sender, self._place, report):
                 self._restarts.clear()
