@@ -36,6 +36,7 @@ PROGRAMS = (
     Program(("firefox-esr",), "firefox-esr"),
     Program(("systemd-analyze",), "systemd"),
     Program(("curl",), "curl"),
+    Program(("promtool",), "prometheus"),
 )
 
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.

@@ -124,7 +124,7 @@ def test_here_adds_up_the_instances_of_the_machine(monkeypatch: pytest.MonkeyPat
 
 
 def test_here_without_an_instance_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "folders_here", lambda: [])
+    monkeypatch.setattr(stats, "folders_here", list)
     done = run("--here")
     assert done.exit_code == 2
     assert "no instance of this user runs on this machine" in done.stderr

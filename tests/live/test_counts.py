@@ -44,6 +44,13 @@ def env(origin: Origin, folder: Path) -> Mapping[str, str]:
     return {**origin.env, "WSGI_ISR_REVALIDATE": "0.3", "WSGI_ISR_MAX_RENDERS": "2", "TMPDIR": str(folder)}
 
 
+@pytest.fixture
+def memcached() -> Iterator[Memcached]:
+    node = Memcached()
+    yield node
+    node.kill()
+
+
 class Load:
     """Clients that ask until they have asked often enough, and count what they get."""
 
@@ -155,7 +162,7 @@ def test_the_totals_are_what_the_clients_have_counted(
 def test_the_recorder_outlives_all_others_and_none_is_left(
     env: Mapping[str, str], store: str, tmp_path: Path, folder: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_STORE": store}, workers=1) as server:
+    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_STORE": store}, workers=1, is_asked=False) as server:
         until(lambda: list(folder.glob("wsgi-isr-*/totals")), "the recorder")
         ask(server.port)
         (recorder,) = server.called("isr-recorder")
@@ -164,7 +171,7 @@ def test_the_recorder_outlives_all_others_and_none_is_left(
         time.sleep(0.2)
         assert server.called("isr-recorder") == [recorder]
         until(lambda: sum(results(running(folder)).values()) == 1, "the report")
-        server.kill(recorder)
+        os.kill(recorder, signal.SIGKILL)
         until(lambda: server.called("isr-recorder") not in ([], [recorder]), "another recorder")
         ask(server.port)
         until(lambda: sum(results(running(folder)).values()) == 1, "the next report")

@@ -71,7 +71,15 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     machine.add(
-        "memcached", "nginx", "google-chrome", "chromedriver", "firefox-esr", "systemd-analyze", "curl", "apt-get"
+        "memcached",
+        "nginx",
+        "google-chrome",
+        "chromedriver",
+        "firefox-esr",
+        "systemd-analyze",
+        "curl",
+        "promtool",
+        "apt-get",
     )
     assert machine.main() == 0
     assert machine.calls == []
@@ -90,6 +98,7 @@ def test_root_installs_only_what_is_missing(machine: Machine) -> None:
         "firefox-esr",
         "systemd",
         "curl",
+        "prometheus",
     ]
     assert machine.calls == [["update"], [*install, "--download-only"], install]
 
@@ -133,7 +142,7 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl; please install"
+        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, prometheus; please install"
     )
     assert line.endswith(f"apt-get {step} failed: E: no network")
     assert not machine.policy.exists()
@@ -143,8 +152,8 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
     machine.add("memcached", "apt-get")
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
-        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl; please install "
-        "(names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl)\n"
+        "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, prometheus; please install "
+        "(names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr systemd curl prometheus)\n"
     )
     assert machine.calls == []
 
@@ -152,7 +161,9 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
 def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl;")
+    assert line.startswith(
+        "The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl, prometheus;"
+    )
     assert machine.calls == []
 
 
