@@ -26,7 +26,7 @@ def load() -> ModuleType:
 
 servers = load()
 #: Packages whose program has another name.
-PROGRAM_OF = {"chromium-driver": "chromedriver", "systemd": "systemd-analyze"}
+PROGRAM_OF = {"chromium-driver": "chromedriver", "systemd": "systemd-analyze", "prometheus": "promtool"}
 
 
 class Machine:
