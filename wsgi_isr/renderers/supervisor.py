@@ -233,8 +233,9 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
     recording = RecorderProcess(str(aggregate.folder), sites)
     pool = ProcessPool(max(each.renderers for each in settings), begin, recording.restarted)
     while not stopping:
+        pause = pool.replace_due(time.monotonic())  # first: renders wait for these processes
         recording.look_after(time.monotonic())
-        stopping.wait(pool.replace_due(time.monotonic()))
+        stopping.wait(pause)
     sockets.close()
     pool.stop(drain + _EXIT_GRACE)
     recording.stop()
