@@ -42,6 +42,7 @@ PROGRAMS = (
     Program(("curl",), "curl"),
     Program(("varnishd",), "varnish"),
     Program(("libvmod_xkey.so",), "varnish-modules"),
+    Program(("promtool",), "prometheus"),
 )
 
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.
