@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from tests.behaviour.looped import Connect, Pages, Run
 from tests.behaviour.origin import Origin, answer, failing
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import ISR, Rule
+from wsgi_isr.cache.switch import PASS, SERVE_STALE
 from wsgi_isr.config.origin import Site as Origin_
 from wsgi_isr.events import Rendered, RenderEnded, RenderFailed, RenderStarted, Served
 from wsgi_isr.prerender.site_client import SiteClient
@@ -94,6 +96,34 @@ def test_an_invalidated_page_says_which_tag_made_it_so(
     site.jobs.wait()
     assert last(site, Rendered).trigger == "tag"
     assert last(site, RenderStarted).trigger == "tag"
+
+
+def test_an_old_copy_that_the_store_has_evicted_keeps_its_cause(make_site: MakeSite, clock: Clock) -> None:
+    site = make_site(revalidate=60, expire=3600)
+    site.visit("/a")
+    clock.advance(72)
+    site.isr._store.delete(site.isr._engine.keyspace.page(last(site, Rendered).text))
+    assert site.visit("/a").label == "EXPIRED"
+    assert last(site, Served).cause == "time"
+    assert last(site, Rendered).trigger == "time"
+
+
+def test_a_page_under_the_switch_says_why_it_is_old_and_is_counted_by_the_switch(
+    make_site: MakeSite, clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wsgi_isr.config.wrapping.state_folder", lambda app, module="": str(tmp_path / "state"))
+    site = make_site(revalidate=60)
+    site.visit("/a")
+    site.isr._engine.switchboard.turn(SERVE_STALE, None, ())
+    clock.advance(72)
+    assert site.visit("/a").label == "STALE"
+    served = last(site, Served)
+    assert (served.reason, served.cause, served.overdue) == ("switched-serve-stale", "time", 12.0)
+    site.isr._engine.switchboard.turn(PASS, None, ())
+    clock.advance(72)
+    assert site.visit("/a").label == "BYPASS"
+    requests = site.isr._counts.totals().requests
+    assert requests[("*", "STALE", "switched-serve-stale")] == requests[("*", "BYPASS", "switched-off")] == 1
 
 
 def test_renders_say_what_they_cost_and_whether_the_page_changed(

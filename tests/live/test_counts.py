@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster.parts.nginx import Balancer
+from tests.live.support.granian import Granian
 from tests.live.support.origin import Origin
 from tests.live.support.server import Gunicorn
 from tests.live.support.visitor import ask
@@ -159,10 +160,11 @@ def test_the_totals_are_what_the_clients_have_counted(
     assert sum(results(summary(records, time.time())).values()) >= sum(results(totals).values())
 
 
+@pytest.mark.parametrize("kind", [Gunicorn, Granian])
 def test_the_recorder_outlives_all_others_and_none_is_left(
-    env: Mapping[str, str], store: str, tmp_path: Path, folder: Path
+    kind: type[Gunicorn], env: Mapping[str, str], store: str, tmp_path: Path, folder: Path
 ) -> None:
-    with Gunicorn(tmp_path / "log", {**env, "WSGI_ISR_STORE": store}, workers=1, is_asked=False) as server:
+    with kind(tmp_path / "log", {**env, "WSGI_ISR_STORE": store}, workers=1, is_asked=False) as server:
         until(lambda: list(folder.glob("wsgi-isr-*/totals")), "the recorder")
         ask(server.port)
         (recorder,) = server.called("isr-recorder")

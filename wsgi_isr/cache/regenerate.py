@@ -221,10 +221,8 @@ class Regenerator:
             if attempt.refresh_tag is None and self._entries.is_current_now(cached):
                 return AlreadyFresh(cached)
         begin = _Begin(attempt.trigger, self._entries.monotonic(), time.thread_time(), threading.get_ident())
-        is_background = bool(attempt.owner)
-        self._emit(
-            RenderStarted(task.page, task.rule, attempt.trigger, task.text, task.data, is_background, attempt.trace)
-        )
+        begun = RenderStarted(task.page, task.rule, attempt.trigger, task.text, task.data)
+        self._emit(begun._replace(is_background=bool(attempt.owner), trace=attempt.trace))
         try:
             return self._render(task, lease, current, token, begin, overdue)
         finally:
@@ -322,10 +320,9 @@ class Regenerator:
 
         :param produced: monotonic seconds at the end of the render.
         """
-        task, entry = render.task, packed.entry
+        task, entry, begin = render.task, packed.entry, render.begin
         winner, stored = self._put(render, packed)
         now = self._entries.monotonic()
-        begin = render.begin
         self._emit(
             Rendered(
                 task.page,
