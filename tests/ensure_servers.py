@@ -43,6 +43,7 @@ PROGRAMS = (
     Program(("varnishd",), "varnish"),
     Program(("libvmod_xkey.so",), "varnish-modules"),
     Program(("redis-server", "valkey-server"), "redis-server"),
+    Program(("promtool",), "prometheus"),
 )
 
 # Debian has nginx in /usr/sbin, which is not on everybody's PATH.

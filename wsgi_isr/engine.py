@@ -44,6 +44,7 @@ from .data.active_engine import activate, request_engine
 from .data.function import app_of, produce_data, tags_of_data
 from .data.isolation import Isolation, NoThread, Overdue, is_importing
 from .events import Events
+from .observe.counts import Counts
 from .pages.draft import Drafts, Visitor, answering
 from .pages.own_writes import Writes
 from .pages.request_key import PageKey, tags_of_page
@@ -189,6 +190,7 @@ class Engine:
     :param site: the digest that names the app to renderer processes; ``None`` if jobs stay in this process.
     :param is_alone: returns whether ``site`` is unique in this process. Otherwise another app might render the page.
     :param journal: keeps undelivered invalidations.
+    :param counts: the counts of the app.
     :param name: the app's name in the records of the store.
     :param is_serving: returns whether this process answers requests for the app.
     :param inline: run everything in the calling thread, as tests need.
@@ -210,6 +212,7 @@ class Engine:
         site: bytes | None = None,
         is_alone: Callable[[], bool] = lambda: True,
         journal: Journal | None = None,
+        counts: Counts | None = None,
         name: str = "",
         is_serving: Callable[[], bool] = lambda: True,
         inline: bool = False,
@@ -217,6 +220,7 @@ class Engine:
         role: Callable[[], str] = str,
     ) -> None:
         settings, rules = config.settings, config.rules
+        self._namespace = settings.namespace
         self._pid = os.getpid()
         self.store = store
         self.events = events
@@ -265,6 +269,12 @@ class Engine:
         self.timelines = Timelines(store, settings.namespace, settings.signing_key)
         #: Records the events of this process. The middleware subscribes it.
         self.recorder = Recorder(self.timelines, self.clock, role, is_alone=inline or not store.keeps)
+        self._journal = journal
+        #: The change token of the journal, and the names in it.
+        self._pending: tuple[Any, int] = (None, 0)
+        if counts is not None:
+            counts.watch(self._gauges)
+            store.observe(counts.operated)
         self.presence = self._make_presence(config, registry, name)
         self._producer = Producer(self, rules, produce_page, app, inline)
         self._renderers = (
@@ -302,6 +312,29 @@ class Engine:
         cache = Cache(entries, regenerator, renderers=self._renderers, threads=threads, queue=queue, pause=pause)
         self.inspector = Inspector(entries, cache.dispatcher, self.keyspace, self.timelines, self.recorder)
         return cache
+
+    def _gauges(self) -> dict[str, Any]:
+        """Return the values of the moment, as fields of :class:`.Totals`, and the number of evictions."""
+        down = self.store.down
+        return {
+            "local_bytes": self.local.bytes,
+            "evictions": self.local.evictions,
+            "nodes": {node: node not in down for node in self.store.nodes},
+            "journal_pending": self._count_pending(),
+        }
+
+    def _count_pending(self) -> int | None:
+        """Return the number of names in the journal, which is read only if it has changed."""
+        journal = self._journal
+        if journal is None or journal.is_empty():
+            return None if journal is None else 0
+        if self._pending[0] != (token := journal.change_token()):
+            try:
+                lines = journal.lines(self._namespace, self.store.places)
+            except OSError:  # the courier reports it
+                return None
+            self._pending = token, sum(len(line.tags) for line in lines)
+        return self._pending[1]
 
     def active_app(self) -> str | None:
         """Return the name of the active app (:meth:`.Application.active`)."""
@@ -359,7 +392,8 @@ class Engine:
         if self.local.get(self.keyspace.page(entry.key)) is not cached:  # the call marks the entry as used
             return None
         self._entries.keep_tags_alive(cached, now)
-        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up, answer.finish, answer.switch)
+        shown = answer.finish, answer.switch, answer.hits
+        again = PreparedResponse(entry, content, self.clock(), now, answer.looked_up, *shown)
         # Race: this process invalidates tags meanwhile. It lets the epochs lapse first and drops prepared responses
         # then, so that either the check below fails or this response is dropped.
         cached.prepared = again

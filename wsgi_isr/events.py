@@ -16,14 +16,19 @@ _log = logging.getLogger("wsgi_isr")
 class Served(NamedTuple):
     """The cache answered a request.
 
-    Hits from a prepared response emit about one event for each page in a second, or in ``coherence``. Under
-    ``wsgi_isr.gunicorn.Worker`` that is one in a minute. With ``debug``, each request emits an event.
+    A hit from a prepared response emits no event, and is counted all the same (:mod:`wsgi_isr.observe.counts`). Each
+    page has about one other hit in a second, or in ``coherence``; under ``wsgi_isr.gunicorn.Worker``, one in a minute.
+    With ``debug``, each request emits an event.
 
     :param label: the value of the ``X-ISR`` header.
     :param age: seconds.
     :param text: the text of the page's key, or the URL of a request for no page.
     :param lock: ``held`` if this request rendered the page, ``waited`` if it waited for another render, else ``none``.
     :param seconds: the time in the cache, renders included.
+    :param rule: the pattern of the rule; empty for a request that no rule was found for.
+    :param cause: why the page was not fresh: ``time``, ``tag:`` and the stored name of the tag that was invalidated, or
+        ``release`` for a page of the previous release; empty for any other page.
+    :param overdue: the seconds by which the page was older than its ``revalidate``, if an old page was sent.
     """
 
     key: str
@@ -33,6 +38,9 @@ class Served(NamedTuple):
     text: str = ""
     lock: str = "none"
     seconds: float = 0.0
+    rule: str = ""
+    cause: str = ""
+    overdue: float = 0.0
 
 
 class DataServed(NamedTuple):
@@ -57,6 +65,31 @@ class DataServed(NamedTuple):
     shown: str = ""
 
 
+class RenderStarted(NamedTuple):
+    """A render has begun, in this thread.
+
+    :param rule: the pattern of the rule, or the name of the function.
+    :param trigger: ``miss``, ``time``, ``tag``, ``release``, ``refresh`` or ``prerender``.
+    :param is_data: a cached function is called, and no page rendered.
+    :param is_background: the request that caused it may have been answered already.
+    :param trace: the span of that request, from :meth:`Events.trace`.
+    """
+
+    key: str
+    rule: str
+    trigger: str
+    text: str = ""
+    is_data: bool = False
+    is_background: bool = False
+    trace: str = ""
+
+
+class RenderEnded(NamedTuple):
+    """A render that had begun has ended, in the same thread, whatever its outcome."""
+
+    key: str
+
+
 class Rendered(NamedTuple):
     """The app rendered a page.
 
@@ -68,6 +101,9 @@ class Rendered(NamedTuple):
     :param refused: whether the answer may not be shared, so a hit-for-miss was stored.
     :param source: the origin of the lifetime: ``rule``, ``header``, ``code``, ``data`` or ``negative_ttl``.
     :param data: the keys of the cached data that the render used.
+    :param rule: as in :class:`RenderStarted`, like ``trigger`` and ``is_data``.
+    :param cpu_seconds: the CPU time of the thread that rendered; that of cached functions is not measured.
+    :param is_changed: whether the page has another ETag than the page before; ``None`` without a page before.
     """
 
     key: str
@@ -79,6 +115,11 @@ class Rendered(NamedTuple):
     refused: bool = False
     source: str = ""
     data: tuple[str, ...] = ()
+    rule: str = ""
+    trigger: str = ""
+    cpu_seconds: float = 0.0
+    is_changed: bool | None = None
+    is_data: bool = False
 
 
 class Refused(NamedTuple):
@@ -112,6 +153,9 @@ class RenderFailed(NamedTuple):
     """A render raised, answered 5xx or 429, or ran past its timeout.
 
     :param retry_in: seconds until the next attempt.
+    :param trigger: as in :class:`RenderStarted`, like ``is_data``.
+    :param seconds: the duration of the render; 0 where another process rendered.
+    :param cpu_seconds: the CPU time of the thread that rendered; 0 where another thread reports the failure.
     """
 
     key: str
@@ -120,6 +164,10 @@ class RenderFailed(NamedTuple):
     retry_in: float
     cause: BaseException | None = None
     text: str = ""
+    trigger: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    is_data: bool = False
 
 
 class LeaseLost(NamedTuple):
@@ -212,6 +260,8 @@ class Switched(NamedTuple):
 Event = (
     Served
     | DataServed
+    | RenderStarted
+    | RenderEnded
     | Rendered
     | Refused
     | UndeclaredVary
@@ -234,12 +284,22 @@ class Events:
     def __init__(self, *subscribers: Subscriber) -> None:
         self._subscribers = subscribers
         self._broken: list[Subscriber] = []
+        #: A subscriber wants an event for each request, so that no response is prepared.
+        self.each_request = False
+        #: Returns the span of the current request as text, for a render that it causes.
+        self.trace: Callable[[], str] = lambda: ""
 
     def __bool__(self) -> bool:
         return bool(self._subscribers)
 
     def subscribe(self, subscriber: Subscriber) -> None:
-        """Call ``subscriber`` with every later event, in the thread that emits it."""
+        """Call ``subscriber`` with every later event, in the thread that emits it.
+
+        A subscriber may have an attribute ``each_request``, which is true if it needs an event for each request, and a
+        method ``trace_of_request``.
+        """
+        self.each_request = self.each_request or getattr(subscriber, "each_request", False)
+        self.trace = getattr(subscriber, "trace_of_request", self.trace)
         self._subscribers = (*self._subscribers, subscriber)
 
     def emit(self, event: Event) -> None:

@@ -23,6 +23,7 @@ from tests.live.support.waiting import until
 from tests.live.support.windows import check_one_render_in_each
 from tests.support.memcached import Memcached
 from wsgi_isr import invalidate
+from wsgi_isr.observe.aggregate import ask as ask_totals
 
 REVALIDATE = 0.5
 NICENESS = 10
@@ -110,11 +111,15 @@ main()
 """
 
 
-def test_workers_that_are_spawned_find_the_renderers_and_drain(env: Mapping[str, str], tmp_path: Path) -> None:
+def test_workers_that_are_spawned_find_renderers_and_recorder_and_drain(
+    env: Mapping[str, str], tmp_path: Path, folder: Path
+) -> None:
     with Granian(tmp_path / "log", env, program=("-c", SPAWNING)) as server:
         ask(server.port)
         until(server.renderers, "a renderer")
         assert renewed(server, "/", stale(server)).page["pid"] in server.renderers()
+        (place,) = folder.iterdir()
+        until(lambda: sum(ask_totals(str(place), timeout=5).requests.values()), "the counts of the workers")
         assert server.stop() == 0
         until(lambda: server.left() == [], "the end of multiprocessing's own process")
         assert server.complaints() == []

@@ -111,8 +111,8 @@ def test_below_a_temporary_folder_with_a_long_path_the_sockets_are_elsewhere(
 #: gunicorn where no other folder has a short path.
 NOWHERE = """
 from gunicorn.app.wsgiapp import run
-from wsgi_isr.renderers import supervisor
-supervisor._SHORT = "/nowhere"
+from wsgi_isr.renderers import folders
+folders._SHORT = "/nowhere"
 run()
 """
 

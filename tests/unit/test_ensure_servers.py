@@ -31,6 +31,7 @@ PROGRAM_OF = {
     "systemd": "systemd-analyze",
     "varnish": "varnishd",
     "varnish-modules": "libvmod_xkey.so",
+    "prometheus": "promtool",
 }
 
 
@@ -76,7 +77,7 @@ def machine(tmp_path: Path) -> Machine:
 
 def test_nothing_happens_where_everything_is_there(machine: Machine, capfd: pytest.CaptureFixture[str]) -> None:
     machine.add("memcached", "nginx", "google-chrome", "chromedriver", "firefox-esr", "systemd-analyze", "curl")
-    machine.add("varnishd", "libvmod_xkey.so", "valkey-server", "apt-get")
+    machine.add("varnishd", "libvmod_xkey.so", "valkey-server", "promtool", "apt-get")
     assert machine.main() == 0
     assert machine.calls == []
     assert capfd.readouterr() == ("", "")
@@ -97,6 +98,7 @@ def test_root_installs_only_what_is_missing(machine: Machine) -> None:
         "varnish",
         "varnish-modules",
         "redis-server",
+        "prometheus",
     ]
     assert machine.calls == [["update"], [*install, "--download-only"], install]
 
@@ -146,9 +148,8 @@ def test_a_failing_apt_get_is_one_line_with_its_last_words(
     assert machine.main() == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
-        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, "
-        "varnish-modules, redis-server; "
-        "please install"
+        "The tests need memcached, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules, "
+        "redis-server, prometheus; please install"
     )
     assert line.endswith(f"apt-get {step} failed: E: no network")
     assert not machine.policy.exists()
@@ -159,8 +160,8 @@ def test_who_is_not_root_is_told_what_to_install(machine: Machine, capsys: pytes
     assert machine.main(is_root=False) == 1
     assert capsys.readouterr().err == (
         "The tests need nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, varnish-modules, "
-        "redis-server; please install (names as in Debian: apt-get install nginx chromium chromium-driver firefox-esr "
-        "systemd curl varnish varnish-modules redis-server)\n"
+        "redis-server, prometheus; please install (names as in Debian: apt-get install nginx chromium chromium-driver "
+        "firefox-esr systemd curl varnish varnish-modules redis-server prometheus)\n"
     )
     assert machine.calls == []
 
@@ -170,6 +171,7 @@ def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, "
+        "varnish-modules, prometheus;"
     )
     assert machine.calls == []
 

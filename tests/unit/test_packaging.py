@@ -11,6 +11,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 #: Extras for people, made of others.
 COLLECTIONS = {"demo", "dev"}
+#: Distributions whose module has another name.
+IMPORTED_AS = {"opentelemetry_api": "opentelemetry"}
 
 
 def declared() -> tuple[set[str], dict[str, set[str]]]:
@@ -24,7 +26,8 @@ def declared() -> tuple[set[str], dict[str, set[str]]]:
 def names(requirements: str) -> set[str]:
     """Return the import names in a list of requirements."""
     lines = [line for line in requirements.splitlines() if line.strip() and not line.startswith("#")]
-    return {re.split(r"[\[<>=!~; ]", line.strip())[0].lower().replace("-", "_") for line in lines}
+    found = {re.split(r"[\[<>=!~; ]", line.strip())[0].lower().replace("-", "_") for line in lines}
+    return {IMPORTED_AS.get(name, name) for name in found}
 
 
 def imported() -> set[str]:

@@ -16,8 +16,9 @@ from typing import IO
 
 import pytest
 
-from wsgi_isr.renderers import supervisor
-from wsgi_isr.renderers.supervisor import Watcher, make_folder
+from wsgi_isr.renderers import folders, supervisor
+from wsgi_isr.renderers.folders import make_folder
+from wsgi_isr.renderers.supervisor import Watcher
 from wsgi_isr.testing import in_processes
 
 
@@ -81,7 +82,7 @@ def test_that_of_a_server_whose_process_is_hidden_stays(temporary: Path, monkeyp
         raise FileNotFoundError(path)
 
     theirs = Path(make_folder(os.getppid()))
-    monkeypatch.setattr(supervisor, "open", hidden, raising=False)
+    monkeypatch.setattr(folders, "open", hidden, raising=False)
     make_folder(os.getpid())
     assert theirs.exists()
 

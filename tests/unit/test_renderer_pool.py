@@ -631,7 +631,7 @@ def test_a_refresh_is_rendered_there_and_seen_here() -> None:
     job, urgent = scene.sent.jobs[0][:2]
     assert urgent
     assert job.attempt.owner
-    assert (job.task, job.attempt._replace(owner=b"")) == (TASK, Attempt(refresh_tag="all"))
+    assert (job.task, job.attempt._replace(owner=b"")) == (TASK, Attempt(refresh_tag="all", trigger="refresh"))
     scene.tell(scene.do())
     outcome = caller.result(NEVER)
     assert isinstance(outcome, Regenerated)

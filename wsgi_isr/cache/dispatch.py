@@ -135,7 +135,9 @@ class Dispatcher:
         :param urgent: a client waits.
         """
         # A renderer keeps the owner that came with the job: if it dies, that process finds the lock.
-        job = Job(task, attempt if attempt.owner else attempt._replace(owner=os.urandom(12)), flight)
+        owner = attempt.owner or os.urandom(12)
+        trace = attempt.trace or self._entries.events.trace()
+        job = Job(task, attempt._replace(owner=owner, trace=trace), flight)
         # The caller of a refreshed function needs its exception, which cannot cross processes: a thread runs the job.
         executor = self._threads if task.data and attempt.refresh_tag is not None else self._executor
         if executor.submit(job, urgent, functools.partial(self._finish, job)):
@@ -240,7 +242,8 @@ class Dispatcher:
         task = job.task
         pause = self._crash_backoff.back_off(task.page)
         self._regenerator.back_off(task, job.attempt.owner)
-        self._emit(RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text))
+        failed = RenderFailed(task.page, task.rule, "renderer-died", pause, None, task.text)
+        self._emit(failed._replace(trigger=job.attempt.trigger, is_data=task.data))
         return Failed("renderer-died")
 
     def _stored(self, task: Task, reply: Reply) -> Outcome:

@@ -29,15 +29,24 @@ class Judged(NamedTuple):
     """A verdict, and the validity that led to it.
 
     Both travel together, because another thread may judge the same copy by other epochs in between.
+
+    :param cause: why the copy is not fresh: ``time``, ``tag:`` and the stored name of a tag, or ``release``; empty for
+        a fresh copy, and without any copy.
     """
 
     verdict: Verdict
     validity: Validity
+    cause: str = ""
 
     @property
     def is_current(self) -> bool:
         """Return whether the copy needs no render."""
         return isinstance(self.verdict, Fresh) or (isinstance(self.verdict, Uncacheable) and not self.verdict.due)
+
+    @property
+    def trigger(self) -> str:
+        """Return why a render follows: the kind of the cause, or ``miss``."""
+        return self.cause.partition(":")[0] or "miss"
 
     @property
     def is_proven_fresh(self) -> bool:
@@ -51,7 +60,7 @@ class Judged(NamedTuple):
         and is a fallback for errors only.
         """
         if isinstance(self.verdict, Stale) and not cached.is_unstored:
-            return Judged(Expired(cached.entry), self.validity)
+            return self._replace(verdict=Expired(cached.entry))
         return self
 
     def label(self, reply: str) -> str:
@@ -143,19 +152,23 @@ class Entries:
         checked = cached.checked
         if checked is not None and (checked[0] is epochs or checked[0] == epochs):
             validity: Validity = checked[1]
+            by = cached.invalid_by
         else:
             since = checked[0] if checked is not None and checked[1] is Validity.VALID else _NEVER
-            validity = self.tag_versions.validity(cached.entry.snapshot, epochs, since)
+            validity, by = self.tag_versions.compared(cached.entry.snapshot, epochs, since)
             if checked is not None and checked[1] >= Validity.EXPIRED:
                 # Nonces are never reused: an invalid copy stays invalid, even when the node that proved it becomes
                 # unreachable.
-                validity = max(validity, checked[1])
+                validity, by = max(validity, checked[1]), by or cached.invalid_by
             if validity is not Validity.UNKNOWN or not self.tag_versions.reachable(cached.entry.snapshot, epochs):
                 # A single lost reply, with all nodes reachable, is not remembered: the next read may succeed.
+                cached.invalid_by = by
                 cached.checked = (epochs, validity)
         self.keep_tags_alive(cached, self.monotonic())
         verdict = judge(cached.entry, validity, self.clock())
-        return Judged(Stale(cached.entry) if cached.adopted and isinstance(verdict, Fresh) else verdict, validity)
+        if isinstance(verdict, Fresh):
+            return Judged(Stale(cached.entry), validity, "release") if cached.adopted else Judged(verdict, validity)
+        return Judged(verdict, validity, f"tag:{by}" if validity >= Validity.STALE else "time")
 
     def keep_tags_alive(self, cached: CachedEntry, now: float) -> None:
         """Have the tags of a served copy read with the next epochs, if that is due. The store is not asked here."""

@@ -136,7 +136,7 @@ class Codec:
         if signing_key is not None:
             # Each purpose has a key of its own: a sealed entry never passes as a list of sites.
             key = signing_key.encode("utf-8", _UNICODE)
-            purposes = ("entry", "sites", "apps", "releases", "switch", "timeline")
+            purposes = ("entry", "sites", "apps", "releases", "switch", "timeline", "history")
             contexts = {purpose: f"wsgi_isr.{purpose}:{namespace}" for purpose in purposes}
             self._keys = {
                 purpose: hmac.digest(key, context.encode("utf-8", _UNICODE), "sha256")
@@ -178,7 +178,7 @@ class Codec:
     def seal(self, packed: bytes, purpose: str) -> bytes:
         """Return ``packed`` behind the schema and the seal.
 
-        :param purpose: ``entry``, ``sites``, ``apps``, ``releases`` or ``timeline``.
+        :param purpose: ``entry``, ``sites``, ``apps``, ``releases``, ``switch``, ``timeline`` or ``history``.
         """
         return b"".join((bytes([SCHEMA]), self._seal(packed, purpose), packed))
 

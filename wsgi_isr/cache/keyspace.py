@@ -84,6 +84,10 @@ class Keyspace:
         """Return the name of the record of a page's last events, which is on the node of the page."""
         return page + ":timeline"
 
+    def history(self, name: str) -> str:
+        """Return the name of a record in the history of a namespace; of the list of its instances for an empty one."""
+        return f"{self._prefix}:p:{_digest(f'history {name}', 20)}"
+
     @staticmethod
     def namespaces(copy: int) -> str:
         """Return the name of a copy of the list of a store's namespaces. (No namespace is empty.)"""

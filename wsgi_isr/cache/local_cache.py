@@ -30,6 +30,7 @@ class CachedEntry:
     :ivar recheck_at: the time before which the store is not asked again about a stale copy.
     :ivar backoff_until: the end of the back-off. Until then an expired copy is served.
     :ivar checked: a pair, replaced whole: the epochs at which the tag versions were last compared, and the validity.
+    :ivar invalid_by: the stored name of the tag that made the entry invalid; empty without one.
     :ivar adopted: the entry belongs to the previous release, and is stale however fresh it looks.
     :ivar is_unstored: the store did not take the entry, and so cannot have evicted it.
     :ivar read_tags_at: the time from which on the tags should be read again, so that the store does not evict them.
@@ -44,6 +45,7 @@ class CachedEntry:
         "checked",
         "entry",
         "fingerprints",
+        "invalid_by",
         "is_unstored",
         "prepared",
         "read_tags_at",
@@ -59,6 +61,7 @@ class CachedEntry:
         self.adopted = False
         self.is_unstored = False
         self.checked: tuple[Any, Any] | None = None
+        self.invalid_by = ""
         self.prepared: Any = None
         self.recheck_at = 0.0
         self.backoff_until = 0.0
@@ -90,6 +93,8 @@ class Local:
         self._ghosts: OrderedDict[str, None] = OrderedDict()
         self.fingerprints: dict[tuple[Any, ...], CachedEntry] = {}
         self.bytes = 0
+        #: The number of entries that left for lack of room.
+        self.evictions = 0
 
     def get(self, key: str) -> CachedEntry | None:
         """Return the entry of ``key``, and count the use; ``None`` without one.
@@ -221,6 +226,7 @@ class Local:
             self._main[key] = cached
         else:
             self._drop(key)
+            self.evictions += 1
             self._ghosts[key] = None
             self.bytes += _GHOST_BYTES
 
@@ -232,6 +238,7 @@ class Local:
             self._main.move_to_end(key)
             return True
         self._drop(key)
+        self.evictions += 1
         return False
 
 

@@ -63,6 +63,8 @@ class Cache:
         self._dispatcher = Dispatcher(entries, regenerator, renderers, threads=threads, queue=queue, pause=pause)
         self._flights = self._dispatcher.flights
         self._monotonic = entries.monotonic
+        #: The trigger of all renders, in a process that renders for no client; ``None`` where each has its own.
+        self.trigger: str | None = None
         # Clients that do not wait may ask for many missing pages. The rest of the queue is kept for stale pages.
         self._max_pending = max(1, queue // 4)
 
@@ -104,7 +106,7 @@ class Cache:
         if (cached is None or isinstance(judged.verdict, Missing)) and not may_wait and self._start_pending(task):
             return Pending()
         if cached is None:
-            answer = self._load(task, None, only_fresh=only_fresh)
+            answer = self._load(task, None, only_fresh=only_fresh, trigger=judged.trigger)
         else:
             answer = self._answer(task, cached, judged, renews=mode != SERVE_STALE)
         if isinstance(answer, Served):
@@ -162,22 +164,24 @@ class Cache:
         """
         verdict = judged.verdict
         if not renews and isinstance(verdict, (Stale, Expired)):
-            return Served(cached, judged.label("STALE"), detail=SWITCHED_STALE)
+            return Served(cached, judged.label("STALE"), detail=SWITCHED_STALE, cause=judged.cause)
         if isinstance(verdict, Missing):
-            return self._load(task, None)
+            answer = self._load(task, None, trigger=judged.trigger)
+            return answer._replace(cause=judged.cause) if isinstance(answer, Served) else answer
         if isinstance(verdict, Fresh):
             return Served(cached, judged.label("HIT"))
         if isinstance(verdict, Stale):
-            self._revalidate(task, cached)
-            return Served(cached, judged.label("STALE"))
+            self._revalidate(task, cached, judged.trigger)
+            return Served(cached, judged.label("STALE"), cause=judged.cause)
         if isinstance(verdict, Uncacheable):
             if verdict.due and renews:
-                self._revalidate(task, cached)
+                self._revalidate(task, cached, judged.trigger)
             return Passed(verdict.reason)
         if isinstance(verdict, Expired):
             if self._is_in_backoff(task, cached.backoff_until):
-                return Served(cached, "STALE-IF-ERROR")
-            return self._load(task, cached, judged.validity)
+                return Served(cached, "STALE-IF-ERROR", cause=judged.cause)
+            answer = self._load(task, cached, judged.validity, trigger=judged.trigger)
+            return answer._replace(cause=judged.cause) if isinstance(answer, Served) else answer
         assert_never(verdict)
 
     def _is_in_backoff(self, task: Task, until: float) -> bool:
@@ -185,7 +189,7 @@ class Cache:
 
     # Stale: no client waits --------------------------------------------------------------------------
 
-    def _revalidate(self, task: Task, cached: CachedEntry) -> None:
+    def _revalidate(self, task: Task, cached: CachedEntry, trigger: str) -> None:
         """Regenerate the page in the background.
 
         Do nothing during a back-off, or if this process started the same render a moment ago.
@@ -193,12 +197,13 @@ class Cache:
         if self._is_in_backoff(task, cached.recheck_at):
             return
         cached.recheck_at = self._monotonic() + RECHECK_PAUSE * random.uniform(0.5, 1.0)
-        self._start(task)
+        self._start(task, trigger)
 
-    def _start(self, task: Task) -> bool:
+    def _start(self, task: Task, trigger: str = "miss") -> bool:
         """Start a background render, and return whether this process has one in progress or queued."""
         flight, is_leader = self._flights.join_or_create(task.page)
-        if is_leader and not self._dispatcher.submit(task, Attempt(ignore_backoff=False), flight):
+        attempt = Attempt(ignore_backoff=False, trigger=self.trigger or trigger)
+        if is_leader and not self._dispatcher.submit(task, attempt, flight):
             flight.set_result(Busy())
             return False
         return True
@@ -220,7 +225,12 @@ class Cache:
     # Expired, Missing: the client waits for the one render --------------------------------------------
 
     def _load(
-        self, task: Task, old: CachedEntry | None, validity: Validity = Validity.VALID, only_fresh: bool = False
+        self,
+        task: Task,
+        old: CachedEntry | None,
+        validity: Validity = Validity.VALID,
+        only_fresh: bool = False,
+        trigger: str = "miss",
     ) -> Answer:
         """Return a new page, or ``old`` if the render fails or takes too long.
 
@@ -232,6 +242,7 @@ class Cache:
             ignore_backoff=task.limits.ignore_backoff and old is None,
             # A back-off from before an invalidation does not hold for the page after the invalidation.
             invalidated_since_failure=validity is Validity.EXPIRED,
+            trigger=self.trigger or trigger,
         )
         while True:
             left = max(0.0, until - self._monotonic())
@@ -289,8 +300,8 @@ class Cache:
         if not suffices and only_fresh and not judged.is_proven_fresh:
             return None
         if not suffices and isinstance(verdict, Stale):
-            self._revalidate(task, outcome.cached)
-            return Served(outcome.cached, judged.label("STALE"))
+            self._revalidate(task, outcome.cached, judged.trigger)
+            return Served(outcome.cached, judged.label("STALE"), cause=judged.cause)
         own = outcome if is_leader and isinstance(outcome, Regenerated) else None
         return Served(
             outcome.cached,
@@ -337,7 +348,7 @@ class Cache:
         """
         if self._is_led_by_caller(task, tag):
             return Failed("recursive")
-        attempt = Attempt(refresh_tag=tag, owner=owner)
+        attempt = Attempt(refresh_tag=tag, owner=owner, trigger=self.trigger or "refresh")
         until = self._monotonic() + task.limits.timeout + task.limits.wait
         older: Flight[Outcome] | None = None
         while True:

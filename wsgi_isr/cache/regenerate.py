@@ -5,12 +5,23 @@ The order is the protocol. ``tests/model`` shows the error that each missing ste
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..config.lifetime import Lifetime
 from ..errors import InvalidationError, StoreError
-from ..events import InternalError, Invalidated, Refused, Rendered, RenderFailed, StoreFailed
+from ..events import (
+    InternalError,
+    Invalidated,
+    Refused,
+    Rendered,
+    RenderEnded,
+    RenderFailed,
+    RenderStarted,
+    StoreFailed,
+)
 from ..stores.base import Token
 from .entries import Entries, digest
 from .entry import Content, Entry, HitForMiss, TagSnapshot
@@ -22,6 +33,23 @@ from .timeline import rendering_as
 from .verdict import NEGATIVE_STATUSES, STORE_GRACE, Failure, Personal, Storable
 
 
+class _Begin(NamedTuple):
+    """The begin of a render, for its events.
+
+    :param monotonic: monotonic seconds.
+    :param cpu: seconds of the CPU time of ``thread``, which renders.
+    """
+
+    trigger: str
+    monotonic: float
+    cpu: float
+    thread: int
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time since the begin in seconds; 0 in another thread."""
+        return time.thread_time() - self.cpu if threading.get_ident() == self.thread else 0.0
+
+
 class _Render(NamedTuple):
     """A render in progress.
 
@@ -31,7 +59,6 @@ class _Render(NamedTuple):
     :param known: the tags that were known before the render.
     :param capture: the versions of these tags, and of the tags of the current entry.
     :param started: Unix time in seconds at the start.
-    :param began: monotonic seconds at the start.
     """
 
     task: Task
@@ -41,7 +68,7 @@ class _Render(NamedTuple):
     known: Sequence[str]
     capture: Capture
     started: float
-    began: float
+    begin: _Begin
 
     def failed(self, failure: Failure, error: BaseException | None) -> Failed:
         """Return a failure with the tag snapshot from before the render.
@@ -193,20 +220,32 @@ class Regenerator:
             cached = self._entries.local.put(task.page, current)
             if attempt.refresh_tag is None and self._entries.is_current_now(cached):
                 return AlreadyFresh(cached)
-        return self._render(task, lease, current, token, overdue)
+        begin = _Begin(attempt.trigger, self._entries.monotonic(), time.thread_time(), threading.get_ident())
+        begun = RenderStarted(task.page, task.rule, attempt.trigger, task.text, task.data)
+        self._emit(begun._replace(is_background=bool(attempt.owner), trace=attempt.trace))
+        try:
+            return self._render(task, lease, current, token, begin, overdue)
+        finally:
+            self._emit(RenderEnded(task.page))
 
     def _render(
-        self, task: Task, lease: Lease | None, current: Entry | None, token: Token | None, overdue: Callable[[], None]
+        self,
+        task: Task,
+        lease: Lease | None,
+        current: Entry | None,
+        token: Token | None,
+        begin: _Begin,
+        overdue: Callable[[], None],
     ) -> Outcome:
-        started, began = self._entries.clock(), self._entries.monotonic()
+        started = self._entries.clock()
         try:
             # Before any data is read **[needed]**: capture the version of every tag that is known by now.
             known = self.tags_of(task)
             capture = self._entries.tag_versions.capture(_with_tags_of(current, known))
         except Exception as raised:  # raised by a rule's own callable
-            self._back_off(task, lease, "tags", raised)
+            self._back_off(task, lease, begin, "tags", raised)
             return Failed("tags")
-        render = _Render(task, lease, current, token, known, capture, started, began)
+        render = _Render(task, lease, current, token, known, capture, started, begin)
         product = self._produce_in_time(render, overdue)
         if isinstance(product, Failed):
             return product
@@ -225,7 +264,7 @@ class Regenerator:
         tags_digest = tags_digest_of(render.capture)
 
         def give_up() -> None:
-            self._back_off(task, lease, "timeout", None, tags_digest)
+            self._back_off(task, lease, render.begin, "timeout", None, tags_digest)
             overdue()
 
         watch = self._keep_alive.watch(lease, task.limits.timeout, give_up)
@@ -242,7 +281,7 @@ class Regenerator:
         if error is not None and not isinstance(error, Exception):
             return Failed("exit", error)  # the process is stopping: not a failure of the page
         if isinstance(product, Failure):
-            self._back_off(task, lease, product.reason, error, tags_digest)
+            self._back_off(task, lease, render.begin, product.reason, error, tags_digest)
             return render.failed(product, error)
         return product
 
@@ -272,7 +311,7 @@ class Regenerator:
                 entry = entry._replace(content=content._replace(coded=()))
                 data = self._entries.codec.pack(entry)
         except Exception as raised:  # a header or a tag is not text
-            self._back_off(task, render.lease, "unstorable", raised, tags_digest_of(render.capture))
+            self._back_off(task, render.lease, render.begin, "unstorable", raised, tags_digest_of(render.capture))
             return Failed("unstorable", None, content if isinstance(content, Content) else None)
         return _Packed(entry, data, product.keep, product.source, product.used)
 
@@ -281,13 +320,27 @@ class Regenerator:
 
         :param produced: monotonic seconds at the end of the render.
         """
-        task, entry = render.task, packed.entry
+        task, entry, begin = render.task, packed.entry, render.begin
         winner, stored = self._put(render, packed)
         now = self._entries.monotonic()
-        is_refused = isinstance(entry.content, HitForMiss)
-        took = now - render.began, now - produced
-        facts = packed.source, packed.used
-        self._emit(Rendered(task.page, took[0], stored, task.text, took[1], entry.revalidate, is_refused, *facts))
+        self._emit(
+            Rendered(
+                task.page,
+                now - begin.monotonic,
+                stored,
+                task.text,
+                storing=now - produced,
+                revalidate=entry.revalidate,
+                refused=isinstance(entry.content, HitForMiss),
+                rule=task.rule,
+                trigger=begin.trigger,
+                cpu_seconds=begin.cpu_seconds(),
+                is_changed=_is_changed(render.current, entry),
+                is_data=task.data,
+                source=packed.source,
+                data=packed.used,
+            )
+        )
         self._leases.forget_failures(task.page)
         cached = self._entries.local.put(task.page, winner)
         cached.is_unstored = winner is entry and not stored
@@ -339,11 +392,26 @@ class Regenerator:
             self._emit(InternalError("recording a release", error))
 
     def _back_off(
-        self, task: Task, lease: Lease | None, reason: str, error: BaseException | None, tags_digest: str = ""
+        self,
+        task: Task,
+        lease: Lease | None,
+        begin: _Begin,
+        reason: str,
+        error: BaseException | None,
+        tags_digest: str = "",
     ) -> None:
         """Turn the lease of a failed render into a back-off, and emit the failure."""
         pause = lease.back_off(tags_digest) if lease is not None else 0.0
-        self._emit(RenderFailed(task.page, task.rule, reason, pause, error, task.text))
+        spent = self._entries.monotonic() - begin.monotonic, begin.cpu_seconds()
+        failed = RenderFailed(task.page, task.rule, reason, pause, error, task.text, begin.trigger, *spent)
+        self._emit(failed._replace(is_data=task.data))
+
+
+def _is_changed(before: Entry | None, now: Entry) -> bool | None:
+    """Return whether a page has another ETag than the page before; ``None`` if one of them is no page."""
+    if before is None or not (isinstance(before.content, Content) and isinstance(now.content, Content)):
+        return None
+    return before.content.etag != now.content.etag
 
 
 def _with_tags_of(current: Entry | None, tags: Sequence[str]) -> list[str]:

@@ -372,7 +372,13 @@ class TagVersions:
     # Looking up --------------------------------------------------------------------------------------
 
     def validity(self, snapshot: TagSnapshot, epochs: Epochs, since: Epochs = MappingProxyType({})) -> Validity:
-        """Return the validity of an entry at ``epochs``.
+        """Return the validity of an entry at ``epochs``; see :meth:`compared`."""
+        return self.compared(snapshot, epochs, since)[0]
+
+    def compared(
+        self, snapshot: TagSnapshot, epochs: Epochs, since: Epochs = MappingProxyType({})
+    ) -> tuple[Validity, str]:
+        """Return the validity of an entry at ``epochs``, and the first tag that makes it invalid, if any.
 
         :param epochs: read before this call **[needed]**. The compared tag versions are then at least as new as the
             epochs under which the validity is remembered.
@@ -384,24 +390,26 @@ class TagVersions:
             node for node, now in epochs.items() if now is not None and now in (valid_at.get(node), since.get(node))
         }
         if len(quiet) == len(epochs):
-            return Validity.VALID  # no tag is looked at: most look-ups end here
+            return Validity.VALID, ""  # no tag is looked at: most look-ups end here
         # The names are made once: each is a hash, and an entry may have a hundred tags.
         keys = {tag: self._tag_key(tag) for tag, _ in snapshot.tags}
         homes = {tag: self._store.node_of(key) for tag, key in keys.items()}
         changed = [(tag, then) for tag, then in snapshot.tags if homes[tag] not in quiet]
         if not changed:
-            return Validity.VALID
+            return Validity.VALID, ""
         found = self._store.get_many([keys[tag] for tag, _ in changed])
-        worst, proven = Validity.VALID, True
+        worst, proven, by = Validity.VALID, True, ""
         for tag, then in changed:
             if keys[tag] in found.unreachable:
                 proven = False
             else:
-                worst = max(worst, compare(then, found.values.get(keys[tag])))
+                compared = compare(then, found.values.get(keys[tag]))
+                if compared > worst:
+                    worst, by = compared, tag
                 proven = proven and epochs.get(homes[tag]) is not None
         # An entry that is expired by one tag is so, whichever node is unreachable. A stale one may be worse by the tags
         # of an unreachable node: the validity is unknown, and the response is marked.
-        return worst if proven or worst >= Validity.EXPIRED else Validity.UNKNOWN
+        return (worst, by) if proven or worst >= Validity.EXPIRED else (Validity.UNKNOWN, by)
 
     def reachable(self, snapshot: TagSnapshot, epochs: Epochs) -> bool:
         """Return whether every node that holds one of the tags has answered with its epoch."""

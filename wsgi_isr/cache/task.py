@@ -58,6 +58,7 @@ class Attempt(NamedTuple):
     :param invalidated_since_failure: the page was invalidated. A back-off from before that prevents no render.
     :param owner: the start of the lease's token, where another process renders. If that process dies, the process that
         handed over the task finds the lock by it.
+    :param trigger: why the page is rendered, for events (:class:`~wsgi_isr.events.RenderStarted`); likewise ``trace``.
     """
 
     max_lease_wait: float = 0.0
@@ -65,6 +66,8 @@ class Attempt(NamedTuple):
     refresh_tag: str | None = None
     invalidated_since_failure: bool = False
     owner: bytes = b""
+    trigger: str = "miss"
+    trace: str = ""
 
     @property
     def role(self) -> str:
@@ -156,6 +159,7 @@ class Served(NamedTuple):
     :param hit: the page was not rendered now.
     :param personal: the app's response to this request alone, where the page may not be stored.
     :param detail: why the page is served although it is due, a token; empty for the usual reasons.
+    :param cause: why the page was not fresh (:attr:`.entries.Judged.cause`).
     """
 
     cached: CachedEntry
@@ -165,6 +169,7 @@ class Served(NamedTuple):
     hit: bool = True
     personal: Personal | None = None
     detail: str = ""
+    cause: str = ""
 
 
 class Passed(NamedTuple):

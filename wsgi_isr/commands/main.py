@@ -20,6 +20,7 @@ from .explain import explain_command
 from .prerender import prerender_command
 from .refresh import invalidate_in, refresh_command, say_invalidated
 from .serve import serve_command
+from .stats import stats_command
 from .switch import off_command, on_command
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -108,3 +109,4 @@ def replay_command(as_json: bool, **arguments: Any) -> None:
 
 
 main.add_command(serve_command)
+main.add_command(stats_command)

@@ -20,6 +20,7 @@ from ..data.active_engine import activate
 from ..engine import Engine, on_behalf_of
 from ..events import Events, InternalError
 from ..events import Served as ServedEvent
+from ..observe.counts import Counts
 from ..pages.bots import is_crawler
 from ..pages.compression import chosen
 from ..pages.fingerprint import Fingerprint
@@ -66,6 +67,7 @@ class Backing(NamedTuple):
     pages: Pages
     events: Events
     clock: Callable[[], float]
+    counts: Counts
 
 
 class Exchange:
@@ -83,7 +85,7 @@ class Exchange:
         start_response: StartResponse,
         fingerprint: Fingerprint,
     ) -> None:
-        self._app, self._configuration, self._pages, self._events, self._clock = backing
+        self._app, self._configuration, self._pages, self._events, self._clock, self._counts = backing
         self._engine = engine
         self._environ = environ
         self._start_response = start_response
@@ -176,9 +178,12 @@ class Exchange:
         page = self._page
         text = page.task.text if page is not None else shown_url(self._environ)
         name = page.task.page if page is not None else ""
-        label, age, reason, lock = "MISS", 0.0, "", "none"
+        rule = page.task.rule if page is not None else ""
+        label, age, reason, lock, cause, overdue = "MISS", 0.0, "", "none", "", 0.0
         if isinstance(found, Served):
-            label, age, reason = found.label, found.cached.entry.age(self._clock()), found.detail
+            entry = found.cached.entry
+            label, age, reason, cause = found.label, entry.age(self._clock()), found.detail, found.cause
+            overdue = 0.0 if entry.revalidate is None else max(0.0, age - entry.revalidate)
             lock = "held" if found.stored else "waited" if found.collapsed else "none"
         elif isinstance(found, Passed):
             label, reason = "MISS" if found.missed else "BYPASS", found.reason
@@ -186,7 +191,7 @@ class Exchange:
             label, reason = "HIT", "not-listed"
         else:
             reason = found.reason if isinstance(found, Failed) else "shell"
-        self._events.emit(ServedEvent(name, label, age, reason, text, lock, seconds))
+        self._events.emit(ServedEvent(name, label, age, reason, text, lock, seconds, rule, cause, overdue))
 
     # Send ----------------------------------------------------------------------------------------------
 
@@ -223,7 +228,8 @@ class Exchange:
     def _prepare(self, found: Served, content: Content, now: float) -> None:
         """Prepare the response for the next plain requests with this fingerprint."""
         page, cached = self._page, found.cached
-        if page is None or self._configuration.settings.debug or not page.is_plain(self._fingerprint):
+        is_each_seen = self._configuration.settings.debug or self._events.each_request
+        if page is None or is_each_seen or not page.is_plain(self._fingerprint):
             return
         # A condition that does not match comes here although a response is prepared. Keep that response.
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it
@@ -233,7 +239,8 @@ class Exchange:
         if prepared is None or monotonic >= prepared.over or prepared.switch is not switch:
             edge = self._engine.edge
             finish = self._for_edge(edge, cached.entry) if edge is not None else None
-            prepared = PreparedResponse(cached.entry, content, now, monotonic, finish=finish, switch=switch)
+            hits = self._counts.hits_of(page.task.rule)
+            prepared = PreparedResponse(cached.entry, content, now, monotonic, finish=finish, switch=switch, hits=hits)
             cached.prepared = prepared
         self._engine.local.add_alias(self._fingerprint, page.task.page, cached)
         self._pages.remember(self._fingerprint, page)

@@ -228,7 +228,7 @@ def _of_page(question: Question, page: Page) -> Explanation:
 
 def _decide(question: Question, page: Page, found: Inspection, lock: Lock) -> Decision:
     """Return the answer that :meth:`.Cache.get` would give, in its order."""
-    cached, (verdict, validity) = found.cached, found.judged
+    cached, verdict, validity = found.cached, found.judged.verdict, found.judged.validity
     if cached is not None and isinstance(cached.entry.content, Content) and not page.may_serve(cached.entry.content):
         return Decision("BYPASS", "cookie", "The app answers the request.")
     label = found.judged.label

@@ -19,8 +19,10 @@ from ..config.settings import Config
 from ..config.wrapping import Wrapper, app_digest, check_app, configured, warn_of_flask_command
 from ..engine import Engine
 from ..events import Event, Events, Subscriber
+from ..observe.counts import Counts
 from ..observe.debug import log_decisions
 from ..observe.log import log_events
+from ..observe.reporter import reporter
 from ..pages.capture import produce_page
 from ..pages.fingerprint import Fingerprint, fingerprint_of
 from ..pages.resolver import Pages
@@ -77,7 +79,8 @@ class ISR(Wrapper):
         settings = self.configuration.settings
         check_hosts(settings.cdn, settings.hosts, settings.canonical_url)
         self._configured: Store = settings.store if isinstance(settings.store, Store) else open_store(settings.store)
-        self._events = Events(log_events())
+        self._counts = Counts(self.configuration.rules.policies)
+        self._events = Events(log_events(), self._counts.count)
         self._clock = clock or time.time
         # A fake clock alone replaces both clocks.
         self._monotonic = monotonic or clock
@@ -157,9 +160,11 @@ class ISR(Wrapper):
                 headers, body, etag, unchanged = answer.variants.get(accepted) or answer.variant(accepted)
                 condition = environ.get("HTTP_IF_NONE_MATCH")
                 if condition is None:
+                    answer.hits.number += 1
                     start_response(answer.status, headers.copy())
                     return [body]
                 if condition == etag:  # The form that browsers send; the code below reads other forms.
+                    answer.hits.number += 1
                     start_response(NOT_MODIFIED, unchanged.copy())
                     return []
 
@@ -168,7 +173,7 @@ class ISR(Wrapper):
         if live.keeps and is_served_by(environ):
             live = self._begin(environ, again=True)
         self._is_serving = True
-        backing = Backing(self._app, self._configuration, self._pages, self._events, self._clock)
+        backing = Backing(self._app, self._configuration, self._pages, self._events, self._clock, self._counts)
         return Exchange(backing, live, environ, start_response, fingerprint).respond()
 
     def _prepared(self, fingerprint: Fingerprint) -> PreparedResponse | None:
@@ -272,8 +277,11 @@ class ISR(Wrapper):
             live = self._live
             if is_new := live is None:
                 live = self._live = self._new_engine()
+        # Outside the lock: starting a thread yields under gevent.
         if is_new and self._journal is not None:
-            courier.attend(self)  # Outside the lock: starting a thread yields under gevent.
+            courier.attend(self)
+        if is_new and runtime.stand_in is None:
+            reporter.attend(self)
         return live
 
     def _new_engine(self) -> Engine:
@@ -293,6 +301,7 @@ class ISR(Wrapper):
             site=self._app_digest if self._renders_elsewhere else None,
             is_alone=lambda: self._is_alone,
             journal=self._journal,
+            counts=self._counts,
             name=self.app_name,
             is_serving=lambda: self._is_serving,
             inline=runtime.stand_in is not None,
@@ -373,6 +382,7 @@ class ISR(Wrapper):
 
     def _forget_parent(self) -> None:
         self._pages.reset_after_fork()
+        self._counts.reset()
         self._live = None
         self._is_serving = False
 
@@ -392,5 +402,6 @@ class ISR(Wrapper):
         drained = True
         if live is not None:
             drained = live.close(timeout)
+        reporter.dismiss(self)
         self._store.close()
         return drained

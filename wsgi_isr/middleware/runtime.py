@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ..cache.courier import courier
 from ..engine import Engine
+from ..observe.reporter import reporter
 from ..stores.base import Store
 
 
@@ -67,17 +68,30 @@ class Runtime:
         self.alone = None
         for isr in self.instances:
             isr._reset_after_fork()
+        reporter.after_fork_in_child()
         courier.after_fork_in_child()
 
 
 runtime = Runtime()
 """The runtime of this process."""
 
+
+def _before_fork() -> None:
+    """End the threads of this process that nothing waits for."""
+    reporter.before_fork()
+    courier.before_fork()
+
+
+def _after_fork_in_parent() -> None:
+    courier.after_fork_in_parent()
+    reporter.after_fork_in_parent()
+
+
 if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    # The courier's thread ends before the stores take their locks for the fork: hooks that run before a fork are
+    # The threads end before the stores take their locks for the fork: hooks that run before a fork are
     # called in reverse order of registration, and :mod:`wsgi_isr.stores.fork_hooks` was imported earlier.
     os.register_at_fork(
-        before=courier.before_fork,
-        after_in_parent=courier.after_fork_in_parent,
+        before=_before_fork,
+        after_in_parent=_after_fork_in_parent,
         after_in_child=runtime.after_fork_in_child,
     )

@@ -94,6 +94,18 @@ MAX_VARIANTS = 8
 MAX_WIRES = 4
 
 
+class Hits:
+    """A number of hits that the hot path counts, shared by all pages of a rule.
+
+    ``hits.number += 1`` needs no lock: CPython switches threads only at calls and at jumps backwards (since 3.10).
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
 class Variant(NamedTuple):
     """A prepared response in one coding.
 
@@ -118,6 +130,7 @@ class PreparedResponse:
     :param looked_up: the time of the last look-up of the entry; by default now.
     :param finish: returns headers at a time (seconds of Unix time) with the fields for a CDN. A response for a later
         time needs the same function; ``None`` without a CDN.
+    :param hits: counts the requests that are answered with it.
     """
 
     __slots__ = (
@@ -125,6 +138,7 @@ class PreparedResponse:
         "_made",
         "_now",
         "finish",
+        "hits",
         "looked_up",
         "over",
         "status",
@@ -143,10 +157,12 @@ class PreparedResponse:
         looked_up: float | None = None,
         finish: Callable[[Headers, float], Headers] | None = None,
         switch: object = None,
+        hits: Hits | None = None,
     ) -> None:
         self.switch = switch
         self.status = content.status
         self.looked_up = monotonic if looked_up is None else looked_up
+        self.hits = hits or Hits()
         self.wires: dict[Any, Any] = {}
         self.variants: dict[str | None, Variant] = {}
         self._entry, self._now, self.finish = entry, now, finish

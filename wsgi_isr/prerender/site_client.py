@@ -79,6 +79,7 @@ class SiteClient:
         self._site = site
         engine = isr._engine
         self._cache, self._keeps, self._codec = engine.cache, engine.keeps, engine.codec
+        self._cache.trigger = "prerender"
         self.address = address_of(site)
 
     def own_path(self, url: str) -> str | None:

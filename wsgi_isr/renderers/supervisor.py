@@ -16,28 +16,25 @@ user, before the processes that connect: a server that root started touches no f
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import mmap
 import os
-import re
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 from ..cache import renderer_pool
-from ..cache.renderer_pool import LATER, URGENT
 from ..middleware.runtime import runtime
+from ..observe import aggregate
 from .child_process import StopSignal, ask_to_stop, die_with, fork, status_of, wait_for
-from .worker import CHECK_PAUSE, Heartbeat, Sockets, render
+from .folders import make_folder, open_sockets, remove_folder
+from .recorder import RecorderProcess
+from .worker import CHECK_PAUSE, HANGING, Heartbeat, Sockets, render
 
 #: The niceness that renderers add to that of the processes that serve.
 NICENESS = 10
-#: Jobs that wait for a renderer, on each socket.
-BACKLOG = 128
 #: A process with a shorter life, in seconds, is replaced after a pause: the first one, and the longest.
 _SHORT_LIFE = 1.0
 _PAUSE = (1.0, 30.0)
@@ -49,125 +46,6 @@ _START_TIMEOUT = 10.0
 _STOPPED, _NO_APP = 75, 76
 
 _log = logging.getLogger("wsgi_isr")
-
-
-# The sockets -----------------------------------------------------------------------------------------------
-
-
-def make_folder(server: int) -> str:
-    """Return the path of a new directory for sockets, which only this user may enter.
-
-    The next server removes a directory whose master is gone.
-
-    :param server: process id of the server's master.
-    :raises OSError: there is no place for it.
-    """
-    parent = _parent()
-    _sweep(parent)
-    owner = f"{server}-{_started(server)}-{_namespace()}"
-    return tempfile.mkdtemp(prefix=f"{_PREFIX}{owner}-", dir=parent)
-
-
-_PREFIX = "wsgi-isr-"
-#: A directory's name: the process id of the master, its start time, and its namespace.
-_NAME = re.compile(rf"{_PREFIX}([0-9]{{1,9}})-([0-9]+)-([0-9a-f]+)-[a-z0-9_]+")
-#: The name of a socket until it listens.
-_NEW = "new"
-#: Bytes that the address of a socket may have: 108 with the zero at its end on Linux, 104 elsewhere (unix(7)).
-_LONGEST_ADDRESS = 103
-#: A directory with a short path.
-_SHORT = "/tmp"
-#: The most bytes that the names of a directory and a socket add to the address of the parent.
-_LONGEST_NAME = len(f"/{_PREFIX}{1 << 22}-{1 << 32}-{1 << 32:x}-12345678/{URGENT}")
-
-
-def _parent() -> str:
-    """Return the parent of directories for sockets: the temporary directory, or ``/tmp`` if its path is too long."""
-    parent = tempfile.gettempdir()
-    return parent if len(os.fsencode(parent)) + _LONGEST_NAME <= _LONGEST_ADDRESS else _SHORT
-
-
-def _started(pid: int) -> str:
-    """Return the start of a process in ticks since boot (proc(5)), which makes a process id unique for ever.
-
-    Empty where the process is gone, ``0`` where the time is unknown.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except FileNotFoundError:
-        return "0" if _exists(pid) else ""
-    except (OSError, IndexError):
-        return "0"
-
-
-def _exists(pid: int) -> bool:
-    """Return whether a process with this id exists. The mount option ``hidepid`` hides none from kill(2)."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # the process is another user's
-        return True
-    return True
-
-
-def _namespace() -> str:
-    """Return the namespace of this process's ids (pid_namespaces(7)): containers may share a temporary directory."""
-    try:
-        return f"{os.stat('/proc/self/ns/pid').st_ino:x}"
-    except OSError:
-        return "0"
-
-
-def _sweep(parent: str) -> None:
-    """Remove the directories of this user's servers that were killed with all their processes.
-
-    Every user may write into ``parent``, so no name in it is an error.
-    """
-    try:
-        for name in os.listdir(parent):
-            if (match := _NAME.fullmatch(name)) and match[3] == _namespace():
-                now = _started(int(match[1]))
-                if not now or (now != match[2] and "0" not in (now, match[2])):
-                    remove_folder(os.path.join(parent, name))
-    except OSError as error:
-        _log.debug("old folders of sockets are not looked for: %s", error)
-
-
-def remove_folder(folder: str) -> None:
-    """Remove a directory of sockets if this user owns it, and it contains only sockets.
-
-    No link is followed and no tree removed: in a shared directory, any user may create such a name.
-    """
-    try:
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-        try:
-            if os.fstat(opened).st_uid != os.geteuid():
-                return
-            for name in (URGENT, LATER, _NEW):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=opened)
-        finally:
-            os.close(opened)
-        os.rmdir(folder)
-    except OSError as error:
-        _log.debug("a folder of sockets stays: %s", error)
-
-
-def open_sockets(folder: str) -> Sockets:
-    """Return sockets that replace those in ``folder``, if any: new connections reach the new ones."""
-    opened = []
-    for name in (URGENT, LATER):
-        listener = socket.socket(socket.AF_UNIX)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{folder}/{_NEW}")
-        listener.bind(f"{folder}/{_NEW}")
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        os.rename(f"{folder}/{_NEW}", f"{folder}/{name}")
-        opened.append(listener)
-    return Sockets(*opened)
 
 
 # The parent's side -----------------------------------------------------------------------------------------
@@ -263,6 +141,7 @@ def _watch(
             tell.sendall(str(error).encode("utf-8", "replace"))
             return 0
         tell.sendall(os.fsencode(folder))
+    aggregate.folder = folder
     sockets: Sockets | None = first
     me, again = os.getpid(), _RestartBackoff()
     has_loaded = False
@@ -351,11 +230,15 @@ def _supervise(sockets: Sockets, load: Callable[[], object], parent: int) -> int
     def begin(heartbeat: Heartbeat) -> int:
         return fork("isr-renderer", lambda: render(sockets, sites, heartbeat, me))
 
-    pool = ProcessPool(max(each.renderers for each in settings), begin)
+    recording = RecorderProcess(str(aggregate.folder), sites)
+    pool = ProcessPool(max(each.renderers for each in settings), begin, recording.restarted)
     while not stopping:
-        stopping.wait(pool.replace_due(time.monotonic()))
+        pause = pool.replace_due(time.monotonic())  # first: renders wait for these processes
+        recording.look_after(time.monotonic())
+        stopping.wait(pause)
     sockets.close()
     pool.stop(drain + _EXIT_GRACE)
+    recording.stop()
     del app  # the only reference to the wrapped apps
     return _STOPPED
 
@@ -369,10 +252,18 @@ class ProcessPool:
     """A pool of ``number`` renderers.
 
     :param begin: forks a renderer that writes to a heartbeat, and returns its process id.
+    :param on_end: called with the reason for the end of a renderer, one of ``RESTARTS`` of :mod:`..observe.counts`.
     """
 
-    def __init__(self, number: int, begin: Callable[[Heartbeat], int]) -> None:
+    def __init__(
+        self,
+        number: int,
+        begin: Callable[[Heartbeat], int],
+        on_end: Callable[[str], object] = lambda reason: None,
+    ) -> None:
         self._begin = begin
+        self._on_end = on_end
+        self._killed: set[int] = set()
         self._working: dict[int, _Renderer] = {}
         self._leaving: dict[int, _Renderer] = {}
         self._due = [0.0] * number
@@ -399,6 +290,7 @@ class ProcessPool:
             if (status := status_of(pid)) is not None:
                 if pid in self._working:
                     self._due.append(now + self._again.after(now - renderer.began))
+                self._on_end(self._reason_of(pid, status))
                 if os.WIFSIGNALED(status):
                     _log.warning("a renderer process was killed by signal %d", os.WTERMSIG(status))
                 self._working.pop(pid, None)
@@ -406,10 +298,20 @@ class ProcessPool:
                 renderer.heartbeat.close()
             elif 0 < renderer.heartbeat.due < now:
                 _log.warning("a renderer process hangs in a render past its timeout, and is killed")
+                self._killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
             elif pid in self._working and renderer.heartbeat.leaving:
                 self._leaving[pid] = self._working.pop(pid)
                 self._due.append(now)
+
+    def _reason_of(self, pid: int, status: int) -> str:
+        """Return why a renderer has ended."""
+        if pid in self._killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == HANGING):
+            self._killed.discard(pid)
+            return "hanging"
+        if os.WIFSIGNALED(status):
+            return "killed"
+        return "max-renders" if pid in self._leaving else "ended"
 
     def stop(self, seconds: float) -> None:
         """Ask all renderers to end; kill those that have not ended after so many seconds."""

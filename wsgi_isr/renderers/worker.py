@@ -33,6 +33,8 @@ CHECK_PAUSE = 0.5
 GRACE = 5.0
 #: Seconds in which a job must arrive after its connection; it was sent before.
 _ARRIVAL = 5.0
+#: The exit code of a renderer that ends because a job of it hangs.
+HANGING = 77
 
 _log = logging.getLogger("wsgi_isr")
 
@@ -108,7 +110,7 @@ def render(sockets: Sockets, sites: Mapping[bytes, ISR], heartbeat: Heartbeat, p
         os.kill(parent, signal.SIGCHLD)  # wakes the supervisor: another renderer may start
     runner.finish(drain)
     close_all(0.0 if runner.hangs else max(0.0, until - time.monotonic()))
-    return 0
+    return HANGING if runner.hangs else 0
 
 
 def _accept(listener: socket.socket) -> socket.socket | None:

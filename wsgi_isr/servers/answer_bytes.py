@@ -7,19 +7,21 @@ from typing import Any, NamedTuple
 
 from gunicorn.http.wsgi import Response
 
-from ..pages.respond import MAX_WIRES, NOT_MODIFIED, PreparedResponse, Variant
+from ..pages.respond import MAX_WIRES, NOT_MODIFIED, Hits, PreparedResponse, Variant
 
 
 class Wire(NamedTuple):
     """The fields of a response as bytes, with the empty line, and its body.
 
     :param headers: what the fields were made of.
+    :param hits: counts the requests that are answered with it.
     """
 
     status: str
     fields: bytes
     body: bytes
     headers: list[tuple[str, str]]
+    hits: Hits
 
 
 class _Request:
@@ -69,9 +71,9 @@ class AnswerBytes:
         wire: Wire | None = answer.wires.get(own_key)
         if wire is None:
             if is_unchanged:
-                wire = self._make(NOT_MODIFIED, variant.unchanged, b"")
+                wire = self._make(answer.hits, NOT_MODIFIED, variant.unchanged, b"")
             else:
-                wire = self._make(answer.status, variant.headers, variant.body)
+                wire = self._make(answer.hits, answer.status, variant.headers, variant.body)
             if wire is None or len({id(each) for each in answer.wires.values()}) >= MAX_WIRES:
                 return wire
             answer.wires[own_key] = wire
@@ -95,7 +97,7 @@ class AnswerBytes:
             begin = self._begins[key] = "".join(response.default_headers()).encode("latin-1")
         return begin
 
-    def _make(self, status: str, headers: list[tuple[str, str]], body: bytes) -> Wire | None:
+    def _make(self, hits: Hits, status: str, headers: list[tuple[str, str]], body: bytes) -> Wire | None:
         response = Response(_Request("GET", 1), None, self._cfg)
         response.start_response(status, headers.copy())
         if response.chunked or response.should_close() or response.upgrade:
@@ -105,4 +107,4 @@ class AnswerBytes:
         elif response.response_length != len(body):
             return None
         fields = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
-        return Wire(status, f"{fields}\r\n".encode("latin-1"), body, headers)
+        return Wire(status, f"{fields}\r\n".encode("latin-1"), body, headers, hits)

@@ -33,6 +33,7 @@ from ..config import development
 from ..errors import ConfigError
 from ..middleware.loading import app_to_serve
 from ..middleware.process import close_all
+from ..observe import aggregate
 from ..renderers.child_process import die_with
 from .instance_renderers import InstanceRenderers
 
@@ -101,7 +102,8 @@ class _App:
         die_with(self._main, by=signal.SIGTERM)
         # multiprocessing ends a worker without atexit. Requests in progress have been answered by then.
         Finalize(None, close_all, exitpriority=_FIRST)
-        renderer_pool.folder, development.has_reloader = self.folder, self._has_reloader
+        renderer_pool.folder = aggregate.folder = self.folder
+        development.has_reloader = self._has_reloader
         return app_to_serve(self._target)
 
     def load(self) -> WSGIApplication:

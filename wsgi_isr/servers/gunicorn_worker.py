@@ -325,6 +325,7 @@ class Worker(gthread.ThreadWorker):  # type: ignore[misc]
         """Send an answer; return whether the connection is ready for the next request."""
         assert self._answers is not None
         self.answered += 1
+        found[0].hits.number += 1
         self.nr += 1
         connection.is_new = False
         if self.nr >= self.max_requests:

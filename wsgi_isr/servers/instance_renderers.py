@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 
 from ..cache import renderer_pool
+from ..observe import aggregate
 from ..renderers.child_process import fork, status_of, wait_for
-from ..renderers.supervisor import Watcher, remove_folder
+from ..renderers.folders import remove_folder
+from ..renderers.supervisor import Watcher
 
 #: Seconds beyond the drain of renders (``drain_timeout``, which only the supervisor knows).
 _STOPPING = 30.0
@@ -53,7 +55,7 @@ class InstanceRenderers:
             if not self._is_worker(watcher.pid):
                 watcher.stop()
         self._watchers = [*filter(self._is_left, self._watchers), new]
-        self._folder = renderer_pool.folder = new.folder
+        self._folder = renderer_pool.folder = aggregate.folder = new.folder
 
     def look_after(self) -> None:
         """Start new renderers if the watcher was killed.
@@ -75,7 +77,7 @@ class InstanceRenderers:
         deadline = time.monotonic() + _STOPPING
         for watcher in self._watchers:
             watcher.wait(max(0.0, deadline - time.monotonic()))
-        renderer_pool.folder = None
+        renderer_pool.folder = aggregate.folder = None
         try:
             wait_for(fork("isr-cleaner", self._clean), _CLEANING)
         except OSError as error:  # the system can start no process

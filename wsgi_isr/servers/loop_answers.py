@@ -66,7 +66,7 @@ class LoopAnswers:
 
         :param closes: the connection is closed afterwards.
         """
-        (status, fields, body, _), is_head, minor, _, _ = found
+        (status, fields, body, _, _), is_head, minor, _, _ = found
         begin = self._bytes.begin(status, minor, closes)
         return [begin, fields] if is_head or not body else [begin, fields, body]
 
@@ -86,7 +86,7 @@ def log_access(log: Any, cfg: Any, found: Found, head: bytes, connection: Any, b
     :param head: the bytes of the request.
     :param began: monotonic seconds, before the answer was found.
     """
-    (status, _, body, headers), is_head, *_ = found
+    (status, _, body, headers, _), is_head, *_ = found
     request = Request(cfg, IterUnreader([head]), connection.client)
     response, environ = create(request, connection.sock, connection.client, connection.server, cfg)
     environ["wsgi.multithread"] = True

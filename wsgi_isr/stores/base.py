@@ -10,13 +10,17 @@ A read has three results: a value, *missing* (``None``, or absent), and *unreach
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import StoreUnavailable
 
 Token = Any
 """The token from :meth:`Store.gets` for :meth:`Store.cas`. Only the store knows its content."""
+
+
+Observer = Callable[[str, str, float, bool], None]
+"""Called with the node, the verb, the seconds, and whether the node has answered; it must not raise."""
 
 
 class Versioned(NamedTuple):
@@ -169,6 +173,15 @@ class Store(abc.ABC):
     def problems(self) -> tuple[str, ...]:
         """Return the settings of the nodes that an administrator should change, with the lines to write."""
         return ()
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """Return the nodes that do not answer, as far as this process knows. No node is asked."""
+        return ()
+
+    def observe(self, observer: Observer) -> None:
+        """Call ``observer`` after each operation from now on, in place of an earlier one. Most stores measure none."""
+        return
 
     @abc.abstractmethod
     def get(self, key: str) -> bytes | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from ...errors import StoreUnavailable
+from ..base import Observer
 from .breaker import Breaker
 from .connection import NodeConnection
 from .wire import Settings
@@ -16,6 +18,8 @@ _Answer = TypeVar("_Answer")
 
 #: The maximum number of compensations for a hanging node. The effect of further commands ends by their ttl.
 MAX_COMPENSATIONS = 256
+#: The verbs of commands that have other names.
+_VERBS = {"set_": "set", "delete_if_unchanged": "delete"}
 
 
 class NodeDown(StoreUnavailable):
@@ -48,6 +52,7 @@ class Node:
 
     def __init__(self, kind: str, name: str, connect: Callable[[], NodeConnection], settings: Settings) -> None:
         self.name = name
+        self.observer: Observer | None = None
         self._clock = settings.clock
         self._deadline = settings.deadline
         self._probing = connect()
@@ -59,6 +64,19 @@ class Node:
         self._compensations: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque(maxlen=MAX_COMPENSATIONS)
         self.breaker = Breaker(name, self.probe, settings.clock, kind=kind)
 
+    def _measured(self, work: Callable[..., _Answer], call: Callable[[], _Answer]) -> _Answer:
+        """Return the result of ``call``, and tell the observer of the store how long it took."""
+        if self.observer is None:
+            return call()
+        began, is_answered = self._clock(), False
+        try:
+            result = call()
+            is_answered = True
+            return result
+        finally:
+            verb = _VERBS.get(work.__name__, work.__name__)
+            self.observer(self.name, verb, max(0.0, self._clock() - began), is_answered)
+
     def read(self, deadline: float, work: Callable[..., _Answer], *args: Any) -> _Answer:
         """Return the answer of ``work(connection, *args)``, which only reads.
 
@@ -68,6 +86,9 @@ class Node:
         :raises NodeDown: the node cannot be reached.
         :raises StoreUnavailable: the node refused the command, or had too little time for it.
         """
+        return self._measured(work, partial(self._read, deadline, work, *args))
+
+    def _read(self, deadline: float, work: Callable[..., _Answer], *args: Any) -> _Answer:
         connection = self._take(deadline)
         try:
             reused = connection.begin(deadline)
@@ -99,6 +120,15 @@ class Node:
         :raises NodeDown: see :meth:`read`.
         :raises StoreUnavailable: see :meth:`read`; or ``verify`` returned ``None``.
         """
+        return self._measured(work, partial(self._write, deadline, work, *args, verify=verify))
+
+    def _write(
+        self,
+        deadline: float,
+        work: Callable[..., _Answer],
+        *args: Any,
+        verify: Callable[..., _Answer | None] | None,
+    ) -> _Answer:
         connection = self._take(deadline)
         sent = False
         try:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from ...errors import StoreUnavailable, ValueTooLarge
-from ..base import Many, Store, Token, Versioned, route
+from ..base import Many, Observer, Store, Token, Versioned, route
 from ..fork_hooks import ForkAware, watch
 from .connection import NodeConnection
 from .node import Node, NodeDown
@@ -83,6 +83,14 @@ class NodeStore(ForkAware, Store):
     def node_of(self, key: str) -> str:
         where = route(key)
         return where.node or self._ring.ranking(where.text)[0]
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        return tuple(name for name, node in self._nodes.items() if node.breaker.cause is not None)
+
+    def observe(self, observer: Observer) -> None:
+        for node in self._nodes.values():
+            node.observer = observer
 
     def is_displaced(self, key: str) -> bool:
         return self._nodes_of(key)[0].breaker.cause is not None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ...errors import ConfigError, StoreUnavailable
-from ..base import Many, Store, Token, Versioned, route
+from ..base import Many, Observer, Store, Token, Versioned, route
 from ..files import check_link
 from ..fork_hooks import ForkAware, watch
 from ..memory import MAX_BYTES, SMALLEST, MemoryStore
@@ -68,6 +68,7 @@ class SQLiteStore(ForkAware, Store):
         self._clock = clock
         self._lock = threading.Lock()
         self._memory: MemoryStore | None = None
+        self._observer: Observer | None = None
         self._table = SQLiteTable(self.path, max_bytes, timeout, clock)
         self.max_value = self._table.max_value
         watch(self)
@@ -107,9 +108,16 @@ class SQLiteStore(ForkAware, Store):
         return f"sqlite:///{self.path}"
 
     def get(self, key: str) -> bytes | None:
-        return self._run(key, lambda store: store.get(key))
+        return self._run("get", key, lambda store: store.get(key))
 
     def get_many(self, keys: Sequence[str]) -> Many:
+        began = time.perf_counter()
+        found = self._get_many(keys)
+        if self._observer is not None:
+            self._observer(self.nodes[0], "get_many", time.perf_counter() - began, not found.unreachable)
+        return found
+
+    def _get_many(self, keys: Sequence[str]) -> Many:
         if self._memory is None:
             try:
                 return self._table.get_many(keys)
@@ -120,19 +128,19 @@ class SQLiteStore(ForkAware, Store):
         return Many(found.values, {key: self._unreachable() for key in keys if route(key).control})
 
     def gets(self, key: str) -> Versioned | None:
-        return self._run(key, lambda store: store.gets(key))
+        return self._run("gets", key, lambda store: store.gets(key))
 
     def set(self, key: str, value: bytes, ttl: float | None = None) -> None:
-        self._run(key, lambda store: store.set(key, value, ttl))
+        self._run("set", key, lambda store: store.set(key, value, ttl))
 
     def add(self, key: str, value: bytes, ttl: float | None = None) -> bool:
-        return self._run(key, lambda store: store.add(key, value, ttl))
+        return self._run("add", key, lambda store: store.add(key, value, ttl))
 
     def cas(self, key: str, value: bytes, token: Token, ttl: float | None = None) -> bool:
-        return self._run(key, lambda store: store.cas(key, value, token, ttl))
+        return self._run("cas", key, lambda store: store.cas(key, value, token, ttl))
 
     def delete(self, key: str) -> bool:
-        return self._run(key, lambda store: store.delete(key))
+        return self._run("delete", key, lambda store: store.delete(key))
 
     def close(self) -> None:
         self._table.close()
@@ -140,7 +148,26 @@ class SQLiteStore(ForkAware, Store):
     def after_fork_in_child(self) -> None:
         self._lock = threading.Lock()
 
-    def _run(self, key: str, verb: Callable[[Store], _Answer]) -> _Answer:
+    @property
+    def down(self) -> tuple[str, ...]:
+        return () if self._memory is None else self.nodes
+
+    def observe(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def _run(self, name: str, key: str, verb: Callable[[Store], _Answer]) -> _Answer:
+        """Return the result of :meth:`_use`, and tell the observer how long it took."""
+        if self._observer is None:
+            return self._use(key, verb)
+        began, is_answered = time.perf_counter(), False
+        try:
+            result = self._use(key, verb)
+            is_answered = True
+            return result
+        finally:
+            self._observer(self.nodes[0], name, time.perf_counter() - began, is_answered)
+
+    def _use(self, key: str, verb: Callable[[Store], _Answer]) -> _Answer:
         """Return the result of ``verb`` from the file, or from the memory if the file cannot be used.
 
         Control keys are unreachable in the memory. No invalidation may be acknowledged that only this process sees.
