@@ -171,7 +171,7 @@ def test_root_without_apt_get_is_told_what_to_install(machine: Machine, capsys: 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         "The tests need memcached, nginx, chromium, chromium-driver, firefox-esr, systemd, curl, varnish, "
-        "varnish-modules, prometheus;"
+        "varnish-modules, redis-server, prometheus;"
     )
     assert machine.calls == []
 
