@@ -84,10 +84,11 @@ def serve(tmp_path: Path, place: Path, env: dict[str, str]) -> Callable[..., Gun
 
 
 def sockets_of(place: Path) -> Path:
-    """Return the only folder of sockets, which the user alone owns, with everything in it."""
+    """Return the only folder of sockets, which the user alone owns, with all that it contains."""
     (folder,) = (place / "tmp").glob("wsgi-isr-*")
+    # The recorder of counts opens its two after the renderers have begun.
+    until(lambda: {each.name for each in folder.iterdir()} == {"urgent", "later", "counts", "totals"}, "the sockets")
     found = {each.name: each.lstat() for each in folder.iterdir()}
-    assert found.keys() == {"urgent", "later"}
     assert all(stat.S_ISSOCK(each.st_mode) for each in found.values())
     assert {(each.st_uid, each.st_gid) for each in (folder.stat(), *found.values())} == {(USER, USER)}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -79,7 +79,7 @@ def test_an_interrupted_run_says_how_far_it_came_and_the_next_one_goes_on(runs: 
     _, err = process.communicate(timeout=PATIENCE)
     done = runs.renders().total()
     assert process.returncode == 1
-    assert f"stopped, with {PAGES - done} known pages left; run it again to go on" in err
+    assert f"stopped, with {PAGES - done} known pages left; run it again to continue" in err
     assert 20 <= done < PAGES
     assert json.loads(runs.run("--json", *URL))["rendered"] == PAGES - done
     assert (runs.renders().total(), set(runs.renders().values())) == (PAGES, {1})
