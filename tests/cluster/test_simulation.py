@@ -165,7 +165,7 @@ def test_after_failures_a_window_has_several_renders_and_their_pauses_grow() -> 
 def test_a_small_l1_is_filled_from_the_nodes_again_and_again() -> None:
     large, small = (
         simulate(Parameters(pages=500, rate=500, revalidate=None, local_cache_bytes=size, duration=20))
-        for size in (64 << 20, 1 << 20)
+        for size in (64 << 20, 3 << 18)
     )
     assert small.l1_pages < 50 < large.l1_pages
     assert small.page_gets > 2 * large.page_gets
