@@ -102,6 +102,14 @@ def test_a_short_rate_limit_is_waited_for(cdn: FakeCdn, time: Time, closing: lis
     assert time.pauses == [2.0]
 
 
+def test_each_batch_of_a_purge_has_the_whole_deadline(time: Time, closing: list[HttpEdge]) -> None:
+    with FakeCdn("bunny") as cdn:
+        cdn.scripted = [rate_limited(2), Answer(204)] * 5
+        edge_of(cdn, time, closing).purge([f"t{number}" for number in range(5)], False)
+        assert cdn.requests == 10
+    assert sum(time.pauses) > purge.DEADLINE
+
+
 def test_a_long_rate_limit_fails_at_once_and_holds_for_further_calls(
     cdn: FakeCdn, time: Time, closing: list[HttpEdge]
 ) -> None:

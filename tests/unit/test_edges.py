@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,14 +28,16 @@ class FakeEdge:
 
     def __init__(self, place: str) -> None:
         self.place = place
+        self.batch = 100
         self.is_due = True
         self.is_down = False
+        self.is_down_after = math.inf
         self.is_closed = False
         self.purges: list[tuple[tuple[str, ...], bool]] = []
         self.again = threading.Event()
 
     def purge(self, tokens: Sequence[str], is_soft: bool) -> None:
-        if self.is_down:
+        if self.is_down or len(self.purges) >= self.is_down_after:
             raise StoreUnavailable(self.place, "down")
         self.purges.append((tuple(tokens), is_soft))
         if len(self.purges) > 1:
@@ -127,6 +130,20 @@ def test_lines_are_delivered_in_order_and_stay_from_the_first_failure_on(
     one.is_down = False
     assert [*edges.replay()[0]] == ["a", "b", "c"]
     assert [purge for purge in one.purges if purge[0] == ("B",)] == [(("B",), True)]
+    assert journal.is_empty()
+
+
+def test_a_line_of_many_tags_is_delivered_in_parts_and_a_failure_leaves_the_rest(
+    edges: Edges, one: FakeEdge, journal: Journal
+) -> None:
+    tags = [f"t{number}" for number in range(20)]
+    journal.keep("site", tags, "expire", [one.place], [one.place] * 20)
+    one.batch, one.is_down_after = 1, 2
+    delivered, failed, away = edges.replay()
+    assert ([*delivered], [*failed], away) == (tags[:16], tags[16:], (one.place,))
+    assert [line.tags for line in journal.lines("site", [one.place])] == [tuple(tags[16:])]
+    one.is_down_after = math.inf
+    assert [*edges.replay()[0]] == tags[16:]
     assert journal.is_empty()
 
 

@@ -5,9 +5,9 @@
 the API takes.
 
 **Failures.** A request that fails for the moment (no connection, 5xx, 429) is repeated within :data:`DEADLINE` seconds.
-After that the call raises, and the caller's journal keeps the tags. Until the pause that the API asks for has passed
-(``Retry-After``), or one that doubles with each failure, further calls raise at once: an edge that is down costs each
-invalidation nothing. A refused token is not repeated within the call.
+Each batch has as many. After that the call raises, and the caller's journal keeps the tags. Until the pause that the
+API asks for has passed (``Retry-After``), or one that doubles with each failure, further calls raise at once: an edge
+that is down costs each invalidation nothing. A refused token is not repeated within the call.
 
 **Secrets.** The token goes to the URL of the API alone: redirects are not followed, and no message has it.
 """
@@ -32,7 +32,7 @@ from .base import API, Request
 if TYPE_CHECKING:
     import requests
 
-#: Seconds for all attempts of a call together; for a connection, and for an answer.
+#: Seconds for all attempts of a batch together; for a connection, and for an answer.
 DEADLINE, CONNECT, ANSWER = 5.0, 1.0, 2.0
 #: Seconds before the second attempt; each further pause doubles.
 PAUSE = 0.2
@@ -85,6 +85,7 @@ class HttpEdge:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.place = place
+        self.batch = api.batch
         self._api = api
         self._url = url
         self._monotonic = monotonic
@@ -139,13 +140,12 @@ class HttpEdge:
 
     def _send(self, tokens: Iterable[str], is_soft: bool) -> StoreUnavailable | None:
         """Send tags in batches; return the error, where there is one."""
-        deadline = self._monotonic() + DEADLINE
         try:
             for batch in _batches(list(tokens), self._api.batch):
                 if not self.is_due:
                     wait = math.ceil(self._retry_at - self._monotonic())
                     return StoreUnavailable(self.place, f"{self._last_problem}; not asked again for {wait} s")
-                self._attempt(self._api.request(batch, is_soft), deadline)
+                self._attempt(self._api.request(batch, is_soft), self._monotonic() + DEADLINE)
                 self._failures = 0
         except Exception as error:  # of requests, of TLS, or of an answer in another form
             self._back_off(error)
