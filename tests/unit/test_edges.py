@@ -171,6 +171,29 @@ def test_the_end_repeats_at_once_what_is_left_and_disconnects(edges: Edges, one:
     assert two.is_closed
 
 
+def test_the_end_does_not_wait_for_a_thread_that_has_not_started(edges: Edges, one: FakeEdge) -> None:
+    edges._thread = threading.Thread()
+    edges.close(0)
+    assert one.is_closed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_an_exception_in_a_repetition_the_next_purge_is_repeated(
+    edges: Edges, one: FakeEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATE", 0.01)
+
+    def fail(_: object) -> None:
+        raise ValueError("broken")
+
+    for tag, repeat in (("a", fail), ("b", edges._purge_again)):
+        monkeypatch.setattr(edges, "_purge_again", repeat)
+        edges.purge([tag], Mode.EXPIRE)
+        if (thread := edges._thread) is not None:
+            thread.join(20)
+    assert one.purges == [(("A",), False), (("B",), False), (("B",), False)]
+
+
 def test_a_repetition_is_not_asked_of_an_edge_that_has_the_purge_in_its_journal(edges: Edges, one: FakeEdge) -> None:
     one.is_down = True
     edges.purge(["a"], Mode.EXPIRE)

@@ -188,7 +188,7 @@ class Edges:
             self._ends_at = time.monotonic() + timeout
             thread = self._thread
             self._changed.notify_all()
-        if thread is not None:
+        if thread is not None and thread.ident is not None:  # it may not have started yet
             thread.join(timeout + 1)
         for edge in self._edges.values():
             edge.close()
@@ -249,6 +249,14 @@ class Edges:
             self._purge_again(self._take(float("inf")))
 
     def _run(self) -> None:
+        try:
+            self._repeat_all()
+        finally:
+            with self._changed:
+                if self._thread is threading.current_thread():
+                    self._thread = None  # after an exception, the next purge starts another thread
+
+    def _repeat_all(self) -> None:
         while True:
             with self._changed:
                 if not self._again:
