@@ -264,6 +264,16 @@ def test_neither_a_token_nor_a_password_is_shown() -> None:
     messages = [
         refusal(cdn="cloudflare", cdn_zone="x", cdn_token=secret),
         refusal(cdn="generic", cdn_purge_url=f"https://user:{secret.replace(' ', '')}@example.org/"),
+        *(
+            refusal(cdn="generic", cdn_purge_url=url)
+            for url in (
+                "https://user:mysecret@example.org/?x",
+                "ftp://user:mysecret@example.org/",
+                "https://user:mysecret@example.org:x/",
+                "user:mysecret@example.org",
+                "https://user:my secret'@example.org/",
+            )
+        ),
         repr(Settings(cdn="cloudflare", cdn_zone="x", cdn_token="secret", secret="secret")),
     ]
     assert [message for message in messages if "secret'" in message or "mysecret" in message] == []

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from tests.behaviour.behind_cdn import ALL_FIELDS, FIELDS, KINDS, URL, kept_for, tokens
 from tests.behaviour.conftest import MakeSite
 from tests.behaviour.nodes import Nodes
 from tests.behaviour.origin import Origin, answer, failing
-from tests.behaviour.visitor import Clock, Site
+from tests.behaviour.visitor import Clock, Conversation, Site, make_environ
 from tests.support.cdn import FakeCdn
 from wsgi_isr import InvalidationError, Rule, cache_tag
 
@@ -133,6 +136,47 @@ def test_a_field_of_the_app_does_not_stand_beside_the_one_for_the_cdn(make_behin
 
 
 # Answers that no CDN may keep -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "headers", "is_kept"),
+    [
+        ({"hosts": ["a.example", "b.example"], "canonical_url": None}, {"X-Forwarded-Host": "b.example"}, False),
+        ({"hosts": ["a.example", "b.example"], "canonical_url": None}, {"X-Forwarded-Host": "a.example"}, True),
+        ({"hosts": ["a.example", "b.example"], "canonical_url": None}, {}, True),
+        ({}, {"X-Forwarded-Host": "b.example"}, True),
+        ({}, {"X-Forwarded-Prefix": "/mounted"}, False),
+    ],
+)
+def test_a_page_that_forwarded_headers_have_led_to_is_not_kept_under_the_url_of_the_client(
+    make_behind: Any, options: dict[str, Any], headers: dict[str, str], is_kept: bool
+) -> None:
+    site = make_behind("generic", revalidate=60, **options)
+    host, prefix = headers.get("X-Forwarded-Host", "a.example"), headers.get("X-Forwarded-Prefix", "")
+    for _ in range(3):  # of these clients, whose responses are prepared
+        site.visit("/a", host=host, scheme="https", script_name=prefix)
+    fixed = ProxyFix(site.isr, x_host=1, x_prefix=1)
+    for _ in range(3):
+        environ = make_environ("/a", host="a.example", scheme="https", headers=headers)
+        assert (kept_for(Conversation(fixed, environ).answer()) != "no-store") is is_kept
+    assert kept_for(site.visit("/a", host=host, scheme="https", script_name=prefix)) != "no-store"
+
+
+def test_a_page_that_forwarded_headers_alone_have_asked_for_is_not_prepared_for_the_cdn(make_behind: Any) -> None:
+    site = make_behind("generic", revalidate=60, hosts=["a.example", "b.example"], canonical_url=None)
+    fixed = ProxyFix(site.isr, x_host=1)
+    for _ in range(3):
+        environ = make_environ("/a", host="a.example", scheme="https", headers={"X-Forwarded-Host": "b.example"})
+        assert kept_for(Conversation(fixed, environ).answer()) == "no-store"
+    assert kept_for(site.visit("/a", host="b.example", scheme="https")) != "no-store"
+
+
+def test_an_app_that_a_dispatcher_has_mounted_behind_a_proxy_is_kept(make_behind: Any) -> None:
+    site = make_behind("generic", revalidate=60)
+    fixed = ProxyFix(DispatcherMiddleware(NotFound(), {"/shop": site.isr}), x_prefix=1)
+    for _ in range(3):
+        assert kept_for(Conversation(fixed, make_environ("/shop/a", scheme="https")).answer()) != "no-store"
+
 
 BROWSERS = ("Cache-Control", "public, max-age=300")
 

@@ -102,6 +102,14 @@ def test_a_short_rate_limit_is_waited_for(cdn: FakeCdn, time: Time, closing: lis
     assert time.pauses == [2.0]
 
 
+def test_each_batch_of_a_purge_has_the_whole_deadline(time: Time, closing: list[HttpEdge]) -> None:
+    with FakeCdn("bunny") as cdn:
+        cdn.scripted = [rate_limited(2), Answer(204)] * 5
+        edge_of(cdn, time, closing).purge([f"t{number}" for number in range(5)], False)
+        assert cdn.requests == 10
+    assert sum(time.pauses) > purge.DEADLINE
+
+
 def test_a_long_rate_limit_fails_at_once_and_holds_for_further_calls(
     cdn: FakeCdn, time: Time, closing: list[HttpEdge]
 ) -> None:
@@ -175,6 +183,64 @@ def test_no_connection_is_tried_again_and_then_a_failure(time: Time, closing: li
         edge.purge(["a"], False)
     assert sum(time.pauses) < purge.DEADLINE
     assert len(time.pauses) >= 3
+
+
+class Trickle:
+    """An answer of one byte a second without an end."""
+
+    def __init__(self, time: Time) -> None:
+        self._time = time
+        self.raw = self
+        self.status_code = 200
+        self.headers: dict[str, str] = {}
+
+    def request(self, *_: object, **__: object) -> Trickle:
+        return self
+
+    def read(self, size: int, decode_content: bool) -> bytes:
+        self._time.now += size
+        return b"x" * size
+
+    def __enter__(self) -> Trickle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_an_answer_that_does_not_end_is_a_failure_at_the_deadline(
+    cloudflare: FakeCdn, time: Time, closing: list[HttpEdge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = edge_of(cloudflare, time, closing)
+    monkeypatch.setattr(edge, "_opened", lambda: Trickle(time))
+    began = time.now
+    with pytest.raises(StoreUnavailable, match="does not end"):
+        edge.purge(["a"], False)
+    assert time.now - began <= purge.DEADLINE + 1
+
+
+def test_a_call_waits_for_others_for_a_limited_time(
+    cloudflare: FakeCdn, time: Time, closing: list[HttpEdge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(purge, "BUSY", 0.01)
+    edge = edge_of(cloudflare, time, closing)
+    with edge._sending, pytest.raises(StoreUnavailable, match="on their way"):
+        edge.purge(["a"], False)
+    edge.purge(["b"], False)
+    assert cloudflare.tags == ["b"]
+
+
+def test_a_purge_over_http_goes_to_no_proxy_of_the_environment(
+    cloudflare: FakeCdn, time: Time, closing: list[HttpEdge], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeCdn("generic") as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        edge_of(cloudflare, time, closing).purge(["a"], False)
+        assert proxy.requests == 0
+    assert cloudflare.tags == ["a"]
 
 
 def test_failures_in_a_row_double_the_pause_up_to_a_limit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,14 +28,16 @@ class FakeEdge:
 
     def __init__(self, place: str) -> None:
         self.place = place
+        self.batch = 100
         self.is_due = True
         self.is_down = False
+        self.is_down_after = math.inf
         self.is_closed = False
         self.purges: list[tuple[tuple[str, ...], bool]] = []
         self.again = threading.Event()
 
     def purge(self, tokens: Sequence[str], is_soft: bool) -> None:
-        if self.is_down:
+        if self.is_down or len(self.purges) >= self.is_down_after:
             raise StoreUnavailable(self.place, "down")
         self.purges.append((tuple(tokens), is_soft))
         if len(self.purges) > 1:
@@ -130,6 +133,20 @@ def test_lines_are_delivered_in_order_and_stay_from_the_first_failure_on(
     assert journal.is_empty()
 
 
+def test_a_line_of_many_tags_is_delivered_in_parts_and_a_failure_leaves_the_rest(
+    edges: Edges, one: FakeEdge, journal: Journal
+) -> None:
+    tags = [f"t{number}" for number in range(20)]
+    journal.keep("site", tags, "expire", [one.place], [one.place] * 20)
+    one.batch, one.is_down_after = 1, 2
+    delivered, failed, away = edges.replay()
+    assert ([*delivered], [*failed], away) == (tags[:16], tags[16:], (one.place,))
+    assert [line.tags for line in journal.lines("site", [one.place])] == [tuple(tags[16:])]
+    one.is_down_after = math.inf
+    assert [*edges.replay()[0]] == tags[16:]
+    assert journal.is_empty()
+
+
 def test_lines_of_other_sites_and_of_stores_stay(edges: Edges, one: FakeEdge, journal: Journal) -> None:
     journal.keep("another site", ["a"], "expire", [one.place], [one.place])
     journal.keep("site", ["b"], "expire", ["memcached://x:1"], ["memcached://x:1"])
@@ -152,6 +169,29 @@ def test_the_end_repeats_at_once_what_is_left_and_disconnects(edges: Edges, one:
     assert one.purges[2:] == [(("A", "B"), False)]
     assert one.is_closed
     assert two.is_closed
+
+
+def test_the_end_does_not_wait_for_a_thread_that_has_not_started(edges: Edges, one: FakeEdge) -> None:
+    edges._thread = threading.Thread()
+    edges.close(0)
+    assert one.is_closed
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_after_an_exception_in_a_repetition_the_next_purge_is_repeated(
+    edges: Edges, one: FakeEdge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LATE", 0.01)
+
+    def fail(_: object) -> None:
+        raise ValueError("broken")
+
+    for tag, repeat in (("a", fail), ("b", edges._purge_again)):
+        monkeypatch.setattr(edges, "_purge_again", repeat)
+        edges.purge([tag], Mode.EXPIRE)
+        if (thread := edges._thread) is not None:
+            thread.join(20)
+    assert one.purges == [(("A",), False), (("B",), False), (("B",), False)]
 
 
 def test_a_repetition_is_not_asked_of_an_edge_that_has_the_purge_in_its_journal(edges: Edges, one: FakeEdge) -> None:

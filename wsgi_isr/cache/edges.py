@@ -33,11 +33,13 @@ from typing import NamedTuple, Protocol
 from ..errors import StoreUnavailable
 from ..events import Events, InternalError
 from .courier import courier
-from .journal import Journal, batches
+from .journal import Journal, JournalLine, batches
 from .tag_versions import Mode
 
 #: Seconds that an answer may take from its check to the edge, and seconds until a purge is repeated.
 IN_FLIGHT, LATE = 0.25, 3.0
+#: The most requests between two notes in the journal. A failure repeats no more than these.
+_REQUESTS = 8
 
 
 class Edge(Protocol):
@@ -45,6 +47,8 @@ class Edge(Protocol):
 
     #: The name of the edge in receipts and in the journal.
     place: str
+    #: The most tags of a request.
+    batch: int
 
     @property
     def is_due(self) -> bool:
@@ -150,16 +154,33 @@ class Edges:
         for place in self._edges if self._journal is not None else ():
             assert self._journal is not None
             for batch in batches(self._journal.lines(self._space, [place])):
-                tags = dict.fromkeys(tag for line in batch for tag in line.tags)
-                if (error := self._purge_at(place, tags, Mode(batch[0].mode))) is not None:
+                done, missed = self._replay_at(place, batch)
+                delivered |= done
+                if missed:
                     away[place] = None
-                    failed |= dict.fromkeys(tags, error)
+                    failed |= missed
                     break
-                self._journal.settle({line.id: line.tags for line in batch})
-                delivered |= tags
-                young = [line for line in batch if time.time() - line.since < self._wait + LATE]
-                self._repeat([place], dict.fromkeys(tag for line in young for tag in line.tags), Mode(batch[0].mode))
         return delivered, failed, tuple(away)
+
+    def _replay_at(
+        self, place: str, lines: Sequence[JournalLine]
+    ) -> tuple[dict[str, None], dict[str, StoreUnavailable]]:
+        """Deliver lines of one mode to an edge; return the delivered names, and the others with their error.
+
+        The journal notes each part at once: a purge of many tags takes minutes where a request has one tag.
+        """
+        assert self._journal is not None
+        mode = Mode(lines[0].mode)
+        names = list(dict.fromkeys(tag for line in lines for tag in line.tags))
+        size = self._edges[place].batch * _REQUESTS
+        for start in range(0, len(names), size):
+            part = names[start : start + size]
+            if (error := self._purge_at(place, part, mode)) is not None:
+                return dict.fromkeys(names[:start]), dict.fromkeys(names[start:], error)
+            self._journal.settle({line.id: part for line in lines})
+            young = {tag for line in lines if time.time() - line.since < self._wait + LATE for tag in line.tags}
+            self._repeat([place], [name for name in part if name in young], mode)
+        return dict.fromkeys(names), {}
 
     def close(self, timeout: float) -> None:
         """Repeat what is left to repeat within ``timeout`` seconds, at the latest at their end, and disconnect."""
@@ -167,7 +188,7 @@ class Edges:
             self._ends_at = time.monotonic() + timeout
             thread = self._thread
             self._changed.notify_all()
-        if thread is not None:
+        if thread is not None and thread.ident is not None:  # it may not have started yet
             thread.join(timeout + 1)
         for edge in self._edges.values():
             edge.close()
@@ -228,6 +249,14 @@ class Edges:
             self._purge_again(self._take(float("inf")))
 
     def _run(self) -> None:
+        try:
+            self._repeat_all()
+        finally:
+            with self._changed:
+                if self._thread is threading.current_thread():
+                    self._thread = None  # after an exception, the next purge starts another thread
+
+    def _repeat_all(self) -> None:
         while True:
             with self._changed:
                 if not self._again:

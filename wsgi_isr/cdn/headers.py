@@ -14,6 +14,8 @@ requests that no rule covers are left alone: they are the app's business.
 
 - pages that depend on a header, a cookie or a function (``vary``, ``cookies``, ``bypass``), and pages for clients
   without cookies only (``Vary: Cookie``). Most CDNs ignore ``Vary``, and would serve them to other clients;
+- pages for a host or a prefix that forwarded headers name: the CDN finds the page by the client's URL, and the
+  client may have forged them;
 - redirects: most CDNs ignore the scheme, so that a redirect from http to https would be served for https, and loop;
 - pages for http, unless ``canonical_url`` makes one page for both, or the CDN distinguishes schemes: a page with links
   to http would be served for https;
@@ -26,8 +28,8 @@ requests that no rule covers are left alone: they are the app's business.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..cache.entry import Content, Entry
 from ..config.policy import Policy
@@ -84,11 +86,25 @@ class EdgeHeaders:
 
     def __init__(self, kind: str, token: Callable[[str], str], is_one_site: bool) -> None:
         self._dialect = DIALECTS[kind]
+        self._is_one_site = is_one_site
         self._knows_scheme = is_one_site or self._dialect.knows_scheme
         self._token = token
         self._own = {self._dialect.control.lower(), self._dialect.tags.lower()}
         refusal = "no-store, max-age=0" if kind == "fastly" else "no-store"  # Fastly reads max-age alone
         self._refusal = (self._dialect.control, refusal)
+
+    def is_forwarded(self, environ: Mapping[str, Any]) -> bool:
+        """Return whether forwarded headers have led a request to a page of another URL than the client's.
+
+        ``ProxyFix`` notes the values from before. A dispatcher changes ``SCRIPT_NAME`` as well, and not the URL.
+        """
+        before = environ.get("werkzeug.proxy_fix.orig")
+        if before is None:
+            return False
+        if not self._is_one_site and before.get("HTTP_HOST") != environ.get("HTTP_HOST"):
+            return True
+        has_prefix = "HTTP_X_FORWARDED_PREFIX" in environ
+        return has_prefix and (before.get("SCRIPT_NAME") or "") != environ.get("SCRIPT_NAME", "")
 
     def of_page(
         self, headers: Headers, now: float, entry: Entry, policy: Policy, scheme: str, has_query: bool

@@ -5,9 +5,9 @@
 the API takes.
 
 **Failures.** A request that fails for the moment (no connection, 5xx, 429) is repeated within :data:`DEADLINE` seconds.
-After that the call raises, and the caller's journal keeps the tags. Until the pause that the API asks for has passed
-(``Retry-After``), or one that doubles with each failure, further calls raise at once: an edge that is down costs each
-invalidation nothing. A refused token is not repeated within the call.
+Each batch has as many. After that the call raises, and the caller's journal keeps the tags. Until the pause that the
+API asks for has passed (``Retry-After``), or one that doubles with each failure, further calls raise at once: an edge
+that is down costs each invalidation nothing. A refused token is not repeated within the call.
 
 **Secrets.** The token goes to the URL of the API alone: redirects are not followed, and no message has it.
 """
@@ -32,12 +32,14 @@ from .base import API, Request
 if TYPE_CHECKING:
     import requests
 
-#: Seconds for all attempts of a call together; for a connection, and for an answer.
+#: Seconds for all attempts of a batch together; for a connection, and for an answer.
 DEADLINE, CONNECT, ANSWER = 5.0, 1.0, 2.0
 #: Seconds before the second attempt; each further pause doubles.
 PAUSE = 0.2
 #: Seconds for which calls fail at once after a failure: the first pause, and the longest one.
 AGAIN = (1.0, 60.0)
+#: Seconds for which a call waits for the purges of other calls.
+BUSY = 10.0
 #: The longest ``Retry-After`` that counts, in seconds.
 _LONGEST = 600.0
 #: The most bytes of an answer that are read.
@@ -85,6 +87,7 @@ class HttpEdge:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self.place = place
+        self.batch = api.batch
         self._api = api
         self._url = url
         self._monotonic = monotonic
@@ -109,10 +112,15 @@ class HttpEdge:
         """
         call = _Call(tokens, is_soft)
         self._waiting.append(call)
-        with self._sending:
+        if not self._sending.acquire(timeout=BUSY):
+            call.is_done = True  # its tags need not be sent
+            raise StoreUnavailable(self.place, f"other purges have been on their way for {BUSY:g} s")
+        try:
             # Another thread may have sent the call while this one waited.
             if not call.is_done:
                 self._send_waiting()
+        finally:
+            self._sending.release()
         if call.error is not None:
             raise call.error
 
@@ -125,6 +133,7 @@ class HttpEdge:
     def _send_waiting(self) -> None:
         """Send all waiting calls, and note their outcome."""
         calls = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        calls = [call for call in calls if not call.is_done]
         try:
             for is_soft in (False, True):
                 alike = [call for call in calls if call.is_soft is is_soft]
@@ -139,13 +148,12 @@ class HttpEdge:
 
     def _send(self, tokens: Iterable[str], is_soft: bool) -> StoreUnavailable | None:
         """Send tags in batches; return the error, where there is one."""
-        deadline = self._monotonic() + DEADLINE
         try:
             for batch in _batches(list(tokens), self._api.batch):
                 if not self.is_due:
                     wait = math.ceil(self._retry_at - self._monotonic())
                     return StoreUnavailable(self.place, f"{self._last_problem}; not asked again for {wait} s")
-                self._attempt(self._api.request(batch, is_soft), deadline)
+                self._attempt(self._api.request(batch, is_soft), self._monotonic() + DEADLINE)
                 self._failures = 0
         except Exception as error:  # of requests, of TLS, or of an answer in another form
             self._back_off(error)
@@ -178,8 +186,9 @@ class HttpEdge:
 
         :param left: seconds until the deadline.
         :raises Refused: the answer is no success.
-        :raises OSError: there was no answer.
+        :raises OSError: there was no answer, or none that ended in time.
         """
+        deadline = self._monotonic() + left
         with self._opened().request(
             request.method,
             self._url + request.path,
@@ -190,19 +199,35 @@ class HttpEdge:
             stream=True,
             auth=_as_it_is,
         ) as response:
-            body = response.raw.read(_READ, decode_content=True)
+            body = self._read(response, deadline)
             problem = self._api.problem(response.status_code, body)
             if problem:
                 status = response.status_code
                 is_final = status < 500 and status not in (408, 425, 429)
                 raise Refused(problem, is_final, _pause_of(response.headers))
 
+    def _read(self, response: requests.Response, deadline: float) -> bytes:
+        """Return the beginning of an answer.
+
+        :raises TimeoutError: it has not ended by the deadline.
+        """
+        body = bytearray()
+        # Byte by byte from the buffer: a longer read waits until that many have come, each within ``ANSWER`` seconds.
+        while len(body) < _READ and (byte := response.raw.read(1, decode_content=True)):
+            body += byte
+            if self._monotonic() > deadline:
+                raise TimeoutError("the answer does not end")
+        return bytes(body)
+
     def _opened(self) -> requests.Session:
         """Return the connection of this process. A child must not use that of its parent."""
         if self._session is None or self._session[0] != os.getpid():
             import requests  # with the first purge: most processes never purge
 
-            self._session = os.getpid(), requests.Session()
+            session = requests.Session()
+            # A proxy of the environment would see a token for http, which is for this machine alone.
+            session.trust_env = self._url.startswith("https:")
+            self._session = os.getpid(), session
         return self._session[1]
 
     def _back_off(self, error: Exception) -> None:

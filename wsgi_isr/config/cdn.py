@@ -140,6 +140,9 @@ def _check_token(name: str, value: Any) -> str:
 def _check_urls(name: str, value: Any) -> tuple[str, ...]:
     urls: tuple[str, ...] = o.NAMES.check(name, [value] if isinstance(value, str) else value)
     for url in urls:
+        if "@" in url:
+            # Without the URL, however it is written: it may have a password.
+            raise ConfigError(name, "has a user or a password in the URL", "leave both out, and set cdn_token")
         try:
             parts = urlsplit(url)
             is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -147,9 +150,6 @@ def _check_urls(name: str, value: Any) -> tuple[str, ...]:
             is_good, parts = False, urlsplit("")
         if not is_good or parts.query or parts.fragment or not re.fullmatch(r"[!-~]+", url):
             raise ConfigError(name, f"{url!r} is no URL of a server", "write it like http://10.0.0.5:6082/")
-        if parts.username is not None or parts.password is not None:
-            # Without the URL: it has a password.
-            raise ConfigError(name, "has a user or a password in the URL", "leave both out, and set cdn_token")
     return urls
 
 

@@ -222,7 +222,8 @@ class Exchange:
         headers = headers_of(entry, content, found.label, cache_status(found, now), now)
         if (edge := self._engine.edge) is not None:
             is_current = found.label == "HIT" or (found.stored and self._engine.is_quiet(entry))
-            headers = self._for_edge(edge, entry)(headers, now) if is_current else edge.refuse(headers)
+            may_keep = is_current and not edge.is_forwarded(self._environ)
+            headers = self._for_edge(edge, entry)(headers, now) if may_keep else edge.refuse(headers)
         return send_page(self._environ, self._start_response, content, headers)
 
     def _prepare(self, found: Served, content: Content, now: float) -> None:
@@ -230,6 +231,8 @@ class Exchange:
         page, cached = self._page, found.cached
         is_each_seen = self._configuration.settings.debug or self._events.each_request
         if page is None or is_each_seen or not page.is_plain(self._fingerprint):
+            return
+        if self._engine.edge is not None and self._engine.edge.is_forwarded(self._environ):
             return
         # A condition that does not match comes here although a response is prepared. Keep that response.
         prepared: PreparedResponse | None = cached.prepared  # read once: an invalidation drops it

@@ -24,7 +24,7 @@ from ..observe.debug import log_decisions
 from ..observe.log import log_events
 from ..observe.reporter import reporter
 from ..pages.capture import produce_page
-from ..pages.fingerprint import Fingerprint, fingerprint_of
+from ..pages.fingerprint import fingerprint_of
 from ..pages.resolver import Pages
 from ..pages.respond import NOT_MODIFIED, PreparedResponse
 from ..stores import open_store
@@ -154,8 +154,10 @@ class ISR(Wrapper):
         # benchmark "hotpath" shows that matching, keys and headers would take twenty times as long.
         cached = live.local.fingerprints.get(fingerprint)
         if cached is not None and (answer := cached.prepared) is not None:
-            now = live.monotonic()
-            if now < answer.until or (now < answer.over and live.still_valid(cached, answer)):
+            now, edge = live.monotonic(), live.edge
+            if (edge is None or not edge.is_forwarded(environ)) and (
+                now < answer.until or (now < answer.over and live.still_valid(cached, answer))
+            ):
                 accepted = environ.get("HTTP_ACCEPT_ENCODING")
                 headers, body, etag, unchanged = answer.variants.get(accepted) or answer.variant(accepted)
                 condition = environ.get("HTTP_IF_NONE_MATCH")
@@ -176,13 +178,15 @@ class ISR(Wrapper):
         backing = Backing(self._app, self._configuration, self._pages, self._events, self._clock, self._counts)
         return Exchange(backing, live, environ, start_response, fingerprint).respond()
 
-    def _prepared(self, fingerprint: Fingerprint) -> PreparedResponse | None:
+    def _prepared(self, environ: dict[str, Any]) -> PreparedResponse | None:
         """Return the response that ``__call__`` would send to a plain GET, for a server that sends it without waiting.
 
         ``None``: the app has to be called. The store is never asked; :meth:`_poll_ahead` does that in another thread.
         """
         live = self._live
-        if live is None or (cached := live.local.fingerprints.get(fingerprint)) is None:
+        if live is None or (cached := live.local.fingerprints.get(fingerprint_of(environ))) is None:
+            return None
+        if live.edge is not None and live.edge.is_forwarded(environ):
             return None
         answer: PreparedResponse | None = cached.prepared
         if answer is None or live.monotonic() < answer.until:

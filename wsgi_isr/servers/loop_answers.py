@@ -11,7 +11,6 @@ from gunicorn.http.message import Request
 from gunicorn.http.unreader import IterUnreader
 from gunicorn.http.wsgi import create
 
-from ..pages.fingerprint import fingerprint_of
 from .answer_bytes import AnswerBytes, Wire
 from .call_path import PROXY_FIELDS, CallPath
 from .request_head import HeadReader, Incomplete
@@ -55,7 +54,7 @@ class LoopAnswers:
         environ, is_head, minor, closes, length = head
         if path.is_fixed:
             path.fix(environ)
-        answer = path.isr._prepared(fingerprint_of(environ))
+        answer = path.isr._prepared(environ)
         if answer is None:
             return None
         wire = self._bytes.wire(answer, environ.get("HTTP_ACCEPT_ENCODING"), environ.get("HTTP_IF_NONE_MATCH"))
