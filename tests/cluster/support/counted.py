@@ -45,6 +45,7 @@ class Counting(MemcachedStore):
     def _count(self, keys: Sequence[str]) -> None:
         for key in keys:
             suffix = ":lock" if key.endswith((":lock", ":failures")) else ""
+            suffix = ":timeline" if key.endswith(":timeline") else suffix  # read in the background, for explanations
             counts[route(key).text.split(":")[2] + suffix] += 1
 
 
