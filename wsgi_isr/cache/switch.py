@@ -276,6 +276,14 @@ class Switch:
         active = self.active
         return ON if active is None else active.mode_for(rule, is_data, self._clock())
 
+    def peek(self, rule: str) -> str:
+        """Return the mode for a page of ``rule`` by the records of this moment. Note nothing, and emit no event."""
+        copies = self._copies
+        if copies is None:
+            return ON if self.active is None else self.active.mode
+        known = (self._stored, copies.newest(copies.read().values.values()), copies.filed())
+        return max(known, key=lambda record: record.stamp).mode_for(rule, False, self._clock())
+
     def due(self, coherence: float, pause: float) -> tuple[str, ...]:
         """Return the keys to read along with the epochs.
 
