@@ -81,12 +81,18 @@ class Switchboard:
         :param rules: the patterns of the rules concerned; empty for the whole cache.
         :param actor: the user, for the log; by default the user and the machine of this process.
         :param known: the patterns of the app's rules; ``None`` for those in the records of the store.
-        :raises ConfigError: a rule or the duration is wrong, or no process can be told.
+        :raises ConfigError: a rule or the duration is wrong, no process can be told, or the apps have a signing key
+            that is missing here.
         """
         if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
             raise ConfigError("for", f"{seconds!r} is out of range", "write 10m")
         found = self._copies.read()
         apps = None if found.unreachable else self._apps()
+        if self._copies.are_signed(found.values.values()) or (
+            apps is None and not found.unreachable and self._store.keeps and self._registry.is_signed()
+        ):
+            problem = f"the app signs the records of the namespace {self._namespace!r}, and no key is known here"
+            raise ConfigError("signing_key", problem, "set WSGI_ISR_SIGNING_KEY as the app has it")
         self._check(rules, known, apps)
         stored, filed = self._copies.newest(found.values.values()), self._copies.filed()
         newest = max(stored, filed, key=lambda record: record.stamp)
