@@ -12,7 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from wsgi_isr.cache.app_records import AppRecord, Apps, Registry
+from wsgi_isr.cache.switch import PASS, Record
+from wsgi_isr.cache.switchboard import Turned
 from wsgi_isr.commands.main import main
+from wsgi_isr.commands.switch import _lines
 from wsgi_isr.stores import open_store
 
 APP = """
@@ -148,3 +151,23 @@ def test_without_the_key_of_an_app_that_signs_a_first_off_is_refused(
     assert (said.code, "signing_key" in said.err) == (2, True)
     monkeypatch.setenv("WSGI_ISR_SIGNING_KEY", "k" * 16)
     assert run("off").code == 0
+
+
+def test_a_rule_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
+    said = run("off", "--rule", "/\udcff")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "UTF-8" in said.err
+
+
+def test_a_terminal_gets_no_control_characters_of_a_record() -> None:
+    forged = Turned(
+        Record(1, PASS, rules=("/\x1b[31m",)),
+        Record(1, PASS, rules=("/\x1b]0;x\x07",), actor="ann\x1b[2J\nforged"),
+        True,
+        "sqlite:///a",
+        "default",
+        file="/a\x1b/off",
+    )
+    lines = list(_lines(forged))
+    assert all(line.isprintable() for line in lines)
+    assert "ann\\x1b[2J\\nforged" in lines[1]

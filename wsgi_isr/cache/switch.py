@@ -38,9 +38,10 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..config.options import MAX_SECONDS
-from ..errors import StoreError
+from ..errors import ConfigError, StoreError
 from ..events import Event, Switched
 from ..stores.base import Many, Store
+from ..stores.files import make_folder
 from .compare_and_swap import update
 from .entry import Codec
 from .keyspace import Keyspace
@@ -202,23 +203,35 @@ class Copies:
             if text:
                 fields = json.loads(text)
                 if (namespace := fields.pop("namespace", self._namespace)) != self._namespace:
-                    return NO_RECORD if isinstance(namespace, str) else _of_file(found)
+                    return NO_RECORD if isinstance(namespace, str) else self._of_file(found)
                 if (record := checked([fields.get(name) for name in Record._fields], self.clock())) is not None:
                     return record
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             pass
-        return _of_file(found)
+        return self._of_file(found)
+
+    def _of_file(self, found: os.stat_result) -> Record:
+        # A time in the future would overrule all later commands.
+        since = max(0.0, min(found.st_mtime, found.st_ctime, self.clock()))
+        return Record(max(1, int(since * 1000)), PASS, actor="the file", since=since)
 
     def write_file(self, record: Record) -> None:
         """Write the record to the file, in place of the present one.
 
+        :raises ConfigError: the present one is the file of another namespace.
         :raises OSError: the file cannot be written.
         """
-        os.makedirs(os.path.dirname(self.file), 0o700, exist_ok=True)
+        if os.path.exists(self.file) and self.filed() is NO_RECORD:
+            problem = f"{self.file} is the one of another namespace"
+            raise ConfigError("the file of the switch", problem, "write wsgi-isr on for that namespace first")
+        make_folder(folder := os.path.dirname(self.file))
         new = f"{self.file}.{os.getpid()}.new"
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
             with open(descriptor, "w", encoding="utf-8") as file:
+                if os.geteuid() == 0:  # the app's processes may run as another user, who removes the file later
+                    found = os.stat(folder)
+                    os.fchown(descriptor, found.st_uid, found.st_gid)
                 json.dump({**record._asdict(), "namespace": self._namespace}, file)
             os.replace(new, self.file)
         except OSError:
@@ -238,10 +251,6 @@ class Copies:
         except FileNotFoundError:
             return False
         return True
-
-
-def _of_file(found: os.stat_result) -> Record:
-    return Record(max(1, int(found.st_mtime * 1000)), PASS, actor="the file", since=max(0.0, found.st_mtime))
 
 
 class Switch:

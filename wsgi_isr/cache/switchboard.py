@@ -12,7 +12,7 @@ from ..errors import ConfigError, StoreError, listed
 from ..stores.base import Store
 from ..stores.files import owner_of, this_user
 from .app_records import Apps, Registry, advice, kept_pattern
-from .switch import MAX_RULES, MAX_TEXT, NO_RECORD, ON, Copies, Record
+from .switch import MAX_RULES, MAX_TEXT, NO_RECORD, ON, Copies, Record, checked
 
 
 class Turned(NamedTuple):
@@ -109,9 +109,12 @@ class Switchboard:
             mode,
             None if seconds is None else now + seconds,
             tuple(dict.fromkeys(rules)) or None,
-            (actor or f"{this_user()} on {socket.gethostname()}")[:MAX_TEXT],
+            _utf_8(actor or f"{this_user()} on {socket.gethostname()}")[:MAX_TEXT],
             now,
         )
+        if checked(record, now) is None:
+            problem = f"no process would obey the record {record}: the present one is from the future"
+            raise ConfigError("the switch", problem, "check the clock of this machine")
         missed = self._copies.write(record)
         is_local = not self._store.shared or len(missed) == len(self._copies.nodes)
         try:
@@ -152,6 +155,9 @@ class Switchboard:
         """
         if len({*rules}) > MAX_RULES or any(len(pattern) > MAX_TEXT for pattern in rules):
             raise ConfigError("rule", f"{len(rules)} rules are too many or too long", "leave out --rule")
+        for pattern in rules:
+            if _utf_8(pattern) != pattern:
+                raise ConfigError("rule", f"{pattern!a} is not UTF-8", "write the pattern as the app has it")
         shown = known
         if known is None:
             if apps is None or not apps.records or not all(record.is_complete for record in apps.records):
@@ -172,3 +178,8 @@ class Switchboard:
                 f"the rules of the app are unknown here, so {listed(rules)} may be misspelt: write --app myapp:app"
             )
         return said
+
+
+def _utf_8(text: str) -> str:
+    """Return a text that has a form in UTF-8. A command line or the name of a user may have other bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()
