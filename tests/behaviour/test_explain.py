@@ -434,6 +434,14 @@ def test_a_forged_timeline_is_left_out(forged: bytes, make_site: MakeSite) -> No
     assert [line.kind for line in explained(site).timeline] == ["rendered"]
 
 
+def test_an_actor_that_is_no_text_is_shown_as_text(make_site: MakeSite) -> None:
+    site = make_site({"/": Rule(60, tags=["posts"])})
+    site.visit("/")
+    actor: Any = 5
+    site.isr.invalidate(tags=["posts"], actor=actor)
+    assert explained(site).timeline[-1].by.startswith("5 (")
+
+
 def test_the_timeline_keeps_the_last_events_alone(make_site: MakeSite, clock: Clock) -> None:
     site = make_site({"/": 60})
     site.visit("/")

@@ -16,7 +16,7 @@ from tests.behaviour.origin import Origin, answer
 from tests.behaviour.test_contract_draft import editor_of
 from tests.behaviour.visitor import Clock, Site
 from wsgi_isr import Rule, cached
-from wsgi_isr.cache.switch import ON, PASS, SERVE_STALE
+from wsgi_isr.cache.switch import ON, PASS, SERVE_STALE, Record
 from wsgi_isr.cache.switchboard import Turned
 from wsgi_isr.errors import ConfigError
 from wsgi_isr.events import Rendered, Switched
@@ -445,6 +445,6 @@ def test_forged_bytes_switch_nothing(sites: MakeSites, clock: Clock, data: bytes
 def test_a_record_without_the_signature_switches_nothing(sites: MakeSites, clock: Clock) -> None:
     plain, signed = sites(1)[0], sites(1, signing_key="k" * 16)[0]
     warm(signed)
-    turn(plain, PASS)
+    assert not plain.isr._engine.switchboard._copies.write(Record(int(clock() * 1000), PASS))
     clock.advance(COHERENCE)
     assert signed.visit("/a").label == "HIT"

@@ -11,7 +11,12 @@ from typing import NamedTuple
 import pytest
 from click.testing import CliRunner
 
+from wsgi_isr.cache.app_records import AppRecord, Apps, Registry
+from wsgi_isr.cache.switch import PASS, Record
+from wsgi_isr.cache.switchboard import Turned
 from wsgi_isr.commands.main import main
+from wsgi_isr.commands.switch import _lines
+from wsgi_isr.stores import open_store
 
 APP = """
 from wsgi_isr import ISR
@@ -118,3 +123,51 @@ def test_a_store_in_the_memory_of_processes_is_switched_by_the_file(tmp_path: Pa
     assert said.code == 0
     assert f"in the file {tmp_path}/.wsgi_isr/off" in said.out
     assert "acknowledged" not in said.out
+
+
+@pytest.mark.parametrize("command", ["off", "on"])
+def test_without_the_key_of_a_signed_switch_the_command_is_refused(
+    monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("WSGI_ISR_SIGNING_KEY", "k" * 16)
+    assert run("off").code == 0
+    monkeypatch.delenv("WSGI_ISR_SIGNING_KEY")
+    said = run(command)
+    assert (said.code, said.out) == (2, "")
+    assert "signing_key" in said.err
+    assert "WSGI_ISR_SIGNING_KEY" in said.err
+    monkeypatch.setenv("WSGI_ISR_SIGNING_KEY", "k" * 16)
+    assert run("on").out.startswith("the cache is on")
+
+
+def test_without_the_key_of_an_app_that_signs_a_first_off_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path}/store.db")
+    registry = Registry(store, "default", "k" * 16)
+    registry.write(AppRecord("shop", ("/",), True, store.nodes, (), 1.0, 1.0), Apps((), ()))
+    store.close()
+    said = run("off")
+    assert (said.code, "signing_key" in said.err) == (2, True)
+    monkeypatch.setenv("WSGI_ISR_SIGNING_KEY", "k" * 16)
+    assert run("off").code == 0
+
+
+def test_a_rule_that_is_not_utf_8_is_one_line_and_exit_code_2() -> None:
+    said = run("off", "--rule", "/\udcff")
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "UTF-8" in said.err
+
+
+def test_a_terminal_gets_no_control_characters_of_a_record() -> None:
+    forged = Turned(
+        Record(1, PASS, rules=("/\x1b[31m",)),
+        Record(1, PASS, rules=("/\x1b]0;x\x07",), actor="ann\x1b[2J\nforged"),
+        True,
+        "sqlite:///a",
+        "default",
+        file="/a\x1b/off",
+    )
+    lines = list(_lines(forged))
+    assert all(line.isprintable() for line in lines)
+    assert "ann\\x1b[2J\\nforged" in lines[1]

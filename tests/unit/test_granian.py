@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
+from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -13,7 +16,7 @@ from granian.server.mp import MPServer
 
 from tests.live.support.waiting import until
 from wsgi_isr.renderers.child_process import fork, status_of
-from wsgi_isr.servers.granian import Server, close_listeners, parse
+from wsgi_isr.servers.granian import Server, _App, _end_orphan, close_listeners, parse
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +58,7 @@ def test_a_server_that_reloads_its_code_by_itself_has_no_renderers(reload: bool,
 
 
 def test_a_spawned_worker_gets_all_that_a_forked_one_inherits(loaders: list[Any]) -> None:
-    Server("plain:create", reload=True, factory=True, log_enabled=False).serve()
+    Server("plain:create", reload=True, factory=True, log_enabled=False, workers_kill_timeout=7).serve()
     (loader,) = loaders
     loader.folder = "/a/folder"
     copied = ForkingPickler.loads(ForkingPickler.dumps(loader))
@@ -63,8 +66,32 @@ def test_a_spawned_worker_gets_all_that_a_forked_one_inherits(loaders: list[Any]
         "_target": "plain:create()",
         "_main": os.getpid(),
         "_has_reloader": True,
+        "_kill_timeout": 7,
         "folder": "/a/folder",
     }
+
+
+def test_a_worker_that_hangs_without_its_main_process_ends_itself() -> None:
+    def main() -> int:
+        app = _App("plain:app", False, 0.05)
+        app._main = os.getpid()  # not the parent
+        app._set_main_signals(lambda *_: None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        hangs = threading.Event()
+        while True:
+            hangs.wait()
+
+    pid = fork("hangs", main)
+    (status,) = until(lambda: (found,) if (found := status_of(pid)) is not None else None, "the worker's end")
+    assert os.waitstatus_to_exitcode(status) == 1
+
+
+@pytest.mark.parametrize(("main", "timeout"), [(os.getppid, 30), (os.getpid, None)])
+def test_a_worker_with_a_main_process_or_without_a_timeout_waits_for_its_requests(
+    monkeypatch: pytest.MonkeyPatch, main: Callable[[], int], timeout: float | None
+) -> None:
+    monkeypatch.setattr(threading, "Timer", lambda *_: pytest.fail("a timer was started"))
+    _end_orphan(main(), timeout)
 
 
 def test_a_child_closes_listening_sockets_and_no_others() -> None:

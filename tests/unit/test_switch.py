@@ -10,8 +10,11 @@ from typing import Any
 import msgpack
 import pytest
 
+from wsgi_isr.cache.app_records import Registry
 from wsgi_isr.cache.entry import Codec
 from wsgi_isr.cache.switch import NO_RECORD, ON, PASS, SERVE_STALE, Copies, Record, checked
+from wsgi_isr.cache.switchboard import Switchboard
+from wsgi_isr.errors import ConfigError
 from wsgi_isr.stores.memory import MemoryStore
 
 NOW = 1_700_000_000.0
@@ -94,3 +97,50 @@ def test_a_switch_of_a_rule_concerns_its_pages_and_no_data() -> None:
     assert GOOD.mode_for("/b", False, NOW) == GOOD.mode_for("/a", True, NOW) == ON
     assert GOOD.mode_for("/a", False, NOW + 60) == ON
     assert GOOD._replace(rules=None).mode_for("f", True, NOW) == PASS
+
+
+def test_a_file_from_the_future_is_as_old_as_this_moment_and_can_be_overruled(tmp_path: Path) -> None:
+    one = copies(tmp_path)
+    (tmp_path / "off").touch()
+    os.utime(tmp_path / "off", (NOW + 10 * 86400,) * 2)
+    assert one.filed()[:2] == (int(NOW * 1000), PASS)
+    store = MemoryStore()
+    turned = Switchboard(one, store, "default", Registry(store, "default")).turn(ON)
+    assert checked(turned.record, NOW) == turned.record
+    assert one.newest(one.read().values.values()).mode == one.filed().mode == ON
+
+
+def test_a_record_that_no_process_would_obey_is_refused() -> None:
+    one = copies()
+    store = MemoryStore()
+    ahead = GOOD._replace(stamp=GOOD.stamp + 24 * 3600 * 1000)
+    one.write(ahead)
+    with pytest.raises(ConfigError, match="clock"):
+        Switchboard(one, store, "default", Registry(store, "default")).turn(ON)
+    assert one.newest(one.read().values.values()) == ahead
+
+
+@pytest.mark.parametrize("text", ["/\udcff", "\ud800"])
+def test_a_rule_that_is_no_text_is_refused(text: str) -> None:
+    store = MemoryStore()
+    with pytest.raises(ConfigError, match="UTF-8"):
+        Switchboard(copies(), store, "default", Registry(store, "default")).turn(PASS, rules=(text,))
+
+
+def test_the_file_of_another_namespace_is_not_overwritten(tmp_path: Path) -> None:
+    copies(tmp_path, "shop").write_file(GOOD)
+    with pytest.raises(ConfigError, match="another namespace"):
+        copies(tmp_path).write_file(GOOD._replace(mode=ON))
+    assert copies(tmp_path, "shop").filed() == GOOD
+
+
+def test_a_folder_and_a_file_that_root_makes_belong_to_the_owner_of_the_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[str, int, int]] = []
+    owner = os.stat(tmp_path).st_uid, os.stat(tmp_path).st_gid
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, *ids, **_: given.append((os.path.basename(path), *ids)))
+    monkeypatch.setattr(os, "fchown", lambda file, *ids: given.append(("off", *ids)))
+    copies(tmp_path / "new" / "state").write_file(GOOD)
+    assert given == [(name, *owner) for name in ("new", "state", "off")]

@@ -152,6 +152,56 @@ def test_the_role_of_the_process_comes_before_that_of_the_render() -> None:
     assert [event.by.rpartition(":")[2] for event in read(store)] == ["renderer"]
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Invalidated(("tag:a",), "expire", actor=5),  # type: ignore[arg-type]
+        RenderFailed(PAGE, "/", "exception", "soon"),  # type: ignore[arg-type]
+    ],
+    ids=["actor", "seconds"],
+)
+def test_an_event_that_is_no_record_is_left_out_and_the_thread_goes_on(
+    monkeypatch: pytest.MonkeyPatch, bad: Event
+) -> None:
+    monkeypatch.setattr(timeline, "PAUSE", 0.01)
+    store = Store()
+    recorder = recorder_of(store, is_alone=False)
+    recorder(bad)
+    recorder(Rendered(PAGE, 0.5, True))
+    assert store.written.wait(DEADLINE)
+    recorder.close(DEADLINE)
+    assert [event.kind for event in read(store)] == ["rendered"]
+    assert not recorder._is_writing
+
+
+def test_a_thread_that_fails_gives_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    threads: list[Any] = []
+    monkeypatch.setattr(timeline, "PAUSE", 0.0)
+    monkeypatch.setattr(timeline, "in_thread", lambda work: not threads.append(work))
+    recorder = recorder_of(Store(), is_alone=False)
+    monkeypatch.setattr(recorder, "_collect", fail)
+    for number in (1, 2):
+        recorder(Rendered(PAGE, 0.5, True))
+        assert len(threads) == number
+        with pytest.raises(MemoryError):
+            threads[-1]()
+
+
+@pytest.mark.parametrize("address", ["postgres://ann:s3cret@db/x", "https://ann:s3/c@ret@db/x", "redis://:s3cret@db"])
+def test_the_credentials_in_the_text_of_an_exception_are_not_kept(address: str) -> None:
+    store = Store()
+    recorder = recorder_of(store)
+    recorder(RenderFailed(PAGE, "/", "exception", 1.0, OSError(f"no answer from {address} in 5 s")))
+    recorder.flush()
+    (event,) = read(store)
+    assert event.detail.startswith(f"exception: OSError: no answer from {address.partition(':')[0]}://***@db")
+    assert event.detail.endswith(" in 5 s")
+    assert "s3" not in event.detail
+
+
 def test_an_invalidation_outside_of_a_request_is_of_the_app() -> None:
     assert current_actor() == "app"
     with acting_as("request 1"):

@@ -90,6 +90,17 @@ class Registry:
             return None
         return Apps(tuple(records), tuple(self._namespaces(found.values)))
 
+    def is_signed(self) -> bool:
+        """Return whether an app has signed its record, and this process has no key."""
+        for data in self._store.get_many(self._keys).values.values():
+            try:
+                parts = msgpack.unpackb(self._codec.beneath_signature(data), use_list=False)
+                if any(_record(part) is not None for part in parts[:MAX_APPS]):
+                    return True
+            except Exception:  # msgpack raises half a dozen kinds
+                continue
+        return False
+
     def write(self, record: AppRecord, known: Apps) -> None:
         """Write ``record`` in place of the app's old one. Best effort.
 

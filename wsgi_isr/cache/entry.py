@@ -196,6 +196,10 @@ class Codec:
             raise UnreadableEntry("checksum" if self._keys is None else "signature")
         return packed
 
+    def beneath_signature(self, data: bytes) -> bytes:
+        """Return the bytes behind the place of a signature, unproven, for a message; empty for a process with a key."""
+        return data[1 + 32 :] if self._keys is None and data[:1] == bytes([SCHEMA]) else b""
+
     def _seal(self, packed: bytes | memoryview, purpose: str) -> bytes:
         if self._keys is None:
             return zlib.crc32(packed).to_bytes(4, "big")

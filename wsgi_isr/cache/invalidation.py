@@ -18,7 +18,7 @@ from .edges import Edges
 from .journal import Journal, batches
 from .keyspace import Keyspace
 from .tag_versions import Mode, TagVersions
-from .timeline import current_actor
+from .timeline import MAX_TEXT, current_actor
 
 #: Seconds after which a process delivers although another process has the lock: that process may be stopped (SIGSTOP).
 _MAX_LOCK_WAIT = 3.0
@@ -192,7 +192,7 @@ class Invalidator:
         :raises InvalidationError: a name was not delivered, and no journal keeps it.
         :raises ConfigError: there is no such mode.
         """
-        wanted, actor = check_mode(mode), actor or current_actor()
+        wanted, actor = check_mode(mode), str(actor or current_actor())[:MAX_TEXT]
         began = time.monotonic()
         names = tuple(dict.fromkeys(names))
         if not self._store.keeps:

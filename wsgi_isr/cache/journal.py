@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError, listed
 from ..stores.base import Store
-from ..stores.files import check_writable, owner_of, this_user
+from ..stores.files import check_writable, make_folder, owner_of, this_user
 from . import keyspace
 from .tag_versions import Mode
 
@@ -251,7 +251,7 @@ class Journal:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         # The lock is a separate file: the journal itself is replaced, and a lock on it would go with it.
-        _make_folder(os.path.dirname(self.path))
+        make_folder(os.path.dirname(self.path))
         deadline = time.monotonic() + LOCK_TIMEOUT
         with open(self._lock, "ab", opener=_private) as lock:
             while True:
@@ -342,18 +342,6 @@ def _scope_of(line: JournalLine) -> tuple[str, frozenset[str]]:
 
 def _belongs_to(line: JournalLine, namespace: str, places: Sequence[str]) -> bool:
     return line.namespace == namespace and not {*line.places}.isdisjoint(places)
-
-
-def _make_folder(path: str) -> None:
-    """Create a directory and its parents with mode 0700. As root, give each to the owner of its parent."""
-    if os.path.isdir(path):
-        return
-    _make_folder(above := os.path.dirname(path))
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-        if os.geteuid() == 0:
-            found = os.stat(above)
-            os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
 
 
 def _private(path: str, flags: int) -> int:

@@ -38,9 +38,10 @@ from typing import Any, NamedTuple
 import msgpack
 
 from ..config.options import MAX_SECONDS
-from ..errors import StoreError
+from ..errors import ConfigError, StoreError
 from ..events import Event, Switched
 from ..stores.base import Many, Store
+from ..stores.files import make_folder
 from .compare_and_swap import update
 from .entry import Codec
 from .keyspace import Keyspace
@@ -155,6 +156,18 @@ class Copies:
             return NO_RECORD
         return checked(fields, self.clock()) or NO_RECORD
 
+    def are_signed(self, copies: Iterable[bytes | None]) -> bool:
+        """Return whether a copy has the form of a signed record, and this process has no key."""
+        for data in copies:
+            if data is not None and self._record(data) is NO_RECORD:
+                try:
+                    fields = msgpack.unpackb(self._codec.beneath_signature(data), use_list=False)
+                except Exception:  # msgpack raises half a dozen kinds
+                    continue
+                if checked(fields, self.clock()) is not None:
+                    return True
+        return False
+
     def read(self) -> Many:
         """Return the copies on all nodes."""
         return self._store.get_many(list(self.keys))
@@ -190,23 +203,35 @@ class Copies:
             if text:
                 fields = json.loads(text)
                 if (namespace := fields.pop("namespace", self._namespace)) != self._namespace:
-                    return NO_RECORD if isinstance(namespace, str) else _of_file(found)
+                    return NO_RECORD if isinstance(namespace, str) else self._of_file(found)
                 if (record := checked([fields.get(name) for name in Record._fields], self.clock())) is not None:
                     return record
         except (OSError, ValueError, AttributeError, TypeError, RecursionError):
             pass
-        return _of_file(found)
+        return self._of_file(found)
+
+    def _of_file(self, found: os.stat_result) -> Record:
+        # A time in the future would overrule all later commands.
+        since = max(0.0, min(found.st_mtime, found.st_ctime, self.clock()))
+        return Record(max(1, int(since * 1000)), PASS, actor="the file", since=since)
 
     def write_file(self, record: Record) -> None:
         """Write the record to the file, in place of the present one.
 
+        :raises ConfigError: the present one is the file of another namespace.
         :raises OSError: the file cannot be written.
         """
-        os.makedirs(os.path.dirname(self.file), 0o700, exist_ok=True)
+        if os.path.exists(self.file) and self.filed() is NO_RECORD:
+            problem = f"{self.file} is the one of another namespace"
+            raise ConfigError("the file of the switch", problem, "write wsgi-isr on for that namespace first")
+        make_folder(folder := os.path.dirname(self.file))
         new = f"{self.file}.{os.getpid()}.new"
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
             with open(descriptor, "w", encoding="utf-8") as file:
+                if os.geteuid() == 0:  # the app's processes may run as another user, who removes the file later
+                    found = os.stat(folder)
+                    os.fchown(descriptor, found.st_uid, found.st_gid)
                 json.dump({**record._asdict(), "namespace": self._namespace}, file)
             os.replace(new, self.file)
         except OSError:
@@ -226,10 +251,6 @@ class Copies:
         except FileNotFoundError:
             return False
         return True
-
-
-def _of_file(found: os.stat_result) -> Record:
-    return Record(max(1, int(found.st_mtime * 1000)), PASS, actor="the file", since=max(0.0, found.st_mtime))
 
 
 class Switch:
@@ -275,6 +296,14 @@ class Switch:
             self._tell()
         active = self.active
         return ON if active is None else active.mode_for(rule, is_data, self._clock())
+
+    def peek(self, rule: str) -> str:
+        """Return the mode for a page of ``rule`` by the records of this moment. Note nothing, and emit no event."""
+        copies = self._copies
+        if copies is None:
+            return ON if self.active is None else self.active.mode
+        known = (self._stored, copies.newest(copies.read().values.values()), copies.filed())
+        return max(known, key=lambda record: record.stamp).mode_for(rule, False, self._clock())
 
     def due(self, coherence: float, pause: float) -> tuple[str, ...]:
         """Return the keys to read along with the epochs.

@@ -12,7 +12,7 @@ from ..errors import ConfigError, StoreError, listed
 from ..stores.base import Store
 from ..stores.files import owner_of, this_user
 from .app_records import Apps, Registry, advice, kept_pattern
-from .switch import MAX_RULES, MAX_TEXT, NO_RECORD, ON, Copies, Record
+from .switch import MAX_RULES, MAX_TEXT, NO_RECORD, ON, Copies, Record, checked
 
 
 class Turned(NamedTuple):
@@ -81,12 +81,18 @@ class Switchboard:
         :param rules: the patterns of the rules concerned; empty for the whole cache.
         :param actor: the user, for the log; by default the user and the machine of this process.
         :param known: the patterns of the app's rules; ``None`` for those in the records of the store.
-        :raises ConfigError: a rule or the duration is wrong, or no process can be told.
+        :raises ConfigError: a rule or the duration is wrong, no process can be told, or the apps have a signing key
+            that is missing here.
         """
         if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= MAX_SECONDS):
             raise ConfigError("for", f"{seconds!r} is out of range", "write 10m")
         found = self._copies.read()
         apps = None if found.unreachable else self._apps()
+        if self._copies.are_signed(found.values.values()) or (
+            apps is None and not found.unreachable and self._store.keeps and self._registry.is_signed()
+        ):
+            problem = f"the app signs the records of the namespace {self._namespace!r}, and no key is known here"
+            raise ConfigError("signing_key", problem, "set WSGI_ISR_SIGNING_KEY as the app has it")
         self._check(rules, known, apps)
         stored, filed = self._copies.newest(found.values.values()), self._copies.filed()
         newest = max(stored, filed, key=lambda record: record.stamp)
@@ -103,9 +109,12 @@ class Switchboard:
             mode,
             None if seconds is None else now + seconds,
             tuple(dict.fromkeys(rules)) or None,
-            (actor or f"{this_user()} on {socket.gethostname()}")[:MAX_TEXT],
+            _utf_8(actor or f"{this_user()} on {socket.gethostname()}")[:MAX_TEXT],
             now,
         )
+        if checked(record, now) is None:
+            problem = f"no process would obey the record {record}: the present one is from the future"
+            raise ConfigError("the switch", problem, "check the clock of this machine")
         missed = self._copies.write(record)
         is_local = not self._store.shared or len(missed) == len(self._copies.nodes)
         try:
@@ -146,6 +155,9 @@ class Switchboard:
         """
         if len({*rules}) > MAX_RULES or any(len(pattern) > MAX_TEXT for pattern in rules):
             raise ConfigError("rule", f"{len(rules)} rules are too many or too long", "leave out --rule")
+        for pattern in rules:
+            if _utf_8(pattern) != pattern:
+                raise ConfigError("rule", f"{pattern!a} is not UTF-8", "write the pattern as the app has it")
         shown = known
         if known is None:
             if apps is None or not apps.records or not all(record.is_complete for record in apps.records):
@@ -166,3 +178,8 @@ class Switchboard:
                 f"the rules of the app are unknown here, so {listed(rules)} may be misspelt: write --app myapp:app"
             )
         return said
+
+
+def _utf_8(text: str) -> str:
+    """Return a text that has a form in UTF-8. A command line or the name of a user may have other bytes."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -8,6 +8,7 @@ invalidation waits for the store. A lost record does no harm.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -31,6 +32,8 @@ MAX_EVENTS, MAX_OF_TAG, MAX_TAGS = 20, 3, 32
 MAX_WAITING = 1024
 #: The most characters of a text in a record, and the most names of data.
 MAX_TEXT, MAX_DATA = 200, 16
+#: The most characters of an exception's text that are searched for credentials.
+MAX_ERROR = 4 * MAX_TEXT
 #: Seconds for which a record lasts; for a page that may not exist. Clients can ask for any number of the latter.
 LASTS, SHORT = 86400.0, 600.0
 #: The most events between two writes; further ones push out the oldest.
@@ -226,7 +229,12 @@ class Recorder:
         """Move the noted events to the records that wait. Under the lock."""
         self._stale.clear()
         while self._noted:
-            for key, event in self._records_of(self._noted.popleft()):
+            noted = self._noted.popleft()
+            try:
+                records = list(self._records_of(noted))
+            except Exception:  # the app may have put anything into its event; the others are written
+                continue
+            for key, event in records:
                 events = self._waiting.get(key)
                 if events is None and len(self._waiting) >= MAX_WAITING:
                     continue
@@ -265,6 +273,15 @@ class Recorder:
 
     def _write(self) -> None:
         """Write once a second, while anything waits."""
+        try:
+            self._write_until_done()
+        except BaseException:
+            with self._changed:
+                self._is_writing = False  # the next event begins a thread, and close() does not wait
+                self._changed.notify_all()
+            raise
+
+    def _write_until_done(self) -> None:
         is_done = False
         while not is_done:
             with self._changed:
@@ -322,7 +339,15 @@ def _is_page(key: str) -> bool:
 
 def _error(event: RenderFailed) -> str:
     cause = event.cause
-    return event.reason if cause is None else f"{event.reason}: {type(cause).__name__}: {_first_line(cause)}"
+    return (
+        event.reason
+        if cause is None
+        else f"{event.reason}: {type(cause).__name__}: {_without_credentials(_first_line(cause))}"
+    )
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"://\S*@", "://***@", text[:MAX_ERROR])
 
 
 def host_name() -> str:

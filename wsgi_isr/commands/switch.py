@@ -17,6 +17,7 @@ from ..cache.switchboard import Switchboard, Turned
 from ..config.settings import Config
 from ..errors import ConfigError, listed
 from ..middleware.process import switchboard_for
+from ..observe.explanation import shown
 from .common import app_of, json_option, reported, say
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -135,9 +136,9 @@ def _say_turned(turned: Turned, as_json: bool) -> None:
         say(_as_dict(turned), "", as_json)
     else:
         for warning in turned.warnings:
-            click.echo(f"warning: {warning}", err=True)
+            click.echo(shown(f"warning: {warning}"), err=True)
         for node, error in turned.missed:
-            click.echo(f"warning: {node} was not told: {error}", err=True)
+            click.echo(shown(f"warning: {node} was not told: {error}"), err=True)
         for line in _lines(turned):
             click.echo(line, err=not ok)
     if not ok:
@@ -145,6 +146,11 @@ def _say_turned(turned: Turned, as_json: bool) -> None:
 
 
 def _lines(turned: Turned) -> Iterator[str]:
+    """Yield lines for a terminal. Another program may have written the record that was in effect."""
+    return map(shown, _texts(turned))
+
+
+def _texts(turned: Turned) -> Iterator[str]:
     place = f"{turned.store}, namespace {turned.namespace!r}"
     if not turned.has_changed:
         yield f"nothing done: {turned.note} ({place})"

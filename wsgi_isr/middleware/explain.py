@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 
 from ..cache.entry import Content, HitForMiss
 from ..cache.inspection import Inspection, TagState
+from ..cache.switch import PASS, SERVE_STALE, SWITCHED_OFF, SWITCHED_STALE
 from ..cache.task import Passed
 from ..cache.timeline import TimelineEvent
 from ..cache.verdict import Expired, Fresh, Stale, Uncacheable, Validity
@@ -49,6 +50,9 @@ class Decision(NamedTuple):
     then: str = ""
 
 
+_OFF = Decision("BYPASS", SWITCHED_OFF, "The app answers the request.")
+
+
 class Question(NamedTuple):
     """One URL of one app, and the parts of a request for it."""
 
@@ -78,6 +82,8 @@ def explain(
             found = pages.resolve(environ, engine.tag_versions.epochs, draft)
             if isinstance(found, Page):
                 return _of_page(question, found)
+            if isinstance(found, Absent) and engine.tag_versions.switch.peek(found.rule) == PASS:
+                return _of_no_page(question, _OFF)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"[:MAX_SHOWN]
         return _of_no_page(question, Decision("BYPASS", "internal-error"))._replace(problem=problem)
@@ -229,9 +235,14 @@ def _of_page(question: Question, page: Page) -> Explanation:
 def _decide(question: Question, page: Page, found: Inspection, lock: Lock) -> Decision:
     """Return the answer that :meth:`.Cache.get` would give, in its order."""
     cached, verdict, validity = found.cached, found.judged.verdict, found.judged.validity
+    mode = question.engine.tag_versions.switch.peek(page.task.rule)
+    if mode == PASS:
+        return _OFF
     if cached is not None and isinstance(cached.entry.content, Content) and not page.may_serve(cached.entry.content):
         return Decision("BYPASS", "cookie", "The app answers the request.")
-    label = found.judged.label
+    label, renews = found.judged.label, mode != SERVE_STALE
+    if not renews and isinstance(verdict, (Stale, Expired)):
+        return Decision(label("STALE"), SWITCHED_STALE, "No render begins.")
     if isinstance(verdict, Fresh):
         return Decision(label("HIT"), "fresh" if validity is Validity.VALID else "degraded")
     if isinstance(verdict, Stale):
@@ -239,7 +250,7 @@ def _decide(question: Question, page: Page, found: Inspection, lock: Lock) -> De
         token = "degraded" if validity is Validity.UNKNOWN else "stale-release" if cached and cached.adopted else token
         return Decision(label("STALE"), token, _in_background(lock, found))
     if isinstance(verdict, Uncacheable):
-        again = " A background render finds out whether it may be stored now." if verdict.due else ""
+        again = " A background render finds out whether it may be stored now." if verdict.due and renews else ""
         return Decision("BYPASS", verdict.reason, f"The app answers each request.{again}")
     if isinstance(verdict, Expired):
         return _decide_expired(page, found, lock)

@@ -40,6 +40,7 @@ _REASONS = {
     "store-disabled": Reason("The store keeps nothing.", "store="),
     "internal-error": Reason("A part of the cache, or a callable of the rule, raised an error: see the log."),
     "switched-off": Reason("The cache is switched off.", "wsgi-isr on"),
+    "switched-serve-stale": Reason("The switch keeps old pages in use, and renders none of them again.", "wsgi-isr on"),
     "not-listed": Reason("The rule lists all of its pages, and this page is not among them.", "paths= in the rule"),
     # Uncacheable: a hit-for-miss.
     "set-cookie": Reason("The answer sets a cookie.", "set the cookie in another view, or no cookie at all"),

@@ -84,10 +84,11 @@ def target_of(app: str, factory: bool) -> str:
 class _App:
     """The app of the workers: each worker calls this object once. It can be pickled, for workers that are spawned."""
 
-    def __init__(self, target: str, has_reloader: bool) -> None:
+    def __init__(self, target: str, has_reloader: bool, kill_timeout: float | None = None) -> None:
         self._target = target
         self._main = os.getpid()
         self._has_reloader = has_reloader
+        self._kill_timeout = kill_timeout
         #: The folder of the renderers' sockets.
         self.folder: str | None = None
 
@@ -97,7 +98,7 @@ class _App:
         # ones after the import.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        _signals.set_main_signals = _handle_in_any_thread
+        _signals.set_main_signals = self._set_main_signals
         # A main process that was killed cannot stop its workers.
         die_with(self._main, by=signal.SIGTERM)
         # multiprocessing ends a worker without atexit. Requests in progress have been answered by then.
@@ -106,12 +107,28 @@ class _App:
         development.has_reloader = self._has_reloader
         return app_to_serve(self._target)
 
+    def _set_main_signals(self, interrupt: Callable[[int, FrameType | None], object], _reload: object = None) -> None:
+        _handle_in_any_thread(interrupt, lambda: _end_orphan(self._main, self._kill_timeout))
+
     def load(self) -> WSGIApplication:
         """Return the app, for renderers."""
         return app_to_serve(self._target)
 
 
-def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], _reload: object = None) -> None:
+def _end_orphan(main: int, timeout: float | None) -> None:
+    """End this worker after ``timeout`` seconds if the main process is gone: no other process ends one that hangs.
+
+    :param timeout: the option ``workers_kill_timeout``; ``None`` waits for all requests.
+    """
+    if timeout and os.getppid() != main:
+        timer = threading.Timer(timeout, os._exit, (1,))
+        timer.daemon = True
+        timer.start()
+
+
+def _handle_in_any_thread(
+    interrupt: Callable[[int, FrameType | None], object], asked_to_end: Callable[[], None]
+) -> None:
     """Set granian's handler for the end of a worker, and wake the main thread for it.
 
     A worker often gets two signals at once: Ctrl-C in a terminal and systemd reach all processes, and the main process
@@ -119,6 +136,8 @@ def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], 
     runs handlers, is then not woken and waits for ever. A byte on a socket tells a thread of ours, which wakes it.
 
     Our thread does not call the handler: a child that the app has forked may write such bytes as well.
+
+    :param asked_to_end: called in our thread after each signal to end.
     """
     hear, tell = socket.socketpair()
     tell.setblocking(False)
@@ -136,6 +155,8 @@ def _handle_in_any_thread(interrupt: Callable[[int, FrameType | None], object], 
 
     def wake(hear: socket.socket, _tell: socket.socket) -> None:
         while numbers := hear.recv(64):
+            if {*numbers} & {*_ENDING}:
+                asked_to_end()
             # Repeated: the main thread may have been about to sleep.
             for _ in range(_NUDGES if {*numbers} & {*_ENDING} else 0):
                 if asked:
@@ -172,7 +193,7 @@ class Server(MPServer):
 
     def serve(self, *_arguments: Any, **_options: Any) -> None:
         """Serve until a signal."""
-        self._app = _App(target_of(self.target, self.factory), self.reload_on_changes)
+        self._app = _App(target_of(self.target, self.factory), self.reload_on_changes, self.workers_kill_timeout)
         if not self.reload_on_changes:  # workers restart when the code changes; renderers would keep the old code
             self.on_startup(self._begin)
             self.on_reload(self._begin)

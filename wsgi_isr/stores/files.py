@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 
 def check_writable(path: str) -> None:
@@ -76,3 +77,15 @@ def owner_of(path: str) -> str:
 
 def _error(number: int, place: str) -> OSError:
     return OSError(number, os.strerror(number), place)
+
+
+def make_folder(path: str) -> None:
+    """Create a directory and its parents with mode 0700. As root, give each to the owner of its parent."""
+    if os.path.isdir(path):
+        return
+    make_folder(above := os.path.dirname(path))
+    with suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+        if os.geteuid() == 0:
+            found = os.stat(above)
+            os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
