@@ -52,9 +52,9 @@ def test_a_folder_is_for_this_user_only(temporary: Path) -> None:
     assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (os.geteuid(), 0o700)
 
 
-def test_the_package_changes_the_owner_of_no_file_but_of_a_journal_that_root_has_just_made() -> None:
+def test_the_package_changes_the_owner_of_no_file_but_of_a_journal_or_switch_that_root_has_just_made() -> None:
     modules = Path(supervisor.__file__).parents[1].rglob("*.py")
-    assert [module.name for module in modules if "chown" in module.read_text("utf-8")] == ["journal.py"]
+    assert [module.name for module in modules if "chown" in module.read_text("utf-8")] == ["files.py"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only there can be told who is gone")

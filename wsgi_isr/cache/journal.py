@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ..errors import ConfigError, listed
 from ..stores.base import Store
-from ..stores.files import check_writable, make_folder, owner_of, this_user
+from ..stores.files import check_writable, give_to_owner_of, make_folder, owner_of, this_user
 from . import keyspace
 from .tag_versions import Mode
 
@@ -353,8 +353,7 @@ def _private(path: str, flags: int) -> int:
     if os.geteuid() == 0 and flags & os.O_CREAT:
         with suppress(FileExistsError):
             file = os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            folder = os.stat(os.path.dirname(path))
-            os.fchown(file, folder.st_uid, folder.st_gid)
+            give_to_owner_of(os.path.dirname(path), file)
             return file
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 

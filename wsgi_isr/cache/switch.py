@@ -41,7 +41,7 @@ from ..config.options import MAX_SECONDS
 from ..errors import ConfigError, StoreError
 from ..events import Event, Switched
 from ..stores.base import Many, Store
-from ..stores.files import make_folder
+from ..stores.files import give_to_owner_of, make_folder
 from .compare_and_swap import update
 from .entry import Codec
 from .keyspace import Keyspace
@@ -229,9 +229,7 @@ class Copies:
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o644)
             with open(descriptor, "w", encoding="utf-8") as file:
-                if os.geteuid() == 0:  # the app's processes may run as another user, who removes the file later
-                    found = os.stat(folder)
-                    os.fchown(descriptor, found.st_uid, found.st_gid)
+                give_to_owner_of(folder, descriptor)
                 json.dump({**record._asdict(), "namespace": self._namespace}, file)
             os.replace(new, self.file)
         except OSError:

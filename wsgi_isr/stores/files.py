@@ -89,3 +89,10 @@ def make_folder(path: str) -> None:
         if os.geteuid() == 0:
             found = os.stat(above)
             os.chown(path, found.st_uid, found.st_gid, follow_symlinks=False)
+
+
+def give_to_owner_of(folder: str, descriptor: int) -> None:
+    """As root, give a file that this process has just made to the owner of its folder: the app may run as that user."""
+    if os.geteuid() == 0:
+        found = os.stat(folder)
+        os.fchown(descriptor, found.st_uid, found.st_gid)
