@@ -22,6 +22,7 @@ from tests.model.variants import Forwarding, parts_with
 from wsgi_isr.cache.entry import Codec
 from wsgi_isr.cache.keyspace import Keyspace
 from wsgi_isr.cache.lease import Lease
+from wsgi_isr.cache.regenerate import _Begin
 from wsgi_isr.cache.task import Attempt, Outcome, Task
 from wsgi_isr.stores.base import Token
 
@@ -116,7 +117,8 @@ class NeverLooksAgain(TimedRegenerator):
         self, task: Task, attempt: Attempt, lease: Lease | None, overdue: Callable[[], None]
     ) -> Outcome:
         _, token = self._entries.gets(task)
-        outcome: Outcome = self._render(task, lease, None, token, overdue)
+        begin = _Begin(attempt.trigger, self._entries.monotonic(), 0.0, 0)
+        outcome: Outcome = self._render(task, lease, None, token, begin, overdue)
         return outcome
 
 
