@@ -232,23 +232,28 @@ def test_a_worker_without_descriptors_accepts_again_when_some_are_free(
 
 def test_a_request_that_has_begun_is_answered_although_the_worker_stops(isr: ISR, run: Run, connect: Connect) -> None:
     worker = run(isr)
-    warm(connect(worker))
+    idle = connect(worker)
+    warm(idle)
     begun, fresh = connect(worker), connect(worker)
     begun.send(b"GET /a HTTP/1.1\r\nHost: si")
     until(lambda: worker.worker.nr_conns == 3)
     worker.stop()
-    time.sleep(2.5)  # longer than gunicorn keeps an idle connection of a stopping worker
+    assert idle.is_closed()  # gunicorn keeps an idle connection of a stopping worker no longer
     begun.send(b"te.example\r\n\r\n")
     assert begun.read().status == 200
     assert fresh.get().status == 200
 
 
-def test_a_page_with_few_visitors_is_answered_by_the_loop_as_well(isr: ISR, run: Run, connect: Connect) -> None:
+def test_a_page_with_few_visitors_is_answered_by_the_loop_as_well(pages: Pages, run: Run, connect: Connect) -> None:
+    """The epochs are read ahead between two visits that are further apart than ``coherence``."""
+    isr = ISR(pages, revalidate=3600, store="memory://", coherence=0.1)
     worker = run(isr)
     client = connect(worker)
     warm(client)
     before = worker.worker.answered
     for _ in range(5):
-        time.sleep(0.3)  # longer than coherence
+        for _ in range(2):  # the first may be the one that a request has asked for
+            polled = isr._engine.tag_versions._polled
+            until(lambda polled=polled: isr._engine.tag_versions._polled is not polled)  # type: ignore[misc]
         client.get()
     assert worker.worker.answered - before >= 4
