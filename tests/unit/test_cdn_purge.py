@@ -265,6 +265,12 @@ def test_failures_in_a_row_double_the_pause_up_to_a_limit(
     assert edge.is_due
 
 
+def until_waiting(edge: HttpEdge, calls: int) -> None:
+    """Wait until so many calls wait for the request of another one."""
+    while len(edge._waiting) < calls:
+        threading.Event().wait(0.005)
+
+
 def test_calls_that_wait_for_a_request_go_out_together(
     cloudflare: FakeCdn, time: Time, closing: list[HttpEdge]
 ) -> None:
@@ -275,8 +281,7 @@ def test_calls_that_wait_for_a_request_go_out_together(
     assert cloudflare.arrived.wait(20)
     for thread in threads[1:]:
         thread.start()
-    while len(edge._waiting) < 19:
-        threading.Event().wait(0.005)
+    until_waiting(edge, 19)
     cloudflare.answers.set()
     for thread in threads:
         thread.join()
@@ -317,8 +322,7 @@ def test_hard_and_soft_purges_do_not_mix(time: Time, closing: list[HttpEdge]) ->
         assert cdn.arrived.wait(20)
         for thread in threads[1:]:
             thread.start()
-        while len(edge._waiting) < 2:
-            threading.Event().wait(0.005)
+        until_waiting(edge, 2)
         cdn.answers.set()
         for thread in threads:
             thread.join()
